@@ -1,0 +1,121 @@
+"""The command `sixview`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import click
+
+from steps import contracts
+from steps.contracts import DEVICES, ENGINES, MODELS
+from steps.errors import Record, StepError
+from steps.files import read_json
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(metadata.version("sixview"), prog_name="sixview")
+def main() -> None:
+    """Six views and six depth renders of an object in, a textured mesh out."""
+
+
+@main.command("run")
+@click.argument("input", type=click.Path(path_type=Path))
+@click.option("--out", type=FOLDER, required=True, help="Folder for the results; a broken run in it is taken up again.")
+@click.option("--model", type=click.Choice([*MODELS, *(["both"] if len(MODELS) > 1 else [])]), default=MODELS[0], show_default=True, help="What makes the mesh.")
+@click.option("--engine", type=click.Choice(ENGINES), default="auto", show_default=True, help="Engine of the model; auto says which it took and why.")
+@click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Where to compute.")
+@click.option("--weights", type=FOLDER, help="Folder with the reconviagen engine's weights.")
+@click.option("--cameras", type=FILE, help="A cameras.json; without it the input's own, else the canonical rig.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything random.")
+@click.option("--resolution", type=click.IntRange(0, 4096), default=0, show_default=True, help="Longest side in pixels the model works on; 0: as given.")
+@click.option("--grid", type=click.IntRange(32, 768), default=256, show_default=True, help="Voxels along the object's longest side.")
+@click.option("--faces", type=click.IntRange(100, 2_000_000), default=20000, show_default=True, help="About how many triangles.")
+@click.option("--texture-size", type=click.IntRange(0, 8192), default=0, show_default=True, help="Side of the texture; 0: by the views' size.")
+@click.option("--psnr-threshold", type=float, default=20.0, show_default=True, help="The gate on mean PSNR in dB.")
+@click.option("--ssim-threshold", type=float, default=0.75, show_default=True, help="The gate on mean SSIM.")
+@click.option("--memory-limit-mib", type=click.IntRange(0), default=0, help="End a step as MODEL_OOM above this; 0: only the container's limit.")
+@click.option("--restart", is_flag=True, help="Forget what an earlier run in --out has finished.")
+@click.option("--json", "as_json", is_flag=True, help="Print outputs.json on stdout and nothing else.")
+def run_job(model: str, restart: bool, as_json: bool, **chosen: Any) -> None:
+    """Run a job on this machine. INPUT is a folder or .zip with multi_views/ and depth_renders/, six PNGs each."""
+    from pipeline import local  # here, so that --help does not load what only a run needs
+    from pipeline.progress import Display
+
+    options = local.Options(models=tuple(MODELS) if model == "both" else (model,), **chosen)
+    try:
+        options = local.restarted(options) if restart else options
+        summary, code = local.run(options, Display(quiet=as_json))
+    except StepError as error:
+        raise SystemExit(refused(error, as_json)) from None
+    click.echo(json.dumps(summary, indent=2, ensure_ascii=False)) if as_json else told(summary)
+    raise SystemExit(code)
+
+
+def refused(error: StepError, as_json: bool) -> int:
+    """A job that could not even begin."""
+    if as_json:
+        click.echo(json.dumps({"status": "failed", "exit_code": error.exit_code, "error": error.record()}, indent=2, ensure_ascii=False))
+    else:
+        explained(error.record())
+    return error.exit_code
+
+
+def told(summary: dict[str, Any]) -> None:
+    """The end of a job in plain words."""
+    for name, model in summary["models"].items():
+        if model["psnr"] is not None:
+            verdict = "passes" if model["passed"] else "does not pass"
+            click.echo(f"{name} ({model['engine']}) on {model['device']}: PSNR {model['psnr']:.2f} dB, SSIM {model['ssim']:.4f}; {verdict}")
+    if summary["error"]:
+        explained(summary["error"])
+    click.echo(f"{'Finished' if not summary['error'] else 'Ended'} after {summary['seconds']:.1f} s")
+    for label in ("result", "report"):
+        if summary[label]:
+            click.echo(f"{label + ':':8}{summary[label]}")
+
+
+def explained(record: Record) -> None:
+    """A failure record for a person: what, where, what to do."""
+    details = record["details"]
+    where = f" (step {details['step']}, stage {details['pipeline_stage']})" if details.get("pipeline_stage") else ""
+    click.secho(f"{record['code']}{where}", fg="red", bold=True, err=True)
+    click.echo(record["message"], err=True)
+    for fault in details.get("faults", []) if len(details.get("faults", [])) > 1 else []:
+        click.echo(f"  - {fault['file'] or fault['field']} {fault['message']}", err=True)
+    click.echo(f"What to do: {record['suggestion']}", err=True)
+    if details.get("log"):
+        click.echo(f"log:    {details['log']}", err=True)
+
+
+@main.command()
+@click.argument("dir", type=FOLDER)
+@click.option("--object", default="mug", show_default=True, help="mug, donut, duck, bowl or house.")
+@click.option("--size", type=int, default=512, show_default=True, help="Side of the pictures in pixels.")
+@click.option("--depth-bits", type=click.Choice(["8", "16"]), default="16", show_default=True, help="Bits of the depth renders.")
+@click.option("--views", type=click.Choice(["named", "numbered"]), default="named", show_default=True, help="File names: front.png or view_0.png.")
+@click.option("--background", type=click.Choice(["transparent", "white"]), default="transparent", show_default=True, help="What is around the object.")
+@click.option("--held-out", type=click.IntRange(0, 100), default=0, show_default=True, help="Further views to judge results by.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the held-out views.")
+def sample(dir: Path, depth_bits: str, **chosen: Any) -> None:
+    """Write an input set of a known object into DIR, with its cameras.json and the true mesh."""
+    with tempfile.TemporaryDirectory() as outputs:
+        parameters = contracts.Sample(out=dir.absolute(), outputs=Path(outputs), depth_bits=int(depth_bits), **chosen)
+        words = [sys.executable, "-m", "steps.sample", *contracts.arguments(parameters)]
+        code = subprocess.run(words, stderr=subprocess.DEVNULL, check=False).returncode
+        if code:
+            explained(read_json(Path(outputs) / "failure.json"))
+            raise SystemExit(code)
+    click.echo(f"Wrote {', '.join(sorted(p.name for p in dir.iterdir()))} to {dir}")
+
+
+if __name__ == "__main__":
+    main()

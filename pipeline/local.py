@@ -1,0 +1,369 @@
+"""A job on this machine: the same step commands that run in pods, as child processes, one after the other.
+
+Everything a job produces lives in DIR/.sixview, laid out as the package step expects it:
+  scene/  <model>/{mesh,quality,preview}/  package/  outputs/<step>/  done/<step>.json  options.json  lock
+What a user wants is published beside it, by hard links, when the step that made it has finished. A step is not run again
+while its key (program, options, digests of everything it reads) and its results are what `done` says they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import IO, Any
+
+import steps
+from pipeline.progress import Display
+from steps import contracts
+from steps.contracts import JOB_SECONDS, Package, Preview, Quality, Reconviagen, Step, Validate
+from steps.errors import Record, UnknownError, ValidationFailed, by_code
+from steps.files import read_json, sha256, tree_digests, write_json
+from steps.formats.inputs import FIELDS
+
+POLL_SECONDS = 0.1
+LOCK_SECONDS = 10.0
+_PLACE = {"out", "outputs", "deadline_seconds", "memory_limit_mib", "scene", "mesh", "job", "input", "cameras"}  # not part of a key
+PUBLISHED = ("result.zip", "report", "outputs.json")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user asks of a job. See the fields of the same name in steps.contracts."""
+
+    input: Path
+    out: Path
+    models: tuple[str, ...]
+    cameras: Path | None = None
+    engine: str = "auto"
+    device: str = "auto"
+    weights: Path | None = None
+    seed: int = 0
+    resolution: int = 0
+    grid: int = 256
+    faces: int = 20000
+    texture_size: int = 0
+    psnr_threshold: float = 20.0
+    ssim_threshold: float = 0.75
+    preview_size: int = 512
+    memory_limit_mib: int = 0
+
+
+@dataclass(frozen=True)
+class Task:
+    """One step of the plan. name: `reconviagen.quality`; step: `quality`; reads: what its key depends on."""
+
+    name: str
+    step: str
+    parameters: Step
+    reads: tuple[Path, ...]
+
+
+@dataclass
+class Outcome:
+    """How the job went so far."""
+
+    failure: Record | None = None
+    reused: list[str] = field(default_factory=list)
+    ran: list[str] = field(default_factory=list)
+    started: list[str] = field(default_factory=list)  # models
+
+
+def run(options: Options, display: Display) -> tuple[dict[str, Any], int]:
+    """Runs the job. Returns outputs.json and the exit code: 0, or that of the step that failed first."""
+    job = Job(options, display)
+    with job.locked(), job.signals():
+        began = time.monotonic()
+        job.prepare()
+        job.work()
+        return job.finish(time.monotonic() - began)
+
+
+class Job:
+    """One run of one job in one folder."""
+
+    def __init__(self, options: Options, display: Display) -> None:
+        self.options, self.display = options, display
+        self.state = options.out / ".sixview"
+        self.outcome = Outcome()
+        self.stopped = False
+        self.child: subprocess.Popen[bytes] | None = None
+        self.lock: IO[str] | None = None
+
+    # -- the life of a job ----------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the folder. Step processes inherit the lock, so that the leftovers of a killed run are waited for."""
+        _refuse_foreign(self.options)
+        self.state.mkdir(parents=True, exist_ok=True)
+        with open(self.state / "lock", "w") as lock:
+            _wait_for(lock, self.options.out)
+            self.lock = lock
+            yield
+
+    @contextlib.contextmanager
+    def signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM end the running step, which records INTERRUPTED, and with it the job."""
+
+        def stop(_number: int, _frame: object) -> None:
+            self.stopped = True
+            if self.child is not None:
+                self.child.terminate()
+
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = [signal.signal(number, stop) for number in numbers]
+        try:
+            yield
+        finally:
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
+
+    def prepare(self) -> None:
+        """Takes away what an older run published at the top: it must not be taken for this run's result."""
+        for name in PUBLISHED:
+            _remove(self.options.out / name)
+        (self.state / "done").mkdir(exist_ok=True)
+        write_json(self.state / "options.json", {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self.options).items()})
+
+    def work(self) -> None:
+        """validate, then each model with its quality and preview, then package. The first failure stops what comes after,
+        but a mesh that misses the gate is still drawn and packed."""
+        if self.do(self.validate()):
+            for model in self.options.models:
+                self.outcome.started.append(model)
+                if self.do(self.model(model)):
+                    self.publish(model, "mesh", model)
+                    self.do(self.quality(model))
+                    self.publish(model, "quality", model)
+                    self.do(self.preview(model))
+                    self.publish(model, "preview", f"{model}/previews")
+                if self.outcome.failure:
+                    break
+        if not self.stopped:
+            self.package()
+
+    def package(self) -> None:
+        """The report always; the ZIP where every model that was started has its mesh and quality.json."""
+        complete = bool(self.outcome.started) and all((self.state / m / "quality" / "quality.json").is_file() for m in self.outcome.started)
+        self.do(self.packaging(report_only=not complete))
+        for name in ("result.zip", "report"):
+            _publish(self.state / "package" / name, self.options.out / name)
+
+    def finish(self, seconds: float) -> tuple[dict[str, Any], int]:
+        """Writes and returns outputs.json, with the exit code."""
+        failure = self.outcome.failure
+        code = by_code()[failure["code"]].exit_code if failure else 0
+        manifest = read_json(self.state / "package" / "manifest.json", {})
+        out = self.options.out
+        summary = {
+            "status": "failed" if failure else "completed",
+            "exit_code": code,
+            "models": {m: self.model_summary(m) for m in self.outcome.started},
+            "result": str(out / "result.zip") if (out / "result.zip").is_file() else None,
+            "report": str(out / "report" / "index.html") if (out / "report").is_dir() else None,
+            "content_digest": manifest.get("content_digest"),
+            "seconds": round(seconds, 2),
+            "steps": {"ran": self.outcome.ran, "reused": self.outcome.reused},
+            "error": failure,
+        }
+        write_json(out / "outputs.json", summary)
+        return summary, code
+
+    def model_summary(self, model: str) -> dict[str, Any]:
+        quality = read_json(self.state / model / "quality" / "quality.json", {})
+        facts = {key: quality.get(key) for key in ("engine", "device", "psnr", "ssim", "passed")}
+        folder = self.options.out / model
+        files = sorted(p.relative_to(self.options.out).as_posix() for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else []
+        return {**facts, "files": files}
+
+    # -- the plan -------------------------------------------------------------------------------------------------------
+
+    def common(self, name: str, out: Path, deadline: float = JOB_SECONDS) -> dict[str, Any]:
+        return {"out": out, "outputs": self.state / "outputs" / name, "deadline_seconds": round(deadline, 1),
+                "memory_limit_mib": self.options.memory_limit_mib}  # fmt: skip
+
+    def validate(self) -> Task:
+        o = self.options
+        parameters = Validate(**self.common("validate", self.state / "scene"), input=o.input, cameras=o.cameras, device=o.device)
+        return Task("validate", "validate", parameters, (o.input, *([o.cameras] if o.cameras else [])))
+
+    def model(self, model: str) -> Task:
+        o, scene = self.options, self.state / "scene"
+        used = sum(float(_value(self.state / "outputs" / m / "seconds") or 0) for m in self.outcome.started if m != model)
+        parameters = Reconviagen(**self.common(model, self.state / model / "mesh", max(1.0, JOB_SECONDS - used)), scene=scene, engine=o.engine,
+                                 device=o.device, weights=o.weights, resolution=o.resolution, grid=o.grid, faces=o.faces,
+                                 texture_size=o.texture_size, seed=o.seed)  # fmt: skip
+        return Task(model, model, parameters, (scene,))
+
+    def quality(self, model: str) -> Task:
+        name, scene, mesh = f"{model}.quality", self.state / "scene", self.state / model / "mesh"
+        parameters = Quality(**self.common(name, self.state / model / "quality"), scene=scene, mesh=mesh,
+                             psnr_threshold=self.options.psnr_threshold, ssim_threshold=self.options.ssim_threshold)  # fmt: skip
+        return Task(name, "quality", parameters, (scene, mesh))
+
+    def preview(self, model: str) -> Task:
+        name, scene, mesh = f"{model}.preview", self.state / "scene", self.state / model / "mesh"
+        parameters = Preview(**self.common(name, self.state / model / "preview"), scene=scene, mesh=mesh, size=self.options.preview_size)
+        return Task(name, "preview", parameters, (scene, mesh))
+
+    def packaging(self, report_only: bool) -> Task:
+        models = ",".join(self.outcome.started or self.options.models)
+        parameters = Package(**self.common("package", self.state / "package"), job=self.state, models=models, report_only=report_only)
+        return Task("package", "package", parameters, ())
+
+    # -- running and reusing --------------------------------------------------------------------------------------------
+
+    def do(self, task: Task) -> bool:
+        """Runs a task unless its results are still good. Returns whether it succeeded."""
+        if self.stopped:
+            return False
+        done = self.state / "done" / f"{task.name}.json"
+        key = _key(task)
+        if task.reads and _is_done(read_json(done, {}), key, task.parameters.out):
+            self.outcome.reused.append(task.name)
+            self.display.reused(task.name)
+            return True
+        done.unlink(missing_ok=True)
+        failure = self.execute(task)
+        self.outcome.ran.append(task.name)
+        if failure is None:
+            write_json(done, {"key": key, "results": tree_digests(task.parameters.out)})
+        self.outcome.failure = self.outcome.failure or failure
+        return failure is None
+
+    def execute(self, task: Task) -> Record | None:
+        """Runs the step's command and watches its small files. Returns the failure record, if any."""
+        outputs = task.parameters.outputs
+        shutil.rmtree(outputs, ignore_errors=True)
+        outputs.mkdir(parents=True)
+        command = [sys.executable, "-m", f"steps.{task.step}", *contracts.arguments(task.parameters)]
+        with open(self.state / "outputs" / f"{task.name}.stderr", "wb") as errors, self.display.step(task.name) as shown:
+            # a session of its own: a Ctrl-C reaches only us, and we pass it on
+            self.child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, start_new_session=True,
+                                          pass_fds=[self.lock.fileno()] if self.lock else ())  # fmt: skip
+            while self.child.poll() is None:
+                if self.stopped:
+                    self.child.terminate()
+                shown.update(_value(outputs / "stage"), _value(outputs / "progress"))
+                time.sleep(POLL_SECONDS)
+            code, self.child = self.child.returncode, None
+            return shown.ended(_failure(outputs, code, self.state / "outputs" / f"{task.name}.stderr"), _value(outputs / "seconds"))
+
+    def publish(self, model: str, part: str, place: str) -> None:
+        """Shows a part of a model's results under its final name."""
+        source = self.state / model / part
+        for path in sorted(source.glob("*")) if source.is_dir() else []:
+            if path.name not in ("model.json", "preview.json"):
+                _publish(path, self.options.out / place / path.name)
+
+
+# -- helpers ------------------------------------------------------------------------------------------------------------
+
+
+def _refuse_foreign(options: Options) -> None:
+    """A folder with entries of our names that no run of ours made is somebody's work."""
+    taken = [name for name in (*PUBLISHED, *options.models) if (options.out / name).exists()]
+    if options.out.is_file() or (taken and not (options.out / ".sixview").is_dir()):
+        what = f"holds {', '.join(taken)}, which no sixview run wrote" if taken else "is a file"
+        raise ValidationFailed(f"The output folder {options.out} {what}.", "Name another folder with --out.")
+
+
+def _wait_for(lock: IO[str], out: Path) -> None:
+    give_up = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > give_up:
+                raise ValidationFailed(f"Another sixview run is working in {out}.", "Wait for it to end, or name another folder.") from None
+            time.sleep(POLL_SECONDS)
+
+
+def _value(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _failure(outputs: Path, code: int, errors: Path) -> Record | None:
+    if code == 0:
+        return None
+    record: Record | None = read_json(outputs / "failure.json")
+    if record is None:
+        last = (_value(errors).splitlines() or [""])[-1]
+        record = UnknownError(f"The step ended with exit code {code} before it could say why. {last}".strip(), log=str(errors)).record()
+    return record
+
+
+def _key(task: Task) -> str:
+    """Changes whenever the program, the task's options or anything it reads changes."""
+    chosen = {k: str(v) for k, v in asdict(task.parameters).items() if k not in _PLACE}
+    content = [_program(), task.step, sorted(chosen.items()), [_digest(path) for path in task.reads]]
+    return hashlib.sha256(repr(content).encode()).hexdigest()
+
+
+def _program() -> str:
+    """A digest of the steps' own source."""
+    root = Path(steps.__file__).parent
+    return hashlib.sha256(b"".join(p.read_bytes() for p in sorted(root.rglob("*.py")))).hexdigest()
+
+
+def _digest(path: Path) -> object:
+    """What a file, or an input set or result folder, holds."""
+    if path.is_file():
+        return sha256(path)
+    if any((path / name).is_dir() for name in FIELDS):  # an input folder: only what is read of it
+        files = [path / "cameras.json", *(p for name in FIELDS for p in sorted((path / name).glob("*")))]
+        return [(p.relative_to(path).as_posix(), sha256(p)) for p in files if p.is_file()]
+    return tree_digests(path) if path.is_dir() else None
+
+
+def _is_done(done: dict[str, Any], key: str, out: Path) -> bool:
+    return done.get("key") == key and out.is_dir() and done.get("results") == tree_digests(out)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _publish(source: Path, target: Path) -> None:
+    """Makes `source`, a file or a folder, appear under `target` in one step; links where the file system can, else copies."""
+    if not source.exists():
+        return _remove(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = target.with_name(f".{target.name}.partial")
+    _remove(fresh)
+    if source.is_dir():
+        shutil.copytree(source, fresh, copy_function=_link)
+        _remove(target)
+    else:
+        _link(str(source), str(fresh))
+    os.replace(fresh, target)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def restarted(options: Options) -> Options:
+    """The same job without anything kept from earlier runs."""
+    _refuse_foreign(options)
+    _remove(options.out / ".sixview" / "done")
+    return replace(options)

@@ -1,0 +1,61 @@
+"""What a person sees while a job runs: live lines on a terminal, plain lines elsewhere, nothing with --json."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from steps.errors import Record
+
+
+class StepLine:
+    """One running step. The plain form prints a line where the stage changes."""
+
+    def __init__(self, console: Console | None, name: str, bar: Progress | None = None) -> None:
+        self.console, self.name, self.bar = console, name, bar
+        self.stage, self.began = "", time.monotonic()
+        self.task = bar.add_task(name, total=None, stage="") if bar else None
+
+    def update(self, stage: str, progress: str) -> None:
+        done, _, total = progress.partition("/")
+        if self.bar is not None and self.task is not None:
+            self.bar.update(self.task, stage=stage, completed=int(done or 0), total=int(total) if total else None)
+        elif self.console and stage and stage != self.stage:
+            self.console.print(f"{self.name}: {stage}", highlight=False)
+        self.stage = stage
+
+    def ended(self, failure: Record | None, seconds: str) -> Record | None:
+        """Says how the step ended, and passes the record on."""
+        took = float(seconds or 0) or time.monotonic() - self.began
+        if self.console:
+            mark = f"[red]✗[/red] {self.name} {failure['code']}" if failure else f"[green]✓[/green] {self.name}"
+            self.console.print(f"{mark} [dim]{took:.1f} s[/dim]", highlight=False)
+        return failure
+
+
+class Display:
+    """Where the lines go: stderr, so that stdout stays free for the result."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.console = None if quiet else Console(stderr=True)
+
+    def reused(self, name: str) -> None:
+        """A step whose results are still good."""
+        if self.console:
+            self.console.print(f"[green]✓[/green] {name} [dim]kept from an earlier run[/dim]", highlight=False)
+
+    @contextlib.contextmanager
+    def step(self, name: str) -> Iterator[StepLine]:
+        """The line of a running step."""
+        if self.console is None or not self.console.is_terminal:
+            yield StepLine(self.console, name)
+            return
+        columns: list[Any] = [SpinnerColumn(), TextColumn("{task.description}"), TextColumn("[dim]{task.fields[stage]}[/dim]"), BarColumn(30), TimeElapsedColumn()]
+        with Progress(*columns, console=self.console, transient=True) as bar:
+            yield StepLine(self.console, name, bar)
+

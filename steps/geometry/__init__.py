@@ -1,0 +1,14 @@
+"""Pure array code. Kernels face numpy, run without the GIL and know nothing of files, steps or torch.
+
+The project's one convention, written down here and nowhere else:
+
+World     right-handed, y up, the scene's own unit (metres where the user's cameras are in metres).
+Camera    OpenGL camera-to-world: x right, y up, the camera looks along its own -z.
+Pixels    arrays are [height, width, channel], row 0 on top; pixel (row r, column c) has its centre at
+          (x, y) = (c + 0.5, r + 0.5), x to the right and y down.
+Depth     distance along the viewing axis (z, not the ray), positive, in scene units; 0 where nothing was seen.
+Colour    sRGB-encoded values as stored in the PNG, float in [0, 1], alpha straight. Blending, filtering and the
+          metrics work on these values.
+UV        origin bottom left, as OBJ and PLY have it: row = (1 - v) * height - 0.5. GLB wants the top left: its writer flips.
+Faces     counter-clockwise seen from outside, (m, 3) int32.
+"""

@@ -1,0 +1,151 @@
+"""Texture from photographs: every texel takes its colour from the views that see it best."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt, maximum_filter, minimum_filter
+from scipy.spatial import cKDTree
+
+from steps.geometry.cameras import Camera
+from steps.geometry.images import filled
+from steps.geometry.rasterize import Fragments, rasterize, rasterize_homogeneous
+from steps.geometry.kernels import for_bands, kernel, parallel_map
+
+Array = NDArray[Any]
+SHARPNESS = 6  # exponent of the cosine between normal and view: high, so that a texel has one main source
+EDGE = 8.0  # pixels over which a view's weight fades towards outlines and occlusions, where registration errors show
+OCCLUSION = 0.01  # of the scene's depth: a texel this far behind what the view sees is hidden
+
+
+@dataclass(frozen=True)
+class Photo:
+    """camera; colour: [H, W, 3] float32, straight; coverage: [H, W] float32, the object's share of each pixel."""
+
+    camera: Camera
+    colour: Array
+    coverage: Array
+
+
+@dataclass(frozen=True)
+class TexturedMesh:
+    """vertices: (n, 3) float64; faces: (m, 3) int32; uv: (n, 2) float32; normals: (n, 3) float64.
+
+    texture: [S, S, 3] float32; seen: share of the texels on the surface that at least one view saw."""
+
+    vertices: Array
+    faces: Array
+    uv: Array
+    normals: Array
+    texture: Array
+    seen: float
+
+
+def texel_fragments(faces: Array, uv: Array, size: int) -> Fragments:
+    """Which face and where on it each texel [size, size] lies."""
+    flat = np.stack([uv[:, 0] * size, (1.0 - uv[:, 1]) * size, np.ones(len(uv))], axis=1)
+    return rasterize_homogeneous(flat, faces, size, size)
+
+
+def bake(vertices: Array, faces: Array, uv: Array, normals: Array, photos: list[Photo], size: int) -> TexturedMesh:
+    """Bakes `photos` into a texture of size x size. Texels that no view saw take the colours of the nearest that were."""
+    fragments = texel_fragments(faces, uv, size)
+    colour = np.zeros((size, size, 3), np.float32)
+    weight = np.zeros((size, size), np.float32)
+    for photo, (depth, trust) in zip(photos, parallel_map(lambda p: _sight(vertices, faces, p), photos), strict=True):
+        _add(photo, depth, trust, fragments, vertices, faces, normals, colour, weight)
+    surface, seen = fragments.face >= 0, weight > 0
+    colour[seen] /= weight[seen, None]
+    _fill_unseen(colour, surface & ~seen, surface & seen, fragments, vertices, faces)
+    share = float(seen.sum() / max(1, surface.sum()))
+    return TexturedMesh(vertices, faces, uv, normals, np.clip(filled(colour, surface), 0, 1), share)
+
+
+def _sight(vertices: Array, faces: Array, photo: Photo) -> tuple[Array, Array]:
+    """What the view sees of the mesh, depth [H, W], and how far each pixel may be trusted, [H, W] in (0, 1]."""
+    depth = rasterize(vertices, faces, photo.camera).depth
+    jump = maximum_filter(depth, 3) - minimum_filter(depth, 3) > OCCLUSION * 2 * max(depth.max(), 1e-9)
+    edge = jump | (photo.coverage < 0.999) | (depth <= 0)
+    return depth, np.clip(distance_transform_edt(~edge) / EDGE, 1e-3, 1.0).astype(np.float32)
+
+
+def _add(photo: Photo, depth: Array, trust: Array, at: Fragments, vertices: Array, faces: Array, normals: Array,
+         colour: Array, weight: Array) -> None:  # fmt: skip
+    clean = filled(photo.colour, photo.coverage > 0.999).astype(np.float32)
+    projection, eye = photo.camera.projection, photo.camera.position
+    for_bands(lambda a, b: _gather(clean, depth, trust, projection, eye, at.face, at.bary, vertices, faces, normals, colour, weight, a, b),
+              len(at.face))  # fmt: skip
+
+
+@kernel
+def _cubic(t):  # type: ignore[no-untyped-def]
+    """The four Catmull-Rom weights at offset t in [0, 1): sharper than bilinear, and texels are resampled once more later."""
+    w0 = t * (-0.5 + t * (1.0 - 0.5 * t))
+    w1 = 1.0 + t * t * (-2.5 + 1.5 * t)
+    w2 = t * (0.5 + t * (2.0 - 1.5 * t))
+    return w0, w1, w2, t * t * (-0.5 + 0.5 * t)
+
+
+@kernel
+def _gather(photo, depth, trust, m, eye, face, bary, vertices, faces, normals, colour, weight, start, stop):  # type: ignore[no-untyped-def]
+    height, width = depth.shape
+    p, n = np.empty(3), np.empty(3)
+    for row in range(start, stop):
+        for column in range(face.shape[1]):
+            f = face[row, column]
+            if f < 0:
+                continue
+            b0, b1 = bary[row, column, 0], bary[row, column, 1]
+            b2 = 1.0 - b0 - b1
+            i, j, k = faces[f, 0], faces[f, 1], faces[f, 2]
+            for a in range(3):
+                p[a] = b0 * vertices[i, a] + b1 * vertices[j, a] + b2 * vertices[k, a]
+                n[a] = b0 * normals[i, a] + b1 * normals[j, a] + b2 * normals[k, a]
+            z = m[2, 0] * p[0] + m[2, 1] * p[1] + m[2, 2] * p[2] + m[2, 3]
+            if z <= 0:
+                continue
+            x = (m[0, 0] * p[0] + m[0, 1] * p[1] + m[0, 2] * p[2] + m[0, 3]) / z
+            y = (m[1, 0] * p[0] + m[1, 1] * p[1] + m[1, 2] * p[2] + m[1, 3]) / z
+            c, r = int(np.floor(x)), int(np.floor(y))
+            if c < 0 or r < 0 or c >= width or r >= height:
+                continue
+            if depth[r, c] <= 0 or z > depth[r, c] + OCCLUSION * z:
+                continue
+            ex, ey, ez = eye[0] - p[0], eye[1] - p[1], eye[2] - p[2]
+            cosine = (n[0] * ex + n[1] * ey + n[2] * ez) / np.sqrt((ex * ex + ey * ey + ez * ez) * (n[0] * n[0] + n[1] * n[1] + n[2] * n[2]))
+            if cosine <= 0.05:
+                continue
+            w = cosine**SHARPNESS * trust[r, c]
+            c, r = int(np.floor(x - 0.5)), int(np.floor(y - 0.5))
+            wx, wy = _cubic(x - 0.5 - c), _cubic(y - 0.5 - r)
+            for dy in range(4):
+                rr = min(max(r + dy - 1, 0), height - 1)
+                for dx in range(4):
+                    cc = min(max(c + dx - 1, 0), width - 1)
+                    share = w * wx[dx] * wy[dy]
+                    for a in range(3):
+                        colour[row, column, a] += share * photo[rr, cc, a]
+            weight[row, column] += w
+
+
+def _positions(fragments: Fragments, where: Array, vertices: Array, faces: Array) -> Array:
+    corners = vertices[faces[fragments.face[where]]]
+    b = fragments.bary[where]
+    return corners[:, 0] * b[:, :1] + corners[:, 1] * b[:, 1:] + corners[:, 2] * (1 - b.sum(axis=1, keepdims=True))
+
+
+def _fill_unseen(colour: Array, unseen: Array, seen: Array, fragments: Fragments, vertices: Array, faces: Array) -> None:
+    """Gives `unseen` texels the mean of the nearest seen ones in space, weighted by 1 / distance; in place."""
+    if not unseen.any() or not seen.any():
+        return
+    step = max(1, int(seen.sum()) // 100_000)  # a denser tree costs time and changes nothing visible
+    tree = cKDTree(_positions(fragments, seen, vertices, faces)[::step])
+    distance, nearest = tree.query(_positions(fragments, unseen, vertices, faces), k=8, workers=-1)
+    weight = 1.0 / np.maximum(distance, 1e-9)
+    known = colour[seen][::step]
+    nearest = np.minimum(nearest, len(known) - 1)  # fewer than eight known texels: the tree reports one past the end
+    weight[~np.isfinite(distance)] = 0.0
+    colour[unseen] = (known[nearest] * (weight / weight.sum(axis=1, keepdims=True))[..., None]).sum(axis=1)

@@ -1,0 +1,139 @@
+"""Depth fusion: six depth maps and masks to one signed field on a voxel grid, and that to a closed surface.
+
+The field at a point is the largest over the views of two distances, positive outside: how far outside the silhouette
+the point lies, and how far in front of the surface that the pixel saw. Each view can only carve, so what no camera saw
+stays solid and the surface is closed. (The idea is space carving, Kutulakos and Seitz 2000, with depth as in Curless and
+Levoy 1996.) Distances are measured to the pixel's tangent plane, not along its ray; along the ray, oblique views
+overestimate free space and the maximum shrinks everything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
+
+from steps.geometry.cameras import Camera, unproject
+from steps.geometry.depth import tangent_planes
+from steps.geometry.kernels import for_bands, kernel, parallel_map
+
+Array = NDArray[Any]
+TRUNCATION = 4.0  # voxels; further from the surface the field only has the right sign
+REACH = 6.0  # voxels in front of a pixel's surface over which its tangent plane is believed
+
+
+@dataclass(frozen=True)
+class DepthView:
+    """camera: of the depth map; depth: [H, W] float32; coverage: [H, W] float32 in [0, 1], the share of the pixel inside."""
+
+    camera: Camera
+    depth: Array
+    coverage: Array
+    step: Array
+
+
+@dataclass(frozen=True)
+class Grid:
+    """origin: (3,) world position of voxel centre (0, 0, 0); voxel: edge length; shape: voxels per axis (x, y, z)."""
+
+    origin: Array
+    voxel: float
+    shape: tuple[int, int, int]
+
+
+def grid_around(views: list[DepthView], cells: int) -> Grid:
+    """A grid whose longest side has `cells` voxels around everything that the depth maps saw."""
+    points = np.concatenate([unproject(view.depth, view.camera)[::7] for view in views])
+    low, high = points.min(axis=0), points.max(axis=0)
+    voxel = float((high - low).max() / (cells - 8))
+    shape = np.ceil((high - low) / voxel).astype(int) + 8
+    return Grid((low + high) / 2 - (shape - 1) / 2 * voxel, voxel, (int(shape[0]), int(shape[1]), int(shape[2])))
+
+
+def silhouette_distance(coverage: Array) -> Array:
+    """Signed distance to the outline in pixels [H, W] float32, positive outside, exact below the pixel for straight edges:
+    coverage of the nearest pixel across the outline tells how far beyond that pixel's centre the outline runs."""
+    inside = coverage >= 0.5
+    return np.where(inside, -_beyond(inside, coverage), _beyond(~inside, coverage)).astype(np.float32)
+
+
+def _beyond(region: Array, coverage: Array) -> Array:
+    """Distance of each pixel in `region` from the outline around it."""
+    if region.all():
+        return np.full(region.shape, float(max(region.shape)))
+    distance, nearest = distance_transform_edt(region, return_indices=True)
+    return np.asarray(distance) - np.abs(coverage[tuple(nearest)] - 0.5)
+
+
+def signed_field(views: list[DepthView], grid: Grid) -> Array:
+    """The carved field in voxels [nx, ny, nz] float32 at the voxel centres, negative inside, clipped to TRUNCATION."""
+    projections = np.stack([view.camera.projection for view in views])
+    focals = np.array([(view.camera.fx + view.camera.fy) / 2 for view in views])
+    outlines = tuple(parallel_map(lambda view: silhouette_distance(view.coverage), views))
+    planes = tuple(parallel_map(lambda view: tangent_planes(view.depth, view.camera), views))
+    depths = tuple(np.ascontiguousarray(view.depth, np.float32) for view in views)
+    halves = tuple(np.ascontiguousarray(view.step / 2, np.float32) for view in views)
+    field = np.empty(grid.shape, np.float32)
+    for_bands(lambda a, b: _carve(projections, focals, outlines, depths, planes, halves, grid.origin, grid.voxel, field, a, b), grid.shape[0])
+    return field
+
+
+@kernel
+def _free_space(depth, plane, half, hull, voxel, x, y, z):  # type: ignore[no-untyped-def]
+    """Distance in voxels of a point in front of the surface seen at pixel coordinates (x, y), negative behind; nan where no
+    depth is. A stored depth is only known to `half` a level: close to the hull, whose outline is sharper, the hull decides
+    within that slack. Far in front, a steep pixel's plane says nothing any more and the gap along the axis counts."""
+    height, width = depth.shape
+    c, r = int(np.floor(x)), int(np.floor(y))
+    if c < 0 or r < 0 or c >= width or r >= height or depth[r, c] <= 0:
+        return np.nan
+    gap = (depth[r, c] + plane[r, c, 0] * (x - c - 0.5) + plane[r, c, 1] * (y - r - 0.5) - z) / voxel
+    slack = half[r, c] / voxel
+    near_hull = min(max(2.0 + hull / (2 * slack + 1e-9), 0.0), 1.0)
+    return max((gap - near_hull * slack) * plane[r, c, 2], gap - slack - REACH)
+
+
+@kernel
+def _bilinear(image, x, y):  # type: ignore[no-untyped-def]
+    """`image` [H, W] at pixel coordinates (x, y), clamped at the border."""
+    height, width = image.shape
+    x, y = min(max(x - 0.5, 0.0), width - 1.001), min(max(y - 0.5, 0.0), height - 1.001)
+    c, r = int(x), int(y)
+    u, v = x - c, y - r
+    above = image[r, c] * (1 - u) + image[r, c + 1] * u
+    return above * (1 - v) + (image[r + 1, c] * (1 - u) + image[r + 1, c + 1] * u) * v
+
+
+@kernel
+def _carve(projections, focals, outlines, depths, planes, halves, origin, voxel, field, start, stop):  # type: ignore[no-untyped-def]
+    views = len(projections)
+    x, y, z = np.empty(views), np.empty(views), np.empty(views)
+    for i in range(start, stop):
+        px = origin[0] + i * voxel
+        for j in range(field.shape[1]):
+            py = origin[1] + j * voxel
+            for k in range(field.shape[2]):
+                pz = origin[2] + k * voxel
+                hull = -TRUNCATION
+                for v in range(views):
+                    m = projections[v]
+                    z[v] = m[2, 0] * px + m[2, 1] * py + m[2, 2] * pz + m[2, 3]
+                    if z[v] <= 0:
+                        continue
+                    x[v] = (m[0, 0] * px + m[0, 1] * py + m[0, 2] * pz + m[0, 3]) / z[v]
+                    y[v] = (m[1, 0] * px + m[1, 1] * py + m[1, 2] * pz + m[1, 3]) / z[v]
+                    hull = max(hull, _bilinear(outlines[v], x[v], y[v]) * z[v] / (focals[v] * voxel))
+                    if hull >= TRUNCATION:
+                        break
+                value = hull
+                for v in range(views):
+                    if value >= TRUNCATION:
+                        break
+                    if z[v] > 0:
+                        front = _free_space(depths[v], planes[v], halves[v], hull, voxel, x[v], y[v], z[v])
+                        if front > value:  # false for nan
+                            value = front
+                field[i, j, k] = min(value, TRUNCATION)

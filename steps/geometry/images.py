@@ -1,0 +1,31 @@
+"""Small image operations: filling holes, box filtering."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+def box_down(image: Array, factor: int) -> Array:
+    """The mean over factor x factor blocks of `image` [H, W] or [H, W, C]; H and W must be multiples of factor."""
+    h, w, *rest = image.shape
+    return np.asarray(image.reshape(h // factor, factor, w // factor, factor, *rest).mean(axis=(1, 3)))
+
+
+def filled(image: Array, known: Array) -> Array:
+    """`image` [H, W, C] with the pixels outside `known` [H, W] bool filled smoothly from those inside (push-pull:
+    Gortler et al., "The lumigraph", 1996). Known pixels keep their values."""
+    if known.all() or min(known.shape) < 2:
+        return image
+    weight = known.astype(np.float32)[..., None]
+    h, w = (n + n % 2 for n in known.shape)
+    pad = ((0, h - known.shape[0]), (0, w - known.shape[1]), (0, 0))
+    coarse_weight = box_down(np.pad(weight, pad), 2)
+    coarse = box_down(np.pad(image * weight, pad), 2) / np.maximum(coarse_weight, 1e-6)
+    coarse = filled(coarse.astype(np.float32), coarse_weight[..., 0] > 0)
+    pulled = coarse.repeat(2, axis=0).repeat(2, axis=1)[: known.shape[0], : known.shape[1]]
+    return np.where(known[..., None], image, pulled)

@@ -1,0 +1,94 @@
+"""Pictures of a textured mesh, anti-aliased by supersampling."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steps.geometry.cameras import Camera
+from steps.geometry.images import box_down
+from steps.geometry.rasterize import Fragments, rasterize
+from steps.geometry.kernels import for_bands, kernel
+
+Array = NDArray[Any]
+
+
+def samples_for(camera: Camera) -> int:
+    """Samples per axis and pixel: 3, and 2 for pictures so large that their pixels hardly show."""
+    return 3 if max(camera.width, camera.height) <= 1024 else 2
+
+
+def render(vertices: Array, faces: Array, uv: Array, texture: Array, camera: Camera, samples: int = 3) -> Array:
+    """The mesh in its own colours, unlit: [H, W, 4] float32, premultiplied RGBA, samples^2 samples per pixel."""
+    fine = camera.resized(camera.width * samples, camera.height * samples)
+    return box_down(shade(rasterize(vertices, faces, fine), faces, uv, texture), samples)
+
+
+def shade(fragments: Fragments, faces: Array, uv: Array, texture: Array) -> Array:
+    """The texture's colour, bilinear, at each fragment: [H, W, 4] float32, alpha 1 on the surface, all 0 elsewhere."""
+    out = np.zeros((*fragments.face.shape, 4), np.float32)
+    texture = np.ascontiguousarray(texture, np.float32)
+    for_bands(lambda a, b: _shade(fragments.face, fragments.bary, faces, uv, texture, out, a, b), len(out))
+    return out
+
+
+@kernel
+def _shade(face, bary, faces, uv, texture, out, start, stop):  # type: ignore[no-untyped-def]
+    height, width = texture.shape[:2]
+    for row in range(start, stop):
+        for column in range(face.shape[1]):
+            f = face[row, column]
+            if f < 0:
+                continue
+            b0, b1 = bary[row, column, 0], bary[row, column, 1]
+            b2 = np.float32(1) - b0 - b1
+            i, j, k = faces[f, 0], faces[f, 1], faces[f, 2]
+            x = (b0 * uv[i, 0] + b1 * uv[j, 0] + b2 * uv[k, 0]) * width - 0.5
+            y = (1.0 - (b0 * uv[i, 1] + b1 * uv[j, 1] + b2 * uv[k, 1])) * height - 0.5
+            x, y = min(max(x, 0.0), width - 1.001), min(max(y, 0.0), height - 1.001)
+            c, r = int(x), int(y)
+            u, v = x - c, y - r
+            for a in range(3):
+                above = texture[r, c, a] * (1 - u) + texture[r, c + 1, a] * u
+                below = texture[r + 1, c, a] * (1 - u) + texture[r + 1, c + 1, a] * u
+                out[row, column, a] = above * (1 - v) + below * v
+            out[row, column, 3] = 1.0
+
+
+LINE = 0.6  # width of a wireframe's lines in pixels of the finished picture
+
+
+def wireframe(vertices: Array, faces: Array, camera: Camera, samples: int = 3) -> Array:
+    """The mesh's edges in dark on faces in light grey, lit from the camera: [H, W, 4] float32, premultiplied RGBA."""
+    fine = camera.resized(camera.width * samples, camera.height * samples)
+    fragments = rasterize(vertices, faces, fine)
+    corners = vertices @ fine.projection[:, :3].T + fine.projection[:, 3]
+    normals = np.cross(vertices[faces[:, 1]] - vertices[faces[:, 0]], vertices[faces[:, 2]] - vertices[faces[:, 0]])
+    axis = np.asarray(camera.camera_to_world)[:3, 2]
+    light = np.abs(normals @ axis) / np.maximum(np.linalg.norm(normals, axis=1), 1e-20)
+    out = np.zeros((*fragments.face.shape, 4), np.float32)
+    half = LINE * samples / 2
+    for_bands(lambda a, b: _lines(fragments.face, corners[:, :2] / corners[:, 2:], faces, light, half, out, a, b), len(out))
+    return box_down(out, samples)
+
+
+@kernel
+def _lines(face, points, faces, light, half, out, start, stop):  # type: ignore[no-untyped-def]
+    for row in range(start, stop):
+        for column in range(face.shape[1]):
+            f = face[row, column]
+            if f < 0:
+                continue
+            value = 0.55 + 0.4 * light[f]
+            for k in range(3):
+                p, q = points[faces[f, k]], points[faces[f, (k + 1) % 3]]
+                dx, dy = q[0] - p[0], q[1] - p[1]
+                length = np.sqrt(dx * dx + dy * dy)
+                if abs(dx * (row + 0.5 - p[1]) - dy * (column + 0.5 - p[0])) < half * length:
+                    value = 0.15
+            out[row, column, 0] = value
+            out[row, column, 1] = value
+            out[row, column, 2] = min(1.0, value * 1.05)
+            out[row, column, 3] = 1.0

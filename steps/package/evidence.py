@@ -1,0 +1,83 @@
+"""What a job has left behind, gathered for the report and the ZIP."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from steps.contracts import OUTPUTS, VIEW_NAMES
+from steps.files import read_json
+
+MESHES = ("mesh.obj", "mesh.ply", "mesh.glb", "mesh.mtl", "texture.png", "texture_orm.png", "texture_normal.png")
+OPTIONAL = ("texture_orm.png", "texture_normal.png")  # only where a model estimates material
+PREVIEWS = tuple(f"{kind}_{i:02d}.png" for kind in ("textured", "wireframe") for i in range(len(VIEW_NAMES)))
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model's results. folder: <job>/<name>; quality: quality.json or {}."""
+
+    name: str
+    folder: Path
+    quality: dict[str, Any]
+
+    def files(self) -> dict[str, Path]:
+        """Where each of the ZIP's files of this model lies, whether or not it is there."""
+        found = {name: self.folder / "mesh" / name for name in MESHES}
+        found |= {f"previews/{name}": self.folder / "preview" / name for name in PREVIEWS}
+        return found | {"quality.json": self.folder / "quality" / "quality.json"}
+
+    def missing(self) -> list[str]:
+        """Files that should be there and are not."""
+        return [name for name, path in self.files().items() if name not in OPTIONAL and not path.is_file()]
+
+    def missing_required(self) -> list[str]:
+        """Those without which there is no result: a mesh, and its quality.json."""
+        missing = self.missing()
+        mesh = [] if "mesh.obj" not in missing or "mesh.glb" not in missing else ["mesh.obj or mesh.glb"]
+        return mesh + [name for name in missing if name == "quality.json"]
+
+
+@dataclass(frozen=True)
+class StepRun:
+    """One step's outputs. name: `reconviagen.quality`; values: see contracts.OUTPUTS; stages: stages.json."""
+
+    name: str
+    values: dict[str, str]
+    stages: list[dict[str, Any]]
+    failure: dict[str, Any] | None
+
+    @property
+    def seconds(self) -> float:
+        return float(self.values.get("seconds") or 0)
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything. options: what was asked for; scene: scene.json or {}; preflight: what validate found of GPUs."""
+
+    models: list[Model]
+    steps: list[StepRun]
+    options: dict[str, Any]
+    scene: dict[str, Any]
+    preflight: dict[str, Any]
+
+    @property
+    def failure(self) -> dict[str, Any] | None:
+        """The first failure in the order of the steps."""
+        return next((step.failure for step in self.steps if step.failure), None)
+
+
+def gather(job: Path, models: list[str]) -> Job:
+    """Reads the job folder. The package step's own outputs are not evidence."""
+    found = [Model(name, job / name, read_json(job / name / "quality" / "quality.json", {})) for name in models]
+    order = ["validate", *(f"{m}{suffix}" for m in models for suffix in ("", ".quality", ".preview"))]
+    steps = [_step(job / "outputs" / name) for name in order if (job / "outputs" / name).is_dir()]
+    return Job(found, steps, read_json(job / "options.json", {}), read_json(job / "scene" / "scene.json", {}),
+               read_json(job / "outputs" / "validate" / "preflight.json", {}))  # fmt: skip
+
+
+def _step(folder: Path) -> StepRun:
+    values = {name: (folder / name).read_text().strip() for name in OUTPUTS if (folder / name).is_file()}
+    return StepRun(folder.name, values, read_json(folder / "stages.json", []), read_json(folder / "failure.json"))

@@ -1,0 +1,81 @@
+"""report/index.html: one page that needs nothing else, without scripts."""
+
+from __future__ import annotations
+
+import base64
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from steps.contracts import VIEW_NAMES
+from steps.package import chart
+from steps.package.evidence import Job, Model
+
+TEMPLATE = Path(__file__).with_name("report.html.j2")
+PACKAGES = ("sixview", "numpy", "scipy", "numba", "scikit-image", "pillow", "xatlas", "fast-simplification")
+
+
+def page(job: Job) -> str:
+    """The report as HTML."""
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    models = [_model(model) for model in job.models]
+    return environment.from_string(TEMPLATE.read_text()).render(
+        status="failed" if job.failure or not all(m["q"] for m in models) else "passed",
+        failure=job.failure,
+        models=models,
+        scored=[m for m in models if m["q"]],
+        steps=job.steps,
+        chart=Markup(chart.svg(job.steps)),
+        facts=facts(job),
+    )
+
+
+def _model(model: Model) -> dict[str, Any]:
+    preview = model.folder / "preview"
+    pictures = {kind: _pictures(preview, kind) for kind in ("textured", "wireframe", "compare")}
+    engine = model.quality.get("engine")
+    views = model.quality.get("views", [])
+    return {"title": f"{model.name} ({engine})" if engine else model.name, "q": model.quality, "pictures": any(pictures.values()),
+            "iou": sum(v["iou"] for v in views) / len(views) if views else None,
+            "turntable": _embedded(preview / "turntable.webp"), **pictures}  # fmt: skip
+
+
+def _pictures(folder: Path, kind: str) -> list[dict[str, str]]:
+    named = [(name, _embedded(folder / f"{kind}_{i:02d}.png")) for i, name in enumerate(VIEW_NAMES)]
+    return [{"name": name, "src": src} for name, src in named if src]
+
+
+def _embedded(path: Path) -> str:
+    """A file as a data URL, empty where it is missing."""
+    if not path.is_file():
+        return ""
+    return f"data:image/{path.suffix[1:]};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def facts(job: Job) -> list[tuple[str, str]]:
+    """What a reader needs to tell this result from another: engine, device, seed, options, cameras, versions, machine."""
+    rows = []
+    for model in job.models:
+        settings = model.quality.get("settings", {})
+        rows += [(f"{model.name}: {key.replace('_', ' ')}", str(value)) for key, value in settings.items() if key != "model"]
+    rows += [(f"option {key}", str(value)) for key, value in job.options.items()]
+    rows += [("cameras", job.scene.get("rig", "")), ("masks from", job.scene.get("mask", "")), ("notes", " ".join(job.scene.get("notes", [])))]
+    gpus = ", ".join(f"{g['name']} ({g['memory_mib']} MiB)" for g in job.preflight.get("gpus", []))
+    rows += [("GPUs found", gpus or job.preflight.get("problem", "")), ("driver", job.preflight.get("driver", ""))]
+    rows += [("Python", platform.python_version()), ("system", platform.platform()), ("versions", ", ".join(f"{k} {v}" for k, v in versions().items()))]
+    return [(key, value) for key, value in rows if value]
+
+
+def versions() -> dict[str, str]:
+    """The installed versions of what has a part in the result."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,49 @@
+"""package: the report, then the ZIP."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from steps.contracts import Package
+from steps.errors import IncompleteResults
+from steps.files import write_atomically, write_json
+from steps.package import archive, report
+from steps.package.evidence import Job, gather
+from steps.reporter import Reporter
+
+
+def run(parameters: Package, out: Path, reporter: Reporter) -> None:
+    """Writes report/index.html, run.json and result.zip to `out`; only the report where asked so.
+
+    Raises IncompleteResults where required files are missing; the report is still written."""
+    job = gather(parameters.job, parameters.models.split(","))
+    (out / "report").mkdir()
+    write_atomically(out / "report" / "index.html", report.page(job))
+    write_json(out / "run.json", run_facts(job))
+    reporter.progress(1, 2)
+    if not parameters.report_only:
+        write_archive(job, out)
+    reporter.progress(2, 2)
+
+
+def write_archive(job: Job, out: Path) -> None:
+    """result.zip and manifest.json."""
+    required = [f"{m.name}/{name}" for m in job.models for name in m.missing_required()]
+    if required:
+        raise IncompleteResults(f"The result would lack {', '.join(required)}.", missing=required)
+    missing = [f"{m.name}/{name}" for m in job.models for name in m.missing()]
+    files = archive.members(job.models, out / "report", out / "run.json")
+    listing = archive.manifest(files, missing)
+    write_json(out / "manifest.json", listing)
+    archive.write(out / "result.zip", files, listing)
+
+
+def run_facts(job: Job) -> dict[str, Any]:
+    """run.json: what varies from run to run."""
+    steps = {step.name: {**step.values, "stages": step.stages} for step in job.steps}
+    host = {"machine": platform.machine(), "system": platform.platform(), "cores": os.cpu_count(), "python": platform.python_version()}
+    return {"format": "sixview-run/1", "options": job.options, "steps": steps, "host": host, "versions": report.versions(),
+            "preflight": job.preflight, "failure": job.failure}  # fmt: skip

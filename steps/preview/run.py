@@ -1,0 +1,88 @@
+"""preview: pictures for people. Textured and wireframe from the input cameras, a turntable, and input / render / difference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from steps.contracts import Preview
+from steps.files import write_json
+from steps.formats import meshes, png, scene
+from steps.formats.meshes import Mesh
+from steps.formats.scene import Scene, SceneView
+from steps.geometry.cameras import Camera, look_at
+from steps.geometry.kernels import parallel_map
+from steps.geometry.render import render, wireframe
+from steps.reporter import Reporter
+
+Array = NDArray[Any]
+WHITE = np.ones(3, np.float32)
+FRAMES, FRAME_MS, FRAME_SIDE = 36, 70, 384
+ELEVATION = np.radians(20.0)
+FIELD_OF_VIEW = np.radians(35.0)
+
+
+def run(parameters: Preview, out: Path, reporter: Reporter) -> None:
+    """Writes textured_00..05.png, wireframe_00..05.png, compare_00..05.png and turntable.webp to `out`."""
+    mesh, taken = meshes.load(parameters.mesh), scene.load(parameters.scene)
+    jobs = list(enumerate(taken.views))
+    parallel_map(lambda job: write_view(mesh, taken, job[0], job[1], parameters.size, out), jobs)
+    reporter.progress(1, 2)
+    write_turntable(mesh, out / "turntable.webp")
+    write_json(out / "preview.json", {"views": [v.camera.name for v in taken.views], "size": parameters.size, "frames": FRAMES})
+    reporter.progress(2, 2)
+
+
+def write_view(mesh: Mesh, taken: Scene, index: int, view: SceneView, size: int, out: Path) -> None:
+    """The three pictures of one view."""
+    camera = scaled(view.camera, size)
+    rgba = render(mesh.vertices, mesh.faces, mesh.uv, mesh.texture, camera)
+    png.write(out / f"textured_{index:02d}.png", png.to_bytes(scene.over_premultiplied(rgba, WHITE)))
+    lines = wireframe(mesh.vertices, mesh.faces, camera)
+    png.write(out / f"wireframe_{index:02d}.png", png.to_bytes(scene.over_premultiplied(lines, WHITE)))
+    picture = scene.over_premultiplied(rgba, taken.background)
+    png.write(out / f"compare_{index:02d}.png", png.to_bytes(comparison(_resized(view.picture, camera), picture)))
+
+
+def scaled(camera: Camera, size: int) -> Camera:
+    """The camera with its longest side at `size` pixels."""
+    longest = max(camera.width, camera.height)
+    return camera.resized(round(camera.width * size / longest), round(camera.height * size / longest))
+
+
+def _resized(picture: Array, camera: Camera) -> Array:
+    image = Image.fromarray(png.to_bytes(picture)).resize((camera.width, camera.height), Image.Resampling.BOX)
+    return np.asarray(image, np.float32) / 255.0
+
+
+def comparison(reference: Array, picture: Array) -> Array:
+    """Input, render and their difference side by side: grey where they agree, four times stronger where not."""
+    return np.concatenate([reference, picture, np.clip(0.5 + 2.0 * (picture - reference), 0, 1)], axis=1)
+
+
+def orbit(mesh: Mesh) -> list[Camera]:
+    """FRAMES cameras once around the object, slightly from above, far enough to see all of it."""
+    low, high = mesh.vertices.min(axis=0), mesh.vertices.max(axis=0)
+    centre = (low + high) / 2
+    distance = float(np.linalg.norm(high - low)) / 2 / np.sin(FIELD_OF_VIEW / 2) * 1.02
+    focal = FRAME_SIDE / 2 / np.tan(FIELD_OF_VIEW / 2)
+    return [_around(centre, angle, distance, focal) for angle in np.arange(FRAMES) * 2 * np.pi / FRAMES]
+
+
+def _around(centre: Array, angle: float, distance: float, focal: float) -> Camera:
+    flat = np.cos(ELEVATION)
+    offset = distance * np.array([np.sin(angle) * flat, np.sin(ELEVATION), np.cos(angle) * flat])
+    camera = look_at("orbit", offset, np.array([0.0, 1.0, 0.0]), FRAME_SIDE, focal)
+    camera.camera_to_world[:3, 3] += centre
+    return camera
+
+
+def write_turntable(mesh: Mesh, path: Path) -> None:
+    """An animated WebP that runs for ever."""
+    pictures = parallel_map(lambda c: scene.over_premultiplied(render(mesh.vertices, mesh.faces, mesh.uv, mesh.texture, c, 2), WHITE), orbit(mesh))
+    frames = [Image.fromarray(png.to_bytes(p)) for p in pictures]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=FRAME_MS, loop=0, quality=80, method=2)

@@ -1,0 +1,48 @@
+"""How alike two pictures are, and how well a surface fits. Pictures are [H, W, 3] float32 in [0, 1], sRGB."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from skimage.metrics import structural_similarity
+
+Array = NDArray[Any]
+BEST_PSNR = 100.0  # written for identical pictures, whose PSNR has no end
+
+
+def psnr(reference: Array, picture: Array, where: Array | None = None) -> float:
+    """Peak signal-to-noise ratio in dB, over all pixels or those in `where` [H, W] bool."""
+    squared = (reference - picture) ** 2
+    mean = float((squared if where is None else squared[where]).mean(dtype=np.float64))
+    return BEST_PSNR if mean <= 10 ** (-BEST_PSNR / 10) else float(-10.0 * np.log10(mean))
+
+
+def ssim(reference: Array, picture: Array, where: Array) -> tuple[float, float]:
+    """Structural similarity (Wang et al. 2004; 7 x 7 window, mean over the channels as scikit-image has it): over the full
+    frame, and over the pixels in `where` [H, W] bool."""
+    full, pixels = structural_similarity(reference, picture, channel_axis=-1, data_range=1.0, full=True)
+    return float(full), float(pixels[where].mean(dtype=np.float64))
+
+
+def iou(a: Array, b: Array) -> float:
+    """Intersection over union of two masks [H, W] bool; 1 where both are empty."""
+    union = int((a | b).sum())
+    return float((a & b).sum() / union) if union else 1.0
+
+
+def depth_error(reference: Array, depth: Array) -> dict[str, float]:
+    """Absolute differences in scene units where both depth maps [H, W] see the object."""
+    both = (reference > 0) & (depth > 0)
+    difference = np.abs(reference[both] - depth[both]) if both.any() else np.zeros(1)
+    return {"mean": float(difference.mean()), "median": float(np.median(difference)), "p95": float(np.percentile(difference, 95))}
+
+
+def is_watertight(vertices: Array, faces: Array) -> bool:
+    """Whether every edge is shared by exactly two faces, after vertices at the same place are made one (seams cut them)."""
+    _, index = np.unique(vertices, axis=0, return_inverse=True)
+    welded = index.reshape(-1)[faces]
+    edges = np.sort(welded[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
+    _, count = np.unique(edges, axis=0, return_counts=True)
+    return bool((count == 2).all())

@@ -1,0 +1,88 @@
+"""sample: an input set whose object, cameras and surface are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steps.contracts import Sample
+from steps.errors import ValidationFailed
+from steps.files import write_json
+from steps.formats import png
+from steps.formats.cameras_json import camera_json, canonical_views, document
+from steps.formats.depth_encoding import encode_linear
+from steps.geometry.cameras import CANONICAL_DISTANCE, CANONICAL_FOCAL_PER_WIDTH, Camera, look_at
+from steps.geometry.kernels import parallel_map
+from steps.reporter import Reporter
+from steps.sample.objects import OBJECTS
+from steps.sample.render import GroundTruth, build, render
+
+Array = NDArray[Any]
+UP = np.array([0.0, 1.0, 0.0])
+
+
+def run(parameters: Sample, out: Path, reporter: Reporter) -> None:
+    """Writes multi_views/, depth_renders/, cameras.json and ground_truth/ to `out`."""
+    check(parameters)
+    truth = build(OBJECTS[parameters.object])
+    views = canonical_views(parameters.size, parameters.size)
+    for folder in ("multi_views", "depth_renders", "ground_truth"):
+        (out / folder).mkdir()
+    pictures = parallel_map(lambda view: render(truth, view.camera), views)
+    for index, (view, (colour, depth)) in enumerate(zip(views, pictures, strict=True)):
+        name, depth_name = (view.camera.name,) * 2 if parameters.views == "named" else (f"view_{index}", f"depth_{index}")
+        png.write(out / "multi_views" / f"{name}.png", _picture(colour, parameters.background))
+        counts = encode_linear(depth, view.depth.near, view.depth.far, parameters.depth_bits)
+        png.write(out / "depth_renders" / f"{depth_name}.png", counts)
+    write_json(out / "cameras.json", document(views))
+    _write_truth(out / "ground_truth", truth, parameters)
+    write_json(out / "sample.json", {"object": parameters.object, "about": truth.item.about, "size": parameters.size, "depth_bits": parameters.depth_bits})
+    reporter.progress(1, 1)
+
+
+def check(parameters: Sample) -> None:
+    """Raises ValidationFailed for what cannot be made."""
+    if parameters.object not in OBJECTS:
+        raise ValidationFailed(f"There is no object called {parameters.object!r}.", f"Choose one of: {', '.join(OBJECTS)}.")
+    if parameters.depth_bits not in (8, 16):
+        raise ValidationFailed(f"Depth of {parameters.depth_bits} bits is not possible.", "Choose 8 or 16.")
+    if not png.MIN_SIDE <= parameters.size <= 4096:
+        raise ValidationFailed(f"A size of {parameters.size} pixels is not possible.", f"Choose one from {png.MIN_SIDE} to 4096.")
+
+
+def _picture(colour: Array, background: str) -> Array:
+    if background == "transparent":
+        return png.to_bytes(colour)
+    return png.to_bytes(colour[..., :3] * colour[..., 3:] + 1.0 - colour[..., 3:])
+
+
+def random_cameras(count: int, size: int, seed: int) -> list[Camera]:
+    """Cameras in random directions at the canonical distance."""
+    directions = np.random.default_rng(seed).normal(size=(count, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    focal = size * CANONICAL_FOCAL_PER_WIDTH
+    return [look_at(f"held_{i:02d}", d * CANONICAL_DISTANCE, UP, size, focal) for i, d in enumerate(directions)]
+
+
+def _write_truth(folder: Path, truth: GroundTruth, parameters: Sample) -> None:
+    _write_coloured_ply(folder / "mesh.ply", truth)
+    cameras = random_cameras(parameters.held_out, parameters.size, parameters.seed)
+    for camera, (colour, depth) in zip(cameras, parallel_map(lambda c: render(truth, c), cameras), strict=True):
+        png.write(folder / f"{camera.name}.png", png.to_bytes(colour))
+        np.save(folder / f"{camera.name}_depth.npy", depth)
+    write_json(folder / "held_out.json", {"views": [camera_json(camera) for camera in cameras]})
+
+
+def _write_coloured_ply(path: Path, truth: GroundTruth) -> None:
+    """The true surface with its colours at the vertices."""
+    rows = np.empty(len(truth.vertices), [("p", "<f4", 3), ("c", "u1", 3)])
+    rows["p"], rows["c"] = truth.vertices, png.to_bytes(truth.colours)
+    faces = np.empty(len(truth.faces), [("count", "u1"), ("index", "<i4", 3)])
+    faces["count"], faces["index"] = 3, truth.faces
+    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(rows)}", *(f"property float {n}" for n in "xyz"),
+              *(f"property uchar {n}" for n in ("red", "green", "blue")), f"element face {len(faces)}",
+              "property list uchar int vertex_indices", "end_header", ""]  # fmt: skip
+    path.write_bytes("\n".join(header).encode() + rows.tobytes() + faces.tobytes())

@@ -1,0 +1,125 @@
+"""The checks of an input set: all faults are found, none is fatal to finding the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from steps.contracts import VIEW_NAMES
+from steps.errors import BadInput, FileTooLarge, InvalidFileCount, InvalidFileFormat, ValidationFailed
+from steps.formats import cameras_json, inputs, png
+from steps.formats.inputs import FIELDS, Entry, shown
+
+ORDER: tuple[type[BadInput], ...] = (InvalidFileCount, FileTooLarge, InvalidFileFormat, ValidationFailed)
+ASPECT_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong with one file. field: multi_views, depth_renders or cameras; index: of the view, if known."""
+
+    error: BadInput
+    field: str
+    index: int | None
+    file: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {"code": self.error.code, "field": self.field, "index": self.index, "file": self.file,
+                "message": self.error.message, "suggestion": self.error.suggestion}  # fmt: skip
+
+    def sentence(self) -> str:
+        return f"{self.file} {self.error.message}".strip() if self.file else self.error.message
+
+
+def raise_all(faults: list[Fault]) -> None:
+    """Raises one error for all faults: its code is the first of ORDER among theirs, its details list every one."""
+    if not faults:
+        return
+    first = min(faults, key=lambda fault: next(i for i, kind in enumerate(ORDER) if isinstance(fault.error, kind)))
+    more = f" ({len(faults) - 1} more: see the details)" if len(faults) > 1 else ""
+    raise type(first.error)(first.sentence().rstrip(".") + "." + more, first.error.suggestion, field=first.field,
+                            index=first.index, file=first.file, faults=[fault.to_json() for fault in faults])  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The twelve pictures, each list in the order of VIEW_NAMES."""
+
+    views: list[png.Picture]
+    depths: list[png.Picture]
+
+
+def check_names(entries: list[Entry]) -> tuple[dict[str, dict[int, Entry]], list[Fault]]:
+    """Which file is which view of which field."""
+    slots: dict[str, dict[int, Entry]] = {field: {} for field in FIELDS}
+    faults = []
+    for field in FIELDS:
+        files = [e for e in entries if e.path.parts[0] == field]
+        if len(files) != len(VIEW_NAMES):
+            faults.append(Fault(InvalidFileCount(f"{field} holds {len(files)} files instead of {len(VIEW_NAMES)}"), field, None, ""))
+        for entry in files:
+            index = inputs.view_index(field, entry.path.name, VIEW_NAMES)
+            if index is None:
+                faults.append(_fault(ValidationFailed("has a name that tells no view", _naming(field)), field, None, entry))
+            elif index in slots[field]:
+                error = ValidationFailed(f"stands for the view {VIEW_NAMES[index]}, as {shown(slots[field][index].path.name)} does", _naming(field))
+                faults.append(_fault(error, field, index, entry))
+            else:
+                slots[field][index] = entry
+    return slots, faults
+
+
+def _naming(field: str) -> str:
+    numbered = "view_0.png to view_5.png" + (" or depth_0.png to depth_5.png" if field == "depth_renders" else "")
+    return f"Name the six files front.png, back.png, left.png, right.png, top.png, bottom.png, or in that order {numbered}."
+
+
+def _fault(error: BadInput, field: str, index: int | None, entry: Entry) -> Fault:
+    return Fault(error, field, index, shown(entry.path.as_posix()))
+
+
+def check_pictures(slots: dict[str, dict[int, Entry]]) -> tuple[dict[tuple[str, int], png.Picture], list[Fault]]:
+    """Every picture that can be read, and why the others cannot. One file is held in memory at a time."""
+    pictures, faults = {}, []
+    for field, files in slots.items():
+        for index, entry in sorted(files.items()):
+            try:
+                picture = png.decode(entry.read())
+                if field == "depth_renders":
+                    check_depth(picture)
+                pictures[field, index] = picture
+            except BadInput as error:
+                faults.append(_fault(error, field, index, entry))
+    return pictures, faults
+
+
+def check_depth(picture: png.Picture) -> None:
+    """A depth render is grey and not all one value."""
+    if not picture.is_grey:
+        raise ValidationFailed("is a colour picture, not a depth render", "Put depth renders into depth_renders/ and views into multi_views/; were they swapped?")
+    counts = picture.pixels[..., 0]
+    if int(counts.min()) == int(counts.max()):
+        raise ValidationFailed("has the same value everywhere: it holds no depth", "Render the depth again.")
+
+
+def check_pairs(pictures: dict[tuple[str, int], png.Picture]) -> list[Fault]:
+    """View and depth of one camera show the same frame, so they have the same proportions."""
+    faults = []
+    for index, name in enumerate(VIEW_NAMES):
+        view, depth = pictures.get(("multi_views", index)), pictures.get(("depth_renders", index))
+        if view is None or depth is None:
+            continue
+        (h, w), (dh, dw) = view.pixels.shape[:2], depth.pixels.shape[:2]
+        if abs(w * dh - h * dw) > ASPECT_TOLERANCE * w * dh:
+            text = f"has {dw} x {dh} pixels, while the view has {w} x {h}: their proportions differ"
+            error = ValidationFailed(text, "Render view and depth with the same camera; sizes may differ, proportions may not.")
+            faults.append(Fault(error, "depth_renders", index, f"depth_renders/{name}"))
+    return faults
+
+
+def check_cameras(data: bytes | None) -> tuple[list[cameras_json.View] | None, list[Fault]]:
+    """The cameras given, if any."""
+    try:
+        return (cameras_json.parse(data) if data is not None else None), []
+    except BadInput as error:
+        return None, [Fault(error, "cameras", None, "cameras.json")]

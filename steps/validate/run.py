@@ -1,0 +1,98 @@
+"""validate: checks first, cheaply; then the scene."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steps.contracts import VIEW_NAMES, Validate
+from steps.errors import ValidationFailed
+from steps.files import write_json
+from steps.formats import cameras_json, inputs, png, scene
+from steps.formats.depth_encoding import MetricDepth, metric_depth
+from steps.geometry.cameras import ray_to_z
+from steps.reporter import Reporter
+from steps.validate import checks, devices, masks
+
+Array = NDArray[Any]
+
+
+def run(parameters: Validate, out: Path, reporter: Reporter) -> None:
+    """Writes the scene to `out`; raises BadInput with every fault, or GpuUnavailable."""
+    write_json(parameters.outputs / "preflight.json", devices.preflight(parameters.device))
+    pictures, given = checked(parameters.input, parameters.cameras)
+    reporter.progress(1, 2)
+    write_scene(pictures, given, out)
+    reporter.progress(2, 2)
+
+
+def checked(source: Path, cameras: Path | None) -> tuple[checks.Pictures, list[cameras_json.View] | None]:
+    """The twelve pictures and the cameras, if any were given. Raises one BadInput that lists every fault."""
+    entries = inputs.entries(source)
+    slots, faults = checks.check_names([e for e in entries if e.path.name != "cameras.json"])
+    pictures, more = checks.check_pictures(slots)
+    given, camera_faults = checks.check_cameras(_camera_bytes(entries, cameras))
+    checks.raise_all(faults + more + checks.check_pairs(pictures) + camera_faults)
+    by_field = [[pictures[field, i] for i in range(len(VIEW_NAMES))] for field in inputs.FIELDS]
+    return checks.Pictures(*by_field), given
+
+
+def _camera_bytes(entries: list[inputs.Entry], cameras: Path | None) -> bytes | None:
+    if cameras is not None:
+        if not cameras.is_file():
+            raise ValidationFailed(f"There is no file {inputs.shown(cameras)}.", "Name an existing cameras.json, or leave the option out.")
+        return cameras.read_bytes()[: inputs.MAX_CAMERAS_BYTES]
+    found = [e for e in entries if e.path.as_posix() == "cameras.json"]
+    return found[0].read(inputs.MAX_CAMERAS_BYTES) if found else None
+
+
+def write_scene(pictures: checks.Pictures, given: list[cameras_json.View] | None, out: Path) -> None:
+    """Masks, metric depth and cameras of a set that passed the checks."""
+    views = [_view_of(i, picture, given) for i, picture in enumerate(pictures.views)]
+    depths = [_metric(picture, view) for picture, view in zip(pictures.depths, views, strict=True)]
+    insides = [masks.resized(d.depth > 0, p.pixels.shape[:2]) for d, p in zip(depths, pictures.views, strict=True)]
+    opaque = [(p.colour / np.float32(255), i) for p, i in zip(pictures.views, insides, strict=True) if p.alpha is None]
+    background, even = masks.background_colour([c for c, _ in opaque], [i for _, i in opaque]) if opaque else (masks.WHITE, True)
+    faults = []
+    for folder in ("views", "masks", "depth", "steps"):
+        (out / folder).mkdir()
+    for index, (view, picture, depth, inside) in enumerate(zip(views, pictures.views, depths, insides, strict=True)):
+        coverage = picture.alpha if picture.alpha is not None else masks.sharpened(inside, picture.colour / np.float32(255), background)
+        if not (coverage >= 0.5).any() or not depth.depth.any():
+            faults.append(_empty(index))
+        _write_view(out, view.camera.name, picture, coverage, depth)
+    checks.raise_all(faults)
+    notes = [] if even else ["The background of the views is not even; metrics compare over its median colour."]
+    about = {"rig": "cameras.json" if given else "canonical", "depth": [v.depth.to_json() for v in views],
+             "mask": "depth and colour" if opaque else "alpha", "notes": notes}  # fmt: skip
+    write_json(out / "scene.json", scene.describe([v.camera for v in views], background, **about))
+
+
+def _view_of(index: int, picture: png.Picture, given: list[cameras_json.View] | None) -> cameras_json.View:
+    height, width = picture.pixels.shape[:2]
+    view = given[index] if given else cameras_json.canonical_views(width, height)[index]
+    return cameras_json.View(view.camera.resized(width, height), view.depth)
+
+
+def _metric(picture: png.Picture, view: cameras_json.View) -> MetricDepth:
+    shape = picture.pixels.shape[:2]
+    return metric_depth(picture, view.depth, ray_to_z(view.camera.resized(shape[1], shape[0]), shape))
+
+
+def _empty(index: int) -> checks.Fault:
+    error = ValidationFailed("shows nothing: no pixel belongs to the object",
+                             "Check the transparency, and which depth value means background (cameras.json, depth/background).")  # fmt: skip
+    return checks.Fault(error, "multi_views", index, f"multi_views/{VIEW_NAMES[index]}")
+
+
+def _write_view(out: Path, name: str, picture: png.Picture, coverage: Array, depth: MetricDepth) -> None:
+    pixels = picture.colour if picture.alpha is None else np.dstack([picture.colour, png.to_bytes(picture.alpha)])
+    png.write(out / "views" / f"{name}.png", pixels)
+    png.write(out / "masks" / f"{name}.png", png.to_bytes(coverage))
+    np.save(out / "depth" / f"{name}.npy", depth.depth)
+    np.save(out / "steps" / f"{name}.npy", depth.step)
+
+
