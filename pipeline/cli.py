@@ -30,19 +30,56 @@ def main() -> None:
 @main.command("run")
 @click.argument("input", type=click.Path(path_type=Path))
 @click.option("--out", type=FOLDER, required=True, help="Folder for the results; a broken run in it is taken up again.")
-@click.option("--model", type=click.Choice([*MODELS, *(["both"] if len(MODELS) > 1 else [])]), default=MODELS[0], show_default=True, help="What makes the mesh.")
-@click.option("--engine", type=click.Choice(ENGINES), default="auto", show_default=True, help="Engine of the model; auto says which it took and why.")
+@click.option(
+    "--model",
+    type=click.Choice([*MODELS, *(["both"] if len(MODELS) > 1 else [])]),
+    default=MODELS[0],
+    show_default=True,
+    help="What makes the mesh.",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(ENGINES),
+    default="auto",
+    show_default=True,
+    help="Engine of the model; auto says which it took and why.",
+)
 @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Where to compute.")
 @click.option("--weights", type=FOLDER, help="Folder with the reconviagen engine's weights.")
 @click.option("--cameras", type=FILE, help="A cameras.json; without it the input's own, else the canonical rig.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything random.")
-@click.option("--resolution", type=click.IntRange(0, 4096), default=0, show_default=True, help="Longest side in pixels the model works on; 0: as given.")
-@click.option("--grid", type=click.IntRange(32, 768), default=256, show_default=True, help="Voxels along the object's longest side.")
-@click.option("--faces", type=click.IntRange(100, 2_000_000), default=20000, show_default=True, help="About how many triangles.")
-@click.option("--texture-size", type=click.IntRange(0, 8192), default=0, show_default=True, help="Side of the texture; 0: by the views' size.")
+@click.option(
+    "--resolution",
+    type=click.IntRange(0, 4096),
+    default=0,
+    show_default=True,
+    help="Longest side in pixels the model works on; 0: as given.",
+)
+@click.option(
+    "--grid",
+    type=click.IntRange(32, 768),
+    default=256,
+    show_default=True,
+    help="Voxels along the object's longest side.",
+)
+@click.option(
+    "--faces", type=click.IntRange(100, 2_000_000), default=20000, show_default=True, help="About how many triangles."
+)
+@click.option(
+    "--texture-size",
+    type=click.IntRange(0, 8192),
+    default=0,
+    show_default=True,
+    help="Side of the texture; 0: by the views' size.",
+)
 @click.option("--psnr-threshold", type=float, default=20.0, show_default=True, help="The gate on mean PSNR in dB.")
 @click.option("--ssim-threshold", type=float, default=0.75, show_default=True, help="The gate on mean SSIM.")
-@click.option("--memory-limit-mib", type=click.IntRange(0), default=0, help="End a step as MODEL_OOM above this; 0: only the container's limit.")
+@click.option(
+    "--memory-limit-mib",
+    type=click.IntRange(0),
+    default=0,
+    help="End a step as MODEL_OOM above this; 0: only the container's limit.",
+)
 @click.option("--restart", is_flag=True, help="Forget what an earlier run in --out has finished.")
 @click.option("--json", "as_json", is_flag=True, help="Print outputs.json on stdout and nothing else.")
 def run_job(model: str, restart: bool, as_json: bool, **chosen: Any) -> None:
@@ -63,7 +100,13 @@ def run_job(model: str, restart: bool, as_json: bool, **chosen: Any) -> None:
 def refused(error: StepError, as_json: bool) -> int:
     """A job that could not even begin."""
     if as_json:
-        click.echo(json.dumps({"status": "failed", "exit_code": error.exit_code, "error": error.record()}, indent=2, ensure_ascii=False))
+        click.echo(
+            json.dumps(
+                {"status": "failed", "exit_code": error.exit_code, "error": error.record()},
+                indent=2,
+                ensure_ascii=False,
+            )
+        )
     else:
         explained(error.record())
     return error.exit_code
@@ -74,7 +117,8 @@ def told(summary: dict[str, Any]) -> None:
     for name, model in summary["models"].items():
         if model["psnr"] is not None:
             verdict = "passes" if model["passed"] else "does not pass"
-            click.echo(f"{name} ({model['engine']}) on {model['device']}: PSNR {model['psnr']:.2f} dB, SSIM {model['ssim']:.4f}; {verdict}")
+            scores = f"PSNR {model['psnr']:.2f} dB, SSIM {model['ssim']:.4f}"
+            click.echo(f"{name} ({model['engine']}) on {model['device']}: {scores}; {verdict}")
     if summary["error"]:
         explained(summary["error"])
     click.echo(f"{'Finished' if not summary['error'] else 'Ended'} after {summary['seconds']:.1f} s")
@@ -100,10 +144,26 @@ def explained(record: Record) -> None:
 @click.argument("dir", type=FOLDER)
 @click.option("--object", default="mug", show_default=True, help="mug, donut, duck, bowl or house.")
 @click.option("--size", type=int, default=512, show_default=True, help="Side of the pictures in pixels.")
-@click.option("--depth-bits", type=click.Choice(["8", "16"]), default="16", show_default=True, help="Bits of the depth renders.")
-@click.option("--views", type=click.Choice(["named", "numbered"]), default="named", show_default=True, help="File names: front.png or view_0.png.")
-@click.option("--background", type=click.Choice(["transparent", "white"]), default="transparent", show_default=True, help="What is around the object.")
-@click.option("--held-out", type=click.IntRange(0, 100), default=0, show_default=True, help="Further views to judge results by.")
+@click.option(
+    "--depth-bits", type=click.Choice(["8", "16"]), default="16", show_default=True, help="Bits of the depth renders."
+)
+@click.option(
+    "--views",
+    type=click.Choice(["named", "numbered"]),
+    default="named",
+    show_default=True,
+    help="File names: front.png or view_0.png.",
+)
+@click.option(
+    "--background",
+    type=click.Choice(["transparent", "white"]),
+    default="transparent",
+    show_default=True,
+    help="What is around the object.",
+)
+@click.option(
+    "--held-out", type=click.IntRange(0, 100), default=0, show_default=True, help="Further views to judge results by."
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the held-out views.")
 def sample(dir: Path, depth_bits: str, **chosen: Any) -> None:
     """Write an input set of a known object into DIR, with its cameras.json and the true mesh."""

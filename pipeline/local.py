@@ -32,7 +32,17 @@ from steps.formats.inputs import FIELDS
 
 POLL_SECONDS = 0.1
 LOCK_SECONDS = 10.0
-_PLACE = {"out", "outputs", "deadline_seconds", "memory_limit_mib", "scene", "mesh", "job", "input", "cameras"}  # not part of a key
+_PLACE = {
+    "out",
+    "outputs",
+    "deadline_seconds",
+    "memory_limit_mib",
+    "scene",
+    "mesh",
+    "job",
+    "input",
+    "cameras",
+}  # not part of a key
 PUBLISHED = ("result.zip", "report", "outputs.json")
 
 
@@ -133,7 +143,10 @@ class Job:
         for name in PUBLISHED:
             _remove(self.options.out / name)
         (self.state / "done").mkdir(exist_ok=True)
-        write_json(self.state / "options.json", {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self.options).items()})
+        write_json(
+            self.state / "options.json",
+            {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self.options).items()},
+        )
 
     def work(self) -> None:
         """validate, then each model with its quality and preview, then package. The first failure stops what comes after,
@@ -154,7 +167,9 @@ class Job:
 
     def package(self) -> None:
         """The report always; the ZIP where every model that was started has its mesh and quality.json."""
-        complete = bool(self.outcome.started) and all((self.state / m / "quality" / "quality.json").is_file() for m in self.outcome.started)
+        complete = bool(self.outcome.started) and all(
+            (self.state / m / "quality" / "quality.json").is_file() for m in self.outcome.started
+        )
         self.do(self.packaging(report_only=not complete))
         for name in ("result.zip", "report"):
             _publish(self.state / "package" / name, self.options.out / name)
@@ -183,42 +198,72 @@ class Job:
         quality = read_json(self.state / model / "quality" / "quality.json", {})
         facts = {key: quality.get(key) for key in ("engine", "device", "psnr", "ssim", "passed")}
         folder = self.options.out / model
-        files = sorted(p.relative_to(self.options.out).as_posix() for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else []
+        files = (
+            sorted(p.relative_to(self.options.out).as_posix() for p in folder.rglob("*") if p.is_file())
+            if folder.is_dir()
+            else []
+        )
         return {**facts, "files": files}
 
     # -- the plan -------------------------------------------------------------------------------------------------------
 
     def common(self, name: str, out: Path, deadline: float = JOB_SECONDS) -> dict[str, Any]:
-        return {"out": out, "outputs": self.state / "outputs" / name, "deadline_seconds": round(deadline, 1),
-                "memory_limit_mib": self.options.memory_limit_mib}  # fmt: skip
+        return {
+            "out": out,
+            "outputs": self.state / "outputs" / name,
+            "deadline_seconds": round(deadline, 1),
+            "memory_limit_mib": self.options.memory_limit_mib,
+        }
 
     def validate(self) -> Task:
         o = self.options
-        parameters = Validate(**self.common("validate", self.state / "scene"), input=o.input, cameras=o.cameras, device=o.device)
+        parameters = Validate(
+            **self.common("validate", self.state / "scene"), input=o.input, cameras=o.cameras, device=o.device
+        )
         return Task("validate", "validate", parameters, (o.input, *([o.cameras] if o.cameras else [])))
 
     def model(self, model: str) -> Task:
         o, scene = self.options, self.state / "scene"
-        used = sum(float(_value(self.state / "outputs" / m / "seconds") or 0) for m in self.outcome.started if m != model)
-        parameters = Reconviagen(**self.common(model, self.state / model / "mesh", max(1.0, JOB_SECONDS - used)), scene=scene, engine=o.engine,
-                                 device=o.device, weights=o.weights, resolution=o.resolution, grid=o.grid, faces=o.faces,
-                                 texture_size=o.texture_size, seed=o.seed)  # fmt: skip
+        used = sum(
+            float(_value(self.state / "outputs" / m / "seconds") or 0) for m in self.outcome.started if m != model
+        )
+        parameters = Reconviagen(
+            **self.common(model, self.state / model / "mesh", max(1.0, JOB_SECONDS - used)),
+            scene=scene,
+            engine=o.engine,
+            device=o.device,
+            weights=o.weights,
+            resolution=o.resolution,
+            grid=o.grid,
+            faces=o.faces,
+            texture_size=o.texture_size,
+            seed=o.seed,
+        )
         return Task(model, model, parameters, (scene,))
 
     def quality(self, model: str) -> Task:
         name, scene, mesh = f"{model}.quality", self.state / "scene", self.state / model / "mesh"
-        parameters = Quality(**self.common(name, self.state / model / "quality"), scene=scene, mesh=mesh,
-                             psnr_threshold=self.options.psnr_threshold, ssim_threshold=self.options.ssim_threshold)  # fmt: skip
+        parameters = Quality(
+            **self.common(name, self.state / model / "quality"),
+            scene=scene,
+            mesh=mesh,
+            psnr_threshold=self.options.psnr_threshold,
+            ssim_threshold=self.options.ssim_threshold,
+        )
         return Task(name, "quality", parameters, (scene, mesh))
 
     def preview(self, model: str) -> Task:
         name, scene, mesh = f"{model}.preview", self.state / "scene", self.state / model / "mesh"
-        parameters = Preview(**self.common(name, self.state / model / "preview"), scene=scene, mesh=mesh, size=self.options.preview_size)
+        parameters = Preview(
+            **self.common(name, self.state / model / "preview"), scene=scene, mesh=mesh, size=self.options.preview_size
+        )
         return Task(name, "preview", parameters, (scene, mesh))
 
     def packaging(self, report_only: bool) -> Task:
         models = ",".join(self.outcome.started or self.options.models)
-        parameters = Package(**self.common("package", self.state / "package"), job=self.state, models=models, report_only=report_only)
+        parameters = Package(
+            **self.common("package", self.state / "package"), job=self.state, models=models, report_only=report_only
+        )
         return Task("package", "package", parameters, ())
 
     # -- running and reusing --------------------------------------------------------------------------------------------
@@ -247,17 +292,28 @@ class Job:
         shutil.rmtree(outputs, ignore_errors=True)
         outputs.mkdir(parents=True)
         command = [sys.executable, "-m", f"steps.{task.step}", *contracts.arguments(task.parameters)]
-        with open(self.state / "outputs" / f"{task.name}.stderr", "wb") as errors, self.display.step(task.name) as shown:
+        with (
+            open(self.state / "outputs" / f"{task.name}.stderr", "wb") as errors,
+            self.display.step(task.name) as shown,
+        ):
             # a session of its own: a Ctrl-C reaches only us, and we pass it on
-            self.child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, start_new_session=True,
-                                          pass_fds=[self.lock.fileno()] if self.lock else ())  # fmt: skip
+            self.child = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=errors,
+                stderr=errors,
+                start_new_session=True,
+                pass_fds=[self.lock.fileno()] if self.lock else (),
+            )
             while self.child.poll() is None:
                 if self.stopped:
                     self.child.terminate()
                 shown.update(_value(outputs / "stage"), _value(outputs / "progress"))
                 time.sleep(POLL_SECONDS)
             code, self.child = self.child.returncode, None
-            return shown.ended(_failure(outputs, code, self.state / "outputs" / f"{task.name}.stderr"), _value(outputs / "seconds"))
+            return shown.ended(
+                _failure(outputs, code, self.state / "outputs" / f"{task.name}.stderr"), _value(outputs / "seconds")
+            )
 
     def publish(self, model: str, part: str, place: str) -> None:
         """Shows a part of a model's results under its final name."""
@@ -285,7 +341,9 @@ def _wait_for(lock: IO[str], out: Path) -> None:
             return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > give_up:
-                raise ValidationFailed(f"Another sixview run is working in {out}.", "Wait for it to end, or name another folder.") from None
+                raise ValidationFailed(
+                    f"Another sixview run is working in {out}.", "Wait for it to end, or name another folder."
+                ) from None
             time.sleep(POLL_SECONDS)
 
 
@@ -302,7 +360,9 @@ def _failure(outputs: Path, code: int, errors: Path) -> Record | None:
     record: Record | None = read_json(outputs / "failure.json")
     if record is None:
         last = (_value(errors).splitlines() or [""])[-1]
-        record = UnknownError(f"The step ended with exit code {code} before it could say why. {last}".strip(), log=str(errors)).record()
+        record = UnknownError(
+            f"The step ended with exit code {code} before it could say why. {last}".strip(), log=str(errors)
+        ).record()
     return record
 
 
@@ -343,7 +403,8 @@ def _remove(path: Path) -> None:
 def _publish(source: Path, target: Path) -> None:
     """Makes `source`, a file or a folder, appear under `target` in one step; links where the file system can, else copies."""
     if not source.exists():
-        return _remove(target)
+        _remove(target)
+        return
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh = target.with_name(f".{target.name}.partial")
     _remove(fresh)

@@ -55,7 +55,12 @@ class Display:
         if self.console is None or not self.console.is_terminal:
             yield StepLine(self.console, name)
             return
-        columns: list[Any] = [SpinnerColumn(), TextColumn("{task.description}"), TextColumn("[dim]{task.fields[stage]}[/dim]"), BarColumn(30), TimeElapsedColumn()]
+        columns: list[Any] = [
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            TextColumn("[dim]{task.fields[stage]}[/dim]"),
+            BarColumn(30),
+            TimeElapsedColumn(),
+        ]
         with Progress(*columns, console=self.console, transient=True) as bar:
             yield StepLine(self.console, name, bar)
-

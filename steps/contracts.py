@@ -75,7 +75,9 @@ class Step:
     out: Path = required("folder for the results; it appears, or changes, only when the step has finished")
     outputs: Path = required("folder for the small output files, failure.json, stages.json and log.txt")
     deadline_seconds: float = option(JOB_SECONDS, "seconds this step may run before it ends as MODEL_TIMEOUT")
-    memory_limit_mib: int = option(0, "end as MODEL_OOM above this many MiB, besides the cgroup's own limit; 0: only that")
+    memory_limit_mib: int = option(
+        0, "end as MODEL_OOM above this many MiB, besides the cgroup's own limit; 0: only that"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,13 +94,19 @@ class Reconviagen(Step):
     """Makes a textured mesh of a scene."""
 
     scene: Path = required("folder that validate wrote")
-    engine: str = option("auto", "reconviagen: the published model; fusion: depth fusion on the CPU; auto: the model where it can run", ENGINES)
+    engine: str = option(
+        "auto",
+        "reconviagen: the published model; fusion: depth fusion on the CPU; auto: the model where it can run",
+        ENGINES,
+    )
     device: str = option("auto", "where to compute", DEVICES)
     weights: Path | None = option(None, "folder with the reconviagen engine's weights")
     resolution: int = option(0, "longest side in pixels of the views the model works on; 0: as given")
     grid: int = option(256, "voxels along the longest side of the fusion grid")
     faces: int = option(20000, "about how many triangles the mesh may have")
-    texture_size: int = option(0, "side of the texture in pixels; 0: the power of two at or above twice the views' side, at most 4096")
+    texture_size: int = option(
+        0, "side of the texture in pixels; 0: the power of two at or above twice the views' side, at most 4096"
+    )
     seed: int = option(0, "seed of everything random")
 
 
@@ -125,7 +133,9 @@ class Preview(Step):
 class Package(Step):
     """Writes the report from what the other steps left, then the ZIP."""
 
-    job: Path = required("folder with scene/, <model>/{mesh,quality,preview}/ and outputs/<step>/, as `sixview run` keeps it")
+    job: Path = required(
+        "folder with scene/, <model>/{mesh,quality,preview}/ and outputs/<step>/, as `sixview run` keeps it"
+    )
     models: str = option("reconviagen", "the models that were asked for, comma-separated")
     report_only: bool = option(False, "write only the report: for a job that failed")
 
@@ -174,8 +184,14 @@ def parser(step: str) -> argparse.ArgumentParser:
         if hints[item.name] is bool:
             result.add_argument(flag(item.name), action="store_true", help=text)
         else:
-            result.add_argument(flag(item.name), type=_bare(hints[item.name]), required=needed, help=text,
-                                choices=item.metadata["choices"] or None, default=None if needed else item.default)  # fmt: skip
+            result.add_argument(
+                flag(item.name),
+                type=_bare(hints[item.name]),
+                required=needed,
+                help=text,
+                choices=item.metadata["choices"] or None,
+                default=None if needed else item.default,
+            )
     return result
 
 

@@ -46,7 +46,12 @@ class StepError(Exception):
 
     def record(self) -> Record:
         """The failure record: {"code", "message", "suggestion", "details"}."""
-        return {"code": self.code, "message": self.message, "suggestion": self.suggestion, "details": dict(self.details)}
+        return {
+            "code": self.code,
+            "message": self.message,
+            "suggestion": self.suggestion,
+            "details": dict(self.details),
+        }
 
 
 class BadInput(StepError):

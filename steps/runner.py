@@ -65,10 +65,14 @@ def prepare(step: str, parameters: Step) -> None:
         (parameters.outputs / old).unlink(missing_ok=True)
     for name, default in OUTPUTS.items():
         write_atomically(parameters.outputs / name, default)
-    write_failure(parameters.outputs, step, Killed("The step was killed without a chance to say why.").record(), FIRST_STAGE[step])
+    write_failure(
+        parameters.outputs, step, Killed("The step was killed without a chance to say why.").record(), FIRST_STAGE[step]
+    )
     if _is_foreign(step, parameters.out):
-        raise ValidationFailed(f"The folder {parameters.out} is not empty and was not written by this step.",
-                               "Name another folder for the results, or empty this one.")  # fmt: skip
+        raise ValidationFailed(
+            f"The folder {parameters.out} is not empty and was not written by this step.",
+            "Name another folder for the results, or empty this one.",
+        )
     shutil.rmtree(partial(parameters.out), ignore_errors=True)
     partial(parameters.out).mkdir(parents=True)
 
@@ -105,7 +109,9 @@ def supervise(step: str, parameters: Step) -> int:
     return conclude(step, parameters, _record(verdict, status, parameters.outputs, guard), started)
 
 
-def _watch(pid: int, pipe: BinaryIO, log: BinaryIO, guard: MemoryGuard, signals: list[int], deadline: float) -> tuple[StepError | None, int, Any]:
+def _watch(
+    pid: int, pipe: BinaryIO, log: BinaryIO, guard: MemoryGuard, signals: list[int], deadline: float
+) -> tuple[StepError | None, int, Any]:
     """Until the child ends: copies its output, and ends it on a signal, at the deadline and at the memory limit."""
     verdict: StepError | None = None
     while True:
@@ -152,7 +158,11 @@ def _record(verdict: StepError | None, status: int, outputs: Path, guard: Memory
     if os.WIFSIGNALED(status):
         number = signal.Signals(os.WTERMSIG(status))
         if number is signal.SIGKILL:
-            killed = ModelOom("The kernel killed the step for want of memory.") if guard.kernel_killed() else Killed("Something killed the step (SIGKILL).")
+            killed = (
+                ModelOom("The kernel killed the step for want of memory.")
+                if guard.kernel_killed()
+                else Killed("Something killed the step (SIGKILL).")
+            )
             return killed.record()
         return ModelFailed(f"The step crashed with {number.name}.").record()
     result = read_json(outputs / _RESULT)
@@ -199,7 +209,12 @@ def write_failure(outputs: Path, step: str, record: Record, stage: str) -> None:
     values = {name: (outputs / name).read_text() for name in ("model", "engine")}
     record["details"] = {"step": step, **values, "pipeline_stage": stage, "oom_type": oom, **record["details"]}
     write_json(outputs / "failure.json", record)
-    for name, value in {"error-code": record["code"], "message": record["message"], "oom-type": oom, "stage": stage}.items():
+    for name, value in {
+        "error-code": record["code"],
+        "message": record["message"],
+        "oom-type": oom,
+        "stage": stage,
+    }.items():
         write_atomically(outputs / name, value)
 
 

@@ -64,7 +64,9 @@ def _view(item: dict[str, Any], common: dict[str, Any] | None) -> View:
     if not np.isfinite(pose).all() or not np.allclose(pose[3], [0, 0, 0, 1]):
         raise ValidationFailed(f"has a camera_to_world for {item['name']} whose last row is not 0 0 0 1", _HELP)
     if np.abs(rotation @ rotation.T - np.eye(3)).max() > ROTATION_TOLERANCE or np.linalg.det(rotation) < 0:
-        raise ValidationFailed(f"has a camera_to_world for {item['name']} that is no rotation (scaled, skewed or mirrored)", _HELP)
+        raise ValidationFailed(
+            f"has a camera_to_world for {item['name']} that is no rotation (scaled, skewed or mirrored)", _HELP
+        )
     if depth.get("near") is not None and depth.get("near") == depth.get("far"):
         raise ValidationFailed(f"has near equal to far for {item['name']}", _HELP)
     k = item["intrinsics"]
@@ -75,12 +77,19 @@ def _view(item: dict[str, Any], common: dict[str, Any] | None) -> View:
 def camera_json(camera: Camera) -> dict[str, Any]:
     """A camera as cameras.json has it."""
     intrinsics = {key: getattr(camera, key) for key in ("fx", "fy", "cx", "cy", "width", "height")}
-    return {"name": camera.name, "camera_to_world": np.asarray(camera.camera_to_world).tolist(), "intrinsics": intrinsics}
+    return {
+        "name": camera.name,
+        "camera_to_world": np.asarray(camera.camera_to_world).tolist(),
+        "intrinsics": intrinsics,
+    }
 
 
 def document(views: list[View]) -> dict[str, Any]:
     """The cameras.json that `parse` turns back into `views`, each with its own depth encoding."""
-    return {"format": "sixview-cameras/1", "views": [{**camera_json(v.camera), "depth": _written(v.depth)} for v in views]}
+    return {
+        "format": "sixview-cameras/1",
+        "views": [{**camera_json(v.camera), "depth": _written(v.depth)} for v in views],
+    }
 
 
 def _written(e: DepthEncoding) -> dict[str, Any]:

@@ -55,7 +55,9 @@ def metric_depth(picture: Picture, encoding: DepthEncoding, to_z: Array) -> Metr
     if encoding.distance == "ray":
         depth, slope = depth * to_z, slope * to_z
     usable = known & np.isfinite(depth) & (depth > 0)
-    return MetricDepth(np.where(usable, depth, 0).astype(np.float32), np.where(usable, np.abs(slope) * level, 0).astype(np.float32))
+    return MetricDepth(
+        np.where(usable, depth, 0).astype(np.float32), np.where(usable, np.abs(slope) * level, 0).astype(np.float32)
+    )
 
 
 def foreground(picture: Picture, encoding: DepthEncoding) -> Array:

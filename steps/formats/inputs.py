@@ -51,7 +51,9 @@ def entries(path: Path) -> list[Entry]:
         return _of_folder(path)
     if path.is_file():
         return _of_zip(path)
-    raise ValidationFailed(f"There is no input at {shown(path)}.", "Give a folder or a .zip with multi_views/ and depth_renders/.")
+    raise ValidationFailed(
+        f"There is no input at {shown(path)}.", "Give a folder or a .zip with multi_views/ and depth_renders/."
+    )
 
 
 def _wanted(path: PurePosixPath) -> bool:
@@ -81,7 +83,9 @@ def _file(root: Path, path: Path) -> Entry:
         problem = ValidationFailed("is a symbolic link", "Give the file itself: links are not followed.")
     elif not stat.S_ISREG(mode.st_mode):
         problem = InvalidFileFormat("is not a file")
-    return Entry(PurePosixPath(path.relative_to(root).as_posix()), mode.st_size, lambda limit: _head(path, limit), problem)
+    return Entry(
+        PurePosixPath(path.relative_to(root).as_posix()), mode.st_size, lambda limit: _head(path, limit), problem
+    )
 
 
 def _head(path: Path, limit: int) -> bytes:
@@ -100,29 +104,39 @@ def _of_zip(path: Path) -> list[Entry]:
         with zipfile.ZipFile(path) as archive:
             infos = [info for info in archive.infolist() if not info.is_dir() and "__MACOSX" not in info.filename]
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise InvalidFileFormat(f"{shown(path.name)} is not a readable ZIP archive: {error}", "Give a folder or a valid .zip.") from None
+        raise InvalidFileFormat(
+            f"{shown(path.name)} is not a readable ZIP archive: {error}", "Give a folder or a valid .zip."
+        ) from None
     if len(infos) > MAX_ENTRIES:
         raise ValidationFailed(f"{shown(path.name)} holds {len(infos)} files; a set has twelve and a cameras.json.")
     for info in infos:
         _check_member(info)
     root = _root([PurePosixPath(info.filename) for info in infos])
-    inside = [(info, PurePosixPath(info.filename).relative_to(root)) for info in infos if PurePosixPath(info.filename).is_relative_to(root)]
+    inside = [
+        (info, PurePosixPath(info.filename).relative_to(root))
+        for info in infos
+        if PurePosixPath(info.filename).is_relative_to(root)
+    ]
     return [Entry(name, info.file_size, _member_reader(path, info)) for info, name in inside if _wanted(name)]
 
 
 def _check_member(info: zipfile.ZipInfo) -> None:
     name = PurePosixPath(info.filename)
     if name.is_absolute() or ".." in name.parts or "\\" in info.filename or ":" in name.parts[0]:
-        raise ValidationFailed(f"The archive holds the path {shown(info.filename)}, which leads out of it.", "Pack the set's folder anew.")
+        raise ValidationFailed(
+            f"The archive holds the path {shown(info.filename)}, which leads out of it.", "Pack the set's folder anew."
+        )
     if stat.S_ISLNK(info.external_attr >> 16):
-        raise ValidationFailed(f"The archive holds {shown(info.filename)} as a symbolic link.", "Pack the files themselves.")
+        raise ValidationFailed(
+            f"The archive holds {shown(info.filename)} as a symbolic link.", "Pack the files themselves."
+        )
     if info.flag_bits & 1:
         raise ValidationFailed("The archive is encrypted.", "Pack it without a password.")
 
 
 def _root(names: list[PurePosixPath]) -> PurePosixPath:
     """The folder inside the archive that holds the set: archives often wrap everything in one folder."""
-    roots = {PurePosixPath(*n.parts[: i]) for n in names for i, part in enumerate(n.parts[:-1]) if part in FIELDS}
+    roots = {PurePosixPath(*n.parts[:i]) for n in names for i, part in enumerate(n.parts[:-1]) if part in FIELDS}
     if not roots:
         raise InvalidFileCount("The archive has no folders multi_views and depth_renders with pictures in them.")
     if len(roots) > 1:
@@ -151,6 +165,12 @@ def view_index(field: str, name: str, view_names: tuple[str, ...]) -> int | None
         return view_names.index(stem)
     prefix, _, number = stem.rpartition("_")
     allowed = ("view", "depth") if field == "depth_renders" else ("view",)
-    if prefix in allowed and number.isascii() and number.isdigit() and len(number) <= 2 and int(number) < len(view_names):
+    if (
+        prefix in allowed
+        and number.isascii()
+        and number.isdigit()
+        and len(number) <= 2
+        and int(number) < len(view_names)
+    ):
         return int(number)
     return None

@@ -79,9 +79,17 @@ def _write_ply(path: Path, mesh: Mesh) -> None:
     rows = np.hstack([mesh.vertices, mesh.normals, mesh.uv]).astype("<f4")
     faces = np.empty(len(mesh.faces), [("count", "u1"), ("index", "<i4", 3)])
     faces["count"], faces["index"] = 3, mesh.faces
-    header = ["ply", "format binary_little_endian 1.0", f"comment TextureFile {TEXTURE}", f"element vertex {len(rows)}",
-              *(f"property float {name}" for name in names), f"element face {len(faces)}",
-              "property list uchar int vertex_indices", "end_header", ""]  # fmt: skip
+    header = [
+        "ply",
+        "format binary_little_endian 1.0",
+        f"comment TextureFile {TEXTURE}",
+        f"element vertex {len(rows)}",
+        *(f"property float {name}" for name in names),
+        f"element face {len(faces)}",
+        "property list uchar int vertex_indices",
+        "end_header",
+        "",
+    ]
     path.write_bytes("\n".join(header).encode() + rows.tobytes() + faces.tobytes())
 
 
@@ -106,12 +114,19 @@ def _padded(size: int) -> int:
 
 def _gltf(parts: list[Array], sizes: list[int], offsets: list[int]) -> dict[str, Any]:
     targets = [_ARRAY_BUFFER] * 3 + [_ELEMENT_BUFFER]
-    views: list[dict[str, Any]] = [{"buffer": 0, "byteOffset": o, "byteLength": s} for o, s in zip(offsets, sizes, strict=False)]
+    views: list[dict[str, Any]] = [
+        {"buffer": 0, "byteOffset": o, "byteLength": s} for o, s in zip(offsets, sizes, strict=False)
+    ]
     for view, target in zip(views, targets, strict=False):
         view["target"] = target
     kinds = [("VEC3", _FLOAT), ("VEC3", _FLOAT), ("VEC2", _FLOAT), ("SCALAR", _UNSIGNED)]
     accessors: list[dict[str, Any]] = [
-        {"bufferView": i, "componentType": component, "count": int(part.size if kind == "SCALAR" else len(part)), "type": kind}
+        {
+            "bufferView": i,
+            "componentType": component,
+            "count": int(part.size if kind == "SCALAR" else len(part)),
+            "type": kind,
+        }
         for i, (part, (kind, component)) in enumerate(zip(parts, kinds, strict=True))
     ]
     accessors[0].update(min=parts[0].min(axis=0).tolist(), max=parts[0].max(axis=0).tolist())
@@ -151,14 +166,8 @@ def _read_glb(path: Path) -> Mesh:
         return np.frombuffer(view(accessor["bufferView"]), dtype).reshape(-1, columns)
 
     attributes = primitive["attributes"]
-    uv = array(attributes["TEXCOORD_0"], 2) * np.float32([1, -1]) + np.float32([0, 1])
+    uv = array(attributes["TEXCOORD_0"], 2) * np.array([1, -1], np.float32) + np.array([0, 1], np.float32)
     with Image.open(io.BytesIO(view(document["images"][0]["bufferView"]))) as image:
         texture = np.asarray(image.convert("RGB"), np.float32) / 255.0
     faces = array(primitive["indices"], 3).astype(np.int32)
     return Mesh(array(attributes["POSITION"], 3), faces, uv, array(attributes["NORMAL"], 3), texture)
-
-
-
-
-
-

@@ -12,8 +12,8 @@ from scipy.spatial import cKDTree
 
 from steps.geometry.cameras import Camera
 from steps.geometry.images import filled
-from steps.geometry.rasterize import Fragments, rasterize, rasterize_homogeneous
 from steps.geometry.kernels import for_bands, kernel, parallel_map
+from steps.geometry.rasterize import Fragments, rasterize, rasterize_homogeneous
 
 Array = NDArray[Any]
 SHARPNESS = 6  # exponent of the cosine between normal and view: high, so that a texel has one main source
@@ -72,12 +72,25 @@ def _sight(vertices: Array, faces: Array, photo: Photo) -> tuple[Array, Array]:
     return depth, np.clip(distance_transform_edt(~edge) / EDGE, 1e-3, 1.0).astype(np.float32)
 
 
-def _add(photo: Photo, depth: Array, trust: Array, at: Fragments, vertices: Array, faces: Array, normals: Array,
-         colour: Array, weight: Array) -> None:  # fmt: skip
+def _add(
+    photo: Photo,
+    depth: Array,
+    trust: Array,
+    at: Fragments,
+    vertices: Array,
+    faces: Array,
+    normals: Array,
+    colour: Array,
+    weight: Array,
+) -> None:
     clean = filled(photo.colour, photo.coverage > 0.999).astype(np.float32)
     projection, eye = photo.camera.projection, photo.camera.position
-    for_bands(lambda a, b: _gather(clean, depth, trust, projection, eye, at.face, at.bary, vertices, faces, normals, colour, weight, a, b),
-              len(at.face))  # fmt: skip
+    for_bands(
+        lambda a, b: _gather(
+            clean, depth, trust, projection, eye, at.face, at.bary, vertices, faces, normals, colour, weight, a, b
+        ),
+        len(at.face),
+    )
 
 
 @kernel
@@ -115,7 +128,9 @@ def _gather(photo, depth, trust, m, eye, face, bary, vertices, faces, normals, c
             if depth[r, c] <= 0 or z > depth[r, c] + OCCLUSION * z:
                 continue
             ex, ey, ez = eye[0] - p[0], eye[1] - p[1], eye[2] - p[2]
-            cosine = (n[0] * ex + n[1] * ey + n[2] * ez) / np.sqrt((ex * ex + ey * ey + ez * ez) * (n[0] * n[0] + n[1] * n[1] + n[2] * n[2]))
+            cosine = (n[0] * ex + n[1] * ey + n[2] * ez) / np.sqrt(
+                (ex * ex + ey * ey + ez * ez) * (n[0] * n[0] + n[1] * n[1] + n[2] * n[2])
+            )
             if cosine <= 0.05:
                 continue
             w = cosine**SHARPNESS * trust[r, c]
@@ -137,7 +152,9 @@ def _positions(fragments: Fragments, where: Array, vertices: Array, faces: Array
     return corners[:, 0] * b[:, :1] + corners[:, 1] * b[:, 1:] + corners[:, 2] * (1 - b.sum(axis=1, keepdims=True))
 
 
-def _fill_unseen(colour: Array, unseen: Array, seen: Array, fragments: Fragments, vertices: Array, faces: Array) -> None:
+def _fill_unseen(
+    colour: Array, unseen: Array, seen: Array, fragments: Fragments, vertices: Array, faces: Array
+) -> None:
     """Gives `unseen` texels the mean of the nearest seen ones in space, weighted by 1 / distance; in place."""
     if not unseen.any() or not seen.any():
         return

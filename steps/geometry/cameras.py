@@ -56,7 +56,9 @@ class Camera:
     def resized(self, width: int, height: int) -> Camera:
         """The same camera for a picture of another size of the same scene."""
         sx, sy = width / self.width, height / self.height
-        return replace(self, fx=self.fx * sx, fy=self.fy * sy, cx=self.cx * sx, cy=self.cy * sy, width=width, height=height)
+        return replace(
+            self, fx=self.fx * sx, fy=self.fy * sy, cx=self.cx * sx, cy=self.cy * sy, width=width, height=height
+        )
 
 
 def look_at(name: str, position: Array, up: Array, size: int, focal: float) -> Camera:
@@ -72,7 +74,9 @@ def look_at(name: str, position: Array, up: Array, size: int, focal: float) -> C
 def canonical_camera(name: str, width: int, height: int) -> Camera:
     """The camera that a view called `name` has in the canonical rig."""
     direction, up = _CANONICAL_AXES[name]
-    square = look_at(name, np.array(direction) * CANONICAL_DISTANCE, np.array(up), width, width * CANONICAL_FOCAL_PER_WIDTH)
+    square = look_at(
+        name, np.array(direction) * CANONICAL_DISTANCE, np.array(up), width, width * CANONICAL_FOCAL_PER_WIDTH
+    )
     return replace(square, cy=height / 2, height=height)
 
 

@@ -77,7 +77,12 @@ def signed_field(views: list[DepthView], grid: Grid) -> Array:
     depths = tuple(np.ascontiguousarray(view.depth, np.float32) for view in views)
     halves = tuple(np.ascontiguousarray(view.step / 2, np.float32) for view in views)
     field = np.empty(grid.shape, np.float32)
-    for_bands(lambda a, b: _carve(projections, focals, outlines, depths, planes, halves, grid.origin, grid.voxel, field, a, b), grid.shape[0])
+    for_bands(
+        lambda a, b: _carve(
+            projections, focals, outlines, depths, planes, halves, grid.origin, grid.voxel, field, a, b
+        ),
+        grid.shape[0],
+    )
     return field
 
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from steps.geometry.cameras import Camera
 from steps.geometry.images import box_down
-from steps.geometry.rasterize import Fragments, rasterize
 from steps.geometry.kernels import for_bands, kernel
+from steps.geometry.rasterize import Fragments, rasterize
 
 Array = NDArray[Any]
 
@@ -70,7 +70,9 @@ def wireframe(vertices: Array, faces: Array, camera: Camera, samples: int = 3) -
     light = np.abs(normals @ axis) / np.maximum(np.linalg.norm(normals, axis=1), 1e-20)
     out = np.zeros((*fragments.face.shape, 4), np.float32)
     half = LINE * samples / 2
-    for_bands(lambda a, b: _lines(fragments.face, corners[:, :2] / corners[:, 2:], faces, light, half, out, a, b), len(out))
+    for_bands(
+        lambda a, b: _lines(fragments.face, corners[:, :2] / corners[:, 2:], faces, light, half, out, a, b), len(out)
+    )
     return box_down(out, samples)
 
 

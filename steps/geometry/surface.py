@@ -38,7 +38,9 @@ def taubin(vertices: Array, faces: Array, passes: int, down: float = 0.5, up: fl
     mean (Taubin, "A signal processing approach to fair surface design", 1995)."""
     edges = faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2)
     ones = np.ones(len(edges), np.float32)
-    links = coo_array((ones, (edges[:, 0], edges[:, 1])), shape=(len(vertices),) * 2).tocsr()  # closed: each edge both ways
+    links = coo_array(
+        (ones, (edges[:, 0], edges[:, 1])), shape=(len(vertices),) * 2
+    ).tocsr()  # closed: each edge both ways
     share = 1.0 / np.maximum(np.bincount(edges[:, 0], minlength=len(vertices)), 1)[:, None].astype(np.float32)
     points = vertices.astype(np.float32)
     for i in range(2 * passes):

@@ -27,7 +27,13 @@ def manifest(files: dict[str, Path], missing: list[str]) -> dict[str, Any]:
     listed = {name: {"sha256": sha256(path), "bytes": path.stat().st_size} for name, path in files.items()}
     lines = [f"{entry['sha256']}  {name}\n" for name, entry in listed.items() if not name.startswith(VARYING)]
     digest = hashlib.sha256("".join(lines).encode()).hexdigest()
-    return {"format": "sixview-manifest/1", "content_digest": digest, "not_in_digest": list(VARYING), "missing": missing, "files": listed}
+    return {
+        "format": "sixview-manifest/1",
+        "content_digest": digest,
+        "not_in_digest": list(VARYING),
+        "missing": missing,
+        "files": listed,
+    }
 
 
 def write(path: Path, files: dict[str, Path], listing: dict[str, Any]) -> None:

@@ -15,7 +15,8 @@ def svg(steps: list[StepRun]) -> str:
     rows = [(step, stage) for step in steps for stage in step.stages]
     longest = max((stage["seconds"] for _, stage in rows), default=0) or 1.0
     body = "".join(_row(i, step, stage, longest) for i, (step, stage) in enumerate(rows))
-    return f'<svg viewBox="0 0 {WIDTH} {ROW * max(1, len(rows)) + 4}" role="img" aria-label="Seconds and memory per stage">{body}</svg>'
+    height = ROW * max(1, len(rows)) + 4
+    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="Seconds and memory per stage">{body}</svg>'
 
 
 def _row(index: int, step: StepRun, stage: dict[str, Any], longest: float) -> str:
@@ -23,6 +24,8 @@ def _row(index: int, step: StepRun, stage: dict[str, Any], longest: float) -> st
     width = max(2.0, stage["seconds"] / longest * (WIDTH - LABEL - RIGHT))
     label = f"{step.name} · {stage['stage']}"
     figures = f"{stage['seconds']:.1f} s · {stage['peak_ram_mib']} MiB"
-    return (f'<text x="{LABEL - 8}" y="{y + 16}" text-anchor="end">{label}</text>'
-            f'<rect x="{LABEL}" y="{y + 5}" width="{width:.1f}" height="14" rx="3" fill="{COLOURS.get(stage["stage"], "#c08a3e")}"/>'
-            f'<text x="{LABEL + width + 8:.1f}" y="{y + 16}">{figures}</text>')  # fmt: skip
+    return (
+        f'<text x="{LABEL - 8}" y="{y + 16}" text-anchor="end">{label}</text>'
+        f'<rect x="{LABEL}" y="{y + 5}" width="{width:.1f}" height="14" rx="3" fill="{COLOURS.get(stage["stage"], "#c08a3e")}"/>'
+        f'<text x="{LABEL + width + 8:.1f}" y="{y + 16}">{figures}</text>'
+    )

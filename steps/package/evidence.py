@@ -74,8 +74,13 @@ def gather(job: Path, models: list[str]) -> Job:
     found = [Model(name, job / name, read_json(job / name / "quality" / "quality.json", {})) for name in models]
     order = ["validate", *(f"{m}{suffix}" for m in models for suffix in ("", ".quality", ".preview"))]
     steps = [_step(job / "outputs" / name) for name in order if (job / "outputs" / name).is_dir()]
-    return Job(found, steps, read_json(job / "options.json", {}), read_json(job / "scene" / "scene.json", {}),
-               read_json(job / "outputs" / "validate" / "preflight.json", {}))  # fmt: skip
+    return Job(
+        found,
+        steps,
+        read_json(job / "options.json", {}),
+        read_json(job / "scene" / "scene.json", {}),
+        read_json(job / "outputs" / "validate" / "preflight.json", {}),
+    )
 
 
 def _step(folder: Path) -> StepRun:

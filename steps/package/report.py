@@ -21,7 +21,9 @@ PACKAGES = ("sixview", "numpy", "scipy", "numba", "scikit-image", "pillow", "xat
 
 def page(job: Job) -> str:
     """The report as HTML."""
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
     models = [_model(model) for model in job.models]
     return environment.from_string(TEMPLATE.read_text()).render(
         status="failed" if job.failure or not all(m["q"] for m in models) else "passed",
@@ -39,9 +41,14 @@ def _model(model: Model) -> dict[str, Any]:
     pictures = {kind: _pictures(preview, kind) for kind in ("textured", "wireframe", "compare")}
     engine = model.quality.get("engine")
     views = model.quality.get("views", [])
-    return {"title": f"{model.name} ({engine})" if engine else model.name, "q": model.quality, "pictures": any(pictures.values()),
-            "iou": sum(v["iou"] for v in views) / len(views) if views else None,
-            "turntable": _embedded(preview / "turntable.webp"), **pictures}  # fmt: skip
+    return {
+        "title": f"{model.name} ({engine})" if engine else model.name,
+        "q": model.quality,
+        "pictures": any(pictures.values()),
+        "iou": sum(v["iou"] for v in views) / len(views) if views else None,
+        "turntable": _embedded(preview / "turntable.webp"),
+        **pictures,
+    }
 
 
 def _pictures(folder: Path, kind: str) -> list[dict[str, str]]:
@@ -61,12 +68,22 @@ def facts(job: Job) -> list[tuple[str, str]]:
     rows = []
     for model in job.models:
         settings = model.quality.get("settings", {})
-        rows += [(f"{model.name}: {key.replace('_', ' ')}", str(value)) for key, value in settings.items() if key != "model"]
+        rows += [
+            (f"{model.name}: {key.replace('_', ' ')}", str(value)) for key, value in settings.items() if key != "model"
+        ]
     rows += [(f"option {key}", str(value)) for key, value in job.options.items()]
-    rows += [("cameras", job.scene.get("rig", "")), ("masks from", job.scene.get("mask", "")), ("notes", " ".join(job.scene.get("notes", [])))]
+    rows += [
+        ("cameras", job.scene.get("rig", "")),
+        ("masks from", job.scene.get("mask", "")),
+        ("notes", " ".join(job.scene.get("notes", []))),
+    ]
     gpus = ", ".join(f"{g['name']} ({g['memory_mib']} MiB)" for g in job.preflight.get("gpus", []))
     rows += [("GPUs found", gpus or job.preflight.get("problem", "")), ("driver", job.preflight.get("driver", ""))]
-    rows += [("Python", platform.python_version()), ("system", platform.platform()), ("versions", ", ".join(f"{k} {v}" for k, v in versions().items()))]
+    rows += [
+        ("Python", platform.python_version()),
+        ("system", platform.platform()),
+        ("versions", ", ".join(f"{k} {v}" for k, v in versions().items())),
+    ]
     return [(key, value) for key, value in rows if value]
 
 

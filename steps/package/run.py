@@ -44,6 +44,18 @@ def write_archive(job: Job, out: Path) -> None:
 def run_facts(job: Job) -> dict[str, Any]:
     """run.json: what varies from run to run."""
     steps = {step.name: {**step.values, "stages": step.stages} for step in job.steps}
-    host = {"machine": platform.machine(), "system": platform.platform(), "cores": os.cpu_count(), "python": platform.python_version()}
-    return {"format": "sixview-run/1", "options": job.options, "steps": steps, "host": host, "versions": report.versions(),
-            "preflight": job.preflight, "failure": job.failure}  # fmt: skip
+    host = {
+        "machine": platform.machine(),
+        "system": platform.platform(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+    }
+    return {
+        "format": "sixview-run/1",
+        "options": job.options,
+        "steps": steps,
+        "host": host,
+        "versions": report.versions(),
+        "preflight": job.preflight,
+        "failure": job.failure,
+    }

@@ -33,7 +33,9 @@ def run(parameters: Preview, out: Path, reporter: Reporter) -> None:
     parallel_map(lambda job: write_view(mesh, taken, job[0], job[1], parameters.size, out), jobs)
     reporter.progress(1, 2)
     write_turntable(mesh, out / "turntable.webp")
-    write_json(out / "preview.json", {"views": [v.camera.name for v in taken.views], "size": parameters.size, "frames": FRAMES})
+    write_json(
+        out / "preview.json", {"views": [v.camera.name for v in taken.views], "size": parameters.size, "frames": FRAMES}
+    )
     reporter.progress(2, 2)
 
 
@@ -83,6 +85,9 @@ def _around(centre: Array, angle: float, distance: float, focal: float) -> Camer
 
 def write_turntable(mesh: Mesh, path: Path) -> None:
     """An animated WebP that runs for ever."""
-    pictures = parallel_map(lambda c: scene.over_premultiplied(render(mesh.vertices, mesh.faces, mesh.uv, mesh.texture, c, 2), WHITE), orbit(mesh))
+    pictures = parallel_map(
+        lambda c: scene.over_premultiplied(render(mesh.vertices, mesh.faces, mesh.uv, mesh.texture, c, 2), WHITE),
+        orbit(mesh),
+    )
     frames = [Image.fromarray(png.to_bytes(p)) for p in pictures]
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=FRAME_MS, loop=0, quality=80, method=2)

@@ -36,7 +36,11 @@ def depth_error(reference: Array, depth: Array) -> dict[str, float]:
     """Absolute differences in scene units where both depth maps [H, W] see the object."""
     both = (reference > 0) & (depth > 0)
     difference = np.abs(reference[both] - depth[both]) if both.any() else np.zeros(1)
-    return {"mean": float(difference.mean()), "median": float(np.median(difference)), "p95": float(np.percentile(difference, 95))}
+    return {
+        "mean": float(difference.mean()),
+        "median": float(np.median(difference)),
+        "p95": float(np.percentile(difference, 95)),
+    }
 
 
 def is_watertight(vertices: Array, faces: Array) -> bool:

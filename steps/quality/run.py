@@ -48,26 +48,44 @@ def judged(mesh: Mesh, view: SceneView, taken: Scene) -> dict[str, Any]:
     full_ssim, object_ssim = metrics.ssim(view.picture, picture, inside)
     blank_ssim, _ = metrics.ssim(view.picture, blank, inside)
     depth = rasterize(mesh.vertices, mesh.faces, view.depth_camera).depth
-    return {"name": view.camera.name,
-            "psnr": metrics.psnr(view.picture, picture), "ssim": full_ssim,
-            "object": {"psnr": metrics.psnr(view.picture, picture, inside), "ssim": object_ssim},
-            "blank": {"psnr": metrics.psnr(view.picture, blank), "ssim": blank_ssim},
-            "iou": metrics.iou(inside, rgba[..., 3] >= 0.5),
-            "depth_error": metrics.depth_error(view.depth, depth)}  # fmt: skip
+    return {
+        "name": view.camera.name,
+        "psnr": metrics.psnr(view.picture, picture),
+        "ssim": full_ssim,
+        "object": {"psnr": metrics.psnr(view.picture, picture, inside), "ssim": object_ssim},
+        "blank": {"psnr": metrics.psnr(view.picture, blank), "ssim": blank_ssim},
+        "iou": metrics.iou(inside, rgba[..., 3] >= 0.5),
+        "depth_error": metrics.depth_error(view.depth, depth),
+    }
 
 
 def summary(views: list[dict[str, Any]], mesh: Mesh, about: dict[str, Any], parameters: Quality) -> dict[str, Any]:
     """quality.json (see quality.schema.json)."""
     psnr, ssim = _mean(views, "psnr"), _mean(views, "ssim")
     thresholds = {"psnr": parameters.psnr_threshold, "ssim": parameters.ssim_threshold}
-    facts = {"faces": len(mesh.faces), "vertices": len(mesh.vertices), "watertight": metrics.is_watertight(mesh.vertices, mesh.faces),
-             "texture_size": len(mesh.texture), "seen": about.get("seen"),
-             "bounds": [mesh.vertices.min(axis=0).tolist(), mesh.vertices.max(axis=0).tolist()]}  # fmt: skip
-    report = {"format": FORMAT, "model": about.get("model", ""), "engine": about.get("engine", ""), "device": about.get("device", ""),
-              "psnr": psnr, "ssim": ssim, "passed": psnr >= thresholds["psnr"] and ssim >= thresholds["ssim"], "thresholds": thresholds,
-              "object": {"psnr": _mean(views, "object", "psnr"), "ssim": _mean(views, "object", "ssim")},
-              "blank": {"psnr": _mean(views, "blank", "psnr"), "ssim": _mean(views, "blank", "ssim")},
-              "views": views, "mesh": facts, "settings": about}  # fmt: skip
+    facts = {
+        "faces": len(mesh.faces),
+        "vertices": len(mesh.vertices),
+        "watertight": metrics.is_watertight(mesh.vertices, mesh.faces),
+        "texture_size": len(mesh.texture),
+        "seen": about.get("seen"),
+        "bounds": [mesh.vertices.min(axis=0).tolist(), mesh.vertices.max(axis=0).tolist()],
+    }
+    report = {
+        "format": FORMAT,
+        "model": about.get("model", ""),
+        "engine": about.get("engine", ""),
+        "device": about.get("device", ""),
+        "psnr": psnr,
+        "ssim": ssim,
+        "passed": psnr >= thresholds["psnr"] and ssim >= thresholds["ssim"],
+        "thresholds": thresholds,
+        "object": {"psnr": _mean(views, "object", "psnr"), "ssim": _mean(views, "object", "ssim")},
+        "blank": {"psnr": _mean(views, "blank", "psnr"), "ssim": _mean(views, "blank", "ssim")},
+        "views": views,
+        "mesh": facts,
+        "settings": about,
+    }
     return dict(_rounded(report))
 
 
@@ -86,6 +104,12 @@ def _rounded(value: Any) -> Any:
 
 def failure(report: dict[str, Any]) -> QualityThresholdFailed:
     """The record of a mesh below the gate."""
-    scores = {name: {"actual": report[name], "threshold": report["thresholds"][name]} for name in ("psnr", "ssim")}
-    low = [f"{name.upper()} {s['actual']:.4g} is below {s['threshold']:g}" for name, s in scores.items() if s["actual"] < s["threshold"]]
-    return QualityThresholdFailed(f"The mesh does not match its views: {' and '.join(low)}.", **scores)
+    scores: dict[str, Any] = {
+        name: {"actual": report[name], "threshold": report["thresholds"][name]} for name in ("psnr", "ssim")
+    }
+    low = [
+        f"{name.upper()} {s['actual']:.4g} is below {s['threshold']:g}"
+        for name, s in scores.items()
+        if s["actual"] < s["threshold"]
+    ]
+    return QualityThresholdFailed(f"The mesh does not match its views: {' and '.join(low)}.", "", **scores)

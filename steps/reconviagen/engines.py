@@ -26,7 +26,9 @@ def choose(parameters: Reconviagen) -> Choice:
     if parameters.engine == "reconviagen":
         raise obstacle
     if parameters.device == "cuda":
-        raise GpuUnavailable("The engine fusion computes on the CPU, and a GPU was asked for.", "Use --device cpu or auto.")
+        raise GpuUnavailable(
+            "The engine fusion computes on the CPU, and a GPU was asked for.", "Use --device cpu or auto."
+        )
     if parameters.engine == "fusion":
         return Choice("fusion", "cpu", "asked for by name")
     return Choice("fusion", "cpu", f"chosen by auto: {obstacle.message[0].lower()}{obstacle.message[1:]}")
@@ -35,7 +37,14 @@ def choose(parameters: Reconviagen) -> Choice:
 def _model_obstacle(weights: Path | None) -> WeightsMissing | ModelFailed:
     """Why the published model cannot run."""
     if weights is None:
-        return WeightsMissing("No weights for the engine reconviagen were given.", "Give their folder with --weights, or use --engine fusion.")
+        return WeightsMissing(
+            "No weights for the engine reconviagen were given.",
+            "Give their folder with --weights, or use --engine fusion.",
+        )
     if not (weights / PIPELINE_FILE).is_file():
-        return WeightsMissing(f"The folder {weights} holds no {PIPELINE_FILE}: these are not the weights of the engine reconviagen.")
-    return ModelFailed("This version can check the weights of the engine reconviagen but not run it yet.", "Use --engine fusion.")
+        return WeightsMissing(
+            f"The folder {weights} holds no {PIPELINE_FILE}: these are not the weights of the engine reconviagen."
+        )
+    return ModelFailed(
+        "This version can check the weights of the engine reconviagen but not run it yet.", "Use --engine fusion."
+    )

@@ -44,8 +44,13 @@ def reconstruct(scene: Scene, parameters: Reconviagen, reporter: Reporter) -> tu
     baked = bake(vertices[index], faces, uv, normals, photos, size)
     reporter.progress(4, PARTS)
     mesh = Mesh(baked.vertices.astype(np.float32), faces, uv, normals.astype(np.float32), baked.texture)
-    facts = {"resolution": [views[0].camera.width, views[0].camera.height], "grid": list(grid.shape), "voxel": grid.voxel,
-             "texture_size": size, "seen": round(baked.seen, 6)}  # fmt: skip
+    facts = {
+        "resolution": [views[0].camera.width, views[0].camera.height],
+        "grid": list(grid.shape),
+        "voxel": grid.voxel,
+        "texture_size": size,
+        "seen": round(baked.seen, 6),
+    }
     return mesh, facts
 
 
@@ -67,7 +72,10 @@ def limited(view: SceneView, side: int) -> SceneView:
 
 def _shrunk(image: Array, width: int, height: int) -> Array:
     """Every channel of [H, W, C] averaged down."""
-    layers = [Image.fromarray(np.ascontiguousarray(image[..., k])).resize((width, height), Image.Resampling.BOX) for k in range(image.shape[2])]
+    layers = [
+        Image.fromarray(np.ascontiguousarray(image[..., k])).resize((width, height), Image.Resampling.BOX)
+        for k in range(image.shape[2])
+    ]
     return np.stack([np.asarray(layer, np.float32) for layer in layers], axis=-1)
 
 
@@ -101,4 +109,6 @@ def texture_size(views: list[SceneView]) -> int:
 
 def _check(vertices: Array, faces: Array) -> None:
     if len(faces) < 4 or not np.isfinite(vertices).all():
-        raise ModelConvergenceFailed(f"The fused surface has only {len(faces)} faces: the views do not agree on any solid.")
+        raise ModelConvergenceFailed(
+            f"The fused surface has only {len(faces)} faces: the views do not agree on any solid."
+        )

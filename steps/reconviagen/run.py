@@ -21,6 +21,12 @@ def run(parameters: Reconviagen, out: Path, reporter: Reporter) -> None:
     mesh, facts = fusion.reconstruct(scene.load(parameters.scene), parameters, reporter)
     reporter.stage("export")
     meshes.save(out, mesh)
-    about = {"model": "reconviagen", "engine": choice.engine, "engine_reason": choice.reason, "device": choice.device, "seed": parameters.seed}
+    about = {
+        "model": "reconviagen",
+        "engine": choice.engine,
+        "engine_reason": choice.reason,
+        "device": choice.device,
+        "seed": parameters.seed,
+    }
     write_json(out / "model.json", {**about, **facts, "faces": len(mesh.faces), "vertices": len(mesh.vertices)})
     reporter.progress(fusion.PARTS, fusion.PARTS)

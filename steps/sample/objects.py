@@ -46,7 +46,9 @@ def _cylinder(p: Array, radius: float, half_height: float, rounding: float = 0.0
     return np.minimum(d.max(axis=1), 0.0) + np.linalg.norm(np.maximum(d, 0.0), axis=1) - rounding
 
 
-def _box(p: Array, centre: tuple[float, float, float], half: tuple[float, float, float], rounding: float = 0.0) -> Array:
+def _box(
+    p: Array, centre: tuple[float, float, float], half: tuple[float, float, float], rounding: float = 0.0
+) -> Array:
     d = np.abs(p - np.array(centre)) - np.array(half) + rounding
     return np.minimum(d.max(axis=1), 0.0) + np.linalg.norm(np.maximum(d, 0.0), axis=1) - rounding
 
@@ -74,7 +76,9 @@ def _duck(p: Array) -> Array:
     tail = _ellipsoid(p, (0.0, 0.02, -0.66), (0.2, 0.16, 0.22))
     head = _ellipsoid(p, (0.0, 0.4, 0.36), (0.33, 0.32, 0.33))
     beak = _ellipsoid(p, (0.0, 0.32, 0.72), (0.17, 0.06, 0.16))
-    wings = np.minimum(_ellipsoid(p, (0.47, -0.2, -0.15), (0.1, 0.2, 0.34)), _ellipsoid(p, (-0.47, -0.2, -0.15), (0.1, 0.2, 0.34)))
+    wings = np.minimum(
+        _ellipsoid(p, (0.47, -0.2, -0.15), (0.1, 0.2, 0.34)), _ellipsoid(p, (-0.47, -0.2, -0.15), (0.1, 0.2, 0.34))
+    )
     figure = _smooth_union(_smooth_union(body, tail, 0.18), head, 0.16)
     return _smooth_union(_smooth_union(figure, wings, 0.05), beak, 0.05)
 
@@ -162,14 +166,20 @@ def _house_paint(p: Array) -> Array:
     mortar = np.minimum(np.abs((p[:, 1] / 0.09) % 1 - 0.5), np.abs((along / 0.18) % 1 - 0.5) * 2)
     bricks = _mix((0.62, 0.28, 0.2), (0.5, 0.2, 0.15), np.clip(_noise(p, 12.0), 0, 1))
     wall = bricks + (np.array([0.8, 0.77, 0.72]) - bricks) * _step(mortar - 0.42, 0.05)[:, None]
-    tiles = _mix((0.28, 0.3, 0.36), (0.4, 0.42, 0.47), _step(np.sin(p[:, 1] * 60) * 0.5 + np.sin(p[:, 2] * 40) * 0.5, 0.6))
+    tiles = _mix(
+        (0.28, 0.3, 0.36), (0.4, 0.42, 0.47), _step(np.sin(p[:, 1] * 60) * 0.5 + np.sin(p[:, 2] * 40) * 0.5, 0.6)
+    )
     under_roof = _step(0.02 + p[:, 1], 0.01) * _step(np.abs(p[:, 0]) * 0.66 + (p[:, 1] - 0.62) * 0.75 + 0.03, 0.02)
     chimney = (np.abs(p[:, 0] - 0.3) < 0.095) & (np.abs(p[:, 2] + 0.15) < 0.095)
     roof = (under_roof * ~chimney)[:, None]
     colour = wall * (1 - roof) + tiles * roof
     door = ((np.abs(p[:, 0] + 0.2) < 0.125) & (p[:, 1] < -0.17) & (p[:, 2] > 0.3) & (p[:, 2] < 0.415))[:, None]
-    window = (np.maximum(np.abs(p[:, 0] - 0.22), np.abs(p[:, 1] + 0.3)) < 0.13)[:, None] & (np.abs(p[:, 2]) > 0.4)[:, None]
-    panes = np.where(np.minimum(np.abs(p[:, 0] - 0.22), np.abs(p[:, 1] + 0.3))[:, None] < 0.012, 0.92, [0.55, 0.72, 0.82])
+    window = (np.maximum(np.abs(p[:, 0] - 0.22), np.abs(p[:, 1] + 0.3)) < 0.13)[:, None] & (np.abs(p[:, 2]) > 0.4)[
+        :, None
+    ]
+    panes = np.where(
+        np.minimum(np.abs(p[:, 0] - 0.22), np.abs(p[:, 1] + 0.3))[:, None] < 0.012, 0.92, [0.55, 0.72, 0.82]
+    )
     colour = np.where(window, panes, colour)
     return np.where(door, [0.25, 0.42, 0.3], colour)
 

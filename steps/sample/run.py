@@ -33,24 +33,38 @@ def run(parameters: Sample, out: Path, reporter: Reporter) -> None:
         (out / folder).mkdir()
     pictures = parallel_map(lambda view: render(truth, view.camera), views)
     for index, (view, (colour, depth)) in enumerate(zip(views, pictures, strict=True)):
-        name, depth_name = (view.camera.name,) * 2 if parameters.views == "named" else (f"view_{index}", f"depth_{index}")
+        name, depth_name = (
+            (view.camera.name,) * 2 if parameters.views == "named" else (f"view_{index}", f"depth_{index}")
+        )
         png.write(out / "multi_views" / f"{name}.png", _picture(colour, parameters.background))
         counts = encode_linear(depth, view.depth.near, view.depth.far, parameters.depth_bits)
         png.write(out / "depth_renders" / f"{depth_name}.png", counts)
     write_json(out / "cameras.json", document(views))
     _write_truth(out / "ground_truth", truth, parameters)
-    write_json(out / "sample.json", {"object": parameters.object, "about": truth.item.about, "size": parameters.size, "depth_bits": parameters.depth_bits})
+    write_json(
+        out / "sample.json",
+        {
+            "object": parameters.object,
+            "about": truth.item.about,
+            "size": parameters.size,
+            "depth_bits": parameters.depth_bits,
+        },
+    )
     reporter.progress(1, 1)
 
 
 def check(parameters: Sample) -> None:
     """Raises ValidationFailed for what cannot be made."""
     if parameters.object not in OBJECTS:
-        raise ValidationFailed(f"There is no object called {parameters.object!r}.", f"Choose one of: {', '.join(OBJECTS)}.")
+        raise ValidationFailed(
+            f"There is no object called {parameters.object!r}.", f"Choose one of: {', '.join(OBJECTS)}."
+        )
     if parameters.depth_bits not in (8, 16):
         raise ValidationFailed(f"Depth of {parameters.depth_bits} bits is not possible.", "Choose 8 or 16.")
     if not png.MIN_SIDE <= parameters.size <= 4096:
-        raise ValidationFailed(f"A size of {parameters.size} pixels is not possible.", f"Choose one from {png.MIN_SIDE} to 4096.")
+        raise ValidationFailed(
+            f"A size of {parameters.size} pixels is not possible.", f"Choose one from {png.MIN_SIDE} to 4096."
+        )
 
 
 def _picture(colour: Array, background: str) -> Array:
@@ -82,7 +96,15 @@ def _write_coloured_ply(path: Path, truth: GroundTruth) -> None:
     rows["p"], rows["c"] = truth.vertices, png.to_bytes(truth.colours)
     faces = np.empty(len(truth.faces), [("count", "u1"), ("index", "<i4", 3)])
     faces["count"], faces["index"] = 3, truth.faces
-    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(rows)}", *(f"property float {n}" for n in "xyz"),
-              *(f"property uchar {n}" for n in ("red", "green", "blue")), f"element face {len(faces)}",
-              "property list uchar int vertex_indices", "end_header", ""]  # fmt: skip
+    header = [
+        "ply",
+        "format binary_little_endian 1.0",
+        f"element vertex {len(rows)}",
+        *(f"property float {n}" for n in "xyz"),
+        *(f"property uchar {n}" for n in ("red", "green", "blue")),
+        f"element face {len(faces)}",
+        "property list uchar int vertex_indices",
+        "end_header",
+        "",
+    ]
     path.write_bytes("\n".join(header).encode() + rows.tobytes() + faces.tobytes())

@@ -24,8 +24,14 @@ class Fault:
     file: str
 
     def to_json(self) -> dict[str, Any]:
-        return {"code": self.error.code, "field": self.field, "index": self.index, "file": self.file,
-                "message": self.error.message, "suggestion": self.error.suggestion}  # fmt: skip
+        return {
+            "code": self.error.code,
+            "field": self.field,
+            "index": self.index,
+            "file": self.file,
+            "message": self.error.message,
+            "suggestion": self.error.suggestion,
+        }
 
     def sentence(self) -> str:
         return f"{self.file} {self.error.message}".strip() if self.file else self.error.message
@@ -37,8 +43,14 @@ def raise_all(faults: list[Fault]) -> None:
         return
     first = min(faults, key=lambda fault: next(i for i, kind in enumerate(ORDER) if isinstance(fault.error, kind)))
     more = f" ({len(faults) - 1} more: see the details)" if len(faults) > 1 else ""
-    raise type(first.error)(first.sentence().rstrip(".") + "." + more, first.error.suggestion, field=first.field,
-                            index=first.index, file=first.file, faults=[fault.to_json() for fault in faults])  # fmt: skip
+    raise type(first.error)(
+        first.sentence().rstrip(".") + "." + more,
+        first.error.suggestion,
+        field=first.field,
+        index=first.index,
+        file=first.file,
+        faults=[fault.to_json() for fault in faults],
+    )
 
 
 @dataclass(frozen=True)
@@ -56,13 +68,22 @@ def check_names(entries: list[Entry]) -> tuple[dict[str, dict[int, Entry]], list
     for field in FIELDS:
         files = [e for e in entries if e.path.parts[0] == field]
         if len(files) != len(VIEW_NAMES):
-            faults.append(Fault(InvalidFileCount(f"{field} holds {len(files)} files instead of {len(VIEW_NAMES)}"), field, None, ""))
+            faults.append(
+                Fault(
+                    InvalidFileCount(f"{field} holds {len(files)} files instead of {len(VIEW_NAMES)}"), field, None, ""
+                )
+            )
         for entry in files:
             index = inputs.view_index(field, entry.path.name, VIEW_NAMES)
             if index is None:
-                faults.append(_fault(ValidationFailed("has a name that tells no view", _naming(field)), field, None, entry))
+                faults.append(
+                    _fault(ValidationFailed("has a name that tells no view", _naming(field)), field, None, entry)
+                )
             elif index in slots[field]:
-                error = ValidationFailed(f"stands for the view {VIEW_NAMES[index]}, as {shown(slots[field][index].path.name)} does", _naming(field))
+                error = ValidationFailed(
+                    f"stands for the view {VIEW_NAMES[index]}, as {shown(slots[field][index].path.name)} does",
+                    _naming(field),
+                )
                 faults.append(_fault(error, field, index, entry))
             else:
                 slots[field][index] = entry
@@ -96,7 +117,10 @@ def check_pictures(slots: dict[str, dict[int, Entry]]) -> tuple[dict[tuple[str, 
 def check_depth(picture: png.Picture) -> None:
     """A depth render is grey and not all one value."""
     if not picture.is_grey:
-        raise ValidationFailed("is a colour picture, not a depth render", "Put depth renders into depth_renders/ and views into multi_views/; were they swapped?")
+        raise ValidationFailed(
+            "is a colour picture, not a depth render",
+            "Put depth renders into depth_renders/ and views into multi_views/; were they swapped?",
+        )
     counts = picture.pixels[..., 0]
     if int(counts.min()) == int(counts.max()):
         raise ValidationFailed("has the same value everywhere: it holds no depth", "Render the depth again.")
@@ -112,7 +136,9 @@ def check_pairs(pictures: dict[tuple[str, int], png.Picture]) -> list[Fault]:
         (h, w), (dh, dw) = view.pixels.shape[:2], depth.pixels.shape[:2]
         if abs(w * dh - h * dw) > ASPECT_TOLERANCE * w * dh:
             text = f"has {dw} x {dh} pixels, while the view has {w} x {h}: their proportions differ"
-            error = ValidationFailed(text, "Render view and depth with the same camera; sizes may differ, proportions may not.")
+            error = ValidationFailed(
+                text, "Render view and depth with the same camera; sizes may differ, proportions may not."
+            )
             faults.append(Fault(error, "depth_renders", index, f"depth_renders/{name}"))
     return faults
 

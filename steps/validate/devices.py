@@ -18,7 +18,11 @@ def found() -> dict[str, Any]:
     try:
         handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
         gpus = [_gpu(pynvml, handle) for handle in handles]
-        return {"driver": str(pynvml.nvmlSystemGetDriverVersion()), "gpus": gpus, "problem": "" if gpus else "The driver sees no GPU."}
+        return {
+            "driver": str(pynvml.nvmlSystemGetDriverVersion()),
+            "gpus": gpus,
+            "problem": "" if gpus else "The driver sees no GPU.",
+        }
     except pynvml.NVMLError as error:
         return {"driver": "", "gpus": [], "problem": f"The NVIDIA driver fails: {error}."}
     finally:
@@ -27,7 +31,11 @@ def found() -> dict[str, Any]:
 
 def _gpu(pynvml: Any, handle: Any) -> dict[str, Any]:
     memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-    return {"name": str(pynvml.nvmlDeviceGetName(handle)), "memory_mib": memory.total >> 20, "free_mib": memory.free >> 20}
+    return {
+        "name": str(pynvml.nvmlDeviceGetName(handle)),
+        "memory_mib": memory.total >> 20,
+        "free_mib": memory.free >> 20,
+    }
 
 
 def preflight(device: str) -> dict[str, Any]:

