@@ -105,7 +105,7 @@ def _of_zip(path: Path) -> list[Entry]:
             infos = [info for info in archive.infolist() if not info.is_dir() and "__MACOSX" not in info.filename]
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise InvalidFileFormat(
-            f"{shown(path.name)} is not a readable ZIP archive: {error}", "Give a folder or a valid .zip."
+            f"{shown(path.name)} is not a readable ZIP archive ({error}).", "Give a folder or a valid .zip."
         ) from None
     if len(infos) > MAX_ENTRIES:
         raise ValidationFailed(f"{shown(path.name)} holds {len(infos)} files; a set has twelve and a cameras.json.")

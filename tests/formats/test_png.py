@@ -1,0 +1,102 @@
+"""PNG: what is read, and what is refused before it can do harm."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+
+from steps.errors import InvalidFileFormat, ValidationFailed
+from steps.formats import png
+from tests import damage
+
+SIDE = 40
+
+
+def saved(image: Image.Image, **options: Any) -> bytes:
+    out = io.BytesIO()
+    image.save(out, "PNG", **options)
+    return out.getvalue()
+
+
+def gradient(*shape: int, top: int = 255) -> np.ndarray[Any, Any]:
+    return np.linspace(0, top, int(np.prod(shape))).reshape(shape)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "mode"),
+    [
+        (gradient(SIDE, SIDE).astype(np.uint8), "L"),
+        (gradient(SIDE, SIDE, 2).astype(np.uint8), "LA"),
+        (gradient(SIDE, SIDE, 3).astype(np.uint8), "RGB"),
+        (gradient(SIDE, SIDE, 4).astype(np.uint8), "RGBA"),
+        (gradient(SIDE, SIDE, top=65535).astype(np.uint16), "I;16"),
+    ],
+)
+def test_decoding_inverts_encoding(pixels: np.ndarray[Any, Any], mode: str) -> None:
+    picture = png.decode(saved(Image.fromarray(pixels)))
+    assert (picture.pixels.reshape(pixels.shape) == pixels).all()
+    assert picture.maximum == (65535 if mode == "I;16" else 255)
+
+
+def test_palettes_with_and_without_transparency_become_colours() -> None:
+    image = Image.fromarray(gradient(SIDE, SIDE, 3).astype(np.uint8)).quantize(16)
+    assert png.decode(saved(image)).pixels.shape == (SIDE, SIDE, 3)
+    assert png.decode(saved(image, transparency=3)).pixels.shape == (SIDE, SIDE, 4)
+
+
+def test_one_bit_and_sixteen_bit_colour_are_read() -> None:
+    assert set(np.unique(png.decode(saved(Image.new("1", (SIDE, SIDE), 1))).pixels)) == {255}
+    deep = damage.chunk(b"IHDR", b"\0\0\0\x28\0\0\0\x28\x10\x02\0\0\0")
+    rows = b"".join(b"\0" + b"\xff\xff\x80\x00\x00\x00" * SIDE for _ in range(SIDE))
+    data = png.SIGNATURE + deep + damage.chunk(b"IDAT", zlib.compress(rows)) + damage.chunk(b"IEND", b"")
+    assert png.decode(data).colour[0, 0].tolist() in ([255, 128, 0], [255, 127, 0])
+
+
+def test_an_interlaced_file_is_read() -> None:
+    plain = gradient(SIDE, SIDE).astype(np.uint8)
+    header = b"\0\0\0\x28\0\0\0\x28\x08\0\0\0\x01"
+    rows = b"".join(
+        b"\0" + plain[y0::dy, x0::dx][r].tobytes()
+        for x0, y0, dx, dy in [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+        for r in range(len(plain[y0::dy, x0::dx]))
+    )
+    parts = [damage.chunk(b"IHDR", header), damage.chunk(b"IDAT", zlib.compress(rows)), damage.chunk(b"IEND", b"")]
+    assert (png.decode(png.SIGNATURE + b"".join(parts)).pixels[..., 0] == plain).all()
+
+
+def test_what_is_not_the_picture_is_never_unpacked() -> None:
+    bomb = damage.chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(100_000_000)))
+    data = saved(Image.new("L", (SIDE, SIDE), 9))
+    assert png.decode(data[:33] + bomb + data[33:]).pixels.max() == 9
+
+
+def test_text_and_gamma_do_not_change_the_pixels() -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Title", "x")
+    info.add(b"gAMA", b"\0\0\xb1\x8f")
+    assert png.decode(saved(Image.new("L", (SIDE, SIDE), 9), pnginfo=info)).pixels.min() == 9
+
+
+@pytest.mark.parametrize("side", [4097, 100_000, 2**31 - 1])
+def test_a_pixel_bomb_is_refused_by_its_header(side: int) -> None:
+    with pytest.raises(ValidationFailed, match="at most 4096"):
+        png.decode(damage.png(side, 4096, b""))
+
+
+@pytest.mark.parametrize("rows", [SIDE - 1, SIDE + 1, 10_000])
+def test_data_that_does_not_fill_the_picture_exactly_is_damage(rows: int) -> None:
+    with pytest.raises(InvalidFileFormat, match="does not fill"):
+        png.decode(damage.png(SIDE, SIDE, zlib.compress(bytes(rows * (1 + 3 * SIDE)))))
+
+
+@pytest.mark.parametrize("missing", [0, 1, 2])
+def test_a_file_without_one_of_its_critical_chunks_is_damage(missing: int) -> None:
+    data = saved(Image.new("L", (SIDE, SIDE), 9))
+    pieces = [data[8:33], data[33:-12], data[-12:]]
+    with pytest.raises(InvalidFileFormat):
+        png.decode(png.SIGNATURE + b"".join(p for i, p in enumerate(pieces) if i != missing))
