@@ -54,18 +54,26 @@ def grid_around(views: list[DepthView], cells: int) -> Grid:
 
 
 def silhouette_distance(coverage: Array) -> Array:
-    """Signed distance to the outline in pixels [H, W] float32, positive outside, exact below the pixel for straight edges:
-    coverage of the nearest pixel across the outline tells how far beyond that pixel's centre the outline runs."""
+    """Signed distance to the outline in pixels [H, W] float32, positive outside. Exact below the pixel for upright edges:
+    a pixel that is covered in part says how far from its centre the outline runs, and the others ask the nearest such one."""
     inside = coverage >= 0.5
-    return np.where(inside, -_beyond(inside, coverage), _beyond(~inside, coverage)).astype(np.float32)
+    partial = (coverage > 0) & (coverage < 1)
+    seeds = partial | _meets(inside & ~partial, ~inside & ~partial)
+    if not seeds.any():
+        return np.where(inside, -1.0, 1.0).astype(np.float32) * max(coverage.shape)
+    distance, nearest = distance_transform_edt(~seeds, return_indices=True)
+    offset = 0.5 - coverage[tuple(nearest)]
+    return np.asarray(np.where(inside, -distance, distance) + offset, np.float32)
 
 
-def _beyond(region: Array, coverage: Array) -> Array:
-    """Distance of each pixel in `region` from the outline around it."""
-    if region.all():
-        return np.full(region.shape, float(max(region.shape)))
-    distance, nearest = distance_transform_edt(region, return_indices=True)
-    return np.asarray(distance) - np.abs(coverage[tuple(nearest)] - 0.5)
+def _meets(full: Array, empty: Array) -> Array:
+    """Pixels of one kind that lie directly beside one of the other."""
+    found = np.zeros(full.shape, bool)
+    for a, b in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
+        hard = (full[a] & empty[b]) | (empty[a] & full[b])
+        found[a] |= hard
+        found[b] |= hard
+    return found
 
 
 def signed_field(views: list[DepthView], grid: Grid) -> Array:

@@ -1,0 +1,212 @@
+"""From depth maps to a closed, textured surface, on shapes whose truth is a formula."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import trimesh
+
+from steps.errors import ModelConvergenceFailed
+from steps.geometry.atlas import unwrap
+from steps.geometry.bake import Photo, bake, texel_fragments
+from steps.geometry.cameras import VIEW_NAMES, canonical_camera
+from steps.geometry.depth import dequantized, tangent_planes
+from steps.geometry.fusion import DepthView, Grid, grid_around, signed_field, silhouette_distance
+from steps.geometry.images import box_down, filled
+from steps.geometry.rasterize import rasterize
+from steps.geometry.render import render, wireframe
+from steps.geometry.surface import decimated, extract, is_closed, taubin, vertex_normals, without_specks
+
+Array = np.ndarray[Any, Any]
+SIZE, RADIUS = 128, 0.8
+
+
+def ball(subdivisions: int = 5, radius: float = RADIUS) -> trimesh.Trimesh:
+    return trimesh.creation.icosphere(subdivisions=subdivisions, radius=radius)
+
+
+def views_of(mesh: trimesh.Trimesh, level: float = 1e-6) -> list[DepthView]:
+    """What six canonical cameras see of a mesh: depth rounded to `level`, coverage from 4 x 4 samples."""
+    made = []
+    for name in VIEW_NAMES:
+        camera = canonical_camera(name, SIZE, SIZE)
+        depth = rasterize(mesh.vertices, mesh.faces, camera).depth
+        fine = rasterize(mesh.vertices, mesh.faces, camera.resized(4 * SIZE, 4 * SIZE)).face >= 0
+        rounded = (np.rint(depth / level) * level).astype(np.float32)
+        made.append(DepthView(camera, rounded, box_down(fine.astype(np.float32), 4), np.full_like(depth, level)))
+    return made
+
+
+@pytest.fixture(scope="module")
+def sphere() -> tuple[Array, Array]:
+    views = views_of(ball())
+    grid = grid_around(views, 96)
+    return extract(signed_field(views, grid), grid, 4000)
+
+
+def test_a_sphere_comes_back_as_a_closed_sphere_of_its_radius(sphere: tuple[Array, Array]) -> None:
+    vertices, faces = sphere
+    radii = np.linalg.norm(vertices, axis=1)
+    assert is_closed(faces) and trimesh.Trimesh(vertices, faces).is_watertight
+    assert abs(radii.mean() - RADIUS) < 0.001 and radii.std() < 0.002
+    assert trimesh.Trimesh(vertices, faces).volume == pytest.approx(4 / 3 * np.pi * RADIUS**3, rel=0.01)  # and faces point outwards
+    assert len(faces) <= 4000
+
+
+def test_depth_opens_a_hollow_that_silhouettes_cannot_see() -> None:
+    half = trimesh.creation.box((1.2, 1.2, 1.2))
+    hollow = trimesh.creation.box((0.8, 1.0, 0.8), transform=trimesh.transformations.translation_matrix((0, 0.3, 0)))
+    both = trimesh.util.concatenate(half, hollow)  # the inner box shows its inside through the open top
+    bowl = trimesh.Trimesh(both.vertices, both.faces[both.triangles_center[:, 1] < 0.59])
+    views = views_of(bowl)
+    field = signed_field(views, grid := grid_around(views, 64))
+    middle = np.rint((np.array([0.0, 0.4, 0.0]) - grid.origin) / grid.voxel).astype(int)
+    assert field[tuple(middle)] > 0
+    without_depth = [DepthView(v.camera, np.zeros_like(v.depth), v.coverage, v.step) for v in views]
+    assert signed_field(without_depth, grid)[tuple(middle)] < 0
+
+
+def test_what_agrees_on_nothing_is_no_surface() -> None:
+    with pytest.raises(ModelConvergenceFailed, match="encloses nothing"):
+        extract(np.ones((8, 8, 8), np.float32), Grid(np.zeros(3), 1.0, (8, 8, 8)), 100)
+
+
+# -- depth ---------------------------------------------------------------------------------------------------------------
+
+
+def test_undoing_quantisation_stays_within_half_a_level_and_comes_closer_to_the_truth() -> None:
+    y, x = np.mgrid[:96, :96] / 96
+    truth = (2 + 0.15 * np.sin(3 * x) * np.cos(2 * y)).astype(np.float32)
+    level = 0.01
+    stored = (np.rint(truth / level) * level).astype(np.float32)
+    smooth = dequantized(stored, np.full_like(stored, level))
+    assert np.abs(smooth - stored).max() <= level / 2 + 1e-6
+    assert np.abs(smooth - truth).mean() < 0.35 * np.abs(stored - truth).mean()
+
+
+def test_an_edge_in_depth_is_left_alone() -> None:
+    stored = np.where(np.arange(64) < 32, 1.0, 2.0)[None].repeat(64, axis=0).astype(np.float32)
+    assert dequantized(stored, np.full_like(stored, 0.01)) == pytest.approx(stored, abs=1e-6)
+
+
+def test_background_stays_background() -> None:
+    stored = np.zeros((16, 16), np.float32)
+    stored[4:12, 4:12] = 1.0
+    assert (dequantized(stored, np.full_like(stored, 0.1))[stored == 0] == 0).all()
+
+
+def test_a_tilted_plane_s_tangent_plane_is_itself() -> None:
+    camera = canonical_camera("front", SIZE, SIZE)
+    normal, distance = np.array([0.4, 0.2, 0.89]), 2.0
+    y, x = np.mgrid[:SIZE, :SIZE] + 0.5
+    rays = np.stack([(x - camera.cx) / camera.fx, (y - camera.cy) / camera.fy, np.ones_like(x)], axis=-1)
+    depth = distance / (rays @ normal)
+    planes = tangent_planes(depth.astype(np.float32), camera)
+    inner = slice(2, -2), slice(2, -2)
+    per_depth = (rays @ normal) / np.linalg.norm(normal)  # distance from the plane for each unit of depth along the ray
+    assert planes[..., 2][inner] == pytest.approx(per_depth[inner], rel=2e-3)
+
+
+def test_the_outline_is_found_below_the_pixel() -> None:
+    edge = 20.3
+    coverage = np.clip(edge - np.arange(64), 0, 1)[None].repeat(64, axis=0).astype(np.float32)
+    found = silhouette_distance(coverage)[32]
+    assert found == pytest.approx(np.arange(64) + 0.5 - edge, abs=1e-5)
+
+
+# -- mesh ----------------------------------------------------------------------------------------------------------------
+
+
+def test_smoothing_removes_noise_and_keeps_the_volume() -> None:
+    mesh = ball(4)
+    rough = mesh.vertices + np.random.default_rng(0).normal(scale=0.01, size=mesh.vertices.shape)
+    smooth = taubin(rough, mesh.faces, 10)
+    assert np.linalg.norm(smooth, axis=1).std() < 0.5 * np.linalg.norm(rough, axis=1).std()
+    assert trimesh.Trimesh(smooth, mesh.faces).volume == pytest.approx(mesh.volume, rel=0.01)
+
+
+def test_decimation_keeps_a_closed_mesh_closed_and_reaches_its_target() -> None:
+    mesh = ball(5)
+    vertices, faces = decimated(mesh.vertices, mesh.faces.astype(np.int32), 900)
+    assert is_closed(faces) and 600 < len(faces) <= 900
+    assert np.linalg.norm(vertices, axis=1) == pytest.approx(RADIUS, abs=0.01)
+
+
+def test_specks_fall_away_and_parts_stay() -> None:
+    parts = [ball(3), ball(3), ball(0, 0.01)]
+    for i, part in enumerate(parts):
+        part.apply_translation((2.0 * i, 0, 0))
+    mixed = trimesh.util.concatenate(parts)
+    vertices, faces = without_specks(mixed.vertices, mixed.faces)
+    assert len(faces) == 2 * len(parts[0].faces) and len(vertices) == 2 * len(parts[0].vertices)
+
+
+def test_a_mesh_with_a_hole_is_not_closed() -> None:
+    faces = ball(2).faces
+    assert is_closed(faces) and not is_closed(faces[1:])
+
+
+# -- texture -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_atlas_keeps_every_face_and_no_two_share_a_texel(sphere: tuple[Array, Array]) -> None:
+    vertices, faces = sphere
+    index, cut, uv = unwrap(vertices, faces, 256)
+    assert np.array_equal(index[cut], faces)
+    assert uv.min() >= 0 and uv.max() <= 1
+    flat = np.stack([uv[:, 0] * 256, (1 - uv[:, 1]) * 256], axis=1)[cut]
+    a, b = flat[:, 1] - flat[:, 0], flat[:, 2] - flat[:, 0]
+    areas = np.abs(a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]) / 2
+    assert (texel_fragments(cut, uv, 256).face >= 0).sum() == pytest.approx(areas.sum(), rel=0.02)
+
+
+def painted(points: Array) -> Array:
+    return 0.5 + 0.3 * np.sin(3 * points) / 1.0
+
+
+def test_baking_six_photographs_of_a_painted_sphere_brings_back_its_paint(sphere: tuple[Array, Array]) -> None:
+    vertices, faces = sphere
+    index, cut, uv = unwrap(vertices, faces, 256)
+    photos = []
+    for name in VIEW_NAMES:
+        camera = canonical_camera(name, SIZE, SIZE)
+        seen = rasterize(vertices, faces, camera)
+        corners = vertices[faces[seen.face]]
+        weights = np.dstack([seen.bary, 1 - seen.bary.sum(axis=-1)])
+        colour = painted((corners * weights[..., None]).sum(axis=2)).astype(np.float32)
+        inside = (seen.face >= 0).astype(np.float32)
+        photos.append(Photo(camera, colour * inside[..., None], inside))
+    baked = bake(vertices[index], cut, uv, vertex_normals(vertices, faces)[index], photos, 256)
+    where = texel_fragments(cut, uv, 256)
+    hit = where.face >= 0
+    corners = vertices[index][cut[where.face[hit]]]
+    weights = np.column_stack([where.bary[hit], 1 - where.bary[hit].sum(axis=1)])
+    truth = painted((corners * weights[..., None]).sum(axis=1))
+    assert np.abs(baked.texture[hit] - truth).mean() < 0.01
+    assert baked.seen > 0.97
+
+
+def test_filling_holes_keeps_what_is_known_and_invents_nothing_beyond_it() -> None:
+    rng = np.random.default_rng(0)
+    image, known = rng.uniform(0.2, 0.6, (37, 50, 3)).astype(np.float32), rng.random((37, 50)) > 0.7
+    out = filled(image, known)
+    assert np.array_equal(out[known], image[known])
+    assert out.min() >= image[known].min() - 1e-5 and out.max() <= image[known].max() + 1e-5
+
+
+def test_a_render_of_nothing_but_white_is_white_and_its_alpha_is_the_coverage(sphere: tuple[Array, Array]) -> None:
+    vertices, faces = sphere
+    uv = np.zeros((len(vertices), 2), np.float32)
+    camera = canonical_camera("front", SIZE, SIZE)
+    picture = render(vertices, faces, uv, np.ones((4, 4, 3)), camera, 4)
+    assert picture[..., 0] == pytest.approx(picture[..., 3], abs=1e-6)
+    angular = RADIUS / np.sqrt(camera.position[2] ** 2 - RADIUS**2)
+    assert picture[..., 3].sum() == pytest.approx(np.pi * (camera.fx * angular) ** 2, rel=0.005)
+
+
+def test_the_wireframe_draws_lines_and_faces(sphere: tuple[Array, Array]) -> None:
+    picture = wireframe(*sphere, canonical_camera("front", 512, 512))
+    inside = picture[..., 3] > 0.99
+    assert picture[..., 0][inside].min() < 0.3 and picture[..., 0][inside].max() > 0.8
