@@ -170,8 +170,8 @@ class Job:
         complete = bool(self.outcome.started) and all(
             (self.state / m / "quality" / "quality.json").is_file() for m in self.outcome.started
         )
-        self.do(self.packaging(report_only=not complete))
-        for name in ("result.zip", "report"):
+        packed = self.do(self.packaging(report_only=not complete))
+        for name in ("result.zip", "report") if packed else ():
             _publish(self.state / "package" / name, self.options.out / name)
 
     def finish(self, seconds: float) -> tuple[dict[str, Any], int]:
@@ -196,7 +196,8 @@ class Job:
 
     def model_summary(self, model: str) -> dict[str, Any]:
         quality = read_json(self.state / model / "quality" / "quality.json", {})
-        facts = {key: quality.get(key) for key in ("engine", "device", "psnr", "ssim", "passed")}
+        told = {key: _value(self.state / "outputs" / model / key) or None for key in ("engine", "device")}
+        facts = {key: quality.get(key, told.get(key)) for key in ("engine", "device", "psnr", "ssim", "passed")}
         folder = self.options.out / model
         files = (
             sorted(p.relative_to(self.options.out).as_posix() for p in folder.rglob("*") if p.is_file())

@@ -104,8 +104,12 @@ def supervise(step: str, parameters: Step) -> int:
     os.close(writer)
     with open(reader, "rb", buffering=0) as pipe, open(parameters.outputs / "log.txt", "wb") as log:
         verdict, status, usage = _watch(pid, pipe, log, guard, signals, started + parameters.deadline_seconds)
+    stages = read_json(
+        parameters.outputs / "stages.json", []
+    )  # a stage's own peak resets the kernel's count for the next one
+    peak = max([usage.ru_maxrss * 1024 // MIB, *(stage["peak_ram_mib"] for stage in stages)])
     with contextlib.suppress(OSError):
-        write_atomically(parameters.outputs / "peak-ram-mib", str(usage.ru_maxrss * 1024 // MIB))
+        write_atomically(parameters.outputs / "peak-ram-mib", str(peak))
     return conclude(step, parameters, _record(verdict, status, parameters.outputs, guard), started)
 
 

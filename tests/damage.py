@@ -136,7 +136,8 @@ def swapped_fields(folder: Path, rng: Random) -> Path:
 
 
 def strange_name(folder: Path, rng: Random) -> Path:
-    names = ["正面.png", "frönt.png", "\u202egnp.tnorf.png", "🦆.png", "front .png", os.fsdecode(b"fr\xffnt.png"), "a'; drop.png", "view_6.png", "view_٣.png"]  # fmt: skip
+    names = ["正面.png", "frönt.png", "\u202egnp.tnorf.png", "🦆.png", "front .png", os.fsdecode(b"fr\xffnt.png")]
+    names += ["a'; drop.png", "view_6.png", "view_٣.png"]
     file = victim(folder, rng)
     file.rename(file.with_name(names[rng.integers(len(names))]))
     return folder
@@ -189,7 +190,9 @@ def zip_cut_off(folder: Path, rng: Random) -> Path:
 
 
 def two_sets_in_one(folder: Path, rng: Random) -> Path:
-    return zipped(folder, lambda archive: archive.write(folder / "multi_views" / "front.png", "other/multi_views/front.png"))
+    return zipped(
+        folder, lambda archive: archive.write(folder / "multi_views" / "front.png", "other/multi_views/front.png")
+    )
 
 
 def symbolic_link(folder: Path, rng: Random) -> Path:
@@ -339,7 +342,9 @@ def tried(source: Path, work: Path, number: int, seed: int) -> Verdict:
     handed_in = damage(folder, rng)
     words = ["--input", handed_in, "--out", work / "scene", "--outputs", work / "outputs"]
     began = time.monotonic()
-    done = subprocess.run([sys.executable, "-m", "steps.validate", *map(str, words)], capture_output=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "steps.validate", *map(str, words)], capture_output=True, timeout=60, check=False
+    )
     seconds = time.monotonic() - began
     printed = (done.stdout + done.stderr).decode(errors="replace")
     peak = int((work / "outputs" / "peak-ram-mib").read_text() or 0)

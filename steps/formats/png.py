@@ -163,9 +163,9 @@ def _picture(image: Image.Image, header: Header) -> Picture:
     return Picture(pixels[..., None] if pixels.ndim == 2 else pixels, 255)
 
 
-def write(path: Any, pixels: Array) -> None:
-    """Writes [H, W], [H, W, 3] or [H, W, 4] uint8, or [H, W] uint16, as PNG."""
-    Image.fromarray(np.ascontiguousarray(pixels)).save(path, format="PNG", compress_level=6)
+def write(path: Any, pixels: Array, level: int = 6) -> None:
+    """Writes [H, W], [H, W, 3] or [H, W, 4] uint8, or [H, W] uint16, as PNG; level: of compression, 1 fast to 9 small."""
+    Image.fromarray(np.ascontiguousarray(pixels)).save(path, format="PNG", compress_level=level)
 
 
 def to_bytes(image: Array) -> Array:

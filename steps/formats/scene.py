@@ -27,17 +27,37 @@ FORMAT = "sixview-scene/1"
 
 @dataclass(frozen=True)
 class SceneView:
-    """camera: of the picture; depth_camera: the same camera at the depth render's size; colour: [H, W, 3] float32, straight;
-    coverage: [H, W] float32; picture: [H, W, 3] float32, the view over the scene's background, as a person sees it;
-    depth, step: [h, w] float32."""
+    """One view. camera: of the picture; depth_camera: the same at the depth render's size. Arrays are read when asked for, since
+    six large views together would fill the memory."""
 
+    folder: Path
     camera: Camera
     depth_camera: Camera
-    colour: Array
-    coverage: Array
-    picture: Array
-    depth: Array
-    step: Array
+    background: Array
+
+    def _pixels(self) -> Array:
+        return np.asarray(Image.open(self.folder / "views" / f"{self.camera.name}.png"), np.float32) / np.float32(255)
+
+    def colour(self) -> Array:
+        """[H, W, 3] float32, straight."""
+        return np.ascontiguousarray(self._pixels()[..., :3])
+
+    def coverage(self) -> Array:
+        """[H, W] float32: the object's share of each pixel."""
+        return np.asarray(Image.open(self.folder / "masks" / f"{self.camera.name}.png"), np.float32) / np.float32(255)
+
+    def picture(self) -> Array:
+        """[H, W, 3] float32: the view over the scene's background, as a person sees it."""
+        pixels = self._pixels()
+        return over(pixels[..., :3], pixels[..., 3], self.background) if pixels.shape[2] == 4 else pixels
+
+    def depth(self) -> Array:
+        """[h, w] float32, 0 where nothing is."""
+        return np.load(self.folder / "depth" / f"{self.camera.name}.npy")
+
+    def step(self) -> Array:
+        """[h, w] float32: the size of one stored depth level."""
+        return np.load(self.folder / "steps" / f"{self.camera.name}.npy")
 
 
 @dataclass(frozen=True)
@@ -50,22 +70,16 @@ class Scene:
 
 
 def load(folder: Path) -> Scene:
-    """Reads a scene that validate wrote."""
+    """A scene that validate wrote."""
     about = read_json(folder / "scene.json")
     background = np.array(about["background"], np.float32)
-    return Scene([_load_view(folder, item, background) for item in about["views"]], background, about)
+    return Scene([_view(folder, item, background) for item in about["views"]], background, about)
 
 
-def _load_view(folder: Path, item: dict[str, Any], background: Array) -> SceneView:
-    name = item["name"]
-    camera = Camera(name, np.array(item["camera_to_world"]), **item["intrinsics"])
-    pixels = np.asarray(Image.open(folder / "views" / f"{name}.png"), np.float32) / 255.0
-    coverage = np.asarray(Image.open(folder / "masks" / f"{name}.png"), np.float32) / 255.0
-    depth = np.load(folder / "depth" / f"{name}.npy")
-    colour = np.ascontiguousarray(pixels[..., :3])
-    picture = over(colour, pixels[..., 3], background) if pixels.shape[2] == 4 else colour
-    depth_camera = camera.resized(depth.shape[1], depth.shape[0])
-    return SceneView(camera, depth_camera, colour, coverage, picture, depth, np.load(folder / "steps" / f"{name}.npy"))
+def _view(folder: Path, item: dict[str, Any], background: Array) -> SceneView:
+    camera = Camera(item["name"], np.array(item["camera_to_world"]), **item["intrinsics"])
+    height, width = np.load(folder / "depth" / f"{camera.name}.npy", mmap_mode="r").shape
+    return SceneView(folder, camera, camera.resized(width, height), background)
 
 
 def over(colour: Array, alpha: Array, background: Array) -> Array:

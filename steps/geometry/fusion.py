@@ -18,16 +18,19 @@ from scipy.ndimage import distance_transform_edt
 
 from steps.geometry.cameras import Camera, unproject
 from steps.geometry.depth import tangent_planes
+from steps.geometry.images import box_down
 from steps.geometry.kernels import for_bands, kernel, parallel_map
 
 Array = NDArray[Any]
 TRUNCATION = 4.0  # voxels; further from the surface the field only has the right sign
+SAME_SURFACE = 0.005  # of the largest depth: pixels of a block that differ by less see one surface
 REACH = 6.0  # voxels in front of a pixel's surface over which its tangent plane is believed
 
 
 @dataclass(frozen=True)
 class DepthView:
-    """camera: of the depth map; depth: [H, W] float32; coverage: [H, W] float32 in [0, 1], the share of the pixel inside."""
+    """camera: of the depth map; depth: [H, W] float32; coverage: [H, W] float32 in [0, 1], the share of
+    the pixel inside; step: [H, W] float32, the size of one stored depth level."""
 
     camera: Camera
     depth: Array
@@ -51,6 +54,32 @@ def grid_around(views: list[DepthView], cells: int) -> Grid:
     voxel = float((high - low).max() / (cells - 8))
     shape = np.ceil((high - low) / voxel).astype(int) + 8
     return Grid((low + high) / 2 - (shape - 1) / 2 * voxel, voxel, (int(shape[0]), int(shape[1]), int(shape[2])))
+
+
+def thinned(view: DepthView, side: int) -> DepthView:
+    """The view with its longest side at about `side` pixels: coverage averaged over blocks, depth too where a block sees one
+    surface, else the block's first pixel that sees anything. A whole factor that divides both sides, or nothing changes."""
+    height, width = view.depth.shape
+    factor = next(f for f in range(max(1, max(width, height) // side), 0, -1) if width % f == height % f == 0)
+    if factor == 1:
+        return view
+    depth, step = _blocks(view.depth, factor), _blocks(view.step, factor)
+    seen = depth > 0
+    one_surface = (
+        np.where(seen, depth, -np.inf).max(axis=2) - np.where(seen, depth, np.inf).min(axis=2)
+        < SAME_SURFACE * depth.max()
+    )
+    first = np.take_along_axis(depth, seen.argmax(axis=2)[..., None], axis=2)[..., 0]
+    mean = depth.sum(axis=2) / np.maximum(seen.sum(axis=2), 1)
+    small = np.where(one_surface, mean, first).astype(np.float32)
+    camera = view.camera.resized(width // factor, height // factor)
+    return DepthView(camera, small, box_down(view.coverage, factor).astype(np.float32), step.max(axis=2))
+
+
+def _blocks(image: Array, factor: int) -> Array:
+    """[H, W] to [h, w, factor * factor]."""
+    h, w = image.shape[0] // factor, image.shape[1] // factor
+    return image.reshape(h, factor, w, factor).swapaxes(1, 2).reshape(h, w, factor * factor)
 
 
 def silhouette_distance(coverage: Array) -> Array:

@@ -12,8 +12,11 @@ Array = NDArray[Any]
 
 def box_down(image: Array, factor: int) -> Array:
     """The mean over factor x factor blocks of `image` [H, W] or [H, W, C]; H and W must be multiples of factor."""
-    h, w, *rest = image.shape
-    return np.asarray(image.reshape(h // factor, factor, w // factor, factor, *rest).mean(axis=(1, 3)))
+    total = np.zeros((image.shape[0] // factor, image.shape[1] // factor, *image.shape[2:]), image.dtype)
+    for row in range(factor):  # adding whole layers is several times faster than a mean over two axes of length two
+        for column in range(factor):
+            total += image[row::factor, column::factor]
+    return total / image.dtype.type(factor * factor)
 
 
 def filled(image: Array, known: Array) -> Array:

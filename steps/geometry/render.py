@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,19 @@ def samples_for(camera: Camera) -> int:
 
 def render(vertices: Array, faces: Array, uv: Array, texture: Array, camera: Camera, samples: int = 3) -> Array:
     """The mesh in its own colours, unlit: [H, W, 4] float32, premultiplied RGBA, samples^2 samples per pixel."""
-    fine = camera.resized(camera.width * samples, camera.height * samples)
-    return box_down(shade(rasterize(vertices, faces, fine), faces, uv, texture), samples)
+    strips = [_strip(camera, row, samples) for row in range(0, camera.height, STRIP)]
+    shaded = (shade(rasterize(vertices, faces, strip), faces, uv, texture) for strip in strips)
+    return np.concatenate([box_down(strip, samples) for strip in shaded])
+
+
+STRIP = 256  # rows of the finished picture drawn at a time: what is held in memory does not grow with its height
+
+
+def _strip(camera: Camera, row: int, samples: int) -> Camera:
+    """The camera of STRIP rows of the picture, `samples` times finer."""
+    height = min(STRIP, camera.height - row)
+    part = replace(camera, cy=camera.cy - row, height=height)
+    return part.resized(camera.width * samples, height * samples)
 
 
 def shade(fragments: Fragments, faces: Array, uv: Array, texture: Array) -> Array:

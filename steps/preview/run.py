@@ -47,7 +47,7 @@ def write_view(mesh: Mesh, taken: Scene, index: int, view: SceneView, size: int,
     lines = wireframe(mesh.vertices, mesh.faces, camera)
     png.write(out / f"wireframe_{index:02d}.png", png.to_bytes(scene.over_premultiplied(lines, WHITE)))
     picture = scene.over_premultiplied(rgba, taken.background)
-    png.write(out / f"compare_{index:02d}.png", png.to_bytes(comparison(_resized(view.picture, camera), picture)))
+    png.write(out / f"compare_{index:02d}.png", png.to_bytes(comparison(_resized(view.picture(), camera), picture)))
 
 
 def scaled(camera: Camera, size: int) -> Camera:

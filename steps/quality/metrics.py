@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 
 Array = NDArray[Any]
+WINDOW = 7  # pixels, of the structural similarity
 BEST_PSNR = 100.0  # written for identical pictures, whose PSNR has no end
 
 
@@ -21,9 +22,29 @@ def psnr(reference: Array, picture: Array, where: Array | None = None) -> float:
 
 def ssim(reference: Array, picture: Array, where: Array) -> tuple[float, float]:
     """Structural similarity (Wang et al. 2004; 7 x 7 window, mean over the channels as scikit-image has it): over the full
-    frame, and over the pixels in `where` [H, W] bool."""
-    full, pixels = structural_similarity(reference, picture, channel_axis=-1, data_range=1.0, full=True)
-    return float(full), float(pixels[where].mean(dtype=np.float64))
+    frame, and over the pixels in `where` [H, W] bool.
+
+    Only the part in which the pictures differ is worked out: where both windows are the same the similarity is 1."""
+    pixels = np.ones(reference.shape, np.float32)
+    part = _differing(reference, picture)
+    if part is not None:
+        _, pixels[part] = structural_similarity(
+            reference[part], picture[part], channel_axis=-1, data_range=1.0, full=True
+        )
+    frame = slice(WINDOW // 2, -(WINDOW // 2))  # windows that reach over the picture's edge do not count
+    return float(pixels[frame, frame].mean(dtype=np.float64)), float(pixels[where].mean(dtype=np.float64))
+
+
+def _differing(a: Array, b: Array) -> tuple[slice, slice] | None:
+    """The rows and columns around all differences, with a margin in which no window sees any; None where there are none."""
+    rows, columns = np.nonzero((a != b).any(axis=2))
+    if not len(rows):
+        return None
+    spans = [
+        (int(i.min()) - WINDOW, int(i.max()) + 1 + WINDOW, n) for i, n in zip((rows, columns), a.shape[:2], strict=True)
+    ]
+    first, second = (slice(max(0, low), min(n, high)) for low, high, n in spans)
+    return first, second
 
 
 def iou(a: Array, b: Array) -> float:

@@ -41,21 +41,21 @@ def run(parameters: Quality, out: Path, reporter: Reporter) -> None:
 
 def judged(mesh: Mesh, view: SceneView, taken: Scene) -> dict[str, Any]:
     """Every number about one view."""
+    reference, inside = view.picture(), view.coverage() >= 0.5
     rgba = render(mesh.vertices, mesh.faces, mesh.uv, mesh.texture, view.camera, samples_for(view.camera))
     picture = np.rint(scene.over_premultiplied(rgba, taken.background) * 255) / np.float32(255)
-    inside = view.coverage >= 0.5
     blank = np.broadcast_to(taken.background, picture.shape).astype(np.float32)
-    full_ssim, object_ssim = metrics.ssim(view.picture, picture, inside)
-    blank_ssim, _ = metrics.ssim(view.picture, blank, inside)
+    full_ssim, object_ssim = metrics.ssim(reference, picture, inside)
+    blank_ssim, _ = metrics.ssim(reference, blank, inside)
     depth = rasterize(mesh.vertices, mesh.faces, view.depth_camera).depth
     return {
         "name": view.camera.name,
-        "psnr": metrics.psnr(view.picture, picture),
+        "psnr": metrics.psnr(reference, picture),
         "ssim": full_ssim,
-        "object": {"psnr": metrics.psnr(view.picture, picture, inside), "ssim": object_ssim},
-        "blank": {"psnr": metrics.psnr(view.picture, blank), "ssim": blank_ssim},
+        "object": {"psnr": metrics.psnr(reference, picture, inside), "ssim": object_ssim},
+        "blank": {"psnr": metrics.psnr(reference, blank), "ssim": blank_ssim},
         "iou": metrics.iou(inside, rgba[..., 3] >= 0.5),
-        "depth_error": metrics.depth_error(view.depth, depth),
+        "depth_error": metrics.depth_error(view.depth(), depth),
     }
 
 

@@ -16,36 +16,37 @@ from steps.formats.scene import Scene, SceneView
 from steps.geometry.atlas import unwrap
 from steps.geometry.bake import Photo, bake
 from steps.geometry.depth import dequantized
-from steps.geometry.fusion import DepthView, Grid, grid_around, signed_field
+from steps.geometry.fusion import DepthView, Grid, grid_around, signed_field, thinned
 from steps.geometry.kernels import parallel_map
 from steps.geometry.surface import extract, vertex_normals
 from steps.reporter import Reporter
 
 Array = NDArray[Any]
 FINE = 0.05  # voxels: depth levels finer than this need no smoothing
-LARGEST_TEXTURE = 4096
+LARGEST_TEXTURE = 2048  # by default; more on request
+SAMPLES_PER_VOXEL = 4  # pixels of depth per voxel and axis: more cost memory and change nothing
 PARTS = 5  # of the work, for the progress
 
 
 def reconstruct(scene: Scene, parameters: Reconviagen, reporter: Reporter) -> tuple[Mesh, dict[str, Any]]:
     """The textured mesh, and the facts about it that go into model.json."""
-    views = [limited(view, parameters.resolution) for view in scene.views]
+    views = scene.views
     reporter.stage("inference")
-    field, grid = fused(views, parameters.grid)
+    field, grid = fused(views, parameters)
     reporter.progress(1, PARTS)
     vertices, faces = extract(field, grid, parameters.faces)
     _check(vertices, faces)
     reporter.progress(2, PARTS)
-    size = parameters.texture_size or texture_size(views)
+    size = parameters.texture_size or texture_size(views, parameters.resolution)
     index, faces, uv = unwrap(vertices, faces, size)
     reporter.progress(3, PARTS)
     normals = vertex_normals(vertices, faces_of(index, faces))[index]
-    photos = [Photo(v.camera, v.colour, v.coverage) for v in views]
+    photos = [photo(view, parameters.resolution) for view in views]
     baked = bake(vertices[index], faces, uv, normals, photos, size)
     reporter.progress(4, PARTS)
     mesh = Mesh(baked.vertices.astype(np.float32), faces, uv, normals.astype(np.float32), baked.texture)
     facts = {
-        "resolution": [views[0].camera.width, views[0].camera.height],
+        "resolution": [photos[0].camera.width, photos[0].camera.height],
         "grid": list(grid.shape),
         "voxel": grid.voxel,
         "texture_size": size,
@@ -59,40 +60,48 @@ def faces_of(index: Array, faces: Array) -> Array:
     return np.asarray(index)[faces]
 
 
-def limited(view: SceneView, side: int) -> SceneView:
-    """The view with its longest side at most `side` pixels, 0 for as it is."""
-    camera, longest = view.camera, max(view.camera.width, view.camera.height)
-    if not side or side >= longest:
-        return view
-    small = camera.resized(round(camera.width * side / longest), round(camera.height * side / longest))
-    coverage = _shrunk(view.coverage[..., None], small.width, small.height)
-    premultiplied = _shrunk(view.colour * view.coverage[..., None], small.width, small.height)
-    return replace(view, camera=small, colour=premultiplied / np.maximum(coverage, 1e-3), coverage=coverage[..., 0])
+def working_size(view: SceneView, side: int) -> tuple[int, int]:
+    """Width and height of the view with its longest side at most `side` pixels, 0 for as it is."""
+    width, height = view.camera.width, view.camera.height
+    share = min(1.0, side / max(width, height)) if side else 1.0
+    return max(1, round(width * share)), max(1, round(height * share))
 
 
-def _shrunk(image: Array, width: int, height: int) -> Array:
-    """Every channel of [H, W, C] averaged down."""
-    layers = [
-        Image.fromarray(np.ascontiguousarray(image[..., k])).resize((width, height), Image.Resampling.BOX)
-        for k in range(image.shape[2])
-    ]
-    return np.stack([np.asarray(layer, np.float32) for layer in layers], axis=-1)
+def photo(view: SceneView, side: int) -> Photo:
+    """The view as the bake wants it, averaged down to `side`."""
+    width, height = working_size(view, side)
+    colour, coverage = view.colour(), view.coverage()
+    if (width, height) == (view.camera.width, view.camera.height):
+        return Photo(view.camera, colour, coverage)
+    share = _averaged(coverage[..., None], width, height)
+    premultiplied = _averaged(colour * coverage[..., None], width, height)
+    return Photo(view.camera.resized(width, height), premultiplied / np.maximum(share, 1e-3), share[..., 0])
 
 
-def fused(views: list[SceneView], cells: int) -> tuple[Array, Grid]:
+def _averaged(image: Array, width: int, height: int) -> Array:
+    """Every channel of [H, W, C] at another size."""
+    layers = [Image.fromarray(np.ascontiguousarray(image[..., k])) for k in range(image.shape[2])]
+    box = Image.Resampling.BOX
+    return np.stack([np.asarray(layer.resize((width, height), box), np.float32) for layer in layers], axis=-1)
+
+
+def fused(views: list[SceneView], parameters: Reconviagen) -> tuple[Array, Grid]:
     """The carved field on a grid around the object."""
-    raw = [DepthView(v.depth_camera, v.depth, _at_depth_size(v), v.step) for v in views]
-    grid = grid_around(raw, cells)
+    side = min(parameters.resolution or SAMPLES_PER_VOXEL * parameters.grid, SAMPLES_PER_VOXEL * parameters.grid)
+    raw = parallel_map(lambda view: depth_view(view, side), views)
+    grid = grid_around(raw, parameters.grid)
     smooth = parallel_map(lambda view: _smoothed(view, grid.voxel), raw)
     return signed_field(smooth, grid), grid
 
 
-def _at_depth_size(view: SceneView) -> Array:
+def depth_view(view: SceneView, side: int) -> DepthView:
+    """The view as fusion wants it: coverage at the depth map's size, both thinned out to about `side` pixels."""
     camera = view.depth_camera
-    if view.coverage.shape == (camera.height, camera.width):
-        return view.coverage
-    image = Image.fromarray(view.coverage)
-    return np.asarray(image.resize((camera.width, camera.height), Image.Resampling.BILINEAR), np.float32)
+    coverage = view.coverage()
+    if coverage.shape != (camera.height, camera.width):
+        size = camera.width, camera.height
+        coverage = np.asarray(Image.fromarray(coverage).resize(size, Image.Resampling.BOX), np.float32)
+    return thinned(DepthView(camera, view.depth(), coverage, view.step()), side)
 
 
 def _smoothed(view: DepthView, voxel: float) -> DepthView:
@@ -101,9 +110,9 @@ def _smoothed(view: DepthView, voxel: float) -> DepthView:
     return replace(view, depth=dequantized(view.depth, view.step))
 
 
-def texture_size(views: list[SceneView]) -> int:
-    """The power of two at or above twice the views' longest side, so that resampling loses nothing."""
-    longest = max(max(v.camera.width, v.camera.height) for v in views)
+def texture_size(views: list[SceneView], side: int) -> int:
+    """The power of two at or above twice the views' longest side, so that resampling loses nothing; at most LARGEST_TEXTURE."""
+    longest = max(max(working_size(view, side)) for view in views)
     return int(min(LARGEST_TEXTURE, 1 << int(np.ceil(np.log2(2 * longest)))))
 
 

@@ -104,7 +104,7 @@ def _empty(index: int) -> checks.Fault:
 
 def _write_view(out: Path, name: str, picture: png.Picture, coverage: Array, depth: MetricDepth) -> None:
     pixels = picture.colour if picture.alpha is None else np.dstack([picture.colour, png.to_bytes(picture.alpha)])
-    png.write(out / "views" / f"{name}.png", pixels)
-    png.write(out / "masks" / f"{name}.png", png.to_bytes(coverage))
+    png.write(out / "views" / f"{name}.png", pixels, level=1)
+    png.write(out / "masks" / f"{name}.png", png.to_bytes(coverage), level=1)
     np.save(out / "depth" / f"{name}.npy", depth.depth)
     np.save(out / "steps" / f"{name}.npy", depth.step)

@@ -25,7 +25,13 @@ def mesh(tmp_path: Path) -> Mesh:
     rng = np.random.default_rng(0)
     uv = rng.random((len(ball.vertices), 2)).astype(np.float32)
     texture = rng.integers(0, 256, (16, 16, 3)).astype(np.float32) / 255
-    made = Mesh(ball.vertices.astype(np.float32), ball.faces.astype(np.int32), uv, ball.vertex_normals.astype(np.float32), texture)
+    made = Mesh(
+        ball.vertices.astype(np.float32),
+        ball.faces.astype(np.int32),
+        uv,
+        ball.vertex_normals.astype(np.float32),
+        texture,
+    )
     meshes.save(tmp_path, made)
     return made
 
@@ -60,7 +66,9 @@ def test_the_same_mesh_gives_the_same_bytes(mesh: Mesh, tmp_path: Path) -> None:
 
 
 def khronos_issues(path: Path) -> dict[str, Any]:
-    done = node([str(GLTF / "validate.mjs"), str(path)], return_completed_process=True, stdout=subprocess.PIPE, text=True)
+    done = node(
+        [str(GLTF / "validate.mjs"), str(path)], return_completed_process=True, stdout=subprocess.PIPE, text=True
+    )
     return json.loads(done.stdout)  # type: ignore[no-any-return]
 
 

@@ -62,7 +62,15 @@ def test_an_interlaced_file_is_read() -> None:
     header = b"\0\0\0\x28\0\0\0\x28\x08\0\0\0\x01"
     rows = b"".join(
         b"\0" + plain[y0::dy, x0::dx][r].tobytes()
-        for x0, y0, dx, dy in [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+        for x0, y0, dx, dy in [
+            (0, 0, 8, 8),
+            (4, 0, 8, 8),
+            (0, 4, 4, 8),
+            (2, 0, 4, 4),
+            (0, 2, 2, 4),
+            (1, 0, 2, 2),
+            (0, 1, 1, 2),
+        ]
         for r in range(len(plain[y0::dy, x0::dx]))
     )
     parts = [damage.chunk(b"IHDR", header), damage.chunk(b"IDAT", zlib.compress(rows)), damage.chunk(b"IEND", b"")]

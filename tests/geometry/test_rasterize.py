@@ -30,7 +30,9 @@ def camera_at(*position: float) -> Camera:
 def test_triangles_that_share_edges_cover_every_pixel_exactly_once(seed: int) -> None:
     rng = np.random.default_rng(seed)
     border = np.array([[0, 0], [SIZE, 0], [0, SIZE], [SIZE, SIZE]], float)
-    inner = np.rint(rng.uniform(0, SIZE, (60, 2)) * 2) / 2  # on and between pixel centres: the ties that break watertightness
+    inner = (
+        np.rint(rng.uniform(0, SIZE, (60, 2)) * 2) / 2
+    )  # on and between pixel centres: the ties that break watertightness
     points = np.concatenate([border, np.unique(inner, axis=0)])
     faces = Delaunay(points).simplices.astype(np.int32)
     counts = np.zeros((SIZE, SIZE), int)

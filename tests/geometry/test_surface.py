@@ -51,7 +51,9 @@ def test_a_sphere_comes_back_as_a_closed_sphere_of_its_radius(sphere: tuple[Arra
     radii = np.linalg.norm(vertices, axis=1)
     assert is_closed(faces) and trimesh.Trimesh(vertices, faces).is_watertight
     assert abs(radii.mean() - RADIUS) < 0.001 and radii.std() < 0.002
-    assert trimesh.Trimesh(vertices, faces).volume == pytest.approx(4 / 3 * np.pi * RADIUS**3, rel=0.01)  # and faces point outwards
+    assert trimesh.Trimesh(vertices, faces).volume == pytest.approx(
+        4 / 3 * np.pi * RADIUS**3, rel=0.01
+    )  # and faces point outwards
     assert len(faces) <= 4000
 
 

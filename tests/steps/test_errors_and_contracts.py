@@ -29,13 +29,20 @@ def test_every_failure_says_what_to_do() -> None:
 
 def test_a_record_has_code_message_suggestion_and_details() -> None:
     record = ModelOom("Too much.", attempt=2).record()
-    assert record == {"code": "MODEL_OOM", "message": "Too much.", "suggestion": ModelOom.advice, "details": {"attempt": 2}}
+    assert record == {
+        "code": "MODEL_OOM",
+        "message": "Too much.",
+        "suggestion": ModelOom.advice,
+        "details": {"attempt": 2},
+    }
 
 
 def test_the_readme_s_table_is_the_tree() -> None:
     text = (Path(__file__).parents[2] / "README.md").read_text()
     rows = dict(re.findall(r"^\| `([A-Z_]+)` \| (\d+) \|", text, re.MULTILINE))
-    assert {code: int(exit_code) for code, exit_code in rows.items()} == {c: cls.exit_code for c, cls in by_code().items()}
+    assert {code: int(exit_code) for code, exit_code in rows.items()} == {
+        c: cls.exit_code for c, cls in by_code().items()
+    }
 
 
 def example(step: str) -> contracts.Step:

@@ -27,7 +27,17 @@ class Trouble:
         self.out, self.outputs = folder / "out", folder / "outputs"
 
     def start(self, kind: str, *flags: object, **options: object) -> subprocess.Popen[str]:
-        words = [sys.executable, "-m", "tests.steps.trouble", kind, "--out", self.out, "--outputs", self.outputs, *flags]
+        words = [
+            sys.executable,
+            "-m",
+            "tests.steps.trouble",
+            kind,
+            "--out",
+            self.out,
+            "--outputs",
+            self.outputs,
+            *flags,
+        ]
         return subprocess.Popen(list(map(str, words)), stderr=subprocess.PIPE, text=True, **options)  # type: ignore[call-overload,no-any-return]
 
     def run(self, kind: str, *flags: object, **options: object) -> int:

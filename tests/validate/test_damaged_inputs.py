@@ -43,7 +43,9 @@ def test_all_faults_of_a_set_are_reported_together_under_the_first_code(set_copy
 
 
 def test_the_record_is_json_whatever_the_names_are_made_of(set_copy: Path) -> None:
-    (set_copy / "multi_views" / "front.png").rename(set_copy / "multi_views" / b"\xff\x1b[31m.png".decode(errors="surrogateescape"))
+    (set_copy / "multi_views" / "front.png").rename(
+        set_copy / "multi_views" / b"\xff\x1b[31m.png".decode(errors="surrogateescape")
+    )
     with pytest.raises(BadInput) as caught:
         checked(set_copy, None)
     text = json.dumps(caught.value.record(), ensure_ascii=False)
@@ -52,7 +54,9 @@ def test_the_record_is_json_whatever_the_names_are_made_of(set_copy: Path) -> No
 
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_a_folder_and_a_zip_of_it_are_the_same_input(set_copy: Path, wrapped: bool) -> None:
-    archive = shutil.make_archive(str(set_copy), "zip", set_copy.parent if wrapped else set_copy, "set" if wrapped else ".")
+    archive = shutil.make_archive(
+        str(set_copy), "zip", set_copy.parent if wrapped else set_copy, "set" if wrapped else "."
+    )
     by_folder, by_zip = checked(set_copy, None), checked(Path(archive), None)
     for a, b in zip(by_folder[0].views + by_folder[0].depths, by_zip[0].views + by_zip[0].depths, strict=True):
         assert (a.pixels == b.pixels).all()
