@@ -86,6 +86,7 @@ class Outcome:
     reused: list[str] = field(default_factory=list)
     ran: list[str] = field(default_factory=list)
     started: list[str] = field(default_factory=list)  # models
+    current: set[Path] = field(default_factory=set)  # result folders that belong to this run's options
 
 
 def run(options: Options, display: Display) -> tuple[dict[str, Any], int]:
@@ -140,7 +141,7 @@ class Job:
 
     def prepare(self) -> None:
         """Takes away what an older run published at the top: it must not be taken for this run's result."""
-        for name in PUBLISHED:
+        for name in (*PUBLISHED, *contracts.MODELS):
             _remove(self.options.out / name)
         (self.state / "done").mkdir(exist_ok=True)
         write_json(
@@ -167,9 +168,12 @@ class Job:
 
     def package(self) -> None:
         """The report always; the ZIP where every model that was started has its mesh and quality.json."""
-        complete = bool(self.outcome.started) and all(
-            (self.state / m / "quality" / "quality.json").is_file() for m in self.outcome.started
-        )
+        for model in self.options.models:
+            for part in ("mesh", "quality", "preview"):
+                if self.state / model / part not in self.outcome.current:
+                    _remove(self.state / model / part)  # of an earlier run with other options: no evidence for this one
+        scored = [m for m in self.outcome.started if self.state / m / "quality" in self.outcome.current]
+        complete = bool(scored) and scored == self.outcome.started
         packed = self.do(self.packaging(report_only=not complete))
         for name in ("result.zip", "report") if packed else ():
             _publish(self.state / "package" / name, self.options.out / name)
@@ -277,11 +281,14 @@ class Job:
         key = _key(task)
         if task.reads and _is_done(read_json(done, {}), key, task.parameters.out):
             self.outcome.reused.append(task.name)
+            self.outcome.current.add(task.parameters.out)
             self.display.reused(task.name)
             return True
         done.unlink(missing_ok=True)
         failure = self.execute(task)
         self.outcome.ran.append(task.name)
+        if failure is None or by_code()[failure["code"]].keeps_results:
+            self.outcome.current.add(task.parameters.out)
         if failure is None:
             write_json(done, {"key": key, "results": tree_digests(task.parameters.out)})
         self.outcome.failure = self.outcome.failure or failure
@@ -319,6 +326,8 @@ class Job:
     def publish(self, model: str, part: str, place: str) -> None:
         """Shows a part of a model's results under its final name."""
         source = self.state / model / part
+        if source not in self.outcome.current:
+            return
         for path in sorted(source.glob("*")) if source.is_dir() else []:
             if path.name not in ("model.json", "preview.json"):
                 _publish(path, self.options.out / place / path.name)

@@ -1,0 +1,24 @@
+"""`python -m tests.benchmarks [quality foreign open3d speed damage kill]`; without names, all of them."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import sys
+
+NAMES = ("quality", "foreign", "open3d", "speed", "damage", "kill")
+
+
+def main(names: list[str]) -> None:
+    unknown = set(names) - set(NAMES)
+    if unknown:
+        raise SystemExit(f"There is no benchmark {', '.join(unknown)}; choose from {', '.join(NAMES)}.")
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    for name in names or NAMES:
+        print(f"\n## {name}", flush=True)
+        importlib.import_module(f"tests.benchmarks.{name}_benchmark").main()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
