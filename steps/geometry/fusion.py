@@ -134,7 +134,7 @@ def _free_space(depth, plane, half, hull, voxel, x, y, z):  # type: ignore[no-un
         return np.nan
     gap = (depth[r, c] + plane[r, c, 0] * (x - c - 0.5) + plane[r, c, 1] * (y - r - 0.5) - z) / voxel
     slack = half[r, c] / voxel
-    near_hull = min(max(2.0 + hull / (2 * slack + 1e-9), 0.0), 1.0)
+    near_hull = min(max(2.0 + hull / (4 * slack + 1e-9), 0.0), 1.0)
     return max((gap - near_hull * slack) * plane[r, c, 2], gap - slack - REACH)
 
 

@@ -17,8 +17,8 @@ Array = NDArray[Any]
 
 
 def samples_for(camera: Camera) -> int:
-    """Samples per axis and pixel: 3, and 2 for pictures so large that their pixels hardly show."""
-    return 3 if max(camera.width, camera.height) <= 1024 else 2
+    """Samples per axis and pixel: 4, as fewer cost a decibel at the outlines; 2 for pictures whose pixels are small."""
+    return 4 if max(camera.width, camera.height) <= 1024 else 2
 
 
 def render(vertices: Array, faces: Array, uv: Array, texture: Array, camera: Camera, samples: int = 3) -> Array:

@@ -33,7 +33,20 @@ def sample(name: str, size: int = 512, bits: int = 16) -> Path:
     """The sample's folder; made once."""
     folder = WORK / "samples" / f"{name}_{size}_{bits}"
     if not (folder / "sample.json").exists():
-        words = ["sample", folder, "--object", name, "--size", size, "--depth-bits", bits, "--held-out", HELD_OUT, "--seed", 3]
+        words = [
+            "sample",
+            folder,
+            "--object",
+            name,
+            "--size",
+            size,
+            "--depth-bits",
+            bits,
+            "--held-out",
+            HELD_OUT,
+            "--seed",
+            3,
+        ]
         subprocess.run([sys.executable, "-m", "pipeline.cli", *map(str, words)], check=True, stdout=subprocess.DEVNULL)
     return folder
 
@@ -41,7 +54,9 @@ def sample(name: str, size: int = 512, bits: int = 16) -> Path:
 def job(source: Path, out: Path, *flags: str) -> dict[str, Any]:
     """A whole run from the start. Returns outputs.json."""
     words = ["run", source, "--out", out, "--restart", "--json", *flags]
-    done = subprocess.run([sys.executable, "-m", "pipeline.cli", *map(str, words)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", *map(str, words)], capture_output=True, text=True, check=False
+    )
     summary: dict[str, Any] = json.loads(done.stdout)
     assert summary["status"] == "completed", summary["error"]
     return summary

@@ -8,7 +8,18 @@ import numpy as np
 
 from tests.benchmarks.common import NAMES, WORK, between, inputs, job, load, sample, surface_error, table
 
-HEADER = ["object", "PSNR", "SSIM", "object PSNR", "between", "between, object", "Chamfer %", "F 0.5 %", "closed", "seconds"]
+HEADER = [
+    "object",
+    "PSNR",
+    "SSIM",
+    "object PSNR",
+    "between",
+    "between, object",
+    "Chamfer %",
+    "F 0.5 %",
+    "closed",
+    "seconds",
+]
 
 
 def main() -> None:

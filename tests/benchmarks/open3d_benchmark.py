@@ -1,0 +1,121 @@
+"""Against Open3D: the same depth, its TSDF and marching cubes; then the same decimation, atlas and bake for both."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import open3d as o3d
+
+from steps.contracts import Reconviagen
+from steps.formats import scene
+from steps.formats.meshes import Mesh
+from steps.geometry.atlas import unwrap
+from steps.geometry.bake import bake
+from steps.geometry.surface import decimated, is_closed, vertex_normals
+from steps.reconviagen import fusion
+from tests.benchmarks.common import NAMES, WORK, Array, between, inputs, job, psnr, render, sample, surface_error, table
+
+HEADER = [
+    "object",
+    "method",
+    "surface, s",
+    "depth to textured mesh, s",
+    "PSNR",
+    "between",
+    "Chamfer %",
+    "F 0.5 %",
+    "closed",
+]
+PARAMETERS = Reconviagen(out=Path(), outputs=Path(), scene=Path())
+TRUNCATION = 4.0  # voxels, as ours
+
+
+def main() -> None:
+    compared("mug")  # once for the caches
+    rows = [row for name in NAMES for row in compared(name)]
+    for method in ("sixview", "Open3D"):
+        mean = np.array([row[2:8] for row in rows if row[1] == method], float).mean(axis=0).tolist()
+        rows.append(["mean", method, *mean, ""])
+    table(HEADER, rows)
+
+
+def compared(name: str) -> list[list[object]]:
+    """Both methods on one object, in one process, one after the other."""
+    source, out = sample(name), WORK / f"quality_{name}_16"
+    if not (out / "result.zip").exists():
+        job(source, out)
+    taken, rows = scene.load(out / ".sixview" / "scene"), []
+    for method, surface in (("sixview", ours), ("Open3D", theirs)):
+        began = time.perf_counter()
+        vertices, faces = surface(taken)
+        surface_seconds = time.perf_counter() - began
+        mesh = textured(taken, vertices, faces)
+        seconds = time.perf_counter() - began
+        rows.append(
+            [
+                name,
+                method,
+                surface_seconds,
+                seconds,
+                *judged(mesh, source, taken, out),
+                "yes" if is_closed(faces) else "no",
+            ]
+        )
+    return rows
+
+
+def ours(taken: scene.Scene) -> tuple[Array, Array]:
+    """Our field, marching cubes, smoothing and decimation."""
+    field, grid = fusion.fused(taken.views, PARAMETERS)
+    return fusion.extract(field, grid, PARAMETERS.faces)
+
+
+def theirs(taken: scene.Scene) -> tuple[Array, Array]:
+    """Open3D's scalable TSDF with the same voxel, and our decimation."""
+    raw = [fusion.depth_view(view, 1 << 30) for view in taken.views]
+    voxel = fusion.grid_around(raw, PARAMETERS.grid).voxel
+    kind = o3d.pipelines.integration.TSDFVolumeColorType.NoColor
+    volume = o3d.pipelines.integration.ScalableTSDFVolume(voxel, TRUNCATION * voxel, kind)
+    for view in raw:
+        _integrate(volume, view)
+    mesh = volume.extract_triangle_mesh()
+    return decimated(np.asarray(mesh.vertices), np.asarray(mesh.triangles).astype(np.int32), PARAMETERS.faces)
+
+
+def _integrate(volume: o3d.pipelines.integration.ScalableTSDFVolume, view: fusion.DepthView) -> None:
+    camera = view.camera
+    blank = o3d.geometry.Image(np.zeros((*view.depth.shape, 3), np.uint8))
+    frame = o3d.geometry.RGBDImage.create_from_color_and_depth(
+        blank, o3d.geometry.Image(view.depth), depth_scale=1.0, depth_trunc=100.0, convert_rgb_to_intensity=False
+    )
+    # Open3D's pixel centres lie on whole numbers
+    pinhole = o3d.camera.PinholeCameraIntrinsic(
+        camera.width, camera.height, camera.fx, camera.fy, camera.cx - 0.5, camera.cy - 0.5
+    )
+    volume.integrate(frame, pinhole, np.diag([1.0, -1.0, -1.0, 1.0]) @ np.linalg.inv(camera.camera_to_world))
+
+
+def textured(taken: scene.Scene, vertices: Array, faces: Array) -> Mesh:
+    """The same atlas and bake for both."""
+    size = fusion.texture_size(taken.views, 0)
+    index, cut, uv = unwrap(vertices, faces, size)
+    normals = vertex_normals(vertices, faces)[index]
+    photos = [fusion.photo(view, 0) for view in taken.views]
+    baked = bake(vertices[index], cut, uv, normals, photos, size)
+    return Mesh(baked.vertices.astype(np.float32), cut, uv, normals.astype(np.float32), baked.texture)
+
+
+def judged(mesh: Mesh, source: Path, taken: scene.Scene, out: Path) -> list[float]:
+    """PSNR at the input views, between them, Chamfer and F-score."""
+    scores = []
+    for view in taken.views:
+        rgba = render(mesh.vertices, mesh.faces, mesh.uv, mesh.texture, view.camera, 4)
+        scores.append(psnr(view.picture(), np.clip(scene.over_premultiplied(rgba, taken.background), 0, 1)))
+    seen = inputs(out / ".sixview" / "scene")
+    return [
+        float(np.mean(scores)),
+        between(mesh, source, seen)[0],
+        *surface_error(mesh.vertices, mesh.faces, source, seen),
+    ]
