@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from steps import contracts
+from steps.geometry import cameras
+
 ROOT = Path(__file__).parent.parent
 STEPS = ["validate", "reconviagen", "quality", "preview", "package", "sample"]
 SHARED = {"contracts", "errors", "files", "memory", "reporter", "runner"}
@@ -70,6 +73,10 @@ def loaded_by(statement: str) -> set[str]:
 @pytest.mark.parametrize("module", ["steps.validate.run", "steps.package.run", "pipeline.cli"])
 def test_validate_package_and_the_command_start_without_the_heavy_libraries(module: str) -> None:
     assert not loaded_by(f"import {module}") & {"torch", "numba", "scipy", "skimage", "xatlas"}
+
+
+def test_the_contract_and_the_rig_name_the_same_views() -> None:
+    assert contracts.VIEW_NAMES == cameras.VIEW_NAMES
 
 
 def test_the_command_s_help_does_not_even_load_numpy() -> None:

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-VIEW_NAMES = ("front", "back", "left", "right", "top", "bottom")
-
 # The canonical rig: six orthogonal cameras looking at the origin. `left` stands on the viewer's left (-x).
 CANONICAL_DISTANCE = 2.5
 CANONICAL_FOCAL_PER_WIDTH = 1111.0 / 1024.0
@@ -23,6 +21,7 @@ _CANONICAL_AXES = {  # name: (direction from the origin to the camera, up in the
     "top": ((0, 1, 0), (0, 0, -1)),
     "bottom": ((0, -1, 0), (0, 0, 1)),
 }
+VIEW_NAMES = tuple(_CANONICAL_AXES)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,9 @@ def resized(mask: Array, shape: tuple[int, int]) -> Array:
 
 
 def background_colour(pictures: list[Array], insides: list[Array]) -> tuple[Array, bool]:
-    """The colour (3,) behind opaque pictures [H, W, 3] in [0, 1], and whether it is even. insides: [H, W], the object."""
+    """The colour (3,) in [0, 1] behind opaque pictures [H, W, 3] uint8, and whether it is even. insides: [H, W], the object."""
     frames = [p[_border(p.shape[:2]) & (i < 0.5)] for p, i in zip(pictures, insides, strict=True)]
-    pixels = np.concatenate(frames)
+    pixels = np.concatenate(frames) / np.float32(255)
     if not len(pixels):
         return WHITE, False
     colour = np.median(pixels, axis=0)
@@ -70,5 +71,5 @@ def _neighbour_mean(colour: Array, known: Array) -> Array:
     """The mean of the known colours within three pixels, -1 where there is none."""
     total, weight = colour * known[..., None], known.astype(np.float32)
     for _ in range(3):
-        total, weight = np.sum(_shifts(total), axis=0), np.sum(_shifts(weight), axis=0)
+        total, weight = reduce(np.add, _shifts(total)), reduce(np.add, _shifts(weight))
     return np.where(weight[..., None] > 0, total / np.maximum(weight, 1e-9)[..., None], -1.0)

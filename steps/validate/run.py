@@ -56,7 +56,7 @@ def write_scene(pictures: checks.Pictures, given: list[cameras_json.View] | None
     views = [_view_of(i, picture, given) for i, picture in enumerate(pictures.views)]
     depths = [_metric(picture, view) for picture, view in zip(pictures.depths, views, strict=True)]
     insides = [masks.resized(d.depth > 0, p.pixels.shape[:2]) for d, p in zip(depths, pictures.views, strict=True)]
-    opaque = [(p.colour / np.float32(255), i) for p, i in zip(pictures.views, insides, strict=True) if p.alpha is None]
+    opaque = [(p.colour, i) for p, i in zip(pictures.views, insides, strict=True) if p.alpha is None]
     background, even = (
         masks.background_colour([c for c, _ in opaque], [i for _, i in opaque]) if opaque else (masks.WHITE, True)
     )
@@ -64,11 +64,7 @@ def write_scene(pictures: checks.Pictures, given: list[cameras_json.View] | None
     for folder in ("views", "masks", "depth", "steps"):
         (out / folder).mkdir()
     for index, (view, picture, depth, inside) in enumerate(zip(views, pictures.views, depths, insides, strict=True)):
-        coverage = (
-            picture.alpha
-            if picture.alpha is not None
-            else masks.sharpened(inside, picture.colour / np.float32(255), background)
-        )
+        coverage = _coverage(picture, inside, background)
         if not (coverage >= 0.5).any() or not depth.depth.any():
             faults.append(_empty(index))
         _write_view(out, view.camera.name, picture, coverage, depth)
@@ -92,6 +88,13 @@ def _view_of(index: int, picture: png.Picture, given: list[cameras_json.View] | 
 def _metric(picture: png.Picture, view: cameras_json.View) -> MetricDepth:
     shape = picture.pixels.shape[:2]
     return metric_depth(picture, view.depth, ray_to_z(view.camera.resized(shape[1], shape[0]), shape))
+
+
+def _coverage(picture: png.Picture, inside: Array, background: Array) -> Array:
+    """The picture's own transparency where it has any, else what depth says, sharpened by colour."""
+    if picture.alpha is not None:
+        return picture.alpha
+    return masks.sharpened(inside, picture.colour / np.float32(255), background)
 
 
 def _empty(index: int) -> checks.Fault:

@@ -13,7 +13,7 @@ from steps.geometry.atlas import unwrap
 from steps.geometry.bake import Photo, bake, texel_fragments
 from steps.geometry.cameras import VIEW_NAMES, canonical_camera
 from steps.geometry.depth import dequantized, tangent_planes
-from steps.geometry.fusion import DepthView, Grid, grid_around, signed_field, silhouette_distance
+from steps.geometry.fusion import DepthView, Grid, grid_around, signed_field, silhouette_distance, thinned
 from steps.geometry.images import box_down, filled
 from steps.geometry.rasterize import rasterize
 from steps.geometry.render import render, wireframe
@@ -212,3 +212,23 @@ def test_the_wireframe_draws_lines_and_faces(sphere: tuple[Array, Array]) -> Non
     picture = wireframe(*sphere, canonical_camera("front", 512, 512))
     inside = picture[..., 3] > 0.99
     assert picture[..., 0][inside].min() < 0.3 and picture[..., 0][inside].max() > 0.8
+
+
+def test_drawing_in_strips_changes_no_pixel(sphere: tuple[Array, Array], monkeypatch: pytest.MonkeyPatch) -> None:
+    vertices, faces = sphere
+    uv = np.random.default_rng(0).random((len(vertices), 2)).astype(np.float32)
+    camera, texture = canonical_camera("front", SIZE, SIZE), np.random.default_rng(1).random((8, 8, 3))
+    whole = render(vertices, faces, uv, texture, camera, 2)
+    monkeypatch.setattr("steps.geometry.render.STRIP", 37)
+    assert np.array_equal(render(vertices, faces, uv, texture, camera, 2), whole)
+
+
+def test_a_thinned_view_sees_the_same_surface() -> None:
+    view = views_of(ball())[0]
+    small = thinned(view, SIZE // 2)
+    assert small.depth.shape == small.coverage.shape == (SIZE // 2, SIZE // 2)
+    truth = rasterize(ball().vertices, ball().faces, small.camera).depth
+    both = (truth > 0) & (small.depth > 0) & (small.coverage > 0.99)
+    assert np.abs(small.depth - truth)[both].mean() < 0.002
+    assert small.coverage.sum() * 4 == pytest.approx(view.coverage.sum())
+    assert thinned(view, SIZE) is view

@@ -259,6 +259,26 @@ def test_missing_previews_are_skipped_and_listed(copied: Path, tmp_path: Path) -
     assert manifest["missing"] == ["reconviagen/previews/wireframe_03.png"]
 
 
+def test_two_models_stand_side_by_side_in_the_archive_and_the_report(copied: Path, tmp_path: Path) -> None:
+    state = copied / ".sixview"
+    shutil.copytree(state / "reconviagen", state / "other")
+    words = [
+        "--job",
+        state,
+        "--models",
+        "reconviagen,other",
+        "--out",
+        tmp_path / "package",
+        "--outputs",
+        tmp_path / "outputs",
+    ]
+    subprocess.run([sys.executable, "-m", "steps.package", *map(str, words)], check=True)
+    with zipfile.ZipFile(tmp_path / "package" / "result.zip") as archive:
+        assert {"reconviagen/mesh.glb", "other/mesh.glb", "other/previews/textured_00.png"} <= set(archive.namelist())
+    page = (tmp_path / "package" / "report" / "index.html").read_text()
+    assert page.count("other (fusion)") >= 2 and page.count("data:image/webp") == 2
+
+
 # -- options -------------------------------------------------------------------------------------------------------------
 
 

@@ -68,9 +68,11 @@ def test_rim_pixels_are_split_between_object_and_background_by_colour() -> None:
 def test_the_background_s_colour_is_found_and_an_uneven_one_is_said() -> None:
     inside = np.zeros((64, 64))
     inside[16:48, 16:48] = 1
-    grey = np.full((64, 64, 3), 0.7)
+    grey = np.full((64, 64, 3), 179, np.uint8)
     assert masks.background_colour([grey], [inside])[1]
-    colour, even = masks.background_colour([np.linspace(0, 1, 64)[None, :, None].repeat(64, 0).repeat(3, 2)], [inside])
+    colour, even = masks.background_colour(
+        [np.arange(0, 256, 4, np.uint8)[None, :, None].repeat(64, 0).repeat(3, 2)], [inside]
+    )
     assert not even and colour[0] == pytest.approx(0.5, abs=0.05)
 
 
