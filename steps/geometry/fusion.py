@@ -23,7 +23,7 @@ from steps.geometry.kernels import for_bands, kernel, parallel_map
 
 Array = NDArray[Any]
 TRUNCATION = 4.0  # voxels; further from the surface the field only has the right sign
-SAME_SURFACE = 0.005  # of the largest depth: pixels of a block that differ by less see one surface
+STEEPEST = 6.0  # depth per width: pixels of a block that differ by more than such a slope see two surfaces
 REACH = 6.0  # voxels in front of a pixel's surface over which its tangent plane is believed
 
 
@@ -65,10 +65,8 @@ def thinned(view: DepthView, side: int) -> DepthView:
         return view
     depth, step = _blocks(view.depth, factor), _blocks(view.step, factor)
     seen = depth > 0
-    one_surface = (
-        np.where(seen, depth, -np.inf).max(axis=2) - np.where(seen, depth, np.inf).min(axis=2)
-        < SAME_SURFACE * depth.max()
-    )
+    spread = np.where(seen, depth, -np.inf).max(axis=2) - np.where(seen, depth, np.inf).min(axis=2)
+    one_surface = spread < STEEPEST * factor * depth.max() / view.camera.fx
     first = np.take_along_axis(depth, seen.argmax(axis=2)[..., None], axis=2)[..., 0]
     mean = depth.sum(axis=2) / np.maximum(seen.sum(axis=2), 1)
     small = np.where(one_surface, mean, first).astype(np.float32)
