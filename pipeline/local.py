@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
-import os
 import shutil
 import signal
 import subprocess
@@ -22,27 +20,15 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
-import steps
 from pipeline.progress import Display
+from pipeline.reuse import Task, is_done, key_of, publish, remove
 from steps import contracts
-from steps.contracts import JOB_SECONDS, Package, Preview, Quality, Reconviagen, Step, Validate
+from steps.contracts import JOB_SECONDS, Package, Preview, Quality, Reconviagen, Validate
 from steps.errors import Record, UnknownError, ValidationFailed, by_code
-from steps.files import read_json, sha256, tree_digests, write_json
-from steps.formats.inputs import FIELDS
+from steps.files import read_json, tree_digests, write_json
 
 POLL_SECONDS = 0.1
 LOCK_SECONDS = 10.0
-_PLACE = {
-    "out",
-    "outputs",
-    "deadline_seconds",
-    "memory_limit_mib",
-    "scene",
-    "mesh",
-    "job",
-    "input",
-    "cameras",
-}  # not part of a key
 PUBLISHED = ("result.zip", "report", "outputs.json")
 
 
@@ -66,16 +52,6 @@ class Options:
     ssim_threshold: float = 0.75
     preview_size: int = 512
     memory_limit_mib: int = 0
-
-
-@dataclass(frozen=True)
-class Task:
-    """One step of the plan. name: `reconviagen.quality`; step: `quality`; reads: what its key depends on."""
-
-    name: str
-    step: str
-    parameters: Step
-    reads: tuple[Path, ...]
 
 
 @dataclass
@@ -142,7 +118,7 @@ class Job:
     def prepare(self) -> None:
         """Takes away what an older run published at the top: it must not be taken for this run's result."""
         for name in (*PUBLISHED, *contracts.MODELS):
-            _remove(self.options.out / name)
+            remove(self.options.out / name)
         (self.state / "done").mkdir(exist_ok=True)
         write_json(
             self.state / "options.json",
@@ -171,12 +147,12 @@ class Job:
         for model in self.options.models:
             for part in ("mesh", "quality", "preview"):
                 if self.state / model / part not in self.outcome.current:
-                    _remove(self.state / model / part)  # of an earlier run with other options: no evidence for this one
+                    remove(self.state / model / part)  # of an earlier run with other options: no evidence for this one
         scored = [m for m in self.outcome.started if self.state / m / "quality" in self.outcome.current]
         complete = bool(scored) and scored == self.outcome.started
         packed = self.do(self.packaging(report_only=not complete))
         for name in ("result.zip", "report") if packed else ():
-            _publish(self.state / "package" / name, self.options.out / name)
+            publish(self.state / "package" / name, self.options.out / name)
 
     def finish(self, seconds: float) -> tuple[dict[str, Any], int]:
         """Writes and returns outputs.json, with the exit code."""
@@ -278,8 +254,8 @@ class Job:
         if self.stopped:
             return False
         done = self.state / "done" / f"{task.name}.json"
-        key = _key(task)
-        if task.reads and _is_done(read_json(done, {}), key, task.parameters.out):
+        key = key_of(task)
+        if task.reads and is_done(read_json(done, {}), key, task.parameters.out):
             self.outcome.reused.append(task.name)
             self.outcome.current.add(task.parameters.out)
             self.display.reused(task.name)
@@ -330,7 +306,7 @@ class Job:
             return
         for path in sorted(source.glob("*")) if source.is_dir() else []:
             if path.name not in ("model.json", "preview.json"):
-                _publish(path, self.options.out / place / path.name)
+                publish(path, self.options.out / place / path.name)
 
 
 # -- helpers ------------------------------------------------------------------------------------------------------------
@@ -376,65 +352,8 @@ def _failure(outputs: Path, code: int, errors: Path) -> Record | None:
     return record
 
 
-def _key(task: Task) -> str:
-    """Changes whenever the program, the task's options or anything it reads changes."""
-    chosen = {k: str(v) for k, v in asdict(task.parameters).items() if k not in _PLACE}
-    content = [_program(), task.step, sorted(chosen.items()), [_digest(path) for path in task.reads]]
-    return hashlib.sha256(repr(content).encode()).hexdigest()
-
-
-def _program() -> str:
-    """A digest of the steps' own source."""
-    root = Path(steps.__file__).parent
-    return hashlib.sha256(b"".join(p.read_bytes() for p in sorted(root.rglob("*.py")))).hexdigest()
-
-
-def _digest(path: Path) -> object:
-    """What a file, or an input set or result folder, holds."""
-    if path.is_file():
-        return sha256(path)
-    if any((path / name).is_dir() for name in FIELDS):  # an input folder: only what is read of it
-        files = [path / "cameras.json", *(p for name in FIELDS for p in sorted((path / name).glob("*")))]
-        return [(p.relative_to(path).as_posix(), sha256(p)) for p in files if p.is_file()]
-    return tree_digests(path) if path.is_dir() else None
-
-
-def _is_done(done: dict[str, Any], key: str, out: Path) -> bool:
-    return done.get("key") == key and out.is_dir() and done.get("results") == tree_digests(out)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _publish(source: Path, target: Path) -> None:
-    """Makes `source`, a file or a folder, appear under `target` in one step; links where the file system can, else copies."""
-    if not source.exists():
-        _remove(target)
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = target.with_name(f".{target.name}.partial")
-    _remove(fresh)
-    if source.is_dir():
-        shutil.copytree(source, fresh, copy_function=_link)
-        _remove(target)
-    else:
-        _link(str(source), str(fresh))
-    os.replace(fresh, target)
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
 def restarted(options: Options) -> Options:
     """The same job without anything kept from earlier runs."""
     _refuse_foreign(options)
-    _remove(options.out / ".sixview" / "done")
+    remove(options.out / ".sixview" / "done")
     return replace(options)

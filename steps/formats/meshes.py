@@ -77,20 +77,18 @@ def _write_obj(folder: Path, mesh: Mesh) -> None:
 def _write_ply(path: Path, mesh: Mesh) -> None:
     names = ["x", "y", "z", "nx", "ny", "nz", "s", "t"]
     rows = np.hstack([mesh.vertices, mesh.normals, mesh.uv]).astype("<f4")
-    faces = np.empty(len(mesh.faces), [("count", "u1"), ("index", "<i4", 3)])
-    faces["count"], faces["index"] = 3, mesh.faces
-    header = [
-        "ply",
-        "format binary_little_endian 1.0",
-        f"comment TextureFile {TEXTURE}",
-        f"element vertex {len(rows)}",
-        *(f"property float {name}" for name in names),
-        f"element face {len(faces)}",
-        "property list uchar int vertex_indices",
-        "end_header",
-        "",
-    ]
-    path.write_bytes("\n".join(header).encode() + rows.tobytes() + faces.tobytes())
+    write_ply(path, [f"float {name}" for name in names], rows, mesh.faces, f"TextureFile {TEXTURE}")
+
+
+def write_ply(path: Path, properties: list[str], rows: Array, faces: Array, comment: str = "") -> None:
+    """A binary PLY. properties: type and name of each vertex property; rows: (n,) or (n, k) packed in that order; faces:
+    (m, 3) int."""
+    listed = np.empty(len(faces), [("count", "u1"), ("index", "<i4", 3)])
+    listed["count"], listed["index"] = 3, faces
+    header = ["ply", "format binary_little_endian 1.0", *([f"comment {comment}"] if comment else [])]
+    header += [f"element vertex {len(rows)}", *(f"property {p}" for p in properties)]
+    header += [f"element face {len(faces)}", "property list uchar int vertex_indices", "end_header", ""]
+    path.write_bytes("\n".join(header).encode() + rows.tobytes() + listed.tobytes())
 
 
 # -- GLB ----------------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from steps.files import write_json
 from steps.formats import png
 from steps.formats.cameras_json import camera_json, canonical_views, document
 from steps.formats.depth_encoding import encode_linear
+from steps.formats.meshes import write_ply
 from steps.geometry.cameras import CANONICAL_DISTANCE, CANONICAL_FOCAL_PER_WIDTH, Camera, look_at
 from steps.geometry.kernels import parallel_map
 from steps.reporter import Reporter
@@ -92,19 +93,7 @@ def _write_truth(folder: Path, truth: GroundTruth, parameters: Sample) -> None:
 
 def _write_coloured_ply(path: Path, truth: GroundTruth) -> None:
     """The true surface with its colours at the vertices."""
-    rows = np.empty(len(truth.vertices), [("p", "<f4", 3), ("c", "u1", 3)])
-    rows["p"], rows["c"] = truth.vertices, png.to_bytes(truth.colours)
-    faces = np.empty(len(truth.faces), [("count", "u1"), ("index", "<i4", 3)])
-    faces["count"], faces["index"] = 3, truth.faces
-    header = [
-        "ply",
-        "format binary_little_endian 1.0",
-        f"element vertex {len(rows)}",
-        *(f"property float {n}" for n in "xyz"),
-        *(f"property uchar {n}" for n in ("red", "green", "blue")),
-        f"element face {len(faces)}",
-        "property list uchar int vertex_indices",
-        "end_header",
-        "",
-    ]
-    path.write_bytes("\n".join(header).encode() + rows.tobytes() + faces.tobytes())
+    rows = np.empty(len(truth.vertices), [("position", "<f4", 3), ("colour", "u1", 3)])
+    rows["position"], rows["colour"] = truth.vertices, png.to_bytes(truth.colours)
+    properties = [*(f"float {n}" for n in "xyz"), *(f"uchar {n}" for n in ("red", "green", "blue"))]
+    write_ply(path, properties, rows, truth.faces)
