@@ -36,7 +36,7 @@ def main(jobs: list[str]) -> None:
     picture = Image.new("RGB", (rows[0].width, SIDE * len(rows)), "white")
     for i, strip in enumerate(rows):
         picture.paste(strip, (0, i * SIDE))
-    picture.quantize(200).save(Path(__file__).with_name("result.png"), optimize=True)
+    picture.save(Path(__file__).with_name("result.png"), optimize=True)
 
 
 if __name__ == "__main__":

@@ -289,11 +289,10 @@ class Job:
                 start_new_session=True,
                 pass_fds=[self.lock.fileno()] if self.lock else (),
             )
-            while self.child.poll() is None:
+            while not _has_ended(self.child):
                 if self.stopped:
                     self.child.terminate()
                 shown.update(_value(outputs / "stage"), _value(outputs / "progress"))
-                time.sleep(POLL_SECONDS)
             code, self.child = self.child.returncode, None
             return shown.ended(
                 _failure(outputs, code, self.state / "outputs" / f"{task.name}.stderr"), _value(outputs / "seconds")
@@ -331,6 +330,13 @@ def _wait_for(lock: IO[str], out: Path) -> None:
                     f"Another sixview run is working in {out}.", "Wait for it to end, or name another folder."
                 ) from None
             time.sleep(POLL_SECONDS)
+
+
+def _has_ended(child: subprocess.Popen[bytes]) -> bool:
+    """Waits for the child for a moment."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(POLL_SECONDS)
+    return child.returncode is not None
 
 
 def _value(path: Path) -> str:

@@ -42,6 +42,7 @@ from steps.memory import MIB, MemoryGuard, own_cgroups
 from steps.reporter import Reporter
 
 POLL_SECONDS = 0.1
+EOF_SECONDS = 0.005
 _RESULT = ".result.json"  # how the child ended, for the parent
 
 
@@ -148,8 +149,8 @@ def _copy(pipe: BinaryIO, log: BinaryIO, wait: float, whole: bool = False) -> No
             with contextlib.suppress(OSError, ValueError):
                 target.write(data)
                 target.flush()
-        if not data:
-            time.sleep(0 if whole else wait)
+        if not data:  # the child has closed its end: it is about to go
+            time.sleep(0 if whole else EOF_SECONDS)
             return
         if not whole:
             return

@@ -57,12 +57,17 @@ def decimated(vertices: Array, faces: Array, target_faces: int) -> tuple[Array, 
     for _ in range(6):
         if len(faces) <= target:
             return vertices, faces
-        v, f = fast_simplification.simplify(vertices.astype(np.float32), faces.astype(np.int32), target_count=target)
-        v, f = without_specks(v, f.astype(np.int32))
+        v, f = without_specks(*simplified(vertices, faces, target))
         if is_closed(f):
             return v, f
         target = int(target * 0.97)
     return v, f
+
+
+def simplified(vertices: Array, faces: Array, target_faces: int) -> tuple[Array, Array]:
+    """One quadric decimation to about `target_faces`."""
+    v, f = fast_simplification.simplify(vertices.astype(np.float32), faces.astype(np.int32), target_count=target_faces)
+    return v, f.astype(np.int32)
 
 
 def is_closed(faces: Array) -> bool:

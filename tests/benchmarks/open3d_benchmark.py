@@ -13,7 +13,7 @@ from steps.formats import scene
 from steps.formats.meshes import Mesh
 from steps.geometry.atlas import unwrap
 from steps.geometry.bake import bake
-from steps.geometry.surface import decimated, is_closed, vertex_normals
+from steps.geometry.surface import is_closed, simplified, vertex_normals
 from steps.reconviagen import fusion
 from tests.benchmarks.common import NAMES, WORK, Array, between, inputs, job, psnr, render, sample, surface_error, table
 
@@ -73,28 +73,29 @@ def ours(taken: scene.Scene) -> tuple[Array, Array]:
 
 
 def theirs(taken: scene.Scene) -> tuple[Array, Array]:
-    """Open3D's scalable TSDF with the same voxel, and our decimation."""
+    """Open3D's TSDF on a voxel block grid with the same voxel and truncation, its marching cubes, and the same decimation."""
     raw = [fusion.depth_view(view, 1 << 30) for view in taken.views]
-    voxel = fusion.grid_around(raw, PARAMETERS.grid).voxel
-    kind = o3d.pipelines.integration.TSDFVolumeColorType.NoColor
-    volume = o3d.pipelines.integration.ScalableTSDFVolume(voxel, TRUNCATION * voxel, kind)
+    volume = _volume(fusion.grid_around(raw, PARAMETERS.grid).voxel)
     for view in raw:
         _integrate(volume, view)
-    mesh = volume.extract_triangle_mesh()
-    return decimated(np.asarray(mesh.vertices), np.asarray(mesh.triangles).astype(np.int32), PARAMETERS.faces)
+    mesh = volume.extract_triangle_mesh(weight_threshold=0.5)
+    vertices, faces = mesh.vertex.positions.numpy(), mesh.triangle.indices.numpy().astype(np.int32)
+    return simplified(vertices, faces, PARAMETERS.faces)
 
 
-def _integrate(volume: o3d.pipelines.integration.ScalableTSDFVolume, view: fusion.DepthView) -> None:
+def _volume(voxel: float) -> o3d.t.geometry.VoxelBlockGrid:
+    kind = o3d.core.float32
+    return o3d.t.geometry.VoxelBlockGrid(("tsdf", "weight"), (kind, kind), ((1), (1)), voxel, 16, 20000)
+
+
+def _integrate(volume: o3d.t.geometry.VoxelBlockGrid, view: fusion.DepthView) -> None:
     camera = view.camera
-    blank = o3d.geometry.Image(np.zeros((*view.depth.shape, 3), np.uint8))
-    frame = o3d.geometry.RGBDImage.create_from_color_and_depth(
-        blank, o3d.geometry.Image(view.depth), depth_scale=1.0, depth_trunc=100.0, convert_rgb_to_intensity=False
-    )
-    # Open3D's pixel centres lie on whole numbers
-    pinhole = o3d.camera.PinholeCameraIntrinsic(
-        camera.width, camera.height, camera.fx, camera.fy, camera.cx - 0.5, camera.cy - 0.5
-    )
-    volume.integrate(frame, pinhole, np.diag([1.0, -1.0, -1.0, 1.0]) @ np.linalg.inv(camera.camera_to_world))
+    depth = o3d.t.geometry.Image(o3d.core.Tensor(view.depth))
+    # Open3D's pixel centres lie on whole numbers, its camera looks along +z with y down
+    k = o3d.core.Tensor(np.array([[camera.fx, 0, camera.cx - 0.5], [0, camera.fy, camera.cy - 0.5], [0, 0, 1]]))
+    pose = o3d.core.Tensor(np.diag([1.0, -1.0, -1.0, 1.0]) @ np.linalg.inv(camera.camera_to_world))
+    blocks = volume.compute_unique_block_coordinates(depth, k, pose, 1.0, 100.0, TRUNCATION)
+    volume.integrate(blocks, depth, k, pose, 1.0, 100.0, TRUNCATION)
 
 
 def textured(taken: scene.Scene, vertices: Array, faces: Array) -> Mesh:
