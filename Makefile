@@ -29,8 +29,7 @@ benchmark: $(VENV)/benchmark.stamp  ## every figure of the README, with its comm
 
 # uv itself is fetched with pip into the project's own folder
 $(UV):
-	$(PYTHON) -m venv $(TOOLS)
-	$(TOOLS)/bin/python -m pip install --quiet "uv>=0.5"
+	$(PYTHON) -m pip install --quiet --root-user-action=ignore --target $(TOOLS) "uv>=0.5"
 
 $(BIN)/python: | $(UV)
 	$(UV) venv --quiet --python $(PYTHON) $(VENV)
