@@ -17,8 +17,10 @@ Array = NDArray[Any]
 
 
 def samples_for(camera: Camera) -> int:
-    """Samples per axis and pixel: 4, as fewer cost a decibel at the outlines; 2 for pictures whose pixels are small."""
-    return 4 if max(camera.width, camera.height) <= 1024 else 2
+    """Samples per axis and pixel: the smaller the picture, the more its score hangs on the outlines' pixels. With fewer, a
+    renderer that takes more scores the same mesh up to a decibel differently."""
+    longest = max(camera.width, camera.height)
+    return next((samples for side, samples in ((256, 8), (512, 6), (1024, 4)) if longest <= side), 2)
 
 
 def render(vertices: Array, faces: Array, uv: Array, texture: Array, camera: Camera, samples: int = 3) -> Array:
