@@ -89,7 +89,8 @@ def run_job(model: str, restart: bool, as_json: bool, **chosen: Any) -> None:
 
     options = local.Options(models=tuple(MODELS) if model == "both" else (model,), **chosen)
     try:
-        options = local.restarted(options) if restart else options
+        if restart:
+            local.forget(options)
         summary, code = local.run(options, Display(quiet=as_json))
     except StepError as error:
         raise SystemExit(refused(error, as_json)) from None

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,7 +24,7 @@ from pipeline.progress import Display
 from pipeline.reuse import Task, is_done, key_of, publish, remove
 from steps import contracts
 from steps.contracts import JOB_SECONDS, Package, Preview, Quality, Reconviagen, Validate
-from steps.errors import Record, UnknownError, ValidationFailed, by_code
+from steps.errors import Interrupted, Record, UnknownError, ValidationFailed, by_code
 from steps.files import read_json, tree_digests, write_json
 
 POLL_SECONDS = 0.1
@@ -156,6 +156,9 @@ class Job:
 
     def finish(self, seconds: float) -> tuple[dict[str, Any], int]:
         """Writes and returns outputs.json, with the exit code."""
+        if self.stopped and not (self.options.out / "result.zip").exists():  # between two steps nobody else has said so
+            stop = Interrupted("The job was stopped before it had finished.").record()
+            self.outcome.failure = self.outcome.failure or stop
         failure = self.outcome.failure
         code = by_code()[failure["code"]].exit_code if failure else 0
         manifest = read_json(self.state / "package" / "manifest.json", {})
@@ -358,8 +361,7 @@ def _failure(outputs: Path, code: int, errors: Path) -> Record | None:
     return record
 
 
-def restarted(options: Options) -> Options:
-    """The same job without anything kept from earlier runs."""
+def forget(options: Options) -> None:
+    """Takes away what earlier runs of this job have finished."""
     _refuse_foreign(options)
     remove(options.out / ".sixview" / "done")
-    return replace(options)

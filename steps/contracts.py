@@ -105,7 +105,7 @@ class Reconviagen(Step):
     grid: int = option(256, "voxels along the longest side of the fusion grid")
     faces: int = option(20000, "about how many triangles the mesh may have")
     texture_size: int = option(
-        0, "side of the texture in pixels; 0: the power of two at or above twice the views' side, at most 4096"
+        0, "side of the texture in pixels; 0: the power of two at or above twice the views' side, at most 2048"
     )
     seed: int = option(0, "seed of everything random")
 

@@ -38,13 +38,13 @@ def reconstruct(scene: Scene, parameters: Reconviagen, reporter: Reporter) -> tu
     _check(vertices, faces)
     reporter.progress(2, PARTS)
     size = parameters.texture_size or texture_size(views, parameters.resolution)
-    index, faces, uv = unwrap(vertices, faces, size)
+    index, cut, uv = unwrap(vertices, faces, size)
     reporter.progress(3, PARTS)
-    normals = vertex_normals(vertices, faces_of(index, faces))[index]
+    normals = vertex_normals(vertices, faces)[index]
     photos = [photo(view, parameters.resolution) for view in views]
-    baked = bake(vertices[index], faces, uv, normals, photos, size)
+    baked = bake(vertices[index], cut, uv, normals, photos, size)
     reporter.progress(4, PARTS)
-    mesh = Mesh(baked.vertices.astype(np.float32), faces, uv, normals.astype(np.float32), baked.texture)
+    mesh = Mesh(baked.vertices.astype(np.float32), cut, uv, normals.astype(np.float32), baked.texture)
     facts = {
         "resolution": [photos[0].camera.width, photos[0].camera.height],
         "grid": list(grid.shape),
@@ -53,11 +53,6 @@ def reconstruct(scene: Scene, parameters: Reconviagen, reporter: Reporter) -> tu
         "seen": round(baked.seen, 6),
     }
     return mesh, facts
-
-
-def faces_of(index: Array, faces: Array) -> Array:
-    """Faces over the vertices before they were cut at the seams."""
-    return np.asarray(index)[faces]
 
 
 def working_size(view: SceneView, side: int) -> tuple[int, int]:

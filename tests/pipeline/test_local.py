@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from pipeline import local
+from pipeline.progress import Display
 from steps.errors import by_code
 from tests import kill
 from tests.conftest import Finished, sixview
@@ -178,6 +180,13 @@ def test_ctrl_c_ends_the_job_as_interrupted(duck: Path, tmp_path: Path) -> None:
     summary = json.loads(process.communicate(timeout=5)[0])
     assert process.returncode == 30 == by_code()["INTERRUPTED"].exit_code
     assert summary["error"]["code"] == "INTERRUPTED" and summary["result"] is None
+
+
+def test_a_stop_between_two_steps_is_no_success(duck: Path, tmp_path: Path) -> None:
+    between = local.Job(local.Options(input=duck, out=tmp_path, models=("reconviagen",)), Display(quiet=True))
+    between.stopped = True
+    summary, code = between.finish(1.0)
+    assert (code, summary["status"], summary["error"]["code"]) == (30, "failed", "INTERRUPTED")
 
 
 def test_bad_input_is_explained_to_a_person_and_to_a_program(set_copy: Path, tmp_path: Path) -> None:
