@@ -46,7 +46,7 @@ class TexturedMesh:
 
 def texel_fragments(faces: Array, uv: Array, size: int) -> Fragments:
     """Which face and where on it each texel [size, size] lies."""
-    flat = np.stack([uv[:, 0] * size, (1.0 - uv[:, 1]) * size, np.ones(len(uv))], axis=1)
+    flat = np.stack([uv[:, 0] * size, (1.0 - uv[:, 1]) * size, np.zeros(len(uv)), np.ones(len(uv))], axis=1)
     return rasterize_homogeneous(flat, faces, size, size)
 
 
@@ -87,7 +87,21 @@ def _add(
     projection, eye = photo.camera.projection, photo.camera.position
     for_bands(
         lambda a, b: _gather(
-            clean, depth, trust, projection, eye, at.face, at.bary, vertices, faces, normals, colour, weight, a, b
+            clean,
+            depth,
+            trust,
+            projection,
+            eye,
+            at.face,
+            at.bary,
+            vertices,
+            faces,
+            normals,
+            np.empty((2, 3)),
+            colour,
+            weight,
+            a,
+            b,
         ),
         len(at.face),
     )
@@ -103,9 +117,9 @@ def _cubic(t):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _gather(photo, depth, trust, m, eye, face, bary, vertices, faces, normals, colour, weight, start, stop):  # type: ignore[no-untyped-def]
+def _gather(photo, depth, trust, m, eye, face, bary, vertices, faces, normals, place, colour, weight, start, stop):  # type: ignore[no-untyped-def]
     height, width = depth.shape
-    p, n = np.empty(3), np.empty(3)
+    p, n = place[0], place[1]
     for row in range(start, stop):
         for column in range(face.shape[1]):
             f = face[row, column]

@@ -114,7 +114,18 @@ def signed_field(views: list[DepthView], grid: Grid) -> Array:
     field = np.empty(grid.shape, np.float32)
     for_bands(
         lambda a, b: _carve(
-            projections, focals, outlines, depths, planes, halves, grid.origin, grid.voxel, field, a, b
+            projections,
+            focals,
+            outlines,
+            depths,
+            planes,
+            halves,
+            grid.origin,
+            grid.voxel,
+            np.empty((3, len(views))),
+            field,
+            a,
+            b,
         ),
         grid.shape[0],
     )
@@ -148,9 +159,9 @@ def _bilinear(image, x, y):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _carve(projections, focals, outlines, depths, planes, halves, origin, voxel, field, start, stop):  # type: ignore[no-untyped-def]
+def _carve(projections, focals, outlines, depths, planes, halves, origin, voxel, seen, field, start, stop):  # type: ignore[no-untyped-def]
     views = len(projections)
-    x, y, z = np.empty(views), np.empty(views), np.empty(views)
+    x, y, z = seen[0], seen[1], seen[2]
     for i in range(start, stop):
         px = origin[0] + i * voxel
         for j in range(field.shape[1]):

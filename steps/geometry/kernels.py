@@ -7,18 +7,33 @@ in NUMBA_CACHE_DIR.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
 from numba import njit
 from numba.core import event
+from numpy.typing import NDArray
 
+Array = NDArray[Any]
+SUMMED_BANDS = 16
 T = TypeVar("T")
 R = TypeVar("R")
 
-kernel = njit(cache=True, nogil=True, error_model="numpy")
+# Kernels write into arrays that they are given and make none (`_nrt=False`): reference counts, which are kept atomically, cost
+# several times what a pixel's arithmetic does.
+_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy", "_nrt": False}
+kernel = njit(**_OPTIONS)
+inlined = njit(**_OPTIONS, forceinline=True)  # for what is called once per pixel
+
+
+@inlined
+def add(array, index, value):  # type: ignore[no-untyped-def]
+    """array[index] += value. Kernels that scatter say it this way, because on a GPU it has to be atomic: see `cuda`."""
+    array[index] += value
 
 
 def core_count() -> int:
@@ -27,16 +42,50 @@ def core_count() -> int:
 
 
 def parallel_map(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """`[function(item) for item in items]` on all cores, in order."""
+    """`[function(item) for item in items]` on all cores, in order. The function may itself use all cores."""
     with ThreadPoolExecutor(core_count()) as pool:
         return list(pool.map(function, items))
 
 
+@functools.cache
+def _leaves() -> ThreadPoolExecutor:
+    """Threads that stay: starting some for every kernel would cost a renderer's inner loop more than its arithmetic. What
+    runs on them must not wait for others of them."""
+    return ThreadPoolExecutor(core_count(), "kernel")
+
+
 def for_bands(body: Callable[[int, int], None], rows: int, bands_per_core: int = 4) -> None:
-    """Calls body(start, stop) for bands that together cover range(rows). Bands must not write to each other's rows."""
+    """Calls body(start, stop) for bands that together cover range(rows). Bands must not write to each other's rows, nor use
+    `for_bands` themselves."""
     count = max(1, min(rows, core_count() * bands_per_core))
     edges = [rows * i // count for i in range(count + 1)]
-    parallel_map(lambda i: body(edges[i], edges[i + 1]), range(count))
+    _on_all_cores(lambda i: body(edges[i], edges[i + 1]), count)
+
+
+def _on_all_cores(task: Callable[[int], None], count: int) -> None:
+    """Calls task(0) ... task(count - 1), every core taking each so many'th. The calling thread works too: waking others costs as
+    much as a small kernel."""
+    cores = min(core_count(), count)
+
+    def share(first: int) -> None:
+        for i in range(first, count, cores):
+            task(i)
+
+    others = [_leaves().submit(share, first) for first in range(1, cores)]
+    try:
+        share(0)
+    finally:
+        for other in others:
+            other.result()
+
+
+def summed_bands(body: Callable[[Array, int, int], None], rows: int, shape: tuple[int, ...]) -> Array:
+    """The sum (float64, of `shape`) of what body(sum, start, stop) adds up over bands of rows. A fixed number of bands, summed
+    in order, gives the same result on any number of cores."""
+    parts = np.zeros((SUMMED_BANDS, *shape))
+    edges = [rows * i // SUMMED_BANDS for i in range(SUMMED_BANDS + 1)]
+    _on_all_cores(lambda i: body(parts[i], edges[i], edges[i + 1]), SUMMED_BANDS)
+    return np.asarray(parts.sum(axis=0))
 
 
 _clock = event.TimingListener()

@@ -19,7 +19,7 @@ UP = np.array([0.0, 1.0, 0.0])
 
 def flat(points: Array) -> Array:
     """Pixel coordinates (n, 2) as homogeneous corners at depth 1."""
-    return np.column_stack([points, np.ones(len(points))])
+    return np.column_stack([points, np.zeros(len(points)), np.ones(len(points))])
 
 
 def camera_at(*position: float) -> Camera:
