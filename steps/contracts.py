@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 VIEW_NAMES = ("front", "back", "left", "right", "top", "bottom")
-MODELS = ("reconviagen",)  # in the order in which they run; nvdiffrec follows with its own step
+MODELS = ("reconviagen", "nvdiffrec")  # in the order in which they run
 DEVICES = ("auto", "cpu", "cuda")
 ENGINES = ("auto", "reconviagen", "fusion")
 JOB_SECONDS = 7200.0  # the models' running time together, after which a job ends as MODEL_TIMEOUT
@@ -37,12 +37,14 @@ OUTPUTS = {
     "compile-seconds": "0",
     "peak-ram-mib": "0",
     "peak-vram-mib": "0",
+    "seconds-left": "",
 }
 
 # The file that each step's result folder always holds: by it a step knows a folder that it may replace.
 RESULT_FILE = {
     "validate": "scene.json",
     "reconviagen": "model.json",
+    "nvdiffrec": "model.json",
     "quality": "quality.json",
     "preview": "preview.json",
     "package": "report/index.html",
@@ -51,6 +53,7 @@ RESULT_FILE = {
 FIRST_STAGE = {
     "validate": "validation",
     "reconviagen": "weight_loading",
+    "nvdiffrec": "weight_loading",
     "quality": "quality_metrics",
     "preview": "preview",
     "package": "packaging",
@@ -111,6 +114,28 @@ class Reconviagen(Step):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Nvdiffrec(Step):
+    """Makes a textured mesh of a scene by differentiable rendering, starting from fused depth."""
+
+    scene: Path = required("folder that validate wrote")
+    device: str = option("auto", "where to compute; auto: a GPU where torch finds one", DEVICES)
+    resolution: int = option(0, "longest side in pixels of the views the model works on; 0: as given")
+    batch: int = option(0, "views held in memory at a time, which changes only time and memory; 0: 1 on CPU, 6 on GPU")
+    grid: int = option(64, "cells along the longest side of the first pass's tetrahedral lattice")
+    iterations: int = option(40, "iterations of each pass, over all six views; a pass that gains nothing more ends earlier")
+    always_first_pass: bool = option(False, "run the first pass even where the start already fits the views")
+    fusion_grid: int = option(256, "voxels along the longest side of the fusion grid that the start comes from")
+    faces: int = option(20000, "about how many triangles the mesh may have")
+    texture_size: int = option(
+        0, "side of the textures in pixels; 0: the power of two at or above twice the views' side, at most 2048"
+    )
+    seed: int = option(0, "seed of everything random (nothing is, so far)")
+    attempts: Path | None = option(None, "file with the earlier attempts' memory; read, and written again with this one")
+    checkpoint: Path | None = option(None, "file to go on from, and to write to every so often")
+    checkpoint_seconds: float = option(30.0, "seconds between two checkpoints")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Quality(Step):
     """Compares the mesh with the input views and decides whether it passes."""
 
@@ -156,6 +181,7 @@ class Sample(Step):
 STEPS: dict[str, type[Step]] = {
     "validate": Validate,
     "reconviagen": Reconviagen,
+    "nvdiffrec": Nvdiffrec,
     "quality": Quality,
     "preview": Preview,
     "package": Package,

@@ -13,7 +13,7 @@ from steps import contracts
 from steps.geometry import cameras
 
 ROOT = Path(__file__).parent.parent
-STEPS = ["validate", "reconviagen", "quality", "preview", "package", "sample"]
+STEPS = ["validate", "reconviagen", "nvdiffrec", "quality", "preview", "package", "sample"]
 SHARED = {"contracts", "errors", "files", "memory", "reporter", "runner"}
 # room: the rooms of `steps` it may import from
 ALLOWED = {
@@ -23,9 +23,10 @@ ALLOWED = {
     "memory": set(),
     "reporter": {"contracts", "errors", "files", "memory"},
     "runner": {"contracts", "errors", "files", "memory", "reporter"},
-    "formats": {"errors", "files", "formats", "geometry.cameras"},
+    "formats": {"errors", "files", "formats", "geometry.cameras", "geometry.shading"},
     "geometry": {"errors", "geometry"},
-    **{step: {"contracts", "errors", "files", "formats", "geometry", "reporter", "runner", step} for step in STEPS},
+    "baseline": {"errors", "formats", "geometry"},
+    **{step: {"baseline", "contracts", "errors", "files", "formats", "geometry", "reporter", "runner", step} for step in STEPS},
 }
 STANDARD_LIBRARY_ONLY = ["contracts", "errors", "files", "memory", "reporter", "runner"]
 

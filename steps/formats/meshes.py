@@ -20,9 +20,10 @@ from PIL import Image
 
 from steps.errors import IncompleteResults
 from steps.formats.png import to_bytes, write
+from steps.geometry.shading import Material
 
 Array = NDArray[Any]
-TEXTURE = "texture.png"
+TEXTURE, ORM, NORMAL = "texture.png", "texture_orm.png", "texture_normal.png"
 _JSON, _BIN = 0x4E4F534A, 0x004E4942
 _FLOAT, _UNSIGNED = 5126, 5125
 _ARRAY_BUFFER, _ELEMENT_BUFFER = 34962, 34963
@@ -31,21 +32,40 @@ _ARRAY_BUFFER, _ELEMENT_BUFFER = 34962, 34963
 @dataclass(frozen=True)
 class Mesh:
     """vertices: (n, 3) float32; faces: (m, 3) int32; uv: (n, 2) float32, origin bottom left; normals: (n, 3) float32;
-    texture: [S, S, 3] float32 in [0, 1]."""
+    texture: [S, S, 3] float32 in [0, 1]; material: what a surface has beside its colour, where a model estimates it."""
 
     vertices: Array
     faces: Array
     uv: Array
     normals: Array
     texture: Array
+    material: Material | None = None
 
 
 def save(folder: Path, mesh: Mesh) -> None:
-    """Writes mesh.obj, mesh.mtl, mesh.ply, mesh.glb and texture.png into `folder`."""
-    write(folder / TEXTURE, to_bytes(mesh.texture))
+    """Writes mesh.obj, mesh.mtl, mesh.ply, mesh.glb and texture.png into `folder`, with a material also texture_orm.png and
+    texture_normal.png."""
+    for name, image in _images(mesh).items():
+        write(folder / name, to_bytes(image))
     _write_obj(folder, mesh)
     _write_ply(folder / "mesh.ply", mesh)
-    _write_glb(folder / "mesh.glb", mesh, (folder / TEXTURE).read_bytes())
+    write_glb(folder / "mesh.glb", mesh, [(folder / name).read_bytes() for name in _images(mesh)])
+
+
+def _images(mesh: Mesh) -> dict[str, Array]:
+    """The mesh's textures by file name."""
+    more = {ORM: mesh.material.orm, NORMAL: mesh.material.normal} if mesh.material else {}
+    return {TEXTURE: mesh.texture, **more}
+
+
+def save_glb(path: Path, mesh: Mesh) -> None:
+    """Writes only the GLB."""
+    encoded = []
+    for image in _images(mesh).values():
+        buffer = io.BytesIO()
+        Image.fromarray(to_bytes(image)).save(buffer, "png")
+        encoded.append(buffer.getvalue())
+    write_glb(path, mesh, encoded)
 
 
 def load(folder: Path) -> Mesh:
@@ -53,7 +73,7 @@ def load(folder: Path) -> Mesh:
     path = folder / "mesh.glb"
     if not path.is_file():
         raise IncompleteResults(f"There is no {path.name} in {folder}.", missing=[path.name])
-    return _read_glb(path)
+    return load_glb(path)
 
 
 # -- OBJ ----------------------------------------------------------------------------------------------------------------
@@ -68,8 +88,12 @@ def _write_obj(folder: Path, mesh: Mesh) -> None:
         np.savetxt(file, mesh.normals, "vn %.5g %.5g %.5g")
         file.write("usemtl material\ns 1\n")
         np.savetxt(file, corners, "f %d/%d/%d %d/%d/%d %d/%d/%d")
-    (folder / "mesh.mtl").write_text(f"newmtl material\nKa 1 1 1\nKd 1 1 1\nKs 0 0 0\nd 1\nillum 1\nmap_Kd {TEXTURE}\n")
+    (folder / "mesh.mtl").write_text("\n".join([*_MTL, *(_MTL_PBR if mesh.material else []), ""]))
 
+
+_MTL = ["newmtl material", "Ka 1 1 1", "Kd 1 1 1", "Ks 0 0 0", "d 1", "illum 1", f"map_Kd {TEXTURE}"]
+# the customary extension of MTL (Clara.io): roughness, metalness and tangent-space normals
+_MTL_PBR = [f"map_Pr -imfchan g {ORM}", f"map_Pm -imfchan b {ORM}", f"norm {NORMAL}"]
 
 # -- PLY ----------------------------------------------------------------------------------------------------------------
 
@@ -94,13 +118,19 @@ def write_ply(path: Path, properties: list[str], rows: Array, faces: Array, comm
 # -- GLB ----------------------------------------------------------------------------------------------------------------
 
 
-def _write_glb(path: Path, mesh: Mesh, texture: bytes) -> None:
+def write_glb(path: Path, mesh: Mesh, images: list[bytes]) -> None:
+    """images: the textures as PNG files, in the order of `_images`."""
     flipped = np.stack([mesh.uv[:, 0], 1.0 - mesh.uv[:, 1]], axis=1)  # glTF counts rows from the top
-    parts = [mesh.vertices.astype("<f4"), mesh.normals.astype("<f4"), flipped.astype("<f4"), mesh.faces.astype("<u4")]
-    blobs = [part.tobytes() for part in parts] + [texture]
+    arrays = {"POSITION": mesh.vertices, "NORMAL": mesh.normals, "TEXCOORD_0": flipped}
+    if mesh.material:
+        arrays["TANGENT"] = mesh.material.tangents
+    parts = {name: np.ascontiguousarray(array, "<f4") for name, array in arrays.items()}
+    parts["indices"] = mesh.faces.astype("<u4")
+    blobs = [part.tobytes() for part in parts.values()] + images
     offsets = np.cumsum([0] + [_padded(len(blob)) for blob in blobs])
     body = b"".join(blob.ljust(_padded(len(blob)), b"\0") for blob in blobs)
-    text = json.dumps(_gltf(parts, [len(b) for b in blobs], offsets.tolist()), separators=(",", ":")).encode()
+    document = _gltf(parts, mesh.material, [len(b) for b in blobs], offsets.tolist())
+    text = json.dumps(document, separators=(",", ":")).encode()
     text = text.ljust(_padded(len(text)), b" ")
     header = struct.pack("<III", 0x46546C67, 2, 12 + 8 + len(text) + 8 + len(body))
     path.write_bytes(header + struct.pack("<II", len(text), _JSON) + text + struct.pack("<II", len(body), _BIN) + body)
@@ -110,44 +140,54 @@ def _padded(size: int) -> int:
     return (size + 3) // 4 * 4
 
 
-def _gltf(parts: list[Array], sizes: list[int], offsets: list[int]) -> dict[str, Any]:
-    targets = [_ARRAY_BUFFER] * 3 + [_ELEMENT_BUFFER]
+def _gltf(parts: dict[str, Array], material: Material | None, sizes: list[int], offsets: list[int]) -> dict[str, Any]:
+    targets = [_ARRAY_BUFFER] * (len(parts) - 1) + [_ELEMENT_BUFFER]
     views: list[dict[str, Any]] = [
         {"buffer": 0, "byteOffset": o, "byteLength": s} for o, s in zip(offsets, sizes, strict=False)
     ]
     for view, target in zip(views, targets, strict=False):
         view["target"] = target
-    kinds = [("VEC3", _FLOAT), ("VEC3", _FLOAT), ("VEC2", _FLOAT), ("SCALAR", _UNSIGNED)]
-    accessors: list[dict[str, Any]] = [
-        {
-            "bufferView": i,
-            "componentType": component,
-            "count": int(part.size if kind == "SCALAR" else len(part)),
-            "type": kind,
-        }
-        for i, (part, (kind, component)) in enumerate(zip(parts, kinds, strict=True))
-    ]
-    accessors[0].update(min=parts[0].min(axis=0).tolist(), max=parts[0].max(axis=0).tolist())
-    primitive = {"attributes": {"POSITION": 0, "NORMAL": 1, "TEXCOORD_0": 2}, "indices": 3, "material": 0}
-    surface = {"baseColorTexture": {"index": 0}, "metallicFactor": 0, "roughnessFactor": 1}
+    accessors = [_accessor(i, name, part) for i, (name, part) in enumerate(parts.items())]
+    accessors[0].update(min=parts["POSITION"].min(axis=0).tolist(), max=parts["POSITION"].max(axis=0).tolist())
+    attributes = {name: i for i, name in enumerate(parts) if name != "indices"}
+    count = len(sizes) - len(parts)
     return {
         "asset": {"version": "2.0", "generator": "sixview"},
         "scene": 0,
         "scenes": [{"nodes": [0]}],
         "nodes": [{"mesh": 0, "name": "object"}],
-        "meshes": [{"primitives": [primitive]}],
-        "materials": [{"name": "material", "pbrMetallicRoughness": surface}],
-        "textures": [{"source": 0, "sampler": 0}],
+        "meshes": [{"primitives": [{"attributes": attributes, "indices": len(attributes), "material": 0}]}],
+        **_materials(material),
+        "textures": [{"source": i, "sampler": 0} for i in range(count)],
         "samplers": [{"magFilter": 9729, "minFilter": 9987, "wrapS": 33071, "wrapT": 33071}],
-        "images": [{"bufferView": 4, "mimeType": "image/png"}],
+        "images": [{"bufferView": len(parts) + i, "mimeType": "image/png"} for i in range(count)],
         "accessors": accessors,
         "bufferViews": views,
         "buffers": [{"byteLength": offsets[-1]}],
     }
 
 
-def _read_glb(path: Path) -> Mesh:
-    """Reads what `_write_glb` wrote: one primitive, tightly packed, one PNG inside."""
+def _accessor(view: int, name: str, part: Array) -> dict[str, Any]:
+    if name == "indices":
+        return {"bufferView": view, "componentType": _UNSIGNED, "count": int(part.size), "type": "SCALAR"}
+    return {"bufferView": view, "componentType": _FLOAT, "count": len(part), "type": f"VEC{part.shape[1]}"}
+
+
+def _materials(material: Material | None) -> dict[str, Any]:
+    surface: dict[str, Any] = {"baseColorTexture": {"index": 0}}
+    if material is None:
+        surface |= {"metallicFactor": 0, "roughnessFactor": 1}
+        return {"materials": [{"name": "material", "pbrMetallicRoughness": surface}]}
+    surface["metallicRoughnessTexture"] = {"index": 1}
+    extension = {"KHR_materials_specular": {"specularFactor": material.specular}}
+    about = {"name": "material", "pbrMetallicRoughness": surface, "normalTexture": {"index": 2}, "extensions": extension}
+    # the light that the views were taken in, as far as it was told from colour: nine coefficients per channel
+    about["extras"] = {"light": [[float(v) for v in row] for row in material.light]}
+    return {"extensionsUsed": ["KHR_materials_specular"], "materials": [about]}
+
+
+def load_glb(path: Path) -> Mesh:
+    """Reads what `write_glb` wrote: one primitive, tightly packed, PNGs inside."""
     data = path.read_bytes()
     length = struct.unpack_from("<I", data, 12)[0]
     document = json.loads(data[20 : 20 + length])
@@ -163,9 +203,16 @@ def _read_glb(path: Path) -> Mesh:
         dtype = "<f4" if accessor["componentType"] == _FLOAT else "<u4"
         return np.frombuffer(view(accessor["bufferView"]), dtype).reshape(-1, columns)
 
-    attributes = primitive["attributes"]
+    def image(index: int) -> Array:
+        with Image.open(io.BytesIO(view(document["images"][index]["bufferView"]))) as opened:
+            return np.asarray(opened.convert("RGB"), np.float32) / np.float32(255)
+
+    attributes, about = primitive["attributes"], document["materials"][0]
     uv = array(attributes["TEXCOORD_0"], 2) * np.array([1, -1], np.float32) + np.array([0, 1], np.float32)
-    with Image.open(io.BytesIO(view(document["images"][0]["bufferView"]))) as image:
-        texture = np.asarray(image.convert("RGB"), np.float32) / 255.0
+    material = None
+    if "TANGENT" in attributes:
+        specular = about["extensions"]["KHR_materials_specular"]["specularFactor"]
+        light = np.array(about["extras"]["light"], np.float32)
+        material = Material(image(1), image(2), array(attributes["TANGENT"], 4), specular, light)
     faces = array(primitive["indices"], 3).astype(np.int32)
-    return Mesh(array(attributes["POSITION"], 3), faces, uv, array(attributes["NORMAL"], 3), texture)
+    return Mesh(array(attributes["POSITION"], 3), faces, uv, array(attributes["NORMAL"], 3), image(0), material)

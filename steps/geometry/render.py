@@ -12,6 +12,8 @@ from steps.geometry.cameras import Camera
 from steps.geometry.images import box_down
 from steps.geometry.kernels import for_bands, kernel
 from steps.geometry.rasterize import Fragments, rasterize
+from steps.geometry.shading import Material
+from steps.geometry.shading import shade as lit
 
 Array = NDArray[Any]
 
@@ -23,11 +25,60 @@ def samples_for(camera: Camera) -> int:
     return next((samples for side, samples in ((256, 8), (512, 6), (1024, 4)) if longest <= side), 2)
 
 
-def render(vertices: Array, faces: Array, uv: Array, texture: Array, camera: Camera, samples: int = 3) -> Array:
-    """The mesh in its own colours, unlit: [H, W, 4] float32, premultiplied RGBA, samples^2 samples per pixel."""
-    strips = [_strip(camera, row, samples) for row in range(0, camera.height, STRIP)]
-    shaded = (shade(rasterize(vertices, faces, strip), faces, uv, texture) for strip in strips)
-    return np.concatenate([box_down(strip, samples) for strip in shaded])
+def render(
+    vertices: Array,
+    faces: Array,
+    uv: Array,
+    texture: Array,
+    camera: Camera,
+    samples: int = 3,
+    material: Material | None = None,
+    normals: Array | None = None,
+) -> Array:
+    """The mesh in its own colours, [H, W, 4] float32, premultiplied RGBA, samples^2 samples per pixel. Unlit, unless a material that
+    is not plain is given with the vertices' normals: then under the material's own light."""
+    out = []
+    for row in range(0, camera.height, STRIP):
+        strip = _strip(camera, row, samples)
+        fragments = rasterize(vertices, faces, strip)
+        shaded = shade(fragments, faces, uv, texture)
+        if material is not None and normals is not None and not material.is_plain:
+            _light(shaded, fragments, vertices, faces, uv, normals, material, camera)
+        out.append(box_down(shaded, samples))
+    return np.concatenate(out)
+
+
+def _light(
+    shaded: Array,
+    fragments: Fragments,
+    vertices: Array,
+    faces: Array,
+    uv: Array,
+    normals: Array,
+    material: Material,
+    camera: Camera,
+) -> None:
+    """Turns base colours [H, W, 4] into what the light makes of them, in place."""
+    seen = fragments.face >= 0
+    corners, two = faces[fragments.face[seen]], fragments.bary[seen]
+    weights = np.concatenate([two, 1 - two.sum(axis=1, keepdims=True)], axis=1)[:, :, None]
+    point, normal, tangent = ((a[corners] * weights).sum(axis=1) for a in (vertices, normals, material.tangents))
+    orm, bent = (shade(fragments, faces, uv, image)[seen][:, :3] for image in (material.orm, material.normal))
+    normal = bend(_unit(normal), _unit(tangent[:, :3]), np.sign(tangent[:, 3:]), bent * 2 - 1)
+    view = _unit(camera.position - point)
+    base = shaded[seen][:, :3]
+    shaded[seen, :3] = lit(
+        base, orm[:, 1:2], orm[:, 2:3], normal, view, material.specular, material.light, np
+    ).clip(0, 1)
+
+
+def bend(normal: Array, tangent: Array, sign: Array, bent: Array) -> Array:
+    """Unit normals (n, 3) turned as a normal map says, bent (n, 3) in [-1, 1]."""
+    return _unit(bent[:, :1] * tangent + bent[:, 1:2] * sign * np.cross(normal, tangent) + bent[:, 2:] * normal)
+
+
+def _unit(vectors: Array) -> Array:
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12))
 
 
 STRIP = 256  # rows of the finished picture drawn at a time: what is held in memory does not grow with its height

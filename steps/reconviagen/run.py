@@ -16,9 +16,13 @@ def run(parameters: Reconviagen, out: Path, reporter: Reporter) -> None:
     choice = choose(parameters)
     reporter.value("engine", choice.engine)
     reporter.value("device", choice.device)
-    from steps.reconviagen import fusion  # only now: an engine that cannot run is refused without loading kernels
+    from steps import baseline  # only now: an engine that cannot run is refused without loading kernels
 
-    mesh, facts = fusion.reconstruct(scene.load(parameters.scene), parameters, reporter)
+    reporter.stage("inference")
+    settings = baseline.Settings(parameters.resolution, parameters.grid, parameters.faces, parameters.texture_size)
+    parts = baseline.PARTS + 1
+    views = scene.load(parameters.scene).views
+    mesh, facts = baseline.reconstruct(views, settings, lambda part: reporter.progress(part, parts))
     reporter.stage("export")
     meshes.save(out, mesh)
     about = {
@@ -29,4 +33,4 @@ def run(parameters: Reconviagen, out: Path, reporter: Reporter) -> None:
         "seed": parameters.seed,
     }
     write_json(out / "model.json", {**about, **facts, "faces": len(mesh.faces), "vertices": len(mesh.vertices)})
-    reporter.progress(fusion.PARTS, fusion.PARTS)
+    reporter.progress(parts, parts)

@@ -1,58 +1,74 @@
-"""The engine `fusion`: depth fusion to a closed mesh, UV atlas, texture from the six views."""
+"""Depth fusion to a closed mesh, UV atlas, texture from the six views: the engine `fusion` of reconviagen, and what nvdiffrec
+starts from."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from steps.contracts import Reconviagen
 from steps.errors import ModelConvergenceFailed
 from steps.formats.meshes import Mesh
-from steps.formats.scene import Scene, SceneView
+from steps.formats.scene import SceneView
 from steps.geometry.atlas import unwrap
 from steps.geometry.bake import Photo, bake
 from steps.geometry.depth import dequantized
 from steps.geometry.fusion import DepthView, Grid, grid_around, signed_field, thinned
 from steps.geometry.kernels import parallel_map
 from steps.geometry.surface import extract, vertex_normals
-from steps.reporter import Reporter
 
 Array = NDArray[Any]
 FINE = 0.05  # voxels: depth levels finer than this need no smoothing
 LARGEST_TEXTURE = 2048  # by default; more on request
 SAMPLES_PER_VOXEL = 4  # pixels of depth per voxel and axis: more cost memory and change nothing
-PARTS = 5  # of the work, for the progress
+PARTS = 4  # of the work, for the progress
 
 
-def reconstruct(scene: Scene, parameters: Reconviagen, reporter: Reporter) -> tuple[Mesh, dict[str, Any]]:
-    """The textured mesh, and the facts about it that go into model.json."""
-    views = scene.views
-    reporter.stage("inference")
-    field, grid = fused(views, parameters)
-    reporter.progress(1, PARTS)
-    vertices, faces = extract(field, grid, parameters.faces)
+@dataclass(frozen=True)
+class Settings:
+    """resolution: longest side in pixels of the views worked on, 0 for as given; grid: voxels along the longest side; faces: about how
+    many triangles; texture_size: side of the texture in texels, 0 for what the views can fill."""
+
+    resolution: int = 0
+    grid: int = 256
+    faces: int = 20000
+    texture_size: int = 0
+
+
+def reconstruct(
+    views: list[SceneView], settings: Settings, done: Callable[[int], None] = lambda part: None
+) -> tuple[Mesh, dict[str, Any]]:
+    """The textured mesh, and facts about it. done(i) is called when part i of PARTS has been done."""
+    field, grid = fused(views, settings)
+    done(1)
+    vertices, faces = extract(field, grid, settings.faces)
     _check(vertices, faces)
-    reporter.progress(2, PARTS)
-    size = parameters.texture_size or texture_size(views, parameters.resolution)
+    done(2)
+    mesh, facts = textured(vertices, faces, views, settings, lambda: done(3))
+    done(4)
+    return mesh, {**facts, "grid": list(grid.shape), "voxel": grid.voxel}
+
+
+def textured(
+    vertices: Array, faces: Array, views: list[SceneView], settings: Settings, unwrapped: Callable[[], None] = lambda: None
+) -> tuple[Mesh, dict[str, Any]]:
+    """A mesh (n, 3), (m, 3) with an atlas and the views' colours on it, and facts about those."""
+    size = settings.texture_size or texture_size(views, settings.resolution)
     index, cut, uv = unwrap(vertices, faces, size)
-    reporter.progress(3, PARTS)
+    unwrapped()
     normals = vertex_normals(vertices, faces)[index]
-    photos = [photo(view, parameters.resolution) for view in views]
+    photos = [photo(view, settings.resolution) for view in views]
     baked = bake(vertices[index], cut, uv, normals, photos, size)
-    reporter.progress(4, PARTS)
-    mesh = Mesh(baked.vertices.astype(np.float32), cut, uv, normals.astype(np.float32), baked.texture)
     facts = {
         "resolution": [photos[0].camera.width, photos[0].camera.height],
-        "grid": list(grid.shape),
-        "voxel": grid.voxel,
         "texture_size": size,
         "seen": round(baked.seen, 6),
     }
-    return mesh, facts
+    return Mesh(baked.vertices.astype(np.float32), cut, uv, normals.astype(np.float32), baked.texture), facts
 
 
 def working_size(view: SceneView, side: int) -> tuple[int, int]:
@@ -80,12 +96,12 @@ def _averaged(image: Array, width: int, height: int) -> Array:
     return np.stack([np.asarray(layer.resize((width, height), box), np.float32) for layer in layers], axis=-1)
 
 
-def fused(views: list[SceneView], parameters: Reconviagen) -> tuple[Array, Grid]:
+def fused(views: list[SceneView], settings: Settings) -> tuple[Array, Grid]:
     """The carved field on a grid around the object."""
-    side = min(parameters.resolution or SAMPLES_PER_VOXEL * parameters.grid, SAMPLES_PER_VOXEL * parameters.grid)
+    side = min(settings.resolution or SAMPLES_PER_VOXEL * settings.grid, SAMPLES_PER_VOXEL * settings.grid)
     raw = parallel_map(lambda view: depth_view(view, side), views)
-    grid = grid_around(raw, parameters.grid)
-    smooth = parallel_map(lambda view: _smoothed(view, grid.voxel), raw)
+    grid = grid_around(raw, settings.grid)
+    smooth = parallel_map(lambda view: smoothed(view, grid.voxel), raw)
     return signed_field(smooth, grid), grid
 
 
@@ -99,7 +115,8 @@ def depth_view(view: SceneView, side: int) -> DepthView:
     return thinned(DepthView(camera, view.depth(), coverage, view.step()), side)
 
 
-def _smoothed(view: DepthView, voxel: float) -> DepthView:
+def smoothed(view: DepthView, voxel: float) -> DepthView:
+    """The view with a staircase of coarse depth levels undone, where they are coarse against a voxel."""
     if float(np.median(view.step[view.depth > 0])) < FINE * voxel:
         return view
     return replace(view, depth=dequantized(view.depth, view.step))

@@ -1,0 +1,115 @@
+"""Differentiable pictures of a mesh: colour with outlines, and depth with normals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from steps.geometry import autograd, shading
+from steps.nvdiffrec.targets import Target, clip_matrix
+
+
+@dataclass(frozen=True)
+class Surface:
+    """A mesh. positions: (n, 3); tri: (m, 3) over them; edges: its topology; uv: (k, 2), v from the top; uv_tri: (m, 3) over those;
+    welded: (k,), the position of each uv vertex. Seams cut uv but not positions, so that outlines are true ones."""
+
+    positions: Tensor
+    tri: Tensor
+    edges: Tensor
+    uv: Tensor
+    uv_tri: Tensor
+    welded: Tensor
+
+    def at(self, positions: Tensor) -> Surface:
+        """The same mesh with its vertices elsewhere."""
+        return replace(self, positions=positions)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a surface is painted with, all [S, S, C] tensors: base (3), and where it is lit also orm (3), normal (3, unit, tangent space);
+    tangents: (k, 4); specular: scalar; light: (9, 3). Unlit where light is None."""
+
+    base: Tensor
+    orm: Tensor | None = None
+    normal: Tensor | None = None
+    tangents: Tensor | None = None
+    specular: Tensor | None = None
+    light: Tensor | None = None
+
+
+def homogeneous(positions: Tensor) -> Tensor:
+    return torch.cat([positions, torch.ones_like(positions[:, :1])], dim=1)
+
+
+def vertex_normals(positions: Tensor, tri: Tensor) -> Tensor:
+    """Unit normals (n, 3), the area-weighted mean of the faces around each vertex."""
+    a, b, c = (positions[tri[:, k].long()] for k in range(3))
+    area = torch.cross(b - a, c - a, dim=1)
+    total = torch.zeros_like(positions)
+    for k in range(3):
+        total = total.index_add(0, tri[:, k].long(), area)
+    return total / total.norm(dim=1, keepdim=True).clamp(min=1e-12)
+
+
+def picture(surface: Surface, look: Look, target: Target, samples: int) -> Tensor:
+    """What the view sees, [H, W, 4], premultiplied RGBA; samples: per pixel and axis."""
+    camera = target.camera
+    size = camera.height * samples, camera.width * samples
+    pos = homogeneous(surface.positions) @ target.clip.T
+    rast, _ = autograd.rasterize(pos, surface.tri, size, with_db=False)
+    uv, _ = autograd.interpolate(surface.uv, rast, surface.uv_tri)
+    there = (rast[..., 3:] > 0).to(uv.dtype)
+    colour = autograd.texture(look.base[None], uv, boundary_mode="clamp")
+    if look.light is not None:
+        colour = _lit(surface, look, target, colour, uv, rast)
+    rgba = autograd.antialias(torch.cat([colour * there, there], dim=-1), rast, pos, surface.tri, surface.edges)
+    if samples > 1:
+        rgba = torch.nn.functional.avg_pool2d(rgba.permute(0, 3, 1, 2), samples).permute(0, 2, 3, 1)
+    return rgba[0]
+
+
+def _lit(surface: Surface, look: Look, target: Target, base: Tensor, uv: Tensor, rast: Tensor) -> Tensor:
+    """The base colour under the look's light, where something is seen; [1, H, W, 3]."""
+    assert look.orm is not None
+    seen = rast[..., 3] > 0
+    orm = autograd.texture(look.orm[None], uv, boundary_mode="clamp")[seen]
+    normal = shading_normals(surface, look, uv, rast)[seen]
+    places, _ = autograd.interpolate(surface.positions, rast, surface.tri)
+    view = torch.nn.functional.normalize(target.eye - places[seen], dim=-1)
+    lit = shading.shade(base[seen], orm[:, 1:2], orm[:, 2:3], normal, view, look.specular, look.light, torch)
+    return torch.zeros_like(base).masked_scatter(seen[..., None].expand_as(base), lit)
+
+
+def shading_normals(surface: Surface, look: Look, uv: Tensor, rast: Tensor) -> Tensor:
+    """Unit normals [1, H, W, 3] of the surface, bent by the normal map."""
+    smooth = vertex_normals(surface.positions, surface.tri)
+    normal, _ = autograd.interpolate(smooth, rast, surface.tri)
+    normal = torch.nn.functional.normalize(normal, dim=-1)
+    if look.normal is None or look.tangents is None:
+        return normal
+    tangent, _ = autograd.interpolate(look.tangents, rast, surface.uv_tri)
+    sign, along = tangent[..., 3:], torch.nn.functional.normalize(tangent[..., :3], dim=-1)
+    across = sign * torch.cross(normal, along, dim=-1)
+    bent = autograd.texture(look.normal[None], uv, boundary_mode="clamp")
+    return torch.nn.functional.normalize(
+        bent[..., :1] * along + bent[..., 1:2] * across + bent[..., 2:] * normal, dim=-1
+    )
+
+
+def shape(surface: Surface, look: Look | None, target: Target) -> tuple[Tensor, Tensor, Tensor]:
+    """What the view sees of the shape at its pixels' centres: where, [H, W] bool; depth, [H, W]; normals, [H, W, 3], bent by the
+    normal map of `look`."""
+    size = target.camera.height, target.camera.width
+    points = homogeneous(surface.positions)
+    rast, _ = autograd.rasterize(points @ target.clip.T, surface.tri, size, with_db=False)
+    depth, _ = autograd.interpolate((points @ target.depth_row)[:, None], rast, surface.tri)
+    uv, _ = autograd.interpolate(surface.uv, rast, surface.uv_tri) if look else (rast, rast)
+    plain = look or Look(depth)
+    return rast[0, ..., 3] > 0, depth[0, ..., 0], shading_normals(surface, plain, uv, rast)[0]
+
+
+__all__ = ["Look", "Surface", "clip_matrix", "homogeneous", "picture", "shading_normals", "shape", "vertex_normals"]

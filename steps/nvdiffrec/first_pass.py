@@ -1,0 +1,142 @@
+"""The first pass: a signed field on a tetrahedral lattice, started from fused depth, is fitted to the views; topology is free."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from steps.errors import ModelConvergenceFailed
+from steps.geometry import autograd
+from steps.geometry.cameras import project
+from steps.geometry.fusion import Grid
+from steps.geometry.tetrahedra import lattice, march
+from steps.nvdiffrec import losses
+from steps.nvdiffrec.drawing import Surface, homogeneous, vertex_normals
+from steps.nvdiffrec.targets import Target
+
+Array = NDArray[Any]
+FIELD_RATE, SHIFT_RATE, COLOUR_RATE = 0.05, 0.02, 0.03  # cells, cells, colour, per iteration at first
+REACH = 0.45  # cells that a lattice point may be shifted
+SIGN = 0.02, 0.002  # weight of the field's regulariser, first and last
+COLOUR, MASK_AND_COLOUR = 0.02, 0.05  # weights of what losses.colour_robust sums, against depth
+DEPTH_OUTLIER = 8.0  # pixels: the start may be this far off
+EMPTY = 20  # fewer triangles are no object
+
+
+class FirstPass:
+    """Fits the field an iteration at a time. Light and material are plain: a colour per lattice point."""
+
+    def __init__(self, field: Array, grid: Grid, iterations: int, views: list[Target], device: str) -> None:
+        self.shape, self.iterations, self.device = grid.shape, iterations, device
+        points = lattice(grid.shape)
+        self.origin = torch.tensor(grid.origin, dtype=torch.float32, device=device)
+        self.voxel = grid.voxel
+        self.points = torch.from_numpy(points).to(device)
+        colours = seen_colours(points * grid.voxel + grid.origin, 2.0 * grid.voxel, views)
+        self.parameters = {
+            "field": torch.from_numpy(np.ascontiguousarray(field.reshape(-1), np.float32)).to(device).clone(),
+            "shift": torch.zeros((len(points), 3), device=device),
+            "colour": torch.from_numpy(colours).to(device),
+        }
+        rates = {"field": FIELD_RATE, "shift": SHIFT_RATE, "colour": COLOUR_RATE}
+        for tensor in self.parameters.values():
+            tensor.requires_grad_(True)
+        groups = [{"params": [self.parameters[k]], "lr": rate, "rate": rate} for k, rate in rates.items()]
+        self.optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
+        self._topology: tuple[Array, Tensor, Tensor, Tensor] | None = None
+
+    def _faces(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The edges that the surface cuts, the faces over them, and the faces' edges; kept while no sign changes."""
+        inside = self.parameters["field"].detach().cpu().numpy() < 0
+        if self._topology is None or not np.array_equal(inside, self._topology[0]):
+            ends, faces = march(inside, self.shape)
+            if len(faces) < EMPTY:
+                raise ModelConvergenceFailed("The optimisation lost the object: its surface is empty.")
+            tri = torch.from_numpy(faces).to(self.device)
+            edges = autograd.antialias_construct_topology_hash(tri)
+            self._topology = inside, torch.from_numpy(ends).to(self.device), tri, edges
+        return self._topology[1:]
+
+    def surface(self) -> tuple[Surface, Tensor, Tensor]:
+        """The zero level as it stands, its vertices' colours (n, 3), and the field at the ends (n, 2) of the edges it cuts."""
+        ends, tri, edges = self._faces()
+        values = self.parameters["field"][ends]
+        share = (values[:, :1] / (values[:, :1] - values[:, 1:])).clamp(0.001, 0.999)
+        places = self.points[ends] + REACH * torch.tanh(self.parameters["shift"][ends])
+        positions = places[:, 0] * (1 - share) + places[:, 1] * share
+        colours = self.parameters["colour"][ends]
+        colours = colours[:, 0] * (1 - share) + colours[:, 1] * share
+        surface = Surface(positions * self.voxel + self.origin, tri, edges, positions[:, :2], tri, ends[:, 0])
+        return surface, colours, values
+
+    def step(self, iteration: int, views: list[Target]) -> float:
+        """One iteration over all views. Returns the loss."""
+        share = iteration / max(1, self.iterations)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["rate"] * 0.1**share
+        self.optimizer.zero_grad(set_to_none=True)
+        surface, colours, values = self.surface()
+        # the views' gradients are gathered at the vertices, and go back through the lattice once
+        vertices = surface.positions.detach().requires_grad_(True)
+        paint = colours.detach().requires_grad_(True)
+        total = 0.0
+        for view in views:
+            loss = _loss(surface.at(vertices), paint, view) / len(views)
+            loss.backward()
+            total += float(loss.detach())
+        weight = SIGN[0] ** (1 - share) * SIGN[1] ** share
+        regular = weight * sign_entropy(values)
+        torch.autograd.backward([surface.positions, colours, regular], [vertices.grad, paint.grad, None])
+        self.optimizer.step()
+        if not bool(torch.isfinite(self.parameters["field"]).all()):
+            raise ModelConvergenceFailed("The optimisation diverged: the field came to values that are not numbers.")
+        return total
+
+    def mesh(self) -> tuple[Array, Array]:
+        """Vertices (n, 3) float64 and faces (m, 3) int32 of the surface as it stands."""
+        surface, _, _ = self.surface()
+        return surface.positions.detach().cpu().numpy().astype(np.float64), surface.tri.cpu().numpy()
+
+
+def sign_entropy(values: Tensor) -> Tensor:
+    """Both ends of a cut edge, (n, 2), as unsure of their side as they can be without surfaces that come and go: the binary cross
+    entropy of each with the other's sign (Munkberg et al., "Extracting triangular 3D models, materials, and lighting from images",
+    2022)."""
+    crossed = torch.nn.functional.binary_cross_entropy_with_logits
+    a, b = values[:, 0], values[:, 1]
+    return crossed(a, (b > 0).float()) + crossed(b, (a > 0).float())
+
+
+def _loss(surface: Surface, colours: Tensor, view: Target) -> Tensor:
+    size = view.camera.height, view.camera.width
+    points = homogeneous(surface.positions)
+    pos = points @ view.clip.T
+    rast, _ = autograd.rasterize(pos, surface.tri, size, with_db=False)
+    there = rast[..., 3:] > 0
+    normals = vertex_normals(surface.positions, surface.tri)
+    attributes = torch.cat([colours, (points @ view.depth_row)[:, None], normals], dim=1)
+    seen, _ = autograd.interpolate(attributes, rast, surface.tri)
+    rgba = torch.cat([seen[..., :3], there.float()], dim=-1) * there
+    rgba = autograd.antialias(rgba, rast, pos, surface.tri, surface.edges)[0]
+    normal = torch.nn.functional.normalize(seen[0, ..., 4:], dim=-1)
+    shape = losses.depth(there[0, ..., 0], seen[0, ..., 3], view, DEPTH_OUTLIER)
+    return MASK_AND_COLOUR * losses.colour_robust(rgba, view) + 50 * shape + losses.normal(there[0, ..., 0], normal, view)
+
+
+def seen_colours(points: Array, reach: float, views: list[Target]) -> Array:
+    """Colours (n, 3) float32 of points (n, 3): the mean of the views that see a surface within `reach` of them, grey for none."""
+    total, count = np.full((len(points), 3), 0.5e-3), np.full((len(points), 1), 1e-3)
+    for view in views:
+        pixel, depth = project(points, view.camera)
+        column = np.clip(pixel[:, 0].astype(int), 0, view.camera.width - 1)
+        row = np.clip(pixel[:, 1].astype(int), 0, view.camera.height - 1)
+        rgba = view.rgba.cpu().numpy()[row, column]
+        near = np.abs(view.depth.cpu().numpy()[row, column] - depth) < reach
+        weight = (near * rgba[:, 3])[:, None]
+        total += rgba[:, :3] / np.maximum(rgba[:, 3:], 1e-3) * weight
+        count += weight
+    return (total / count).astype(np.float32)

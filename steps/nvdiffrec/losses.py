@@ -1,0 +1,54 @@
+"""How far a drawn mesh is from what the views say. Every term is a mean over the pixels of the whole picture of squared errors in
+units of what is uncertain, so that the weights hold at any resolution and scale.
+
+Colours are compared as stored in the PNG (sRGB-encoded, premultiplied): that is also the tone mapping."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from steps.nvdiffrec.targets import OWN_NOISE, Target
+
+COLOUR_NOISE = 0.003  # of a colour, about one of 255 levels: against it depth is weighed
+OUTLIER = 2.0  # pixels beyond which a depth is another surface's, plus four times the noise
+
+
+def colour(rgba: Tensor, target: Target) -> Tensor:
+    """Squared error of premultiplied colour and coverage."""
+    return ((rgba - target.rgba) ** 2).sum() / (4 * target.frame)
+
+
+def colour_robust(rgba: Tensor, target: Tensor | Target) -> Tensor:
+    """Absolute error of colour, squared error of coverage: for a shape that is still off."""
+    reference = target.rgba if isinstance(target, Target) else target
+    frame = target.frame if isinstance(target, Target) else reference[..., 0].numel()
+    difference = rgba - reference
+    return (difference[..., :3].abs().sum() / 3 + (difference[..., 3] ** 2).sum()) / frame
+
+
+def depth(there: Tensor, depths: Tensor, target: Target, outlier: float = OUTLIER) -> Tensor:
+    """Squared error of depth in pixels where both see the same surface, over the depth's own noise."""
+    both = there & (target.depth > 0)
+    off = (depths[both] - target.depth[both]) / target.pixel[both]
+    off = off[off.detach().abs() < outlier + 4 * target.noise]
+    weight = COLOUR_NOISE**2 / (target.noise**2 + OWN_NOISE**2)
+    return weight * (off**2).sum() / target.frame
+
+
+def normal(there: Tensor, normals: Tensor, target: Target) -> Tensor:
+    """1 - cosine between normals where both are known; a pixel's normal errs by its neighbours' noise."""
+    known = there & (target.depth > 0)
+    cosine = (normals[known] * target.normal[known]).sum(dim=-1)
+    cosine = cosine[cosine.detach() > 0.5]  # beyond 60 degrees the depth map's slope was across an edge
+    weight = 0.1 * COLOUR_NOISE**2 / (target.noise**2 + OWN_NOISE)
+    return weight * (1 - cosine).sum() / target.frame
+
+
+def laplacian(offsets: Tensor, edges: Tensor, edge_length: float) -> Tensor:
+    """Mean squared uniform Laplacian of (n, 3) offsets, in edge lengths: bends are dear, shifts of a whole region are free."""
+    a, b = edges[:, 0].long(), edges[:, 1].long()
+    degree = torch.zeros_like(offsets[:, :1]).index_add(0, a, torch.ones_like(offsets[a, :1]))
+    degree = degree.index_add(0, b, torch.ones_like(offsets[b, :1]))
+    around = torch.zeros_like(offsets).index_add(0, a, offsets[b]).index_add(0, b, offsets[a])
+    return ((around / degree.clamp(min=1) - offsets) ** 2).sum() / (len(offsets) * edge_length**2)

@@ -1,0 +1,250 @@
+"""The whole of the method: a start from fused depth, two passes of optimisation, and a judge that keeps the best."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+
+from steps import baseline
+from steps.contracts import Nvdiffrec
+from steps.formats import scene
+from steps.formats.meshes import Mesh
+from steps.formats.scene import Scene
+from steps.geometry.cameras import Camera
+from steps.geometry.kernels import parallel_map
+from steps.geometry.render import render, samples_for
+from steps.geometry.surface import decimated, taubin, without_specks
+from steps.nvdiffrec import losses
+from steps.nvdiffrec.checkpoint import Checkpoint
+from steps.nvdiffrec.clock import Clock
+from steps.nvdiffrec.drawing import Look, picture, shape
+from steps.nvdiffrec.first_pass import FirstPass
+from steps.nvdiffrec.ladder import SAMPLES, Rung
+from steps.nvdiffrec.second_pass import SecondPass, surface_of
+from steps.nvdiffrec.targets import Target, targets
+
+Array = NDArray[Any]
+SHAPE_SIDE = 256  # pixels: the first pass's views; its cells are several pixels wide even so
+GOOD_DEPTH, GOOD_MASK = 0.5, 0.99  # pixels, IoU: a start this close is finer than the lattice
+ROUGH = 1.0  # pixels of depth noise from which on the lattice starts from a smoothed field
+STALL, STALL_WINDOW = 0.002, 8  # a pass ends early when this many iterations gain less than this share
+SMOOTHING = 4  # Taubin passes over what marching tetrahedra leave
+
+
+@dataclass
+class Work:
+    """What all parts of the work share."""
+
+    scene: Scene
+    parameters: Nvdiffrec
+    rung: Rung
+    device: str
+    checkpoint: Checkpoint
+    clock: Clock
+    saved: dict[str, Any]
+
+    @property
+    def settings(self) -> baseline.Settings:
+        p = self.parameters
+        return baseline.Settings(p.resolution, p.fusion_grid, p.faces, p.texture_size)
+
+
+def start(work: Work) -> tuple[Mesh, dict[str, Any]]:
+    """The fused mesh that everything is measured against."""
+    if "start" in work.saved:
+        return work.saved["start"], work.saved["facts"]
+    mesh, facts = baseline.reconstruct(work.scene.views, work.settings)
+    work.saved.update(start=mesh, facts=facts)
+    work.checkpoint.save(**work.saved)
+    return mesh, facts
+
+
+def optimised(work: Work, first: Mesh, voxel: float) -> tuple[Mesh, dict[str, Any]]:
+    """The best mesh found, and what was done to find it. Never one that scores below `first` at the input views."""
+    began = time.monotonic()
+    before = psnr(first, work.scene)
+    shaped, first_pass = reshaped(work, first, voxel)
+    candidates, second_pass = refined(work, shaped, voxel)
+    scores = {name: psnr(mesh, work.scene) for name, mesh in candidates.items()}
+    candidates["start"], scores["start"] = first, before
+    kept = max(scores, key=lambda name: scores[name] + (MARGIN if name != "lit" else 0.0))
+    facts = {
+        "first_pass": first_pass,
+        "second_pass": second_pass,
+        "candidates": {name: round(score, 4) for name, score in scores.items()},
+        "kept": kept,
+        "optimisation_seconds": round(time.monotonic() - began, 1),
+        "start": {"psnr": round(before, 4), "faces": len(first.faces)},
+    }
+    return candidates[kept], facts
+
+
+MARGIN = 0.02  # dB that light and material must gain to be kept over plain colour
+
+
+def psnr(mesh: Mesh, taken: Scene) -> float:
+    """Mean PSNR in dB at the input views, drawn as the quality step draws."""
+
+    def one(view: scene.SceneView) -> float:
+        rgba = drawn(mesh, view.camera, samples_for(view.camera))
+        picture = np.clip(scene.over_premultiplied(rgba, taken.background), 0, 1)
+        return float(-10 * np.log10(max(1e-10, float(((picture - view.picture()) ** 2).mean(dtype=np.float64)))))
+
+    return float(np.mean(parallel_map(one, taken.views)))
+
+
+def drawn(mesh: Mesh, camera: Camera, samples: int) -> Array:
+    """The mesh as a camera sees it, [H, W, 4] premultiplied RGBA."""
+    geometry = mesh.vertices, mesh.faces, mesh.uv, mesh.texture
+    return render(*geometry, camera, samples, mesh.material, mesh.normals)
+
+
+# -- the first pass -----------------------------------------------------------------------------------------------------
+
+
+def reshaped(work: Work, first: Mesh, voxel: float) -> tuple[Mesh, dict[str, Any]]:
+    """The mesh that the second pass gets: from the lattice where that fits the views better than the start, else the start."""
+    if "shaped" in work.saved:
+        work.clock.tick(work.parameters.iterations)
+        return work.saved["shaped"], work.saved["first_pass"]
+    views = targets(work.scene.views, min(SHAPE_SIDE, work.rung.resolution), voxel, work.device)
+    off, overlap = agreement(first, views, work.device)
+    about: dict[str, Any] = {"start_depth_error_px": round(off, 4), "start_iou": round(overlap, 5)}
+    if off < GOOD_DEPTH and overlap > GOOD_MASK and not work.parameters.always_first_pass:
+        work.clock.tick(work.parameters.iterations)
+        shaped, about["skipped"] = first, "the start is closer to the views than a lattice's cells"
+    else:
+        mesh = _from_lattice(work, views)
+        fits = {"start": misfit(first, views, work.device), "lattice": misfit(mesh, views, work.device)}
+        about.update(misfit=fits, kept=min(fits, key=lambda name: fits[name]), faces=len(mesh.faces))
+        shaped = mesh if about["kept"] == "lattice" else first
+    for name in ("first_pass_state", "history"):
+        work.saved.pop(name, None)
+    work.saved.update(shaped=shaped, first_pass=about)
+    work.checkpoint.save(**work.saved)
+    return shaped, about
+
+
+def _from_lattice(work: Work, views: list[Target]) -> Mesh:
+    p = work.parameters
+    field, grid = baseline.fused(work.scene.views, baseline.Settings(grid=work.rung.grid))
+    if max(view.noise for view in views) > ROUGH:
+        field = gaussian_filter(field, 1.0)
+    fitted = FirstPass(field, grid, p.iterations, views, work.device)
+    _iterate(work, fitted, "first_pass_state", p.iterations, lambda i: fitted.step(i, views))
+    vertices, faces = without_specks(*fitted.mesh())
+    vertices, faces = decimated(taubin(vertices, faces, SMOOTHING), faces, p.faces)
+    mesh, _ = baseline.textured(vertices.astype(np.float64), faces, work.scene.views, work.settings)
+    return mesh
+
+
+def agreement(mesh: Mesh, views: list[Target], device: str) -> tuple[float, float]:
+    """Mean absolute error of depth in pixels, and overlap of the silhouettes (IoU), over all views."""
+    surface = surface_of(mesh, device)
+    off, pixels, both, either = 0.0, 0, 0, 0
+    with torch.no_grad():
+        for view in views:
+            there, depth, _ = shape(surface, None, view)
+            known, inside = there & (view.depth > 0), view.rgba[..., 3] >= 0.5
+            off += float(((depth - view.depth).abs() / view.pixel)[known].sum())
+            pixels += int(known.sum())
+            both, either = both + int((there & inside).sum()), either + int((there | inside).sum())
+    return off / max(1, pixels), both / max(1, either)
+
+
+def misfit(mesh: Mesh, views: list[Target], device: str) -> float:
+    """How badly silhouettes, depth and normals fit, colours aside."""
+    surface = surface_of(mesh, device)
+    total = 0.0
+    with torch.no_grad():
+        for view in views:
+            there, depth, normal = shape(surface, None, view)
+            rgba = picture(surface, Look(torch.ones((2, 2, 3), device=device)), view, 1)
+            mask = ((rgba[..., 3] - view.rgba[..., 3]) ** 2).sum() / view.frame
+            total += float(mask + losses.depth(there, depth, view, 1e3) + losses.normal(there, normal, view))
+    return total / len(views)
+
+
+# -- the second pass ----------------------------------------------------------------------------------------------------
+
+
+def refined(work: Work, mesh: Mesh, voxel: float) -> tuple[dict[str, Mesh], dict[str, Any]]:
+    """Meshes to choose from: with plain colours, and with light and material."""
+    p = work.parameters
+    views = targets(work.scene.views, work.rung.resolution, voxel, work.device)
+    coarse = targets(work.scene.views, max(1, work.rung.resolution // 2), voxel, work.device)
+    fitted = SecondPass(mesh, p.iterations, views, work.device)
+    off, _ = agreement(mesh, views, work.device)
+    rough = fitted.lit_from() // 3 if off > ROUGH and max(view.noise for view in views) < ROUGH else 0
+
+    def step(iteration: int) -> float:
+        small = iteration < rough or iteration >= fitted.lit_from()  # light and material are smooth, and dear
+        return fitted.step(iteration, coarse if small else views, SAMPLES, work.rung.batch)
+
+    plain = _iterate(work, fitted, "plain_state", fitted.lit_from(), step)
+    fitted.check()
+    candidates = {"plain": fitted.result(False)}
+    lit = _iterate(work, fitted, "lit_state", p.iterations, step, fitted.lit_from())
+    fitted.check()
+    candidates["lit"] = fitted.result(True)
+    ran = {"plain": plain, "lit": lit, "coarse": rough}
+    about = {"iterations": ran, "samples": SAMPLES**2, "noise_px": [round(view.noise, 4) for view in views]}
+    return candidates, about
+
+
+def _iterate(work: Work, fitted: Any, name: str, stop: int, step: Any, first: int = 0) -> int:
+    """Iterations `first` to `stop` - 1, going on from a checkpoint, ending early when nothing is gained. Returns how many ran."""
+    state = work.saved.get(name)
+    iteration, history = first, []
+    if state:
+        iteration, history = state["iteration"], state["history"]
+        restore(fitted, state)
+        work.clock.tick(iteration - first)
+    while iteration < stop and not _stalled(history):
+        history.append(step(iteration))
+        iteration += 1
+        work.clock.tick()
+        if work.checkpoint.due():
+            work.saved[name] = {"iteration": iteration, "history": history, **snapshot(fitted)}
+            work.checkpoint.save(**work.saved)
+    work.clock.tick(stop - iteration)
+    work.saved[name] = {"iteration": iteration, "history": history, **snapshot(fitted)}
+    return len(history)
+
+
+def _stalled(history: list[float]) -> bool:
+    """Whether the last iterations gained next to nothing over those before."""
+    if len(history) < 3 * STALL_WINDOW:
+        return False
+    recent, older = min(history[-STALL_WINDOW:]), min(history[:-STALL_WINDOW])
+    return recent > older * (1 - STALL)
+
+
+def _tensors(fitted: Any) -> dict[str, torch.Tensor]:
+    return fitted.parameters if isinstance(fitted, FirstPass) else fitted.state.tensors()
+
+
+def snapshot(fitted: Any) -> dict[str, Any]:
+    """All that a pass needs to go on, detached from it."""
+    tensors = {name: tensor.detach().cpu().clone() for name, tensor in _tensors(fitted).items()}
+    return {"tensors": tensors, "optimizer": fitted.optimizer.state_dict()}
+
+
+def restore(fitted: Any, state: dict[str, Any]) -> None:
+    """Puts a pass where `snapshot` found it."""
+    with torch.no_grad():
+        for name, tensor in _tensors(fitted).items():
+            tensor.copy_(state["tensors"][name])
+    fitted.optimizer.load_state_dict(state["optimizer"])
+
+
+def described(rung: Rung, asked: Rung, reason: str) -> dict[str, Any]:
+    """The rung for the report, with what was given up."""
+    given_up = {key: [getattr(asked, key), value] for key, value in asdict(rung).items() if value != getattr(asked, key)}
+    return {**asdict(rung), "reason": reason, "given_up": given_up}

@@ -1,0 +1,230 @@
+"""The second pass: the faces stay; vertices, base colour, roughness, metalness, normal map and light are fitted to the views."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from steps.contracts import VIEW_NAMES
+from steps.errors import ModelConvergenceFailed
+from steps.formats.meshes import Mesh
+from steps.geometry import shading
+from steps.geometry.autograd import antialias_construct_topology_hash
+from steps.geometry.shading import Material, tangents_of
+from steps.nvdiffrec import losses
+from steps.nvdiffrec.drawing import Look, Surface, picture, shape, vertex_normals
+from steps.nvdiffrec.targets import OWN_NOISE, Target
+
+Array = NDArray[Any]
+VERTEX_RATE = 0.008  # edge lengths per iteration, at first
+COLOUR_RATE, LIGHT_RATE, MATERIAL_RATE, NORMAL_RATE = 0.01, 0.01, 0.02, 0.02
+FINE_COLOUR = 0.01
+FINE_DEPTH = 0.05  # pixels
+PIXELS_PER_VERTEX = 5  # about, at the default sizes
+STIFFNESS = 0.12, 0.012  # weight of the Laplacian, first and last: it relaxes
+PRIOR = 1e-3  # weight of plain white light and a matt surface: they change only for what colour alone cannot explain
+COARSER = 4  # roughness and metalness have so many times fewer texels: six views say little about them, and that is blurred
+SHARE_MATERIAL = 0.25  # of the iterations, at the end, go to light and material
+EXPLODED = 0.25  # of the start's diagonal: a mesh that has grown by more is broken
+
+
+@dataclass
+class State:
+    """All that is fitted. offsets: (n, 3) from the start's vertices; base, normal: [S, S, 3]; orm: [s, s, 3], coarser; specular: ();
+    light: (9, 3)."""
+
+    offsets: Tensor
+    base: Tensor
+    orm: Tensor
+    normal: Tensor
+    specular: Tensor
+    light: Tensor
+
+    def tensors(self) -> dict[str, Tensor]:
+        return dict(vars(self))
+
+
+class SecondPass:
+    """Fits a textured mesh to the views, an iteration at a time."""
+
+    def __init__(self, mesh: Mesh, iterations: int, views: list[Target], device: str) -> None:
+        self.mesh, self.iterations, self.device = mesh, iterations, device
+        self.frame, self.pixel = views[0].frame, float(views[0].pixel[views[0].depth > 0].mean())
+        self.start = surface_of(mesh, device)
+        self.tangents = _tensor(tangents_of(mesh.vertices, mesh.faces, mesh.uv, mesh.normals), device)
+        self.edge_length = _edge_length(self.start)
+        self.diagonal = float(np.linalg.norm(np.ptp(mesh.vertices, axis=0)))
+        self.state = _initial(self.start, mesh, device)
+        for tensor in self.state.tensors().values():
+            tensor.requires_grad_(True)
+        self.optimizer = torch.optim.Adam(self._groups(), betas=(0.9, 0.99))
+
+    def _groups(self) -> list[dict[str, Any]]:
+        s = self.state
+        rates = {
+            "offsets": VERTEX_RATE * self.edge_length,
+            "base": COLOUR_RATE,
+            "orm": MATERIAL_RATE,
+            "normal": NORMAL_RATE,
+            "specular": MATERIAL_RATE,
+            "light": LIGHT_RATE,
+        }
+        groups = [{"params": [getattr(s, name)], "lr": rate, "rate": rate, "name": name} for name, rate in rates.items()]
+        # Adam alone would shake everything by the full rate at first; what is off by less than this moves in proportion to it
+        pixels = len(VIEW_NAMES) * self.frame
+        depth_weight = losses.COLOUR_NOISE**2 / OWN_NOISE**2
+        groups[0]["eps"] = FINE_DEPTH * depth_weight * PIXELS_PER_VERTEX / (pixels * self.pixel)
+        groups[1]["eps"] = FINE_COLOUR / (8 * pixels)
+        return groups
+
+    def lit_from(self) -> int:
+        """The iteration from which on light and material are fitted; until then they are plain."""
+        return self.iterations - round(SHARE_MATERIAL * self.iterations)
+
+    def surface(self) -> Surface:
+        return self.start.at(self.start.positions + self.state.offsets)
+
+    def step(self, iteration: int, views: list[Target], samples: int, batch: int) -> float:
+        """One iteration over all views, `batch` of them held in memory at a time. Returns the loss."""
+        lit = iteration >= self.lit_from()
+        self._set_rates(iteration, lit)
+        self.optimizer.zero_grad(set_to_none=True)
+        total = 0.0
+        for first in range(0, len(views), batch):
+            loss = sum((self._loss(v, samples, lit) for v in views[first : first + batch]), torch.zeros((), device=self.device))
+            loss = loss / len(views)
+            loss.backward()
+            total += float(loss.detach())
+        total += self._regularise(iteration, lit)
+        self.optimizer.step()
+        self._constrain()
+        return total
+
+    def _set_rates(self, iteration: int, lit: bool) -> None:
+        """Rates fall tenfold over each part. Light and material move alone: what they explain must be beyond colour and shape."""
+        begin, end = (self.lit_from(), self.iterations) if lit else (0, self.lit_from())
+        fall = 0.1 ** ((iteration - begin) / max(1, end - begin))
+        moving = {"orm", "specular", "light"} if lit else {"offsets", "base", "normal"}
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["rate"] * fall if group["name"] in moving else 0.0
+
+    def look(self, lit: bool) -> Look:
+        s = self.state
+        return Look(s.base, s.orm, unit(s.normal), self.tangents, s.specular, s.light) if lit else Look(s.base)
+
+    def _loss(self, view: Target, samples: int, lit: bool) -> Tensor:
+        surface = self.surface()
+        loss = losses.colour(picture(surface, self.look(lit), view, 1 if lit else samples), view)
+        if lit:
+            return loss
+        bent = Look(self.state.base, normal=unit(self.state.normal), tangents=self.tangents)
+        there, depth, normal = shape(surface, bent, view)
+        return loss + losses.depth(there, depth, view) + losses.normal(there, normal, view)
+
+    def _regularise(self, iteration: int, lit: bool) -> float:
+        s = self.state
+        if lit:
+            white = torch.from_numpy(shading.WHITE).to(self.device)
+            loss = PRIOR * (((s.light - white) ** 2).mean() + s.specular**2 + (s.orm[..., 2] ** 2).mean())
+        else:
+            share = iteration / max(1, self.lit_from())
+            weight = STIFFNESS[0] ** (1 - share) * STIFFNESS[1] ** share
+            loss = weight * losses.laplacian(s.offsets, self.start.edges, self.edge_length)
+        loss.backward()
+        return float(loss.detach())
+
+    def _constrain(self) -> None:
+        with torch.no_grad():
+            self.state.base.clamp_(0, 1)
+            self.state.orm[..., 0] = 1
+            self.state.orm[..., 1].clamp_(0.05, 1)
+            self.state.orm[..., 2].clamp_(0, 1)
+            self.state.specular.clamp_(0, 1)
+
+    def check(self) -> None:
+        """Raises ModelConvergenceFailed where the mesh is no mesh any more."""
+        offsets = self.state.offsets.detach()
+        if not all(bool(torch.isfinite(t).all()) for t in self.state.tensors().values()):
+            raise ModelConvergenceFailed("The optimisation diverged: it came to values that are not numbers.")
+        if float(offsets.norm(dim=1).max()) > EXPLODED * self.diagonal:
+            raise ModelConvergenceFailed("The optimisation diverged: vertices flew apart.")
+
+    def result(self, lit: bool) -> Mesh:
+        """The mesh as it stands, with its material; lit: whether light, roughness and metalness count or stay plain."""
+        s = self.state
+        positions = self.surface().positions.detach()
+        normals = vertex_normals(positions, self.start.tri)[self.start.welded].cpu().numpy()
+        vertices = positions[self.start.welded].cpu().numpy()
+        plain = _initial(self.start, self.mesh, self.device)
+        orm, specular, light = (s.orm, s.specular, s.light) if lit else (plain.orm, plain.specular * 0, plain.light)
+        material = Material(
+            _bytes(_resized(orm, len(s.base))),
+            _bytes(unit(s.normal) / 2 + 0.5),
+            tangents_of(vertices, self.mesh.faces, self.mesh.uv, normals),
+            float(specular.detach()),
+            light.detach().cpu().numpy().astype(np.float32),
+        )
+        return Mesh(vertices, self.mesh.faces, self.mesh.uv, normals.astype(np.float32), _bytes(s.base), material)
+
+
+def unit(normal: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(normal, dim=-1)
+
+
+def _bytes(image: Tensor) -> Array:
+    """As the PNG will hold it: what is judged is what is written."""
+    return np.asarray(np.rint(image.detach().clamp(0, 1).cpu().numpy() * 255) / np.float32(255), np.float32)
+
+
+def _resized(image: Tensor, size: int) -> Tensor:
+    """[s, s, C] at another size, bilinear."""
+    layers = image.detach().permute(2, 0, 1)[None]
+    return torch.nn.functional.interpolate(layers, (size, size), mode="bilinear")[0].permute(1, 2, 0)
+
+
+def _tensor(array: Array, device: str, kind: Any = np.float32) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, kind)).to(device)
+
+
+def surface_of(mesh: Mesh, device: str) -> Surface:
+    """The mesh with its seams welded."""
+    positions, welded = np.unique(mesh.vertices, axis=0, return_inverse=True)
+    welded = welded.reshape(-1)
+    tri = _tensor(welded[mesh.faces], device, np.int32)
+    flipped = np.stack([mesh.uv[:, 0], 1 - mesh.uv[:, 1]], axis=1)
+    return Surface(
+        _tensor(positions, device),
+        tri,
+        antialias_construct_topology_hash(tri),
+        _tensor(flipped, device),
+        _tensor(mesh.faces, device, np.int32),
+        _tensor(welded, device, np.int64),
+    )
+
+
+def _edge_length(surface: Surface) -> float:
+    ends = surface.positions[surface.edges[:, :2].long()]
+    return float((ends[:, 0] - ends[:, 1]).norm(dim=1).mean())
+
+
+def _initial(surface: Surface, mesh: Mesh, device: str) -> State:
+    size = len(mesh.texture)
+    flat = torch.tensor([0.0, 0.0, 1.0], device=device).repeat(size, size, 1)
+    orm = torch.tensor([1.0, 0.9, 0.0], device=device).repeat(max(1, size // COARSER), max(1, size // COARSER), 1)
+    return State(
+        torch.zeros_like(surface.positions),
+        _tensor(mesh.texture, device).clone(),
+        orm,
+        flat,
+        torch.tensor(0.02, device=device),
+        torch.from_numpy(shading.WHITE).clone().to(device),
+    )
+
+
+Progress = Callable[[int, int], None]

@@ -1,0 +1,148 @@
+"""What the six views say, as tensors: colour, coverage, depth and normals at one resolution, each cut to where the object is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from steps import baseline
+from steps.formats.scene import SceneView
+from steps.geometry.bake import Photo
+from steps.geometry.cameras import Camera
+from steps.geometry.depth import tangent_planes
+from steps.geometry.fusion import DepthView
+from steps.geometry.images import box_down
+
+Array = NDArray[Any]
+WHOLE = 1 << 16  # a side that no picture has
+MARGIN = 8  # pixels kept around the object: outlines that are still off must be seen to be pulled in
+NEAR, FAR = 0.02, 50.0  # of the object's distance
+OWN_NOISE = 0.02  # pixels: depth noise below this is below what triangles of a few pixels can follow
+
+
+@dataclass(frozen=True)
+class Target:
+    """One view. camera: cut to the object; clip: (4, 4), world to clip space; depth_row: (4,), world to depth; eye: (3,); rgba: [H, W,
+    4], premultiplied; depth: [H, W], 0 for unknown; normal: [H, W, 3] in the world, 0 for unknown; pixel: [H, W], a pixel's size on
+    the surface in scene units; noise: of the depth, in pixels; frame: how many pixels the whole picture has."""
+
+    camera: Camera
+    clip: Tensor
+    depth_row: Tensor
+    eye: Tensor
+    rgba: Tensor
+    depth: Tensor
+    normal: Tensor
+    pixel: Tensor
+    noise: float
+    frame: int
+
+
+def targets(views: list[SceneView], side: int, voxel: float, device: str) -> list[Target]:
+    """The views with their longest side at most `side` pixels. voxel: against which coarse depth levels are undone."""
+    return [_target(view, side, voxel, device) for view in views]
+
+
+def _target(view: SceneView, side: int, voxel: float, device: str) -> Target:
+    photo = _halved(baseline.photo(view, 0), side)
+    seen = baseline.smoothed(baseline.depth_view(view, side or WHOLE), voxel)
+    camera = photo.camera
+    depth, step = _at_size(seen.depth, camera), _at_size(seen.step, camera)
+    normal = normals(depth, camera)
+    pixel = depth / camera.fx
+    noise = depth_noise(depth, step, pixel)
+    camera, part = _cut(camera, photo.coverage > 0)
+
+    def tensor(array: Array) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(device)
+
+    rgba = np.concatenate([photo.colour * photo.coverage[..., None], photo.coverage[..., None]], axis=-1)
+    return Target(
+        camera,
+        tensor(clip_matrix(camera)),
+        tensor(camera.projection[2]),
+        tensor(camera.position),
+        tensor(rgba[part]),
+        tensor(depth[part]),
+        tensor(normal[part]),
+        tensor(np.maximum(pixel[part], 1e-9)),
+        noise,
+        photo.coverage.size,
+    )
+
+
+def _halved(photo: Photo, side: int) -> Photo:
+    """The picture averaged over whole blocks until its longest side is at most `side`, or no whole block divides it."""
+    height, width = photo.coverage.shape
+    wanted = -(-max(height, width) // side) if side else 1
+    factor = next((f for f in range(wanted, max(height, width)) if height % f == width % f == 0), 1)
+    if factor == 1:
+        return photo
+    coverage = box_down(photo.coverage, factor)
+    colour = box_down(photo.colour * photo.coverage[..., None], factor) / np.maximum(coverage[..., None], 1e-3)
+    return Photo(photo.camera.resized(width // factor, height // factor), colour, coverage)
+
+
+def _at_size(image: Array, camera: Camera) -> Array:
+    """The nearest samples of a depth map of another size: averages across edges would be nobody's depth."""
+    rows = ((np.arange(camera.height) + 0.5) * image.shape[0] / camera.height).astype(int)
+    columns = ((np.arange(camera.width) + 0.5) * image.shape[1] / camera.width).astype(int)
+    return np.asarray(image[rows][:, columns])
+
+
+def _cut(camera: Camera, mask: Array) -> tuple[Camera, tuple[slice, slice]]:
+    """The camera of the part of its picture around the object, and that part."""
+    spans = []
+    for axis, size in ((1, camera.height), (0, camera.width)):
+        found = np.flatnonzero(mask.any(axis=axis))
+        first, last = (found[0], found[-1]) if len(found) else (0, size - 1)
+        spans.append(slice(max(0, int(first) - MARGIN), min(size, int(last) + 1 + MARGIN)))
+    rows, columns = spans
+    size = {"width": columns.stop - columns.start, "height": rows.stop - rows.start}
+    return replace(camera, cx=camera.cx - columns.start, cy=camera.cy - rows.start, **size), (rows, columns)
+
+
+def clip_matrix(camera: Camera) -> Array:
+    """(4, 4) float64: world to clip space, y down, so that row 0 of what is drawn is on top."""
+    p = camera.projection
+    distance = float(np.linalg.norm(camera.position)) or 1.0
+    near, far = NEAR * distance, FAR * distance
+    z = p[2] * (far + near) / (far - near)
+    z[3] -= 2 * far * near / (far - near)
+    return np.stack([2 * p[0] / camera.width - p[2], 2 * p[1] / camera.height - p[2], z, p[2]])
+
+
+def normals(depth: Array, camera: Camera) -> Array:
+    """The world normal that each pixel of a depth map [H, W] sees, [H, W, 3], towards the camera; 0 where depth is."""
+    planes = tangent_planes(np.ascontiguousarray(depth, np.float32), camera)
+    x = ((np.arange(depth.shape[1]) + 0.5 - camera.cx) / camera.fx)[None, :]
+    y = ((np.arange(depth.shape[0]) + 0.5 - camera.cy) / camera.fy)[:, None]
+    dx, dy = planes[..., 0], planes[..., 1]
+    u = np.stack([dx * x + depth / camera.fx, dx * y, dx], axis=-1)
+    v = np.stack([dy * x, dy * y + depth / camera.fy, dy], axis=-1)
+    normal = np.cross(v, u)
+    normal /= np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-20)
+    world = (normal * [1.0, -1.0, -1.0]) @ np.asarray(camera.camera_to_world)[:3, :3].T
+    return np.where(depth[..., None] > 0, world, 0.0)
+
+
+def depth_noise(depth: Array, step: Array, pixel: Array) -> float:
+    """How far a depth map [H, W] is off, in pixels: from its second differences, whose median a smooth surface leaves near zero
+    (after Donoho's estimator), but no less than what its levels round away."""
+    a, b, c = depth[:, :-2], depth[:, 1:-1], depth[:, 2:]
+    both = (a > 0) & (b > 0) & (c > 0)
+    if not both.any():
+        return OWN_NOISE
+    bend = np.abs(a - 2 * b + c)[both] / pixel[:, 1:-1][both]
+    levels = float(np.median(step[:, 1:-1][both] / pixel[:, 1:-1][both])) / 12**0.5
+    return max(float(np.median(bend)) / (0.6745 * 6**0.5), levels)
+
+
+def as_depth_view(view: SceneView, side: int) -> DepthView:
+    """The view as fusion takes it."""
+    return baseline.depth_view(view, side)
