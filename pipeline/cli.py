@@ -72,6 +72,24 @@ def main() -> None:
     show_default=True,
     help="Side of the texture; 0: by the views' size.",
 )
+@click.option(
+    "--tet-grid",
+    type=click.IntRange(16, 256),
+    default=64,
+    show_default=True,
+    help="nvdiffrec: cells of its lattice along the longest side.",
+)
+@click.option(
+    "--batch", type=click.IntRange(0, 6), default=0, help="nvdiffrec: views in memory at a time; 0: 1 on CPU, 6 on GPU."
+)
+@click.option(
+    "--iterations",
+    type=click.IntRange(4, 10_000),
+    default=40,
+    show_default=True,
+    help="nvdiffrec: iterations of each pass.",
+)
+@click.option("--held-out", type=FOLDER, help="Folder with held_out.json and views that no model sees, to judge by too.")
 @click.option("--psnr-threshold", type=float, default=20.0, show_default=True, help="The gate on mean PSNR in dB.")
 @click.option("--ssim-threshold", type=float, default=0.75, show_default=True, help="The gate on mean SSIM.")
 @click.option(

@@ -23,8 +23,8 @@ from typing import IO, Any
 from pipeline.progress import Display
 from pipeline.reuse import Task, is_done, key_of, publish, remove
 from steps import contracts
-from steps.contracts import JOB_SECONDS, Package, Preview, Quality, Reconviagen, Validate
-from steps.errors import Interrupted, Record, UnknownError, ValidationFailed, by_code
+from steps.contracts import JOB_SECONDS, Nvdiffrec, Package, Preview, Quality, Reconviagen, Step, Validate
+from steps.errors import Interrupted, ModelVramOom, Record, UnknownError, ValidationFailed, by_code
 from steps.files import read_json, tree_digests, write_json
 
 POLL_SECONDS = 0.1
@@ -48,6 +48,10 @@ class Options:
     grid: int = 256
     faces: int = 20000
     texture_size: int = 0
+    tet_grid: int = 64
+    batch: int = 0
+    iterations: int = 40
+    held_out: Path | None = None
     psnr_threshold: float = 20.0
     ssim_threshold: float = 0.75
     preview_size: int = 512
@@ -83,6 +87,7 @@ class Job:
         self.state = options.out / ".sixview"
         self.outcome = Outcome()
         self.stopped = False
+        self.tried = 0  # attempts of a model that ended for want of the device's memory
         self.child: subprocess.Popen[bytes] | None = None
         self.lock: IO[str] | None = None
 
@@ -131,7 +136,7 @@ class Job:
         if self.do(self.validate()):
             for model in self.options.models:
                 self.outcome.started.append(model)
-                if self.do(self.model(model)):
+                if self.made(model):
                     self.publish(model, "mesh", model)
                     self.do(self.quality(model))
                     self.publish(model, "quality", model)
@@ -141,6 +146,20 @@ class Job:
                     break
         if not self.stopped:
             self.package()
+
+    def made(self, model: str) -> bool:
+        """Runs a model. After a MODEL_VRAM_OOM it is run again, and takes the next rung of its memory ladder, to the last."""
+        attempts = self.state / "attempts" / f"{model}.json"
+        attempts.parent.mkdir(exist_ok=True)
+        if any(attempt["outcome"] == "completed" for attempt in read_json(attempts, [])):
+            attempts.unlink()  # of a run that is over: the device may have more memory now
+        while not self.do(self.model(model)):
+            failure = self.outcome.failure
+            tried = len(read_json(attempts, []))
+            if failure is None or failure["code"] != ModelVramOom.code or tried <= self.tried:
+                return False
+            self.tried, self.outcome.failure = tried, None
+        return True
 
     def package(self) -> None:
         """The report always; the ZIP where every model that was started has its mesh and quality.json."""
@@ -207,13 +226,18 @@ class Job:
         return Task("validate", "validate", parameters, (o.input, *([o.cameras] if o.cameras else [])))
 
     def model(self, model: str) -> Task:
-        o, scene = self.options, self.state / "scene"
+        scene = self.state / "scene"
         used = sum(
             float(_value(self.state / "outputs" / m / "seconds") or 0) for m in self.outcome.started if m != model
         )
-        parameters = Reconviagen(
-            **self.common(model, self.state / model / "mesh", max(1.0, JOB_SECONDS - used)),
-            scene=scene,
+        common = {**self.common(model, self.state / model / "mesh", max(1.0, JOB_SECONDS - used)), "scene": scene}
+        make = {"reconviagen": self.reconviagen, "nvdiffrec": self.nvdiffrec}[model]
+        return Task(model, model, make(common), (scene,))
+
+    def reconviagen(self, common: dict[str, Any]) -> Step:
+        o = self.options
+        return Reconviagen(
+            **common,
             engine=o.engine,
             device=o.device,
             weights=o.weights,
@@ -223,7 +247,23 @@ class Job:
             texture_size=o.texture_size,
             seed=o.seed,
         )
-        return Task(model, model, parameters, (scene,))
+
+    def nvdiffrec(self, common: dict[str, Any]) -> Step:
+        o = self.options
+        return Nvdiffrec(
+            **common,
+            device=o.device,
+            resolution=o.resolution,
+            batch=o.batch,
+            grid=o.tet_grid,
+            iterations=o.iterations,
+            fusion_grid=o.grid,
+            faces=o.faces,
+            texture_size=o.texture_size,
+            seed=o.seed,
+            attempts=self.state / "attempts" / "nvdiffrec.json",
+            checkpoint=self.state / "checkpoints" / "nvdiffrec.pt",
+        )
 
     def quality(self, model: str) -> Task:
         name, scene, mesh = f"{model}.quality", self.state / "scene", self.state / model / "mesh"
@@ -231,10 +271,12 @@ class Job:
             **self.common(name, self.state / model / "quality"),
             scene=scene,
             mesh=mesh,
+            held_out=self.options.held_out,
             psnr_threshold=self.options.psnr_threshold,
             ssim_threshold=self.options.ssim_threshold,
         )
-        return Task(name, "quality", parameters, (scene, mesh))
+        more = (self.options.held_out,) if self.options.held_out else ()
+        return Task(name, "quality", parameters, (scene, mesh, *more))
 
     def preview(self, model: str) -> Task:
         name, scene, mesh = f"{model}.preview", self.state / "scene", self.state / model / "mesh"
@@ -295,7 +337,7 @@ class Job:
             while not _has_ended(self.child):
                 if self.stopped:
                     self.child.terminate()
-                shown.update(_value(outputs / "stage"), _value(outputs / "progress"))
+                shown.update(*(_value(outputs / name) for name in ("stage", "progress", "seconds-left")))
             code, self.child = self.child.returncode, None
             return shown.ended(
                 _failure(outputs, code, self.state / "outputs" / f"{task.name}.stderr"), _value(outputs / "seconds")
@@ -307,7 +349,7 @@ class Job:
         if source not in self.outcome.current:
             return
         for path in sorted(source.glob("*")) if source.is_dir() else []:
-            if path.name not in ("model.json", "preview.json"):
+            if path.name not in ("model.json", "preview.json", "start.glb"):
                 publish(path, self.options.out / place / path.name)
 
 

@@ -21,10 +21,11 @@ class StepLine:
         self.stage, self.began = "", time.monotonic()
         self.task = bar.add_task(name, total=None, stage="") if bar else None
 
-    def update(self, stage: str, progress: str) -> None:
+    def update(self, stage: str, progress: str, seconds_left: str) -> None:
         done, _, total = progress.partition("/")
         if self.bar is not None and self.task is not None:
-            self.bar.update(self.task, stage=stage, completed=int(done or 0), total=int(total) if total else None)
+            left = f"{stage}, about {seconds_left} s left" if seconds_left not in ("", "0") else stage
+            self.bar.update(self.task, stage=left, completed=int(done or 0), total=int(total) if total else None)
         elif self.console and stage and stage != self.stage:
             self.console.print(f"{self.name}: {stage}", highlight=False)
         self.stage = stage

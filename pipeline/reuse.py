@@ -24,6 +24,10 @@ _PLACE = {
     "job",
     "input",
     "cameras",
+    "held_out",
+    "attempts",
+    "checkpoint",
+    "checkpoint_seconds",
 }  # not part of a key
 
 

@@ -141,6 +141,7 @@ class Quality(Step):
 
     scene: Path = required("folder that validate wrote")
     mesh: Path = required("folder that a model wrote")
+    held_out: Path | None = option(None, "folder with held_out.json and views that no model saw, to judge by as well")
     psnr_threshold: float = option(20.0, "mean full-frame PSNR in dB below which the job fails")
     ssim_threshold: float = option(0.75, "mean full-frame SSIM below which the job fails")
 

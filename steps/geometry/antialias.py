@@ -146,8 +146,15 @@ def walk_edge(e, corners, edges, rast, axis, found, depths, start, stop):  # typ
             shown = _shows(rast, r1, c1, r0, c0, z)
         else:
             shown = _shows(rast, r0, c0, r1, c1, z)
-        if shown and (found[r0, c0] < 0 or z < depths[r0, c0]):
-            found[r0, c0], depths[r0, c0] = e, z
+        if shown:
+            claim(found, depths, r0, c0, e, z)
+
+
+@inlined
+def claim(found, depths, row, column, e, z):  # type: ignore[no-untyped-def]
+    """Keeps the nearest edge, and of two that are as near the first. Many threads at once need another way: see `cuda`."""
+    if found[row, column] < 0 or z < depths[row, column]:
+        found[row, column], depths[row, column] = e, z
 
 
 @inlined

@@ -93,26 +93,31 @@ def _to_depth(face, depth, start, stop):  # type: ignore[no-untyped-def]
 
 @kernel
 def _pixel_spans(corners, faces, width, height, spans, start, stop):  # type: ignore[no-untyped-def]
-    """The pixels whose centres a face may cover: first column, last column, first row, last row (inclusive)."""
     for f in range(start, stop):
-        left, right, top, bottom = np.inf, -np.inf, np.inf, -np.inf
-        behind = 0
-        for k in range(3):
-            x, y, _, w = corners[faces[f, k]]
-            if w < TINY:
-                behind += 1
-                continue
+        span_face(f, corners, faces, width, height, spans)
+
+
+@inlined
+def span_face(f, corners, faces, width, height, spans):  # type: ignore[no-untyped-def]
+    """The pixels whose centres a face may cover: first column, last column, first row, last row (inclusive)."""
+    left, right, top, bottom = np.inf, -np.inf, np.inf, -np.inf
+    behind = 0
+    for k in range(3):
+        corner = faces[f, k]
+        x, y, w = corners[corner, 0], corners[corner, 1], corners[corner, 3]
+        if w < TINY:
+            behind += 1
+        else:
             left, right = min(left, x / w), max(right, x / w)
             top, bottom = min(top, y / w), max(bottom, y / w)
-        if behind == 3:
-            spans[f] = (0, -1, 0, -1)
-        elif behind > 0:  # it crosses the near plane: its outline may reach anywhere
-            spans[f] = (0, width - 1, 0, height - 1)
-        else:
-            spans[f, 0] = int(max(0.0, np.ceil(left - 0.5)))
-            spans[f, 1] = int(min(width - 1.0, np.floor(right - 0.5)))
-            spans[f, 2] = int(max(0.0, np.ceil(top - 0.5)))
-            spans[f, 3] = int(min(height - 1.0, np.floor(bottom - 0.5)))
+    if behind == 3:
+        left, right = 1.0, 0.0
+    elif behind > 0:  # it passes behind the camera: its outline may reach anywhere
+        left, right, top, bottom = 0.0, float(width), 0.0, float(height)
+    spans[f, 0] = int(min(max(0.0, np.ceil(left - 0.5)), float(width)))
+    spans[f, 1] = int(max(min(width - 1.0, np.floor(right - 0.5)), -1.0))
+    spans[f, 2] = int(min(max(0.0, np.ceil(top - 0.5)), float(height)))
+    spans[f, 3] = int(max(min(height - 1.0, np.floor(bottom - 0.5)), -1.0))
 
 
 @inlined
@@ -130,40 +135,53 @@ def _cross(p, q):  # type: ignore[no-untyped-def]
 @kernel
 def _rasterize_band(corners, faces, spans, lowest, highest, face, bary, depth, start, stop):  # type: ignore[no-untyped-def]
     for f in range(len(faces)):
-        first, last = max(spans[f, 2], start), min(spans[f, 3], stop - 1)
-        if first > last or spans[f, 0] > spans[f, 1]:
-            continue
-        p, q, r = corners[faces[f, 0]], corners[faces[f, 1]], corners[faces[f, 2]]
-        a0, b0, c0 = _cross(q, r)
-        a1, b1, c1 = _cross(r, p)
-        a2, b2, c2 = _cross(p, q)
-        determinant = a0 * p[0] + b0 * p[1] + c0 * p[3]
-        if determinant == 0.0:
-            continue
-        if determinant < 0.0:
-            a0, b0, c0, a1, b1, c1, a2, b2, c2 = -a0, -b0, -c0, -a1, -b1, -c1, -a2, -b2, -c2
-            determinant = -determinant
-        own0, own1, own2 = _owns(a0, b0, c0), _owns(a1, b1, c1), _owns(a2, b2, c2)
-        scale = 1.0 / determinant
-        for row in range(first, last + 1):
-            y = row + 0.5
-            # a x + (b y + c): for a neighbour's negated coefficients every rounding is negated too
-            r0, r1, r2 = b0 * y + c0, b1 * y + c1, b2 * y + c2
-            for column in range(spans[f, 0], spans[f, 1] + 1):
-                x = column + 0.5
-                e0, e1, e2 = a0 * x + r0, a1 * x + r1, a2 * x + r2
-                if e0 < 0 or e1 < 0 or e2 < 0:
-                    continue
-                if (e0 == 0 and not own0) or (e1 == 0 and not own1) or (e2 == 0 and not own2):
-                    continue
-                total = e0 + e1 + e2  # determinant / w
-                z = (e0 * p[2] + e1 * q[2] + e2 * r[2]) * scale  # z / w
-                if total > 0.0 and lowest <= z <= highest and (face[row, column] < 0 or z < depth[row, column]):
-                    share = 1.0 / total
-                    face[row, column] = f
-                    depth[row, column] = z
-                    bary[row, column, 0] = e0 * share
-                    bary[row, column, 1] = e1 * share
+        draw_face(f, corners, faces, spans, lowest, highest, face, bary, depth, start, stop)
+
+
+@inlined
+def put(face, bary, depth, row, column, f, z, u, v):  # type: ignore[no-untyped-def]
+    """Keeps what is nearest, and of two that are as near the first face. Many threads at once need another way: see `cuda`."""
+    if face[row, column] < 0 or z < depth[row, column]:
+        face[row, column] = f
+        depth[row, column] = z
+        bary[row, column, 0] = u
+        bary[row, column, 1] = v
+
+
+@inlined
+def draw_face(f, corners, faces, spans, lowest, highest, face, bary, depth, start, stop):  # type: ignore[no-untyped-def]
+    """Puts a face into the rows from start to stop - 1."""
+    first, last = max(spans[f, 2], start), min(spans[f, 3], stop - 1)
+    if first > last or spans[f, 0] > spans[f, 1]:
+        return
+    p, q, r = corners[faces[f, 0]], corners[faces[f, 1]], corners[faces[f, 2]]
+    a0, b0, c0 = _cross(q, r)
+    a1, b1, c1 = _cross(r, p)
+    a2, b2, c2 = _cross(p, q)
+    determinant = a0 * p[0] + b0 * p[1] + c0 * p[3]
+    if determinant == 0.0:
+        return
+    if determinant < 0.0:
+        a0, b0, c0, a1, b1, c1, a2, b2, c2 = -a0, -b0, -c0, -a1, -b1, -c1, -a2, -b2, -c2
+        determinant = -determinant
+    own0, own1, own2 = _owns(a0, b0, c0), _owns(a1, b1, c1), _owns(a2, b2, c2)
+    scale = 1.0 / determinant
+    for row in range(first, last + 1):
+        y = row + 0.5
+        # a x + (b y + c): for a neighbour's negated coefficients every rounding is negated too
+        r0, r1, r2 = b0 * y + c0, b1 * y + c1, b2 * y + c2
+        for column in range(spans[f, 0], spans[f, 1] + 1):
+            x = column + 0.5
+            e0, e1, e2 = a0 * x + r0, a1 * x + r1, a2 * x + r2
+            if e0 < 0 or e1 < 0 or e2 < 0:
+                continue
+            if (e0 == 0 and not own0) or (e1 == 0 and not own1) or (e2 == 0 and not own2):
+                continue
+            total = e0 + e1 + e2  # determinant / w
+            z = (e0 * p[2] + e1 * q[2] + e2 * r[2]) * scale  # z / w
+            if total > 0.0 and lowest <= z <= highest:
+                share = 1.0 / total
+                put(face, bary, depth, row, column, f, z, e0 * share, e1 * share)
 
 
 @kernel

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -67,7 +66,6 @@ def start(work: Work) -> tuple[Mesh, dict[str, Any]]:
 
 def optimised(work: Work, first: Mesh, voxel: float) -> tuple[Mesh, dict[str, Any]]:
     """The best mesh found, and what was done to find it. Never one that scores below `first` at the input views."""
-    began = time.monotonic()
     before = psnr(first, work.scene)
     shaped, first_pass = reshaped(work, first, voxel)
     candidates, second_pass = refined(work, shaped, voxel)
@@ -79,7 +77,6 @@ def optimised(work: Work, first: Mesh, voxel: float) -> tuple[Mesh, dict[str, An
         "second_pass": second_pass,
         "candidates": {name: round(score, 4) for name, score in scores.items()},
         "kept": kept,
-        "optimisation_seconds": round(time.monotonic() - began, 1),
         "start": {"psnr": round(before, 4), "faces": len(first.faces)},
     }
     return candidates[kept], facts

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import hashlib
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -56,7 +57,8 @@ def _work(
 
     checkpoint = Checkpoint(parameters.checkpoint, key(parameters, rung), parameters.checkpoint_seconds)
     saved = {name: value for name, value in checkpoint.load().items() if name != "key"}
-    resumed = sorted(name for name in saved if name.endswith("_state"))
+    if saved:
+        print(f"going on from the checkpoint {parameters.checkpoint}", file=sys.stderr)
     clock = Clock(reporter, 2 * parameters.iterations)
     work = reconstruct.Work(taken, parameters, rung, device, checkpoint, clock, saved)
     first, facts = reconstruct.start(work)
@@ -78,7 +80,6 @@ def _work(
         "texture_size": len(mesh.texture),
         "specular": mesh.material.specular if mesh.material else 0.0,
         "light": mesh.material.light.tolist() if mesh.material else None,
-        "resumed": resumed,
     }
     write_json(out / "model.json", {**about, "faces": len(mesh.faces), "vertices": len(mesh.vertices)})
     checkpoint.clear()
@@ -101,7 +102,7 @@ def device_for(wanted: str) -> str:
 def device_name(device: str) -> str:
     import torch
 
-    return torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    return torch.cuda.get_device_name() if device == "cuda" else "CPU"
 
 
 def as_asked(parameters: Nvdiffrec, taken: scene.Scene, device: str) -> Rung:

@@ -16,7 +16,7 @@ from steps.package import chart
 from steps.package.evidence import Job, Model
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
-PACKAGES = ("sixview", "numpy", "scipy", "numba", "scikit-image", "pillow", "xatlas", "fast-simplification")
+PACKAGES = ("sixview", "numpy", "scipy", "numba", "scikit-image", "pillow", "xatlas", "fast-simplification", "torch")
 
 
 def page(job: Job) -> str:
@@ -30,6 +30,7 @@ def page(job: Job) -> str:
         failure=job.failure,
         models=models,
         scored=[m for m in models if m["q"]],
+        has_between=any(m["q"].get("between") for m in models if m["q"]),
         steps=job.steps,
         chart=Markup(chart.svg(job.steps)),
         facts=facts(job),
@@ -42,6 +43,7 @@ def _model(model: Model) -> dict[str, Any]:
     engine = model.quality.get("engine")
     views = model.quality.get("views", [])
     return {
+        "name": model.name,
         "title": f"{model.name} ({engine})" if engine else model.name,
         "q": model.quality,
         "pictures": any(pictures.values()),

@@ -42,12 +42,17 @@ def run(parameters: Preview, out: Path, reporter: Reporter) -> None:
 def write_view(mesh: Mesh, taken: Scene, index: int, view: SceneView, size: int, out: Path) -> None:
     """The three pictures of one view."""
     camera = scaled(view.camera, size)
-    rgba = render(mesh.vertices, mesh.faces, mesh.uv, mesh.texture, camera)
+    rgba = drawn(mesh, camera)
     png.write(out / f"textured_{index:02d}.png", png.to_bytes(scene.over_premultiplied(rgba, WHITE)))
     lines = wireframe(mesh.vertices, mesh.faces, camera)
     png.write(out / f"wireframe_{index:02d}.png", png.to_bytes(scene.over_premultiplied(lines, WHITE)))
     picture = scene.over_premultiplied(rgba, taken.background)
     png.write(out / f"compare_{index:02d}.png", png.to_bytes(comparison(_resized(view.picture(), camera), picture)))
+
+
+def drawn(mesh: Mesh, camera: Camera, samples: int = 3) -> Array:
+    """The mesh as a camera sees it, [H, W, 4] premultiplied RGBA."""
+    return render(mesh.vertices, mesh.faces, mesh.uv, mesh.texture, camera, samples, mesh.material, mesh.normals)
 
 
 def scaled(camera: Camera, size: int) -> Camera:
@@ -86,7 +91,7 @@ def _around(centre: Array, angle: float, distance: float, focal: float) -> Camer
 def write_turntable(mesh: Mesh, path: Path) -> None:
     """An animated WebP that runs for ever."""
     pictures = parallel_map(
-        lambda c: scene.over_premultiplied(render(mesh.vertices, mesh.faces, mesh.uv, mesh.texture, c, 2), WHITE),
+        lambda c: scene.over_premultiplied(drawn(mesh, c, 2), WHITE),
         orbit(mesh),
     )
     frames = [Image.fromarray(png.to_bytes(p)) for p in pictures]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from steps.contracts import Quality
 from steps.errors import QualityThresholdFailed
@@ -13,21 +14,28 @@ from steps.files import read_json, write_json
 from steps.formats import meshes, scene
 from steps.formats.meshes import Mesh
 from steps.formats.scene import Scene, SceneView
+from steps.geometry.cameras import Camera
 from steps.geometry.kernels import parallel_map
 from steps.geometry.rasterize import rasterize
 from steps.geometry.render import render, samples_for
-from steps.quality import metrics
+from steps.quality import between, metrics
 from steps.reporter import Reporter
 
+Array = NDArray[Any]
 FORMAT = "sixview-quality/1"
+START = "start.glb"  # what a model that starts from another mesh leaves of that
 
 
 def run(parameters: Quality, out: Path, reporter: Reporter) -> None:
     """Writes quality.json to `out`. Raises QualityThresholdFailed, with the file written, where the mesh does not pass."""
     about = read_json(parameters.mesh / "model.json", {})
     mesh, taken = meshes.load(parameters.mesh), scene.load(parameters.scene)
+    start = meshes.load_glb(parameters.mesh / START) if (parameters.mesh / START).is_file() else None
     views = parallel_map(lambda view: judged(mesh, view, taken), taken.views)
     report = summary(views, mesh, about, parameters)
+    report["before"] = before(start, taken) if start else None
+    report["between"] = between_views(mesh, start, taken, parameters.held_out)
+    report = dict(_rounded(report))
     write_json(out / "quality.json", report)
     for name in ("model", "engine", "device"):
         reporter.value(name, report[name])
@@ -42,7 +50,7 @@ def run(parameters: Quality, out: Path, reporter: Reporter) -> None:
 def judged(mesh: Mesh, view: SceneView, taken: Scene) -> dict[str, Any]:
     """Every number about one view."""
     reference, inside = view.picture(), view.coverage() >= 0.5
-    rgba = render(mesh.vertices, mesh.faces, mesh.uv, mesh.texture, view.camera, samples_for(view.camera))
+    rgba = drawn(mesh, view.camera)
     picture = np.rint(scene.over_premultiplied(rgba, taken.background) * 255) / np.float32(255)
     blank = np.broadcast_to(taken.background, picture.shape).astype(np.float32)
     full_ssim, object_ssim = metrics.ssim(reference, picture, inside)
@@ -57,6 +65,12 @@ def judged(mesh: Mesh, view: SceneView, taken: Scene) -> dict[str, Any]:
         "iou": metrics.iou(inside, rgba[..., 3] >= 0.5),
         "depth_error": metrics.depth_error(view.depth(), depth),
     }
+
+
+def drawn(mesh: Mesh, camera: Camera) -> Array:
+    """The mesh as a camera sees it, [H, W, 4] premultiplied RGBA."""
+    geometry = mesh.vertices, mesh.faces, mesh.uv, mesh.texture
+    return render(*geometry, camera, samples_for(camera), mesh.material, mesh.normals)
 
 
 def summary(views: list[dict[str, Any]], mesh: Mesh, about: dict[str, Any], parameters: Quality) -> dict[str, Any]:
@@ -86,7 +100,23 @@ def summary(views: list[dict[str, Any]], mesh: Mesh, about: dict[str, Any], para
         "mesh": facts,
         "settings": about,
     }
-    return dict(_rounded(report))
+    return report
+
+
+def before(start: Mesh, taken: Scene) -> dict[str, Any]:
+    """The scores of the mesh that the model started from."""
+    views = parallel_map(lambda view: judged(start, view, taken), taken.views)
+    scores = {"psnr": _mean(views, "psnr"), "ssim": _mean(views, "ssim")}
+    return {**scores, "object": {key: _mean(views, "object", key) for key in scores}}
+
+
+def between_views(mesh: Mesh, start: Mesh | None, taken: Scene, folder: Path | None) -> dict[str, Any] | None:
+    """The scores at views that no model saw, where there are some."""
+    if folder is None:
+        return None
+    views = between.load(folder, taken)
+    earlier = between.score(start, views, taken.background) if start else None
+    return {"views": len(views), "psnr": between.score(mesh, views, taken.background), "before": earlier}
 
 
 def _mean(views: list[dict[str, Any]], *keys: str) -> float:

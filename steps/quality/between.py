@@ -1,0 +1,77 @@
+"""Pictures from between the input views, which no model saw: whether a mesh only fits what it was fitted to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from steps.errors import ValidationFailed
+from steps.files import read_json
+from steps.formats.meshes import Mesh
+from steps.formats.scene import Scene, over, over_premultiplied
+from steps.geometry.cameras import Camera, project, unproject
+from steps.geometry.kernels import parallel_map
+from steps.geometry.render import render
+from steps.quality import metrics
+
+Array = NDArray[Any]
+SEEN = 2.0  # pixels: a point this close to what an input view saw was seen by it
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """One such view. picture: [H, W, 3] over the scene's background; counts: [H, W] bool, the pixels that can be judged: without those of
+    surface that no input view saw."""
+
+    camera: Camera
+    picture: Array
+    counts: Array
+
+
+def load(folder: Path, taken: Scene) -> list[HeldOut]:
+    """The views listed in held_out.json, as `sixview sample --held-out` writes them to ground_truth/: <name>.png, and where there is one
+    <name>_depth.npy. Raises ValidationFailed where a file is missing."""
+    listing = read_json(folder / "held_out.json")
+    if not isinstance(listing, dict) or not listing.get("views"):
+        raise ValidationFailed(f"There is no held_out.json with views in {folder}.", "Name the folder that has it.")
+    return parallel_map(lambda item: _view(folder, item, taken), listing["views"])
+
+
+def _view(folder: Path, item: dict[str, Any], taken: Scene) -> HeldOut:
+    camera = Camera(item["name"], np.array(item["camera_to_world"]), **item["intrinsics"])
+    path = folder / f"{camera.name}.png"
+    if not path.is_file():
+        raise ValidationFailed(f"held_out.json names {path.name}, which is not there.", f"Put it into {folder}.")
+    rgba = np.asarray(Image.open(path).convert("RGBA"), np.float32) / np.float32(255)
+    picture = over(rgba[..., :3], rgba[..., 3], taken.background)
+    counts = np.ones(picture.shape[:2], bool)
+    if (depth_file := folder / f"{camera.name}_depth.npy").is_file():
+        depth = np.load(depth_file)
+        counts[depth > 0] = _seen(unproject(depth, camera), taken)
+    return HeldOut(camera, picture, counts)
+
+
+def _seen(points: Array, taken: Scene) -> Array:
+    """Which world points (n, 3) at least one input view saw."""
+    seen = np.zeros(len(points), bool)
+    for view in taken.views:
+        depth = view.depth()
+        pixel, z = project(points, view.depth_camera)
+        column, row = (np.clip(pixel[:, k].astype(int), 0, depth.shape[1 - k] - 1) for k in (0, 1))
+        seen |= np.abs(depth[row, column] - z) < SEEN * z / view.depth_camera.fx
+    return seen
+
+
+def score(mesh: Mesh, views: list[HeldOut], background: Array) -> float:
+    """Mean PSNR in dB over the views."""
+
+    def one(view: HeldOut) -> float:
+        drawn = render(mesh.vertices, mesh.faces, mesh.uv, mesh.texture, view.camera, 3, mesh.material, mesh.normals)
+        return metrics.psnr(view.picture, np.clip(over_premultiplied(drawn, background), 0, 1), view.counts)
+
+    return float(np.mean(parallel_map(one, views)))
