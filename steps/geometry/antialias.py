@@ -9,6 +9,7 @@ that own no pixel and, with small triangles, most of the gradient. Walking the e
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,13 +133,13 @@ def walk_edge(e, corners, edges, rast, axis, found, depths, start, stop):  # typ
     slope = (z1 - z0) / (t1 - t0) if t1 > t0 else 0.0
     lines, places = (rast.shape[0], rast.shape[1]) if axis == 0 else (rast.shape[1], rast.shape[0])
     inner_side = _side((a, b, c), corners[edges[e, 2]])
-    first, last = max(float(start), np.ceil(t0 - 0.5)), min(float(stop), np.ceil(t1 - 0.5))
-    for line in range(int(first), int(last)):
+    first, last = max(float(start), t0 - 0.5), min(float(stop), t1 - 0.5)
+    for line in range(int(math.ceil(min(first, float(stop)))), int(math.ceil(max(last, float(start))))):
         middle = line + 0.5
         place = -(b * middle + c) / a if axis == 0 else -(a * middle + c) / b
-        at = int(np.floor(place - 0.5))
-        if at < 0 or at + 1 >= places:
+        if not 0.5 <= place < places - 0.5:
             continue
+        at = int(math.floor(place - 0.5))
         z = z0 + slope * (middle - t0)
         r0, c0 = (line, at) if axis == 0 else (at, line)
         r1, c1 = (line, at + 1) if axis == 0 else (at + 1, line)

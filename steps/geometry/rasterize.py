@@ -9,6 +9,7 @@ that share an edge therefore never both miss, nor both hit, a pixel centre.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,10 +115,11 @@ def span_face(f, corners, faces, width, height, spans):  # type: ignore[no-untyp
         left, right = 1.0, 0.0
     elif behind > 0:  # it passes behind the camera: its outline may reach anywhere
         left, right, top, bottom = 0.0, float(width), 0.0, float(height)
-    spans[f, 0] = int(min(max(0.0, np.ceil(left - 0.5)), float(width)))
-    spans[f, 1] = int(max(min(width - 1.0, np.floor(right - 0.5)), -1.0))
-    spans[f, 2] = int(min(max(0.0, np.ceil(top - 0.5)), float(height)))
-    spans[f, 3] = int(max(min(height - 1.0, np.floor(bottom - 0.5)), -1.0))
+    # held to the picture before they become whole numbers, which far away they could not
+    spans[f, 0] = int(math.ceil(min(max(left - 0.5, 0.0), float(width))))
+    spans[f, 1] = int(math.floor(min(max(right - 0.5, -1.0), width - 1.0)))
+    spans[f, 2] = int(math.ceil(min(max(top - 0.5, 0.0), float(height))))
+    spans[f, 3] = int(math.floor(min(max(bottom - 0.5, -1.0), height - 1.0)))
 
 
 @inlined

@@ -7,6 +7,7 @@ finest level first, and a table (l, 3) int64 of each level's first texel, height
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -62,20 +63,19 @@ def _at(index, size, boundary):  # type: ignore[no-untyped-def]
 def _around(height, width, u, v, filter_mode, boundary):  # type: ignore[no-untyped-def]
     """The two rows and columns around a point, -1 for none, and how far it lies between them."""
     if filter_mode == 0:
-        c, r = int(np.floor(u * width)), int(np.floor(v * height))
+        c, r = int(math.floor(u * width)), int(math.floor(v * height))
         return _at(r, height, boundary), -1, _at(c, width, boundary), -1, np.float32(0), np.float32(0)
     x, y = u * np.float32(width) - np.float32(0.5), v * np.float32(height) - np.float32(0.5)
     if boundary == 1:  # held at the border's texels, where it has no slope any more
         x, y = min(max(x, np.float32(0)), np.float32(width - 1)), min(max(y, np.float32(0)), np.float32(height - 1))
-    fx, fy = np.floor(x), np.floor(y)
-    c, r = int(fx), int(fy)
+    c, r = int(math.floor(x)), int(math.floor(y))
     return (
         _at(r, height, boundary),
         _at(r + 1, height, boundary),
         _at(c, width, boundary),
         _at(c + 1, width, boundary),
-        np.float32(x - fx),
-        np.float32(y - fy),
+        np.float32(x - np.float32(c)),
+        np.float32(y - np.float32(r)),
     )
 
 
@@ -85,7 +85,7 @@ def _blend(level, filter_mode, count):  # type: ignore[no-untyped-def]
     if filter_mode < 2:
         return 0, 0, np.float32(0)
     if filter_mode == 2:
-        nearest = min(int(np.floor(level + 0.5)), count - 1)
+        nearest = min(int(math.floor(level + 0.5)), count - 1)
         return nearest, nearest, np.float32(0)
     low = min(int(level), count - 1)
     return low, min(low + 1, count - 1), np.float32(level - low)
