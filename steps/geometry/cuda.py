@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import inspect
 import types
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -42,7 +41,21 @@ def _claim(found, depths, row, column, e, z):  # type: ignore[no-untyped-def]
     cuda.atomic.min(found, (row, column), _key(z, e))
 
 
-_INSTEAD = {kernels.add: _add, rasterizer.put: _put, antialias.claim: _claim}
+def _cross_in_order(p, q):  # type: ignore[no-untyped-def]
+    """The compiler may fuse a product with the difference after it, and then swapped ends no longer give the exact negative, on which
+    watertight edges rest: so both faces of an edge compute the same one."""
+    if p[0] < q[0] or (p[0] == q[0] and (p[1] < q[1] or (p[1] == q[1] and p[3] < q[3]))):
+        return p[1] * q[3] - p[3] * q[1], p[3] * q[0] - p[0] * q[3], p[0] * q[1] - p[1] * q[0]
+    a, b, c = q[1] * p[3] - q[3] * p[1], q[3] * p[0] - q[0] * p[3], q[0] * p[1] - q[1] * p[0]
+    return -a, -b, -c
+
+
+_INSTEAD = {
+    kernels.add: _add,
+    rasterizer.put: _put,
+    rasterizer._cross: _cross_in_order,
+    antialias.claim: _claim,
+}
 
 
 @functools.cache
@@ -223,5 +236,3 @@ class Cuda:
 def _size(layers: Tensor) -> tuple[int, int]:
     return int(layers.shape[0]), int(layers.shape[1])
 
-
-Body = Callable[..., None]

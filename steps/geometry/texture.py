@@ -170,12 +170,16 @@ def by_uv_pixel(row, column, texels, table, uv, level, filter_mode, boundary, gr
             continue
         first, height, width = table[which, 0], table[which, 1], table[which, 2]
         r0, r1, c0, c1, x, y = _around(height, width, uv[row, column, 0], uv[row, column, 1], filter_mode, boundary)
+        held_x = boundary == 1 and uv[row, column, 0] * np.float32(width) < np.float32(0.5)
+        held_y = boundary == 1 and uv[row, column, 1] * np.float32(height) < np.float32(0.5)
         for k in range(texels.shape[1]):
             g = weight * gradient[row, column, k]
             if g == 0:
                 continue
             a, b = _texel(texels, first, width, r0, c0, k), _texel(texels, first, width, r0, c1, k)
             c, d = _texel(texels, first, width, r1, c0, k), _texel(texels, first, width, r1, c1, k)
-            by_u += g * np.float32(width) * ((b - a) * (np.float32(1) - y) + (d - c) * y)
-            by_v += g * np.float32(height) * ((c - a) * (np.float32(1) - x) + (d - b) * x)
+            if not held_x:
+                by_u += g * np.float32(width) * ((b - a) * (np.float32(1) - y) + (d - c) * y)
+            if not held_y:
+                by_v += g * np.float32(height) * ((c - a) * (np.float32(1) - x) + (d - b) * x)
     out[row, column, 0], out[row, column, 1] = by_u, by_v
