@@ -89,7 +89,9 @@ def main() -> None:
     show_default=True,
     help="nvdiffrec: iterations of each pass.",
 )
-@click.option("--held-out", type=FOLDER, help="Folder with held_out.json and views that no model sees, to judge by too.")
+@click.option(
+    "--held-out", type=FOLDER, help="Folder with held_out.json and views that no model sees, to judge by too."
+)
 @click.option("--psnr-threshold", type=float, default=20.0, show_default=True, help="The gate on mean PSNR in dB.")
 @click.option("--ssim-threshold", type=float, default=0.75, show_default=True, help="The gate on mean SSIM.")
 @click.option(

@@ -30,8 +30,8 @@ PARTS = 4  # of the work, for the progress
 
 @dataclass(frozen=True)
 class Settings:
-    """resolution: longest side in pixels of the views worked on, 0 for as given; grid: voxels along the longest side; faces: about how
-    many triangles; texture_size: side of the texture in texels, 0 for what the views can fill."""
+    """resolution: longest side in pixels of the views worked on, 0 for as given; grid: voxels along the longest side;
+    faces: about how many triangles; texture_size: side of the texture in texels, 0 for what the views can fill."""
 
     resolution: int = 0
     grid: int = 256
@@ -54,7 +54,11 @@ def reconstruct(
 
 
 def textured(
-    vertices: Array, faces: Array, views: list[SceneView], settings: Settings, unwrapped: Callable[[], None] = lambda: None
+    vertices: Array,
+    faces: Array,
+    views: list[SceneView],
+    settings: Settings,
+    unwrapped: Callable[[], None] = lambda: None,
 ) -> tuple[Mesh, dict[str, Any]]:
     """A mesh (n, 3), (m, 3) with an atlas and the views' colours on it, and facts about those."""
     size = settings.texture_size or texture_size(views, settings.resolution)

@@ -122,7 +122,9 @@ class Nvdiffrec(Step):
     resolution: int = option(0, "longest side in pixels of the views the model works on; 0: as given")
     batch: int = option(0, "views held in memory at a time, which changes only time and memory; 0: 1 on CPU, 6 on GPU")
     grid: int = option(64, "cells along the longest side of the first pass's tetrahedral lattice")
-    iterations: int = option(40, "iterations of each pass, over all six views; a pass that gains nothing more ends earlier")
+    iterations: int = option(
+        40, "iterations of each pass, over all six views; a pass that gains nothing more ends earlier"
+    )
     always_first_pass: bool = option(False, "run the first pass even where the start already fits the views")
     fusion_grid: int = option(256, "voxels along the longest side of the fusion grid that the start comes from")
     faces: int = option(20000, "about how many triangles the mesh may have")
@@ -130,7 +132,9 @@ class Nvdiffrec(Step):
         0, "side of the textures in pixels; 0: the power of two at or above twice the views' side, at most 2048"
     )
     seed: int = option(0, "seed of everything random (nothing is, so far)")
-    attempts: Path | None = option(None, "file with the earlier attempts' memory; read, and written again with this one")
+    attempts: Path | None = option(
+        None, "file with the earlier attempts' memory; read, and written again with this one"
+    )
     checkpoint: Path | None = option(None, "file to go on from, and to write to every so often")
     checkpoint_seconds: float = option(30.0, "seconds between two checkpoints")
 

@@ -26,7 +26,10 @@ ALLOWED = {
     "formats": {"errors", "files", "formats", "geometry.cameras", "geometry.shading"},
     "geometry": {"errors", "geometry"},
     "baseline": {"errors", "formats", "geometry"},
-    **{step: {"baseline", "contracts", "errors", "files", "formats", "geometry", "reporter", "runner", step} for step in STEPS},
+    **{
+        step: {"baseline", "contracts", "errors", "files", "formats", "geometry", "reporter", "runner", step}
+        for step in STEPS
+    },
 }
 STANDARD_LIBRARY_ONLY = ["contracts", "errors", "files", "memory", "reporter", "runner"]
 

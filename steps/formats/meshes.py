@@ -180,7 +180,12 @@ def _materials(material: Material | None) -> dict[str, Any]:
         return {"materials": [{"name": "material", "pbrMetallicRoughness": surface}]}
     surface["metallicRoughnessTexture"] = {"index": 1}
     extension = {"KHR_materials_specular": {"specularFactor": material.specular}}
-    about = {"name": "material", "pbrMetallicRoughness": surface, "normalTexture": {"index": 2}, "extensions": extension}
+    about = {
+        "name": "material",
+        "pbrMetallicRoughness": surface,
+        "normalTexture": {"index": 2},
+        "extensions": extension,
+    }
     # the light that the views were taken in, as far as it was told from colour: nine coefficients per channel
     about["extras"] = {"light": [[float(v) for v in row] for row in material.light]}
     return {"extensionsUsed": ["KHR_materials_specular"], "materials": [about]}

@@ -45,21 +45,21 @@ def edges_of(faces: Array) -> Array:
 
 
 def find_crossings(corners: Array, edges: Array, rast: Array) -> Crossings:
-    """Which edges blend which pairs of pixels. corners: (n, 4) as rasterize_homogeneous takes them; rast: what it gave, packed."""
+    """Which edges blend which pairs of pixels. corners: (n, 4) as rasterize_homogeneous takes them; rast: its result, packed."""
     height, width = rast.shape[:2]
     silhouette = np.zeros(len(edges), np.bool_)
     for_bands(lambda a, b: _mark_band(corners, edges, silhouette, a, b), len(edges))
     chosen = np.flatnonzero(silhouette).astype(np.int32)
-    found = [np.full((height, width), -1, np.int32) for _ in range(2)]
-    depths = [np.empty((height, width), np.float32) for _ in range(2)]
-    for axis, lines in ((0, height), (1, width)):
-        for_bands(
-            lambda a, b: _walk_band(  # noqa: B023 - it is called at once
-                corners, edges, chosen, rast, axis, found[axis], depths[axis], a, b
-            ),
-            lines,
-        )
-    return Crossings(*found)
+    across = _walked(corners, edges, chosen, rast, 0, height)
+    return Crossings(across, _walked(corners, edges, chosen, rast, 1, width))
+
+
+def _walked(corners: Array, edges: Array, chosen: Array, rast: Array, axis: int, lines: int) -> Array:
+    """The edges found along one axis."""
+    found = np.full(rast.shape[:2], -1, np.int32)
+    depths = np.empty(rast.shape[:2], np.float32)
+    for_bands(lambda a, b: _walk_band(corners, edges, chosen, rast, axis, found, depths, a, b), lines)
+    return found
 
 
 def antialias(image: Array, corners: Array, edges: Array, crossings: Crossings) -> Array:
@@ -72,7 +72,7 @@ def antialias(image: Array, corners: Array, edges: Array, crossings: Crossings) 
 def antialias_backward(
     image: Array, corners: Array, edges: Array, crossings: Crossings, gradient: Array
 ) -> tuple[Array, Array]:
-    """Given a loss's gradient by the result, [H, W, C]: that by `image`, and by each corner's (column * w, row * w, w), (n, 3)."""
+    """Given a loss's gradient by the result, [H, W, C]: that by `image`, and by the corners' (column * w, row * w, w), (n, 3)."""
     by_image = gradient.copy()
     across, down = crossings.across, crossings.down
     for_bands(lambda a, b: _by_image_band(corners, edges, across, down, gradient, by_image, a, b), len(image))

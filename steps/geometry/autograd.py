@@ -64,8 +64,8 @@ def texture(
 ) -> Tensor:
     """tex [N or 1, h, w, C] at uv [N, H, W, 2], where (0, 0) is the corner of tex[0, 0]: [N, H, W, C].
 
-    filter_mode: nearest, linear, linear-mipmap-nearest, linear-mipmap-linear, or auto (the last where uv_da or a level bias [N, H,
-    W] is given, else linear); boundary_mode: wrap, clamp or zero."""
+    filter_mode: nearest, linear, linear-mipmap-nearest, linear-mipmap-linear, or auto (the last where uv_da or a level bias
+    [N, H, W] is given, else linear); boundary_mode: wrap, clamp or zero."""
     if filter_mode == "auto":
         filter_mode = "linear" if uv_da is None and mip_level_bias is None else "linear-mipmap-linear"
     if filter_mode not in lookups.FILTERS or boundary_mode not in lookups.BOUNDARIES:
@@ -213,9 +213,10 @@ class _Texture(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Context, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         texels, table, uv, level = ctx.saved_tensors
+        (mode, boundary), count = ctx.mode, len(texels)
         look = backend_of(uv).lookup_backward
         found = [
-            look(texels[i % len(texels)], table, uv[i], level[i], *ctx.mode, gradients[0][i]) for i in range(len(uv))
+            look(texels[i % count], table, uv[i], level[i], mode, boundary, gradients[0][i]) for i in range(len(uv))
         ]
         by_uv = _stacked([one for _, one in found])
         return _summed([one for one, _ in found], len(texels)), None, by_uv, None, None, None

@@ -1,6 +1,6 @@
-"""The rasterizer's kernels on CUDA, by numba-cuda. The arithmetic is that of the CPU's kernels, compiled once more from the same source:
-one thread per pixel, face or edge in place of a loop, and where many threads write to one place an atomic operation in place
-of a plain one. Sums of gradients therefore come in no fixed order; pictures are the same every time.
+"""The rasterizer's kernels on CUDA, by numba-cuda. The arithmetic is that of the CPU's kernels, compiled once more from the same
+source: one thread per pixel, face or edge in place of a loop, and where many threads write to one place an atomic operation in
+place of a plain one. Sums of gradients therefore come in no fixed order; pictures are the same every time.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import cuda
+from numba import cuda as _cuda
 from numba.core.dispatcher import Dispatcher
 from torch import Tensor
 
 from steps.geometry import antialias, interpolate, kernels, texture
 from steps.geometry import rasterize as rasterizer
+
+cuda: Any = _cuda  # its types are not told
 
 NOTHING = np.int64(np.iinfo(np.int64).max)  # in a buffer of keys, where the smallest wins
 DEPTH_SCALE = float(1 << 30)  # z / w in [-1, 1] becomes the upper half of a key
@@ -42,8 +44,8 @@ def _claim(found, depths, row, column, e, z):  # type: ignore[no-untyped-def]
 
 
 def _cross_in_order(p, q):  # type: ignore[no-untyped-def]
-    """The compiler may fuse a product with the difference after it, and then swapped ends no longer give the exact negative, on which
-    watertight edges rest: so both faces of an edge compute the same one."""
+    """The compiler may fuse a product with the difference after it, and then swapped ends no longer give the exact negative, on
+    which watertight edges rest: so both faces of an edge compute the same one."""
     if p[0] < q[0] or (p[0] == q[0] and (p[1] < q[1] or (p[1] == q[1] and p[3] < q[3]))):
         return p[1] * q[3] - p[3] * q[1], p[3] * q[0] - p[0] * q[3], p[0] * q[1] - p[1] * q[0]
     a, b, c = q[1] * p[3] - q[3] * p[1], q[3] * p[0] - q[0] * p[3], q[0] * p[1] - q[1] * p[0]
@@ -61,7 +63,7 @@ _INSTEAD = {
 @functools.cache
 def device(function: Any) -> Any:
     """A CPU kernel's function, or a plain one, for the GPU; with it all that it calls."""
-    source = _INSTEAD.get(function, function) if isinstance(function, Dispatcher) else function
+    source: Any = _INSTEAD.get(function, function) if isinstance(function, Dispatcher) else function
     source = getattr(source, "py_func", source)
     scope = dict(source.__globals__)
     for name in source.__code__.co_names:
@@ -176,9 +178,7 @@ class Cuda:
         launch(interpolate.forward_pixel, _size(rast), attr, tri, rast, out)
         return out
 
-    def interpolate_backward(
-        self, attr: Tensor, tri: Tensor, rast: Tensor, gradient: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def interpolate_backward(self, attr: Tensor, tri: Tensor, rast: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
         by_attr, by_rast = torch.zeros_like(attr), torch.zeros_like(rast)
         launch(interpolate.backward_pixel, _size(rast), attr, tri, rast, gradient, by_attr, by_rast)
         return by_attr, by_rast
@@ -188,9 +188,7 @@ class Cuda:
         launch(interpolate.derivatives_pixel, _size(rast), attr, tri, rast, rast_db, out)
         return out
 
-    def lookup(
-        self, texels: Tensor, table: Tensor, uv: Tensor, level: Tensor, mode: int, boundary: int
-    ) -> Tensor:
+    def lookup(self, texels: Tensor, table: Tensor, uv: Tensor, level: Tensor, mode: int, boundary: int) -> Tensor:
         out = uv.new_zeros((*_size(uv), texels.shape[1]))
         launch(texture.forward_pixel, _size(uv), texels, table, uv, level, mode, boundary, out)
         return out
@@ -235,4 +233,3 @@ class Cuda:
 
 def _size(layers: Tensor) -> tuple[int, int]:
     return int(layers.shape[0]), int(layers.shape[1])
-

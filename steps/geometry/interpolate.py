@@ -13,7 +13,7 @@ Array = NDArray[Any]
 
 
 def interpolate(attributes: Array, faces: Array, rast: Array) -> Array:
-    """`attributes` (n, C) float32 at each pixel of `rast` (see `rasterize.packed`), [H, W, C] float32; 0 where nothing is seen."""
+    """`attributes` (n, C) at each pixel of `rast` (see `rasterize.packed`), [H, W, C] float32; 0 where nothing is seen."""
     out = np.zeros((*rast.shape[:2], attributes.shape[1]), np.float32)
     for_bands(lambda a, b: _forward_band(attributes, faces, rast, out, a, b), len(out))
     return out

@@ -25,7 +25,7 @@ R = TypeVar("R")
 
 # Kernels write into arrays that they are given and make none (`_nrt=False`): reference counts, which are kept atomically, cost
 # several times what a pixel's arithmetic does.
-_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy", "_nrt": False}
+_OPTIONS: Any = {"cache": True, "nogil": True, "error_model": "numpy", "_nrt": False}
 kernel = njit(**_OPTIONS)
 inlined = njit(**_OPTIONS, forceinline=True)  # for what is called once per pixel
 

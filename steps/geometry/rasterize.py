@@ -70,8 +70,9 @@ def packed(fragments: Fragments) -> Array:
 
 
 def rasterize_backward(corners: Array, faces: Array, rast: Array, gradient: Array) -> Array:
-    """The gradient (n, 3) float64 of a loss by each corner's (column * w, row * w, w), given that by `rast`, of which only the weights'
-    counts. Which face a pixel sees is taken as constant: visibility's share of the gradient comes from antialiasing."""
+    """The gradient (n, 3) float64 of a loss by each corner's (column * w, row * w, w), given that by `rast`, of which only
+    the weights' counts. Which face a pixel sees is taken as constant: visibility's share of the gradient comes from
+    antialiasing."""
     shape = (len(corners), 3)
     return summed_bands(lambda out, a, b: _backward_band(corners, faces, rast, gradient, out, a, b), len(rast), shape)
 

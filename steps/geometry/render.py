@@ -35,8 +35,8 @@ def render(
     material: Material | None = None,
     normals: Array | None = None,
 ) -> Array:
-    """The mesh in its own colours, [H, W, 4] float32, premultiplied RGBA, samples^2 samples per pixel. Unlit, unless a material that
-    is not plain is given with the vertices' normals: then under the material's own light."""
+    """The mesh in its own colours, [H, W, 4] float32, premultiplied RGBA, samples^2 samples per pixel. Unlit, unless a
+    material that is not plain is given with the vertices' normals: then under the material's own light."""
     out = []
     for row in range(0, camera.height, STRIP):
         strip = _strip(camera, row, samples)
@@ -67,9 +67,9 @@ def _light(
     normal = bend(_unit(normal), _unit(tangent[:, :3]), np.sign(tangent[:, 3:]), bent * 2 - 1)
     view = _unit(camera.position - point)
     base = shaded[seen][:, :3]
-    shaded[seen, :3] = lit(
-        base, orm[:, 1:2], orm[:, 2:3], normal, view, material.specular, material.light, np
-    ).clip(0, 1)
+    shaded[seen, :3] = lit(base, orm[:, 1:2], orm[:, 2:3], normal, view, material.specular, material.light, np).clip(
+        0, 1
+    )
 
 
 def bend(normal: Array, tangent: Array, sign: Array, bent: Array) -> Array:

@@ -1,13 +1,13 @@
 """How a material looks under distant light: a base colour with roughness and metalness, as glTF has them, lit by spherical
 harmonics. The same lines run on numpy's arrays and on torch's tensors (`xp` is the module).
 
-The light is nine coefficients per channel (l <= 2) rather than a filtered environment map with split sums: irradiance from distant
-light lies in them to within 1 % (Ramamoorthi and Hanrahan, "An efficient representation for irradiance environment maps", 2001),
-and six views of a mostly matt object cannot tell a sharper one; 27 numbers cannot hide the object's own colours, as a map could.
-Mirror-like reflections of a sharp environment are beyond it.
+The light is nine coefficients per channel (l <= 2) rather than a filtered environment map with split sums: irradiance from
+distant light lies in them to within 1 % (Ramamoorthi and Hanrahan, "An efficient representation for irradiance environment
+maps", 2001), and six views of a mostly matt object cannot tell a sharper one; 27 numbers cannot hide the object's own
+colours, as a map could. Mirror-like reflections of a sharp environment are beyond it.
 
-Light's coefficients are those of the radiance over that of white light, so that WHITE leaves a matt base colour as it is. Colours are
-sRGB-encoded outside and linear inside.
+Light's coefficients are those of the radiance over that of white light, so that WHITE leaves a matt base colour as it is.
+Colours are sRGB-encoded outside and linear inside.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ DIELECTRIC = 0.04  # reflectance of a dielectric seen head on, at specular 1
 
 @dataclass(frozen=True)
 class Material:
-    """What a surface has beside its base colour. orm: [S, S, 3] float32 (occlusion, unused and 1; roughness; metalness); normal: [S, S, 3]
-    float32 in [0, 1], tangent space, green towards larger v; tangents: (n, 4) float32 per vertex, w the bitangent's sign; specular:
-    strength of dielectric reflections (KHR_materials_specular); light: (9, 3) float32."""
+    """What a surface has beside its base colour. orm: [S, S, 3] float32 (occlusion, unused and 1; roughness; metalness);
+    normal: [S, S, 3] float32 in [0, 1], tangent space, green towards larger v; tangents: (n, 4) float32 per vertex, w the
+    bitangent's sign; specular: strength of dielectric reflections (KHR_materials_specular); light: (9, 3) float32."""
 
     orm: Array
     normal: Array
@@ -59,18 +59,35 @@ def harmonics(direction: Values, xp: Any) -> Values:
     x, y, z = direction[:, 0], direction[:, 1], direction[:, 2]
     a, b = 3**0.5, 15**0.5
     one = xp.ones_like(x)
-    bands = [one, a * y, a * z, a * x, b * x * y, b * y * z, 5**0.5 / 2 * (3 * z * z - 1), b * x * z, b / 2 * (x * x - y * y)]
+    bands = [
+        one,
+        a * y,
+        a * z,
+        a * x,
+        b * x * y,
+        b * y * z,
+        5**0.5 / 2 * (3 * z * z - 1),
+        b * x * z,
+        b / 2 * (x * x - y * y),
+    ]
     return xp.stack(bands, -1)
 
 
 def shade(
-    base: Values, roughness: Values, metalness: Values, normal: Values, view: Values, specular: Values, light: Values, xp: Any
+    base: Values,
+    roughness: Values,
+    metalness: Values,
+    normal: Values,
+    view: Values,
+    specular: Values,
+    light: Values,
+    xp: Any,
 ) -> Values:
-    """sRGB colours (n, 3) of surface points. base: (n, 3) sRGB; roughness, metalness: (n, 1); normal: unit, (n, 3); view: unit, towards the
-    camera, (n, 3); specular: number; light: (9, 3).
+    """sRGB colours (n, 3) of surface points. base: (n, 3) sRGB; roughness, metalness: (n, 1); normal: unit, (n, 3); view:
+    unit, towards the camera, (n, 3); specular: number; light: (9, 3).
 
-    Reflections take the light blurred by a Gaussian lobe as wide as GGX's, and the environment's share of the BRDF as Karis fitted it
-    ("Physically based shading on mobile", 2014)."""
+    Reflections take the light blurred by a Gaussian lobe as wide as GGX's, and the environment's share of the BRDF as
+    Karis fitted it ("Physically based shading on mobile", 2014)."""
     cosine = xp.clip((normal * view).sum(-1)[:, None], 1e-3, 1.0)
     mirrored = 2.0 * cosine * normal - view
     albedo = to_linear(base, xp)

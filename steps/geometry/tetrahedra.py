@@ -29,8 +29,8 @@ def lattice(shape: tuple[int, int, int]) -> Array:
 def march(inside: Array, shape: tuple[int, int, int]) -> tuple[Array, Array]:
     """The surface between the points that are `inside` (n,) bool and those that are not.
 
-    Returns ends (e, 2) int64, the two lattice points that each vertex lies between, and faces (m, 3) int32, counter-clockwise seen
-    from outside."""
+    Returns ends (e, 2) int64, the two lattice points that each vertex lies between, and faces (m, 3) int32,
+    counter-clockwise seen from outside."""
     counts = np.zeros(2, np.int64)
     number = np.full(len(inside) * 8, -1, np.int32)
     size = np.array(shape, np.int64)

@@ -13,8 +13,8 @@ from steps.nvdiffrec.targets import Target, clip_matrix
 
 @dataclass(frozen=True)
 class Surface:
-    """A mesh. positions: (n, 3); tri: (m, 3) over them; edges: its topology; uv: (k, 2), v from the top; uv_tri: (m, 3) over those;
-    welded: (k,), the position of each uv vertex. Seams cut uv but not positions, so that outlines are true ones."""
+    """A mesh. positions: (n, 3); tri: (m, 3) over them; edges: its topology; uv: (k, 2), v from the top; uv_tri: (m, 3)
+    over those; welded: (k,), the position of each uv vertex. Seams cut uv but not positions, so that outlines are true ones."""
 
     positions: Tensor
     tri: Tensor
@@ -30,8 +30,8 @@ class Surface:
 
 @dataclass(frozen=True)
 class Look:
-    """What a surface is painted with, all [S, S, C] tensors: base (3), and where it is lit also orm (3), normal (3, unit, tangent space);
-    tangents: (k, 4); specular: scalar; light: (9, 3). Unlit where light is None."""
+    """What a surface is painted with, all [S, S, C] tensors: base (3), and where it is lit also orm (3), normal (3, unit,
+    tangent space); tangents: (k, 4); specular: scalar; light: (9, 3). Unlit where light is None."""
 
     base: Tensor
     orm: Tensor | None = None

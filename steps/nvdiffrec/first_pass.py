@@ -86,7 +86,7 @@ class FirstPass:
         total = 0.0
         for view in views:
             loss = _loss(surface.at(vertices), paint, view) / len(views)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
         weight = SIGN[0] ** (1 - share) * SIGN[1] ** share
         regular = weight * sign_entropy(values)
@@ -104,8 +104,8 @@ class FirstPass:
 
 def sign_entropy(values: Tensor) -> Tensor:
     """Both ends of a cut edge, (n, 2), as unsure of their side as they can be without surfaces that come and go: the binary cross
-    entropy of each with the other's sign (Munkberg et al., "Extracting triangular 3D models, materials, and lighting from images",
-    2022)."""
+    entropy of each with the other's sign (Munkberg et al., "Extracting triangular 3D models, materials, and lighting from
+    images", 2022)."""
     crossed = torch.nn.functional.binary_cross_entropy_with_logits
     a, b = values[:, 0], values[:, 1]
     return crossed(a, (b > 0).float()) + crossed(b, (a > 0).float())
@@ -124,7 +124,9 @@ def _loss(surface: Surface, colours: Tensor, view: Target) -> Tensor:
     rgba = autograd.antialias(rgba, rast, pos, surface.tri, surface.edges)[0]
     normal = torch.nn.functional.normalize(seen[0, ..., 4:], dim=-1)
     shape = losses.depth(there[0, ..., 0], seen[0, ..., 3], view, DEPTH_OUTLIER)
-    return MASK_AND_COLOUR * losses.colour_robust(rgba, view) + 50 * shape + losses.normal(there[0, ..., 0], normal, view)
+    return (
+        MASK_AND_COLOUR * losses.colour_robust(rgba, view) + 50 * shape + losses.normal(there[0, ..., 0], normal, view)
+    )
 
 
 def seen_colours(points: Array, reach: float, views: list[Target]) -> Array:

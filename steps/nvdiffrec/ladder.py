@@ -57,12 +57,14 @@ def choose(ladder: list[Rung], attempts: list[dict[str, Any]], texture_size: int
     failed = [Rung(a["batch"], a["resolution"], a["grid"]) for a in attempts if a.get("outcome") == OOM]
     first = max((ladder.index(rung) + 1 for rung in failed if rung in ladder), default=0)
     reason = f"after {len(failed)} attempts that ran out of memory" if first else "as asked for"
-    for index in range(first, len(ladder)):
-        if free is None or estimate(ladder[index], texture_size) <= RESERVE * free:
-            return index, reason if index == first else f"{reason}; the first that fits {free >> 20} MiB of free memory"
     if first >= len(ladder):
         raise ModelVramOom("Every rung of the memory ladder was tried, and the last ran out of memory too.")
-    need, have = estimate(ladder[-1], texture_size) >> 20, (free or 0) >> 20
+    if free is None:
+        return first, reason
+    for index in range(first, len(ladder)):
+        if estimate(ladder[index], texture_size) <= RESERVE * free:
+            return index, reason if index == first else f"{reason}; the first that fits {free >> 20} MiB of free memory"
+    need, have = estimate(ladder[-1], texture_size) >> 20, free >> 20
     raise ModelVramOom(f"Even the least the model can do needs about {need} MiB; the device has {have} MiB free.")
 
 

@@ -243,5 +243,7 @@ def restore(fitted: Any, state: dict[str, Any]) -> None:
 
 def described(rung: Rung, asked: Rung, reason: str) -> dict[str, Any]:
     """The rung for the report, with what was given up."""
-    given_up = {key: [getattr(asked, key), value] for key, value in asdict(rung).items() if value != getattr(asked, key)}
+    given_up = {
+        key: [getattr(asked, key), value] for key, value in asdict(rung).items() if value != getattr(asked, key)
+    }
     return {**asdict(rung), "reason": reason, "given_up": given_up}

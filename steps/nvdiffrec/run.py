@@ -157,15 +157,24 @@ def _recorded(
 
 def key(parameters: Nvdiffrec, rung: Rung) -> str:
     """What a checkpoint depends on: the scene, the options that change the result, and the rung."""
-    aside = {"out", "outputs", "scene", "attempts", "checkpoint", "checkpoint_seconds", "deadline_seconds", "memory_limit_mib"}
+    aside = {
+        "out",
+        "outputs",
+        "scene",
+        "attempts",
+        "checkpoint",
+        "checkpoint_seconds",
+        "deadline_seconds",
+        "memory_limit_mib",
+    }
     chosen = {name: str(value) for name, value in asdict(parameters).items() if name not in aside}
     told = json.dumps([chosen, asdict(rung), tree_digests(parameters.scene), np.__version__], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()
 
 
 def _keep_freed_memory() -> None:
-    """Has the C library keep freed memory for the next picture: getting fresh pages from the kernel for every array takes longer than
-    filling them."""
+    """Has the C library keep freed memory for the next picture: getting fresh pages from the kernel for every array takes
+    longer than filling them."""
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD

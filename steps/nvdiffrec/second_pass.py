@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,15 +28,17 @@ FINE_DEPTH = 0.05  # pixels
 PIXELS_PER_VERTEX = 5  # about, at the default sizes
 STIFFNESS = 0.12, 0.012  # weight of the Laplacian, first and last: it relaxes
 PRIOR = 1e-3  # weight of plain white light and a matt surface: they change only for what colour alone cannot explain
-COARSER = 4  # roughness and metalness have so many times fewer texels: six views say little about them, and that is blurred
+COARSER = (
+    4  # roughness and metalness have so many times fewer texels: six views say little about them, and that is blurred
+)
 SHARE_MATERIAL = 0.25  # of the iterations, at the end, go to light and material
 EXPLODED = 0.25  # of the start's diagonal: a mesh that has grown by more is broken
 
 
 @dataclass
 class State:
-    """All that is fitted. offsets: (n, 3) from the start's vertices; base, normal: [S, S, 3]; orm: [s, s, 3], coarser; specular: ();
-    light: (9, 3)."""
+    """All that is fitted. offsets: (n, 3) from the start's vertices; base, normal: [S, S, 3]; orm: [s, s, 3], coarser;
+    specular: (); light: (9, 3)."""
 
     offsets: Tensor
     base: Tensor
@@ -75,7 +76,9 @@ class SecondPass:
             "specular": MATERIAL_RATE,
             "light": LIGHT_RATE,
         }
-        groups = [{"params": [getattr(s, name)], "lr": rate, "rate": rate, "name": name} for name, rate in rates.items()]
+        groups = [
+            {"params": [getattr(s, name)], "lr": rate, "rate": rate, "name": name} for name, rate in rates.items()
+        ]
         # Adam alone would shake everything by the full rate at first; what is off by less than this moves in proportion to it
         pixels = len(VIEW_NAMES) * self.frame
         depth_weight = losses.COLOUR_NOISE**2 / OWN_NOISE**2
@@ -97,9 +100,11 @@ class SecondPass:
         self.optimizer.zero_grad(set_to_none=True)
         total = 0.0
         for first in range(0, len(views), batch):
-            loss = sum((self._loss(v, samples, lit) for v in views[first : first + batch]), torch.zeros((), device=self.device))
+            loss = sum(
+                (self._loss(v, samples, lit) for v in views[first : first + batch]), torch.zeros((), device=self.device)
+            )
             loss = loss / len(views)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
         total += self._regularise(iteration, lit)
         self.optimizer.step()
@@ -136,7 +141,7 @@ class SecondPass:
             share = iteration / max(1, self.lit_from())
             weight = STIFFNESS[0] ** (1 - share) * STIFFNESS[1] ** share
             loss = weight * losses.laplacian(s.offsets, self.start.edges, self.edge_length)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 
     def _constrain(self) -> None:
@@ -225,6 +230,3 @@ def _initial(surface: Surface, mesh: Mesh, device: str) -> State:
         torch.tensor(0.02, device=device),
         torch.from_numpy(shading.WHITE).clone().to(device),
     )
-
-
-Progress = Callable[[int, int], None]

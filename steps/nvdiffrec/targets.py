@@ -15,7 +15,6 @@ from steps.formats.scene import SceneView
 from steps.geometry.bake import Photo
 from steps.geometry.cameras import Camera
 from steps.geometry.depth import tangent_planes
-from steps.geometry.fusion import DepthView
 from steps.geometry.images import box_down
 
 Array = NDArray[Any]
@@ -27,9 +26,9 @@ OWN_NOISE = 0.02  # pixels: depth noise below this is below what triangles of a 
 
 @dataclass(frozen=True)
 class Target:
-    """One view. camera: cut to the object; clip: (4, 4), world to clip space; depth_row: (4,), world to depth; eye: (3,); rgba: [H, W,
-    4], premultiplied; depth: [H, W], 0 for unknown; normal: [H, W, 3] in the world, 0 for unknown; pixel: [H, W], a pixel's size on
-    the surface in scene units; noise: of the depth, in pixels; frame: how many pixels the whole picture has."""
+    """One view. camera: cut to the object; clip: (4, 4), world to clip space; depth_row: (4,), world to depth; eye: (3,);
+    rgba: [H, W, 4], premultiplied; depth: [H, W], 0 for unknown; normal: [H, W, 3] in the world, 0 for unknown; pixel: [H, W],
+    a pixel's size on the surface in scene units; noise: of the depth, in pixels; frame: pixels of the whole picture."""
 
     camera: Camera
     clip: Tensor
@@ -103,8 +102,9 @@ def _cut(camera: Camera, mask: Array) -> tuple[Camera, tuple[slice, slice]]:
         first, last = (found[0], found[-1]) if len(found) else (0, size - 1)
         spans.append(slice(max(0, int(first) - MARGIN), min(size, int(last) + 1 + MARGIN)))
     rows, columns = spans
-    size = {"width": columns.stop - columns.start, "height": rows.stop - rows.start}
-    return replace(camera, cx=camera.cx - columns.start, cy=camera.cy - rows.start, **size), (rows, columns)
+    width, height = columns.stop - columns.start, rows.stop - rows.start
+    moved = replace(camera, cx=camera.cx - columns.start, cy=camera.cy - rows.start, width=width, height=height)
+    return moved, (rows, columns)
 
 
 def clip_matrix(camera: Camera) -> Array:
@@ -141,8 +141,3 @@ def depth_noise(depth: Array, step: Array, pixel: Array) -> float:
     bend = np.abs(a - 2 * b + c)[both] / pixel[:, 1:-1][both]
     levels = float(np.median(step[:, 1:-1][both] / pixel[:, 1:-1][both])) / 12**0.5
     return max(float(np.median(bend)) / (0.6745 * 6**0.5), levels)
-
-
-def as_depth_view(view: SceneView, side: int) -> DepthView:
-    """The view as fusion takes it."""
-    return baseline.depth_view(view, side)

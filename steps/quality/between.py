@@ -25,8 +25,8 @@ SEEN = 2.0  # pixels: a point this close to what an input view saw was seen by i
 
 @dataclass(frozen=True)
 class HeldOut:
-    """One such view. picture: [H, W, 3] over the scene's background; counts: [H, W] bool, the pixels that can be judged: without those of
-    surface that no input view saw."""
+    """One such view. picture: [H, W, 3] over the scene's background; counts: [H, W] bool, the pixels that can be judged:
+    without those of surface that no input view saw."""
 
     camera: Camera
     picture: Array
@@ -34,8 +34,8 @@ class HeldOut:
 
 
 def load(folder: Path, taken: Scene) -> list[HeldOut]:
-    """The views listed in held_out.json, as `sixview sample --held-out` writes them to ground_truth/: <name>.png, and where there is one
-    <name>_depth.npy. Raises ValidationFailed where a file is missing."""
+    """The views listed in held_out.json, as `sixview sample --held-out` writes them to ground_truth/: <name>.png, and
+    where there is one <name>_depth.npy. Raises ValidationFailed where a file is missing."""
     listing = read_json(folder / "held_out.json")
     if not isinstance(listing, dict) or not listing.get("views"):
         raise ValidationFailed(f"There is no held_out.json with views in {folder}.", "Name the folder that has it.")

@@ -85,7 +85,7 @@ def summary(views: list[dict[str, Any]], mesh: Mesh, about: dict[str, Any], para
         "seen": about.get("seen"),
         "bounds": [mesh.vertices.min(axis=0).tolist(), mesh.vertices.max(axis=0).tolist()],
     }
-    report = {
+    return {
         "format": FORMAT,
         "model": about.get("model", ""),
         "engine": about.get("engine", ""),
@@ -100,7 +100,6 @@ def summary(views: list[dict[str, Any]], mesh: Mesh, about: dict[str, Any], para
         "mesh": facts,
         "settings": about,
     }
-    return report
 
 
 def before(start: Mesh, taken: Scene) -> dict[str, Any]:

@@ -21,7 +21,9 @@ def ball(cells: int, radius: float = 0.8, rough: float = 0.01, seed: int = 0) ->
     """A closed mesh of a rough ball: vertices (n, 3) float64, faces (m, 3) int32."""
     axis = np.linspace(-1.2, 1.2, cells)
     grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1)
-    vertices, faces, _, _ = marching_cubes(np.linalg.norm(grid, axis=-1) - radius, 0.0, spacing=(axis[1] - axis[0],) * 3)
+    vertices, faces, _, _ = marching_cubes(
+        np.linalg.norm(grid, axis=-1) - radius, 0.0, spacing=(axis[1] - axis[0],) * 3
+    )
     noise = np.random.default_rng(seed).normal(size=vertices.shape) * rough
     return vertices - 1.2 + noise, faces.astype(np.int32)
 
@@ -37,7 +39,8 @@ def clip_of(vertices: Tensor, seen_by: Camera) -> Tensor:
 
 
 def waves(size: int) -> Tensor:
-    """A smooth weight for every pixel and channel, [1, size, size, 3]: the loss sum(weight * picture) has a gradient everywhere."""
+    """A smooth weight for every pixel and channel, [1, size, size, 3]: the loss sum(weight * picture) has a gradient
+    everywhere."""
     y, x = np.mgrid[:size, :size] / size
     layers = [np.sin(5 * x + 1) * np.cos(4 * y), np.cos(6 * x * y), np.sin(3 * y + 2 * x)]
     return torch.tensor(np.stack(layers, axis=-1)[None], dtype=torch.float32)
@@ -54,7 +57,13 @@ def drawn(vertices: Tensor, colours: Tensor, tri: Tensor, size: int, antialiased
 
 def supersampled(vertices: Array, colours: Array, tri: Tensor, size: int, samples: int = 16) -> Tensor:
     """The same from samples^2 samples per pixel, without antialiasing."""
-    many = drawn(torch.tensor(vertices, dtype=torch.float32), torch.tensor(colours, dtype=torch.float32), tri, size * samples, False)
+    many = drawn(
+        torch.tensor(vertices, dtype=torch.float32),
+        torch.tensor(colours, dtype=torch.float32),
+        tri,
+        size * samples,
+        False,
+    )
     return many.reshape(1, size, samples, size, samples, -1).mean((2, 4))
 
 

@@ -140,7 +140,9 @@ def test_position_gradients_inside_faces_are_central_differences() -> None:
     found, expected = [], []
     for seed in range(8):
         direction = torch.randn(start.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-        near = [dr.rasterize(clip_of(start + s * direction, camera(SIZE)), tri, (SIZE, SIZE))[0] for s in (-1e-4, 0, 1e-4)]
+        near = [
+            dr.rasterize(clip_of(start + s * direction, camera(SIZE)), tri, (SIZE, SIZE))[0] for s in (-1e-4, 0, 1e-4)
+        ]
         same = (near[0][..., 3:] == near[1][..., 3:]) & (near[2][..., 3:] == near[1][..., 3:]) & (near[1][..., 3:] > 0)
 
         def loss(values: torch.Tensor, same: torch.Tensor = same) -> torch.Tensor:
@@ -224,7 +226,9 @@ def test_masks_and_depth_are_those_of_mitsuba() -> None:
             expected[row, column] = hit.t if hit.is_valid() else 0
     x = torch.tensor(vertices, dtype=torch.float32)
     rast, _ = dr.rasterize(clip_of(x, view), torch.from_numpy(faces), (size, size))
-    depth = (torch.cat([x, torch.ones_like(x[:, :1])], 1) @ torch.tensor(view.projection[2], dtype=torch.float32))[:, None]
+    depth = (torch.cat([x, torch.ones_like(x[:, :1])], 1) @ torch.tensor(view.projection[2], dtype=torch.float32))[
+        :, None
+    ]
     found = dr.interpolate(depth, rast, torch.from_numpy(faces))[0][0, ..., 0].numpy()
     ours, theirs = rast[0, ..., 3].numpy() > 0, expected > 0
     assert (ours & theirs).sum() / (ours | theirs).sum() > 0.999
@@ -235,4 +239,6 @@ def test_arguments_that_mean_nothing_are_refused_in_words() -> None:
     with pytest.raises(ValueError, match="no texture filter 'cubic'"):
         dr.texture(torch.zeros((1, 2, 2, 3)), torch.zeros((1, 1, 1, 2)), filter_mode="cubic")
     with pytest.raises(ValueError, match="diff_attrs"):
-        dr.interpolate(torch.zeros((3, 1)), torch.zeros((1, 1, 1, 4)), torch.zeros((1, 3), dtype=torch.int32), None, "some")
+        dr.interpolate(
+            torch.zeros((3, 1)), torch.zeros((1, 1, 1, 4)), torch.zeros((1, 3), dtype=torch.int32), None, "some"
+        )

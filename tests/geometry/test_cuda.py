@@ -15,7 +15,9 @@ SIZE = 20
 
 def run(what: str, **environment: str) -> str:
     command = [sys.executable, "-W", "ignore", "-c", f"from tests.geometry import test_cuda; test_cuda.{what}()"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, **environment}, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env={**os.environ, **environment}, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 

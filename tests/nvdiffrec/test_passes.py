@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -31,7 +29,9 @@ def start(job: Finished) -> Mesh:
     return baseline.reconstruct(taken.views, baseline.Settings(grid=96, faces=4000, texture_size=256))[0]
 
 
-def test_the_first_pass_pulls_a_field_that_is_two_cells_too_large_into_place(job: Finished, views: list[Target]) -> None:
+def test_the_first_pass_pulls_a_field_that_is_two_cells_too_large_into_place(
+    job: Finished, views: list[Target]
+) -> None:
     taken = scene.load(job.out / ".sixview" / "scene")
     field, grid = baseline.fused(taken.views, baseline.Settings(grid=40))
     fitted = FirstPass(field - 1.5, grid, 80, views, "cpu")
@@ -39,7 +39,9 @@ def test_the_first_pass_pulls_a_field_that_is_two_cells_too_large_into_place(job
     def as_mesh() -> Mesh:
         vertices, faces = fitted.mesh()
         blank = np.zeros((len(vertices), 2), np.float32)
-        return Mesh(vertices.astype(np.float32), faces, blank, vertices.astype(np.float32), np.ones((2, 2, 3), np.float32))
+        return Mesh(
+            vertices.astype(np.float32), faces, blank, vertices.astype(np.float32), np.ones((2, 2, 3), np.float32)
+        )
 
     before = agreement(as_mesh(), views, "cpu")
     for iteration in range(80):
