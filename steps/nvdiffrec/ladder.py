@@ -15,7 +15,7 @@ from steps.files import read_json, write_json
 LEAST_RESOLUTION, LEAST_GRID = 128, 32
 SAMPLES = 2  # per pixel and axis: more rungs of it would only move the jaggies into the texture
 RESERVE = 0.9  # of the free memory: the rest is for what the allocator cannot use
-PER_SAMPLE = 260  # bytes kept for the backward pass per sample of a view: see `python -m tests.benchmarks memory`
+PER_SAMPLE = 260  # bytes kept for the backward pass per sample of a view: `python -m tests.benchmarks gpu` compares
 PER_TEXEL = 260  # three textures, their gradients and Adam's two moments, and the passing copies
 PER_POINT = 240  # field, shift and colour of a lattice point with theirs, and its edges' numbers
 SHARE = 0.6  # of a picture lies around the object

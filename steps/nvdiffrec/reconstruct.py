@@ -14,7 +14,7 @@ from steps import baseline
 from steps.contracts import Nvdiffrec
 from steps.formats import scene
 from steps.formats.meshes import Mesh
-from steps.formats.scene import Scene
+from steps.formats.scene import Scene, SceneView
 from steps.geometry.cameras import Camera
 from steps.geometry.kernels import parallel_map
 from steps.geometry.render import render, samples_for
@@ -38,9 +38,10 @@ SMOOTHING = 4  # Taubin passes over what marching tetrahedra leave
 
 @dataclass
 class Work:
-    """What all parts of the work share."""
+    """What all parts of the work share. start_views: what the start is fused from, the scene's own views but in experiments."""
 
     scene: Scene
+    start_views: list[SceneView]
     parameters: Nvdiffrec
     rung: Rung
     device: str
@@ -58,7 +59,7 @@ def start(work: Work) -> tuple[Mesh, dict[str, Any]]:
     """The fused mesh that everything is measured against."""
     if "start" in work.saved:
         return work.saved["start"], work.saved["facts"]
-    mesh, facts = baseline.reconstruct(work.scene.views, work.settings)
+    mesh, facts = baseline.reconstruct(work.start_views, work.settings)
     work.saved.update(start=mesh, facts=facts)
     work.checkpoint.save(**work.saved)
     return mesh, facts
@@ -88,7 +89,7 @@ MARGIN = 0.02  # dB that light and material must gain to be kept over plain colo
 def psnr(mesh: Mesh, taken: Scene) -> float:
     """Mean PSNR in dB at the input views, drawn as the quality step draws."""
 
-    def one(view: scene.SceneView) -> float:
+    def one(view: SceneView) -> float:
         rgba = drawn(mesh, view.camera, samples_for(view.camera))
         picture = np.clip(scene.over_premultiplied(rgba, taken.background), 0, 1)
         return float(-10 * np.log10(max(1e-10, float(((picture - view.picture()) ** 2).mean(dtype=np.float64)))))
@@ -130,7 +131,7 @@ def reshaped(work: Work, first: Mesh, voxel: float) -> tuple[Mesh, dict[str, Any
 
 def _from_lattice(work: Work, views: list[Target]) -> Mesh:
     p = work.parameters
-    field, grid = baseline.fused(work.scene.views, baseline.Settings(grid=work.rung.grid))
+    field, grid = baseline.fused(work.start_views, baseline.Settings(grid=work.rung.grid))
     if max(view.noise for view in views) > ROUGH:
         field = gaussian_filter(field, 1.0)
     fitted = FirstPass(field, grid, p.iterations, views, work.device)

@@ -60,7 +60,7 @@ def _work(
     if saved:
         print(f"going on from the checkpoint {parameters.checkpoint}", file=sys.stderr)
     clock = Clock(reporter, 2 * parameters.iterations)
-    work = reconstruct.Work(taken, parameters, rung, device, checkpoint, clock, saved)
+    work = reconstruct.Work(taken, taken.views, parameters, rung, device, checkpoint, clock, saved)
     first, facts = reconstruct.start(work)
     reporter.stage("inference")
     mesh, found = reconstruct.optimised(work, first, facts["voxel"])

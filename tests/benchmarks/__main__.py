@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks [quality foreign open3d speed damage kill]`; without names, all of them."""
+"""`python -m tests.benchmarks [NAME ...]`, names as in NAMES below; without any, all of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 
-NAMES = ("quality", "foreign", "open3d", "speed", "damage", "kill")
+NAMES = ("quality", "foreign", "open3d", "nvdiffrec", "rasterizer", "gpu", "speed", "damage", "kill")
 
 
 def main(names: list[str]) -> None:

@@ -1,0 +1,143 @@
+"""nvdiffrec against what it starts from: at the input views, between them, and the surface; on clean data and from noisy
+starts."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import grey_erosion
+
+from steps.contracts import Nvdiffrec
+from steps.formats import scene
+from steps.formats.meshes import Mesh
+from steps.formats.scene import Scene, SceneView
+from steps.geometry.cameras import Camera
+from steps.nvdiffrec import reconstruct
+from steps.nvdiffrec.checkpoint import Checkpoint
+from steps.nvdiffrec.clock import Clock
+from steps.nvdiffrec.ladder import Rung
+from steps.nvdiffrec.run import _keep_freed_memory
+from steps.reporter import Reporter
+from tests.benchmarks.common import NAMES, WORK, Inputs, between, inputs, job, sample, surface_error, table
+
+Array = NDArray[Any]
+DEPTH_NOISE, MASK_PIXELS, DEGREES = 0.01, 2, 0.5
+NOISY = ("mug", "house", "donut")
+
+
+@dataclass(frozen=True)
+class Spoiled:
+    """A view with noisy depth (a share of it, normal), an outline eaten away by some pixels, and a camera turned about the
+    object."""
+
+    view: SceneView
+    seed: int
+    depth_noise: float = DEPTH_NOISE
+    eaten: int = MASK_PIXELS
+    degrees: float = DEGREES
+
+    @property
+    def camera(self) -> Camera:
+        return self._turned(self.view.camera)
+
+    @property
+    def depth_camera(self) -> Camera:
+        return self._turned(self.view.depth_camera)
+
+    @property
+    def folder(self) -> Path:
+        return self.view.folder
+
+    @property
+    def background(self) -> Array:
+        return self.view.background
+
+    def _turned(self, camera: Camera) -> Camera:
+        axis = np.random.default_rng(self.seed).normal(size=3)
+        x, y, z = axis / np.linalg.norm(axis)
+        cross, angle = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]), np.radians(self.degrees)
+        turn = np.eye(4)
+        turn[:3, :3] += np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+        return replace(camera, camera_to_world=turn @ np.asarray(camera.camera_to_world))
+
+    def colour(self) -> Array:
+        return self.view.colour()
+
+    def picture(self) -> Array:
+        return self.view.picture()
+
+    def coverage(self) -> Array:
+        reach = np.arange(-self.eaten, self.eaten + 1)
+        disc = np.hypot(*np.meshgrid(reach, reach)) <= self.eaten + 0.1
+        return grey_erosion(self.view.coverage(), footprint=disc) if self.eaten else self.view.coverage()
+
+    def depth(self) -> Array:
+        depth = self.view.depth()
+        noise = np.random.default_rng(self.seed + 100).normal(size=depth.shape)
+        return (depth * (1 + self.depth_noise * noise)).astype(np.float32)
+
+    def step(self) -> Array:
+        return self.view.step()
+
+
+def optimised(taken: Scene, start_views: Any) -> tuple[Mesh, Mesh, float]:
+    """Start, result and seconds, with the step's own defaults at 512 px."""
+    with tempfile.TemporaryDirectory() as folder:
+        here = Path(folder)
+        p = Nvdiffrec(out=here, outputs=here, scene=here)
+        clock = Clock(Reporter(here, "weight_loading"), 2 * p.iterations)
+        rung, nowhere = Rung(1, 512, p.grid), Checkpoint(None, "", 30.0)
+        work = reconstruct.Work(taken, start_views, p, rung, "cpu", nowhere, clock, {})
+        began = time.monotonic()
+        first, facts = reconstruct.start(work)
+        mesh, _ = reconstruct.optimised(work, first, facts["voxel"])
+        return first, mesh, time.monotonic() - began
+
+
+def row(name: str, start: Mesh, mesh: Mesh, seconds: float, taken: Scene, source: Path, seen: Inputs) -> list[object]:
+    """Before and after, side by side."""
+    cells: list[object] = [name]
+    for found in (start, mesh):
+        chamfer, _ = surface_error(found.vertices, found.faces, source, seen)
+        cells += [reconstruct.psnr(found, taken), between(found, source, seen)[0], chamfer]
+    return [*cells, cells[4] - cells[1], cells[5] - cells[2], seconds]  # type: ignore[operator]
+
+
+def main() -> None:
+    """Prints two tables."""
+    _keep_freed_memory()
+    head = [
+        "PSNR before",
+        "between before",
+        "Chamfer % before",
+        "PSNR",
+        "between",
+        "Chamfer %",
+        "gain",
+        "gain between",
+        "s",
+    ]
+    clean, noisy = [], []
+    for name in NAMES:
+        source, out = sample(name), WORK / "jobs" / name
+        if not (out / "outputs.json").exists():
+            job(source, out)
+        taken, seen = scene.load(out / ".sixview" / "scene"), inputs(out / ".sixview" / "scene")
+        clean.append(row(name, *optimised(taken, taken.views), taken, source, seen))
+        if name in NOISY:
+            start = [Spoiled(view, i) for i, view in enumerate(taken.views)]
+            noisy.append(row(f"{name}, start", *optimised(taken, start), taken, source, seen))
+            # the depth that the optimisation itself is given is noisy too
+            spoiled: Any = [Spoiled(view, i, eaten=0, degrees=0) for i, view in enumerate(taken.views)]
+            made = optimised(replace(taken, views=spoiled), spoiled)
+            noisy.append(row(f"{name}, depth all through", *made, taken, source, seen))
+    means = [float(np.mean([line[k] for line in clean])) for k in range(1, 10)]
+    table(["clean", *head], [*clean, ["mean", *means]])
+    print()
+    table(["noisy", *head], noisy)
