@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -71,7 +73,19 @@ def _over_white(rendered: Any) -> Array:
 
 
 def f3d_picture(obj: Path, size: int) -> Array:
-    """The OBJ as the viewer F3D shows it from the front, lit by its own lamps, over white: [H, W, 3] uint8."""
+    """The OBJ as the viewer F3D shows it from the front, lit by its own lamps, over white: [H, W, 3] uint8.
+
+    In a process of its own: F3D brings an OpenSSL that cannot be loaded beside one that is there already."""
+    with tempfile.TemporaryDirectory() as folder:
+        picture = Path(folder) / "picture.npy"
+        code = f"from tests import foreign; foreign.draw_by_f3d({str(obj)!r}, {size}, {str(picture)!r})"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=False)
+        assert done.returncode == 0, done.stderr
+        return np.load(picture)
+
+
+def draw_by_f3d(obj: str, size: int, picture: str) -> None:
+    """Writes what `f3d_picture` returns."""
     import f3d
 
     f3d.Log.set_verbose_level(f3d.Log.QUIET)
@@ -79,10 +93,10 @@ def f3d_picture(obj: Path, size: int) -> Array:
     engine = f3d.Engine.create_egl()
     engine.options.update({"render.background.color": [1.0, 1.0, 1.0]})
     engine.window.size = (size, size)
-    engine.scene.add(str(obj))
+    engine.scene.add(obj)
     camera = engine.window.camera
     camera.position, camera.focal_point, camera.view_up = (0, 0, 2.5), (0, 0, 0), (0, 1, 0)
     camera.view_angle = float(np.degrees(2 * np.arctan(0.5 * 1024 / 1111)))
     image = engine.window.render_to_image()
     pixels = np.frombuffer(image.content, np.uint8).reshape(image.height, image.width, -1)
-    return pixels[::-1, :, :3]
+    np.save(picture, pixels[::-1, :, :3])

@@ -11,6 +11,7 @@ from torch import Tensor
 from steps.nvdiffrec.targets import OWN_NOISE, Target
 
 COLOUR_NOISE = 0.003  # of a colour, about one of 255 levels: against it depth is weighed
+NORMAL = 0.1  # weight of normals beside depth, from which they come
 OUTLIER = 2.0  # pixels beyond which a depth is another surface's, plus four times the noise
 
 
@@ -41,7 +42,7 @@ def normal(there: Tensor, normals: Tensor, target: Target) -> Tensor:
     known = there & (target.depth > 0)
     cosine = (normals[known] * target.normal[known]).sum(dim=-1)
     cosine = cosine[cosine.detach() > 0.5]  # beyond 60 degrees the depth map's slope was across an edge
-    weight = 0.1 * COLOUR_NOISE**2 / (target.noise**2 + OWN_NOISE)
+    weight = NORMAL * COLOUR_NOISE**2 / (target.noise**2 + OWN_NOISE)
     return weight * (1 - cosine).sum() / target.frame
 
 

@@ -25,6 +25,8 @@ VERTEX_RATE = 0.008  # edge lengths per iteration, at first
 COLOUR_RATE, LIGHT_RATE, MATERIAL_RATE, NORMAL_RATE = 0.01, 0.01, 0.02, 0.02
 FINE_COLOUR = 0.01
 FINE_DEPTH = 0.05  # pixels
+FINE_NORMAL = 0.05  # radians
+SHINE = 0.02  # about what a change of roughness changes in colour
 PIXELS_PER_VERTEX = 5  # about, at the default sizes
 STIFFNESS = 0.12, 0.012  # weight of the Laplacian, first and last: it relaxes
 PRIOR = 1e-3  # weight of plain white light and a matt surface: they change only for what colour alone cannot explain
@@ -84,6 +86,8 @@ class SecondPass:
         depth_weight = losses.COLOUR_NOISE**2 / OWN_NOISE**2
         groups[0]["eps"] = FINE_DEPTH * depth_weight * PIXELS_PER_VERTEX / (pixels * self.pixel)
         groups[1]["eps"] = FINE_COLOUR / (8 * pixels)
+        groups[2]["eps"] = FINE_COLOUR * SHINE / (8 * pixels)
+        groups[3]["eps"] = FINE_NORMAL * losses.NORMAL * losses.COLOUR_NOISE**2 / (OWN_NOISE * 4 * pixels)
         return groups
 
     def lit_from(self) -> int:
