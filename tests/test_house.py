@@ -79,6 +79,11 @@ def test_validate_package_and_the_command_start_without_the_heavy_libraries(modu
     assert not loaded_by(f"import {module}") & {"torch", "numba", "scipy", "skimage", "xatlas"}
 
 
+@pytest.mark.parametrize("module", ["reconviagen.run", "quality.run", "preview.run", "baseline", "geometry.antialias"])
+def test_only_the_differentiable_model_loads_torch(module: str) -> None:
+    assert "torch" not in loaded_by(f"import steps.{module}")
+
+
 def test_the_contract_and_the_rig_name_the_same_views() -> None:
     assert contracts.VIEW_NAMES == cameras.VIEW_NAMES
 

@@ -19,7 +19,7 @@ from numba.core import event
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-SUMMED_BANDS = 16
+SUMMED_BANDS = 8
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -54,7 +54,7 @@ def _leaves() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(core_count(), "kernel")
 
 
-def for_bands(body: Callable[[int, int], None], rows: int, bands_per_core: int = 4) -> None:
+def for_bands(body: Callable[[int, int], None], rows: int, bands_per_core: int = 2) -> None:
     """Calls body(start, stop) for bands that together cover range(rows). Bands must not write to each other's rows, nor use
     `for_bands` themselves."""
     count = max(1, min(rows, core_count() * bands_per_core))

@@ -22,7 +22,7 @@ from steps.nvdiffrec.targets import OWN_NOISE, Target
 
 Array = NDArray[Any]
 VERTEX_RATE = 0.008  # edge lengths per iteration, at first
-COLOUR_RATE, LIGHT_RATE, MATERIAL_RATE, NORMAL_RATE = 0.01, 0.01, 0.02, 0.02
+COLOUR_RATE, LIGHT_RATE, MATERIAL_RATE, NORMAL_RATE = 0.01, 0.05, 0.05, 0.02
 FINE_COLOUR = 0.01
 FINE_DEPTH = 0.05  # pixels
 FINE_NORMAL = 0.05  # radians

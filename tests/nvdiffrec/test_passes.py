@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,9 @@ from steps import baseline
 from steps.errors import ModelConvergenceFailed
 from steps.formats import scene
 from steps.formats.meshes import Mesh
-from steps.nvdiffrec import losses
+from steps.geometry import shading
+from steps.nvdiffrec import ladder, losses
+from steps.nvdiffrec.drawing import Look, picture
 from steps.nvdiffrec.first_pass import FirstPass
 from steps.nvdiffrec.reconstruct import agreement, misfit, restore, snapshot
 from steps.nvdiffrec.second_pass import SecondPass
@@ -101,6 +105,38 @@ def test_white_light_and_a_matt_surface_stay_where_colour_explains_everything(st
         fitted.step(i, views, 2, 6)
     material = fitted.result(True).material
     assert material is not None and material.specular < 0.2 and np.abs(material.light[1:]).max() < 0.2
+
+
+def test_light_and_reflections_are_found_where_the_colours_are_known(start: Mesh, views: list[Target]) -> None:
+    """The views are replaced by pictures of the start under a light from above left, on a shining surface."""
+    light = shading.WHITE.copy()
+    light[1], light[3] = (0.3, 0.25, 0.2), (-0.2, -0.1, 0.0)
+    fitted = SecondPass(start, 96, views, "cpu")
+    s = fitted.state
+    truth = Look(s.base, s.orm, s.normal, fitted.tangents, torch.tensor(0.6), torch.from_numpy(light))
+    with torch.no_grad():
+        lit = [replace(view, rgba=picture(fitted.surface(), truth, view, 1)) for view in views]
+    first = fitted.lit_from()
+    history = [fitted.step(i, lit, 1, 6) for i in range(first, 96)]
+    found = s.light.detach().numpy()
+    assert history[-1] < 0.2 * history[0]
+    assert found[[1, 3]] == pytest.approx(light[[1, 3]], abs=0.1)
+
+
+def test_memory_kept_for_the_backward_pass_is_what_the_ladder_predicts(start: Mesh, views: list[Target]) -> None:
+    """Counted tensor by tensor, which is the same on any device."""
+    fitted, view = SecondPass(start, 8, views, "cpu"), views[0]
+    kept: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        fitted._loss(view, ladder.SAMPLES, False)
+    parameters = sum(t.untyped_storage().nbytes() for t in fitted.state.tensors().values())
+    samples = view.camera.width * view.camera.height * ladder.SAMPLES**2
+    assert 0.2 * ladder.PER_SAMPLE < (sum(kept.values()) - parameters) / samples < ladder.PER_SAMPLE
 
 
 def test_depth_noise_is_measured_in_pixels() -> None:
