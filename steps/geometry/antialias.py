@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steps.geometry.kernels import add, for_bands, inlined, kernel, summed_bands
+from steps.geometry.rasterize import TINY, cross
 
 Array = NDArray[Any]
-TINY = 1e-9  # w below which a corner counts as behind the camera
 
 
 @dataclass(frozen=True)
@@ -85,11 +85,6 @@ def antialias_backward(
 
 
 @inlined
-def _cross(p, q):  # type: ignore[no-untyped-def]
-    return p[1] * q[3] - p[3] * q[1], p[3] * q[0] - p[0] * q[3], p[0] * q[1] - p[1] * q[0]
-
-
-@inlined
 def _side(line, p):  # type: ignore[no-untyped-def]
     return line[0] * p[0] + line[1] * p[1] + line[2] * p[3]
 
@@ -106,7 +101,7 @@ def mark_edge(e, corners, edges, silhouette):  # type: ignore[no-untyped-def]
     p, q = corners[edges[e, 0]], corners[edges[e, 1]]
     if p[3] < TINY and q[3] < TINY:
         return
-    line = _cross(p, q)
+    line = cross(p, q)
     first = _side(line, corners[edges[e, 2]])
     second = first if edges[e, 3] < 0 else _side(line, corners[edges[e, 3]])
     silhouette[e] = (first > 0 and second > 0) or (first < 0 and second < 0)
@@ -123,7 +118,7 @@ def walk_edge(e, corners, edges, rast, axis, found, depths, start, stop):  # typ
     """Follows an edge over the rows (axis 0: it is steep) or columns (axis 1) from start to stop - 1. Between two edges that want
     the same pair of pixels the nearer decides, then the one that comes first."""
     p, q = corners[edges[e, 0]], corners[edges[e, 1]]
-    a, b, c = _cross(p, q)
+    a, b, c = cross(p, q)
     if (abs(a) >= abs(b)) != (axis == 0):
         return
     along = 1 - axis  # the coordinate that is walked: y in rows, x in columns
@@ -184,7 +179,7 @@ def _shows(rast, r_in, c_in, r_out, c_out, z):  # type: ignore[no-untyped-def]
 @inlined
 def _offset(corners, edges, e, middle, at, axis):  # type: ignore[no-untyped-def]
     """How far behind the first pixel's centre edge e crosses, 0 to 1."""
-    a, b, c = _cross(corners[edges[e, 0]], corners[edges[e, 1]])
+    a, b, c = cross(corners[edges[e, 0]], corners[edges[e, 1]])
     place = -(b * middle + c) / a if axis == 0 else -(a * middle + c) / b
     return min(max(place - at - 0.5, 0.0), 1.0)
 
@@ -279,7 +274,7 @@ def by_corners_pixel(row, column, image, corners, edges, across, down, gradient,
             continue
         i, j = edges[e, 0], edges[e, 1]
         p, q = corners[i], corners[j]
-        line = _cross(p, q)
+        line = cross(p, q)
         place = at + 0.5 + t
         x, y = (place, middle) if axis == 0 else (middle, place)
         s = -slope / (line[0] if axis == 0 else line[1])

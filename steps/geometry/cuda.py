@@ -55,7 +55,7 @@ def _cross_in_order(p, q):  # type: ignore[no-untyped-def]
 _INSTEAD = {
     kernels.add: _add,
     rasterizer.put: _put,
-    rasterizer._cross: _cross_in_order,
+    rasterizer.cross: _cross_in_order,
     antialias.claim: _claim,
 }
 
@@ -81,19 +81,19 @@ def resolve_pixel(row, column, keys, corners, faces, rast):  # type: ignore[no-u
     x, y = column + 0.5, row + 0.5
     e0, e1, e2 = _edge(q, r, x, y), _edge(r, p, x, y), _edge(p, q, x, y)
     total = e0 + e1 + e2
-    a, b, c = _cross(q, r)
+    a, b, c = cross(q, r)
     determinant = a * p[0] + b * p[1] + c * p[3]
     rast[row, column, 0], rast[row, column, 1] = e0 / total, e1 / total
     rast[row, column, 2] = (e0 * p[2] + e1 * q[2] + e2 * r[2]) / determinant
     rast[row, column, 3] = f + 1
 
 
-_cross = rasterizer._cross
+cross = rasterizer.cross
 
 
 @kernels.inlined
 def _edge(p, q, x, y):  # type: ignore[no-untyped-def]
-    a, b, c = _cross(p, q)
+    a, b, c = cross(p, q)
     return a * x + b * y + c
 
 

@@ -130,7 +130,7 @@ def _owns(a, b, c):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _cross(p, q):  # type: ignore[no-untyped-def]
+def cross(p, q):  # type: ignore[no-untyped-def]
     """The edge function's coefficients of the line through two corners (X, Y, Z, W): the cross product without Z."""
     return p[1] * q[3] - p[3] * q[1], p[3] * q[0] - p[0] * q[3], p[0] * q[1] - p[1] * q[0]
 
@@ -158,9 +158,9 @@ def draw_face(f, corners, faces, spans, lowest, highest, face, bary, depth, star
     if first > last or spans[f, 0] > spans[f, 1]:
         return
     p, q, r = corners[faces[f, 0]], corners[faces[f, 1]], corners[faces[f, 2]]
-    a0, b0, c0 = _cross(q, r)
-    a1, b1, c1 = _cross(r, p)
-    a2, b2, c2 = _cross(p, q)
+    a0, b0, c0 = cross(q, r)
+    a1, b1, c1 = cross(r, p)
+    a2, b2, c2 = cross(p, q)
     determinant = a0 * p[0] + b0 * p[1] + c0 * p[3]
     if determinant == 0.0:
         return
@@ -205,9 +205,9 @@ def backward_pixel(row, column, corners, faces, rast, gradient, out):  # type: i
     if g0 == 0.0 and g1 == 0.0:
         return
     p, q, r = corners[faces[f, 0]], corners[faces[f, 1]], corners[faces[f, 2]]
-    a0, b0, c0 = _cross(q, r)
-    a1, b1, c1 = _cross(r, p)
-    a2, b2, c2 = _cross(p, q)
+    a0, b0, c0 = cross(q, r)
+    a1, b1, c1 = cross(r, p)
+    a2, b2, c2 = cross(p, q)
     determinant = a0 * p[0] + b0 * p[1] + c0 * p[3]
     if abs(determinant) < SLIVER:
         return
@@ -242,9 +242,9 @@ def derivatives_pixel(row, column, corners, faces, rast, out):  # type: ignore[n
     if f < 0:
         return
     p, q, r = corners[faces[f, 0]], corners[faces[f, 1]], corners[faces[f, 2]]
-    a0, b0, c0 = _cross(q, r)
-    a1, b1, c1 = _cross(r, p)
-    a2, b2, c2 = _cross(p, q)
+    a0, b0, c0 = cross(q, r)
+    a1, b1, c1 = cross(r, p)
+    a2, b2, c2 = cross(p, q)
     a, b, c = a0 + a1 + a2, b0 + b1 + b2, c0 + c1 + c2
     total = a * (column + 0.5) + b * (row + 0.5) + c
     if total == 0.0:
