@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from steps.geometry import autograd, shading
-from steps.nvdiffrec.targets import Target, clip_matrix
+from steps.nvdiffrec.targets import Target
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,3 @@ def shape(surface: Surface, look: Look | None, target: Target) -> tuple[Tensor, 
     uv, _ = autograd.interpolate(surface.uv, rast, surface.uv_tri) if look else (rast, rast)
     plain = look or Look(depth)
     return rast[0, ..., 3] > 0, depth[0, ..., 0], shading_normals(surface, plain, uv, rast)[0]
-
-
-__all__ = ["Look", "Surface", "clip_matrix", "homogeneous", "picture", "shading_normals", "shape", "vertex_normals"]

@@ -22,7 +22,7 @@ Array = NDArray[Any]
 FIELD_RATE, SHIFT_RATE, COLOUR_RATE = 0.05, 0.02, 0.03  # cells, cells, colour, per iteration at first
 REACH = 0.45  # cells that a lattice point may be shifted
 SIGN = 0.02, 0.002  # weight of the field's regulariser, first and last
-COLOUR, MASK_AND_COLOUR = 0.02, 0.05  # weights of what losses.colour_robust sums, against depth
+MASK_AND_COLOUR = 0.05  # weight of what losses.colour_robust sums, against depth
 DEPTH_OUTLIER = 8.0  # pixels: the start may be this far off
 EMPTY = 20  # fewer triangles are no object
 

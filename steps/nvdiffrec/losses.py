@@ -20,12 +20,10 @@ def colour(rgba: Tensor, target: Target) -> Tensor:
     return ((rgba - target.rgba) ** 2).sum() / (4 * target.frame)
 
 
-def colour_robust(rgba: Tensor, target: Tensor | Target) -> Tensor:
+def colour_robust(rgba: Tensor, target: Target) -> Tensor:
     """Absolute error of colour, squared error of coverage: for a shape that is still off."""
-    reference = target.rgba if isinstance(target, Target) else target
-    frame = target.frame if isinstance(target, Target) else reference[..., 0].numel()
-    difference = rgba - reference
-    return (difference[..., :3].abs().sum() / 3 + (difference[..., 3] ** 2).sum()) / frame
+    difference = rgba - target.rgba
+    return (difference[..., :3].abs().sum() / 3 + (difference[..., 3] ** 2).sum()) / target.frame
 
 
 def depth(there: Tensor, depths: Tensor, target: Target, outlier: float = OUTLIER) -> Tensor:

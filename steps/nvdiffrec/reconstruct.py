@@ -122,8 +122,7 @@ def reshaped(work: Work, first: Mesh, voxel: float) -> tuple[Mesh, dict[str, Any
         fits = {"start": misfit(first, views, work.device), "lattice": misfit(mesh, views, work.device)}
         about.update(misfit=fits, kept=min(fits, key=lambda name: fits[name]), faces=len(mesh.faces))
         shaped = mesh if about["kept"] == "lattice" else first
-    for name in ("first_pass_state", "history"):
-        work.saved.pop(name, None)
+    work.saved.pop("first_pass_state", None)
     work.saved.update(shaped=shaped, first_pass=about)
     work.checkpoint.save(**work.saved)
     return shaped, about
