@@ -38,6 +38,8 @@ OUTPUTS = {
     "peak-ram-mib": "0",
     "peak-vram-mib": "0",
     "seconds-left": "",
+    "earlier-attempts": "",  # how attempts of the same step ended before this one
+    "rungs-left": "0",  # of the memory ladder, below the one that this attempt stood on
 }
 
 # The file that each step's result folder always holds: by it a step knows a folder that it may replace.
@@ -81,6 +83,7 @@ class Step:
     memory_limit_mib: int = option(
         0, "end as MODEL_OOM above this many MiB, besides the cgroup's own limit; 0: only that"
     )
+    earlier_attempts: str = option("", "how earlier attempts of this step ended, for the report")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,13 +164,12 @@ class Preview(Step):
 
 @dataclass(frozen=True, kw_only=True)
 class Package(Step):
-    """Writes the report from what the other steps left, then the ZIP."""
+    """Writes the report from what the other steps left, then the ZIP; after a failure that left no result, only the report."""
 
     job: Path = required(
         "folder with scene/, <model>/{mesh,quality,preview}/ and outputs/<step>/, as `sixview run` keeps it"
     )
     models: str = option("reconviagen", "the models that were asked for, comma-separated")
-    report_only: bool = option(False, "write only the report: for a job that failed")
 
 
 @dataclass(frozen=True, kw_only=True)

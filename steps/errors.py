@@ -19,7 +19,17 @@ StepError
 ├── Interrupted                exit 30, INTERRUPTED
 ├── Killed                     exit 26, KILLED (137 where the whole container was killed)
 ├── ModelFailed                exit 1, MODEL_FAILED
-└── UnknownError               exit 1, UNKNOWN_ERROR
+├── UnknownError               exit 1, UNKNOWN_ERROR
+└── OutsideError               exit 40: no step can report these of itself, only who watches it from outside
+    ├── Cancelled                  CANCELLED
+    ├── NodeLost                   NODE_LOST
+    ├── ImageUnavailable           IMAGE_UNAVAILABLE
+    ├── StorageUnavailable         STORAGE_UNAVAILABLE
+    ├── ClusterUnavailable         CLUSTER_UNAVAILABLE
+    ├── JobNotFound                JOB_NOT_FOUND
+    ├── JobNotReady                JOB_NOT_READY
+    ├── JobExpired                 JOB_EXPIRED
+    └── JobFailed                  JOB_FAILED
 """
 
 from __future__ import annotations
@@ -165,13 +175,65 @@ class UnknownError(StepError):
     advice = "Read the step's log; if it is a fault of this program, report it with the log."
 
 
+class OutsideError(StepError):
+    """What happened to a step, or to the job, that the step could not know."""
+
+    exit_code = 40
+    code = "UNKNOWN_ERROR"
+
+
+class Cancelled(OutsideError):
+    code = "CANCELLED"
+    advice = "Submit the job again if it was stopped by mistake."
+
+
+class NodeLost(OutsideError):
+    code = "NODE_LOST"
+    advice = "Submit the job again; if pods keep getting lost, look at the node's events."
+
+
+class ImageUnavailable(OutsideError):
+    code = "IMAGE_UNAVAILABLE"
+    advice = "Check the image's name and the registry's credentials in the chart's values."
+
+
+class StorageUnavailable(OutsideError):
+    code = "STORAGE_UNAVAILABLE"
+    advice = "Check that the S3 store answers, that the bucket exists and that its keys may read and write there."
+
+
+class ClusterUnavailable(OutsideError):
+    code = "CLUSTER_UNAVAILABLE"
+    advice = "Check the kubeconfig or the Argo Server's address; `sixview doctor` tells what is missing."
+
+
+class JobNotFound(OutsideError):
+    code = "JOB_NOT_FOUND"
+    advice = "Check the job's id; `sixview list` shows those that there are."
+
+
+class JobNotReady(OutsideError):
+    code = "JOB_NOT_READY"
+    advice = "Ask for the job's status; wait until it has ended."
+
+
+class JobExpired(OutsideError):
+    code = "JOB_EXPIRED"
+    advice = "Submit the set again: results are kept only for a while."
+
+
+class JobFailed(OutsideError):
+    code = "JOB_FAILED"
+    advice = "Read the failure in the details and submit again."
+
+
 def _tree(cls: type[StepError]) -> list[type[StepError]]:
     return [cls, *(leaf for sub in cls.__subclasses__() for leaf in _tree(sub))]
 
 
 def by_code() -> dict[str, type[StepError]]:
     """Every code and its class."""
-    return {cls.code: cls for cls in _tree(StepError)[1:] if cls is not BadInput}
+    return {cls.code: cls for cls in _tree(StepError)[1:] if cls not in (BadInput, OutsideError)}
 
 
 OOM_TYPES = {"MODEL_VRAM_OOM": "vram", "MODEL_OOM": "ram"}  # every other code: "none"

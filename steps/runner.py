@@ -66,6 +66,7 @@ def prepare(step: str, parameters: Step) -> None:
         (parameters.outputs / old).unlink(missing_ok=True)
     for name, default in OUTPUTS.items():
         write_atomically(parameters.outputs / name, default)
+    write_atomically(parameters.outputs / "earlier-attempts", parameters.earlier_attempts)
     write_failure(
         parameters.outputs, step, Killed("The step was killed without a chance to say why.").record(), FIRST_STAGE[step]
     )
@@ -248,7 +249,9 @@ def work(step: str, parameters: Step, writer: int) -> int:
 def _become_worker(writer: int) -> None:
     os.setpgid(0, 0)  # so that the parent can end our own children with us, and a Ctrl-C reaches only the parent
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
+        signal.signal(
+            number, signal.SIG_IGN
+        )  # the parent answers: Argo's executor signals every process of a container
     _die_with_parent(signal.SIGKILL)
     os.dup2(writer, 1)
     os.dup2(writer, 2)

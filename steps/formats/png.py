@@ -94,11 +94,7 @@ def decode(data: bytes) -> Picture:
 
 
 def _chunks(data: bytes) -> tuple[Header, list[tuple[bytes, bytes]]]:
-    if not data:
-        raise InvalidFileFormat("is empty (0 bytes)")
-    if not data.startswith(SIGNATURE):
-        other = next((name for magic, name in _OTHERS.items() if data.startswith(magic)), "")
-        raise InvalidFileFormat(f"is not a PNG file{f' but a {other}' if other else ''}, whatever its name says")
+    _check_signature(data)
     chunks, at = [], len(SIGNATURE)
     while True:
         if at + 12 > len(data):
@@ -115,15 +111,38 @@ def _chunks(data: bytes) -> tuple[Header, list[tuple[bytes, bytes]]]:
             return _header(chunks), chunks
 
 
+def peek(head: bytes) -> Header:
+    """What the first 33 bytes of a file say, without reading on. Raises as `decode` does."""
+    _check_signature(head)
+    if len(head) < 33:
+        raise InvalidFileFormat("is cut off before its end")
+    header = _parsed(head[12:16], head[16:29])
+    _check_size(header)
+    return header
+
+
+def _check_signature(data: bytes) -> None:
+    if not data:
+        raise InvalidFileFormat("is empty (0 bytes)")
+    if not data.startswith(SIGNATURE):
+        other = next((name for magic, name in _OTHERS.items() if data.startswith(magic)), "")
+        raise InvalidFileFormat(f"is not a PNG file{f' but a {other}' if other else ''}, whatever its name says")
+
+
 def _header(chunks: list[tuple[bytes, bytes]]) -> Header:
-    kind, content = chunks[0]
-    if kind != b"IHDR" or len(content) != 13 or sum(k == b"IHDR" for k, _ in chunks) != 1:
+    if sum(k == b"IHDR" for k, _ in chunks) != 1:
+        raise InvalidFileFormat("is a damaged PNG: its header is missing or not first")
+    if not any(k == b"IDAT" for k, _ in chunks):
+        raise InvalidFileFormat("is a damaged PNG: it holds no picture data")
+    return _parsed(*chunks[0])
+
+
+def _parsed(kind: bytes, content: bytes) -> Header:
+    if kind != b"IHDR" or len(content) != 13:
         raise InvalidFileFormat("is a damaged PNG: its header is missing or not first")
     width, height, bits, colour_type, compression, method, interlace = struct.unpack(">IIBBBBB", content)
     if colour_type not in _CHANNELS or bits not in (1, 2, 4, 8, 16) or compression or method or interlace > 1:
         raise InvalidFileFormat("is a damaged PNG: its header says what no PNG can be")
-    if not any(k == b"IDAT" for k, _ in chunks):
-        raise InvalidFileFormat("is a damaged PNG: it holds no picture data")
     return Header(width, height, bits, colour_type, bool(interlace))
 
 

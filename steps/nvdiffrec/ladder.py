@@ -76,4 +76,5 @@ def read(path: Path | None) -> list[dict[str, Any]]:
 def record(path: Path | None, attempts: list[dict[str, Any]], rung: Rung, outcome: str, peak_mib: int) -> None:
     """Writes this attempt down after the earlier ones, in place of what it had written itself."""
     if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, [*attempts, {**asdict(rung), "outcome": outcome, "peak_vram_mib": peak_mib}])

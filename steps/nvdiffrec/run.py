@@ -38,6 +38,7 @@ def run(parameters: Nvdiffrec, out: Path, reporter: Reporter) -> None:
     attempts = ladder.read(parameters.attempts)
     steps = ladder.rungs(asked.batch, asked.resolution, asked.grid)
     index, reason = ladder.choose(steps, attempts, size, free_memory(device))
+    reporter.value("rungs-left", len(steps) - 1 - index)
     with _recorded(parameters, attempts, steps[index], device, reporter):
         _work(parameters, taken, steps[index], asked, reason, device, reporter, out)
 
@@ -167,6 +168,7 @@ def key(parameters: Nvdiffrec, rung: Rung) -> str:
         "checkpoint_seconds",
         "deadline_seconds",
         "memory_limit_mib",
+        "earlier_attempts",
     }
     chosen = {name: str(value) for name, value in asdict(parameters).items() if name not in aside}
     told = json.dumps([chosen, asdict(rung), tree_digests(parameters.scene), np.__version__], sort_keys=True)

@@ -70,12 +70,15 @@ class Job:
 
 
 def gather(job: Path, models: list[str]) -> Job:
-    """Reads the job folder. The package step's own outputs are not evidence."""
-    found = [Model(name, job / name, read_json(job / name / "quality" / "quality.json", {})) for name in models]
+    """Reads the job folder. The package step's own outputs are not evidence. After a failure only the models count that had
+    begun: the next one was not even tried."""
     order = ["validate", *(f"{m}{suffix}" for m in models for suffix in ("", ".quality", ".preview"))]
     steps = [_step(job / "outputs" / name) for name in order if (job / "outputs" / name).is_dir()]
+    begun = [name for name in models if (job / "outputs" / name).is_dir()]
+    if begun and any(step.failure for step in steps):
+        models = begun
     return Job(
-        found,
+        [Model(name, job / name, read_json(job / name / "quality" / "quality.json", {})) for name in models],
         steps,
         read_json(job / "options.json", {}),
         read_json(job / "scene" / "scene.json", {}),

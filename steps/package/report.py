@@ -73,6 +73,7 @@ def facts(job: Job) -> list[tuple[str, str]]:
         rows += [
             (f"{model.name}: {key.replace('_', ' ')}", str(value)) for key, value in settings.items() if key != "model"
         ]
+    rows += [(f"{step.name}: earlier attempts", step.values.get("earlier-attempts", "")) for step in job.steps]
     rows += [(f"option {key}", str(value)) for key, value in job.options.items()]
     rows += [
         ("cameras", job.scene.get("rig", "")),

@@ -16,22 +16,27 @@ from steps.reporter import Reporter
 
 
 def run(parameters: Package, out: Path, reporter: Reporter) -> None:
-    """Writes report/index.html, run.json and result.zip to `out`; only the report where asked so.
+    """Writes report/index.html, run.json and result.zip to `out`; no result.zip where a step that failed left nothing to pack.
 
-    Raises IncompleteResults where required files are missing; the report is still written."""
+    Raises IncompleteResults where required files are missing and no step says why; the report is still written."""
     job = gather(parameters.job, parameters.models.split(","))
     (out / "report").mkdir()
     write_atomically(out / "report" / "index.html", report.page(job))
     write_json(out / "run.json", run_facts(job))
     reporter.progress(1, 2)
-    if not parameters.report_only:
+    if not (job.failure and missing_required(job)):
         write_archive(job, out)
     reporter.progress(2, 2)
 
 
+def missing_required(job: Job) -> list[str]:
+    """Files without which there is no result, and which are not there."""
+    return [f"{m.name}/{name}" for m in job.models for name in m.missing_required()]
+
+
 def write_archive(job: Job, out: Path) -> None:
     """result.zip and manifest.json."""
-    required = [f"{m.name}/{name}" for m in job.models for name in m.missing_required()]
+    required = missing_required(job)
     if required:
         raise IncompleteResults(f"The result would lack {', '.join(required)}.", missing=required)
     missing = [f"{m.name}/{name}" for m in job.models for name in m.missing()]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steps.contracts import Reconviagen
-from steps.errors import GpuUnavailable, ModelFailed, WeightsMissing
+from steps.errors import ModelFailed, ValidationFailed, WeightsMissing
 
 PIPELINE_FILE = "pipeline.json"  # every export of the model's pipeline has it at its top
 
@@ -21,12 +21,12 @@ class Choice:
 
 
 def choose(parameters: Reconviagen) -> Choice:
-    """The engine for these parameters. Raises WeightsMissing, GpuUnavailable or ModelFailed where the one named cannot run."""
+    """The engine for these parameters. Raises WeightsMissing, ModelFailed or ValidationFailed for what cannot be had."""
     obstacle = _model_obstacle(parameters.weights)
-    if parameters.engine == "reconviagen":
-        raise obstacle
+    if parameters.engine == "reconviagen" or (parameters.engine == "auto" and parameters.device == "cuda"):
+        raise obstacle  # whoever asked for a GPU did not ask for fusion
     if parameters.device == "cuda":
-        raise GpuUnavailable(
+        raise ValidationFailed(
             "The engine fusion computes on the CPU, and a GPU was asked for.", "Use --device cpu or auto."
         )
     if parameters.engine == "fusion":
@@ -39,7 +39,7 @@ def _model_obstacle(weights: Path | None) -> WeightsMissing | ModelFailed:
     if weights is None:
         return WeightsMissing(
             "No weights for the engine reconviagen were given.",
-            "Give their folder with --weights, or use --engine fusion.",
+            "Give their folder with --weights, or use --engine fusion, which computes on the CPU.",
         )
     if not (weights / PIPELINE_FILE).is_file():
         return WeightsMissing(

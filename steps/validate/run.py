@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from steps.contracts import VIEW_NAMES, Validate
 from steps.errors import ValidationFailed
 from steps.files import write_json
-from steps.formats import cameras_json, inputs, png, scene
+from steps.formats import cameras_json, checks, png, scene
 from steps.formats.depth_encoding import MetricDepth, metric_depth
 from steps.geometry.cameras import ray_to_z
 from steps.reporter import Reporter
-from steps.validate import checks, devices, masks
+from steps.validate import devices, masks
 
 Array = NDArray[Any]
 
@@ -23,32 +23,10 @@ Array = NDArray[Any]
 def run(parameters: Validate, out: Path, reporter: Reporter) -> None:
     """Writes the scene to `out`; raises BadInput with every fault, or GpuUnavailable."""
     write_json(parameters.outputs / "preflight.json", devices.preflight(parameters.device))
-    pictures, given = checked(parameters.input, parameters.cameras)
+    pictures, given = checks.check_set(parameters.input, parameters.cameras)
     reporter.progress(1, 2)
     write_scene(pictures, given, out)
     reporter.progress(2, 2)
-
-
-def checked(source: Path, cameras: Path | None) -> tuple[checks.Pictures, list[cameras_json.View] | None]:
-    """The twelve pictures and the cameras, if any were given. Raises one BadInput that lists every fault."""
-    entries = inputs.entries(source)
-    slots, faults = checks.check_names([e for e in entries if e.path.name != "cameras.json"])
-    pictures, more = checks.check_pictures(slots)
-    given, camera_faults = checks.check_cameras(_camera_bytes(entries, cameras))
-    checks.raise_all(faults + more + checks.check_pairs(pictures) + camera_faults)
-    by_field = [[pictures[field, i] for i in range(len(VIEW_NAMES))] for field in inputs.FIELDS]
-    return checks.Pictures(*by_field), given
-
-
-def _camera_bytes(entries: list[inputs.Entry], cameras: Path | None) -> bytes | None:
-    if cameras is not None:
-        if not cameras.is_file():
-            raise ValidationFailed(
-                f"There is no file {inputs.shown(cameras)}.", "Name an existing cameras.json, or leave the option out."
-            )
-        return cameras.read_bytes()[: inputs.MAX_CAMERAS_BYTES]
-    found = [e for e in entries if e.path.as_posix() == "cameras.json"]
-    return found[0].read(inputs.MAX_CAMERAS_BYTES) if found else None
 
 
 def write_scene(pictures: checks.Pictures, given: list[cameras_json.View] | None, out: Path) -> None:

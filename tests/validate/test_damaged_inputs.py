@@ -11,7 +11,7 @@ from PIL import Image
 
 from steps.contracts import VIEW_NAMES
 from steps.errors import BadInput, InvalidFileCount
-from steps.validate.run import checked
+from steps.formats.checks import check_set
 from tests import damage
 
 SEED = 1
@@ -30,7 +30,7 @@ def test_all_faults_of_a_set_are_reported_together_under_the_first_code(set_copy
     (set_copy / "depth_renders" / "top.png").write_bytes(b"\xff\xd8\xff")
     shutil.copy(set_copy / "multi_views" / "left.png", set_copy / "depth_renders" / "left.png")
     with pytest.raises(InvalidFileCount) as caught:
-        checked(set_copy, None)
+        check_set(set_copy, None)
     faults = caught.value.details["faults"]
     assert [(f["code"], f["field"], f["index"]) for f in faults] == [
         ("INVALID_FILE_COUNT", "multi_views", None),
@@ -47,7 +47,7 @@ def test_the_record_is_json_whatever_the_names_are_made_of(set_copy: Path) -> No
         set_copy / "multi_views" / b"\xff\x1b[31m.png".decode(errors="surrogateescape")
     )
     with pytest.raises(BadInput) as caught:
-        checked(set_copy, None)
+        check_set(set_copy, None)
     text = json.dumps(caught.value.record(), ensure_ascii=False)
     assert text.encode() and "\x1b" not in text
 
@@ -57,30 +57,30 @@ def test_a_folder_and_a_zip_of_it_are_the_same_input(set_copy: Path, wrapped: bo
     archive = shutil.make_archive(
         str(set_copy), "zip", set_copy.parent if wrapped else set_copy, "set" if wrapped else "."
     )
-    by_folder, by_zip = checked(set_copy, None), checked(Path(archive), None)
+    by_folder, by_zip = check_set(set_copy, None), check_set(Path(archive), None)
     for a, b in zip(by_folder[0].views + by_folder[0].depths, by_zip[0].views + by_zip[0].depths, strict=True):
         assert (a.pixels == b.pixels).all()
 
 
 @pytest.mark.parametrize("names", ["view_{}", "view_{:02d}", "VIEW_{}"])
 def test_numbered_names_stand_for_the_views_in_order(set_copy: Path, names: str) -> None:
-    expected = checked(set_copy, None)[0]
+    expected = check_set(set_copy, None)[0]
     for index, name in enumerate(VIEW_NAMES):
         (set_copy / "multi_views" / f"{name}.png").rename(set_copy / "multi_views" / f"{names.format(index)}.PNG")
         (set_copy / "depth_renders" / f"{name}.png").rename(set_copy / "depth_renders" / f"depth_{index}.png")
-    found = checked(set_copy, None)[0]
+    found = check_set(set_copy, None)[0]
     assert all((a.pixels == b.pixels).all() for a, b in zip(expected.views, found.views, strict=True))
 
 
 def test_files_that_systems_leave_behind_do_not_count(set_copy: Path) -> None:
     for name in (".DS_Store", "Thumbs.db"):
         (set_copy / "multi_views" / name).write_bytes(b"junk")
-    checked(set_copy, None)
+    check_set(set_copy, None)
 
 
 def test_view_and_depth_may_differ_in_size(set_copy: Path) -> None:
     for name in VIEW_NAMES:
         with Image.open(set_copy / "multi_views" / f"{name}.png") as image:
             image.resize((256, 256)).save(set_copy / "multi_views" / f"{name}.png")
-    pictures, _ = checked(set_copy, None)
+    pictures, _ = check_set(set_copy, None)
     assert pictures.views[0].pixels.shape[:2] == (256, 256) and pictures.depths[0].pixels.shape[:2] == (128, 128)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from steps.contracts import VIEW_NAMES
 from steps.errors import BadInput, FileTooLarge, InvalidFileCount, InvalidFileFormat, ValidationFailed
 from steps.formats import cameras_json, inputs, png
 from steps.formats.inputs import FIELDS, Entry, shown
+from steps.geometry.cameras import VIEW_NAMES
 
 ORDER: tuple[type[BadInput], ...] = (InvalidFileCount, FileTooLarge, InvalidFileFormat, ValidationFailed)
 ASPECT_TOLERANCE = 0.01
@@ -60,6 +61,28 @@ class Pictures:
 
     views: list[png.Picture]
     depths: list[png.Picture]
+
+
+def check_set(source: Path, cameras: Path | None = None) -> tuple[Pictures, list[cameras_json.View] | None]:
+    """The twelve pictures of a folder or .zip, and the cameras, if any were given. Raises one BadInput that lists every fault."""
+    entries = inputs.entries(source)
+    slots, faults = check_names([e for e in entries if e.path.name != "cameras.json"])
+    pictures, more = check_pictures(slots)
+    given, camera_faults = check_cameras(_camera_bytes(entries, cameras))
+    raise_all(faults + more + check_pairs(pictures) + camera_faults)
+    by_field = [[pictures[field, i] for i in range(len(VIEW_NAMES))] for field in FIELDS]
+    return Pictures(*by_field), given
+
+
+def _camera_bytes(entries: list[Entry], cameras: Path | None) -> bytes | None:
+    if cameras is not None:
+        if not cameras.is_file():
+            raise ValidationFailed(
+                f"There is no file {shown(cameras)}.", "Name an existing cameras.json, or leave the option out."
+            )
+        return cameras.read_bytes()[: inputs.MAX_CAMERAS_BYTES]
+    found = [e for e in entries if e.path.as_posix() == "cameras.json"]
+    return found[0].read(inputs.MAX_CAMERAS_BYTES) if found else None
 
 
 def check_names(entries: list[Entry]) -> tuple[dict[str, dict[int, Entry]], list[Fault]]:

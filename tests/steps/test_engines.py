@@ -1,0 +1,39 @@
+"""Which engine of reconviagen runs: never another than was named, never the CPU for whoever asked for a GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from steps.contracts import Reconviagen
+from steps.errors import StepError
+from steps.reconviagen.engines import choose
+
+
+def asked(engine: str, device: str) -> Reconviagen:
+    folder = Path("x")
+    return Reconviagen(out=folder, outputs=folder, scene=folder, engine=engine, device=device)
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_auto_takes_fusion_and_says_why(device: str) -> None:
+    choice = choose(asked("auto", device))
+    assert (choice.engine, choice.device) == ("fusion", "cpu")
+    assert "no weights" in choice.reason
+    assert choose(asked("fusion", device)).reason == "asked for by name"
+
+
+@pytest.mark.parametrize(
+    ("engine", "device", "code"),
+    [
+        ("reconviagen", "auto", "WEIGHTS_MISSING"),
+        ("auto", "cuda", "WEIGHTS_MISSING"),
+        ("fusion", "cuda", "VALIDATION_FAILED"),
+    ],
+)
+def test_what_cannot_run_as_asked_does_not_run(engine: str, device: str, code: str) -> None:
+    with pytest.raises(StepError) as failure:
+        choose(asked(engine, device))
+    assert failure.value.code == code
+    assert failure.value.suggestion
