@@ -12,16 +12,18 @@ from typing import Any
 
 import click
 
+from pipeline.remote import Remote, remote
+from pipeline.terminal import explained
 from steps import contracts
 from steps.contracts import DEVICES, ENGINES, MODELS
-from steps.errors import Record, StepError
+from steps.errors import StepError
 from steps.files import read_json
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=Remote, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(metadata.version("sixview"), prog_name="sixview")
 def main() -> None:
     """Six views and six depth renders of an object in, a textured mesh out."""
@@ -148,17 +150,27 @@ def told(summary: dict[str, Any]) -> None:
             click.echo(f"{label + ':':8}{summary[label]}")
 
 
-def explained(record: Record) -> None:
-    """A failure record for a person: what, where, what to do."""
-    details = record["details"]
-    where = f" (step {details['step']}, stage {details['pipeline_stage']})" if details.get("pipeline_stage") else ""
-    click.secho(f"{record['code']}{where}", fg="red", bold=True, err=True)
-    click.echo(record["message"], err=True)
-    for fault in details.get("faults", []) if len(details.get("faults", [])) > 1 else []:
-        click.echo(f"  - {fault['file'] or fault['field']} {fault['message']}", err=True)
-    click.echo(f"What to do: {record['suggestion']}", err=True)
-    if details.get("log"):
-        click.echo(f"log:    {details['log']}", err=True)
+@main.command("render")
+@click.option("--name", default="sixview", show_default=True, help="Name of the WorkflowTemplate.")
+@click.option("--registry", default="sixview", show_default=True, help="Where the images lie.")
+@click.option("--tag", default=metadata.version("sixview"), show_default=True, help="The images' tag.")
+@click.option("--cpu", is_flag=True, help="For a cluster without GPUs.")
+@click.option("--bucket", default="sixview", show_default=True, help="Bucket for everything.")
+@click.option("--endpoint", default="s3.amazonaws.com", show_default=True, help="host:port of the S3 store.")
+@click.option("--insecure", is_flag=True, help="The store speaks plain HTTP.")
+def render(cpu: bool, insecure: bool, **chosen: Any) -> None:
+    """Print the Argo WorkflowTemplate. The Helm chart in charts/sixview brings it with all that it needs."""
+    try:
+        from pipeline.render import manifest
+        from pipeline.settings import PODS, Settings
+    except ImportError as error:
+        raise SystemExit(
+            f"sixview render needs {error.name}; install the extra: pip install 'sixview[cluster]'"
+        ) from None
+
+    on_cpu: dict[str, Any] = {"engines": "engines-cpu", "device": "auto", "gpus": dict.fromkeys(PODS, 0)}
+    settings = Settings(scheme="http" if insecure else "https", **chosen, **(on_cpu if cpu else {}))
+    click.echo(manifest(settings), nl=False)
 
 
 @main.command()
@@ -197,6 +209,9 @@ def sample(dir: Path, depth_bits: str, **chosen: Any) -> None:
             raise SystemExit(code)
     click.echo(f"Wrote {', '.join(sorted(p.name for p in dir.iterdir()))} to {dir}")
 
+
+for command in remote.commands.values():
+    main.add_command(command)
 
 if __name__ == "__main__":
     main()

@@ -150,7 +150,6 @@ class Job:
     def made(self, model: str) -> bool:
         """Runs a model. After a MODEL_VRAM_OOM it is run again, and takes the next rung of its memory ladder, to the last."""
         attempts = self.state / "attempts" / f"{model}.json"
-        attempts.parent.mkdir(exist_ok=True)
         if any(attempt["outcome"] == "completed" for attempt in read_json(attempts, [])):
             attempts.unlink()  # of a run that is over: the device may have more memory now
         while not self.do(self.model(model)):
@@ -162,14 +161,11 @@ class Job:
         return True
 
     def package(self) -> None:
-        """The report always; the ZIP where every model that was started has its mesh and quality.json."""
         for model in self.options.models:
             for part in ("mesh", "quality", "preview"):
                 if self.state / model / part not in self.outcome.current:
                     remove(self.state / model / part)  # of an earlier run with other options: no evidence for this one
-        scored = [m for m in self.outcome.started if self.state / m / "quality" in self.outcome.current]
-        complete = bool(scored) and scored == self.outcome.started
-        packed = self.do(self.packaging(report_only=not complete))
+        packed = self.do(self.packaging())
         for name in ("result.zip", "report") if packed else ():
             publish(self.state / "package" / name, self.options.out / name)
 
@@ -285,11 +281,9 @@ class Job:
         )
         return Task(name, "preview", parameters, (scene, mesh))
 
-    def packaging(self, report_only: bool) -> Task:
+    def packaging(self) -> Task:
         models = ",".join(self.outcome.started or self.options.models)
-        parameters = Package(
-            **self.common("package", self.state / "package"), job=self.state, models=models, report_only=report_only
-        )
+        parameters = Package(**self.common("package", self.state / "package"), job=self.state, models=models)
         return Task("package", "package", parameters, ())
 
     # -- running and reusing --------------------------------------------------------------------------------------------

@@ -1,0 +1,119 @@
+"""What `sixview doctor` looks at: everything that has to be there for a job, each with what to do where it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.clusters import Cluster, Kubernetes
+from pipeline.gateway import health
+from steps.errors import StepError
+
+RIGHTS = (  # what the CLI needs: verb, group, resource
+    ("create", "argoproj.io", "workflows"),
+    ("get", "argoproj.io", "workflows"),
+    ("list", "argoproj.io", "workflows"),
+    ("patch", "argoproj.io", "workflows"),
+    ("update", "argoproj.io", "workflows"),
+    ("get", "argoproj.io", "workflowtemplates"),
+    ("get", "", "pods/log"),
+    ("delete", "", "pods"),
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """ok: None where it could not be looked at."""
+
+    what: str
+    ok: bool | None
+    advice: str = ""
+
+
+def examine(connect: Callable[[], Cluster], template: str) -> Iterator[Finding]:
+    """One finding after the other."""
+    try:
+        cluster = connect()
+        cluster.list("app.kubernetes.io/name=sixview,sixview.dev/source=nobody")
+        yield Finding(f"the cluster answers (namespace {cluster.namespace})", True)
+    except StepError as error:
+        yield Finding(f"the cluster: {error.message}", False, error.suggestion)
+    else:
+        yield _template(cluster, template)
+        if isinstance(cluster, Kubernetes):
+            yield from (_argo(cluster), _gpus(cluster, template), *_rights(cluster))
+        else:
+            yield Finding("Argo's version, GPUs and rights: not to be seen through an Argo Server", None)
+    yield _store()
+
+
+def _template(cluster: Cluster, name: str) -> Finding:
+    try:
+        found = cluster.template(name)
+    except StepError as error:
+        return Finding(f"the WorkflowTemplate {name}: {error.message}", False, error.suggestion)
+    advice = f"Install it: helm install -n {cluster.namespace} {name} charts/sixview; or name another with --template."
+    return (
+        Finding(f"the WorkflowTemplate {name}", True)
+        if found
+        else Finding(f"there is no WorkflowTemplate {name}", False, advice)
+    )
+
+
+def _argo(cluster: Kubernetes) -> Finding:
+    """By the controller's image, or by what it wrote on workflows where its Deployment may not be read."""
+    from kubernetes import client
+
+    try:
+        every: Any = client.AppsV1Api(cluster.api).list_deployment_for_all_namespaces()
+    except client.ApiException:
+        return Finding("Argo's controller: its Deployment may not be read here", None)
+    listed = [d for d in every.items if d.metadata.name.endswith("workflow-controller")]
+    if not listed:
+        return Finding("there is no Argo Workflows controller", False, "Install Argo Workflows 3.7.")
+    found: Any = listed[0]
+    image, ready = found.spec.template.spec.containers[0].image, bool(found.status.ready_replicas)
+    return Finding(f"Argo's controller ({image})", ready, "" if ready else "It is not ready: look at its pods.")
+
+
+def _gpus(cluster: Kubernetes, template: str) -> Finding:
+    found = health.gpus(cluster)
+    if found is None:
+        return Finding("GPU nodes: nodes may not be listed here", None)
+    count = sum(node["count"] for node in found)
+    if count:
+        return Finding(f"{count} GPUs on {len(found)} nodes", True)
+    advice = "Install NVIDIA's device plugin, or use charts/sixview/ci/cpu-values.yaml for a cluster without GPUs."
+    wanted = "nvidia.com/gpu" in str(cluster.template(template))
+    return Finding("no node has a GPU", False if wanted else None, advice)
+
+
+def _rights(cluster: Kubernetes) -> Iterator[Finding]:
+    from kubernetes import client
+
+    for verb, group, resource in RIGHTS:
+        resource_name, _, sub = resource.partition("/")
+        attributes: dict[str, Any] = {
+            "namespace": cluster.namespace,
+            "verb": verb,
+            "group": group,
+            "resource": resource_name,
+        }
+        attributes |= {"subresource": sub} if sub else {}
+        review: Any = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": attributes},
+        }
+        answer: Any = client.AuthorizationV1Api(cluster.api).create_self_subject_access_review(review)
+        if not answer.status.allowed:
+            yield Finding(f"no right to {verb} {resource}", False, f"Ask for it in the namespace {cluster.namespace}.")
+
+
+def _store() -> Finding:
+    found = health.store()
+    if found["ok"]:
+        return Finding(f"the bucket {found['bucket']} answers", True)
+    advice = "Set S3_ENDPOINT, S3_BUCKET, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; `sixview bucket setup` makes the bucket."
+    return Finding(f"the bucket {found['bucket']} does not answer ({found['message']})", False, advice)

@@ -1,0 +1,1 @@
+"""The HTTP API: stateless replicas over `pipeline.jobs`. `app` has the routes; the rest is what they need."""

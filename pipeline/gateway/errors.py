@@ -1,0 +1,146 @@
+"""Every error of the API in one form: {"error": {"code", "message", "details", "suggestion"}}, and a fitting status."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from steps.errors import (
+    BadInput,
+    ClusterUnavailable,
+    JobExpired,
+    JobNotFound,
+    JobNotReady,
+    OutsideError,
+    StepError,
+    StorageUnavailable,
+    UnknownError,
+    ValidationFailed,
+)
+
+
+class Unauthorized(OutsideError):
+    code = "UNAUTHORIZED"
+    advice = "Send the header `Authorization: Bearer <token>` with a token that this service knows."
+
+
+class RateLimited(OutsideError):
+    code = "RATE_LIMITED"
+    advice = "Wait for the seconds that Retry-After says, or until some of your jobs have ended."
+
+
+class NotFound(OutsideError):
+    code = "NOT_FOUND"
+    advice = "See /docs for what there is."
+
+
+class RequestTooLarge(OutsideError):
+    code = "REQUEST_TOO_LARGE"
+    advice = "Send twelve files of at most 20 MB each, and nothing else."
+
+
+STATUS: dict[type[StepError], int] = {
+    Unauthorized: 401,
+    NotFound: 404,
+    JobNotFound: 404,
+    JobNotReady: 409,
+    JobExpired: 410,
+    RequestTooLarge: 413,
+    BadInput: 422,
+    RateLimited: 429,
+    ClusterUnavailable: 503,
+    StorageUnavailable: 503,
+}
+
+
+def status_of(error: StepError) -> int:
+    """The most special class decides; what is not listed is 500."""
+    return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
+
+
+def answer(error: StepError, status: int = 0) -> JSONResponse:
+    status = status or status_of(error)
+    headers = {"Cache-Control": "no-store"}
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if "retry_after" in error.details:
+        headers["Retry-After"] = str(error.details["retry_after"])
+    return JSONResponse({"error": error.record()}, status, headers)
+
+
+def install(app: FastAPI) -> None:
+    """What FastAPI and Starlette raise themselves takes the same form."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    @app.exception_handler(StepError)
+    async def ours(_request: Request, error: StepError) -> JSONResponse:
+        return answer(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
+        faults = [{"field": ".".join(map(str, e["loc"])), "message": e["msg"]} for e in error.errors()]
+        first = (
+            f"{faults[0]['field']}: {faults[0]['message']}"
+            if faults
+            else "It does not have the form that is asked for."
+        )
+        return answer(ValidationFailed(f"The request is not valid. {first}", "See /docs for its form.", faults=faults))
+
+    @app.exception_handler(HTTPException)
+    async def starlette(_request: Request, error: HTTPException) -> JSONResponse:
+        record = {**NotFound(str(error.detail) + ".").record(), "code": _code(error.status_code)}
+        return JSONResponse({"error": record}, error.status_code, error.headers)
+
+    async def store(_request: Request, error: Exception) -> JSONResponse:
+        print(f"S3: {error}", file=sys.stderr, flush=True)
+        return answer(StorageUnavailable("The S3 store did not answer as it should.", "Try again in a moment."))
+
+    app.add_exception_handler(BotoCoreError, store)
+    app.add_exception_handler(ClientError, store)
+
+    @app.exception_handler(Exception)
+    async def unknown(_request: Request, error: Exception) -> JSONResponse:
+        traceback.print_exception(error)
+        return answer(UnknownError("Something went wrong in this service.", "Try again; its log says more."))
+
+
+def _code(status: int) -> str:
+    return {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 400: "BAD_REQUEST"}.get(status, "HTTP_ERROR")
+
+
+def documented(*kinds: type[StepError]) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI entries of these errors."""
+    found: dict[int | str, dict[str, Any]] = {}
+    for kind in kinds:
+        status = status_of(kind(""))
+        before = found.get(status, {}).get("description", "")
+        found[status] = {"description": ", ".join(filter(None, [before, kind.code])), "model": None}
+    return {status: {"description": e["description"], "content": _SCHEMA} for status, e in found.items()}
+
+
+_SCHEMA = {
+    "application/json": {
+        "schema": {
+            "type": "object",
+            "required": ["error"],
+            "properties": {
+                "error": {
+                    "type": "object",
+                    "required": ["code", "message", "details", "suggestion"],
+                    "properties": {
+                        "code": {"type": "string"},
+                        "message": {"type": "string"},
+                        "details": {"type": "object"},
+                        "suggestion": {"type": "string"},
+                    },
+                }
+            },
+        }
+    }
+}

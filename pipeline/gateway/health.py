@@ -1,0 +1,67 @@
+"""Whether everything is there that a job needs."""
+
+from __future__ import annotations
+
+import time
+from importlib import metadata
+from typing import Any
+
+from pipeline import storage
+from pipeline.clusters import Kubernetes
+from pipeline.gateway.watching import Watched
+
+GPU = "nvidia.com/gpu"
+SECONDS_KEPT = 5.0
+_last: dict[str, Any] = {}
+
+
+def look(cluster: Kubernetes, watched: Watched) -> dict[str, Any]:
+    """status (healthy or unhealthy), version, cluster, s3, queue, gpus. Asked often, it looks every few seconds."""
+    if _last.get("at", float("-inf")) + SECONDS_KEPT > time.monotonic():
+        found: dict[str, Any] = _last["found"]
+        return found
+    s3, counts = store(), watched.counts()
+    well = watched.is_well() and s3["ok"]
+    found = {
+        "status": "healthy" if well else "unhealthy",
+        "version": metadata.version("sixview"),
+        "cluster": {"ok": watched.is_well()},
+        "s3": s3,
+        "queue": {"queued": counts["queued"], "processing": counts["processing"]},
+        "gpus": gpus(cluster),
+    }
+    _last.update(at=time.monotonic(), found=found)
+    return found
+
+
+def store() -> dict[str, Any]:
+    """Whether the bucket answers."""
+    try:
+        storage.client().head_bucket(Bucket=storage.bucket())
+        return {"ok": True, "bucket": storage.bucket()}
+    except Exception as error:  # whatever keeps us from it: it is not there for us
+        return {"ok": False, "bucket": storage.bucket(), "message": f"{type(error).__name__}"}
+
+
+def gpus(cluster: Kubernetes) -> list[dict[str, Any]] | None:
+    """The nodes' GPUs: what NVIDIA's feature discovery labels them with, and how many there are. None where we may not look."""
+    try:
+        nodes = cluster.api.sanitize_for_serialization(cluster.core.list_node(_request_timeout=5))["items"]
+    except Exception:  # without the right to list nodes the service still does its work
+        return None
+    return [described(node) for node in nodes if int(node["status"].get("allocatable", {}).get(GPU, 0))]
+
+
+def described(node: dict[str, Any]) -> dict[str, Any]:
+    labels = node["metadata"].get("labels", {})
+    driver = ".".join(
+        filter(None, (labels.get(f"nvidia.com/cuda.driver.{part}") for part in ("major", "minor", "rev")))
+    )
+    memory = labels.get("nvidia.com/gpu.memory")
+    return {
+        "node": node["metadata"]["name"],
+        "count": int(node["status"]["allocatable"][GPU]),
+        "name": labels.get("nvidia.com/gpu.product"),
+        "driver": labels.get("nvidia.com/cuda.driver-version.full") or driver or None,
+        "memory_mib": int(memory) if memory else None,
+    }

@@ -1,0 +1,46 @@
+"""What Prometheus reads at /metrics. No job and no token has a series of its own."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter as Count
+from typing import Any
+
+from fastapi.responses import Response
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest
+
+from pipeline.views import STATUSES
+
+REQUESTS = Counter("sixview_requests_total", "Requests, by route, method and status", ["route", "method", "status"])
+SECONDS = Histogram("sixview_request_seconds", "Seconds until the answer began", ["route"])
+UPLOADS = Gauge("sixview_uploads_in_progress", "Uploads that are being read")
+UPLOADED = Counter("sixview_uploaded_bytes_total", "Bytes of sets that arrived")
+JOBS = Gauge("sixview_jobs", "Jobs that the cluster knows, by status", ["status"])
+
+
+def page(counts: Count[str]) -> Response:
+    for status in STATUSES:
+        JOBS.labels(status).set(counts[status])
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+
+class Measured:
+    """Counts every request under its route's path, not its own: that would be a series for each job."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began = time.perf_counter()
+
+        async def sending(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                route = getattr(scope.get("route"), "path", "other")
+                REQUESTS.labels(route, scope["method"] if route != "other" else "", str(message["status"])).inc()
+                SECONDS.labels(route).observe(time.perf_counter() - began)
+            await send(message)
+
+        await self.app(scope, receive, sending)

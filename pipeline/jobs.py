@@ -1,0 +1,246 @@
+"""Jobs for everyone who is not Argo: submit, status, list, cancel, fetch, retry. CLI, gateway and drops are thin over it.
+
+There is no database: a workflow in the cluster, its record and its files in S3 are all there is of a job."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pipeline import records, storage, views
+from pipeline.clusters import Cluster, Conflict
+from pipeline.views import ASKED, OWNER, PREFIX, SOURCE, View
+from steps.errors import Cancelled, IncompleteResults, JobExpired, JobFailed, JobNotFound, JobNotReady, ValidationFailed
+
+JOB = re.compile(r"[a-z0-9]([a-z0-9-]{0,48}[a-z0-9])?")
+
+
+# -- submission ---------------------------------------------------------------------------------------------------------
+
+
+def submit(
+    cluster: Cluster,
+    job: str,
+    address: str,
+    options: dict[str, Any],
+    template: str = "sixview",
+    **about: str,
+) -> View:
+    """Starts a job whose input lies in S3. address: of the input; options: the template's parameters; about: owner, source (who
+    asked) and drop (JSON). The same id twice is the same job: the one that is there is returned."""
+    workflow = manifest(job, address, options, template, **about)
+    try:
+        return views.view(cluster.create(workflow))
+    except Conflict:
+        return find(cluster, job)
+
+
+def manifest(job: str, address: str, options: dict[str, Any], template: str, **about: str) -> dict[str, Any]:
+    """The Workflow that a job is: a reference to the template and its arguments."""
+    given = {
+        "input": address,
+        **{name.replace("_", "-"): value for name, value in options.items() if value is not None},
+    }
+    labels = {"app.kubernetes.io/name": "sixview", SOURCE: about.get("source", "cli")}
+    if about.get("owner"):
+        labels[OWNER] = about["owner"]
+    metadata: dict[str, Any] = {"name": PREFIX + job, "labels": labels}
+    if about.get("drop"):
+        metadata["annotations"] = {"sixview.dev/drop": about["drop"]}
+    return {
+        "apiVersion": "argoproj.io/v1alpha1",
+        "kind": "Workflow",
+        "metadata": metadata,
+        "spec": {
+            "workflowTemplateRef": {"name": template},
+            "arguments": {"parameters": [{"name": name, "value": str(value)} for name, value in given.items()]},
+            "priority": views.PRIORITIES.get(str(options.get("priority", "normal")), 0),
+        },
+    }
+
+
+def upload(source: Path, job: str) -> str:
+    """Puts a folder's set, or a .zip, into the bucket. Returns its address, the input of the job."""
+    base = f"s3://{storage.bucket()}/{storage.INPUTS}{job}"
+    if source.is_file():
+        storage.upload(source, f"{base}/set.zip")
+        return f"{base}/set.zip"
+    for path in sorted([*source.glob("cameras.json"), *source.glob("multi_views/*"), *source.glob("depth_renders/*")]):
+        if path.is_file() and not path.name.startswith("."):
+            storage.upload(path, f"{base}/{path.relative_to(source).as_posix()}")
+    return base
+
+
+# -- questions ----------------------------------------------------------------------------------------------------------
+
+
+def find(cluster: Cluster, job: str) -> View:
+    """A job's view, with its place in the queue. Raises JobNotFound."""
+    workflow = cluster.get(PREFIX + checked(job))
+    if workflow is None:
+        return ended(job)
+    found = views.view(workflow)
+    return views.with_queue(found, _all(cluster)) if found["status"] == "queued" else found
+
+
+def ended(job: str) -> View:
+    """A job whose workflow is gone, by its record."""
+    found = records.read(checked(job))
+    if found is None:
+        raise JobNotFound(f"There is no job {job}.")
+    return found
+
+
+def checked(job: str) -> str:
+    """A job's id as it may stand in names and keys. Raises JobNotFound for what never was one."""
+    job = job.removeprefix(PREFIX)
+    if not JOB.fullmatch(job):
+        raise JobNotFound("There is no such job: an id consists of lower-case letters, digits and hyphens.")
+    return job
+
+
+def listing(cluster: Cluster) -> list[View]:
+    """Every job that the cluster still knows, the newest first."""
+    found = _all(cluster)
+    found.sort(key=lambda job: (job["created_at"], job["job_id"]), reverse=True)
+    return [views.with_queue(job, found) for job in found]
+
+
+def _all(cluster: Cluster) -> list[View]:
+    return [views.view(workflow) for workflow in cluster.list() if views.is_job(workflow)]
+
+
+# -- orders -------------------------------------------------------------------------------------------------------------
+
+
+def may_cancel(view: View) -> bool:
+    """Whether there is something to cancel; False where it was cancelled already. Raises JobNotReady for a job that has ended."""
+    if view["status"] in ("completed", "failed"):
+        raise JobNotReady(
+            f"The job {view['job_id']} has {view['status']}: it cannot be cancelled.", "Nothing is to be done."
+        )
+    return bool(view["status"] != "cancelled")
+
+
+def cancel(cluster: Cluster, job: str, who: str = "") -> View:
+    """Stops a job: what runs is ended, the exit handler tells. Raises JobNotReady, JobNotFound."""
+    found = find(cluster, job)
+    if may_cancel(found):
+        cluster.stop(PREFIX + found["job_id"], {"sixview.dev/cancelled-by": who or "cli"})
+    return found | {"status": "cancelled"}
+
+
+def request_cancel(cluster: Any, job: str) -> str:
+    """Notes that somebody wants the job cancelled. Returns when, ISO 8601."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    cluster.patch(PREFIX + job, {"metadata": {"annotations": {ASKED: now}}})
+    return now
+
+
+def retry(cluster: Cluster, job: str) -> View:
+    """Goes on with a job from the step that failed. Raises JobNotReady where it has not failed, JobExpired where it is gone."""
+    found = find(cluster, job)
+    if found["status"] not in ("failed", "cancelled") or not found["ended_at"]:
+        raise JobNotReady(f"The job {job} is {found['status']}: only a job that has failed can be tried again.")
+    if cluster.get(PREFIX + found["job_id"]) is None:
+        raise JobExpired(f"The workflow of the job {job} is gone from the cluster.")
+    if (found["error"] or {}).get("code") in records.PURGED_AFTER:
+        raise JobExpired(f"The inputs of the job {job} were taken away when it was {found['status']}.")
+    storage.remove(f"s3://{storage.bucket()}/{storage.record_key(found['job_id'])}")
+    cluster.retry(PREFIX + found["job_id"])
+    return find(cluster, job)
+
+
+# -- results ------------------------------------------------------------------------------------------------------------
+
+
+def result(view: View) -> tuple[str, dict[str, Any]]:
+    """Key and head of a completed job's result.zip. Raises JobNotReady (details: progress), JobFailed (details: the failure),
+    IncompleteResults (details: missing) and JobExpired."""
+    job, error = view["job_id"], view["error"] or {}
+    if view["status"] in ("queued", "processing"):
+        raise JobNotReady(f"The job {job} is {view['status']} ({view['progress']} %).", progress=view["progress"])
+    if error.get("code") == IncompleteResults.code:
+        missing = error["details"].get("missing", [])
+        raise IncompleteResults(error["message"], error["suggestion"], missing=missing)
+    if view["status"] != "completed":
+        record = error or Cancelled("The job was stopped.").record()
+        raise JobFailed(
+            f"The job {job} has {_past(view['status'])}: {record['message']}", record["suggestion"], failure=record
+        )
+    key = storage.key_of(job, "result.zip")
+    found = storage.head(key)
+    if found is None:
+        raise JobExpired(f"The result of the job {job} is no longer kept.")
+    return key, found
+
+
+def _past(status: str) -> str:
+    return "been cancelled" if status == "cancelled" else status
+
+
+def source(address: str) -> tuple[str, str]:
+    """Bucket and key of an input's address. Raises ValidationFailed for what is none."""
+    try:
+        bucket, key = storage.split(address)
+    except ValueError as error:
+        raise ValidationFailed(f"{error}.", "Give s3://bucket/prefix or s3://bucket/set.zip.", field="input") from None
+    if not key.strip("/") or ".." in key.split("/") or "{{" in address:
+        raise ValidationFailed(
+            f"{address!r} names no set.", "Give s3://bucket/prefix or s3://bucket/set.zip.", field="input"
+        )
+    return bucket, key
+
+
+def allowed_source(address: str, buckets: tuple[str, ...]) -> str:
+    """An address in one of these buckets, and not where other people's jobs lie. Raises ValidationFailed for anything else."""
+    bucket, key = source(address)
+    if bucket not in buckets or (bucket == storage.bucket() and key.startswith(storage.PREFIXES)):
+        raise ValidationFailed(
+            f"Inputs are not taken from {address!r}.",
+            f"Allowed are sets in {', '.join(buckets) or 'no bucket'}; or upload the twelve files.",
+            field="input",
+        )
+    return address
+
+
+def options_from(given: Any, known: dict[str, Any]) -> dict[str, str]:
+    """A job's options as text. known: the template's parameters, as the cluster has them. Raises ValidationFailed."""
+    if not isinstance(given, dict):
+        raise ValidationFailed("The options are not a JSON object.", 'Write {"model": "nvdiffrec"}, for example.')
+    found = {str(name).replace("_", "-"): value for name, value in given.items()}
+    for name, value in found.items():
+        if name not in known or name == "input":
+            raise ValidationFailed(
+                f"There is no option {name!r}.", f"Options are {', '.join(sorted(set(known) - {'input'}))}."
+            )
+        if not isinstance(value, str | int | float) or isinstance(value, bool):
+            raise ValidationFailed(f"The option {name} is neither text nor a number.", "Correct it.")
+        choices = known[name].get("enum")
+        if choices and str(value) not in choices:
+            raise ValidationFailed(
+                f"The option {name} is {str(value)!r}.", f"It may be {', '.join(choices)}.", field=name
+            )
+        if not choices and not re.fullmatch(r"[0-9.]{1,12}", str(value)):
+            raise ValidationFailed(
+                f"The option {name} is {str(value)!r}, which is no number.", "Correct it.", field=name
+            )
+    return {name: str(value) for name, value in found.items()}
+
+
+def known_options(cluster: Cluster, template: str) -> dict[str, Any]:
+    """The parameters of a WorkflowTemplate, by name. Raises ValidationFailed where there is none."""
+    found = cluster.template(template)
+    if found is None:
+        raise ValidationFailed(
+            f"There is no WorkflowTemplate {template} in the namespace {cluster.namespace}.",
+            "Install the chart, or name the template.",
+        )
+    return {item["name"]: item for item in found["spec"]["arguments"]["parameters"]}
+
+
+def as_json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)

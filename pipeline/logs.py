@@ -1,0 +1,61 @@
+"""What a job's pods printed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pipeline import storage
+from pipeline.clusters import Cluster
+from pipeline.report import step_nodes
+from pipeline.retries import pod_name
+from pipeline.views import PREFIX
+from steps.errors import JobNotFound, ValidationFailed
+
+
+def of_job(
+    cluster: Cluster, job: str, step: str | None = None, follow: bool = False
+) -> Iterator[tuple[str, Iterator[str]]]:
+    """For each pod in the order of their beginning: its step and attempt, and its lines. Raises JobNotFound, ValidationFailed."""
+    name = PREFIX + job
+    workflow = cluster.get(name)
+    if workflow is None:
+        yield from archived(job, step)
+        return
+    nodes = workflow.get("status", {}).get("nodes") or {}
+    pods = [
+        *step_nodes(workflow),
+        *(n for n in nodes.values() if n["type"] == "Pod" and n.get("templateName") == "report"),
+    ]
+    steps = [node["templateName"].removesuffix("-pod") for node in pods]
+    if step and step not in steps:
+        raise ValidationFailed(
+            f"The job {job} has no step {step!r} yet.", f"It has {', '.join(dict.fromkeys(steps)) or 'none'}."
+        )
+    for node, its in zip(pods, steps, strict=True):
+        if not step or its == step:
+            yield (
+                f"{node['displayName']} ({its}): {node['phase']}",
+                lines(cluster, name, pod_name(workflow, node), follow),
+            )
+
+
+def lines(cluster: Cluster, workflow: str, pod: str, follow: bool) -> Iterator[str]:
+    """From S3 once the pod has ended, else from the pod."""
+    kept = storage.read(f"{storage.LOGS}{workflow}/{pod}/main.log")
+    if kept is not None:
+        yield from kept.decode("utf-8", "replace").splitlines()
+        return
+    yield from cluster.log(workflow, pod, follow)
+
+
+def archived(job: str, step: str | None) -> Iterator[tuple[str, Iterator[str]]]:
+    """Of a workflow that is gone."""
+    prefix = f"{storage.LOGS}{PREFIX}{job}/"
+    found = sorted(storage.listed(prefix), key=lambda o: o["LastModified"])
+    if not found:
+        raise JobNotFound(f"There is no job {job}, and there are no logs of it.")
+    for item in found:
+        pod = item["Key"].removeprefix(prefix).partition("/")[0]
+        its = pod.removeprefix(f"{PREFIX}{job}-").rpartition("-")[0].removesuffix("-pod")
+        if not step or its == step:
+            yield pod, iter((storage.read(item["Key"]) or b"").decode("utf-8", "replace").splitlines())

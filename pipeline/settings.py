@@ -1,0 +1,45 @@
+"""What an installation decides: images, sizes, budgets, names. values.yaml holds the same defaults; a test compares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib import metadata
+
+from pipeline.resources import SIZES, Size
+from steps.contracts import JOB_SECONDS, MODELS
+
+PODS = ("validate", *MODELS, "quality", "preview", "package")
+SLIM = ("validate", "package")  # need neither torch nor a compiler
+PRIORITIES = ("low", "normal", "high")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """name: of the WorkflowTemplate, and the prefix of all else; engines: which image runs the models, `engines-cuda` or
+    `engines-cpu`; gpus: how many each step's pod requests; device: what the steps are told to compute on."""
+
+    name: str = "sixview"
+    registry: str = "sixview"
+    tag: str = field(default_factory=lambda: metadata.version("sixview"))
+    engines: str = "engines-cuda"
+    pull_policy: str = "IfNotPresent"
+    sizes: dict[str, Size] = field(default_factory=lambda: dict(SIZES))
+    gpus: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PODS, 1))
+    device: str = "cuda"
+    bucket: str = "sixview"
+    endpoint: str = "s3.amazonaws.com"
+    scheme: str = "https"
+    job_seconds: int = int(JOB_SECONDS)
+    pod_seconds: int = int(JOB_SECONDS) + 300  # the backstop: Kubernetes itself ends the pod, and its outputs are lost
+    checkpoint_seconds: int = 120  # between two checkpoints: at 2048 px each is half a gigabyte
+    ram_retries: int = 2
+    vram_retries: int = 8
+    infrastructure_retries: int = 5
+    another_node: bool = True  # whether a retry after lost infrastructure avoids the node it was on
+    seconds_kept: int = 7 * 86400  # of the Workflow objects; results in S3 are not touched
+    pod_patch: str = ""  # more of the patch that every pod gets, as JSON that begins with a comma
+
+    def image(self, step: str) -> str:
+        """The image of a step, or of `control`."""
+        name = step if step == "control" else "slim" if step in SLIM else self.engines
+        return f"{self.registry}/{name}:{self.tag}"

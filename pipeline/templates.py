@@ -1,0 +1,359 @@
+"""One function per step: the step's contract -> an Argo container template. And `attempts`, which runs a model again.
+
+Every pod works in /work, an emptyDir: what lies on a volume is read by Argo as it was last written even where the kernel killed
+the whole container, and what lies in the image's own layers is not. Artifacts have keys that follow from the job's name, so
+that a step's inputs do not depend on which attempt of the step before made them.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hera.workflows import (
+    DAG,
+    Container,
+    NoneArchiveStrategy,
+    Parameter,
+    RawArtifact,
+    S3Artifact,
+    Task,
+    UserContainer,
+)
+from hera.workflows import models as argo
+
+from pipeline.report import RECORD
+from pipeline.resources import CONTROL, GROWTH, MOST_MEMORY_MIB, SIDECAR
+from pipeline.settings import Settings
+from pipeline.storage import key_of
+from steps.contracts import MODELS, OUTPUTS, STEPS, arguments
+from steps.errors import DiskFull, GpuUnavailable, Interrupted
+
+# How Argo ends a container. By itself it signals the first process alone, which may lose the signal before it listens, and cannot
+# be killed from within: so every other process is signalled too
+KILL = json.dumps(["sh", "-c", "kill -s %d -- -1; kill -s %[1]d 1"])
+# every parameter of the workflow, for the report
+OPTIONS = "{{=toJson(workflow.parameters)}}"
+JOB = "{{=sprig.trimPrefix('sixview-', workflow.name)}}"
+WORK = "/work"
+MOUNTS = [argo.VolumeMount(name="work", mount_path=WORK), argo.VolumeMount(name="tmp", mount_path="/tmp")]
+LOCKED = argo.SecurityContext(
+    allow_privilege_escalation=False,
+    read_only_root_filesystem=True,
+    run_as_non_root=True,
+    capabilities=argo.Capabilities(drop=["ALL"]),
+)
+EARLIER = {"earlier_attempts": "{{inputs.parameters.earlier}}"}
+MEMORY = "{{inputs.parameters.memory}}Mi"
+PASSED_ON = ("memory", "deadline", "earlier")  # from an attempt's template to its pod
+CHECKPOINT = "nvdiffrec/checkpoint.pt"
+MODELS_ASKED = "{{=workflow.parameters.model == 'both' ? 'reconviagen,nvdiffrec' : workflow.parameters.model}}"
+# whole files keep their names in S3, for browsers and for whoever fetches them; folders travel as .tgz
+AS_IT_IS = NoneArchiveStrategy()
+
+# -- artifacts ----------------------------------------------------------------------------------------------------------
+
+
+def key(name: str) -> str:
+    """Where a part of the job lies in the bucket."""
+    return key_of(JOB, name)
+
+
+def taken(name: str, path: str, where: str, optional: bool = False) -> S3Artifact:
+    """An input."""
+    plain = None if where.endswith(".tgz") else AS_IT_IS
+    return S3Artifact(name=name, path=f"{WORK}/{path}", key=key(where), optional=optional or None, archive=plain)
+
+
+def left(name: str, path: str, where: str) -> S3Artifact:
+    """An output. All are optional: a step that fails leaves what it has."""
+    plain = None if where.endswith(".tgz") else AS_IT_IS
+    return S3Artifact(name=name, path=f"{WORK}/{path}", key=key(where), optional=True, archive=plain)
+
+
+SCENE = taken("scene", "scene", "scene.tgz")
+
+
+def mesh(model: str) -> S3Artifact:
+    return taken("mesh", "mesh", f"{model}/mesh.tgz")
+
+
+# -- pods ---------------------------------------------------------------------------------------------------------------
+
+
+def values() -> list[Parameter]:
+    """A step's small output files. Argo stops saving at the first that is missing without a default."""
+    files = {name: (name, default) for name, default in OUTPUTS.items()} | {"failure": ("failure.json", "")}
+    return [
+        Parameter(name=name, value_from=argo.ValueFrom(path=f"{WORK}/outputs/{file}", default=default))
+        for name, (file, default) in files.items()
+    ]
+
+
+def pod(
+    settings: Settings,
+    name: str,
+    step: str,
+    flags: dict[str, Any],
+    takes: list[S3Artifact],
+    leaves: list[S3Artifact],
+    **more: Any,
+) -> Container:
+    """A container template that runs a step's command. name: the template's; flags: fields of the step's contract."""
+    parameters = STEPS[step](outputs=f"{WORK}/outputs", **flags)  # type: ignore[arg-type]
+    return Container(
+        name=name,
+        image=settings.image(step),
+        image_pull_policy=settings.pull_policy,
+        command=["with-kernels", "python", "-m", f"steps.{step}"],
+        args=arguments(parameters),
+        security_context=LOCKED,
+        volume_mounts=MOUNTS,
+        resources=argo.ResourceRequirements(**settings.sizes[step].resources(settings.gpus[step])),
+        inputs=[*more.pop("inputs", []), *takes],
+        outputs=[*values(), *leaves, left("outputs", "outputs", f"outputs/{name}.tgz")],
+        retry_strategy=infrastructure(settings),
+        active_deadline_seconds=settings.pod_seconds,
+        annotations={"sixview.dev/step": name, "workflows.argoproj.io/kill-cmd-main": KILL},
+        **more,
+    )
+
+
+def infrastructure(settings: Settings) -> argo.RetryStrategy:
+    """What is not the step's fault is tried again as it was: lost nodes, preemption, a store that was away. What the step itself
+    reports as its own failure is not."""
+    codes = ", ".join(f"'{error.exit_code}'" for error in (GpuUnavailable, DiskFull, Interrupted))
+    lost = "lastRetry.message matches 'pod deleted|[Ee]vict|node shutdown|[Pp]reempt|[Nn]ode lost'"
+    late = "lastRetry.message contains 'deadline'"
+    affinity = argo.RetryAffinity(node_anti_affinity=argo.RetryNodeAntiAffinity()) if settings.another_node else None
+    return argo.RetryStrategy(
+        limit=argo.IntOrString(root=str(settings.infrastructure_retries)),
+        retry_policy="Always",
+        expression=f"(lastRetry.status == 'Error' || lastRetry.exitCode in [{codes}] || {lost}) && !({late})",
+        backoff=argo.Backoff(duration="5s", factor=argo.IntOrString(root="2"), max_duration="10m"),
+        affinity=affinity,
+    )
+
+
+def workflow_parameter(name: str) -> str:
+    return f"{{{{workflow.parameters.{name}}}}}"
+
+
+def validate(settings: Settings) -> Container:
+    flags = {"input": f"{WORK}/input", "out": f"{WORK}/scene", "device": workflow_parameter("device")}
+    leaves = [left("scene", "scene", "scene.tgz"), left("about", "scene/scene.json", "scene.json")]
+    return pod(settings, "validate", "validate", flags, [submitted(settings)], leaves)
+
+
+def submitted(settings: Settings) -> S3Artifact:
+    """The input set, a prefix or a .zip of any bucket that the keys open. Argo would unpack the .zip by itself, and leave our
+    checks out: it is taken as it is."""
+
+    def part(number: int) -> str:
+        address = "'^s3://([^/]+)/(.*?)/?$', workflow.parameters.input"
+        return f"{{{{=sprig.regexReplaceAll({address}, '${{{number}}}')}}}}"
+
+    return S3Artifact(
+        name="input",
+        path=f"{WORK}/input",
+        bucket=part(1),
+        key=part(2),
+        endpoint=settings.endpoint,
+        insecure=settings.scheme == "http",
+        access_key_secret=secret(settings, "access-key"),
+        secret_key_secret=secret(settings, "secret-key"),
+        archive=AS_IT_IS,
+    )
+
+
+def secret(settings: Settings, name: str) -> argo.SecretKeySelector:
+    """One of the two keys to the store."""
+    return argo.SecretKeySelector(name=f"{settings.name}-s3", key=name)
+
+
+def model_flags(model: str) -> dict[str, Any]:
+    """What both models are told."""
+    flags = {name: workflow_parameter(name.replace("_", "-")) for name in ("device", "resolution", "faces", "seed")}
+    flags |= {"texture_size": workflow_parameter("texture-size"), "scene": f"{WORK}/scene", "out": f"{WORK}/mesh"}
+    grid = "grid" if model == "reconviagen" else "fusion_grid"
+    return flags | {grid: workflow_parameter("grid"), "deadline_seconds": "{{inputs.parameters.deadline}}", **EARLIER}
+
+
+def reconviagen(settings: Settings) -> Container:
+    flags = model_flags("reconviagen") | {"engine": workflow_parameter("engine")}
+    return model_pod(settings, "reconviagen", flags, [], [])
+
+
+def nvdiffrec(settings: Settings) -> Container:
+    """With its memory of earlier attempts and its checkpoint, which outlive the pod in S3."""
+    state = f"{WORK}/state"
+    flags = model_flags("nvdiffrec") | {"attempts": f"{state}/attempts.json", "checkpoint": f"{state}/checkpoint.pt"}
+    flags |= {"iterations": workflow_parameter("iterations"), "checkpoint_seconds": settings.checkpoint_seconds}
+    attempts = ("attempts", "state/attempts.json", "nvdiffrec/attempts.json")
+    takes = [taken(*attempts, optional=True), taken("checkpoint", "state/checkpoint.pt", CHECKPOINT, optional=True)]
+    return model_pod(settings, "nvdiffrec", flags, takes, [left(*attempts)], sidecars=[checkpoints(settings)])
+
+
+def model_pod(
+    settings: Settings,
+    model: str,
+    flags: dict[str, Any],
+    takes: list[S3Artifact],
+    leaves: list[S3Artifact],
+    **more: Any,
+) -> Container:
+    """A model's pod: one attempt, with the memory that the attempts before have taught."""
+    patch = {
+        "containers": [{"name": "main", "resources": {side: {"memory": MEMORY} for side in ("requests", "limits")}}]
+    }
+    inputs = [Parameter(name=name) for name in PASSED_ON]
+    leaves = [left("mesh", "mesh", f"{model}/mesh.tgz"), *leaves]
+    more |= {"inputs": inputs, "pod_spec_patch": json.dumps(patch)}
+    return pod(settings, f"{model}-pod", model, flags, [SCENE, *takes], leaves, **more)
+
+
+def checkpoints(settings: Settings) -> UserContainer:
+    """Carries the checkpoint into S3 while the step runs: a lost pod's files are lost with it."""
+    return UserContainer(
+        name="checkpoints",
+        image=settings.image("control"),
+        image_pull_policy=settings.pull_policy,
+        command=["python", "-m", "pipeline.checkpoints"],
+        args=[f"{WORK}/state/checkpoint.pt", f"s3://{settings.bucket}/{key(CHECKPOINT)}"],
+        env=store_environment(settings),
+        volume_mounts=MOUNTS,
+        security_context=LOCKED,
+        resources=argo.ResourceRequirements(**SIDECAR.resources(gpus=0)),
+    )
+
+
+def store_environment(settings: Settings) -> list[Any]:
+    """What `storage` reads."""
+    keys = {"AWS_ACCESS_KEY_ID": "access-key", "AWS_SECRET_ACCESS_KEY": "secret-key"}
+    told = {"S3_ENDPOINT": f"{settings.scheme}://{settings.endpoint}", "S3_BUCKET": settings.bucket}
+    return [
+        *(argo.EnvVar(name=name, value=value) for name, value in told.items()),
+        *(
+            argo.EnvVar(name=name, value_from=argo.EnvVarSource(secret_key_ref=secret(settings, which)))
+            for name, which in keys.items()
+        ),
+    ]
+
+
+def quality(settings: Settings, model: str) -> Container:
+    flags = {"scene": f"{WORK}/scene", "mesh": f"{WORK}/mesh", "out": f"{WORK}/quality"}
+    flags |= {name: workflow_parameter(name.replace("_", "-")) for name in ("psnr_threshold", "ssim_threshold")}
+    leaves = [left("quality", "quality", f"{model}/quality.tgz")]
+    return pod(settings, f"{model}-quality", "quality", flags, [SCENE, mesh(model)], leaves)
+
+
+def preview(settings: Settings, model: str) -> Container:
+    flags = {"scene": f"{WORK}/scene", "mesh": f"{WORK}/mesh", "out": f"{WORK}/preview"}
+    leaves = [left("preview", "preview", f"{model}/preview.tgz")]
+    return pod(settings, f"{model}-preview", "preview", flags, [SCENE, mesh(model)], leaves)
+
+
+def package(settings: Settings) -> Container:
+    """Takes what there is: after a failure it packs nothing and still writes the report."""
+    flags = {"job": f"{WORK}/job", "out": f"{WORK}/package", "models": MODELS_ASKED}
+    takes = [taken("about", "job/scene/scene.json", "scene.json", optional=True)]
+    for model in MODELS:
+        parts = [(part, f"{model}/{part}") for part in ("mesh", "quality", "preview")]
+        takes += [taken(f"{model}-{part}", f"job/{path}", f"{path}.tgz", optional=True) for part, path in parts]
+    for name, template in recorded_steps().items():
+        takes.append(taken(f"outputs-{template}", f"job/outputs/{name}", f"outputs/{template}.tgz", optional=True))
+    options = RawArtifact(name="options", path=f"{WORK}/job/options.json", data=OPTIONS)
+    leaves = [
+        left("report", "package/report/index.html", "report.html"),
+        left("result", "package/result.zip", "result.zip"),
+    ]
+    return pod(settings, "package", "package", flags, takes, leaves, inputs=[options])
+
+
+def recorded_steps() -> dict[str, str]:
+    """The steps whose outputs the report shows, by their names in a job folder -> their templates."""
+    names = {"validate": "validate"}
+    for model in MODELS:
+        names |= {model: f"{model}-pod"} | {f"{model}.{part}": f"{model}-{part}" for part in ("quality", "preview")}
+    return names
+
+
+# -- attempts -----------------------------------------------------------------------------------------------------------
+
+
+def attempts(settings: Settings, model: str) -> DAG:
+    """One attempt of a model, and after a failure that more memory or a lower rung can help, this template once more with
+    arguments that follow from what the attempt left. Argo's own retry knows only a count, which lost nodes raise too."""
+    failed, seconds = "tasks.attempt.outputs.parameters['error-code']", "tasks.attempt.outputs.parameters.seconds"
+    code, used = f"({failed} ?? '')", f"int(float({seconds} ?? '0'))"
+    rungs = "int(tasks.attempt.outputs.parameters['rungs-left'] ?? '0')"
+    of_ram, of_vram = f"({code} in ['MODEL_OOM', 'KILLED'])", f"({code} == 'MODEL_VRAM_OOM')"
+    grown = f"min({MOST_MEMORY_MIB}, {GROWTH} * int(inputs.parameters.memory))"
+    ended = f"{code} + ' at ' + inputs.parameters.memory + ' MiB of memory'"
+    arguments = {
+        "memory": f"{of_ram} ? {grown} : int(inputs.parameters.memory)",
+        "deadline": f"max(1, int(inputs.parameters.deadline) - {used})",
+        "earlier": f"inputs.parameters.earlier + (inputs.parameters.earlier == '' ? '' : ', ') + {ended}",
+        "rams": f"int(inputs.parameters.rams) + ({of_ram} ? 1 : 0)",
+        "vrams": f"int(inputs.parameters.vrams) + ({of_vram} ? 1 : 0)",
+    }
+    worth = (
+        f"({of_ram} && int(inputs.parameters.rams) < {settings.ram_retries}) || "
+        f"({of_vram} && {rungs} > 0 && int(inputs.parameters.vrams) < {settings.vram_retries})"
+    )
+    again = Task(
+        name="again",
+        template=model,
+        depends="attempt.Failed || attempt.Errored",
+        when=f"{{{{={worth}}}}}",
+        arguments=[Parameter(name=name, value=f"{{{{={text}}}}}") for name, text in arguments.items()],
+    )
+    same = [Parameter(name=name, value=f"{{{{inputs.parameters.{name}}}}}") for name in PASSED_ON]
+    first = {"earlier": "", "rams": "0", "vrams": "0"}
+    return DAG(
+        name=model,
+        inputs=[
+            Parameter(name="memory"),
+            Parameter(name="deadline"),
+            *(Parameter(name=n, value=v) for n, v in first.items()),
+        ],
+        tasks=[Task(name="attempt", template=f"{model}-pod", arguments=same), again],
+        outputs=[Parameter(name="seconds-left", value_from=argo.ValueFrom(expression=SECONDS_LEFT, default="1"))],
+    )
+
+
+SECONDS_LEFT = (
+    "tasks.again.status == 'Succeeded' ? tasks.again.outputs.parameters['seconds-left'] : "
+    "string(max(1, int(inputs.parameters.deadline) - int(float(tasks.attempt.outputs.parameters.seconds))))"
+)
+
+# -- the exit handler ---------------------------------------------------------------------------------------------------
+
+
+def report(settings: Settings) -> Container:
+    """Says in one record how the workflow ended. It reads the workflow itself: Argo hands an exit handler no outputs of tasks
+    that may not have run."""
+    told = [
+        Parameter(name=name, value_from=argo.ValueFrom(path=f"{WORK}/record/{name}", default=default))
+        for name, default in RECORD.items()
+    ]
+    return Container(
+        name="report",
+        image=settings.image("control"),
+        image_pull_policy=settings.pull_policy,
+        command=["python", "-m", "pipeline.report"],
+        args=["{{workflow.namespace}}", "{{workflow.name}}", "{{workflow.status}}", f"{WORK}/record"],
+        service_account_name=f"{settings.name}-report",
+        automount_service_account_token=True,
+        env=store_environment(settings),
+        security_context=LOCKED,
+        volume_mounts=MOUNTS,
+        resources=argo.ResourceRequirements(**CONTROL.resources(gpus=0)),
+        outputs=[*told, left("failure", "record/failure.json", "failure.json")],
+        retry_strategy=argo.RetryStrategy(
+            limit=argo.IntOrString(root="3"),
+            retry_policy="Always",
+            expression="!(lastRetry.message matches '[Aa]ccess ?[Dd]enied')",  # a store that refuses will refuse again
+        ),
+        annotations={"sixview.dev/step": "report"},
+    )

@@ -1,0 +1,20 @@
+"""Failures on a terminal."""
+
+from __future__ import annotations
+
+import click
+
+from steps.errors import Record
+
+
+def explained(record: Record) -> None:
+    """A failure record for a person: what, where, what to do."""
+    details = record["details"]
+    where = f" (step {details['step']}, stage {details['pipeline_stage']})" if details.get("pipeline_stage") else ""
+    click.secho(f"{record['code']}{where}", fg="red", bold=True, err=True)
+    click.echo(record["message"], err=True)
+    for fault in details.get("faults", []) if len(details.get("faults", [])) > 1 else []:
+        click.echo(f"  - {fault['file'] or fault['field']} {fault['message']}", err=True)
+    click.echo(f"What to do: {record['suggestion']}", err=True)
+    if details.get("log"):
+        click.echo(f"log:    {details['log']}", err=True)

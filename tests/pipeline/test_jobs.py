@@ -1,0 +1,255 @@
+"""What jobs are called, what may be asked of them, and how a workflow reads as a job."""
+
+from __future__ import annotations
+
+import copy
+import re
+from typing import Any
+
+import pytest
+
+from pipeline import dropped, ids, jobs, retries, views
+from steps.errors import JobExpired, JobFailed, JobNotFound, JobNotReady, ValidationFailed
+
+WORKFLOW: dict[str, Any] = {
+    "metadata": {
+        "name": "sixview-abc12345",
+        "creationTimestamp": "2026-01-01T00:00:00Z",
+        "labels": {"sixview.dev/owner": "alice", "sixview.dev/source": "http"},
+    },
+    "spec": {
+        "workflowTemplateRef": {"name": "sixview"},
+        "arguments": {"parameters": [{"name": "model", "value": "both"}]},
+    },
+    "status": {"phase": "Running", "nodes": {}},
+}
+
+
+def with_nodes(*nodes: tuple[str, str, str], **status: Any) -> dict[str, Any]:
+    """A workflow with pods (template, phase, progress)."""
+    found = copy.deepcopy(WORKFLOW)
+    for i, (template, phase, progress) in enumerate(nodes):
+        found["status"]["nodes"][f"n{i}"] = {
+            "id": f"sixview-abc12345-{i}",
+            "name": f"sixview-abc12345.{template}",
+            "displayName": template,
+            "type": "Pod",
+            "templateName": template,
+            "phase": phase,
+            "progress": progress,
+            "startedAt": f"2026-01-01T00:00:0{i}Z",
+        }
+    found["status"].update(status)
+    return found
+
+
+# -- ids ----------------------------------------------------------------------------------------------------------------
+
+
+def test_an_id_is_eight_characters_that_may_stand_in_every_name() -> None:
+    found = {ids.new_id() for _ in range(1000)}
+    assert len(found) == 1000
+    assert all(re.fullmatch("[0-9a-z]{8}", job) and jobs.checked(job) == job for job in found)
+
+
+def test_the_id_of_a_drop_follows_from_key_and_etag_alone() -> None:
+    assert ids.id_from("drops/a.zip", "1") == ids.id_from("drops/a.zip", "1")
+    assert len({ids.id_from(key, etag) for key in ("drops/a.zip", "drops/b.zip") for etag in ("1", "2")}) == 4
+    assert ids.id_from("ab", "c") != ids.id_from("a", "bc")
+
+
+@pytest.mark.parametrize("job", ["", "../x", "a/b", "A", "a" * 60, "a.b", "a%2fb", "-a", "a\n", "{{workflow.name}}"])
+def test_what_never_was_an_id_reaches_neither_names_nor_keys(job: str) -> None:
+    with pytest.raises(JobNotFound):
+        jobs.checked(job)
+
+
+# -- input that others chose --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "s3://elsewhere/set",
+        "s3://shared",
+        "s3://shared/",
+        "s3://shared/../private/set",
+        "s3://sixview/inputs/abc12345",
+        "s3://sixview/results/abc12345/result.zip",
+        "http://169.254.169.254/latest",
+        "file:///etc/passwd",
+        "s3://shared/{{=sprig.env('X')}}",
+    ],
+)
+def test_inputs_come_only_from_allowed_places(address: str) -> None:
+    with pytest.raises(ValidationFailed):
+        jobs.allowed_source(address, ("shared", "sixview"))
+    assert jobs.allowed_source("s3://shared/sets/mug.zip", ("shared",)) == "s3://shared/sets/mug.zip"
+
+
+KNOWN = {"input": {}, "model": {"enum": ["reconviagen", "nvdiffrec"]}, "grid": {"value": "256"}}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"input": "s3://x/y"}, {"modle": "x"}, {"model": "x"}, {"grid": "{{=1}}"}, {"grid": True}, {"grid": []}, [1], "x"],
+)
+def test_options_are_those_of_the_template_and_nothing_else(given: Any) -> None:
+    with pytest.raises(ValidationFailed):
+        jobs.options_from(given, KNOWN)
+    assert jobs.options_from({"model": "nvdiffrec", "grid": 64}, KNOWN) == {"model": "nvdiffrec", "grid": "64"}
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("drops/mug.zip", "mug"),
+        ("drops/mug/_READY.json", "mug"),
+        ("drops/a/b/_READY.json", "a/b"),
+        ("drops/größe 1.zip", "größe 1"),
+        ("drops/a/b.zip", ""),
+        ("drops/mug/_DONE.json", ""),
+        ("drops/mug/multi_views/front.png", ""),
+        ("inputs/x/_READY.json", ""),
+        ("drops/_READY.json", ""),
+    ],
+)
+def test_one_marker_completes_a_drop(key: str, name: str) -> None:
+    assert dropped.name_of(key) == name
+
+
+# -- a workflow as a job ------------------------------------------------------------------------------------------------
+
+
+def test_a_job_is_queued_until_a_pod_of_it_has_begun() -> None:
+    assert views.view(with_nodes(phase="Pending"))["status"] == "queued"
+    assert views.view(with_nodes(("validate", "Pending", "0/1")))["status"] == "queued"
+    assert views.view(with_nodes(("validate", "Running", "0/1")))["status"] == "processing"
+
+
+def test_progress_grows_from_0_to_100_across_both_models() -> None:
+    told = [("validate", "Succeeded", "1/1")]
+    seen = [views.view(with_nodes(*told))["progress"]]
+    for model in ("reconviagen", "nvdiffrec"):
+        for progress in ("0/10", "5/10"):
+            view = views.view(with_nodes(*told, (f"{model}-pod", "Running", progress)))
+            assert (view["current_model"], view["stage"]) == (model, "inference")
+            seen.append(view["progress"])
+        told += [(f"{model}-{part}", "Succeeded", "1/1") for part in ("pod", "quality", "preview")]
+        seen.append(views.view(with_nodes(*told))["progress"])
+    told.append(("package", "Succeeded", "1/1"))
+    seen.append(views.view(with_nodes(*told, phase="Succeeded"))["progress"])
+    assert seen == sorted(seen)
+    assert (seen[0], seen[-1]) == (5, 100)
+    assert seen[-2] > 90
+
+
+def test_an_attempt_that_failed_is_no_progress() -> None:
+    failed = views.view(with_nodes(("validate", "Succeeded", "1/1"), ("reconviagen-pod", "Failed", "9/10")))
+    assert failed["progress"] == 5
+
+
+def test_a_job_that_was_stopped_is_cancelled_at_once() -> None:
+    stopped = with_nodes(("validate", "Running", "0/1"))
+    stopped["spec"]["shutdown"] = "Stop"
+    view = views.view(stopped)
+    assert view["status"] == "cancelled"
+    assert view["error"]["code"] == "CANCELLED"
+    with pytest.raises(JobFailed, match="been cancelled"):
+        jobs.result(view)
+
+
+def test_a_cancellation_that_nobody_confirmed_is_forgotten_after_an_hour() -> None:
+    asked = with_nodes(("validate", "Running", "0/1"))
+    asked["metadata"]["annotations"] = {views.ASKED: "2026-01-01T00:00:00+00:00"}
+    assert views.view(asked)["note"] is None
+    asked["metadata"]["annotations"] = {views.ASKED: jobs.datetime.now(jobs.UTC).isoformat()}
+    assert "waits for its confirmation" in views.view(asked)["note"]
+
+
+def test_the_queue_goes_by_priority_and_then_by_age() -> None:
+    def job(name: str, priority: str, created: str, status: str = "queued") -> dict[str, Any]:
+        return {"job_id": name, "priority": priority, "created_at": created, "status": status}
+
+    queue = [
+        job("a", "normal", "1"),
+        job("b", "normal", "2"),
+        job("c", "high", "3"),
+        job("d", "low", "0"),
+        job("e", "high", "0", "failed"),
+    ]
+    places = {one["job_id"]: views.with_queue(one, queue).get("queue_position") for one in queue}
+    assert places == {"c": 1, "a": 2, "b": 3, "d": 4, "e": None}
+
+
+def test_what_has_not_ended_has_no_result_and_cannot_be_tried_again() -> None:
+    view = views.view(with_nodes(("validate", "Running", "0/1")))
+    with pytest.raises(JobNotReady) as caught:
+        jobs.result(view)
+    assert caught.value.details == {"progress": 0}
+    assert jobs.may_cancel(view)
+    for ended in ("completed", "failed"):
+        with pytest.raises(JobNotReady):
+            jobs.may_cancel({**view, "status": ended})
+
+
+def test_a_manifest_refers_to_the_template_and_says_who_asked() -> None:
+    found = jobs.manifest(
+        "abc12345", "s3://b/x", {"model": "both", "texture_size": 64}, "sixview", owner="alice", source="http"
+    )
+    assert found["metadata"]["name"] == "sixview-abc12345"
+    assert found["spec"]["workflowTemplateRef"] == {"name": "sixview"}
+    assert {p["name"]: p["value"] for p in found["spec"]["arguments"]["parameters"]} == {
+        "input": "s3://b/x",
+        "model": "both",
+        "texture-size": "64",
+    }
+    assert found["metadata"]["labels"]["sixview.dev/owner"] == "alice"
+
+
+# -- trying again -------------------------------------------------------------------------------------------------------
+
+
+def test_a_retry_keeps_what_succeeded_and_forgets_the_rest() -> None:
+    """A failed attempt within a task that then succeeded stays: it is part of how it was done."""
+    job = "sixview-abc12345"
+    told = [  # name, type, phase, boundary
+        ("", "DAG", "Failed", ""),
+        (".validate", "Retry", "Succeeded", job),
+        (".validate(0)", "Pod", "Failed", job),
+        (".validate(1)", "Pod", "Succeeded", job),
+        (".reconviagen", "DAG", "Succeeded", job),
+        (".reconviagen.again", "Skipped", "Skipped", "reconviagen"),
+        (".reconviagen-quality", "Retry", "Failed", job),
+        (".reconviagen-quality(0)", "Pod", "Failed", job),
+        (".nvdiffrec", "Skipped", "Skipped", job),
+        (".nvdiffrec-quality", "Skipped", "Omitted", job),
+        (".package", "Retry", "Succeeded", job),
+        (".package(0)", "Pod", "Succeeded", job),
+        (".onExit(0)", "Pod", "Succeeded", ""),
+    ]
+    failed = copy.deepcopy(WORKFLOW)
+    for i, (name, kind, phase, boundary) in enumerate(told):
+        node = {"id": f"{job}-{i}", "name": job + name, "type": kind, "phase": phase, "boundaryID": boundary}
+        failed["status"]["nodes"][node["id"] if i else job] = {**node, "templateName": name.strip(".").split("(")[0]}
+    failed["status"]["nodes"][job]["children"] = [f"{job}-{i}" for i in range(1, len(told))]
+    failed["status"] |= {"phase": "Failed", "message": "x"}
+    failed["metadata"]["labels"] |= {"workflows.argoproj.io/completed": "true", "sixview.dev/status": "failed"}
+    failed["spec"]["shutdown"] = "Stop"
+    again, gone = retries.restarted(failed)
+    names = {node["name"].removeprefix(job) for node in again["status"]["nodes"].values()}
+    kept = {"", ".validate", ".validate(0)", ".validate(1)", ".reconviagen", ".reconviagen.again", ".nvdiffrec"}
+    assert names == kept
+    assert len(again["status"]["nodes"][job]["children"]) == len(kept) - 1
+    assert (again["status"]["phase"], again["status"]["nodes"][job]["phase"]) == ("Running", "Running")
+    assert set(again["metadata"]["labels"]) == {"sixview.dev/owner", "sixview.dev/source"}
+    assert "shutdown" not in again["spec"]
+    assert [pod.split("-")[-2] for pod in gone] == ["quality", "package", "onExit"]
+    assert failed["status"]["phase"] == "Failed"
+
+
+def test_a_job_of_which_only_the_record_is_left_has_expired(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = {"job_id": "abc12345", "status": "completed", "created_at": "1", "ended_at": "2", "error": None}
+    monkeypatch.setattr(jobs.storage, "head", lambda key: None)  # the bucket's lifecycle has been there
+    with pytest.raises(JobExpired):
+        jobs.result(views.of_record(record))

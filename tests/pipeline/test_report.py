@@ -1,0 +1,156 @@
+"""The exit handler's record, from workflows as Argo writes them. On a real controller: tests/cluster."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import reconciler, report
+from pipeline.report import ENDED_BY, RECORD, describe
+from steps.errors import ModelConvergenceFailed, StepError
+
+Node = dict[str, Any]
+
+
+def node(template: str, phase: str = "Succeeded", message: str = "", number: int = 0, **outputs: str) -> Node:
+    given = [{"name": name.replace("_", "-"), "value": value} for name, value in outputs.items()]
+    return {
+        "id": f"wf-{template}-{number}",
+        "type": "Pod",
+        "displayName": f"{template}({number})",
+        "templateName": template,
+        "phase": phase,
+        "message": message,
+        "startedAt": f"2026-01-01T00:00:{number:02d}Z",
+        "outputs": {"parameters": given},
+    }
+
+
+def failed(
+    template: str, error: StepError, message: str = "main: Error (exit code 1)", number: int = 1, **outputs: str
+) -> Node:
+    record = json.dumps(error.record())
+    return node(template, "Failed", message, number, failure=record, error_code=error.code, **outputs)
+
+
+def workflow(*nodes: Node, model: str = "reconviagen", source: str = "s3://b/k", **spec: Any) -> dict[str, Any]:
+    parameters = [{"name": "model", "value": model}, {"name": "input", "value": source}]
+    return {
+        "metadata": {"annotations": {}},
+        "spec": {"arguments": {"parameters": parameters}, **spec},
+        "status": {"nodes": {n["id"]: n for n in nodes}},
+    }
+
+
+def code(found: dict[str, Any], pods: list[dict[str, Any]] | None = None) -> str:
+    return describe(found, pods or [], "Failed")["error-code"]
+
+
+def test_a_job_that_succeeded_names_model_and_engine() -> None:
+    found = workflow(
+        node("validate"), node("reconviagen-pod", engine="fusion"), node("reconviagen-quality", engine="fusion")
+    )
+    values = describe(found, [], "Succeeded")
+    assert values == {**RECORD, "status": "completed", "model": "reconviagen", "engine": "fusion"}
+
+
+def test_the_first_failure_counts_and_names_its_engine() -> None:
+    found = workflow(
+        node("validate"),
+        failed("reconviagen-pod", ModelConvergenceFailed("No surface."), stage="inference", engine="fusion"),
+        node("package", number=2),
+    )
+    values = describe(found, [], "Failed")
+    assert (values["error-code"], values["stage"], values["engine"]) == (
+        "MODEL_CONVERGENCE_FAILED",
+        "inference",
+        "fusion",
+    )
+    details = json.loads(values["failure"])["details"]
+    assert (details["step"], details["model"], details["attempts"]) == ("reconviagen", "reconviagen", 1)
+
+
+def test_an_attempt_that_was_made_good_is_no_failure() -> None:
+    first = failed("reconviagen-pod", ModelConvergenceFailed("x"))
+    found = workflow(first, node("reconviagen-pod", number=2), node("reconviagen-quality", "Failed", "pod deleted", 3))
+    assert code(found) == "NODE_LOST"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "pod deleted",
+        "The node was low on resource: memory. Evicted",
+        "Pod is terminated in response to imminent node shutdown",
+    ],
+)
+def test_a_lost_pod_is_told_from_its_message(message: str) -> None:
+    assert code(workflow(node("validate", "Error", message))) == "NODE_LOST"
+
+
+def test_a_kill_that_the_kubelet_calls_out_of_memory_is_that() -> None:
+    killed = json.dumps(
+        {"code": "KILLED", "message": "m", "suggestion": "s", "details": {"pipeline_stage": "inference"}}
+    )
+    pod = node("nvdiffrec-pod", "Failed", "OOMKilled (exit code 137)", failure=killed, stage="inference")
+    values = describe(workflow(pod, model="nvdiffrec"), [], "Failed")
+    assert (values["error-code"], values["oom-type"], values["stage"]) == ("MODEL_OOM", "ram", "inference")
+    silent = node("nvdiffrec-pod", "Failed", "Error (exit code 137)", failure=killed)
+    assert code(workflow(silent)) == "KILLED"
+    state = {"name": "main", "state": {"terminated": {"reason": "OOMKilled"}}}
+    known = {
+        "metadata": {"annotations": {"workflows.argoproj.io/node-id": silent["id"]}},
+        "status": {"containerStatuses": [state]},
+    }
+    assert code(workflow(silent), [known]) == "MODEL_OOM"
+
+
+def test_a_stopped_job_is_cancelled_unless_the_reconciler_says_why() -> None:
+    found = workflow(node("validate", "Failed", "workflow shutdown with strategy: Stop"), shutdown="Stop")
+    assert (code(found), describe(found, [], "Failed")["status"]) == ("CANCELLED", "cancelled")
+    found["metadata"]["annotations"][ENDED_BY] = "The image x could not be had."
+    assert (code(found), describe(found, [], "Failed")["status"]) == ("IMAGE_UNAVAILABLE", "failed")
+
+
+def test_a_pod_that_kubernetes_ended_for_its_age_timed_out() -> None:
+    message = "Pod was active on the node longer than the specified deadline"
+    assert code(workflow(node("nvdiffrec-pod", "Failed", message))) == "MODEL_TIMEOUT"
+
+
+def test_an_input_that_is_no_address_is_the_user_s_to_mend() -> None:
+    found = workflow(node("validate", "Error", "failed to load artifact 'input': bucket name"), source="mug.zip")
+    assert code(found) == "VALIDATION_FAILED"
+    refused = node("validate", "Error", "failed to load artifact 'input' from images/mug: Access Denied")
+    assert code(workflow(refused)) == "STORAGE_UNAVAILABLE"
+
+
+def test_large_workflows_keep_their_nodes_packed() -> None:
+    found = workflow(node("validate", "Error", "pod deleted"))
+    nodes = found["status"].pop("nodes")
+    found["status"]["compressedNodes"] = base64.b64encode(gzip.compress(json.dumps(nodes).encode())).decode()
+    assert code(found) == "NODE_LOST"
+
+
+def test_failure_json_is_written_only_after_a_failure(tmp_path: Path) -> None:
+    report.publish({**RECORD, "status": "completed"}, tmp_path / "good")
+    assert sorted(p.name for p in (tmp_path / "good").iterdir()) == sorted(RECORD)
+    report.publish({**RECORD, "failure": '{"code": "X"}'}, tmp_path / "bad")
+    assert json.loads((tmp_path / "bad" / "failure.json").read_text()) == {"code": "X"}
+
+
+def test_only_the_wait_for_an_image_counts() -> None:
+    now = datetime.now(UTC)
+    then = (now - timedelta(seconds=30)).isoformat()
+    waiting = {"name": "main", "image": "x/y:1", "state": {"waiting": {"reason": "ImagePullBackOff", "message": "no"}}}
+    pod = {"metadata": {"creationTimestamp": "2020-01-01T00:00:00Z"}, "status": {"containerStatuses": [waiting]}}
+    pod["status"]["conditions"] = [{"type": "PodScheduled", "lastTransitionTime": then}]
+    assert "x/y:1" in reconciler.without_image(pod, now, 20)
+    assert not reconciler.without_image(pod, now, 60)
+    waiting["state"] = {"waiting": {"reason": "PodInitializing"}}
+    assert not reconciler.without_image(pod, now, 20)
