@@ -16,6 +16,20 @@ CI = bool(os.environ.get("CI"))
 SIZE = 128  # small: proves the wiring; the benchmarks run the full size
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The cluster's tests come last; of them those that restart its store, and last of all its end."""
+    order = ("tests/cluster/", "test_drops.py", "test_node.py")
+    items.sort(key=lambda item: [part in item.nodeid for part in reversed(order)])
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """The cluster is begun with the first test, where one of the chosen tests will need it."""
+    from tests.cluster.conftest import begin
+
+    if any("tests/cluster/" in item.nodeid for item in session.items) and not session.config.option.collectonly:
+        begin()
+
+
 def need(condition: bool, what: str) -> None:
     """Skips on a laptop what it lacks; in CI its absence is a failure."""
     if condition:

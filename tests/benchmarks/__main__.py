@@ -7,7 +7,19 @@ import os
 import platform
 import sys
 
-NAMES = ("quality", "foreign", "open3d", "nvdiffrec", "rasterizer", "gpu", "speed", "damage", "kill")
+NAMES = (
+    "quality",
+    "foreign",
+    "open3d",
+    "nvdiffrec",
+    "rasterizer",
+    "gpu",
+    "speed",
+    "damage",
+    "kill",
+    "cluster",
+    "gateway",
+)
 
 
 def main(names: list[str]) -> None:

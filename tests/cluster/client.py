@@ -1,0 +1,172 @@
+"""What the tests do to the cluster: submit jobs, wait for them, read what they left. By the commands that a user has."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import json
+import os
+import subprocess
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pipeline import storage
+from pipeline.report import outputs, step_nodes
+from tests.cluster.node import CGROUP, CGROUPS, kubectl, wait_for
+from tests.cluster.places import BIN, KUBECONFIG, NAMESPACE
+
+BUCKET = "sixview"
+ENDED = ("Succeeded", "Failed", "Error")
+SMALL = {"grid": "64", "faces": "2000", "iterations": "6"}  # what makes a job of a 128 px set small
+
+
+def argo(*arguments: str, check: bool = True) -> str:
+    """Runs Argo's own command line."""
+    kubeconfig = os.environ.get("KUBECONFIG") or str(KUBECONFIG)
+    command = [str(BIN / "argo"), "--kubeconfig", kubeconfig, "-n", NAMESPACE, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    if check and done.returncode:
+        raise RuntimeError(f"argo {' '.join(arguments)} failed: {done.stderr}{done.stdout}")
+    return done.stdout
+
+
+def submit(template: str = "sixview-cpu", source: str = "s3://sixview/inputs/mug", **parameters: object) -> str:
+    """argo submit --from workflowtemplate/...; returns the workflow's name."""
+    given = {**SMALL, **{name.replace("_", "-"): str(value) for name, value in parameters.items()}, "input": source}
+    options = [word for name, value in given.items() for word in ("-p", f"{name}={value}")]
+    return argo("submit", "--from", f"workflowtemplate/{template}", *options, "-o", "name").strip().splitlines()[-1]
+
+
+def workflow(name: str) -> dict[str, Any]:
+    return dict(json.loads(kubectl("-n", NAMESPACE, "get", "workflow", name, "-o", "json").stdout))
+
+
+def finished(name: str, seconds: float = 600) -> dict[str, Any]:
+    """The workflow, once it has ended in any way and its exit handler too."""
+    end = time.monotonic() + seconds
+    while (found := workflow(name)).get("status", {}).get("phase") not in ENDED:
+        if time.monotonic() > end:
+            raise TimeoutError(f"{name} still runs after {seconds:.0f} s:\n{argo('get', name, check=False)}")
+        time.sleep(1)
+    return found
+
+
+def pods_of(name: str, template: str = "") -> list[dict[str, Any]]:
+    """The workflow's pods that ran a template, the oldest first."""
+    listed = kubectl(
+        "-n", NAMESPACE, "get", "pods", "-l", f"workflows.argoproj.io/workflow={name}", "-o", "json"
+    ).stdout
+    found = sorted(json.loads(listed)["items"], key=lambda pod: pod["metadata"]["creationTimestamp"])
+    return [pod for pod in found if f"-{template}-" in pod["metadata"]["name"]] if template else found
+
+
+def running_pod(name: str, template: str, besides: tuple[str, ...] = (), seconds: float = 300) -> dict[str, Any]:
+    """A pod of that template whose main container runs."""
+    chosen: list[dict[str, Any]] = []
+
+    def there() -> bool:
+        chosen[:] = [
+            pod
+            for pod in pods_of(name, template)
+            if pod["metadata"]["uid"] not in besides
+            and "running" in main_state(pod)
+            and "deletionTimestamp" not in pod["metadata"]
+        ]
+        return bool(chosen)
+
+    wait_for(there, seconds, f"a running pod {template} of {name}")
+    return chosen[0]
+
+
+def working_pod(name: str, template: str) -> dict[str, Any]:
+    """A running pod whose step has begun, and so answers signals."""
+    pod = running_pod(name, template)
+    look = ("exec", pod["metadata"]["name"], "-c", "main", "--", "test", "-s", "/work/outputs/stage")
+    wait_for(lambda: kubectl("-n", NAMESPACE, *look, check=False).returncode == 0, 60, f"the step of {name} to begin")
+    return pod
+
+
+def main_state(pod: dict[str, Any]) -> dict[str, Any]:
+    """What the kubelet says of the step's own container."""
+    statuses = pod.get("status", {}).get("containerStatuses", [])
+    return next((c["state"] for c in statuses if c["name"] == "main"), {})
+
+
+def kill_container(pod: dict[str, Any], name: str = "main") -> None:
+    """SIGKILL for every process of a container at once, as the kernel does under cgroup v2 when memory runs out."""
+    status = next(c for c in pod["status"]["containerStatuses"] if c["name"] == name)
+    identity = status["containerID"].rpartition("/")[2]
+    folder = next((CGROUPS / "memory" / CGROUP).rglob(identity))
+    for pid in (folder / "cgroup.procs").read_text().split():
+        os.kill(int(pid), 9)
+
+
+def node_of(found: dict[str, Any], template: str) -> dict[str, Any]:
+    """The last pod node of a template."""
+    return [node for node in step_nodes(found) if node["templateName"] == template][-1]
+
+
+def values_of(found: dict[str, Any], template: str) -> dict[str, str]:
+    """Its output parameters."""
+    return outputs(node_of(found, template))
+
+
+def record_of(found: dict[str, Any]) -> dict[str, str]:
+    """The output parameters of the node `report`."""
+    nodes = [n for n in found["status"]["nodes"].values() if n.get("templateName") == "report" and n["type"] == "Pod"]
+    return outputs(max(nodes, key=lambda n: n["startedAt"]))
+
+
+def labels_of(found: dict[str, Any]) -> dict[str, str]:
+    given = found["metadata"]["labels"]
+    return {
+        name.removeprefix("sixview.dev/"): value for name, value in given.items() if name.startswith("sixview.dev/")
+    }
+
+
+def moment(text: str) -> datetime:
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+
+
+@functools.cache
+def address(service: str, port: int, space: str = NAMESPACE) -> str:
+    """host:port of a service: on our own node the service's address, elsewhere a forwarded port of this machine."""
+    if not os.environ.get("KUBECONFIG"):
+        host = kubectl("-n", space, "get", "service", service, "-o", "jsonpath={.spec.clusterIP}").stdout
+        return f"{host}:{port}"
+    command = [str(BIN / "kubectl"), "-n", space, "port-forward", f"service/{service}", f":{port}"]
+    forward = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    atexit.register(forward.kill)
+    said = forward.stdout.readline() if forward.stdout else ""
+    return f"127.0.0.1:{said.split(':')[1].split()[0]}"
+
+
+def connect_to_store() -> None:
+    """Points pipeline.storage, and so boto3, at the cluster's MinIO."""
+    os.environ["S3_ENDPOINT"] = f"http://{address('sixview-cpu-minio', 9000)}"
+    storage.client.cache_clear()
+    os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"] = "sixview", "only-for-tests"
+
+
+def put_folder(folder: Path, prefix: str) -> None:
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        storage.client().upload_file(str(path), BUCKET, f"{prefix}/{path.relative_to(folder)}")
+
+
+def job(name: str) -> str:
+    return name.removeprefix("sixview-")
+
+
+def keys_of(name: str) -> dict[str, int]:
+    """What a job has left in the bucket: name without jobs/<job>/ or results/<job>/ -> bytes."""
+    prefixes = [f"{storage.PARTS}{job(name)}/", f"{storage.RESULTS}{job(name)}/"]
+    listed = [(prefix, item) for prefix in prefixes for item in storage.listed(prefix)]
+    return {item["Key"].removeprefix(prefix): item["Size"] for prefix, item in listed}
+
+
+def read_key(name: str, part: str) -> bytes:
+    found = storage.read(storage.key_of(job(name), part))
+    assert found is not None, f"{name} has left no {part}"
+    return found

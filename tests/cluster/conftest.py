@@ -1,0 +1,148 @@
+"""The cluster, once per session, and jobs that several tests look at."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.cluster import client, node
+from tests.cluster.client import finished, kill_container, pods_of, running_pod, submit
+from tests.cluster.places import CACHE, ROOT
+from tests.conftest import need
+
+
+def begin() -> None:
+    """Starts to build and start the cluster while other tests still run."""
+    if hasattr(begin, "process") or node.missing() or os.environ.get("KUBECONFIG"):
+        return
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with open(CACHE / "up.log", "wb") as log:
+        begin.process = subprocess.Popen(  # type: ignore[attr-defined]
+            [sys.executable, "-m", "tests.cluster", "up"], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[None]:
+    """A cluster with everything installed. An existing one is taken where KUBECONFIG names it; there `python -m tests.cluster
+    install` has been run."""
+    if not os.environ.get("KUBECONFIG"):
+        need(not node.missing(), f"a cluster, for which this machine lacks {', '.join(node.missing())}")
+        process: subprocess.Popen[bytes] = begin.process  # type: ignore[attr-defined]
+        if process.wait(timeout=3600):
+            pytest.fail(f"the cluster did not start:\n{(CACHE / 'up.log').read_text()[-4000:]}")
+    client.connect_to_store()
+    yield
+
+
+@pytest.fixture(scope="session")
+def inputs(cluster: None, sample_set: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Sets in the store: a good one as a folder and as a .zip, and one for each way to be bad. Returns their prefix."""
+    folder = tmp_path_factory.mktemp("inputs")
+    mug = folder / "mug"
+    for part in ("multi_views", "depth_renders"):
+        shutil.copytree(sample_set("mug") / part, mug / part)
+    shutil.copy(sample_set("mug") / "cameras.json", mug)
+    with zipfile.ZipFile(folder / "mug.zip", "w") as archive:
+        for path in mug.rglob("*.*"):
+            archive.write(path, path.relative_to(mug))
+    for name, damage in DAMAGES.items():
+        shutil.copytree(mug, folder / name)
+        damage(folder / name)
+    client.put_folder(folder, "inputs")
+    return "s3://sixview/inputs"
+
+
+def _one_too_few(folder: Path) -> None:
+    (folder / "multi_views" / "back.png").unlink()
+
+
+def _too_large(folder: Path) -> None:
+    with open(folder / "multi_views" / "back.png", "ab") as file:
+        file.write(bytes(21 << 20))
+
+
+def _not_a_png(folder: Path) -> None:
+    Image.new("RGB", (128, 128)).save(folder / "multi_views" / "back.png", "JPEG")
+
+
+def _of_another_size(folder: Path) -> None:
+    Image.new("RGBA", (64, 96)).save(folder / "multi_views" / "back.png")
+
+
+DAMAGES = {
+    "INVALID_FILE_COUNT": _one_too_few,
+    "FILE_TOO_LARGE": _too_large,
+    "INVALID_FILE_FORMAT": _not_a_png,
+    "VALIDATION_FAILED": _of_another_size,
+}
+
+# -- what goes wrong ----------------------------------------------------------------------------------------------------
+
+# seeds: see faults/faults.py. name: (template, parameters)
+FAULTS: dict[str, tuple[str, dict[str, object]]] = {
+    "kernel": ("sixview-cpu", {"seed": 7001}),
+    "guard": ("sixview-cpu", {"seed": 7003}),
+    "vram": ("sixview-cpu", {"seed": 7004, "model": "nvdiffrec"}),
+    "exception": ("sixview-cpu", {"seed": 7005}),
+    "divergence": ("sixview-cpu", {"seed": 7006}),
+    "timeout": ("sixview-hasty", {"seed": 7002}),
+    "quality": ("sixview-cpu", {"psnr_threshold": 99}),
+    "both": ("sixview-cpu", {"psnr_threshold": 99, "model": "both"}),
+    "image": ("sixview-broken", {}),
+    "refused_output": ("sixview-readonly", {}),
+    "refused_input": ("sixview-readonly", {"source": "s3://private/mug"}),
+    "no_address": ("sixview-cpu", {"source": "mug.zip"}),
+    **{code: ("sixview-cpu", {"source": f"s3://sixview/inputs/{code}"}) for code in DAMAGES},
+    # these two succeed in the end
+    "hungry": ("sixview-cpu", {"seed": 7009}),
+    "lower_rung": ("sixview-cpu", {"seed": 7010, "model": "nvdiffrec"}),
+    "zip": ("sixview-cpu", {"source": "s3://sixview/inputs/mug.zip"}),
+}
+
+
+@pytest.fixture(scope="session")
+def fault(inputs: str) -> Callable[[str], dict[str, Any]]:
+    """fault("kernel") -> the finished workflow. All are submitted at once: a queue in the cluster lets some run at a time."""
+    names = {name: submit(template, **parameters) for name, (template, parameters) in FAULTS.items()}
+    done: dict[str, dict[str, Any]] = {}
+
+    def get(name: str) -> dict[str, Any]:
+        if name not in done:
+            done[name] = finished(names[name], 1500)
+        return done[name]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def killed(inputs: str) -> dict[str, Any]:
+    """A job whose every container of the model was killed as a whole."""
+    need(not os.environ.get("KUBECONFIG"), "a node of its own, whose containers it can kill")
+    name = submit(seed=7002)
+    seen: tuple[str, ...] = ()
+    for _attempt in range(2):  # the values allow one more attempt after a kill
+        pod = running_pod(name, "reconviagen-pod", seen)
+        kill_container(pod)
+        seen += (pod["metadata"]["uid"],)
+    return finished(name)
+
+
+@pytest.fixture(scope="session")
+def succeeded(inputs: str, fault: object) -> Callable[[str], dict[str, Any]]:
+    """succeeded("both") -> the finished workflow on the release with GPUs, and its pods as they ended. All are submitted at once,
+    and share one GPU."""
+    names = {model: submit("sixview", model=model) for model in ("both", "reconviagen", "nvdiffrec")}
+    done = {model: finished(name, 1500) for model, name in names.items()}
+    for found in done.values():
+        found["pods"] = pods_of(found["metadata"]["name"])  # Kubernetes forgets them after a while
+    return done.__getitem__

@@ -1,0 +1,250 @@
+"""Drops into the bucket: each version becomes one job, whatever is restarted meanwhile."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import random
+import time
+import zipfile
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import dropped, ids, storage, views
+from pipeline.storage import DROPS
+from tests.cluster.client import BUCKET, SMALL, finished, keys_of, kill_container, labels_of, submit
+from tests.cluster.node import kubectl, wait_for
+from tests.cluster.places import NAMESPACE
+
+COUNT = int(os.environ.get("SIXVIEW_DROPS", "12"))
+SEED = int(os.environ.get("SIXVIEW_DROPS_SEED", "0"))
+NAMES = ("mug", "größe ä", "a%2Fb", "plus+and space", "日本", "deep/er", "quote'\"", "{{workflow.name}}")
+# what is restarted in between: the event source, the sensor, the store
+RESTARTED = ("eventsource-name=sixview-cpu-drops", "sensor-name=sixview-cpu-drops", "app.kubernetes.io/component=minio")
+PATIENCE = 1500
+
+
+def put(key: str, data: bytes) -> str:
+    """Puts an object, however long the store takes to come back. Returns its ETag."""
+    for attempt in range(60):
+        try:
+            return str(storage.client().put_object(Bucket=BUCKET, Key=key, Body=data)["ETag"].strip('"'))
+        except Exception:
+            if attempt == 59:
+                raise
+            time.sleep(2)
+    raise AssertionError
+
+
+def ready(files: dict[str, bytes], **more: Any) -> bytes:
+    sums = {path: hashlib.sha256(data).hexdigest() for path, data in files.items()}
+    return json.dumps({"options": SMALL, "checksums": sums, **more}).encode()
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.glob("*_*/*.png"))}
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(zipfile.ZipInfo(name), content)
+    return data.getvalue()
+
+
+def drop_folder(name: str, files: dict[str, bytes], marker: bytes | None = None) -> str:
+    """Returns the job that this has to become."""
+    for path, data in files.items():
+        put(f"{DROPS}{name}/{path}", data)
+    key = f"{DROPS}{name}/_READY.json"
+    return ids.id_from(key, put(key, marker if marker is not None else ready(files)))
+
+
+def drop_zip(name: str, data: bytes) -> str:
+    key = f"{DROPS}{name}.zip"
+    return ids.id_from(key, put(key, data))
+
+
+def workflows() -> dict[str, dict[str, Any]]:
+    """The jobs that came from drops, by id."""
+    listed = kubectl("-n", NAMESPACE, "get", "workflows", "-l", "sixview.dev/source=drop", "-o", "json").stdout
+    return {views.job_of(w["metadata"]["name"]): w for w in json.loads(listed)["items"]}
+
+
+def record(job: str) -> Any:
+    return storage.read_json(f"{storage.RECORDS}{job}.json")
+
+
+def mark(name: str) -> dict[str, Any]:
+    """What lies beside a drop, once it has ended: _DONE.json or _FAILED.json, never both."""
+    found = {part: storage.read_json(f"{DROPS}{name}/{part}") for part in dropped.MARKS}
+    there = {part: content for part, content in found.items() if content}
+    assert len(there) <= 1, f"{name} has both marks"
+    return {"mark": next(iter(there), ""), **next(iter(there.values()), {})}
+
+
+@pytest.fixture(scope="module")
+def mug(inputs: str, sample_set: Callable[..., Path]) -> dict[str, bytes]:
+    return files_of(sample_set("mug"))
+
+
+def test_a_folder_and_a_zip_are_done_with_links_and_labels(mug: dict[str, bytes]) -> None:
+    dropped = {"first": drop_folder("first", mug), "second": drop_zip("second", zipped(mug))}
+    by_hand = submit("sixview-cpu")
+    for name, job in dropped.items():
+        wait_for(lambda name=name: bool(mark(name)["mark"]), 600, f"the mark of {name}")  # type: ignore[misc]
+        found = mark(name)
+        assert (found["mark"], found["job_id"], found["status"]) == ("_DONE.json", job, "completed")
+        bucket, key = storage.split(found["links"]["result.zip"])
+        assert (bucket, key) == (BUCKET, storage.key_of(job, "result.zip"))
+        assert storage.head(key)
+        labels = labels_of(workflows()[job])
+        assert (labels["source"], labels["status"]) == ("drop", "completed")
+        finished(by_hand)  # argo submit leaves the same files
+        assert set(keys_of(f"sixview-{job}")) == set(keys_of(by_hand))
+    options = {p["name"]: p["value"] for p in workflows()[dropped["first"]]["spec"]["arguments"]["parameters"]}
+    assert {k: options[k] for k in SMALL} == SMALL
+
+
+BAD = {
+    "no-json": (b"hello", "VALIDATION_FAILED"),
+    "unknown-option": (b'{"options": {"gird": 1}}', "VALIDATION_FAILED"),
+    "another-input": (b'{"options": {"input": "s3://private/mug"}}', "VALIDATION_FAILED"),
+    "a-template": (b'{"options": {"grid": "{{=1}}"}}', "VALIDATION_FAILED"),
+    "another-key": (b'{"inputs": 1}', "VALIDATION_FAILED"),
+    "wrong-sum": (json.dumps({"checksums": {"multi_views/front.png": "0" * 64}}).encode(), "VALIDATION_FAILED"),
+    "missing-file": (json.dumps({"checksums": {"multi_views/front2.png": "0" * 64}}).encode(), "VALIDATION_FAILED"),
+}
+
+
+def test_a_bad_drop_ends_as_failed_with_its_record(mug: dict[str, bytes]) -> None:
+    """What is wrong with the marker never becomes a workflow; what is wrong with the set is validate's to find."""
+    dropped = {name: drop_folder(name, mug, marker) for name, (marker, _) in BAD.items()}
+    eleven = dict(list(mug.items())[1:])
+    dropped["eleven"] = drop_folder("eleven", eleven)
+    dropped["no-zip"] = drop_zip("no-zip", b"not a zip")
+    expected = {name: code for name, (_, code) in BAD.items()} | {
+        "eleven": "INVALID_FILE_COUNT",
+        "no-zip": "INVALID_FILE_FORMAT",
+    }
+    wait_for(lambda: all(mark(name)["mark"] for name in dropped), 600, "every mark")
+    for name, job in dropped.items():
+        found = mark(name)
+        assert (found["mark"], found["job_id"], found["error"]["code"]) == ("_FAILED.json", job, expected[name])
+        assert record(job)["error"] == found["error"]
+        assert (job in workflows()) == (name in ("eleven", "no-zip"))
+
+
+def test_every_version_becomes_one_job_whatever_is_restarted(mug: dict[str, bytes]) -> None:
+    """Drops in random order: new ones, the same bytes again, changed bytes, and restarts in between."""
+    chance = random.Random(SEED)
+    expected: dict[str, str] = {}  # job -> name
+    latest: dict[str, str] = {}  # name -> its last version's job
+    for number in range(COUNT):
+        again = list(latest) and chance.random() < 0.4
+        place = chance.choice(list(latest)) if again else place_for(f"{chance.choice(NAMES)} {SEED}-{number}", chance)
+        files = dict(mug)
+        if chance.random() < 0.5 or not again:  # changed bytes; otherwise, for a name that is there, the same
+            files["depth_renders/top.png"] += number.to_bytes(4, "big")  # behind the picture's end, where nobody looks
+        folder = place.endswith("-dir")
+        job = drop_folder(place, files) if folder else drop_zip(place, zipped(files))
+        expected[job] = place
+        latest[place] = job
+        if number % 4 == 1:
+            restart(RESTARTED[(number // 4) % len(RESTARTED)])
+    wait_for(lambda: all(settled(job) for job in expected), PATIENCE, "every drop to become a job that ends")
+    found = Counter(json.loads(w["metadata"]["annotations"]["sixview.dev/drop"])["key"] for w in workflows().values())
+    assert set(expected) <= set(workflows())
+    assert sum(found[key_of(expected[job])] for job in set(expected)) >= len(expected)
+    for place, job in latest.items():
+        wait_for(lambda place=place, job=job: mark(place).get("job_id") == job, 120, f"the mark of {place}")  # type: ignore[misc]
+
+
+def place_for(name: str, chance: random.Random) -> str:
+    """A new name; what ends in -dir is dropped as a folder."""
+    return f"{name}-dir" if "/" in name or chance.random() < 0.5 else name
+
+
+def key_of(place: str) -> str:
+    return f"{DROPS}{place}/_READY.json" if place.endswith("-dir") else f"{DROPS}{place}.zip"
+
+
+def settled(job: str) -> bool:
+    try:
+        return bool(record(job))
+    except Exception:  # the store is on its way back
+        return False
+
+
+def restart(selector: str) -> None:
+    """The store keeps its files in its pod: there the process alone is killed."""
+    if "minio" in selector:
+        kill_container(
+            json.loads(kubectl("-n", NAMESPACE, "get", "pods", "-l", selector, "-o", "json").stdout)["items"][0],
+            "minio",
+        )
+        return
+    kubectl("-n", NAMESPACE, "delete", "pod", "-l", selector, "--grace-period=0", "--force", "--wait=false")
+
+
+def test_what_was_dropped_while_nothing_listened_is_found_by_the_clock(mug: dict[str, bytes]) -> None:
+    """Without announcements at all: the CronWorkflow compares the bucket with the records every minute here."""
+    before = storage.client().get_bucket_notification_configuration(Bucket=BUCKET)
+    storage.client().put_bucket_notification_configuration(Bucket=BUCKET, NotificationConfiguration={})
+    try:
+        job = drop_folder("unheard", mug)
+        wait_for(lambda: bool(mark("unheard")["mark"]), 600, "the mark")
+        assert mark("unheard")["job_id"] == job
+    finally:
+        before.pop("ResponseMetadata")
+        storage.client().put_bucket_notification_configuration(Bucket=BUCKET, NotificationConfiguration=before)
+
+
+def test_a_version_whose_workflow_has_expired_is_not_done_again(mug: dict[str, bytes]) -> None:
+    job = drop_folder("kept", mug)
+    wait_for(lambda: bool(mark("kept")["mark"]), 600, "the mark")
+    kubectl("-n", NAMESPACE, "delete", "workflow", f"sixview-{job}")
+    assert drop_folder("kept", mug) == job  # the same bytes once more
+    time.sleep(75)  # the clock has looked meanwhile
+    assert job not in workflows()
+    assert record(job)["status"] == "completed"
+
+
+def test_nobody_else_can_announce_a_drop(cluster: None) -> None:
+    import httpx
+
+    from tests.cluster.client import address
+
+    where = f"http://{address('sixview-cpu-drops-eventsource-svc', 12000)}/drop"
+    for headers in ({}, {"Authorization": "Bearer wrong"}):
+        assert httpx.post(where, json={"Records": []}, headers=headers).status_code in (400, 401, 403, 500)
+
+
+def test_jobs_of_several_versions_that_end_at_once_leave_the_newest_one_s_mark(cluster: None) -> None:
+    """As their exit handlers do it, six at a time: first the record, then the mark."""
+    chance = random.Random(SEED)
+    for trial in range(5):
+        name = f"race {SEED}-{trial}"
+        for number in range(6):
+            put(f"{DROPS}{name}.zip", bytes([number]))
+        versions = list(dropped.found(list(storage.versions(f"{DROPS}{name}.zip"))))
+        kept = [one_record(drop, chance.choice(["completed", "failed"])) for drop in versions]
+        chance.shuffle(kept)
+        with ThreadPoolExecutor(6) as pool:
+            list(pool.map(lambda one: (storage.write_json(*one), dropped.mark(one[1]["drop"]["name"])), kept))
+        newest = next(content for _, content in kept if content["job_id"] == versions[-1].job)
+        assert (mark(name)["job_id"], mark(name)["status"]) == (newest["job_id"], newest["status"])
+
+
+def one_record(drop: dropped.Drop, status: str) -> tuple[str, dict[str, Any]]:
+    content = {"job_id": drop.job, "status": status, "error": {"code": "X"}, "drop": asdict(drop)}
+    return f"{storage.RECORDS}{drop.job}.json", content

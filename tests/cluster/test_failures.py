@@ -1,0 +1,216 @@
+"""The truth table: what breaks, and what the failing node, the exit handler's record, the labels and the store then say."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+import zipfile
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pipeline.report import first_failure, outputs, step_nodes
+from steps.errors import OOM_TYPES
+from tests.cluster.client import (
+    ENDED,
+    argo,
+    finished,
+    keys_of,
+    labels_of,
+    main_state,
+    moment,
+    node_of,
+    pods_of,
+    read_key,
+    record_of,
+    running_pod,
+    submit,
+    values_of,
+    workflow,
+    working_pod,
+)
+from tests.cluster.conftest import DAMAGES
+from tests.cluster.node import kubectl
+from tests.cluster.places import NAMESPACE
+
+Fault = Callable[[str], dict[str, Any]]
+
+
+def check_record(found: dict[str, Any], code: str, stage: str, status: str = "failed") -> dict[str, str]:
+    """The exit handler's outputs, the labels and failure.json agree. Returns the outputs."""
+    record, labels = record_of(found), labels_of(found)
+    assert (record["error-code"], record["stage"], record["status"]) == (code, stage, status)
+    assert record["oom-type"] == OOM_TYPES.get(code, "none")
+    assert record["message"]
+    told = {name: value for name, value in record.items() if name in labels}
+    assert told == {name: value for name, value in labels.items() if name in told}
+    assert {"status", "error-code", "stage", "oom-type", "model"} <= set(labels) | {"stage" if not stage else ""}
+    failure = json.loads(record["failure"])
+    assert {"step", "model", "engine", "pipeline_stage", "oom_type", "attempts"} <= set(failure["details"])
+    assert failure["suggestion"]
+    return record
+
+
+def check_stored(found: dict[str, Any]) -> None:
+    assert json.loads(read_key(found["metadata"]["name"], "failure.json")) == json.loads(record_of(found)["failure"])
+
+
+def check_ended_soon(found: dict[str, Any]) -> None:
+    """No workflow runs on for longer than a minute after its fault."""
+    failed = first_failure(step_nodes(found))
+    assert failed is not None
+    ended = moment(found["status"]["finishedAt"]) - moment(failed["finishedAt"])
+    assert ended.total_seconds() < 60
+
+
+# fault: (template whose pod fails, code, stage)
+TOLD_BY_THE_STEP = {
+    "kernel": ("reconviagen-pod", "MODEL_OOM", "weight_loading"),
+    "guard": ("reconviagen-pod", "MODEL_OOM", "weight_loading"),
+    "vram": ("nvdiffrec-pod", "MODEL_VRAM_OOM", "weight_loading"),
+    "exception": ("reconviagen-pod", "MODEL_FAILED", "weight_loading"),
+    "divergence": ("reconviagen-pod", "MODEL_CONVERGENCE_FAILED", "weight_loading"),
+    "timeout": ("reconviagen-pod", "MODEL_TIMEOUT", "weight_loading"),
+    "quality": ("reconviagen-quality", "QUALITY_THRESHOLD_FAILED", "quality_metrics"),
+    **{code: ("validate", code, "validation") for code in DAMAGES},
+}
+
+
+@pytest.mark.parametrize("name", TOLD_BY_THE_STEP)
+def test_a_failing_step_says_so_itself(fault: Fault, name: str) -> None:
+    found, (template, code, stage) = fault(name), TOLD_BY_THE_STEP[name]
+    assert found["status"]["phase"] == "Failed"
+    values = values_of(found, template)
+    assert (values["error-code"], values["stage"], values["oom-type"]) == (code, stage, OOM_TYPES.get(code, "none"))
+    assert values["message"]
+    record = check_record(found, code, stage)
+    assert json.loads(values["failure"])["message"] == record["message"] == values["message"]
+    check_stored(found)
+    check_ended_soon(found)
+    assert "report.html" in keys_of(found["metadata"]["name"])
+
+
+def test_the_kernel_s_own_kill_is_told_from_the_guard(fault: Fault) -> None:
+    assert "kernel killed" in record_of(fault("kernel"))["message"]
+    assert "of 2048 MiB" in record_of(fault("guard"))["message"]
+
+
+def test_below_the_gate_the_result_can_still_be_looked_at(fault: Fault) -> None:
+    found = fault("quality")
+    details = json.loads(record_of(found)["failure"])["details"]
+    assert details["psnr"]["threshold"] == 99
+    assert details["engine"] == "fusion"
+    with zipfile.ZipFile(io.BytesIO(read_key(found["metadata"]["name"], "result.zip"))) as archive:
+        assert "reconviagen/previews/wireframe_05.png" in archive.namelist()
+
+
+def test_after_a_failure_nothing_else_is_begun(fault: Fault) -> None:
+    for name in ("exception", "INVALID_FILE_COUNT"):
+        begun = {node["templateName"] for node in step_nodes(fault(name))}
+        assert begun <= {"validate", "reconviagen-pod", "package"}
+        assert "result.zip" not in keys_of(fault(name)["metadata"]["name"])
+
+
+def test_the_second_model_is_not_begun_after_the_first_has_failed(fault: Fault) -> None:
+    found = fault("both")
+    check_record(found, "QUALITY_THRESHOLD_FAILED", "quality_metrics")
+    assert not [node for node in step_nodes(found) if node["templateName"].startswith("nvdiffrec")]
+    with zipfile.ZipFile(io.BytesIO(read_key(found["metadata"]["name"], "result.zip"))) as archive:
+        assert {name.partition("/")[0] for name in archive.namelist()} >= {"reconviagen"}
+
+
+def test_bad_input_and_bad_quality_are_never_tried_again(fault: Fault) -> None:
+    for name in ("quality", "exception", "divergence", *DAMAGES):
+        templates = [node["templateName"] for node in step_nodes(fault(name))]
+        assert len(templates) == len(set(templates)), name
+
+
+def test_a_kill_of_the_whole_container_keeps_the_last_stage(killed: dict[str, Any]) -> None:
+    """What cgroup v2 does when memory runs out; here every process of the container is killed by hand, so no counter of the
+    kernel says memory."""
+    values = values_of(killed, "reconviagen-pod")
+    assert (values["error-code"], values["stage"]) == ("KILLED", "weight_loading")
+    assert outputs(node_of(killed, "reconviagen-pod"))["engine"] == ""
+    check_record(killed, "KILLED", "weight_loading")
+    check_stored(killed)
+    check_ended_soon(killed)
+
+
+def test_a_stopped_job_is_cancelled(inputs: str) -> None:
+    name = submit(seed=7002)
+    working_pod(name, "reconviagen-pod")
+    argo("stop", name)
+    found = finished(name)
+    assert values_of(found, "reconviagen-pod")["error-code"] == "INTERRUPTED"
+    check_record(found, "CANCELLED", "weight_loading", "cancelled")
+    check_stored(found)
+    check_ended_soon(found)
+
+
+def test_a_terminated_job_says_so_to_whoever_asks(inputs: str) -> None:
+    """No exit handler runs: the workflow itself is all there is."""
+    name = submit(seed=7002)
+    running_pod(name, "reconviagen-pod")
+    argo("terminate", name)
+    found = finished(name)
+    assert found["status"]["phase"] == "Failed"
+    assert "Terminate" in node_of(found, "reconviagen-pod")["message"] + found["status"].get("message", "")
+    assert "Terminate" in argo("get", name)
+    assert "status" not in labels_of(found)
+
+
+def test_a_lost_pod_is_tried_again_and_then_told(inputs: str) -> None:
+    name = submit(seed=7002)
+    running_pod(name, "reconviagen-pod")
+    while workflow(name)["status"].get("phase") not in ENDED:
+        time.sleep(12)  # Argo simply makes a pod anew that is lost in its first ten seconds
+        for pod in pods_of(name, "reconviagen-pod"):
+            if "running" in main_state(pod):
+                kubectl("-n", NAMESPACE, "delete", "pod", pod["metadata"]["name"], "--grace-period=0", "--force")
+    found = finished(name)
+    check_record(found, "NODE_LOST", record_of(found)["stage"])
+    check_stored(found)
+    check_ended_soon(found)
+    assert (
+        sum(node["templateName"] == "reconviagen-pod" for node in step_nodes(found)) == 2
+    )  # the values allow one more
+
+
+def test_an_image_that_cannot_be_had_ends_the_job(fault: Fault) -> None:
+    found = fault("image")
+    record = check_record(found, "IMAGE_UNAVAILABLE", "weight_loading")
+    assert "engines-nowhere" in record["message"]
+    check_stored(found)
+    asked = next(n for n in step_nodes(found) if n["templateName"] == "reconviagen-pod")
+    waited = moment(found["status"]["finishedAt"]) - moment(asked["startedAt"])
+    assert 20 < waited.total_seconds() < 20 + 60
+
+
+def test_a_store_that_refuses_a_result(fault: Fault) -> None:
+    found = fault("refused_output")
+    values = values_of(found, "validate")
+    assert (values["error-code"], values["stage"]) == ("", "validation")  # the step itself has done its work
+    record = check_record(found, "STORAGE_UNAVAILABLE", "validation")
+    assert "denied" in record["message"].lower()
+    assert sum(node["templateName"] == "validate" for node in step_nodes(found)) == 2
+    check_ended_soon(found)
+
+
+def test_a_store_that_refuses_the_input(fault: Fault) -> None:
+    record = check_record(fault("refused_input"), "STORAGE_UNAVAILABLE", "validation")
+    assert "denied" in record["message"].lower()
+
+
+def test_an_input_that_is_no_address(fault: Fault) -> None:
+    record = check_record(fault("no_address"), "VALIDATION_FAILED", "validation")
+    assert "s3://bucket/prefix" in json.loads(record["failure"])["suggestion"]
+
+
+def test_lists_show_the_record(fault: Fault) -> None:
+    name = fault("divergence")["metadata"]["name"]
+    columns = ",".join(f"sixview.dev/{c}" for c in ("status", "error-code", "oom-type", "stage"))
+    shown = kubectl("-n", NAMESPACE, "get", "workflows", name, "-L", columns).stdout
+    assert "MODEL_CONVERGENCE_FAILED" in shown
+    assert "failed" in shown

@@ -1,0 +1,516 @@
+"""The HTTP API on the cluster: the contract of the API before it, and everything that must not work."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import socket
+import struct
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from pipeline import storage
+from tests.cluster import web
+from tests.cluster.client import BUCKET, finished, keys_of, labels_of, submit, workflow
+from tests.cluster.node import kubectl, wait_for
+from tests.cluster.places import NAMESPACE
+from tests.cluster.web import client, ended, form, parts
+
+
+@pytest.fixture(scope="module")
+def mug(inputs: str, sample_set: Callable[..., Path]) -> Path:
+    return sample_set("mug")
+
+
+@pytest.fixture(scope="module")
+def alice(cluster: None) -> Iterator[httpx.Client]:
+    with client("alice") as session:
+        yield session
+
+
+@pytest.fixture(scope="module")
+def done(alice: httpx.Client, mug: Path) -> dict[str, Any]:
+    """A job that was submitted without cameras.json, by parts that are all called view.png, and has ended."""
+    sent = alice.post("/api/jobs/", data=form(), files=parts(mug, names="view.png"))
+    assert sent.status_code == 200, sent.text
+    return ended(alice, sent.json()["job_id"])
+
+
+@pytest.fixture(scope="module")
+def failed(alice: httpx.Client, mug: Path) -> dict[str, Any]:
+    """A job whose mesh does not pass the gate."""
+    sent = alice.post("/jobs", data=form(**{"psnr-threshold": 99}), files=parts(mug))
+    return ended(alice, sent.json()["job_id"])
+
+
+def refused(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """That the answer is this error, in the one form that all errors have."""
+    assert answer.status_code == status, answer.text
+    assert set(answer.json()) == {"error"}
+    error: dict[str, Any] = answer.json()["error"]
+    assert set(error) == {"code", "message", "details", "suggestion"}
+    assert error["code"] == code, error
+    assert error["message"] and error["suggestion"]
+    assert "Traceback" not in answer.text
+    return error
+
+
+# -- submitting ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_job_is_submitted_followed_and_fetched(alice: httpx.Client, mug: Path) -> None:
+    sent = alice.post("/jobs?model_type=nvdiffrec", data={"options": form()["options"]}, files=parts(mug))
+    assert set(sent.json()) == {"job_id", "status", "model_type", "created_at"}
+    assert (sent.status_code, sent.json()["status"], sent.json()["model_type"]) == (200, "queued", "nvdiffrec")
+    job = sent.json()["job_id"]
+    seen: list[dict[str, Any]] = []
+    while not seen or seen[-1]["status"] in ("queued", "processing"):
+        seen.append(alice.get(f"/jobs/{job}").json())
+        refused(alice.get(f"/jobs/{job}/download"), 409, "JOB_NOT_READY") if len(seen) == 1 else time.sleep(0.5)
+    assert {s["status"] for s in seen} >= {"processing", "completed"}
+    assert [s["progress"] for s in seen] == sorted(s["progress"] for s in seen)
+    assert seen[-1]["progress"] == 100
+    assert "nvdiffrec" in {s["current_model"] for s in seen}
+    assert (seen[-1]["engine"], seen[-1]["error"]) == ("nvdiffrec", None)
+    got = alice.get(f"/jobs/{job}/download")
+    assert got.headers["content-disposition"] == f"attachment; filename={job}.zip"
+    with zipfile.ZipFile(io.BytesIO(got.content)) as archive:
+        assert archive.testzip() is None
+        assert "nvdiffrec/mesh.glb" in archive.namelist()
+
+
+def test_a_hand_submitted_job_and_one_over_http_are_the_same(alice: httpx.Client, done: dict[str, Any]) -> None:
+    """One template, the same files; only the labels say who asked."""
+    assert done["status"] == "completed", done
+    by_hand = finished(submit("sixview-cpu"))
+    found = workflow(web.workflow_of(done["job_id"]))
+    assert set(keys_of(found["metadata"]["name"])) == set(keys_of(by_hand["metadata"]["name"]))
+    assert by_hand["spec"]["workflowTemplateRef"] == found["spec"]["workflowTemplateRef"]
+    assert found["spec"]["workflowTemplateRef"] == {"name": "sixview-cpu"}
+    assert labels_of(found)["owner"] == "alice"
+    assert labels_of(found)["status"] == "completed"
+
+
+def test_parts_in_another_order_find_their_places_by_their_names(
+    alice: httpx.Client, mug: Path, done: dict[str, Any]
+) -> None:
+    order = ("bottom", "front", "top", "back", "right", "left")
+    sent = alice.post("/jobs", data=form(), files=parts(mug, order, names="{view}.png")).json()
+    digest = [content_digest(alice, ended(alice, job["job_id"])) for job in (sent, done)]
+    assert digest[0] == digest[1]
+
+
+def content_digest(session: httpx.Client, job: dict[str, Any]) -> str:
+    assert job["status"] == "completed", job
+    got = session.get(f"/jobs/{job['job_id']}/download")
+    with zipfile.ZipFile(io.BytesIO(got.content)) as archive:
+        return str(json.loads(archive.read("manifest.json"))["content_digest"])
+
+
+def test_the_same_idempotency_key_is_the_same_job(alice: httpx.Client, mug: Path) -> None:
+    """A client whose gateway died before the answer sends all of it again."""
+    key = {"Idempotency-Key": f"again-{time.time()}"}
+    options = form(resolution=64)
+    answers = [alice.post("/jobs", data=options, files=parts(mug), headers=key).json() for _ in range(2)]
+    assert answers[0]["job_id"] == answers[1]["job_id"]
+    with client("bob") as bob:
+        other = bob.post("/jobs", data=options, files=parts(mug), headers=key).json()
+        assert other["job_id"] != answers[0]["job_id"]
+        for session, job in ((alice, answers[0]), (bob, other)):
+            session.post(f"/jobs/{job['job_id']}/cancel", json={"confirm": True})
+
+
+def test_a_set_in_an_allowed_bucket_needs_no_upload(alice: httpx.Client, mug: Path) -> None:
+    client_of_store = storage.client()
+    for path in mug.glob("*_*/*.png"):
+        client_of_store.upload_file(str(path), BUCKET, f"sets/mug/{path.relative_to(mug)}")
+    order = {"input": f"s3://{BUCKET}/sets/mug", "model_type": "reconviagen", "options": {**web.WORK, "resolution": 64}}
+    sent = alice.post("/jobs", json=order)
+    assert sent.status_code == 200, sent.text
+    assert ended(alice, sent.json()["job_id"])["status"] in ("completed", "failed")
+
+
+# -- bad input ----------------------------------------------------------------------------------------------------------
+
+
+def changed(mug: Path, place: int, data: bytes, name: str = "front.png") -> list[Any]:
+    found = parts(mug)
+    found[place] = (found[place][0], (name, data, "image/png"))
+    return found
+
+
+def png(width: int, height: int, data: bytes = b"") -> bytes:
+    """A PNG that announces a size; what it holds is another matter."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+BAD: dict[str, tuple[str, Callable[[Path], dict[str, Any]]]] = {
+    "eleven files": ("INVALID_FILE_COUNT", lambda mug: {"files": parts(mug)[1:]}),
+    "thirteen files": ("INVALID_FILE_COUNT", lambda mug: {"files": [*parts(mug), parts(mug)[0]]}),
+    "no files": ("INVALID_FILE_COUNT", lambda mug: {"files": {"other": b"x"}, "data": {}}),
+    "a large file": ("FILE_TOO_LARGE", lambda mug: {"files": changed(mug, 3, parts(mug)[0][1][1] + bytes(20_000_001))}),
+    "no png": ("INVALID_FILE_FORMAT", lambda mug: {"files": changed(mug, 0, b"GIF89a" + bytes(100))}),
+    "an empty file": ("INVALID_FILE_FORMAT", lambda mug: {"files": changed(mug, 0, b"")}),
+    "a zip instead": ("INVALID_FILE_FORMAT", lambda mug: {"files": changed(mug, 0, zip_bomb())}),
+    "a picture that would unpack to gigabytes": (
+        "VALIDATION_FAILED",
+        lambda mug: {"files": changed(mug, 0, png(50000, 50000, zlib.compress(bytes(1 << 20))))},
+    ),
+    "other proportions": ("VALIDATION_FAILED", lambda mug: {"files": changed(mug, 0, png(64, 128))}),
+    "the same name twice": ("VALIDATION_FAILED", lambda mug: {"files": changed(mug, 1, parts(mug)[0][1][1])}),
+    "an unknown model": ("VALIDATION_FAILED", lambda mug: {"data": {"model_type": "magic"}}),
+    "an unknown option": ("VALIDATION_FAILED", lambda mug: {"data": {"options": '{"gird": 1}'}}),
+    "an option that is a template": ("VALIDATION_FAILED", lambda mug: {"data": {"options": '{"grid": "{{=1}}"}'}}),
+    "another input": ("VALIDATION_FAILED", lambda mug: {"data": {"options": '{"input": "s3://private/mug"}'}}),
+    "options that are no JSON": ("VALIDATION_FAILED", lambda mug: {"data": {"options": "{"}}),
+    "an unknown field": ("VALIDATION_FAILED", lambda mug: {"data": {"modle": "both"}}),
+}
+
+
+def zip_bomb() -> bytes:
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("multi_views/front.png", bytes(50_000_000))
+    return data.getvalue()
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_input_is_told_at_once_and_leaves_nothing(alice: httpx.Client, mug: Path, what: str) -> None:
+    code, make = BAD[what]
+    request = {"data": form(), "files": parts(mug), **make(mug)}
+    before = len(list(storage.versions(storage.INPUTS)))
+    refused(alice.post("/jobs", **request), 422, code)
+    wait_for(lambda: len(list(storage.versions(storage.INPUTS))) <= before, 20, "the upload to be taken away")
+
+
+def test_several_faults_are_told_together_and_the_first_of_the_order_names_them(alice: httpx.Client, mug: Path) -> None:
+    files = changed(mug, 0, b"GIF89a")
+    files[4] = (files[4][0], ("top.png", bytes(20_000_001), "image/png"))
+    error = refused(alice.post("/jobs", data=form(), files=files), 422, "FILE_TOO_LARGE")
+    assert [f["code"] for f in error["details"]["faults"]] == ["INVALID_FILE_FORMAT", "FILE_TOO_LARGE"]
+    assert [(f["field"], f["index"], f["file"]) for f in error["details"]["faults"]] == [
+        ("multi_views", 0, "front.png"),
+        ("multi_views", 4, "top.png"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "headers"),
+    [
+        (b"hello", {"Content-Type": "text/plain"}),
+        (b"--x\r\n", {"Content-Type": "multipart/form-data; boundary=x"}),
+        (b"", {"Content-Type": "multipart/form-data"}),
+        (b"{", {"Content-Type": "application/json"}),
+        (b"[]", {"Content-Type": "application/json"}),
+        (b"x", {"Content-Type": "multipart/form-data; boundary=x", "Content-Encoding": "gzip"}),
+    ],
+)
+def test_a_body_that_is_no_form_is_refused(alice: httpx.Client, content: bytes, headers: dict[str, str]) -> None:
+    refused(alice.post("/jobs", content=content, headers=headers), 422, "VALIDATION_FAILED")
+
+
+# -- no way in ----------------------------------------------------------------------------------------------------------
+
+PATHS = [
+    "/jobs",
+    "/jobs/abc12345",
+    "/jobs/abc12345/download",
+    "/jobs/abc12345/report",
+    "/jobs/abc12345/mesh",
+    "/api/jobs/abc12345",
+]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_nobody_gets_in_without_a_token_that_is_known(cluster: None, path: str) -> None:
+    for headers in (
+        {},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": "Basic dXNlcg=="},
+        {"Authorization": "Bearer"},
+    ):
+        answer = httpx.get(web.address_of() + path, headers=headers)
+        refused(answer, 401, "UNAUTHORIZED")
+        assert answer.headers["www-authenticate"] == "Bearer"
+    refused(httpx.post(f"{web.address_of()}/jobs", data=form()), 401, "UNAUTHORIZED")
+
+
+def test_another_token_s_job_is_as_unknown_as_none(done: dict[str, Any]) -> None:
+    job = done["job_id"]
+    with client("bob") as bob:
+        for path in ("", "/download", "/report", "/mesh"):
+            refused(bob.get(f"/jobs/{job}{path}"), 404, "JOB_NOT_FOUND")
+        refused(bob.post(f"/jobs/{job}/cancel", json={"confirm": True}), 404, "JOB_NOT_FOUND")
+        assert job not in [each["job_id"] for each in bob.get("/jobs").json()]
+    with client("operator") as operator:
+        assert operator.get(f"/jobs/{job}").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        "nothing0",
+        "../health",
+        "..%2fhealth",
+        "abc12345%2f..%2fx",
+        "%7B%7Bworkflow.name%7D%7D",
+        "a" * 300,
+        "ABC",
+        "%00",
+        "é",
+    ],
+)
+def test_names_lead_to_jobs_and_nowhere_else(alice: httpx.Client, job: str) -> None:
+    for path in (f"/jobs/{job}", f"/jobs/{job}/download"):
+        answer = alice.get(path)
+        if job == "../health":  # the client itself resolves that
+            continue
+        assert answer.status_code == 404, answer.text
+        assert answer.json()["error"]["code"] in ("JOB_NOT_FOUND", "NOT_FOUND")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "s3://private/mug",
+        f"s3://{BUCKET}/inputs/abc12345",
+        f"s3://{BUCKET}/results/abc12345",
+        f"s3://{BUCKET}/records",
+        f"s3://{BUCKET}/sets/../inputs/abc12345",
+        "http://169.254.169.254/latest/meta-data",
+        "file:///etc/passwd",
+        "s3://",
+        "",
+    ],
+)
+def test_sets_are_taken_from_allowed_buckets_only(alice: httpx.Client, source: str) -> None:
+    if source == f"s3://{BUCKET}/records":
+        source += "/x"
+    refused(alice.post("/jobs", json={"input": source}), 422, "VALIDATION_FAILED")
+
+
+def test_what_fastapi_says_itself_has_the_same_form(alice: httpx.Client) -> None:
+    refused(alice.get("/nothing/here"), 404, "NOT_FOUND")
+    refused(alice.delete("/jobs/abc12345"), 405, "METHOD_NOT_ALLOWED")
+    refused(alice.get("/jobs?limit=many"), 422, "VALIDATION_FAILED")
+
+
+# -- cancelling ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_cancellation_is_asked_for_and_then_confirmed(alice: httpx.Client, mug: Path) -> None:
+    job = alice.post("/jobs", data=form(seed=7002), files=parts(mug)).json()["job_id"]
+    for body in ({}, {"json": {"confirm": False}}):
+        asked = alice.post(f"/jobs/{job}/cancel", **body).json()
+        assert (asked["job_id"], asked["status"]) == (job, "cancel_requested")
+    wait_for(lambda: "waits" in (alice.get(f"/jobs/{job}").json()["note"] or ""), 10, "the note")
+    wait_for(lambda: alice.get(f"/jobs/{job}").json()["stage"] == "inference", 120, "the model to run")
+    assert alice.post(f"/jobs/{job}/cancel", json={"confirm": True}).json()["status"] == "cancelled"
+    assert alice.post(f"/jobs/{job}/cancel", json={"confirm": True}).json()["status"] == "cancelled"
+    found = ended(alice, job)
+    assert (found["status"], found["error"]["code"]) == ("cancelled", "CANCELLED")
+    error = refused(alice.get(f"/jobs/{job}/download"), 500, "JOB_FAILED")
+    assert error["details"]["failure"]["code"] == "CANCELLED"
+    record = f"{storage.RECORDS}{job}.json"
+    wait_for(lambda: storage.read_json(record) is not None, 120, "the exit handler")
+    wait_for(lambda: not list(storage.versions(f"{storage.INPUTS}{job}/")), 30, "the inputs to go")
+    left = {
+        o["Key"].removeprefix(f"{storage.PARTS}{job}/").split("/")[0]
+        for o in storage.versions(f"{storage.PARTS}{job}/")
+    }
+    assert left <= {"outputs"}
+    assert list(storage.listed(f"{storage.LOGS}{web.workflow_of(job)}/"))
+
+
+def test_what_has_ended_cannot_be_cancelled(alice: httpx.Client, done: dict[str, Any], failed: dict[str, Any]) -> None:
+    for job in (done, failed):
+        for body in ({}, {"json": {"confirm": True}}):
+            refused(alice.post(f"/jobs/{job['job_id']}/cancel", **body), 400, "JOB_NOT_READY")
+    refused(alice.post("/jobs/nothing0/cancel"), 404, "JOB_NOT_FOUND")
+    refused(alice.post(f"/jobs/{done['job_id']}/cancel", json={"confirm": "perhaps"}), 422, "VALIDATION_FAILED")
+
+
+# -- results ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_download_goes_on_where_it_stopped(alice: httpx.Client, done: dict[str, Any]) -> None:
+    path = done["links"]["download"]
+    whole = alice.get(path)
+    assert whole.headers["accept-ranges"] == "bytes"
+    tag, size = whole.headers["etag"], len(whole.content)
+    rest = alice.get(path, headers={"Range": f"bytes={size // 2}-", "If-Range": tag})
+    assert (rest.status_code, rest.headers["content-range"]) == (206, f"bytes {size // 2}-{size - 1}/{size}")
+    assert rest.content == whole.content[size // 2 :]
+    assert alice.get(path, headers={"Range": "bytes=0-9", "If-Range": '"other"'}).content == whole.content
+    assert alice.get(path, headers={"Range": f"bytes={size}-"}).status_code == 416
+
+
+def test_the_mesh_and_the_report_can_be_looked_at(
+    alice: httpx.Client, done: dict[str, Any], failed: dict[str, Any]
+) -> None:
+    mesh = alice.get(done["links"]["mesh"])
+    assert (mesh.headers["content-type"], mesh.content[:4]) == ("model/gltf-binary", b"glTF")
+    assert int.from_bytes(mesh.content[8:12], "little") == len(mesh.content)
+    for job in (done, failed):
+        report = alice.get(job["links"]["report"])
+        assert report.headers["content-type"].startswith("text/html")
+        assert report.headers["content-security-policy"].startswith("sandbox")
+    refused(alice.get(f"/jobs/{done['job_id']}/mesh?model=nvdiffrec"), 500, "INCOMPLETE_RESULTS")
+
+
+def test_a_failure_is_told_with_its_record(alice: httpx.Client, failed: dict[str, Any]) -> None:
+    assert failed["error"]["code"] == "QUALITY_THRESHOLD_FAILED"
+    error = refused(alice.get(f"/jobs/{failed['job_id']}/download"), 500, "JOB_FAILED")
+    assert error["details"]["failure"] == failed["error"]
+
+
+def test_a_result_that_is_gone_has_expired(alice: httpx.Client, mug: Path) -> None:
+    """Here by hand, elsewhere by the bucket's lifecycle; and the record outlives the workflow too."""
+    job = alice.post("/jobs", data=form(resolution=64, **{"psnr-threshold": 1}), files=parts(mug)).json()["job_id"]
+    assert ended(alice, job)["status"] == "completed"
+    storage.purge(storage.key_of(job, "result.zip"))
+    refused(alice.get(f"/jobs/{job}/download"), 410, "JOB_EXPIRED")
+    wait_for(lambda: storage.read_json(f"{storage.RECORDS}{job}.json") is not None, 60, "the record")
+    kubectl("-n", NAMESPACE, "delete", "workflow", web.workflow_of(job))
+    wait_for(
+        lambda: not alice.get("/jobs").json() or job not in [j["job_id"] for j in alice.get("/jobs").json()],
+        20,
+        "the watch",
+    )
+    assert alice.get(f"/jobs/{job}").json()["status"] == "completed"
+    refused(alice.get(f"/jobs/{job}/download"), 410, "JOB_EXPIRED")
+    with client("bob") as bob:
+        refused(bob.get(f"/jobs/{job}"), 404, "JOB_NOT_FOUND")
+
+
+def test_a_job_whose_files_are_missing_says_which(alice: httpx.Client, done: dict[str, Any]) -> None:
+    """As package would have recorded it."""
+    job = "missing0"
+    record = json.loads(storage.read(f"{storage.RECORDS}{done['job_id']}.json") or b"{}")
+    error = {
+        "code": "INCOMPLETE_RESULTS",
+        "message": "m",
+        "suggestion": "s",
+        "details": {"missing": ["reconviagen/mesh.glb"]},
+    }
+    storage.write_json(f"{storage.RECORDS}{job}.json", {**record, "job_id": job, "status": "failed", "error": error})
+    found = refused(alice.get(f"/jobs/{job}/download"), 500, "INCOMPLETE_RESULTS")
+    assert found["details"]["missing"] == ["reconviagen/mesh.glb"]
+
+
+# -- two replicas -------------------------------------------------------------------------------------------------------
+
+
+def gateways() -> list[str]:
+    selector = "app.kubernetes.io/component=gateway"
+    listed = json.loads(kubectl("-n", NAMESPACE, "get", "pods", "-l", selector, "-o", "json").stdout)["items"]
+    return [p["metadata"]["name"] for p in listed if "deletionTimestamp" not in p["metadata"]]
+
+
+def kill(pod: str) -> None:
+    kubectl("-n", NAMESPACE, "delete", "pod", pod, "--grace-period=0", "--force")
+
+
+def test_a_gateway_that_dies_mid_upload_costs_a_repetition_and_nothing_else(alice: httpx.Client, mug: Path) -> None:
+    key = {"Idempotency-Key": f"killed-{time.time()}"}
+    request = alice.build_request("POST", "/jobs", data=form(resolution=64), files=parts(mug), headers=key)
+    data = request.read()
+    head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+    where = urlsplit(web.address_of())
+    with socket.create_connection((where.hostname, where.port or 80), timeout=30) as plain:
+        plain.sendall(f"POST /jobs HTTP/1.1\r\n{head}\r\n".encode() + data[: len(data) // 2])
+        time.sleep(1)
+        for pod in gateways():  # whichever has it
+            kill(pod)
+        with contextlib.suppress(OSError):
+            while plain.recv(65536):
+                pass
+    kubectl("-n", NAMESPACE, "rollout", "status", "deployment/sixview-cpu-gateway", "--timeout=120s")
+    with client("alice") as again:
+        job = patiently(lambda: again.post("/jobs", data=form(resolution=64), files=parts(mug), headers=key)).json()[
+            "job_id"
+        ]
+        assert ended(again, job)["status"] in ("completed", "failed")
+    lifecycle = storage.client().get_bucket_lifecycle_configuration(Bucket=BUCKET)["Rules"]
+    assert {rule["Filter"]["Prefix"] for rule in lifecycle} >= {"inputs/", "jobs/", "results/", "logs/", "drops/"}
+
+
+def patiently(ask: Callable[[], httpx.Response]) -> httpx.Response:
+    """What a client does: it tries again while nobody is there."""
+    for _ in range(30):
+        with contextlib.suppress(httpx.TransportError):
+            answer = ask()
+            if answer.status_code < 500:
+                return answer
+        time.sleep(1)
+    raise TimeoutError("no gateway came back")
+
+
+def test_a_gateway_that_dies_mid_download_costs_the_rest_of_it(done: dict[str, Any]) -> None:
+    path, got = done["links"]["download"], b""
+    with client("alice") as session, session.stream("GET", path) as answer:
+        tag, size = answer.headers["etag"], int(answer.headers["content-length"])
+        with contextlib.suppress(httpx.TransportError):
+            for piece in answer.iter_raw(65536):
+                got += piece
+                if len(got) >= size // 4:
+                    break
+        kill(gateways()[0])
+    with client("alice") as session:
+        rest = patiently(lambda: session.get(path, headers={"Range": f"bytes={len(got)}-", "If-Range": tag}))
+    assert rest.status_code == 206
+    with zipfile.ZipFile(io.BytesIO(got + rest.content)) as archive:
+        listed = json.loads(archive.read("manifest.json"))["files"]
+        assert all(hashlib.sha256(archive.read(n)).hexdigest() == e["sha256"] for n, e in listed.items())
+
+
+# -- the service itself -------------------------------------------------------------------------------------------------
+
+
+def test_health_shows_gpus_queue_and_store(cluster: None) -> None:
+    answer = patiently(lambda: httpx.get(f"{web.address_of()}/health"))
+    found = answer.json()
+    assert (found["status"], found["s3"]["ok"], found["cluster"]["ok"]) == ("healthy", True, True)
+    assert found["gpus"][0]["count"] == 1
+    assert set(found["queue"]) == {"queued", "processing"}
+    assert httpx.get(f"{web.address_of()}/api/health").json().keys() == found.keys()
+
+
+def test_metrics_count_requests_by_route_and_jobs_by_status(alice: httpx.Client, done: dict[str, Any]) -> None:
+    alice.get(f"/jobs/{done['job_id']}")  # over the same connection, so of the same replica
+    seen = alice.get("/metrics").text
+    assert 'sixview_jobs{status="completed"}' in seen
+    assert 'route="/jobs/{job}"' in seen
+    assert done["job_id"] not in seen
+
+
+def test_other_pages_may_not_use_the_api_unless_they_are_listed(cluster: None) -> None:
+    answer = httpx.options(
+        f"{web.address_of()}/jobs", headers={"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
+    )
+    assert "access-control-allow-origin" not in answer.headers
+    assert "frame-ancestors 'none'" in httpx.get(web.address_of()).headers["content-security-policy"]
+
+
+def test_of_many_uploads_at_once_none_is_lost(cluster: None) -> None:
+    """The small form of `python -m tests.benchmarks gateway`."""
+    from tests.benchmarks.gateway_benchmark import measure
+
+    found = measure(uploads=12, megabytes=0.2, rate=20)
+    assert (len(found.jobs), found.refused, found.lost) == (12, [], [])
+    assert found.waits

@@ -1,0 +1,105 @@
+"""What is tried again, with what, and how the job says so; and what the cluster's own mishaps do to a job."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+from pipeline import storage
+from pipeline.report import outputs, step_nodes
+from tests.cluster.client import BUCKET, finished, keys_of, moment, node_of, read_key, record_of, running_pod, submit
+from tests.cluster.node import kubectl, wait_for
+from tests.cluster.places import NAMESPACE
+
+Fault = Callable[[str], dict[str, Any]]
+
+
+def test_a_job_that_ran_out_of_memory_succeeds_with_more_and_says_so(fault: Fault) -> None:
+    found = fault("hungry")
+    assert found["status"]["phase"] == "Succeeded"
+    first, second = (node for node in step_nodes(found) if node["templateName"] == "reconviagen-pod")
+    assert (outputs(first)["error-code"], outputs(second)["error-code"]) == ("MODEL_OOM", "")
+    assert int(outputs(second)["peak-ram-mib"]) > 1024
+    assert record_of(found)["earlier-attempts"] == "reconviagen: MODEL_OOM at 1024 MiB of memory"
+    assert "MODEL_OOM at 1024 MiB of memory" in read_key(found["metadata"]["name"], "report.html").decode()
+
+
+def test_a_job_that_ran_out_of_vram_succeeds_on_the_next_rung_and_says_what_was_given_up(fault: Fault) -> None:
+    found = fault("lower_rung")
+    assert found["status"]["phase"] == "Succeeded"
+    first, second = (node for node in step_nodes(found) if node["templateName"] == "nvdiffrec-pod")
+    assert (outputs(first)["error-code"], outputs(second)["error-code"]) == ("MODEL_VRAM_OOM", "")
+    attempts = json.loads(read_key(found["metadata"]["name"], "nvdiffrec/attempts.json"))
+    assert [a["outcome"] for a in attempts] == ["MODEL_VRAM_OOM", "completed"]
+    assert attempts[1]["grid"] < attempts[0]["grid"]
+    assert "after 1 attempts that ran out of memory" in read_key(found["metadata"]["name"], "report.html").decode()
+
+
+def test_a_ladder_without_more_rungs_is_not_climbed_down_further(fault: Fault) -> None:
+    tries = [node for node in step_nodes(fault("vram")) if node["templateName"] == "nvdiffrec-pod"]
+    assert [outputs(node)["rungs-left"] for node in tries] == ["1", "0"]
+
+
+def test_a_preempted_job_goes_on_from_its_checkpoint(inputs: str) -> None:
+    """The checkpoint is in the store: the lost pod took its files with it."""
+    name = submit(model="nvdiffrec", iterations=200)
+    first = running_pod(name, "nvdiffrec-pod")
+    time.sleep(12)  # Argo simply makes a pod anew that is lost in its first ten seconds
+    wait_for(lambda: "nvdiffrec/checkpoint.pt" in keys_of(name), 240, "a checkpoint in the store")
+    kubectl("-n", NAMESPACE, "delete", "pod", first["metadata"]["name"], "--wait=false")
+    found = finished(name)
+    assert found["status"]["phase"] == "Succeeded"
+    tries = [node for node in step_nodes(found) if node["templateName"] == "nvdiffrec-pod"]
+    assert len(tries) == 2
+    assert "going on from the checkpoint" in log_of(name, tries[1])
+    assert "nvdiffrec/checkpoint.pt" not in keys_of(name)  # nobody needs it any more
+
+
+def log_of(name: str, node: dict[str, Any]) -> str:
+    """A step's archived log."""
+    prefix = f"logs/{name}/"
+    listed = storage.client().list_objects_v2(Bucket=BUCKET, Prefix=prefix)["Contents"]
+    number = node["id"].rpartition("-")[2]
+    key = next(item["Key"] for item in listed if number in item["Key"] and item["Key"].endswith("main.log"))
+    return storage.client().get_object(Bucket=BUCKET, Key=key)["Body"].read().decode()
+
+
+def test_a_controller_that_dies_in_the_middle_of_a_job_is_not_missed(inputs: str) -> None:
+    name = submit()
+    running_pod(name, "reconviagen-pod")
+    kubectl("-n", "argo", "delete", "pod", "-l", "app=workflow-controller", "--grace-period=0", "--force")
+    found = finished(name)
+    assert found["status"]["phase"] == "Succeeded"
+    assert len(step_nodes(found)) == 5
+
+
+def test_a_store_that_is_away_for_half_a_minute_is_waited_for(inputs: str) -> None:
+    """While the input is to be got, and again while the mesh is to be put."""
+    name = submit(model="nvdiffrec", iterations=30)
+    away_for(30)
+    running_pod(name, "nvdiffrec-pod")
+    away_for(30)
+    found = finished(name)
+    assert found["status"]["phase"] == "Succeeded", found["status"].get("message")
+    assert "result.zip" in keys_of(name)
+    begun, ended = (moment(node_of(found, "nvdiffrec-pod")[edge]) for edge in ("startedAt", "finishedAt"))
+    assert (ended - begun).total_seconds() > 30
+
+
+def away_for(seconds: float) -> None:
+    """Takes the store's service off its pod for a while: every connection is refused."""
+    away(True)
+    try:
+        time.sleep(seconds)
+    finally:
+        away(False)
+
+
+def away(gone: bool) -> None:
+    """Takes the store's service off its pod: every connection is refused."""
+    selector = {"app.kubernetes.io/component": "nowhere" if gone else "minio"}
+    kubectl(
+        "-n", NAMESPACE, "patch", "service", "sixview-cpu-minio", "-p", json.dumps({"spec": {"selector": selector}})
+    )

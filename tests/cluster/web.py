@@ -1,0 +1,117 @@
+"""The gateway of the test cluster, as its clients see it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from pipeline.views import PREFIX
+from tests.cluster.client import SMALL, address, connect_to_store
+from tests.cluster.places import KUBECONFIG, NAMESPACE
+
+VIEWS = ("front", "back", "left", "right", "top", "bottom")
+WORK = {name: int(value) for name, value in SMALL.items()}  # the options of a small job
+
+REACHED: set[tuple[str, str, int]] = set()  # method, route, status: what the API has answered in these tests
+
+
+def address_of() -> str:
+    """SIXVIEW_GATEWAY: one that runs elsewhere, as under a debugger."""
+    return os.environ.get("SIXVIEW_GATEWAY") or f"http://{address('sixview-cpu-gateway', 80)}"
+
+
+def client(who: str = "alice", base: str = "") -> httpx.Client:
+    """A session of somebody's; nobody's where `who` is empty. What it is answered is noted in REACHED."""
+    headers = {"Authorization": f"Bearer token-of-{who}"} if who else {}
+    return httpx.Client(base_url=base or address_of(), headers=headers, timeout=120, event_hooks={"response": [_note]})
+
+
+def _note(answer: httpx.Response) -> None:
+    path = re.sub(r"^(?:/api)?/jobs/[^/]+", "/jobs/{job}", answer.request.url.path)
+    REACHED.add((answer.request.method, path.removeprefix("/api"), answer.status_code))
+
+
+def parts(
+    folder: Path, order: tuple[str, ...] = VIEWS, names: str = "{view}.png"
+) -> list[tuple[str, tuple[str, bytes, str]]]:
+    """The twelve files of a set, as a form takes them."""
+    fields = {"views": "multi_views", "depth_renders": "depth_renders"}
+    return [
+        (field, (names.format(view=view, field=field), (folder / inner / f"{view}.png").read_bytes(), "image/png"))
+        for field, inner in fields.items()
+        for view in order
+    ]
+
+
+def form(**options: Any) -> dict[str, str]:
+    model = options.pop("model", "reconviagen")
+    return {"model_type": model, "options": json.dumps({**WORK, **options})}
+
+
+def ended(session: httpx.Client, job: str, seconds: float = 600) -> dict[str, Any]:
+    """A job's status, once it has ended and its record is there."""
+    until = time.monotonic() + seconds
+    while True:
+        found: dict[str, Any] = session.get(f"/jobs/{job}").raise_for_status().json()
+        if found["status"] in ("completed", "failed", "cancelled"):
+            return found
+        if time.monotonic() > until:
+            raise TimeoutError(f"{job} is still {found}")
+        time.sleep(1)
+
+
+# -- gateways of our own, to bring about what the cluster's does not do --------------------------------------------------
+
+
+@contextlib.contextmanager
+def serving(folder: Path, *options: str, template: str = "sixview-cpu", **environment: str) -> Iterator[httpx.Client]:
+    """`sixview serve` on this machine, and a session of alice's with it. folder: for its tokens and its log."""
+    connect_to_store()
+    (folder / "alice").write_text(hashlib.sha256(b"token-of-alice").hexdigest())
+    port = str(free_port())
+    env = {**os.environ, "KUBECONFIG": os.environ.get("KUBECONFIG") or str(KUBECONFIG), **environment}
+    words = ["serve", "--port", port, "--namespace", NAMESPACE, "--template", template, "--tokens", str(folder)]
+    with open(folder / ".log", "wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.cli", *words, *options], env=env, stdout=log, stderr=log
+        )
+    try:
+        with client("alice", f"http://127.0.0.1:{port}") as session:
+            _wait(session, process)
+            (folder / ".pid").write_text(str(process.pid))
+            yield session
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def _wait(session: httpx.Client, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(300):
+        assert process.poll() is None
+        with contextlib.suppress(httpx.TransportError):
+            session.get("/live")
+            return
+        time.sleep(0.1)
+    raise TimeoutError("the gateway did not start")
+
+
+def workflow_of(job: str) -> str:
+    return PREFIX + job
