@@ -15,7 +15,7 @@ import click
 from pipeline.remote import Remote, remote
 from pipeline.terminal import explained
 from steps import contracts
-from steps.contracts import DEVICES, ENGINES, MODELS
+from steps.contracts import DEVICES, ENGINES, MODELS, RIGS
 from steps.errors import StepError
 from steps.files import read_json
 
@@ -48,7 +48,14 @@ def main() -> None:
 )
 @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Where to compute.")
 @click.option("--weights", type=FOLDER, help="Folder with the reconviagen engine's weights.")
-@click.option("--cameras", type=FILE, help="A cameras.json; without it the input's own, else the canonical rig.")
+@click.option("--cameras", type=FILE, help="A cameras.json; without it the input's own, else what --rig says.")
+@click.option(
+    "--rig",
+    type=click.Choice(RIGS),
+    default="auto",
+    show_default=True,
+    help="Without cameras.json: find out how the cameras stand, or take the nominal ones.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything random.")
 @click.option(
     "--resolution",
@@ -176,6 +183,13 @@ def render(cpu: bool, insecure: bool, **chosen: Any) -> None:
 @main.command()
 @click.argument("dir", type=FOLDER)
 @click.option("--object", default="mug", show_default=True, help="mug, donut, duck, bowl or house.")
+@click.option(
+    "--capture",
+    type=click.Choice(["clean", "real"]),
+    default="clean",
+    show_default=True,
+    help="Exact renders with their cameras, or pictures as shops have them, without.",
+)
 @click.option("--size", type=int, default=512, show_default=True, help="Side of the pictures in pixels.")
 @click.option(
     "--depth-bits", type=click.Choice(["8", "16"]), default="16", show_default=True, help="Bits of the depth renders."
@@ -197,9 +211,11 @@ def render(cpu: bool, insecure: bool, **chosen: Any) -> None:
 @click.option(
     "--held-out", type=click.IntRange(0, 100), default=0, show_default=True, help="Further views to judge results by."
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the held-out views.")
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Seed of the held-out views and of a real capture."
+)
 def sample(dir: Path, depth_bits: str, **chosen: Any) -> None:
-    """Write an input set of a known object into DIR, with its cameras.json and the true mesh."""
+    """Write an input set of a known object into DIR, with its cameras (unless a real capture is wanted) and the true mesh."""
     with tempfile.TemporaryDirectory() as outputs:
         parameters = contracts.Sample(out=dir.absolute(), outputs=Path(outputs), depth_bits=int(depth_bits), **chosen)
         words = [sys.executable, "-m", "steps.sample", *contracts.arguments(parameters)]

@@ -40,6 +40,7 @@ class Options:
     out: Path
     models: tuple[str, ...]
     cameras: Path | None = None
+    rig: str = "auto"
     engine: str = "auto"
     device: str = "auto"
     weights: Path | None = None
@@ -217,7 +218,11 @@ class Job:
     def validate(self) -> Task:
         o = self.options
         parameters = Validate(
-            **self.common("validate", self.state / "scene"), input=o.input, cameras=o.cameras, device=o.device
+            **self.common("validate", self.state / "scene"),
+            input=o.input,
+            cameras=o.cameras,
+            rig=o.rig,
+            device=o.device,
         )
         return Task("validate", "validate", parameters, (o.input, *([o.cameras] if o.cameras else [])))
 

@@ -17,6 +17,7 @@ from typing import Any
 VIEW_NAMES = ("front", "back", "left", "right", "top", "bottom")
 MODELS = ("reconviagen", "nvdiffrec")  # in the order in which they run
 DEVICES = ("auto", "cpu", "cuda")
+RIGS = ("auto", "nominal")
 ENGINES = ("auto", "reconviagen", "fusion")
 JOB_SECONDS = 7200.0  # the models' running time together, after which a job ends as MODEL_TIMEOUT
 
@@ -91,7 +92,12 @@ class Validate(Step):
     """Checks an input set and writes the scene that every later step reads."""
 
     input: Path = required("folder or .zip with multi_views/ and depth_renders/, six PNGs each")
-    cameras: Path | None = option(None, "cameras.json to use; without it the input's own, else the canonical rig")
+    cameras: Path | None = option(None, "cameras.json to use; without it the input's own, else what --rig says")
+    rig: str = option(
+        "auto",
+        "without cameras.json: auto finds out how the cameras stand and what the depth means, nominal takes the canonical rig",
+        RIGS,
+    )
     device: str = option("auto", "the device that the job wants; cuda fails here where no usable GPU is found", DEVICES)
 
 
@@ -177,12 +183,17 @@ class Sample(Step):
     """Writes an input set of a procedural object, its cameras and the true mesh."""
 
     object: str = option("mug", "which object: mug, donut, duck, bowl or house")
+    capture: str = option(
+        "clean",
+        "clean: exact renders with their cameras.json; real: as photographs with estimated depth are, cameras unknown",
+        ("clean", "real"),
+    )
     size: int = option(512, "side of the pictures in pixels")
     depth_bits: int = option(16, "bits of the depth renders: 8 or 16")
     views: str = option("named", "file names: front.png ... or view_0.png ...", ("named", "numbered"))
     background: str = option("transparent", "what is around the object", ("transparent", "white"))
     held_out: int = option(0, "further views, from random directions, to judge results by: written to ground_truth/")
-    seed: int = option(0, "seed of the held-out directions")
+    seed: int = option(0, "seed of the held-out directions, and of everything that is random in a real capture")
 
 
 STEPS: dict[str, type[Step]] = {

@@ -67,11 +67,20 @@ def _view(item: dict[str, Any], common: dict[str, Any] | None) -> View:
         raise ValidationFailed(
             f"has a camera_to_world for {item['name']} that is no rotation (scaled, skewed or mirrored)", _HELP
         )
-    if depth.get("near") is not None and depth.get("near") == depth.get("far"):
-        raise ValidationFailed(f"has near equal to far for {item['name']}", _HELP)
+    _check_range(item["name"], depth)
     k = item["intrinsics"]
     camera = Camera(item["name"], pose, k["fx"], k["fy"], k["cx"], k["cy"], k["width"], k["height"])
     return View(camera, DepthEncoding(**depth))
+
+
+def _check_range(name: str, depth: dict[str, Any]) -> None:
+    near, far = depth.get("near"), depth.get("far")
+    if near is None or far is None:
+        return
+    if near == far:
+        raise ValidationFailed(f"has near equal to far for {name}", _HELP)
+    if max(near, far) <= 0 or (depth["encoding"] == "inverse" and 0 in (near, far)):
+        raise ValidationFailed(f"has near and far for {name} between which nothing lies before the camera", _HELP)
 
 
 def camera_json(camera: Camera) -> dict[str, Any]:

@@ -13,7 +13,7 @@ Array = NDArray[Any]
 # The canonical rig: six orthogonal cameras looking at the origin. `left` stands on the viewer's left (-x).
 CANONICAL_DISTANCE = 2.5
 CANONICAL_FOCAL_PER_WIDTH = 1111.0 / 1024.0
-_CANONICAL_AXES = {  # name: (direction from the origin to the camera, up in the picture)
+CANONICAL_AXES = {  # name: (direction from the origin to the camera, up in the picture)
     "front": ((0, 0, 1), (0, 1, 0)),
     "back": ((0, 0, -1), (0, 1, 0)),
     "left": ((-1, 0, 0), (0, 1, 0)),
@@ -21,7 +21,7 @@ _CANONICAL_AXES = {  # name: (direction from the origin to the camera, up in the
     "top": ((0, 1, 0), (0, 0, -1)),
     "bottom": ((0, -1, 0), (0, 0, 1)),
 }
-VIEW_NAMES = tuple(_CANONICAL_AXES)
+VIEW_NAMES = tuple(CANONICAL_AXES)
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def look_at(name: str, position: Array, up: Array, size: int, focal: float) -> C
 
 def canonical_camera(name: str, width: int, height: int) -> Camera:
     """The camera that a view called `name` has in the canonical rig."""
-    direction, up = _CANONICAL_AXES[name]
+    direction, up = CANONICAL_AXES[name]
     square = look_at(
         name, np.array(direction) * CANONICAL_DISTANCE, np.array(up), width, width * CANONICAL_FOCAL_PER_WIDTH
     )

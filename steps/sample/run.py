@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from steps.formats import png
 from steps.formats.cameras_json import camera_json, canonical_views, document
 from steps.formats.depth_encoding import encode_linear
 from steps.formats.meshes import write_ply
-from steps.geometry.cameras import CANONICAL_DISTANCE, CANONICAL_FOCAL_PER_WIDTH, Camera, look_at
+from steps.geometry.cameras import CANONICAL_DISTANCE, CANONICAL_FOCAL_PER_WIDTH, VIEW_NAMES, Camera, look_at
 from steps.geometry.kernels import parallel_map
 from steps.reporter import Reporter
+from steps.sample import capture
 from steps.sample.objects import OBJECTS
 from steps.sample.render import GroundTruth, build, render
 
@@ -29,6 +31,10 @@ def run(parameters: Sample, out: Path, reporter: Reporter) -> None:
     """Writes multi_views/, depth_renders/, cameras.json and ground_truth/ to `out`."""
     check(parameters)
     truth = build(OBJECTS[parameters.object])
+    if parameters.capture == "real":
+        write_capture(truth, parameters, out)
+        reporter.progress(1, 1)
+        return
     views = canonical_views(parameters.size, parameters.size)
     for folder in ("multi_views", "depth_renders", "ground_truth"):
         (out / folder).mkdir()
@@ -52,6 +58,24 @@ def run(parameters: Sample, out: Path, reporter: Reporter) -> None:
         },
     )
     reporter.progress(1, 1)
+
+
+def write_capture(truth: GroundTruth, parameters: Sample, out: Path) -> None:
+    """A set whose cameras nobody knows; what is true of it goes to ground_truth/."""
+    drawn = capture.drawn(parameters.seed)
+    taken = replace(drawn, side=(drawn.side[0] * parameters.size // 512, drawn.side[1] * parameters.size // 512))
+    ideal = capture.cameras(truth, taken)
+    counts = capture.depth_counts(truth, ideal, taken)
+    pictures = parallel_map(lambda item: capture.picture(truth, *item, taken), zip(ideal, taken.noises, strict=True))
+    for folder in ("multi_views", "depth_renders", "ground_truth"):
+        (out / folder).mkdir()
+    for name, picture, count in zip(VIEW_NAMES, pictures, counts, strict=True):
+        png.write(out / "multi_views" / f"{name}.png", picture)
+        png.write(out / "depth_renders" / f"{name}.png", count)
+    seen = [capture.colour_camera(c, n, taken.side[0]) for c, n in zip(ideal, taken.noises, strict=True)]
+    write_json(out / "ground_truth" / "capture.json", {**asdict(taken), "cameras": [camera_json(c) for c in seen]})
+    _write_truth(out / "ground_truth", truth, parameters)
+    write_json(out / "sample.json", {"object": parameters.object, "about": truth.item.about, "seed": parameters.seed})
 
 
 def check(parameters: Sample) -> None:

@@ -24,13 +24,41 @@ def run(parameters: Validate, out: Path, reporter: Reporter) -> None:
     """Writes the scene to `out`; raises BadInput with every fault, or GpuUnavailable."""
     write_json(parameters.outputs / "preflight.json", devices.preflight(parameters.device))
     pictures, given = checks.check_set(parameters.input, parameters.cameras)
-    reporter.progress(1, 2)
-    write_scene(pictures, given, out)
-    reporter.progress(2, 2)
+    reporter.progress(1, 3)
+    notes: list[str] = []
+    source = "cameras.json" if given else "canonical"
+    if given is None and parameters.rig == "auto":
+        reporter.stage("rig")
+        pictures, given, source, notes = _found(pictures, parameters.outputs, out)
+    reporter.progress(2, 3)
+    write_scene(pictures, given, out, source, notes)
+    reporter.progress(3, 3)
 
 
-def write_scene(pictures: checks.Pictures, given: list[cameras_json.View] | None, out: Path) -> None:
-    """Masks, metric depth and cameras of a set that passed the checks."""
+def _found(
+    pictures: checks.Pictures, outputs: Path, out: Path
+) -> tuple[checks.Pictures, list[cameras_json.View], str, list[str]]:
+    """The pictures as the cameras found see them, those cameras, where they came from, and what to say about it."""
+    from steps.validate import rig  # only now: it loads kernels, which a faulty set must not wait for
+
+    found = rig.find(pictures, outputs)
+    write_json(out / "rig.json", found.facts)
+    if found.placements is None:
+        return pictures, found.views, "canonical", []
+    background = found.views[0].depth.background or 0
+    depths = [rig.moved(d, p, background) for d, p in zip(pictures.depths, found.placements, strict=True)]
+    sizes = [p.pixels.shape[1::-1] for p in pictures.views]
+    cameras = [
+        rig.placed_camera(v.camera, p, *size) for v, p, size in zip(found.views, found.placements, sizes, strict=True)
+    ]
+    views = [cameras_json.View(c, v.depth) for c, v in zip(cameras, found.views, strict=True)]
+    return checks.Pictures(pictures.views, depths), views, "found", [found.note]
+
+
+def write_scene(
+    pictures: checks.Pictures, given: list[cameras_json.View] | None, out: Path, source: str, notes: list[str]
+) -> None:
+    """Masks, metric depth and cameras of a set that passed the checks. source: where the cameras come from."""
     views = [_view_of(i, picture, given) for i, picture in enumerate(pictures.views)]
     depths = [_metric(picture, view) for picture, view in zip(pictures.depths, views, strict=True)]
     insides = [masks.resized(d.depth > 0, p.pixels.shape[:2]) for d, p in zip(depths, pictures.views, strict=True)]
@@ -47,9 +75,10 @@ def write_scene(pictures: checks.Pictures, given: list[cameras_json.View] | None
             faults.append(_empty(index))
         _write_view(out, view.camera.name, picture, coverage, depth)
     checks.raise_all(faults)
-    notes = [] if even else ["The background of the views is not even; metrics compare over its median colour."]
+    if not even:
+        notes = [*notes, "The background of the views is not even; metrics compare over its median colour."]
     about = {
-        "rig": "cameras.json" if given else "canonical",
+        "rig": source,
         "depth": [v.depth.to_json() for v in views],
         "mask": "depth and colour" if opaque else "alpha",
         "notes": notes,

@@ -9,6 +9,7 @@ import sys
 
 NAMES = (
     "quality",
+    "captures",
     "foreign",
     "open3d",
     "nvdiffrec",

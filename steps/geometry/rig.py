@@ -1,0 +1,261 @@
+"""Which rig took six pictures: what the names mean, how top and bottom are turned, and the numbers that go with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt, gaussian_filter
+
+from steps.geometry.cameras import CANONICAL_AXES, VIEW_NAMES
+from steps.geometry.depth import dequantized
+from steps.geometry.kernels import parallel_map
+from steps.geometry.rig_fit import (
+    DIRECTIONS,
+    EXACT,
+    FINEST,
+    PER_VIEW,
+    ROUGH,
+    SHARED,
+    Coding,
+    Fit,
+    Problem,
+    Sights,
+    Tolerance,
+    compass,
+)
+
+Array = NDArray[Any]
+SIDE = 128
+POINTS = 1000
+RING = np.array([True, True, True, True, False, False])
+ALL = np.ones(6, bool)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the names mean. left_is: whose left; top, bottom: quarter turns of that picture, counter-clockwise."""
+
+    left_is: str
+    top: int
+    bottom: int
+
+
+def axes_of(reading: Reading) -> Array:
+    """(6, 3, 3): right, up and back of each camera in the world."""
+    found = []
+    for name in VIEW_NAMES:
+        back, up = (np.array(v, float) for v in CANONICAL_AXES[name])
+        if reading.left_is == "object" and name in ("left", "right"):
+            back = -back
+        for _ in range({"top": reading.top, "bottom": reading.bottom}.get(name, 0)):
+            up = np.cross(up, back)
+        found.append(np.stack([np.cross(up, back), up, back]))
+    return np.stack(found)
+
+
+def readings() -> list[Reading]:
+    return [Reading(left, top, bottom) for left, top, bottom in product(("viewer", "object"), range(4), range(4))]
+
+
+# -- what the depth renders show ----------------------------------------------------------------------------------------
+
+
+def sights_of(counts: list[Array], known: list[Array], seed: int = 0) -> Sights:
+    """counts: six [H, W] stored values; known: six [H, W] bool, where the object is."""
+    low = min(float(c[k].min()) for c, k in zip(counts, known, strict=True))
+    high = max(float(c[k].max()) for c, k in zip(counts, known, strict=True))
+    shares = [np.where(k, (c - low) / max(high - low, 1e-9), -1.0) for c, k in zip(counts, known, strict=True)]
+    random = np.random.default_rng(seed)
+    squares = [_square(s) for s in shares]
+    levels = np.unique(np.concatenate([c[k] for c, k in zip(counts, known, strict=True)]))
+    step = float(np.diff(levels).min()) / (high - low) if len(levels) > 1 else 0.0
+    values = np.stack([_smooth(_small(s), step) for s in squares])
+    outlines = np.stack([_signed(s >= 0) for s in squares])
+    points = np.stack([_sampled(s, v, random) for s, v in zip(squares, values, strict=True)])
+    reach = np.stack([_reach(s >= 0) for s in squares])
+    slopes = np.stack([_steepness(v) for v in values])
+    return Sights(points, values, slopes, outlines, reach)
+
+
+def _square(share: Array) -> Array:
+    """Padded to a square whose side is the width (or cut, for tall pictures, never: they are padded left and right)."""
+    h, w = share.shape
+    side = max(h, w)
+    out = np.full((side, side), -1.0)
+    out[(side - h) // 2 : (side - h) // 2 + h, (side - w) // 2 : (side - w) // 2 + w] = share
+    return out
+
+
+def _small(share: Array) -> Array:
+    """[SIDE, SIDE] float32: means of the known pixels of each cell, where at least half are known."""
+    side = len(share)
+    rows = np.minimum(np.arange(side) * SIDE // side, SIDE - 1)
+    cell = rows[:, None] * SIDE + rows[None]
+    known = share >= 0
+    count = np.bincount(cell[known], minlength=SIDE * SIDE)
+    total = np.bincount(cell[known], share[known], SIDE * SIDE)
+    every = np.bincount(cell.ravel(), minlength=SIDE * SIDE)
+    mean = np.where(2 * count >= np.maximum(every, 1), total / np.maximum(count, 1), -1.0)
+    return mean.reshape(SIDE, SIDE).astype(np.float32)
+
+
+def _smooth(values: Array, step: float) -> Array:
+    """Without the staircase of few levels."""
+    shifted = np.where(values >= 0, values + 1, 0).astype(np.float32)  # zero means nothing there
+    return dequantized(shifted, np.full_like(shifted, step)) - 1
+
+
+def _signed(inside: Array) -> Array:
+    """[SIDE, SIDE] float32, signed distance to the outline in half widths."""
+    side = len(inside)
+    distance = np.where(inside, 0.5 - distance_transform_edt(inside), distance_transform_edt(~inside) - 0.5)
+    centre = np.minimum(((np.arange(SIDE) + 0.5) * side / SIDE).astype(int), side - 1)
+    return np.asarray(distance[np.ix_(centre, centre)] * 2 / side, np.float32)
+
+
+def _places(share: Array) -> tuple[Array, Array, Array]:
+    side = len(share)
+    rows, columns = np.nonzero(share >= 0)
+    return (columns + 0.5) * 2 / side - 1, 1 - (rows + 0.5) * 2 / side, share[rows, columns]
+
+
+def _sampled(share: Array, values: Array, random: np.random.Generator) -> Array:
+    """(POINTS, 5): random cells, and the pixels that reach furthest in each direction."""
+    x, y, value = _places(share)
+    way = compass()
+    extreme = np.array([np.argmax(x * a + y * b) for a, b in way])
+    dx, dy = _slopes(values)
+    rows, columns = np.nonzero(values >= 0)
+    chosen = random.integers(0, len(rows), POINTS - len(extreme))
+    r, c = rows[chosen], columns[chosen]
+    inner = np.stack([(c + 0.5) * 2 / SIDE - 1, 1 - (r + 0.5) * 2 / SIDE, values[r, c], dx[r, c], dy[r, c]], axis=1)
+    er, ec = (((1 - y[extreme]) / 2 * SIDE).astype(int), ((x[extreme] + 1) / 2 * SIDE).astype(int))
+    outer = np.stack([x[extreme], y[extreme], value[extreme], dx[er, ec], dy[er, ec]], axis=1)
+    return np.concatenate([outer, inner])
+
+
+EDGE_SLOPE = 3.0  # taken for what is too close to an outline to be measured: there surfaces turn away
+
+
+def _steepness(values: Array) -> Array:
+    """[SIDE, SIDE] float32: how steep the values are."""
+    dx, dy = _slopes(values)
+    steep = np.where((dx == 0) & (dy == 0) & _edge(values), EDGE_SLOPE, np.hypot(dx, dy))
+    return steep.astype(np.float32)
+
+
+def _edge(values: Array) -> Array:
+    return np.asarray(gaussian_filter((values >= 0).astype(np.float64), 1.5) < 0.6)
+
+
+def _slopes(values: Array) -> tuple[Array, Array]:
+    """Change of the value per unit of x and of y, over what is known around each cell."""
+    known = (values >= 0).astype(np.float64)
+    weight = gaussian_filter(known, 1.5)
+    mean = gaussian_filter(np.where(values >= 0, values, 0.0), 1.5) / np.maximum(weight, 1e-6)
+    filled = np.where(weight > 0.05, mean, 0)
+    dy, dx = np.gradient(filled)
+    flat = weight < 0.6  # too near the outline for a slope
+    return np.where(flat, 0, dx * SIDE / 2), np.where(flat, 0, -dy * SIDE / 2)
+
+
+def _reach(inside: Array) -> Array:
+    x, y, _ = _places(np.where(inside, 0.0, -1.0))
+    return np.array([(x * a + y * b).max() for a, b in compass()])
+
+
+# -- the search ---------------------------------------------------------------------------------------------------------
+
+EVERY = np.ones(SHARED + 6 * PER_VIEW, bool)
+SHARED_ONLY = np.arange(SHARED + 6 * PER_VIEW) < SHARED
+CODINGS = tuple(Coding(inverse, ray) for inverse, ray in product((0, 1), (0, 1)))
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A reading with the numbers that suit it best; fit.cost tells how well (about 0.5 where it is right)."""
+
+    reading: Reading
+    coding: Coding
+    fit: Fit
+
+
+def search(sights: Sights) -> list[Candidate]:
+    """Every reading with its best numbers, best first."""
+    rough = _unturned(sights)
+    several = [_fitted(sights, c.reading, c.coding, c.fit.theta, EVERY, 8, 8) for c in rough[:6]]
+    best = min(several, key=lambda c: c.fit.cost)
+    codings = parallel_map(lambda c: _coded(sights, best, c), CODINGS)
+    coded = min(codings, key=lambda c: c.fit.cost)
+    found = parallel_map(lambda c: _compared(sights, c.reading, coded), rough)
+    return sorted(found, key=lambda c: c.fit.cost)
+
+
+def _fitted(
+    sights: Sights, reading: Reading, coding: Coding, theta: Array, free: Array, stride: int, rounds: int, used: Array = ALL,
+    tolerance: Tolerance = ROUGH,
+) -> Candidate:  # fmt: skip
+    problem = Problem(sights, axes_of(reading), coding, used, free, stride, tolerance)
+    return Candidate(reading, coding, problem.fitted(theta, rounds))
+
+
+def _starts(sights: Sights) -> list[Array]:
+    """Perspectives and heights to begin from, with large values near and with large values far."""
+    radius = float(np.mean(sights.reach + np.roll(sights.reach, DIRECTIONS // 2, axis=1))) / 2
+    found = []
+    for k, near, far in product((0.15, 0.45), (0.8, 1.1), (0.0, -0.5, -1.0)):
+        for low, high in ((near, far), (far, near)):
+            theta = np.zeros(len(EVERY))
+            theta[:SHARED] = k, low * radius, high * radius
+            found.append(theta)
+    return found
+
+
+def _unturned(sights: Sights) -> list[Candidate]:
+    """All readings, roughly fitted. The four upright views settle perspective and depth; then top and bottom are tried on."""
+    starts = _starts(sights)
+    jobs = []
+    for left in ("viewer", "object"):
+        ring = parallel_map(
+            lambda t, r=Reading(left, 0, 0): _fitted(sights, r, Coding(), t, SHARED_ONLY, 8, 8, RING),  # type: ignore[misc]
+            starts,
+        )
+        for larger_is_farther in (True, False):
+            fits = [c.fit for c in ring if (c.fit.theta[1] > c.fit.theta[2]) == larger_is_farther]
+            for fit in sorted(fits, key=lambda f: f.cost)[:2]:
+                jobs += [(Reading(left, top, bottom), fit.theta) for top, bottom in product(range(4), range(4))]
+    fits_of_all = parallel_map(lambda j: _fitted(sights, j[0], Coding(), j[1], SHARED_ONLY, 12, 6), jobs)
+    best: dict[Reading, Candidate] = {}
+    for candidate in sorted(fits_of_all, key=lambda c: c.fit.cost):
+        best.setdefault(candidate.reading, candidate)
+    return list(best.values())
+
+
+def _coded(sights: Sights, best: Candidate, coding: Coding) -> Candidate:
+    rough = _fitted(sights, best.reading, coding, best.fit.theta, EVERY, 8, 12)
+    return _fitted(sights, best.reading, coding, rough.fit.theta, EVERY, 4, 8, ALL, EXACT)
+
+
+def _compared(sights: Sights, reading: Reading, best: Candidate) -> Candidate:
+    """Another reading from the best one's numbers: where the shape is symmetric they fit it, too. Judged with all points."""
+    fit = _fitted(sights, reading, best.coding, best.fit.theta, EVERY, 8, 6, ALL, EXACT).fit
+    return Candidate(reading, best.coding, Fit(fit.theta, cost(sights, reading, best.coding, fit.theta, EXACT)))
+
+
+def cost(sights: Sights, reading: Reading, coding: Coding, theta: Array, tolerance: Tolerance) -> float:
+    """How badly a rig explains the depth renders, by all points."""
+    errors = Problem(sights, axes_of(reading), coding, ALL, EVERY, 1, tolerance).errors(theta)[0]
+    return float(errors @ errors)
+
+
+def sharpened(sights: Sights, best: Candidate) -> Candidate:
+    """The fit with all points, and with ever less patience for errors: what is left of them would pull on the perspective. The
+    cost stays that of the comparison."""
+    theta = best.fit.theta
+    for tolerance in (EXACT, FINEST):
+        theta = _fitted(sights, best.reading, best.coding, theta, EVERY, 1, 12, ALL, tolerance).fit.theta
+    return Candidate(best.reading, best.coding, Fit(theta, best.fit.cost))

@@ -1,0 +1,216 @@
+"""What real captures look like: nominal cameras only, coarse depth of unknown encoding, light and framing that differ between
+views, colour and depth that do not quite meet. Everything is drawn from a seed and written down as the truth."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+from steps.formats import png
+from steps.geometry.cameras import CANONICAL_AXES, VIEW_NAMES, Camera, look_at, ray_to_z
+from steps.geometry.rasterize import rasterize
+from steps.sample.render import GroundTruth, render
+
+Array = NDArray[Any]
+FAR_AWAY = 400.0  # half picture widths to the camera where it stands for an orthographic one
+FULLEST = 0.93  # of the half picture that the object may reach
+SIDES = ((512, 512), (640, 512), (512, 384), (768, 512), (512, 640))  # of colour and depth
+
+
+@dataclass(frozen=True)
+class ViewNoise:
+    """One view's own faults. scale, shift: of the picture, in half widths; apart: scale and shift of colour against depth; gain,
+    offset: of depth around the object's middle; light: direction and strength of what its light adds; exposure: factor."""
+
+    scale: float
+    shift: tuple[float, float]
+    apart: tuple[float, float, float]
+    gain: float
+    offset: float
+    light: tuple[float, float, float]
+    exposure: float
+
+
+@dataclass(frozen=True)
+class Capture:
+    """One draw. field_of_view: degrees, 0 for orthographic; left_is: whose left the name means; rolls: quarter turns of the top
+    and bottom view, counter-clockwise; levels: distinct depth values; side: of colour and of depth."""
+
+    field_of_view: float
+    fullness: float
+    left_is: str
+    front_is: str
+    rolls: tuple[int, int]
+    encoding: str
+    distance: str
+    nearer_is: str
+    background: str
+    levels: int
+    lowest: int
+    side: tuple[int, int]
+    white: float
+    shadow: float
+    jpeg: int
+    noises: tuple[ViewNoise, ...]
+
+
+def drawn(seed: int) -> Capture:
+    """The capture that belongs to a seed."""
+    r = np.random.default_rng(seed)
+    levels = int(r.integers(20, 151))
+    return Capture(
+        field_of_view=0.0 if r.random() < 0.15 else float(r.uniform(20, 70)),
+        fullness=float(r.uniform(0.6, 0.95)),
+        left_is=str(r.choice(["viewer", "object"])),
+        front_is=str(r.choice(["viewer", "object"])),
+        rolls=(int(r.integers(4)), int(r.integers(4))),
+        encoding=str(r.choice(["linear", "inverse"], p=[0.7, 0.3])),
+        distance=str(r.choice(["z", "ray"], p=[0.75, 0.25])),
+        nearer_is=str(r.choice(["smaller", "larger"])),
+        background=str(r.choice(["0", "255", "alpha"], p=[0.5, 0.25, 0.25])),
+        levels=levels,
+        lowest=int(r.integers(2, 254 - levels)),
+        side=SIDES[int(r.integers(len(SIDES)))],
+        white=float(r.uniform(0.94, 1.0)),
+        shadow=float(r.uniform(0.05, 0.25)),
+        jpeg=int(r.integers(85, 97)),
+        noises=tuple(_noise(r) for _ in VIEW_NAMES),
+    )
+
+
+def _noise(r: np.random.Generator) -> ViewNoise:
+    shift = r.uniform(-1, 1, 2) * 15 / 512
+    angle, size = r.uniform(0, 2 * np.pi), r.uniform(5, 20) / 512
+    return ViewNoise(
+        scale=float(r.uniform(0.97, 1.03)),
+        shift=(float(shift[0]), float(shift[1])),
+        apart=(float(r.uniform(0.985, 1.015)), float(size * np.cos(angle)), float(size * np.sin(angle))),
+        gain=float(r.uniform(0.985, 1.015)),
+        offset=float(r.uniform(-0.01, 0.01)),
+        light=tuple(float(x) for x in r.normal(0, 0.06, 3)),  # type: ignore[arg-type]
+        exposure=float(r.uniform(0.93, 1.05)),
+    )
+
+
+# -- cameras ------------------------------------------------------------------------------------------------------------
+
+
+def cameras(truth: GroundTruth, capture: Capture) -> list[Camera]:
+    """The six ideal cameras with the depth's size: what each name means here, before any view's own faults."""
+    tangent = np.tan(np.radians(capture.field_of_view / 2)) if capture.field_of_view else 1 / FAR_AWAY
+    half = 1.0
+    for _ in range(20):  # half the picture's width at the object's middle, until the fullest view is as full as wanted
+        views = [_camera(name, capture, half / tangent, capture.side[1], tangent) for name in VIEW_NAMES]
+        fullest = max(_reach(truth, view) for view in views)
+        half *= fullest / (FULLEST * capture.fullness)
+    return views
+
+
+def _camera(name: str, capture: Capture, distance: float, side: int, tangent: float) -> Camera:
+    direction, up = (np.array(v, float) for v in CANONICAL_AXES[meaning(name, capture)])
+    turn = {"top": capture.rolls[0], "bottom": capture.rolls[1]}.get(name, 0)
+    for _ in range(turn):
+        up = np.cross(up, direction)
+    return look_at(name, direction * distance, up, side, side / 2 / tangent)
+
+
+def meaning(name: str, capture: Capture) -> str:
+    """The canonical camera that took the view called `name`."""
+    swapped: dict[str, str] = {}
+    if capture.left_is == "object":
+        swapped |= {"left": "right", "right": "left"}
+    if capture.front_is == "object":
+        swapped |= {"front": "back", "back": "front"}
+    return swapped.get(name, name)
+
+
+def _reach(truth: GroundTruth, camera: Camera) -> float:
+    points = truth.vertices @ camera.projection[:, :3].T + camera.projection[:, 3]
+    pixels = points[:, :2] / points[:, 2:]
+    return float(np.abs(pixels / (camera.width / 2) - 1).max())
+
+
+def faulty(camera: Camera, scale: float, x: float, y: float) -> Camera:
+    """The camera with its picture scaled about the middle and shifted by (x right, y up) half widths."""
+    half = camera.width / 2
+    return replace(camera, fx=camera.fx * scale, fy=camera.fy * scale, cx=camera.cx + x * half, cy=camera.cy - y * half)
+
+
+def depth_camera(camera: Camera, noise: ViewNoise) -> Camera:
+    """The camera that the depth render really has."""
+    return faulty(camera, noise.scale, *noise.shift)
+
+
+def colour_camera(camera: Camera, noise: ViewNoise, side: int) -> Camera:
+    """The camera that the view really has."""
+    scale, x, y = noise.apart
+    return faulty(depth_camera(camera, noise).resized(side, side), scale, x, y)
+
+
+# -- pictures -----------------------------------------------------------------------------------------------------------
+
+
+def depth_counts(truth: GroundTruth, views: list[Camera], capture: Capture) -> list[Array]:
+    """The six depth renders as they are stored: [H, W] uint8, or [H, W, 2] with alpha."""
+    seen = [_measured(truth, v, n, capture) for v, n in zip(views, capture.noises, strict=True)]
+    known = np.concatenate([s[s > 0] for s in seen])
+    return [_stored(s, float(known.min()), float(known.max()), capture) for s in seen]
+
+
+def _measured(truth: GroundTruth, view: Camera, noise: ViewNoise, capture: Capture) -> Array:
+    """What is stored, before it becomes counts: distance or its inverse, 0 where nothing is."""
+    camera = depth_camera(view, noise)
+    z = rasterize(truth.vertices, truth.faces, camera).depth.astype(np.float64)
+    middle = float(np.linalg.norm(view.position))
+    half = middle * view.width / 2 / view.fx
+    wrong = middle - (middle - z) * noise.gain - noise.offset * half
+    if capture.distance == "ray":
+        wrong = wrong / ray_to_z(camera, z.shape)
+    return np.where(z > 0, 1 / wrong if capture.encoding == "inverse" else wrong, 0)
+
+
+def _stored(seen: Array, low: float, high: float, capture: Capture) -> Array:
+    share = (seen - low) / (high - low)
+    if (capture.nearer_is == "larger") != (capture.encoding == "inverse"):
+        share = 1 - share
+    counts = np.rint(capture.lowest + share * (capture.levels - 1)).astype(np.int64)
+    if capture.background == "alpha":
+        return np.dstack([np.where(seen > 0, counts, 128), np.where(seen > 0, 255, 0)]).astype(np.uint8)
+    return np.where(seen > 0, counts, int(capture.background)).astype(np.uint8)
+
+
+def picture(truth: GroundTruth, view: Camera, noise: ViewNoise, capture: Capture) -> Array:
+    """The view as a shop's camera would store it: [H, W, 3] uint8."""
+    camera = colour_camera(view, noise, capture.side[0])
+    rgba, _ = render(truth, camera)
+    lit = rgba[..., :3] * (1 + _normals(truth, camera) @ np.array(noise.light))[..., None] * noise.exposure
+    alpha = rgba[..., 3:]
+    behind = capture.white * (1 - capture.shadow * _shadow(alpha[..., 0]))[..., None]
+    return _as_jpeg(png.to_bytes(np.clip(lit, 0, 1) * alpha + behind * (1 - alpha)), capture.jpeg)
+
+
+def _normals(truth: GroundTruth, camera: Camera) -> Array:
+    fragments = rasterize(truth.vertices, truth.faces, camera)
+    weights = np.dstack([fragments.bary, 1 - fragments.bary.sum(axis=2)])
+    normals = (truth.normals[truth.faces[fragments.face]] * weights[..., None]).sum(axis=2)
+    return np.asarray(np.where(fragments.face[..., None] >= 0, normals, 0))
+
+
+def _shadow(alpha: Array) -> Array:
+    """A soft one, on the ground below the object: [H, W] in [0, 1]."""
+    side = len(alpha)
+    wide = gaussian_filter(alpha, side / 40)
+    lower = np.roll(gaussian_filter(alpha, (side / 60, side / 25)), side // 40, axis=0)
+    return np.clip(0.4 * wide + 0.8 * lower, 0, 1)
+
+
+def _as_jpeg(pixels: Array, quality: int) -> Array:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality)
+    return np.asarray(Image.open(file))

@@ -1,0 +1,111 @@
+"""The rig's arithmetic: what stored values mean, and that what is fitted is what the cameras do."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from steps.formats import png
+from steps.formats.checks import Pictures
+from steps.formats.depth_encoding import metric_depth
+from steps.geometry import rig, rig_photo
+from steps.geometry.cameras import project, ray_to_z, unproject
+from steps.geometry.rig import Candidate, Reading
+from steps.geometry.rig_fit import PER_VIEW, SHARED, SPREAD, Coding, Fit, carried, height_of
+from steps.validate import rig as stage
+
+Array = np.ndarray[Any, Any]
+SIDE = 64
+
+
+def random_candidate(seed: int) -> Candidate:
+    random = np.random.default_rng(seed)
+    theta = np.zeros(SHARED + 6 * PER_VIEW)
+    theta[:SHARED] = random.uniform(0.1, 0.6), 0.6, -0.4
+    theta[SHARED:] = (random.uniform(-1, 1, (6, PER_VIEW)) * SPREAD).ravel()
+    reading = rig.readings()[int(random.integers(32))]
+    return Candidate(reading, Coding(0, 0), Fit(theta, 0.0))
+
+
+def test_all_32_readings_differ_and_none_is_a_mirror_image() -> None:
+    rigs = [rig.axes_of(reading) for reading in rig.readings()]
+    assert all(np.linalg.det(axes) == pytest.approx(np.ones(6)) for axes in rigs)
+    assert len({axes.round().tobytes() for axes in rigs}) == 32
+
+
+@pytest.mark.parametrize("inverse", [0, 1])
+@pytest.mark.parametrize("ray", [0, 1])
+def test_a_stored_share_means_the_height_that_its_encoding_says(inverse: int, ray: int) -> None:
+    k, low, high, x, y = 0.4, 0.5, -0.6, 0.3, -0.2
+    for share in (0.0, 0.3, 1.0):
+        near, far = 1 / k - low, 1 / k - high
+        distance = 1 / (1 / near + share * (1 / far - 1 / near)) if inverse else near + share * (far - near)
+        along_axis = distance / np.sqrt(1 + k * k * (x * x + y * y)) if ray else distance
+        assert height_of(share, x, y, k, low, high, inverse, ray) == pytest.approx(1 / k - along_axis)
+
+
+def test_without_perspective_inverse_and_ray_are_linear_along_the_axis() -> None:
+    for inverse, ray in ((1, 0), (0, 1), (1, 1)):
+        assert height_of(0.3, 0.5, 0.5, 0.0, 0.5, -0.5, inverse, ray) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_cameras_that_come_out_are_those_that_were_fitted(seed: int) -> None:
+    """A point of one depth render, taken into another by the fit's arithmetic and by the cameras and encodings written."""
+    found = random_candidate(seed)
+    counts = np.zeros((SIDE, SIDE, 1), np.uint8)
+    counts[20:40, 20:40, 0] = 140
+    depths = [_picture(counts)] * 6
+    views = stage.views_of(found, Pictures(depths, depths), (40.0, 240.0), 0)
+    i, j = 0, 2
+    depth = metric_depth(depths[i], views[i].depth, ray_to_z(views[i].camera, (SIDE, SIDE))).depth
+    pixels, distance = project(unproject(depth, views[i].camera), views[j].camera)
+    place = (20.5 * 2 / SIDE - 1, 1 - 20.5 * 2 / SIDE)
+    point = np.array([*place, (140 - 40) / 200, 0.0, 0.0])
+    axes = rig.axes_of(found.reading)
+    _, _, height, x, y, _ = carried(point, axes[i], axes[j], found.fit.theta, i, j, 0, 0)
+    assert ((x + 1) * SIDE / 2, (1 - y) * SIDE / 2) == pytest.approx(tuple(pixels[0]), abs=1e-3)
+    assert stage.UNIT * (1 / found.fit.theta[0] - height) == pytest.approx(distance[0], rel=1e-5)
+
+
+def _picture(pixels: Array) -> png.Picture:
+    file = io.BytesIO()
+    Image.fromarray(pixels[..., 0]).save(file, "PNG")
+    return png.decode(file.getvalue())
+
+
+def test_a_view_is_placed_on_its_depth_though_a_shadow_lies_beside_it() -> None:
+    y, x = np.mgrid[:200, :200].astype(float)
+    inside = ((x - 100) / 50) ** 2 + ((y - 90) / 35) ** 2 < 1
+    distance = rig._signed(inside)
+    scale, dx, dy = 1.03, 0.05, -0.04
+    u, v = (x + 0.5) / 100 - 1, 1 - (y + 0.5) / 100
+    seen = rig_photo.sampled(inside.astype(float), (u - dx) / scale, (v - dy) / scale) > 0.5
+    shadow = 0.2 * np.exp(-(((x - 100) / 60) ** 2 + ((y - 135) / 20) ** 2))
+    colour = np.where(seen[..., None], [0.8, 0.3, 0.2], 0.97 - shadow[..., None])
+    found = rig_photo.placed(colour, np.full(3, 0.97), distance)
+    assert (found.scale, found.x, found.y) == pytest.approx((scale, dx, dy), abs=0.008)
+
+
+def test_what_lies_around_the_object_is_told_from_the_frame() -> None:
+    counts = np.full((SIDE, SIDE, 1), 255, np.uint8)
+    counts[20:40, 20:40] = 100
+    assert stage.background_of([_picture(counts)] * 6) == "max"
+    assert stage.background_of([_picture(np.where(counts == 255, 0, counts).astype(np.uint8))] * 6) == 0
+
+
+def test_a_moved_depth_render_has_its_values_where_the_view_has_its_colours() -> None:
+    counts = np.zeros((SIDE, SIDE, 1), np.uint8)
+    counts[20:40, 20:40] = 100
+    placement = rig_photo.Placement(1.0, 8 * 2 / SIDE, 4 * 2 / SIDE, 0.2)
+    moved = stage.moved(_picture(counts), placement, 0)
+    assert np.array_equal(moved.pixels[16:36, 28:48, 0], counts[20:40, 20:40, 0])
+    assert moved.pixels.sum() == counts.sum()
+
+
+def test_readings_are_told_in_words() -> None:
+    assert stage.words(Reading("object", 1, 0)) == "left means the object's left, top turned by 90 degrees"
