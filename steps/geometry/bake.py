@@ -18,7 +18,11 @@ from steps.geometry.rasterize import Fragments, rasterize, rasterize_homogeneous
 Array = NDArray[Any]
 SHARPNESS = 6  # exponent of the cosine between normal and view: high, so that a texel has one main source
 EDGE = 8.0  # pixels over which a view's weight fades towards outlines and occlusions, where registration errors show
-OCCLUSION = 0.01  # of the scene's depth: a texel this far behind what the view sees is hidden
+OCCLUSION = 0.01  # of the distance: a texel this far behind what the view sees is hidden
+FAR_AWAY = (
+    2.5  # diagonals of the mesh: cameras further off, as orthographic ones stand for, count as if they stood there
+)
+TURNED = 0.2  # of the diagonal: how far apart two unit normals lie that differ by one, where unseen texels are filled
 
 
 @dataclass(frozen=True)
@@ -59,15 +63,20 @@ def bake(vertices: Array, faces: Array, uv: Array, normals: Array, photos: list[
         _add(photo, depth, trust, fragments, vertices, faces, normals, colour, weight)
     surface, seen = fragments.face >= 0, weight > 0
     colour[seen] /= weight[seen, None]
-    _fill_unseen(colour, surface & ~seen, surface & seen, fragments, vertices, faces)
+    _fill_unseen(colour, surface & ~seen, surface & seen, fragments, vertices, faces, normals)
     share = float(seen.sum() / max(1, surface.sum()))
     return TexturedMesh(vertices, faces, uv, normals, np.clip(filled(colour, surface), 0, 1), share)
+
+
+def _reach(vertices: Array) -> float:
+    return FAR_AWAY * float(np.linalg.norm(np.ptp(vertices, axis=0)))
 
 
 def _sight(vertices: Array, faces: Array, photo: Photo) -> tuple[Array, Array]:
     """What the view sees of the mesh, depth [H, W], and how far each pixel may be trusted, [H, W] in (0, 1]."""
     depth = rasterize(vertices, faces, photo.camera).depth
-    jump = maximum_filter(depth, 3) - minimum_filter(depth, 3) > OCCLUSION * 2 * max(depth.max(), 1e-9)
+    distance = max(min(float(depth.max()), _reach(vertices)), 1e-9)
+    jump = maximum_filter(depth, 3) - minimum_filter(depth, 3) > OCCLUSION * 2 * distance
     edge = jump | (photo.coverage < 0.999) | (depth <= 0)
     return depth, np.clip(distance_transform_edt(~edge) / EDGE, 1e-3, 1.0).astype(np.float32)
 
@@ -84,7 +93,7 @@ def _add(
     weight: Array,
 ) -> None:
     clean = filled(photo.colour, photo.coverage > 0.999).astype(np.float32)
-    projection, eye = photo.camera.projection, photo.camera.position
+    projection, eye, reach = photo.camera.projection, photo.camera.position, _reach(vertices)
     for_bands(
         lambda a, b: _gather(
             clean,
@@ -92,6 +101,7 @@ def _add(
             trust,
             projection,
             eye,
+            reach,
             at.face,
             at.bary,
             vertices,
@@ -117,7 +127,9 @@ def _cubic(t):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _gather(photo, depth, trust, m, eye, face, bary, vertices, faces, normals, place, colour, weight, start, stop):  # type: ignore[no-untyped-def]
+def _gather(  # type: ignore[no-untyped-def]
+    photo, depth, trust, m, eye, reach, face, bary, vertices, faces, normals, place, colour, weight, start, stop
+):
     height, width = depth.shape
     p, n = place[0], place[1]
     for row in range(start, stop):
@@ -139,7 +151,7 @@ def _gather(photo, depth, trust, m, eye, face, bary, vertices, faces, normals, p
             c, r = int(np.floor(x)), int(np.floor(y))
             if c < 0 or r < 0 or c >= width or r >= height:
                 continue
-            if depth[r, c] <= 0 or z > depth[r, c] + OCCLUSION * z:
+            if depth[r, c] <= 0 or z > depth[r, c] + OCCLUSION * min(z, reach):
                 continue
             ex, ey, ez = eye[0] - p[0], eye[1] - p[1], eye[2] - p[2]
             cosine = (n[0] * ex + n[1] * ey + n[2] * ez) / np.sqrt(
@@ -167,14 +179,20 @@ def _positions(fragments: Fragments, where: Array, vertices: Array, faces: Array
 
 
 def _fill_unseen(
-    colour: Array, unseen: Array, seen: Array, fragments: Fragments, vertices: Array, faces: Array
+    colour: Array, unseen: Array, seen: Array, fragments: Fragments, vertices: Array, faces: Array, normals: Array
 ) -> None:
-    """Gives `unseen` texels the mean of the nearest seen ones in space, weighted by 1 / distance; in place."""
+    """Gives `unseen` texels the mean of the nearest seen ones in space, weighted by 1 / distance; in place. What faces another
+    way is further away: the inside of a thin wall must not take the colours of its outside."""
     if not unseen.any() or not seen.any():
         return
     step = max(1, int(seen.sum()) // 100_000)  # a denser tree costs time and changes nothing visible
-    tree = cKDTree(_positions(fragments, seen, vertices, faces)[::step])
-    distance, nearest = tree.query(_positions(fragments, unseen, vertices, faces), k=8, workers=-1)
+    turned = TURNED * float(np.linalg.norm(np.ptp(vertices, axis=0))) * normals
+
+    def places(where: Array) -> Array:
+        return np.hstack([_positions(fragments, where, part, faces) for part in (vertices, turned)])
+
+    tree = cKDTree(places(seen)[::step])
+    distance, nearest = tree.query(places(unseen), k=8, workers=-1)
     weight = 1.0 / np.maximum(distance, 1e-9)
     known = colour[seen][::step]
     nearest = np.minimum(nearest, len(known) - 1)  # fewer than eight known texels: the tree reports one past the end

@@ -15,7 +15,7 @@ from steps.formats import cameras_json, checks, png, scene
 from steps.formats.depth_encoding import MetricDepth, metric_depth
 from steps.geometry.cameras import ray_to_z
 from steps.reporter import Reporter
-from steps.validate import devices, masks
+from steps.validate import agreement, devices, masks
 
 Array = NDArray[Any]
 
@@ -61,6 +61,11 @@ def write_scene(
     """Masks, metric depth and cameras of a set that passed the checks. source: where the cameras come from."""
     views = [_view_of(i, picture, given) for i, picture in enumerate(pictures.views)]
     depths = [_metric(picture, view) for picture, view in zip(pictures.depths, views, strict=True)]
+    shapes = [d.depth.shape for d in depths]
+    own = [v.camera.resized(w, h) for v, (h, w) in zip(views, shapes, strict=True)]
+    share = agreement.contradicted([d.depth for d in depths], own)
+    if share > agreement.SUSPICIOUS:
+        notes = [*notes, _doubt(share, source)]
     insides = [masks.resized(d.depth > 0, p.pixels.shape[:2]) for d, p in zip(depths, pictures.views, strict=True)]
     opaque = [(p.colour, i) for p, i in zip(pictures.views, insides, strict=True) if p.alpha is None]
     background, even = (
@@ -84,6 +89,13 @@ def write_scene(
         "notes": notes,
     }
     write_json(out / "scene.json", scene.describe([v.camera for v in views], background, **about))
+
+
+def _doubt(share: float, source: str) -> str:
+    return (
+        f"WARNING: {share:.0%} of what the depth renders show is denied by another view, so cameras or depth encoding "
+        f"({source}) do not fit these pictures."
+    )
 
 
 def _view_of(index: int, picture: png.Picture, given: list[cameras_json.View] | None) -> cameras_json.View:
