@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,7 @@ from pipeline.terminal import explained
 from steps import contracts
 from steps.contracts import DEVICES, ENGINES, MODELS, RIGS
 from steps.errors import StepError
-from steps.files import read_json
+from steps.files import read_json, write_json
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -155,6 +156,54 @@ def told(summary: dict[str, Any]) -> None:
     for label in ("result", "report"):
         if summary[label]:
             click.echo(f"{label + ':':8}{summary[label]}")
+
+
+@main.command("rig")
+@click.argument("input", type=click.Path(path_type=Path))
+@click.option(
+    "--cameras", type=FILE, help="A cameras.json to look at; without it the input's own, else the rig is looked for."
+)
+@click.option("--picture", type=FILE, help="Where to draw the six views around what their depth shows (PNG).")
+@click.option(
+    "--save",
+    type=FILE,
+    help="Where to write the cameras found, as a cameras.json; of several that remain, FILE-1, FILE-2 and so on.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print all that is known of the rig, and nothing else.")
+def show_rig(input: Path, cameras: Path | None, picture: Path | None, save: Path | None, as_json: bool) -> None:
+    """Say how the cameras of a set stand and what its depth means."""
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        parameters = contracts.Validate(
+            out=work / "scene",
+            outputs=work / "outputs",
+            input=input.absolute(),
+            cameras=cameras and cameras.absolute(),
+            picture=picture is not None,
+        )
+        words = [sys.executable, "-m", "steps.validate", *contracts.arguments(parameters)]
+        code = subprocess.run(words, stderr=subprocess.DEVNULL, check=False).returncode
+        if code:
+            _untold(work / "outputs", save, as_json)
+            raise SystemExit(code)
+        scene = read_json(work / "scene" / "scene.json")
+        rig = read_json(work / "scene" / "rig.json", {"decision": scene["rig"]})
+        if picture:
+            shutil.copy(work / "scene" / "rig.png", picture)
+    if save and "cameras" in rig:
+        write_json(save, rig["cameras"])
+    click.echo(json.dumps(rig, indent=2) if as_json else "\n".join([f"rig: {rig['decision']}", *scene["notes"]]))
+
+
+def _untold(outputs: Path, save: Path | None, as_json: bool) -> None:
+    """Bad input, or a rig that the pictures do not tell: then all that remain are saved, numbered."""
+    record = read_json(outputs / "failure.json")
+    for number, hypothesis in enumerate(record["details"].get("hypotheses", []) if save else [], 1):
+        assert save is not None
+        place = save.with_stem(f"{save.stem}-{number}")
+        shutil.copy(outputs / hypothesis["cameras"], place)
+        hypothesis["cameras"] = str(place)
+    click.echo(json.dumps(record, indent=2)) if as_json else explained(record)
 
 
 @main.command("render")

@@ -98,6 +98,7 @@ class Validate(Step):
         "without cameras.json: auto finds out how the cameras stand and what the depth means, nominal takes the canonical rig",
         RIGS,
     )
+    picture: bool = option(False, "also draw rig.png: the six views standing around what their depth shows")
     device: str = option("auto", "the device that the job wants; cuda fails here where no usable GPU is found", DEVICES)
 
 

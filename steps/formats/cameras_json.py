@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from steps.errors import ValidationFailed
 from steps.formats.depth_encoding import DepthEncoding
-from steps.geometry.cameras import VIEW_NAMES, Camera, canonical_camera
+from steps.geometry.cameras import VIEW_NAMES, Camera, Placement, canonical_camera
 
 SCHEMA = Path(__file__).with_name("cameras.schema.json")
 ROTATION_TOLERANCE = 1e-3
@@ -20,10 +20,12 @@ _HELP = "See the section on cameras.json in the README; `sixview sample` writes 
 
 @dataclass(frozen=True)
 class View:
-    """One view's camera, for pictures of the size its intrinsics name, and its depth encoding."""
+    """One view's camera, for pictures of the size its intrinsics name, and its depth encoding. colour: where the view's picture
+    lies on its depth render, whose camera this is then; None where they meet."""
 
     camera: Camera
     depth: DepthEncoding
+    colour: Placement | None = None
 
 
 def canonical_views(width: int, height: int) -> list[View]:
@@ -70,7 +72,8 @@ def _view(item: dict[str, Any], common: dict[str, Any] | None) -> View:
     _check_range(item["name"], depth)
     k = item["intrinsics"]
     camera = Camera(item["name"], pose, k["fx"], k["fy"], k["cx"], k["cy"], k["width"], k["height"])
-    return View(camera, DepthEncoding(**depth))
+    colour = Placement(**item["colour"]) if "colour" in item else None
+    return View(camera, DepthEncoding(**depth), colour)
 
 
 def _check_range(name: str, depth: dict[str, Any]) -> None:
@@ -97,8 +100,12 @@ def document(views: list[View]) -> dict[str, Any]:
     """The cameras.json that `parse` turns back into `views`, each with its own depth encoding."""
     return {
         "format": "sixview-cameras/1",
-        "views": [{**camera_json(v.camera), "depth": _written(v.depth)} for v in views],
+        "views": [{**camera_json(v.camera), "depth": _written(v.depth), **_placed(v.colour)} for v in views],
     }
+
+
+def _placed(colour: Placement | None) -> dict[str, Any]:
+    return {} if colour is None else {"colour": asdict(colour)}
 
 
 def _written(e: DepthEncoding) -> dict[str, Any]:

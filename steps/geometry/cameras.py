@@ -60,6 +60,16 @@ class Camera:
         )
 
 
+@dataclass(frozen=True)
+class Placement:
+    """Where a view's colours lie on its depth render: what the depth has at (x, y), in half widths from the middle, x right and y
+    up, the view has at scale (x, y) + (self.x, self.y)."""
+
+    scale: float = 1.0
+    x: float = 0.0
+    y: float = 0.0
+
+
 def look_at(name: str, position: Array, up: Array, size: int, focal: float) -> Camera:
     """A square camera of `size` pixels at `position` (3,) that looks at the origin; focal in pixels."""
     back = np.asarray(position, dtype=np.float64) / np.linalg.norm(position)

@@ -3,7 +3,6 @@ see the same surface."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -11,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates
 
+from steps.geometry.cameras import Placement
 from steps.geometry.rig_fit import PER_VIEW, SHARED, Coding, Sights, transfers
 
 Array = NDArray[Any]
 # each round of the placement: half widths from the outline to where colour is taken on both sides of it, how far it shifts, in
 # how many steps, and by which scales: far for a wide catch, near since the contrast does not change until the outline is crossed
 ROUNDS = (
-    (0.02, 0.1, 11, (0.96, 0.98, 1.0, 1.02, 1.04)),
+    (0.02, 0.1, 11, (-0.04, -0.02, 0.0, 0.02, 0.04)),
     (0.01, 0.02, 7, (-0.02, -0.01, 0.0, 0.01, 0.02)),
     (0.005, 0.01, 7, (-0.008, -0.004, 0.0, 0.004, 0.008)),
     (0.003, 0.004, 5, (-0.004, -0.002, 0.0, 0.002, 0.004)),
@@ -27,17 +27,6 @@ FACING = 0.3  # least cosine between normal and sight for a colour to be compare
 LEAST = 12  # points that two views must share
 DIFFERENT = 0.3  # colour differences count up to this
 MAP = 256
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where a view's colours lie: the point (x, y) of the depth render, in half widths, is at scale (x, y) + (dx, dy) in the
-    view. contrast: how much more the object differs from the background inside that outline than outside."""
-
-    scale: float
-    x: float
-    y: float
-    contrast: float
 
 
 def sampled(image: Array, x: Array, y: Array) -> Array:
@@ -69,14 +58,11 @@ def placed(colour: Array, background: Array, distance: Array) -> Placement:
     least. colour: [H, W, 3] in [0, 1]; background: (3,); distance: [s, s] signed, of the depth's outline."""
     points, normal = outline(distance)
     strange = np.minimum(np.abs(colour - background).max(axis=2), STRONG)
-    best = Placement(1.0, 0.0, 0.0, -1.0)  # no contrast yet
+    best = Placement()
     for inward, reach, steps, scales in ROUNDS:
         around = best
         shifts = np.linspace(-reach, reach, steps)
-        options = [
-            (s if around.contrast < 0 else around.scale + s, around.x + dx, around.y + dy)
-            for s, dx, dy in product(scales, shifts, shifts)
-        ]
+        options = [(around.scale + s, around.x + dx, around.y + dy) for s, dx, dy in product(scales, shifts, shifts)]
         scale, dx, dy = (np.array(v)[:, None] for v in zip(*options, strict=True))
         sides = [
             sampled(
@@ -86,7 +72,7 @@ def placed(colour: Array, background: Array, distance: Array) -> Placement:
         ]
         contrast = (sides[0] - sides[1]).mean(axis=1)
         k = int(contrast.argmax())
-        best = Placement(float(options[k][0]), float(options[k][1]), float(options[k][2]), float(contrast[k]))
+        best = Placement(*(float(v) for v in options[k]))
     return best
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,10 @@ from steps.formats import cameras_json, png
 from steps.formats.checks import Pictures
 from steps.formats.depth_encoding import DepthEncoding, foreground
 from steps.geometry import rig, rig_choice, rig_photo
-from steps.geometry.cameras import CANONICAL_DISTANCE, CANONICAL_FOCAL_PER_WIDTH, VIEW_NAMES, Camera
+from steps.geometry.cameras import CANONICAL_DISTANCE, CANONICAL_FOCAL_PER_WIDTH, VIEW_NAMES, Camera, Placement
 from steps.geometry.rig import Candidate, Reading
 from steps.geometry.rig_choice import Choice
 from steps.geometry.rig_fit import FINEST, PER_VIEW, SHARED, Coding, Fit, Sights
-from steps.geometry.rig_photo import Placement
 
 Array = NDArray[Any]
 UNIT = CANONICAL_DISTANCE / (
@@ -32,11 +32,10 @@ SMALL, ROUGHLY = 64, 2.5  # the same for pictures below so many pixels, whose de
 
 @dataclass(frozen=True)
 class Found:
-    """views: cameras and encodings for the depth renders' sizes; placements: where the views' colours lie on those, None where
-    they lie as they should; facts: scene/rig.json; note: a sentence for the report."""
+    """views: cameras and encodings for the depth renders' sizes, and where the views' colours lie on those; facts: for
+    scene/rig.json; note: a sentence for the report, none for the nominal rig."""
 
     views: list[cameras_json.View]
-    placements: list[Placement] | None
     facts: dict[str, Any]
     note: str
 
@@ -59,9 +58,9 @@ def find(pictures: Pictures, outputs: Path) -> Found:
     maps = [rig_photo.colour_map(_seen(p), q) for p, q in zip(pictures.views, placements, strict=True)]
     choice = rig_choice.choose(sights, rig.search(sights), maps)
     if not choice.clear:
-        raise _ambiguous(choice, pictures, span, background, outputs)
-    views = views_of(choice.chosen, pictures, span, background)
-    return Found(views, placements, facts_of(choice, placements, views), note_of(choice))
+        raise _ambiguous(choice, lambda c: views_of(c, pictures, span, background, placements), outputs)
+    views = views_of(choice.chosen, pictures, span, background, placements)
+    return Found(views, facts_of(choice, views), note_of(choice))
 
 
 # -- what is looked at --------------------------------------------------------------------------------------------------
@@ -110,7 +109,7 @@ def _holds(sights: Sights, nominal: Candidate, pictures: Pictures) -> bool:
     theta = nominal.fit.theta
     if rig.cost(sights, nominal.reading, nominal.coding, theta, FINEST) > limit:
         return False
-    maps = [rig_photo.colour_map(_seen(p), Placement(1, 0, 0, 0)) for p in pictures.views]
+    maps = [rig_photo.colour_map(_seen(p), Placement()) for p in pictures.views]
     judged = rig_choice.choose(sights, rig_choice.at_nominal(sights, nominal), maps, exact=False).judged
     own = [j.colour for j in judged if j.candidate.reading == nominal.reading]
     return bool(own) and not own[0] > rig_choice.COLOUR_TIE * judged[0].colour
@@ -119,16 +118,20 @@ def _holds(sights: Sights, nominal: Candidate, pictures: Pictures) -> bool:
 def _as_nominal(pictures: Pictures) -> Found:
     views = [cameras_json.canonical_views(*p.pixels.shape[1::-1])[i] for i, p in enumerate(pictures.depths)]
     facts = {"decision": "nominal", "cameras": cameras_json.document(views)}
-    return Found(views, None, facts, "")
+    return Found(views, facts, "")
 
 
 # -- from numbers to cameras --------------------------------------------------------------------------------------------
 
 
 def views_of(
-    found: Candidate, pictures: Pictures, span: tuple[float, float], background: int | str
+    found: Candidate,
+    pictures: Pictures,
+    span: tuple[float, float],
+    background: int | str,
+    placements: list[Placement],
 ) -> list[cameras_json.View]:
-    """Cameras and encodings of the depth renders."""
+    """Cameras and encodings of the depth renders, and where the views' colours lie on them."""
     axes, theta = rig.axes_of(found.reading), found.fit.theta
     k = max(float(theta[0]), FURTHEST)
     result = []
@@ -141,7 +144,8 @@ def views_of(
         focal = float(np.exp(scale)) * half / k
         camera = Camera(name, pose, focal, focal, width / 2 + x * half, height / 2 - y * half, width, height)
         ends = [UNIT * (1 / k - ((1 + gain) * h + offset)) for h in theta[1:SHARED]]
-        result.append(cameras_json.View(camera, _encoding(found.coding, ends, span, picture.maximum, background)))
+        encoding = _encoding(found.coding, ends, span, picture.maximum, background)
+        result.append(cameras_json.View(camera, encoding, placements[i]))
     return result
 
 
@@ -156,28 +160,6 @@ def _encoding(
         near, far = (1 / v if v else 1e9 for v in (near, far))
     kind, distance = "inverse" if coding.inverse else "linear", "ray" if coding.ray else "z"
     return DepthEncoding(kind, distance, float(near), float(far), background=background)
-
-
-def placed_camera(camera: Camera, placement: Placement, width: int, height: int) -> Camera:
-    """The camera of a view whose colours lie at `placement` on its depth render."""
-    own = camera.resized(width, height)
-    half, s = max(width, height) / 2, placement.scale
-    x = width / 2 + s * (own.cx - width / 2) + placement.x * half
-    y = height / 2 + s * (own.cy - height / 2) - placement.y * half
-    return replace(own, fx=own.fx * s, fy=own.fy * s, cx=x, cy=y)
-
-
-def moved(depth: png.Picture, placement: Placement, background: int | str) -> png.Picture:
-    """The depth render as the view's camera would have it: every pixel is the nearest of those that were stored."""
-    height, width = depth.pixels.shape[:2]
-    half, s = max(width, height) / 2, placement.scale
-    columns = ((np.arange(width) + 0.5 - width / 2 - placement.x * half) / s + width / 2).astype(int)
-    rows = ((np.arange(height) + 0.5 - height / 2 + placement.y * half) / s + height / 2).astype(int)
-    pixels = depth.pixels[np.clip(rows, 0, height - 1)][:, np.clip(columns, 0, width - 1)].copy()
-    beyond = ((rows < 0) | (rows >= height))[:, None] | ((columns < 0) | (columns >= width))[None]
-    pixels[beyond] = 0
-    pixels[beyond, 0] = depth.maximum if background == "max" else 0
-    return replace(depth, pixels=pixels)
 
 
 # -- what is said about it ----------------------------------------------------------------------------------------------
@@ -207,7 +189,7 @@ def note_of(choice: Choice) -> str:
     return f"The rig was found from the pictures: {words(found.reading)}; {lens}; {depth}, {order}.{tie}"
 
 
-def facts_of(choice: Choice, placements: list[Placement], views: list[cameras_json.View]) -> dict[str, Any]:
+def facts_of(choice: Choice, views: list[cameras_json.View]) -> dict[str, Any]:
     """scene/rig.json."""
     found, theta = choice.chosen, choice.chosen.fit.theta
     per_view = theta[SHARED:].reshape(6, PER_VIEW)
@@ -229,10 +211,8 @@ def facts_of(choice: Choice, placements: list[Placement], views: list[cameras_js
                 "shift": [round(float(x), 4) for x in v[1:3]],
                 "depth_gain": round(1 + float(v[3]), 4),
                 "depth_offset": round(float(v[4]), 4),
-                "colour_scale": round(p.scale, 4),
-                "colour_shift": [round(p.x, 4), round(p.y, 4)],
             }
-            for name, v, p in zip(VIEW_NAMES, per_view, placements, strict=True)
+            for name, v in zip(VIEW_NAMES, per_view, strict=True)
         ],
         "cameras": cameras_json.document(views),
     }  # fmt: skip
@@ -251,9 +231,7 @@ def _number(value: float) -> float | None:
     return None if np.isnan(value) else round(value, 5)
 
 
-def _ambiguous(
-    choice: Choice, pictures: Pictures, span: tuple[float, float], background: int | str, outputs: Path
-) -> RigAmbiguous:
+def _ambiguous(choice: Choice, views: Callable[[Candidate], list[cameras_json.View]], outputs: Path) -> RigAmbiguous:
     """What remains, each as a cameras.json that would settle it."""
     remaining = [choice.chosen, *choice.open]
     (outputs / "rig").mkdir(parents=True, exist_ok=True)
@@ -261,7 +239,7 @@ def _ambiguous(
     for candidate in remaining:
         r = candidate.reading
         name = f"{r.left_is}-{90 * r.top}-{90 * r.bottom}.json"
-        write_json(outputs / "rig" / name, cameras_json.document(views_of(candidate, pictures, span, background)))
+        write_json(outputs / "rig" / name, cameras_json.document(views(candidate)))
         about = {"in_words": words(r), "cost": round(candidate.fit.cost, 4), "cameras": f"rig/{name}"}
         hypotheses.append({**_reading(r), **about})
     several = "; or ".join(words(c.reading) for c in remaining)

@@ -15,7 +15,7 @@ from steps.formats import cameras_json, checks, png, scene
 from steps.formats.depth_encoding import MetricDepth, metric_depth
 from steps.geometry.cameras import ray_to_z
 from steps.reporter import Reporter
-from steps.validate import agreement, devices, masks
+from steps.validate import agreement, devices, masks, placement
 
 Array = NDArray[Any]
 
@@ -29,30 +29,25 @@ def run(parameters: Validate, out: Path, reporter: Reporter) -> None:
     source = "cameras.json" if given else "canonical"
     if given is None and parameters.rig == "auto":
         reporter.stage("rig")
-        pictures, given, source, notes = _found(pictures, parameters.outputs, out)
+        given, source, notes = _found(pictures, parameters.outputs, out)
+    if given is not None:
+        pictures, given = placement.met(pictures, given)
     reporter.progress(2, 3)
     write_scene(pictures, given, out, source, notes)
+    if parameters.picture:
+        from steps.validate import rig_picture  # only now: hardly anybody asks for it
+
+        rig_picture.drawn(scene.load(out)).save(out / "rig.png")
     reporter.progress(3, 3)
 
 
-def _found(
-    pictures: checks.Pictures, outputs: Path, out: Path
-) -> tuple[checks.Pictures, list[cameras_json.View], str, list[str]]:
-    """The pictures as the cameras found see them, those cameras, where they came from, and what to say about it."""
+def _found(pictures: checks.Pictures, outputs: Path, out: Path) -> tuple[list[cameras_json.View], str, list[str]]:
+    """The cameras found, where they come from, and what to say about it."""
     from steps.validate import rig  # only now: it loads kernels, which a faulty set must not wait for
 
     found = rig.find(pictures, outputs)
     write_json(out / "rig.json", found.facts)
-    if found.placements is None:
-        return pictures, found.views, "canonical", []
-    background = found.views[0].depth.background or 0
-    depths = [rig.moved(d, p, background) for d, p in zip(pictures.depths, found.placements, strict=True)]
-    sizes = [p.pixels.shape[1::-1] for p in pictures.views]
-    cameras = [
-        rig.placed_camera(v.camera, p, *size) for v, p, size in zip(found.views, found.placements, sizes, strict=True)
-    ]
-    views = [cameras_json.View(c, v.depth) for c, v in zip(cameras, found.views, strict=True)]
-    return checks.Pictures(pictures.views, depths), views, "found", [found.note]
+    return found.views, "found" if found.note else "canonical", [found.note] if found.note else []
 
 
 def write_scene(

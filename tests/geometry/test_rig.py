@@ -13,9 +13,10 @@ from steps.formats import png
 from steps.formats.checks import Pictures
 from steps.formats.depth_encoding import metric_depth
 from steps.geometry import rig, rig_photo
-from steps.geometry.cameras import project, ray_to_z, unproject
+from steps.geometry.cameras import Placement, project, ray_to_z, unproject
 from steps.geometry.rig import Candidate, Reading
 from steps.geometry.rig_fit import PER_VIEW, SHARED, SPREAD, Coding, Fit, carried, height_of
+from steps.validate import placement
 from steps.validate import rig as stage
 
 Array = np.ndarray[Any, Any]
@@ -60,7 +61,7 @@ def test_the_cameras_that_come_out_are_those_that_were_fitted(seed: int) -> None
     counts = np.zeros((SIDE, SIDE, 1), np.uint8)
     counts[20:40, 20:40, 0] = 140
     depths = [_picture(counts)] * 6
-    views = stage.views_of(found, Pictures(depths, depths), (40.0, 240.0), 0)
+    views = stage.views_of(found, Pictures(depths, depths), (40.0, 240.0), 0, [Placement()] * 6)
     i, j = 0, 2
     depth = metric_depth(depths[i], views[i].depth, ray_to_z(views[i].camera, (SIDE, SIDE))).depth
     pixels, distance = project(unproject(depth, views[i].camera), views[j].camera)
@@ -101,8 +102,8 @@ def test_what_lies_around_the_object_is_told_from_the_frame() -> None:
 def test_a_moved_depth_render_has_its_values_where_the_view_has_its_colours() -> None:
     counts = np.zeros((SIDE, SIDE, 1), np.uint8)
     counts[20:40, 20:40] = 100
-    placement = rig_photo.Placement(1.0, 8 * 2 / SIDE, 4 * 2 / SIDE, 0.2)
-    moved = stage.moved(_picture(counts), placement, 0)
+    shift = Placement(1.0, 8 * 2 / SIDE, 4 * 2 / SIDE)
+    moved = placement.moved(_picture(counts), shift, 0)
     assert np.array_equal(moved.pixels[16:36, 28:48, 0], counts[20:40, 20:40, 0])
     assert moved.pixels.sum() == counts.sum()
 

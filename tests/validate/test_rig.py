@@ -14,6 +14,7 @@ import pytest
 from steps.errors import RigAmbiguous
 from steps.formats import png
 from steps.formats.depth_encoding import encode_linear
+from steps.formats.scene import load
 from steps.geometry.cameras import VIEW_NAMES, canonical_camera
 from steps.geometry.rasterize import rasterize
 from tests.benchmarks import captures_benchmark as captures
@@ -48,14 +49,37 @@ def test_the_field_of_view_is_found(verdicts: list[captures.Verdict]) -> None:
     assert max(abs(v.off) for v in verdicts if v.right) < 6
 
 
-def test_a_real_capture_becomes_a_mesh_that_passes_with_room(tmp_path: Path) -> None:
-    source = tmp_path / "capture"
-    sixview("sample", source, "--object", "duck", "--capture", "real", "--size", str(SIDE), "--seed", "107")
-    done = sixview("run", source, "--out", tmp_path / "out", "--json")
+@pytest.fixture(scope="module")
+def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("capture") / "set"
+    sixview("sample", folder, "--object", "duck", "--capture", "real", "--size", str(SIDE), "--seed", "107")
+    return folder
+
+
+def test_a_real_capture_becomes_a_mesh_that_passes_with_room(capture: Path, tmp_path: Path) -> None:
+    done = sixview("run", capture, "--out", tmp_path / "out", "--json")
     model = json.loads(done.stdout)["models"]["reconviagen"]
     assert model["psnr"] > 26 and model["ssim"] > 0.93
     report = (tmp_path / "out" / "report" / "index.html").read_text()
     assert "The rig was found from the pictures" in report
+
+
+def test_a_rig_is_shown_saved_and_given_again_for_the_same_scene(capture: Path, tmp_path: Path) -> None:
+    saved, picture = tmp_path / "cameras.json", tmp_path / "rig.png"
+    shown = sixview("rig", capture, "--save", saved, "--picture", picture)
+    assert shown.returncode == 0 and "left means the" in shown.stdout
+    assert png.decode(picture.read_bytes()).pixels.shape[:2] == (900, 900)
+    scenes = []
+    for flags in ([], ["--cameras", saved]):
+        out = tmp_path / f"scene{len(scenes)}"
+        words = ["--input", capture, "--out", out, "--outputs", tmp_path / f"outputs{len(scenes)}", *flags]
+        subprocess.run(
+            [sys.executable, "-m", "steps.validate", *map(str, words)], check=True, stderr=subprocess.DEVNULL
+        )
+        scenes.append(load(out))
+    for a, b in zip(*(s.views for s in scenes), strict=True):
+        assert np.allclose(a.camera.projection, b.camera.projection) and np.allclose(a.depth(), b.depth())
+        assert np.array_equal(a.coverage(), b.coverage())
 
 
 def test_the_nominal_rig_can_be_insisted_on(tmp_path: Path) -> None:

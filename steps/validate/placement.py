@@ -1,0 +1,47 @@
+"""Views whose colours do not lie where their depth renders have the object: the depth is moved to where the view has it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from steps.formats import png
+from steps.formats.cameras_json import View
+from steps.formats.checks import Pictures
+from steps.geometry.cameras import Camera, Placement
+
+
+def met(pictures: Pictures, views: list[View]) -> tuple[Pictures, list[View]]:
+    """The same set with views and depth renders that meet, and the cameras of both."""
+    depths, found = [], []
+    for view, picture, depth in zip(views, pictures.views, pictures.depths, strict=True):
+        height, width = picture.pixels.shape[:2]
+        placement = view.colour or Placement()
+        background = view.depth.background if isinstance(view.depth.background, (int, str)) else 0
+        depths.append(moved(depth, placement, background) if view.colour else depth)
+        camera = placed_camera(view.camera, placement, width, height) if view.colour else view.camera
+        found.append(View(camera, view.depth))
+    return Pictures(pictures.views, depths), found
+
+
+def placed_camera(camera: Camera, placement: Placement, width: int, height: int) -> Camera:
+    """The camera of a view whose colours lie at `placement` on its depth render."""
+    own = camera.resized(width, height)
+    half, s = max(width, height) / 2, placement.scale
+    x = width / 2 + s * (own.cx - width / 2) + placement.x * half
+    y = height / 2 + s * (own.cy - height / 2) - placement.y * half
+    return replace(own, fx=own.fx * s, fy=own.fy * s, cx=x, cy=y)
+
+
+def moved(depth: png.Picture, placement: Placement, background: int | str) -> png.Picture:
+    """The depth render as the view's camera would have it: every pixel is the nearest of those that were stored."""
+    height, width = depth.pixels.shape[:2]
+    half, s = max(width, height) / 2, placement.scale
+    columns = ((np.arange(width) + 0.5 - width / 2 - placement.x * half) / s + width / 2).astype(int)
+    rows = ((np.arange(height) + 0.5 - height / 2 + placement.y * half) / s + height / 2).astype(int)
+    pixels = depth.pixels[np.clip(rows, 0, height - 1)][:, np.clip(columns, 0, width - 1)].copy()
+    beyond = ((rows < 0) | (rows >= height))[:, None] | ((columns < 0) | (columns >= width))[None]
+    pixels[beyond] = 0
+    pixels[beyond, 0] = depth.maximum if background == "max" else 0
+    return replace(depth, pixels=pixels)
