@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ UNIT = CANONICAL_DISTANCE / (
     2 * CANONICAL_FOCAL_PER_WIDTH
 )  # scene units per half picture width, as in the canonical rig
 FURTHEST = 0.004  # the least perspective of a camera: an orthographic one is drawn as a very long lens
+ENOUGH = 1024  # pixels to a side that are looked at
 EXACTLY = 1.0  # cost up to which the nominal rig explains the depth as it stands
 SMALL, ROUGHLY = 64, 2.5  # the same for pictures below so many pixels, whose depth says less
 
@@ -43,6 +44,7 @@ class Found:
 def find(pictures: Pictures, outputs: Path) -> Found:
     """Raises RigAmbiguous, with files in `outputs`/rig, where the pictures leave several rigs possible or none."""
     background = background_of(pictures.depths)
+    stored, pictures = pictures, Pictures(*([_thinned(p) for p in part] for part in (pictures.views, pictures.depths)))
     known = [foreground(p, DepthEncoding(background=background)) for p in pictures.depths]
     known = [k if k.any() else np.ones_like(k) for k in known]
     counts = [p.pixels[..., 0].astype(np.float64) for p in pictures.depths]
@@ -53,17 +55,23 @@ def find(pictures: Pictures, outputs: Path) -> Found:
     )
     nominal = _nominal(pictures, span, background)
     if nominal is not None and _holds(sights, nominal, pictures):
-        return _as_nominal(pictures)
+        return _as_nominal(stored)
     placements = [_placed(p, s) for p, s in zip(pictures.views, sights.outside, strict=True)]
     maps = [rig_photo.colour_map(_seen(p), q) for p, q in zip(pictures.views, placements, strict=True)]
     choice = rig_choice.choose(sights, rig.search(sights), maps)
     if not choice.clear:
-        raise _ambiguous(choice, lambda c: views_of(c, pictures, span, background, placements), outputs)
-    views = views_of(choice.chosen, pictures, span, background, placements)
+        raise _ambiguous(choice, lambda c: views_of(c, stored, span, background, placements), outputs)
+    views = views_of(choice.chosen, stored, span, background, placements)
     return Found(views, facts_of(choice, views), note_of(choice))
 
 
 # -- what is looked at --------------------------------------------------------------------------------------------------
+
+
+def _thinned(picture: png.Picture) -> png.Picture:
+    """Every so many'th pixel of a large picture: more tell nothing new about the rig, and would fill the memory."""
+    step = max(1, max(picture.pixels.shape[:2]) // ENOUGH)
+    return replace(picture, pixels=picture.pixels[step // 2 :: step, step // 2 :: step])
 
 
 def background_of(depths: list[png.Picture]) -> int | str:
