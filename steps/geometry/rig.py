@@ -29,8 +29,8 @@ from steps.geometry.rig_fit import (
 )
 
 Array = NDArray[Any]
-SIDE = 128
-POINTS = 1000
+CELLS = 128  # to a side of the maps that rigs are compared by
+POINTS = 1000  # of each view
 RING = np.array([True, True, True, True, False, False])
 ALL = np.ones(6, bool)
 
@@ -71,10 +71,11 @@ def sights_of(counts: list[Array], known: list[Array], seed: int = 0) -> Sights:
     shares = [np.where(k, (c - low) / max(high - low, 1e-9), -1.0) for c, k in zip(counts, known, strict=True)]
     random = np.random.default_rng(seed)
     squares = [_square(s) for s in shares]
+    cells = min(CELLS, *(len(s) for s in squares))
     levels = np.unique(np.concatenate([c[k] for c, k in zip(counts, known, strict=True)]))
     step = float(np.diff(levels).min()) / (high - low) if len(levels) > 1 else 0.0
-    values = np.stack([_smooth(_small(s), step) for s in squares])
-    outlines = np.stack([_signed(s >= 0) for s in squares])
+    values = np.stack([_smooth(_small(s, cells), step) for s in squares])
+    outlines = np.stack([_signed(s >= 0, cells) for s in squares])
     points = np.stack([_sampled(s, v, random) for s, v in zip(squares, values, strict=True)])
     reach = np.stack([_reach(s >= 0) for s in squares])
     slopes = np.stack([_steepness(v) for v in values])
@@ -82,7 +83,7 @@ def sights_of(counts: list[Array], known: list[Array], seed: int = 0) -> Sights:
 
 
 def _square(share: Array) -> Array:
-    """Padded to a square whose side is the width (or cut, for tall pictures, never: they are padded left and right)."""
+    """Padded to a square around its middle."""
     h, w = share.shape
     side = max(h, w)
     out = np.full((side, side), -1.0)
@@ -90,17 +91,17 @@ def _square(share: Array) -> Array:
     return out
 
 
-def _small(share: Array) -> Array:
-    """[SIDE, SIDE] float32: means of the known pixels of each cell, where at least half are known."""
+def _small(share: Array, cells: int) -> Array:
+    """[cells, cells] float32: means of the known pixels of each cell, where at least half are known."""
     side = len(share)
-    rows = np.minimum(np.arange(side) * SIDE // side, SIDE - 1)
-    cell = rows[:, None] * SIDE + rows[None]
+    rows = np.arange(side) * cells // side
+    cell = rows[:, None] * cells + rows[None]
     known = share >= 0
-    count = np.bincount(cell[known], minlength=SIDE * SIDE)
-    total = np.bincount(cell[known], share[known], SIDE * SIDE)
-    every = np.bincount(cell.ravel(), minlength=SIDE * SIDE)
+    count = np.bincount(cell[known], minlength=cells**2)
+    total = np.bincount(cell[known], share[known], cells**2)
+    every = np.bincount(cell.ravel(), minlength=cells**2)
     mean = np.where(2 * count >= np.maximum(every, 1), total / np.maximum(count, 1), -1.0)
-    return mean.reshape(SIDE, SIDE).astype(np.float32)
+    return mean.reshape(cells, cells).astype(np.float32)
 
 
 def _smooth(values: Array, step: float) -> Array:
@@ -109,11 +110,11 @@ def _smooth(values: Array, step: float) -> Array:
     return dequantized(shifted, np.full_like(shifted, step)) - 1
 
 
-def _signed(inside: Array) -> Array:
-    """[SIDE, SIDE] float32, signed distance to the outline in half widths."""
+def _signed(inside: Array, cells: int) -> Array:
+    """[cells, cells] float32, signed distance to the outline in half widths."""
     side = len(inside)
     distance = np.where(inside, 0.5 - distance_transform_edt(inside), distance_transform_edt(~inside) - 0.5)
-    centre = np.minimum(((np.arange(SIDE) + 0.5) * side / SIDE).astype(int), side - 1)
+    centre = ((np.arange(cells) + 0.5) * side / cells).astype(int)
     return np.asarray(distance[np.ix_(centre, centre)] * 2 / side, np.float32)
 
 
@@ -129,12 +130,15 @@ def _sampled(share: Array, values: Array, random: np.random.Generator) -> Array:
     way = compass()
     extreme = np.array([np.argmax(x * a + y * b) for a, b in way])
     dx, dy = _slopes(values)
+    cells = len(values)
+    er, ec = (((1 - y[extreme]) / 2 * cells).astype(int), ((x[extreme] + 1) / 2 * cells).astype(int))
+    outer = np.stack([x[extreme], y[extreme], value[extreme], dx[er, ec], dy[er, ec]], axis=1)
     rows, columns = np.nonzero(values >= 0)
+    if not len(rows):  # too thin to fill half of any cell
+        return np.resize(outer, (POINTS, outer.shape[1]))
     chosen = random.integers(0, len(rows), POINTS - len(extreme))
     r, c = rows[chosen], columns[chosen]
-    inner = np.stack([(c + 0.5) * 2 / SIDE - 1, 1 - (r + 0.5) * 2 / SIDE, values[r, c], dx[r, c], dy[r, c]], axis=1)
-    er, ec = (((1 - y[extreme]) / 2 * SIDE).astype(int), ((x[extreme] + 1) / 2 * SIDE).astype(int))
-    outer = np.stack([x[extreme], y[extreme], value[extreme], dx[er, ec], dy[er, ec]], axis=1)
+    inner = np.stack([(c + 0.5) * 2 / cells - 1, 1 - (r + 0.5) * 2 / cells, values[r, c], dx[r, c], dy[r, c]], axis=1)
     return np.concatenate([outer, inner])
 
 
@@ -142,7 +146,7 @@ EDGE_SLOPE = 3.0  # taken for what is too close to an outline to be measured: th
 
 
 def _steepness(values: Array) -> Array:
-    """[SIDE, SIDE] float32: how steep the values are."""
+    """[cells, cells] float32: how steep the values are."""
     dx, dy = _slopes(values)
     steep = np.where((dx == 0) & (dy == 0) & _edge(values), EDGE_SLOPE, np.hypot(dx, dy))
     return steep.astype(np.float32)
@@ -160,7 +164,8 @@ def _slopes(values: Array) -> tuple[Array, Array]:
     filled = np.where(weight > 0.05, mean, 0)
     dy, dx = np.gradient(filled)
     flat = weight < 0.6  # too near the outline for a slope
-    return np.where(flat, 0, dx * SIDE / 2), np.where(flat, 0, -dy * SIDE / 2)
+    half = len(values) / 2
+    return np.where(flat, 0, dx * half), np.where(flat, 0, -dy * half)
 
 
 def _reach(inside: Array) -> Array:

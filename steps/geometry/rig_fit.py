@@ -17,14 +17,13 @@ from numpy.typing import NDArray
 from steps.geometry.kernels import kernel
 
 Array = NDArray[Any]
-LINEAR, INVERSE = 0, 1
-Z, RAY = 0, 1
 SHARED = 3  # perspective, height at the lowest stored value, height at the highest
 PER_VIEW = 5  # logarithm of the scale, shift x, shift y, gain and offset of the height
 SPREAD = np.array([0.025, 0.03, 0.03, 0.02, 0.02])  # how large the per-view numbers are expected to be
 EVIDENCE = 1000.0  # independent observations among all of them, which the expectations are weighed against
 DIRECTIONS = 16
 VISIBLE = 0.03  # half widths between a point and what a view sees there, up to which they are taken to be the same
+REACHES = 3.0  # how much more the outline's reach in one direction counts than a point's error
 RIM = 0.04  # half widths inside an outline over which depth begins to count: at the rim it is steep and means little
 STEP = 2e-3  # of the differences that derivatives are taken from
 
@@ -63,8 +62,8 @@ FINEST = Tolerance(0.008, 0.012, 0.003)
 class Coding:
     """inverse: stored values are linear in 1 / depth; ray: depth is measured along the ray."""
 
-    inverse: int = LINEAR
-    ray: int = Z
+    inverse: int = 0
+    ray: int = 0
 
 
 def compass() -> Array:
@@ -230,12 +229,9 @@ def residuals(  # type: ignore[no-untyped-def]
     return n
 
 
-REACHES = 3.0  # how many points' errors the outline's reach in one direction counts for
-
-
 @dataclass(frozen=True)
 class Fit:
-    """theta: (SHARED + 6 * PER_VIEW,); cost: mean squared error in units of NOISE, with the expectations."""
+    """theta: (SHARED + 6 * PER_VIEW,); cost: mean squared error in units of the tolerance's noise, and what is expected."""
 
     theta: Array
     cost: float

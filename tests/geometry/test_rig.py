@@ -82,7 +82,7 @@ def _picture(pixels: Array) -> png.Picture:
 def test_a_view_is_placed_on_its_depth_though_a_shadow_lies_beside_it() -> None:
     y, x = np.mgrid[:200, :200].astype(float)
     inside = ((x - 100) / 50) ** 2 + ((y - 90) / 35) ** 2 < 1
-    distance = rig._signed(inside)
+    distance = rig._signed(inside, 128)
     scale, dx, dy = 1.03, 0.05, -0.04
     u, v = (x + 0.5) / 100 - 1, 1 - (y + 0.5) / 100
     seen = rig_photo.sampled(inside.astype(float), (u - dx) / scale, (v - dy) / scale) > 0.5
