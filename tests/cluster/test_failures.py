@@ -180,10 +180,10 @@ def test_a_lost_pod_is_tried_again_and_then_told(inputs: str) -> None:
 
 def test_an_image_that_cannot_be_had_ends_the_job(fault: Fault) -> None:
     found = fault("image")
-    record = check_record(found, "IMAGE_UNAVAILABLE", "weight_loading")
+    record = check_record(found, "IMAGE_UNAVAILABLE", "validation")  # validate is the first to need it
     assert "engines-nowhere" in record["message"]
     check_stored(found)
-    asked = next(n for n in step_nodes(found) if n["templateName"] == "reconviagen-pod")
+    asked = next(n for n in step_nodes(found) if n["templateName"] == "validate")
     waited = moment(found["status"]["finishedAt"]) - moment(asked["startedAt"])
     assert 20 < waited.total_seconds() < 20 + 60
 
