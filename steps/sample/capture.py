@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter
 from steps.formats import png
 from steps.geometry.cameras import CANONICAL_AXES, VIEW_NAMES, Camera, look_at, ray_to_z
 from steps.geometry.rasterize import rasterize
-from steps.sample.render import GroundTruth, render
+from steps.sample.render import GroundTruth, barycentric, render
 
 Array = NDArray[Any]
 FAR_AWAY = 400.0  # half picture widths to the camera where it stands for an orthographic one
@@ -188,7 +188,7 @@ def _stored(seen: Array, low: float, high: float, capture: Capture) -> Array:
 def picture(truth: GroundTruth, view: Camera, noise: ViewNoise, capture: Capture) -> Array:
     """The view as a shop's camera would store it: [H, W, 3] uint8."""
     camera = colour_camera(view, noise, capture.side[0])
-    rgba, _ = render(truth, camera)
+    rgba, _ = render(truth, camera, 4)  # what JPEG leaves of finer edges is nothing
     lit = rgba[..., :3] * (1 + _normals(truth, camera) @ np.array(noise.light))[..., None] * noise.exposure
     alpha = rgba[..., 3:]
     behind = capture.white * (1 - capture.shadow * _shadow(alpha[..., 0]))[..., None]
@@ -197,8 +197,7 @@ def picture(truth: GroundTruth, view: Camera, noise: ViewNoise, capture: Capture
 
 def _normals(truth: GroundTruth, camera: Camera) -> Array:
     fragments = rasterize(truth.vertices, truth.faces, camera)
-    weights = np.dstack([fragments.bary, 1 - fragments.bary.sum(axis=2)])
-    normals = (truth.normals[truth.faces[fragments.face]] * weights[..., None]).sum(axis=2)
+    normals = (truth.normals[truth.faces[fragments.face]] * barycentric(fragments.bary)[..., None]).sum(axis=2)
     return np.asarray(np.where(fragments.face[..., None] >= 0, normals, 0))
 
 

@@ -193,8 +193,8 @@ OBJECTS = {
 }
 
 
-def shaded(item: SampleObject, points: Array, normals: Array) -> Array:
-    """The colour of surface points (n, 3): paint under soft light from above that is baked in, as in a product photo
-    whose light does not move with the camera. Returns (n, 3) float in [0, 1], sRGB."""
+def shaded(paint: Array, normals: Array) -> Array:
+    """Paint (n, 3) under soft light from above that is baked in, as in a product photo whose light does not move with the
+    camera. normals: (n, 3). Returns (n, 3) float in [0, 1], sRGB."""
     light = 0.86 + 0.14 * normals[:, 1] + 0.04 * normals[:, 0]
-    return np.clip(item.paint(points), 0.0, 1.0) * light[:, None].clip(0.0, 1.0)
+    return np.clip(paint, 0.0, 1.0) * light[:, None].clip(0.0, 1.0)

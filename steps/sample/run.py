@@ -14,23 +14,24 @@ from steps.errors import ValidationFailed
 from steps.files import write_json
 from steps.formats import png
 from steps.formats.cameras_json import camera_json, canonical_views, document
-from steps.formats.depth_encoding import encode_linear
+from steps.formats.depth_encoding import DepthEncoding, encode_linear
 from steps.formats.meshes import write_ply
 from steps.geometry.cameras import CANONICAL_DISTANCE, CANONICAL_FOCAL_PER_WIDTH, VIEW_NAMES, Camera, look_at
 from steps.geometry.kernels import parallel_map
 from steps.reporter import Reporter
-from steps.sample import capture
+from steps.sample import capture, foreign
 from steps.sample.objects import OBJECTS
 from steps.sample.render import GroundTruth, build, render
 
 Array = NDArray[Any]
 UP = np.array([0.0, 1.0, 0.0])
+CANONICAL_DEPTH = DepthEncoding()
 
 
 def run(parameters: Sample, out: Path, reporter: Reporter) -> None:
     """Writes multi_views/, depth_renders/, cameras.json and ground_truth/ to `out`."""
     check(parameters)
-    truth = build(OBJECTS[parameters.object])
+    truth = truth_of(parameters.object)
     if parameters.capture == "real":
         write_capture(truth, parameters, out)
         reporter.progress(1, 1)
@@ -44,7 +45,7 @@ def run(parameters: Sample, out: Path, reporter: Reporter) -> None:
             (view.camera.name,) * 2 if parameters.views == "named" else (f"view_{index}", f"depth_{index}")
         )
         png.write(out / "multi_views" / f"{name}.png", _picture(colour, parameters.background))
-        counts = encode_linear(depth, view.depth.near, view.depth.far, parameters.depth_bits)
+        counts = encode_linear(depth, CANONICAL_DEPTH.near, CANONICAL_DEPTH.far, parameters.depth_bits)
         png.write(out / "depth_renders" / f"{depth_name}.png", counts)
     write_json(out / "cameras.json", document(views))
     _write_truth(out / "ground_truth", truth, parameters)
@@ -52,12 +53,17 @@ def run(parameters: Sample, out: Path, reporter: Reporter) -> None:
         out / "sample.json",
         {
             "object": parameters.object,
-            "about": truth.item.about,
+            "about": truth.about,
             "size": parameters.size,
             "depth_bits": parameters.depth_bits,
         },
     )
     reporter.progress(1, 1)
+
+
+def truth_of(name: str) -> GroundTruth:
+    """The object called so, or in the file of that name."""
+    return build(OBJECTS[name]) if name in OBJECTS else foreign.read(Path(name))
 
 
 def write_capture(truth: GroundTruth, parameters: Sample, out: Path) -> None:
@@ -75,14 +81,15 @@ def write_capture(truth: GroundTruth, parameters: Sample, out: Path) -> None:
     seen = [capture.colour_camera(c, n, taken.side[0]) for c, n in zip(ideal, taken.noises, strict=True)]
     write_json(out / "ground_truth" / "capture.json", {**asdict(taken), "cameras": [camera_json(c) for c in seen]})
     _write_truth(out / "ground_truth", truth, parameters)
-    write_json(out / "sample.json", {"object": parameters.object, "about": truth.item.about, "seed": parameters.seed})
+    write_json(out / "sample.json", {"object": parameters.object, "about": truth.about, "seed": parameters.seed})
 
 
 def check(parameters: Sample) -> None:
     """Raises ValidationFailed for what cannot be made."""
-    if parameters.object not in OBJECTS:
+    if parameters.object not in OBJECTS and not Path(parameters.object).is_file():
         raise ValidationFailed(
-            f"There is no object called {parameters.object!r}.", f"Choose one of: {', '.join(OBJECTS)}."
+            f"There is no object called {parameters.object!r}.",
+            f"Choose one of: {', '.join(OBJECTS)}; or name a file with a textured mesh.",
         )
     if parameters.depth_bits not in (8, 16):
         raise ValidationFailed(f"Depth of {parameters.depth_bits} bits is not possible.", "Choose 8 or 16.")

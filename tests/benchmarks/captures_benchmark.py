@@ -1,9 +1,11 @@
 """Real captures, whose cameras nobody knows: is the rig found, and what are the meshes worth?
 
-`python -m tests.benchmarks captures` looks at the first COUNT seeds; whole runs are made of every WHOLE-th."""
+`python -m tests.benchmarks captures` looks at the first COUNT seeds; of the first of each object it makes whole runs with both
+models, and draws them from between the views into out/benchmarks/captures/meshes.png."""
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -15,13 +17,26 @@ from typing import Any
 
 import numpy as np
 import trimesh
+from PIL import Image
 from scipy.spatial import cKDTree
 
-from steps.sample.objects import OBJECTS
+from steps.contracts import Sample
+from steps.formats import meshes
+from steps.geometry.cameras import Camera, look_at
+from steps.geometry.render import render
+from steps.quality.metrics import psnr
+from steps.sample import run as sample
+from steps.sample.render import GroundTruth
+from steps.sample.render import render as true_render
+from tests.benchmarks import objects
 
 Array = np.ndarray[Any, Any]
 FOLDER = Path("out/benchmarks/captures")
-COUNT, WHOLE = int(os.environ.get("SIXVIEW_CAPTURES", "300")), 30
+COUNT = int(os.environ.get("SIXVIEW_CAPTURES", "300"))
+WHOLE = int(os.environ.get("SIXVIEW_WHOLE_RUNS", str(len(objects.NAMES))))
+MODELS = ("reconviagen", "nvdiffrec")
+BETWEEN = 12  # views from random directions that meshes are judged by
+UP = np.array([0.0, 1.0, 0.0])
 
 
 @dataclass(frozen=True)
@@ -37,86 +52,65 @@ class Verdict:
 
 
 def main() -> None:
-    verdicts = [judged(seed) for seed in range(COUNT)]
+    verdicts = []
+    for seed in range(COUNT):
+        verdicts.append(judged(seed))
+        print(described(verdicts[-1]), flush=True)
     print_verdicts(verdicts)
-    for seed in range(0, COUNT, WHOLE):
-        summary = whole_run(seed)
-        model = summary["models"]["reconviagen"]
-        print(
-            f"capture {seed} ({name_of(seed)}): PSNR {model['psnr']:.2f} dB, SSIM {model['ssim']:.3f}, {summary['seconds']:.0f} s"
-        )
+    rows = [[whole_run(seed, model) for model in MODELS] for seed in range(WHOLE)]
+    for model, runs in zip(MODELS, zip(*rows, strict=True), strict=True):
+        print_means(model, list(runs))
+    draw(rows)
+
+
+# -- rigs ---------------------------------------------------------------------------------------------------------------
+
+
+def described(v: Verdict) -> str:
+    word = "refused" if v.refused else "right" if v.right else "WRONG"
+    return f"{v.seed} {name_of(v.seed)}: {word}, field of view {v.off:+.2f} degrees, {v.seconds:.1f} s"
 
 
 def print_verdicts(verdicts: list[Verdict]) -> None:
     found = [v for v in verdicts if not v.refused]
     wrong = [v.seed for v in found if not v.right]
     far = [v.seed for v in found if abs(v.off) > 3]
-    right, refused = sum(v.right for v in found), len(verdicts) - len(found)
-    print(f"{len(verdicts)} captures: {right} right, {refused} RIG_AMBIGUOUS, silently wrong: {wrong}")
+    right, refused = sum(v.right for v in found), [v.seed for v in verdicts if v.refused]
+    print(f"{len(verdicts)} captures: {right} right, RIG_AMBIGUOUS: {refused}, silently wrong: {wrong}")
     print(
         f"field of view off by {np.mean([abs(v.off) for v in found]):.2f} degrees in the mean, by more than 3 in: {far}"
     )
     print(f"depth encoding as it was in {sum(v.coded for v in found)} of {len(found)}")
     seconds = sorted(v.seconds for v in verdicts)
-    print(f"the whole step validate: median {seconds[len(seconds) // 2]:.1f} s, slowest {seconds[-1]:.1f} s")
+    print(
+        f"the whole step validate: median {seconds[len(seconds) // 2]:.1f} s, slowest {seconds[-1]:.1f} s", flush=True
+    )
 
 
-def described(seed: int, summary: dict[str, Any]) -> str:
-    """The scores of a whole run."""
-    if summary["error"]:
-        return str(summary["error"]["code"])
-    model = summary["models"]["reconviagen"]
-    quality = json.loads((FOLDER / f"{seed}.run" / "reconviagen" / "quality.json").read_text())
-    distance = shape_error(FOLDER / f"{seed}.run" / "reconviagen" / "mesh.ply", capture(seed) / "ground_truth")
-    scores = f"PSNR {model['psnr']:.2f} dB, SSIM {model['ssim']:.3f}, object {quality['object']['psnr']:.2f} dB"
-    return f"{scores}, Chamfer-L1 {100 * distance:.2f} % of the diagonal"
+def name_of(seed: int, names: tuple[str, ...] = objects.NAMES) -> str:
+    return names[seed % len(names)]
 
 
-def shape_error(mesh: Path, truth: Path) -> float:
-    """Chamfer-L1 as a share of the diagonal, after the similarity transform that fits best (Umeyama 1991, in ICP): the rig knows
-    no scale, and front may be the back."""
-    found, true = (trimesh.load(path, process=False) for path in (mesh, truth / "mesh.ply"))
-    a, b = (np.asarray(trimesh.sample.sample_surface(m, 30_000, seed=0)[0]) for m in (found, true))
-    if json.loads((truth / "capture.json").read_text())["front_is"] == "object":
-        a = a * [-1, 1, -1]
-    a = (a - a.mean(axis=0)) * np.linalg.norm(np.ptp(b, axis=0)) / np.linalg.norm(np.ptp(a, axis=0)) + b.mean(axis=0)
-    tree = cKDTree(b)
-    for _ in range(40):
-        a = fitted(a, b[tree.query(a, workers=-1)[1]])
-    both = tree.query(a, workers=-1)[0].mean() + cKDTree(a).query(b, workers=-1)[0].mean()
-    return float(both / 2 / np.linalg.norm(np.ptp(b, axis=0)))
+@functools.cache
+def truth_of(name: str) -> GroundTruth:
+    return sample.truth_of(objects.source(name))
 
 
-def fitted(a: Array, b: Array) -> Array:
-    """Points a (n, 3) after the similarity transform that takes them closest to b (n, 3)."""
-    x, y = a - a.mean(axis=0), b - b.mean(axis=0)
-    u, s, vt = np.linalg.svd(y.T @ x)
-    sign = np.diag([1.0, 1.0, np.sign(np.linalg.det(u @ vt))])
-    scale = float((s * np.diag(sign)).sum() / (x**2).sum())
-    return np.asarray(scale * x @ (u @ sign @ vt).T + b.mean(axis=0))
-
-
-def name_of(seed: int) -> str:
-    return list(OBJECTS)[seed % len(OBJECTS)]
-
-
-def capture(seed: int, size: int = 512) -> Path:
+def capture(seed: int, size: int = 512, names: tuple[str, ...] = objects.NAMES) -> Path:
     """The set of a seed; made once."""
-    folder = FOLDER / f"{seed}_{size}"
+    name = name_of(seed, names)
+    folder = FOLDER / f"{seed}_{name}_{size}"
     if not (folder / "sample.json").exists():
-        words = ["--object", name_of(seed), "--capture", "real", "--seed", seed, "--size", size]
-        subprocess.run(
-            [sys.executable, "-m", "pipeline.cli", "sample", str(folder), *map(str, words)],
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
+        folder.mkdir(parents=True, exist_ok=True)
+        parameters = Sample(out=folder, outputs=folder, object=name, capture="real", seed=seed, size=size)
+        sample.write_capture(truth_of(name), parameters, folder)
     return folder
 
 
-def judged(seed: int, size: int = 512) -> Verdict:
+def judged(seed: int, size: int = 512, names: tuple[str, ...] = objects.NAMES) -> Verdict:
     """What validate makes of a capture."""
-    folder = capture(seed, size)
-    out = FOLDER / f"{seed}_{size}.scene"
+    folder = capture(seed, size, names)
+    out = folder.with_suffix(".scene")
     began = time.perf_counter()
     words = ["--input", folder, "--out", out, "--outputs", out.with_suffix(".outputs")]
     code = subprocess.run(
@@ -131,10 +125,11 @@ def judged(seed: int, size: int = 512) -> Verdict:
 
 
 def compared(seed: int, found: dict[str, Any], truth: dict[str, Any], seconds: float) -> Verdict:
-    """rig.json beside what was drawn."""
+    """rig.json beside what was drawn. Without perspective all encodings are one."""
     right = reading_of(truth) in [found["reading"], *found["alike"]]
     coded = (found["encoding"], found["distance"]) == (truth["encoding"], truth["distance"])
-    return Verdict(seed, right, False, found["field_of_view"] - truth["field_of_view"], coded, seconds)
+    off = found["field_of_view"] - truth["field_of_view"]
+    return Verdict(seed, right, False, off, coded or truth["field_of_view"] == 0, seconds)
 
 
 def reading_of(truth: dict[str, Any]) -> dict[str, Any]:
@@ -146,18 +141,143 @@ def reading_of(truth: dict[str, Any]) -> dict[str, Any]:
     return {"left_is": left, "top_turned": top, "bottom_turned": bottom}
 
 
-def whole_run(seed: int) -> dict[str, Any]:
-    command = [
-        sys.executable,
-        "-m",
-        "pipeline.cli",
-        "run",
-        capture(seed),
-        "--out",
-        FOLDER / f"{seed}.run",
-        "--restart",
-        "--json",
+# -- meshes -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Whole:
+    """One run. code: of its failure; psnr, ssim: at the inputs, full frame; inner: object only; chamfer: percent of the diagonal,
+    after similarity alignment; between: views that nobody gave, object only, in dB; seconds: of the whole run."""
+
+    seed: int
+    code: str
+    psnr: float = float("nan")
+    ssim: float = float("nan")
+    inner: float = float("nan")
+    chamfer: float = float("nan")
+    between: float = float("nan")
+    seconds: float = float("nan")
+
+    def __str__(self) -> str:
+        if self.code and self.code != "QUALITY_THRESHOLD_FAILED":
+            return self.code
+        return (
+            f"{self.psnr:.2f} dB, SSIM {self.ssim:.3f}, object {self.inner:.2f} dB, Chamfer {self.chamfer:.2f} %, "
+            f"between {self.between:.2f} dB, {self.seconds:.0f} s {self.code}"
+        )
+
+
+def whole_run(seed: int, model: str) -> Whole:
+    words = ["run", capture(seed), "--out", run_folder(seed, model), "--model", model, "--restart", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", *map(str, words)], capture_output=True, text=True, check=False
+    )
+    result = measured(seed, model, json.loads(done.stdout))
+    print(f"capture {seed} ({name_of(seed)}), {model}: {result}", flush=True)
+    return result
+
+
+def run_folder(seed: int, model: str) -> Path:
+    return FOLDER / f"{seed}_{name_of(seed)}.{model}"
+
+
+def measured(seed: int, model: str, summary: dict[str, Any]) -> Whole:
+    code = summary["error"]["code"] if summary["error"] else ""
+    quality_file = run_folder(seed, model) / model / "quality.json"
+    if not quality_file.is_file():
+        return Whole(seed, code)
+    quality = json.loads(quality_file.read_text())
+    mesh = meshes.load(run_folder(seed, model) / model)
+    truth = truth_of(name_of(seed))
+    behind = json.loads((capture(seed) / "ground_truth" / "capture.json").read_text())["front_is"] == "object"
+    placed, chamfer = aligned(mesh.vertices, mesh.faces, truth, behind)
+    seen = float(np.mean([between(placed, mesh, truth, c) for c in sample.random_cameras(BETWEEN, 384, 3)]))
+    scores = quality["psnr"], quality["ssim"], quality["object"]["psnr"]
+    return Whole(seed, code, *scores, 100 * chamfer, seen, summary["seconds"])
+
+
+def between(placed: Array, mesh: meshes.Mesh, truth: GroundTruth, camera: Camera) -> float:
+    """PSNR on the object, as if all light were the same: what each picture's light made of it is set apart by its median."""
+    expected, _ = true_render(truth, camera, 4)
+    found = drawn(placed, mesh, camera)
+    inside = (expected[..., 3] > 0.5) | (found[..., 3] > 0.5)
+    over = [
+        p[..., :3] * (p[..., 3:] if straight else 1) + 1 - p[..., 3:] for p, straight in ((expected, 1), (found, 0))
     ]
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
-    summary: dict[str, Any] = json.loads(done.stdout)
-    return summary
+    both = (expected[..., 3] > 0.99) & (found[..., 3] > 0.99)
+    light = np.median(over[0][both] / np.maximum(over[1][both], 1e-3)) if both.any() else 1.0
+    lit = np.where(both[..., None], over[1] * light, over[1])
+    return psnr(over[0].astype(np.float32), np.clip(lit, 0, 1).astype(np.float32), inside)
+
+
+def drawn(vertices: Array, mesh: meshes.Mesh, camera: Camera) -> Array:
+    """The mesh elsewhere: premultiplied RGBA."""
+    return render(
+        vertices.astype(np.float32), mesh.faces, mesh.uv, mesh.texture, camera, 3, mesh.material, mesh.normals
+    )
+
+
+def aligned(vertices: Array, faces: Array, truth: GroundTruth, behind: bool) -> tuple[Array, float]:
+    """The vertices in the truth's frame, and Chamfer-L1 as a share of its diagonal there: after the similarity transform that
+    fits best (Umeyama 1991, in ICP), since the rig knows no scale, and front may be the back."""
+    turned = np.asarray(vertices, np.float64) * ([-1, 1, -1] if behind else [1, 1, 1])
+    found, true = (trimesh.Trimesh(v, f, process=False) for v, f in ((turned, faces), (truth.vertices, truth.faces)))
+    a, b = (np.asarray(trimesh.sample.sample_surface(m, 60_000, seed=0)[0]) for m in (found, true))
+    moved = (a - a.mean(axis=0)) * np.linalg.norm(np.ptp(b, axis=0)) / np.linalg.norm(np.ptp(a, axis=0)) + b.mean(
+        axis=0
+    )
+    tree = cKDTree(b)
+    for _ in range(40):
+        scale, turn, shift = similarity(a, b[tree.query(moved, workers=-1)[1]])
+        moved = scale * a @ turn.T + shift
+    both = tree.query(moved, workers=-1)[0].mean() + cKDTree(moved).query(b, workers=-1)[0].mean()
+    return scale * turned @ turn.T + shift, float(both / 2 / np.linalg.norm(np.ptp(b, axis=0)))
+
+
+def similarity(a: Array, b: Array) -> tuple[float, Array, Array]:
+    """Scale, rotation (3, 3) and shift (3,) that take points a (n, 3) closest to b (n, 3)."""
+    x, y = a - a.mean(axis=0), b - b.mean(axis=0)
+    u, s, vt = np.linalg.svd(y.T @ x)
+    sign = np.diag([1.0, 1.0, np.sign(np.linalg.det(u @ vt))])
+    scale = float((s * np.diag(sign)).sum() / (x**2).sum())
+    turn = u @ sign @ vt
+    return scale, turn, b.mean(axis=0) - scale * turn @ a.mean(axis=0)
+
+
+def print_means(model: str, runs: list[Whole]) -> None:
+    made = [r for r in runs if np.isfinite(r.psnr)]
+    mean = Whole(-1, "", *(float(np.mean([getattr(r, key) for r in made])) for key in list(Whole.__annotations__)[2:]))
+    print(
+        f"mean of {len(made)} of {len(runs)}, {model}: {mean}; slowest {max(r.seconds for r in made):.0f} s", flush=True
+    )
+
+
+# -- pictures -----------------------------------------------------------------------------------------------------------
+
+
+def draw(rows: list[list[Whole]]) -> None:
+    """A row for each capture: its front view, and each model's mesh from two directions between the views."""
+    strips = [np.hstack([_input(runs[0].seed), *(_seen(runs[0].seed, model) for model in MODELS)]) for runs in rows]
+    Image.fromarray(np.vstack(strips)).save(FOLDER / "meshes.png")
+
+
+def _input(seed: int, side: int = 256) -> Array:
+    picture = Image.open(capture(seed) / "multi_views" / "front.png").convert("RGB")
+    return np.asarray(picture.resize((side, side)))
+
+
+def _seen(seed: int, model: str, side: int = 256) -> Array:
+    if not (run_folder(seed, model) / model / "mesh.obj").is_file():
+        return np.full((side, 2 * side, 3), 255, np.uint8)
+    mesh = meshes.load(run_folder(seed, model) / model)
+    middle = (mesh.vertices.min(axis=0) + mesh.vertices.max(axis=0)) / 2
+    centred = mesh.vertices - middle
+    radius = float(np.linalg.norm(centred, axis=1).max())
+    tiles = []
+    for direction in ((0.6, 0.45, 0.75), (-0.7, -0.35, -0.65)):
+        back = np.array(direction) / np.linalg.norm(direction)
+        camera = look_at("between", back * 3.2 * radius, UP, 2 * side, 2 * side * 1.45)
+        rgba = drawn(centred, mesh, camera)
+        pixels = np.clip(rgba[..., :3] + 1 - rgba[..., 3:], 0, 1)
+        tiles.append(np.asarray(Image.fromarray(np.rint(pixels * 255).astype(np.uint8)).resize((side, side))))
+    return np.hstack(tiles)

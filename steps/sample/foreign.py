@@ -1,0 +1,79 @@
+"""An object from a file of somebody else's, as a sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steps.errors import ValidationFailed
+from steps.geometry.surface import vertex_normals
+from steps.sample.objects import shaded
+from steps.sample.render import GroundTruth, fitted, mixed, unit
+
+Array = NDArray[Any]
+GREY = 0.7  # of what has neither texture nor colours
+
+
+def read(path: Path) -> GroundTruth:
+    """A mesh with y up in any format that trimesh knows, with its texture or the colours of its vertices."""
+    import trimesh  # here, since objects with a name need it not
+
+    try:
+        mesh: Any = trimesh.load(path, force="mesh", process=False)
+    except Exception as error:  # a parser's failure on a damaged file may be anything
+        raise _unusable(path, f"cannot be read: {error or type(error).__name__}") from None
+    if not len(getattr(mesh, "faces", ())):
+        raise _unusable(path, "holds no triangles")
+    vertices, faces = np.asarray(mesh.vertices, np.float64), np.asarray(mesh.faces, np.int32)
+    normals = _normals(mesh, vertices, faces)
+    colour = _colour(mesh, faces)
+
+    def paint(face: Array, weights: Array) -> Array:
+        return shaded(colour(face, weights), unit(mixed(normals, faces, face, weights)))
+
+    return GroundTruth(f"from {path.name}", fitted(vertices), faces, normals, paint)
+
+
+def _unusable(path: Path, why: str) -> ValidationFailed:
+    return ValidationFailed(f"{path.name} {why}.", "Give a textured mesh as GLB, OBJ or PLY.")
+
+
+def _normals(mesh: Any, vertices: Array, faces: Array) -> Array:
+    """The file's own, which know its sharp edges, where it has any."""
+    own = np.asarray(mesh.vertex_normals) if "vertex_normals" in mesh._cache.cache else None
+    return unit(own if own is not None and own.shape == vertices.shape else vertex_normals(vertices, faces))
+
+
+def _colour(mesh: Any, faces: Array) -> Callable[[Array, Array], Array]:
+    """Faces (k,) and weights (k, 3) to colours (k, 3) in [0, 1]."""
+    image = _image(mesh.visual)
+    uv = getattr(mesh.visual, "uv", None)
+    if image is not None and uv is not None:
+        return lambda face, weights: _looked_up(image, mixed(np.asarray(uv, np.float64), faces, face, weights))
+    if mesh.visual.defined and mesh.visual.kind in ("vertex", "face"):
+        own = np.asarray(mesh.visual.vertex_colors, np.float64)[:, :3] / 255
+        return lambda face, weights: mixed(own, faces, face, weights)
+    return lambda face, weights: np.full((len(face), 3), GREY)
+
+
+def _image(visual: Any) -> Array | None:
+    """[H, W, 3] in [0, 1]."""
+    material = getattr(visual, "material", None)
+    picture = getattr(material, "baseColorTexture", None) or getattr(material, "image", None)
+    return None if picture is None else np.asarray(picture.convert("RGB"), np.float64) / 255
+
+
+def _looked_up(image: Array, uv: Array) -> Array:
+    """Bilinear, repeated beyond [0, 1]; uv with its origin at the bottom left."""
+    height, width = image.shape[:2]
+    x, y = (uv[:, 0] % 1) * width - 0.5, (1 - uv[:, 1] % 1) * height - 0.5
+    c, r = np.floor(x).astype(int), np.floor(y).astype(int)
+    u, v = (x - c)[:, None], (y - r)[:, None]
+    above, below = (
+        image[(r + k) % height, c % width] * (1 - u) + image[(r + k) % height, (c + 1) % width] * u for k in (0, 1)
+    )
+    return np.asarray(above * (1 - v) + below * v)
