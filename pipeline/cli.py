@@ -17,11 +17,20 @@ from pipeline.remote import Remote, remote
 from pipeline.terminal import explained
 from steps import contracts
 from steps.contracts import DEVICES, ENGINES, MODELS, RIGS
-from steps.errors import StepError
+from steps.errors import StepError, ValidationFailed
 from steps.files import read_json, write_json
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
+PATH = click.Path(path_type=Path)
+CAMERAS_HELP = (
+    "A cameras.json, rig.json or transforms.json (NeRF), or the folder of a COLMAP text model; without it the input's own "
+    "cameras.json, else what --rig says."
+)
+RIG_HELP = (
+    "Without cameras: find out how they stand, take the nominal ones, or those of a generator whose six views these are, in its "
+    "order. A FILE is what --cameras takes, such as the rig.json of another set."
+)
 
 
 @click.group(cls=Remote, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -49,14 +58,8 @@ def main() -> None:
 )
 @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Where to compute.")
 @click.option("--weights", type=FOLDER, help="Folder with the reconviagen engine's weights.")
-@click.option("--cameras", type=FILE, help="A cameras.json; without it the input's own, else what --rig says.")
-@click.option(
-    "--rig",
-    type=click.Choice(RIGS),
-    default="auto",
-    show_default=True,
-    help="Without cameras.json: find out how the cameras stand, or take the nominal ones.",
-)
+@click.option("--cameras", type=PATH, help=CAMERAS_HELP)
+@click.option("--rig", default="auto", show_default=True, metavar=f"[{'|'.join(RIGS)}|FILE]", help=RIG_HELP)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything random.")
 @click.option(
     "--resolution",
@@ -117,8 +120,9 @@ def run_job(model: str, restart: bool, as_json: bool, **chosen: Any) -> None:
     from pipeline import local  # here, so that --help does not load what only a run needs
     from pipeline.progress import Display
 
-    options = local.Options(models=tuple(MODELS) if model == "both" else (model,), **chosen)
     try:
+        chosen |= pinned(chosen["rig"], chosen["cameras"])
+        options = local.Options(models=tuple(MODELS) if model == "both" else (model,), **chosen)
         if restart:
             local.forget(options)
         summary, code = local.run(options, Display(quiet=as_json))
@@ -126,6 +130,19 @@ def run_job(model: str, restart: bool, as_json: bool, **chosen: Any) -> None:
         raise SystemExit(refused(error, as_json)) from None
     click.echo(json.dumps(summary, indent=2, ensure_ascii=False)) if as_json else told(summary)
     raise SystemExit(code)
+
+
+def pinned(rig: str, cameras: Path | None) -> dict[str, Any]:
+    """The options `rig` and `cameras`, where the first may name a file for the second."""
+    if rig in RIGS:
+        return {"rig": rig, "cameras": cameras}
+    if not Path(rig).exists():
+        raise ValidationFailed(
+            f"There is no rig {rig!r}.", f"Choose one of: {', '.join(RIGS)}; or name an existing file."
+        )
+    if cameras is not None:
+        raise ValidationFailed("Both --rig and --cameras name cameras.", "Leave one of them out.")
+    return {"rig": "auto", "cameras": Path(rig)}
 
 
 def refused(error: StepError, as_json: bool) -> int:
@@ -160,25 +177,32 @@ def told(summary: dict[str, Any]) -> None:
 
 @main.command("rig")
 @click.argument("input", type=click.Path(path_type=Path))
-@click.option(
-    "--cameras", type=FILE, help="A cameras.json to look at; without it the input's own, else the rig is looked for."
-)
+@click.option("--cameras", type=PATH, help=CAMERAS_HELP)
+@click.option("--rig", default="auto", show_default=True, metavar=f"[{'|'.join(RIGS)}|FILE]", help=RIG_HELP)
 @click.option("--picture", type=FILE, help="Where to draw the six views around what their depth shows (PNG).")
 @click.option(
     "--save",
     type=FILE,
-    help="Where to write the cameras found, as a cameras.json; of several that remain, FILE-1, FILE-2 and so on.",
+    help="Where to write the cameras found, as a cameras.json; of several that remain, FILE-1, FILE-2 and so on, each with a "
+    "picture beside it.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print all that is known of the rig, and nothing else.")
-def show_rig(input: Path, cameras: Path | None, picture: Path | None, save: Path | None, as_json: bool) -> None:
+def show_rig(
+    input: Path, cameras: Path | None, rig: str, picture: Path | None, save: Path | None, as_json: bool
+) -> None:
     """Say how the cameras of a set stand and what its depth means."""
+    try:
+        chosen = pinned(rig, cameras)
+    except StepError as error:
+        raise SystemExit(refused(error, as_json)) from None
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         parameters = contracts.Validate(
             out=work / "scene",
             outputs=work / "outputs",
             input=input.absolute(),
-            cameras=cameras and cameras.absolute(),
+            cameras=chosen["cameras"] and chosen["cameras"].absolute(),
+            rig=chosen["rig"],
             picture=picture is not None,
         )
         words = [sys.executable, "-m", "steps.validate", *contracts.arguments(parameters)]
@@ -187,12 +211,12 @@ def show_rig(input: Path, cameras: Path | None, picture: Path | None, save: Path
             _untold(work / "outputs", save, as_json)
             raise SystemExit(code)
         scene = read_json(work / "scene" / "scene.json")
-        rig = read_json(work / "scene" / "rig.json", {"decision": scene["rig"]})
+        found = read_json(work / "scene" / "rig.json", {"decision": scene["rig"]})
         if picture:
             shutil.copy(work / "scene" / "rig.png", picture)
-    if save and "cameras" in rig:
-        write_json(save, rig["cameras"])
-    click.echo(json.dumps(rig, indent=2) if as_json else "\n".join([f"rig: {rig['decision']}", *scene["notes"]]))
+    if save and "cameras" in found:
+        write_json(save, found["cameras"])
+    click.echo(json.dumps(found, indent=2) if as_json else "\n".join([f"rig: {found['decision']}", *scene["notes"]]))
 
 
 def _untold(outputs: Path, save: Path | None, as_json: bool) -> None:
@@ -202,7 +226,8 @@ def _untold(outputs: Path, save: Path | None, as_json: bool) -> None:
         assert save is not None
         place = save.with_stem(f"{save.stem}-{number}")
         shutil.copy(outputs / hypothesis["cameras"], place)
-        hypothesis["cameras"] = str(place)
+        shutil.copy(outputs / hypothesis["picture"], place.with_suffix(".png"))
+        hypothesis |= {"cameras": str(place), "picture": str(place.with_suffix(".png"))}
     click.echo(json.dumps(record, indent=2)) if as_json else explained(record)
 
 
@@ -231,7 +256,12 @@ def render(cpu: bool, insecure: bool, **chosen: Any) -> None:
 
 @main.command()
 @click.argument("dir", type=FOLDER)
-@click.option("--object", default="mug", show_default=True, help="mug, donut, duck, bowl or house.")
+@click.option(
+    "--object",
+    default="mug",
+    show_default=True,
+    help="mug, donut, duck, bowl or house; or a file with a textured mesh, y up.",
+)
 @click.option(
     "--capture",
     type=click.Choice(["clean", "real"]),

@@ -140,7 +140,8 @@ def workflow_parameter(name: str) -> str:
 
 
 def validate(settings: Settings) -> Container:
-    flags = {"input": f"{WORK}/input", "out": f"{WORK}/scene", "device": workflow_parameter("device")}
+    flags = {"input": f"{WORK}/input", "out": f"{WORK}/scene"}
+    flags |= {name: workflow_parameter(name) for name in ("rig", "device")}
     leaves = [left("scene", "scene", "scene.tgz"), left("about", "scene/scene.json", "scene.json")]
     return pod(settings, "validate", "validate", flags, [submitted(settings)], leaves)
 

@@ -10,7 +10,7 @@ from hera.workflows import models as argo
 from pipeline import templates
 from pipeline.settings import PRIORITIES, Settings
 from pipeline.templates import MOUNTS
-from steps.contracts import DEVICES, ENGINES, MODELS
+from steps.contracts import DEVICES, ENGINES, MODELS, RIGS
 
 PATCH = '{"priorityClassName": "NAME-{{workflow.parameters.priority}}"MORE}'
 LOOKS = {model: tuple(f"{model}-{part}" for part in ("quality", "preview")) for model in MODELS}
@@ -80,6 +80,12 @@ def parameters(settings: Settings) -> list[Parameter]:
         ),
         choice(
             "device", settings.device, DEVICES, "Where to compute. A pod that requests a GPU computes on cuda or fails."
+        ),
+        choice(
+            "rig",
+            "auto",
+            RIGS,
+            "Without cameras.json: found from the pictures, nominal, or that of a generator of six views.",
         ),
         choice("priority", "normal", PRIORITIES, "Which pods go first where there are not enough GPUs."),
         number("resolution", 0, "Longest side in pixels that the model works on; 0: as given."),

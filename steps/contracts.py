@@ -17,7 +17,8 @@ from typing import Any
 VIEW_NAMES = ("front", "back", "left", "right", "top", "bottom")
 MODELS = ("reconviagen", "nvdiffrec")  # in the order in which they run
 DEVICES = ("auto", "cpu", "cuda")
-RIGS = ("auto", "nominal")
+PRESETS = ("zero123plus-v1.1", "zero123plus-v1.2", "wonder3d")
+RIGS = ("auto", "nominal", *PRESETS)
 ENGINES = ("auto", "reconviagen", "fusion")
 JOB_SECONDS = 7200.0  # the models' running time together, after which a job ends as MODEL_TIMEOUT
 
@@ -92,10 +93,15 @@ class Validate(Step):
     """Checks an input set and writes the scene that every later step reads."""
 
     input: Path = required("folder or .zip with multi_views/ and depth_renders/, six PNGs each")
-    cameras: Path | None = option(None, "cameras.json to use; without it the input's own, else what --rig says")
+    cameras: Path | None = option(
+        None,
+        "cameras.json, rig.json, transforms.json or folder of a COLMAP text model; without it the input's own cameras.json, "
+        "else what --rig says",
+    )
     rig: str = option(
         "auto",
-        "without cameras.json: auto finds out how the cameras stand and what the depth means, nominal takes the canonical rig",
+        "without cameras: auto finds out how they stand and what the depth means, nominal takes the canonical rig, and a rig "
+        "with a name is that of six views in its own order, of which the rest is found",
         RIGS,
     )
     picture: bool = option(False, "also draw rig.png: the six views standing around what their depth shows")
@@ -183,7 +189,7 @@ class Package(Step):
 class Sample(Step):
     """Writes an input set of a procedural object, its cameras and the true mesh."""
 
-    object: str = option("mug", "which object: mug, donut, duck, bowl or house")
+    object: str = option("mug", "which object: mug, donut, duck, bowl or house; or a file with a textured mesh, y up")
     capture: str = option(
         "clean",
         "clean: exact renders with their cameras.json; real: as photographs with estimated depth are, cameras unknown",

@@ -1,4 +1,5 @@
-"""cameras.json: where the six cameras stand and how the depth renders are encoded. Its schema lies beside this file."""
+"""cameras.json: where the six cameras stand and how the depth renders are encoded, or as much of it as is known. Its schema lies
+beside this file."""
 
 from __future__ import annotations
 
@@ -8,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from steps.errors import ValidationFailed
 from steps.formats.depth_encoding import DepthEncoding
 from steps.geometry.cameras import VIEW_NAMES, Camera, Placement, canonical_camera
 
+Array = NDArray[Any]
 SCHEMA = Path(__file__).with_name("cameras.schema.json")
 ROTATION_TOLERANCE = 1e-3
 _HELP = "See the section on cameras.json in the README; `sixview sample` writes a valid one."
@@ -20,12 +23,26 @@ _HELP = "See the section on cameras.json in the README; `sixview sample` writes 
 
 @dataclass(frozen=True)
 class View:
-    """One view's camera, for pictures of the size its intrinsics name, and its depth encoding. colour: where the view's picture
-    lies on its depth render, whose camera this is then; None where they meet."""
+    """One view's camera, for pictures of the size its intrinsics name, and its depth encoding, None where that is unknown.
+    colour: where the view's picture lies on its depth render, whose camera this is then; None where they meet."""
 
     camera: Camera
-    depth: DepthEncoding
+    depth: DepthEncoding | None
     colour: Placement | None = None
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """How the cameras stand, without their numbers: by the name of a rig, or by what the views' names mean, None where that is
+    not known. left_is: `viewer` or `object`; top_turned, bottom_turned: degrees, counter-clockwise."""
+
+    preset: str = ""
+    left_is: str | None = None
+    top_turned: int | None = None
+    bottom_turned: int | None = None
+
+
+Given = list[View] | Arrangement
 
 
 def canonical_views(width: int, height: int) -> list[View]:
@@ -33,18 +50,31 @@ def canonical_views(width: int, height: int) -> list[View]:
     return [View(canonical_camera(name, width, height), DepthEncoding()) for name in VIEW_NAMES]
 
 
-def parse(data: bytes) -> list[View]:
-    """The six views in the order of VIEW_NAMES. Raises ValidationFailed with the place and what is wrong there."""
-    try:
-        document = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ValidationFailed(f"is not valid JSON: {error}", _HELP) from None
+def parse(data: bytes) -> Given:
+    """The six views in the order of VIEW_NAMES, or how they stand; of a rig.json the cameras in it. Raises ValidationFailed with
+    the place and what is wrong there."""
+    document = loaded(data)
+    if isinstance(document, dict) and "decision" in document:
+        document = document.get("cameras", document)
+    if isinstance(document, dict) and ("views" in document) == ("rig" in document):
+        raise ValidationFailed("needs either views, with all cameras, or rig, with how they stand", _HELP)
     _check_schema(document)
+    if "rig" in document:
+        rig = document["rig"]
+        return Arrangement(preset=rig) if isinstance(rig, str) else Arrangement(**rig)
     views = {item["name"]: _view(item, document.get("depth")) for item in document["views"]}
     missing = [name for name in VIEW_NAMES if name not in views]
     if missing:
         raise ValidationFailed(f"names no camera for {', '.join(missing)}, and another one twice", _HELP)
     return [views[name] for name in VIEW_NAMES]
+
+
+def loaded(data: bytes) -> Any:
+    """The JSON. Raises ValidationFailed."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ValidationFailed(f"is not valid JSON: {error}", _HELP) from None
 
 
 def _check_schema(document: Any) -> None:
@@ -59,21 +89,28 @@ def _check_schema(document: Any) -> None:
 
 def _view(item: dict[str, Any], common: dict[str, Any] | None) -> View:
     depth = item.get("depth", common)
-    if depth is None:
-        raise ValidationFailed(f"says nothing about the depth encoding of {item['name']}", _HELP)
-    pose = np.array(item["camera_to_world"], dtype=np.float64)
-    rotation = pose[:3, :3]
-    if not np.isfinite(pose).all() or not np.allclose(pose[3], [0, 0, 0, 1]):
-        raise ValidationFailed(f"has a camera_to_world for {item['name']} whose last row is not 0 0 0 1", _HELP)
-    if np.abs(rotation @ rotation.T - np.eye(3)).max() > ROTATION_TOLERANCE or np.linalg.det(rotation) < 0:
-        raise ValidationFailed(
-            f"has a camera_to_world for {item['name']} that is no rotation (scaled, skewed or mirrored)", _HELP
-        )
-    _check_range(item["name"], depth)
+    if depth is not None:
+        _check_range(item["name"], depth)
     k = item["intrinsics"]
+    pose = checked_pose(item["name"], item["camera_to_world"])
     camera = Camera(item["name"], pose, k["fx"], k["fy"], k["cx"], k["cy"], k["width"], k["height"])
     colour = Placement(**item["colour"]) if "colour" in item else None
-    return View(camera, DepthEncoding(**depth), colour)
+    return View(camera, None if depth is None else DepthEncoding(**depth), colour)
+
+
+def checked_pose(name: str, rows: Any) -> Array:
+    """A camera_to_world (4, 4). Raises ValidationFailed where it is none."""
+    pose = np.array(rows, dtype=np.float64)
+    if pose.shape != (4, 4):
+        raise ValidationFailed(f"has a camera_to_world for {name} that is no 4 x 4 matrix", _HELP)
+    rotation = pose[:3, :3]
+    if not np.isfinite(pose).all() or not np.allclose(pose[3], [0, 0, 0, 1]):
+        raise ValidationFailed(f"has a camera_to_world for {name} whose last row is not 0 0 0 1", _HELP)
+    if np.abs(rotation @ rotation.T - np.eye(3)).max() > ROTATION_TOLERANCE or np.linalg.det(rotation) < 0:
+        raise ValidationFailed(
+            f"has a camera_to_world for {name} that is no rotation (scaled, skewed or mirrored)", _HELP
+        )
+    return pose
 
 
 def _check_range(name: str, depth: dict[str, Any]) -> None:
@@ -97,10 +134,10 @@ def camera_json(camera: Camera) -> dict[str, Any]:
 
 
 def document(views: list[View]) -> dict[str, Any]:
-    """The cameras.json that `parse` turns back into `views`, each with its own depth encoding."""
+    """The cameras.json that `parse` turns back into `views`, each with its own depth encoding, if it is known."""
     return {
         "format": "sixview-cameras/1",
-        "views": [{**camera_json(v.camera), "depth": _written(v.depth), **_placed(v.colour)} for v in views],
+        "views": [{**camera_json(v.camera), **_written(v.depth), **_placed(v.colour)} for v in views],
     }
 
 
@@ -108,6 +145,8 @@ def _placed(colour: Placement | None) -> dict[str, Any]:
     return {} if colour is None else {"colour": asdict(colour)}
 
 
-def _written(e: DepthEncoding) -> dict[str, Any]:
+def _written(e: DepthEncoding | None) -> dict[str, Any]:
+    if e is None:
+        return {}
     unused = ("near", "far") if e.encoding == "metric" else ("scale",)
-    return {key: value for key, value in e.to_json().items() if key not in unused}
+    return {"depth": {key: value for key, value in e.to_json().items() if key not in unused}}

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from steps.errors import BadInput, FileTooLarge, InvalidFileCount, InvalidFileFormat, ValidationFailed
-from steps.formats import cameras_json, inputs, png
+from steps.formats import camera_files, cameras_json, inputs, png
+from steps.formats.cameras_json import Given
 from steps.formats.inputs import FIELDS, Entry, shown
 from steps.geometry.cameras import VIEW_NAMES
 
@@ -63,26 +64,15 @@ class Pictures:
     depths: list[png.Picture]
 
 
-def check_set(source: Path, cameras: Path | None = None) -> tuple[Pictures, list[cameras_json.View] | None]:
+def check_set(source: Path, cameras: Path | None = None) -> tuple[Pictures, Given | None]:
     """The twelve pictures of a folder or .zip, and the cameras, if any were given. Raises one BadInput that lists every fault."""
     entries = inputs.entries(source)
     slots, faults = check_names([e for e in entries if e.path.name != "cameras.json"])
     pictures, more = check_pictures(slots)
-    given, camera_faults = check_cameras(_camera_bytes(entries, cameras))
+    given, camera_faults = check_cameras(entries, cameras, pictures)
     raise_all(faults + more + check_pairs(pictures) + camera_faults)
     by_field = [[pictures[field, i] for i in range(len(VIEW_NAMES))] for field in FIELDS]
     return Pictures(*by_field), given
-
-
-def _camera_bytes(entries: list[Entry], cameras: Path | None) -> bytes | None:
-    if cameras is not None:
-        if not cameras.is_file():
-            raise ValidationFailed(
-                f"There is no file {shown(cameras)}.", "Name an existing cameras.json, or leave the option out."
-            )
-        return cameras.read_bytes()[: inputs.MAX_CAMERAS_BYTES]
-    found = [e for e in entries if e.path.as_posix() == "cameras.json"]
-    return found[0].read(inputs.MAX_CAMERAS_BYTES) if found else None
 
 
 def check_names(entries: list[Entry]) -> tuple[dict[str, dict[int, Entry]], list[Fault]]:
@@ -173,9 +163,16 @@ def check_pairs(pictures: dict[tuple[str, int], png.Picture]) -> list[Fault]:
     return faults
 
 
-def check_cameras(data: bytes | None) -> tuple[list[cameras_json.View] | None, list[Fault]]:
-    """The cameras given, if any."""
+def check_cameras(
+    entries: list[Entry], cameras: Path | None, pictures: dict[tuple[str, int], png.Picture]
+) -> tuple[Given | None, list[Fault]]:
+    """The cameras of a file, else the set's own, if any."""
+    own = [e for e in entries if e.path.as_posix() == "cameras.json"]
+    views = [pictures.get(("multi_views", i)) for i in range(len(VIEW_NAMES))]
+    sizes = [(p.pixels.shape[1], p.pixels.shape[0]) for p in views if p is not None]
     try:
-        return (cameras_json.parse(data) if data is not None else None), []
+        if cameras is not None:
+            return camera_files.read(cameras, sizes if len(sizes) == len(VIEW_NAMES) else None), []
+        return (cameras_json.parse(own[0].read(inputs.MAX_CAMERAS_BYTES)) if own else None), []
     except BadInput as error:
-        return None, [Fault(error, "cameras", None, "cameras.json")]
+        return None, [Fault(error, "cameras", None, shown(cameras.name) if cameras else "cameras.json")]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt, gaussian_filter
+from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates
 
 from steps.geometry.cameras import CANONICAL_AXES, VIEW_NAMES
 from steps.geometry.depth import dequantized
@@ -27,6 +27,7 @@ from steps.geometry.rig_fit import (
     Tolerance,
     compass,
 )
+from steps.geometry.rig_presets import PRESETS
 
 Array = NDArray[Any]
 CELLS = 128  # to a side of the maps that rigs are compared by
@@ -37,15 +38,19 @@ ALL = np.ones(6, bool)
 
 @dataclass(frozen=True)
 class Reading:
-    """What the names mean. left_is: whose left; top, bottom: quarter turns of that picture, counter-clockwise."""
+    """What the names mean. left_is: whose left; top, bottom: quarter turns of that picture, counter-clockwise. Or preset: a rig
+    with a name, whose views come in an order of its own."""
 
-    left_is: str
-    top: int
-    bottom: int
+    left_is: str = "viewer"
+    top: int = 0
+    bottom: int = 0
+    preset: str = ""
 
 
 def axes_of(reading: Reading) -> Array:
     """(6, 3, 3): right, up and back of each camera in the world."""
+    if reading.preset:
+        return PRESETS[reading.preset].axes
     found = []
     for name in VIEW_NAMES:
         back, up = (np.array(v, float) for v in CANONICAL_AXES[name])
@@ -114,8 +119,9 @@ def _signed(inside: Array, cells: int) -> Array:
     """[cells, cells] float32, signed distance to the outline in half widths."""
     side = len(inside)
     distance = np.where(inside, 0.5 - distance_transform_edt(inside), distance_transform_edt(~inside) - 0.5)
-    centre = ((np.arange(cells) + 0.5) * side / cells).astype(int)
-    return np.asarray(distance[np.ix_(centre, centre)] * 2 / side, np.float32)
+    centre = (np.arange(cells) + 0.5) * side / cells - 0.5
+    places = np.meshgrid(centre, centre, indexing="ij")
+    return np.asarray(map_coordinates(distance, places, order=1) * 2 / side, np.float32)
 
 
 def _places(share: Array) -> tuple[Array, Array, Array]:
@@ -175,8 +181,10 @@ def _reach(inside: Array) -> Array:
 
 # -- the search ---------------------------------------------------------------------------------------------------------
 
-EVERY = np.ones(SHARED + 6 * PER_VIEW, bool)
-SHARED_ONLY = np.arange(SHARED + 6 * PER_VIEW) < SHARED
+PARAMETERS = np.arange(SHARED + 6 * PER_VIEW)
+SIMPLER = 1.005  # how much better inverse depth, or depth along rays, must fit than linear depth along the axis
+LADDER = (0, 12, 22, 32, 42, 52, 62, 72)  # degrees: fields of view to begin from
+HOPEFUL = 6  # of these beginnings are followed
 CODINGS = tuple(Coding(inverse, ray) for inverse, ray in product((0, 1), (0, 1)))
 
 
@@ -189,78 +197,122 @@ class Candidate:
     fit: Fit
 
 
-def search(sights: Sights) -> list[Candidate]:
-    """Every reading with its best numbers, best first."""
-    rough = _unturned(sights)
-    several = [_fitted(sights, c.reading, c.coding, c.fit.theta, EVERY, 8, 8) for c in rough[:6]]
+def search(sights: Sights, allowed: list[Reading]) -> list[Candidate]:
+    """Every allowed reading with its best numbers, best first."""
+    rough = _unturned(sights, allowed)
+    several = parallel_map(lambda c: _fitted(sights, c.reading, c.coding, c.fit.theta, 8, 8), rough[:6])
     best = min(several, key=lambda c: c.fit.cost)
     codings = parallel_map(lambda c: _coded(sights, best, c), CODINGS)
-    coded = min(codings, key=lambda c: c.fit.cost)
+    coded = min(codings, key=_simplest)
     found = parallel_map(lambda c: _compared(sights, c.reading, coded), rough)
     return sorted(found, key=lambda c: c.fit.cost)
 
 
+def _perspective(reading: Reading) -> float | None:
+    """The tangent of half the field of view, where the reading has one of its own."""
+    angle = PRESETS[reading.preset].field_of_view if reading.preset else None
+    return None if angle is None else float(np.tan(np.radians(angle / 2)))
+
+
 def _fitted(
-    sights: Sights, reading: Reading, coding: Coding, theta: Array, free: Array, stride: int, rounds: int, used: Array = ALL,
-    tolerance: Tolerance = ROUGH,
+    sights: Sights, reading: Reading, coding: Coding, theta: Array, stride: int, rounds: int, used: Array = ALL,
+    tolerance: Tolerance = ROUGH, shared_only: bool = False,
 ) -> Candidate:  # fmt: skip
+    free = (PARAMETERS < SHARED) | (not shared_only)
+    free[0] = _perspective(reading) is None
     problem = Problem(sights, axes_of(reading), coding, used, free, stride, tolerance)
     return Candidate(reading, coding, problem.fitted(theta, rounds))
 
 
-def _starts(sights: Sights) -> list[Array]:
+def _starts(sights: Sights, perspective: float | None) -> list[Array]:
     """Perspectives and heights to begin from, with large values near and with large values far."""
     radius = float(np.mean(sights.reach + np.roll(sights.reach, DIRECTIONS // 2, axis=1))) / 2
+    perspectives = (0.15, 0.45) if perspective is None else (perspective,)
     found = []
-    for k, near, far in product((0.15, 0.45), (0.8, 1.1), (0.0, -0.5, -1.0)):
+    for k, near, far in product(perspectives, (0.8, 1.1), (0.0, -0.5, -1.0)):
         for low, high in ((near, far), (far, near)):
-            theta = np.zeros(len(EVERY))
+            theta = np.zeros(len(PARAMETERS))
             theta[:SHARED] = k, low * radius, high * radius
             found.append(theta)
     return found
 
 
-def _unturned(sights: Sights) -> list[Candidate]:
-    """All readings, roughly fitted. The four upright views settle perspective and depth; then top and bottom are tried on."""
-    starts = _starts(sights)
+def _unturned(sights: Sights, allowed: list[Reading]) -> list[Candidate]:
+    """All readings, roughly fitted. The views whose cameras stand the same in many readings, the upright ones, settle perspective
+    and depth for all of these; then the others are tried on."""
     jobs = []
-    for left in ("viewer", "object"):
-        ring = parallel_map(
-            lambda t, r=Reading(left, 0, 0): _fitted(sights, r, Coding(), t, SHARED_ONLY, 8, 8, RING),  # type: ignore[misc]
-            starts,
-        )
-        for larger_is_farther in (True, False):
-            fits = [c.fit for c in ring if (c.fit.theta[1] > c.fit.theta[2]) == larger_is_farther]
-            for fit in sorted(fits, key=lambda f: f.cost)[:2]:
-                jobs += [(Reading(left, top, bottom), fit.theta) for top, bottom in product(range(4), range(4))]
-    fits_of_all = parallel_map(lambda j: _fitted(sights, j[0], Coding(), j[1], SHARED_ONLY, 12, 6), jobs)
+    for first in {(r.left_is, r.preset): r for r in allowed}.values():
+        upright = ALL if first.preset else RING
+        for theta in _upright(sights, first, upright):
+            jobs += [(r, theta) for r in allowed if (r.left_is, r.preset) == (first.left_is, first.preset)]
+    fits = parallel_map(lambda j: _fitted(sights, j[0], Coding(), j[1], 12, 6, shared_only=True), jobs)
     best: dict[Reading, Candidate] = {}
-    for candidate in sorted(fits_of_all, key=lambda c: c.fit.cost):
+    for candidate in sorted(fits, key=lambda c: c.fit.cost):
         best.setdefault(candidate.reading, candidate)
     return list(best.values())
 
 
+def _upright(sights: Sights, reading: Reading, used: Array) -> list[Array]:
+    """The best numbers by the views in use: two sets with large values far, two with large values near."""
+    found = parallel_map(
+        lambda t: _fitted(sights, reading, Coding(), t, 8, 8, used, shared_only=True),
+        _starts(sights, _perspective(reading)),
+    )
+    best = []
+    for larger_is_farther in (True, False):
+        fits = [c.fit for c in found if (c.fit.theta[1] > c.fit.theta[2]) == larger_is_farther]
+        best += [fit.theta for fit in sorted(fits, key=lambda f: f.cost)[:2]]
+    return best
+
+
 def _coded(sights: Sights, best: Candidate, coding: Coding) -> Candidate:
-    rough = _fitted(sights, best.reading, coding, best.fit.theta, EVERY, 8, 12)
-    return _fitted(sights, best.reading, coding, rough.fit.theta, EVERY, 4, 8, ALL, EXACT)
+    rough = _fitted(sights, best.reading, coding, best.fit.theta, 8, 12)
+    return _fitted(sights, best.reading, coding, rough.fit.theta, 4, 8, ALL, EXACT)
 
 
 def _compared(sights: Sights, reading: Reading, best: Candidate) -> Candidate:
     """Another reading from the best one's numbers: where the shape is symmetric they fit it, too. Judged with all points."""
-    fit = _fitted(sights, reading, best.coding, best.fit.theta, EVERY, 8, 6, ALL, EXACT).fit
+    fit = _fitted(sights, reading, best.coding, best.fit.theta, 8, 6, ALL, EXACT).fit
     return Candidate(reading, best.coding, Fit(fit.theta, cost(sights, reading, best.coding, fit.theta, EXACT)))
 
 
 def cost(sights: Sights, reading: Reading, coding: Coding, theta: Array, tolerance: Tolerance) -> float:
     """How badly a rig explains the depth renders, by all points."""
-    errors = Problem(sights, axes_of(reading), coding, ALL, EVERY, 1, tolerance).errors(theta)[0]
+    errors = Problem(sights, axes_of(reading), coding, ALL, PARAMETERS >= 0, 1, tolerance).errors(theta)[0]
     return float(errors @ errors)
 
 
 def sharpened(sights: Sights, best: Candidate) -> Candidate:
-    """The fit with all points, and with ever less patience for errors: what is left of them would pull on the perspective. The
-    cost stays that of the comparison."""
-    theta = best.fit.theta
-    for tolerance in (EXACT, FINEST):
-        theta = _fitted(sights, best.reading, best.coding, theta, EVERY, 1, 12, ALL, tolerance).fit.theta
-    return Candidate(best.reading, best.coding, Fit(theta, best.fit.cost))
+    """The fit with all points, and with ever less patience for errors: what is left of them would pull on the perspective. It
+    begins from every perspective and coding, since these and the views' scales can stand in for each other. The cost stays that
+    of the comparison."""
+    own = _perspective(best.reading)
+    ladder = np.tan(np.radians(LADDER) / 2) if own is None else np.array([own])
+    starts = [(coding, np.concatenate([[k], best.fit.theta[1:]])) for coding, k in product(CODINGS, ladder)]
+    rungs = parallel_map(lambda s: _held(sights, best.reading, *s, (EXACT, FINEST), 8, 2), starts)
+    better = [(c.coding, c.fit.theta) for c in sorted(rungs, key=_simplest)[:HOPEFUL]]
+    held = parallel_map(lambda s: _held(sights, best.reading, *s, (FINEST,), 4, 5), better)
+    coded = min(held, key=_simplest)
+    theta = coded.fit.theta
+    for stride in (4, 1):
+        fit = _fitted(sights, best.reading, coded.coding, theta, stride, 12, ALL, FINEST).fit
+        theta = fit.theta
+    return Candidate(best.reading, coded.coding, Fit(theta, best.fit.cost, fit.doubt))
+
+
+def _held(
+    sights: Sights, reading: Reading, coding: Coding, theta: Array, tolerances: tuple[Tolerance, ...], stride: int, rounds: int
+) -> Candidate:  # fmt: skip
+    """The best numbers with the perspective held."""
+    for tolerance in tolerances:
+        theta = (
+            Problem(sights, axes_of(reading), coding, ALL, PARAMETERS > 0, stride, tolerance)
+            .fitted(theta, rounds)
+            .theta
+        )
+    return Candidate(reading, coding, Fit(theta, cost(sights, reading, coding, theta, FINEST)))
+
+
+def _simplest(candidate: Candidate) -> float:
+    """The cost, with which linear depth along the axis wins where the others are no better."""
+    return candidate.fit.cost * SIMPLER ** (candidate.coding.inverse + candidate.coding.ray)

@@ -8,24 +8,38 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steps.geometry import rig, rig_photo
+from steps.geometry import rig
+from steps.geometry.kernels import parallel_map
 from steps.geometry.rig import Candidate, Reading
 from steps.geometry.rig_fit import EXACT, Fit, Sights
+from steps.geometry.rig_photo import Disagreement, disagreement, likeness, unlike_pairs
 
 Array = NDArray[Any]
-SHAPE_TIE = 1.15  # a reading whose cost is at most so many times the best one's fits the shape as well
-COLOUR_TIE = 1.25  # the same for the disagreement of colours
-SHARED_POINTS = 200  # that two views must see together before their colours decide anything
-ALIKE = 0.02  # mean squared difference of colour up to which two ways to dress a shape are the same: 17 dB, on the object alone
+SHAPE_TIE, SHAPE_NOISE = (
+    1.15,
+    0.06,
+)  # a reading whose cost is at most so many times the best one's, and this, fits as well
+COLOUR_TIE, COLOUR_NOISE = 1.25, 0.0005  # the same for the disagreement of colours
+ALIKE = 0.012  # mean squared difference of colour up to which two ways to dress a shape are the same: 19 dB, on the object alone
 HOPELESS = 2.5  # a cost above which nothing fits
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A candidate that fits the shape. colour: how much the views' colours disagree, nan where they share too little."""
+    """A candidate that fits the shape, and how much the views' colours disagree."""
 
     candidate: Candidate
-    colour: float
+    colours: Disagreement
+
+    @property
+    def colour(self) -> float:
+        """Over all views, nan where they share too little."""
+        return self.colours.mean(np.ones((6, 6), bool))
+
+    def excludes(self, other: Judged) -> bool:
+        """Whether the pairs of views by which the two differ say clearly that it is not the other one."""
+        pairs = unlike_pairs(rig.axes_of(self.candidate.reading), rig.axes_of(other.candidate.reading))
+        return other.colours.mean(pairs) > COLOUR_TIE * self.colours.mean(pairs) + COLOUR_NOISE
 
 
 @dataclass(frozen=True)
@@ -48,19 +62,25 @@ class Choice:
 def choose(sights: Sights, candidates: list[Candidate], maps: list[Array], exact: bool = True) -> Choice:
     """maps: the views' colours where the depth renders have their pixels, see rig_photo.colour_map; exact: sharpen the choice."""
     least = candidates[0].fit.cost
-    tied = [c for c in candidates if c.fit.cost <= SHAPE_TIE * least]
-    runner_up = min((c.fit.cost for c in candidates if c.fit.cost > SHAPE_TIE * least), default=np.inf)
-    judged = [Judged(c, _colour(sights, c, maps)) for c in tied]
-    if len(judged) > 1:
-        judged.sort(key=lambda j: (np.isnan(j.colour), j.colour))
-    best = judged[0]
-    rivals = [j.candidate for j in judged[1:] if not j.colour > COLOUR_TIE * best.colour]
+    limit = SHAPE_TIE * least + SHAPE_NOISE
+    runner_up = min((c.fit.cost for c in candidates if c.fit.cost > limit), default=np.inf)
+    tied = [c for c in candidates if c.fit.cost <= limit]
+    judged = parallel_map(lambda c: Judged(c, _colours(sights, c, maps)), tied)
+    best = _best(judged)
+    judged.sort(key=lambda j: j is not best)
     masks = [(v >= 0).astype(np.float64) for v in sights.values]
-    same = {c.reading: _likeness(best.candidate, c, maps, masks) <= ALIKE for c in rivals}
-    alike = [c.reading for c in rivals if same[c.reading]]
-    different = [c for c in rivals if not same[c.reading]]
+    apart = parallel_map(lambda j: _likeness(best.candidate, j.candidate, maps, masks), judged[1:])
+    others = list(zip(judged[1:], apart, strict=True))
+    alike = [j.candidate.reading for j, much in others if much <= ALIKE]
+    different = [j.candidate for j, much in others if much > ALIKE and not best.excludes(j)]
     chosen = rig.sharpened(sights, best.candidate) if exact else best.candidate
     return Choice(chosen, judged, alike, different, runner_up, least < HOPELESS)
+
+
+def _best(judged: list[Judged]) -> Judged:
+    """The best shape among those that the best colours do not exclude."""
+    brightest = min(judged, key=lambda j: (np.isnan(j.colour), j.colour))
+    return min((j for j in judged if not brightest.excludes(j)), key=lambda j: j.candidate.fit.cost)
 
 
 def at_nominal(sights: Sights, nominal: Candidate) -> list[Candidate]:
@@ -70,12 +90,11 @@ def at_nominal(sights: Sights, nominal: Candidate) -> list[Candidate]:
     return sorted(found, key=lambda c: c.fit.cost)
 
 
-def _colour(sights: Sights, candidate: Candidate, maps: list[Array]) -> float:
+def _colours(sights: Sights, candidate: Candidate, maps: list[Array]) -> Disagreement:
     axes = rig.axes_of(candidate.reading)
-    value, points = rig_photo.disagreement(sights, maps, axes, candidate.coding, candidate.fit.theta)
-    return value if points >= SHARED_POINTS else float("nan")
+    return disagreement(sights, maps, axes, candidate.coding, candidate.fit.theta)
 
 
 def _likeness(best: Candidate, other: Candidate, maps: list[Array], masks: list[Array]) -> float:
     one, two = rig.axes_of(best.reading), rig.axes_of(other.reading)
-    return rig_photo.likeness(maps, masks, one, two, best.fit.theta)
+    return likeness(maps, masks, one, two)

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steps.geometry.kernels import kernel
+from steps.geometry.kernels import for_bands, kernel
 
 Array = NDArray[Any]
 SHARED = 3  # perspective, height at the lowest stored value, height at the highest
 PER_VIEW = 5  # logarithm of the scale, shift x, shift y, gain and offset of the height
 SPREAD = np.array([0.025, 0.03, 0.03, 0.02, 0.02])  # how large the per-view numbers are expected to be
-EVIDENCE = 1000.0  # independent observations among all of them, which the expectations are weighed against
+EVIDENCE = 500.0  # independent observations among all of them, which the expectations are weighed against
 DIRECTIONS = 16
 VISIBLE = 0.03  # half widths between a point and what a view sees there, up to which they are taken to be the same
 REACHES = 3.0  # how much more the outline's reach in one direction counts than a point's error
@@ -46,16 +46,18 @@ class Sights:
 @dataclass(frozen=True)
 class Tolerance:
     """close: a point this far behind what a view sees is taken to be hidden rather than wrong; wrong: beyond this an error counts
-    no more; noise: of a good fit's errors. All in half widths."""
+    no more; noise: of a good fit's errors. All in half widths. fades: whether what is far behind counts nothing at all, which is
+    fair to hollows but leads nowhere from afar."""
 
     close: float
     wrong: float
     noise: float
+    fades: int = 0
 
 
 ROUGH = Tolerance(0.05, 0.15, 0.02)
 EXACT = Tolerance(0.03, 0.04, 0.008)
-FINEST = Tolerance(0.008, 0.012, 0.003)
+FINEST = Tolerance(0.008, 0.012, 0.003, 1)
 
 
 @dataclass(frozen=True)
@@ -123,81 +125,117 @@ def _bounded(error, limit):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def carried(point, from_axes, to_axes, theta, i, j, inverse, ray):  # type: ignore[no-untyped-def]
-    """A point of view i as view j has it: ideal picture coordinates x and y, height, the coordinates in the picture as it is, and
-    the cosine between its normal and the direction to camera j."""
+def lifted(point, axes, theta, i, inverse, ray, place):  # type: ignore[no-untyped-def]
+    """A point of view i in the world: its position and the surface's unit normal, into place (6,). axes: (3, 3), of view i."""
     k, low, high = theta[0], theta[1], theta[2]
-    a, b = 3 + 5 * i, 3 + 5 * j
-    shrink = np.exp(-theta[a])
-    x, y = (point[0] - theta[a + 1]) * shrink, (point[1] - theta[a + 2]) * shrink
-    h = height_of(point[2], x, y, k, low, high, inverse, ray) * (1.0 + theta[a + 3]) + theta[a + 4]
+    a = 3 + 5 * i
+    shrink, gain = np.exp(-theta[a]), 1.0 + theta[a + 3]
+    x, y, value = (point[0] - theta[a + 1]) * shrink, (point[1] - theta[a + 2]) * shrink, point[2]
+    h = height_of(value, x, y, k, low, high, inverse, ray) * gain + theta[a + 4]
+    dx, dy = STEP * point[3] / shrink, STEP * point[4] / shrink
+    hx = (height_of(value + dx, x + STEP, y, k, low, high, inverse, ray) * gain + theta[a + 4] - h) / STEP
+    hy = (height_of(value + dy, x, y + STEP, k, low, high, inverse, ray) * gain + theta[a + 4] - h) / STEP
     f = 1.0 - k * h
-    x, y = x * f, y * f
-    # the surface's normal, (-slope x, -slope y, 1) but for perspective
-    nx, ny = (low - high) * point[3], (low - high) * point[4]
-    px, py, hj, facing = 0.0, 0.0, 0.0, 0.0
+    nx, ny, nz = -hx, -hy, f - k * (hx * x + hy * y)  # the cross product of the derivatives of (x f, y f, h), over f
+    size = np.sqrt(nx * nx + ny * ny + nz * nz)
     for q in range(3):
-        w = from_axes[0, q] * x + from_axes[1, q] * y + from_axes[2, q] * h
-        px += to_axes[0, q] * w
-        py += to_axes[1, q] * w
-        hj += to_axes[2, q] * w
-        facing += to_axes[2, q] * (from_axes[0, q] * nx + from_axes[1, q] * ny + from_axes[2, q])
-    facing /= np.sqrt(1.0 + nx * nx + ny * ny)
+        place[q] = axes[0, q] * x * f + axes[1, q] * y * f + axes[2, q] * h
+        place[3 + q] = (axes[0, q] * nx + axes[1, q] * ny + axes[2, q] * nz) / size
+
+
+@kernel
+def seen_from(place, axes, theta, j):  # type: ignore[no-untyped-def]
+    """Where view j has a point of the world (6,): ideal picture coordinates x and y, height, the coordinates in the picture as it
+    is, and the cosine between the point's normal and the direction to the camera. axes: (3, 3), of view j."""
+    k, b = theta[0], 3 + 5 * j
+    px, py, hj, nx, ny, nz = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    for q in range(3):
+        px += axes[0, q] * place[q]
+        py += axes[1, q] * place[q]
+        hj += axes[2, q] * place[q]
+        nx += axes[0, q] * place[3 + q]
+        ny += axes[1, q] * place[3 + q]
+        nz += axes[2, q] * place[3 + q]
     g = max(1.0 - k * hj, 0.05)
+    facing = (g * nz - k * (px * nx + py * ny)) / np.sqrt(g * g + k * k * (px * px + py * py))
     px, py = px / g, py / g
     scale = np.exp(theta[b])
     return px, py, hj, px * scale + theta[b + 1], py * scale + theta[b + 2], facing
 
 
 @kernel
-def transfers(points, values, axes, theta, inverse, ray, out):  # type: ignore[no-untyped-def]
+def transfers(points, values, axes, theta, inverse, ray, place, normals, out):  # type: ignore[no-untyped-def]
     """Where each view's points lie in the others and whether they are seen there: out (6, 6, n, 3), x, y and the lesser of the
-    two cosines between normal and sight, 0 for hidden."""
+    two cosines between normal and sight, 0 for hidden; their normals in the world: normals (6, n, 3). place: (6,), scratch."""
     low, high = theta[1], theta[2]
     for i in range(6):
-        for j in range(6):
-            for m in range(points.shape[1]):
+        for m in range(points.shape[1]):
+            lifted(points[i, m], axes[i], theta, i, inverse, ray, place)
+            _, _, _, _, _, own = seen_from(place, axes[i], theta, i)
+            for q in range(3):
+                normals[i, m, q] = place[3 + q]
+            for j in range(6):
                 out[i, j, m, 2] = 0.0
                 if i == j:
                     continue
-                px, py, hj, ox, oy, facing = carried(points[i, m], axes[i], axes[j], theta, i, j, inverse, ray)
+                px, py, hj, ox, oy, facing = seen_from(place, axes[j], theta, j)
                 value = _lookup(values[j], ox, oy)
                 if value < 0:
                     continue
                 b = 3 + 5 * j
                 seen = height_of(value, px, py, theta[0], low, high, inverse, ray) * (1.0 + theta[b + 3]) + theta[b + 4]
-                nx, ny = (low - high) * points[i, m, 3], (low - high) * points[i, m, 4]
                 if abs(hj - seen) * max(facing, 0.0) < VISIBLE:
                     out[i, j, m, 0] = ox
                     out[i, j, m, 1] = oy
-                    out[i, j, m, 2] = max(0.0, min(facing, 1.0 / np.sqrt(1.0 + nx * nx + ny * ny)))
+                    out[i, j, m, 2] = max(0.0, min(facing, own))
 
 
 @kernel
 def residuals(  # type: ignore[no-untyped-def]
-    points, values, slopes, outside, reach, ways, axes, used, theta, inverse, ray, only, close, wrong, reached, out
+    points,
+    values,
+    slopes,
+    outside,
+    reach,
+    ways,
+    axes,
+    used,
+    theta,
+    inverse,
+    ray,
+    only,
+    close,
+    wrong,
+    fades,
+    place,
+    reached,
+    out,
 ):
     """All errors of one rig, in half widths, into `out`; returns how many. axes: (6, 3, 3) rows right, up, back; used: views that
     take part. Per point and other view: how far it lies outside that view's outline, and how far from the surface seen there.
     Per view and compass direction: how far short of its outline the others' points stay (reached: (6, 6, DIRECTIONS), by each).
-    only: a view whose own numbers alone have changed since `reached` and `out` were filled; -1 for all."""
+    only: a view whose own numbers alone have changed since `reached` and `out` were filled; -1 for all. place: (6,), scratch."""
     k, low, high = theta[0], theta[1], theta[2]
     count, ds = points.shape[1], ways.shape[0]
-    n = 0
+    start = 0
     for i in range(6):
         if not used[i]:
             continue
         for j in range(6):
-            if j == i or not used[j]:
-                continue
-            if only >= 0 and i != only and j != only:
-                n += count
-                continue
-            b = 3 + 5 * j
-            for d in range(ds):
-                reached[i, j, d] = -9.0
-            for m in range(count):
-                px, py, hj, ox, oy, facing = carried(points[i, m], axes[i], axes[j], theta, i, j, inverse, ray)
+            if only < 0 or i == only or j == only:
+                for d in range(ds):
+                    reached[i, j, d] = -9.0
+        for m in range(count):
+            lifted(points[i, m], axes[i], theta, i, inverse, ray, place)
+            n = start + m
+            for j in range(6):
+                if j == i or not used[j]:
+                    continue
+                if only >= 0 and i != only and j != only:
+                    n += count
+                    continue
+                b = 3 + 5 * j
+                px, py, hj, ox, oy, facing = seen_from(place, axes[j], theta, j)
                 for d in range(ds):
                     reached[i, j, d] = max(reached[i, j, d], ways[d, 0] * ox + ways[d, 1] * oy)
                 error = 0.0
@@ -211,12 +249,20 @@ def residuals(  # type: ignore[no-untyped-def]
                     error = (hj - seen) / np.sqrt(1.0 + min(slope * slope, 25.0))
                     # behind what is seen there: hidden, or turned away; then nothing is wrong
                     believed = 1.0 if error > 0 else min(max(facing * 4.0, 0.0), 1.0)
-                    error = _bounded(error, wrong if error > 0 else close) * believed
+                    if error < 0 and fades:
+                        error = believed * error / (1.0 + (error / close) ** 2)
+                    else:
+                        error = believed * _bounded(error, wrong if error > 0 else close)
                     error *= min(-away / RIM, 1.0)
                 if away > 0:
                     error = np.sqrt(error * error + _bounded(away, wrong) ** 2)
                 out[n] = error
-                n += 1
+                n += count
+        others = 0
+        for j in range(6):
+            if used[j] and j != i:
+                others += 1
+        start += others * count
     for j in range(6):
         if used[j]:
             for d in range(ds):
@@ -224,17 +270,19 @@ def residuals(  # type: ignore[no-untyped-def]
                 for i in range(6):
                     if used[i] and i != j:
                         furthest = max(furthest, reached[i, j, d])
-                out[n] = REACHES * _bounded(reach[j, d] - furthest, wrong)
-                n += 1
-    return n
+                out[start] = REACHES * _bounded(reach[j, d] - furthest, wrong)
+                start += 1
+    return start
 
 
 @dataclass(frozen=True)
 class Fit:
-    """theta: (SHARED + 6 * PER_VIEW,); cost: mean squared error in units of the tolerance's noise, and what is expected."""
+    """theta: (SHARED + 6 * PER_VIEW,); cost: mean squared error in units of the tolerance's noise, and what is expected; doubt:
+    standard error of the perspective, as far as the errors are independent, 0 where it was held."""
 
     theta: Array
     cost: float
+    doubt: float = 0.0
 
 
 class Problem:
@@ -271,7 +319,7 @@ class Problem:
         residuals(
             self.points, s.values, s.slopes, s.outside, s.reach, self.ways, self.axes, self.used, theta,
             self.coding.inverse, self.coding.ray, only,
-            self.tolerance.close, self.tolerance.wrong, reached, out,
+            self.tolerance.close, self.tolerance.wrong, self.tolerance.fades, np.empty(6), reached, out,
         )  # fmt: skip
         out[: self.count] /= self.tolerance.noise * np.sqrt(self.count)
         out[self.count :] = theta / self.expected
@@ -300,13 +348,24 @@ class Problem:
                 damping *= 6
             if cost > before * (1 - 1e-5):
                 break
-        return Fit(theta, cost)
+        return Fit(theta, cost, self._doubt(theta, (errors, reached)))
+
+    def _doubt(self, theta: Array, before: tuple[Array, Array]) -> float:
+        if self.free[0] != 0 or len(self.free) < len(theta):
+            return 0.0
+        jacobian = self._jacobian(theta, before)
+        square = jacobian.T @ jacobian
+        return float(np.sqrt(np.linalg.inv(square + 1e-9 * np.eye(len(square)))[0, 0] / EVIDENCE))
 
     def _jacobian(self, theta: Array, before: tuple[Array, Array]) -> Array:
         columns = np.empty((len(self.free), len(before[0])))
-        for row, index in enumerate(self.free):
-            moved = theta.copy()
-            moved[index] += STEP
-            only = -1 if index < SHARED else (index - SHARED) // PER_VIEW
-            columns[row] = (self.errors(moved, before, int(only))[0] - before[0]) / STEP
+
+        def fill(start: int, stop: int) -> None:
+            for row in range(start, stop):
+                index, moved = self.free[row], theta.copy()
+                moved[index] += STEP
+                only = -1 if index < SHARED else (index - SHARED) // PER_VIEW
+                columns[row] = (self.errors(moved, before, int(only))[0] - before[0]) / STEP
+
+        for_bands(fill, len(self.free))
         return columns.T

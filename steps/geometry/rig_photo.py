@@ -3,6 +3,7 @@ see the same surface."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from steps.geometry.cameras import Placement
-from steps.geometry.rig_fit import PER_VIEW, SHARED, Coding, Sights, transfers
+from steps.geometry.rig_fit import Coding, Sights, transfers
 
 Array = NDArray[Any]
 # each round of the placement: half widths from the outline to where colour is taken on both sides of it, how far it shifts, in
@@ -22,11 +23,16 @@ ROUNDS = (
     (0.005, 0.01, 7, (-0.008, -0.004, 0.0, 0.004, 0.008)),
     (0.003, 0.004, 5, (-0.004, -0.002, 0.0, 0.002, 0.004)),
 )
+EXACT_ROUNDS = 3
+ACROSS = 6.0  # pixels of the view on both sides of the outline
+LEAST_CONTRAST = 0.1  # distance in RGB between both sides from which an edge can be placed
 STRONG = 0.25  # a difference from the background beyond which more says nothing
 FACING = 0.3  # least cosine between normal and sight for a colour to be compared
-LEAST = 12  # points that two views must share
+LEAST = 30  # points that two views must share
+SHARED_POINTS = 200  # that all pairs of views must share before their colours decide anything
 DIFFERENT = 0.3  # colour differences count up to this
 MAP = 256
+REACHED = 2.0  # square roots of the outline's area in half widths, of what is compared around its middle
 
 
 def sampled(image: Array, x: Array, y: Array) -> Array:
@@ -73,7 +79,34 @@ def placed(colour: Array, background: Array, distance: Array) -> Placement:
         contrast = (sides[0] - sides[1]).mean(axis=1)
         k = int(contrast.argmax())
         best = Placement(*(float(v) for v in options[k]))
+    for _ in range(EXACT_ROUNDS):
+        best = _exactly(colour, points, normal, best)
     return best
+
+
+def _exactly(colour: Array, points: Array, normal: Array, around: Placement) -> Placement:
+    """Moves the outline to where the colours along its normals are half the object's, half what is behind it just there, which
+    neither a shadow nor blurred edges move. Least squares, in which what disagrees counts ever less."""
+    step = 2 / max(colour.shape[:2])
+    away = np.arange(-ACROSS, ACROSS + 0.25, 0.5)
+    x = around.scale * points[:, :1] + around.x + away * step * normal[:, :1]
+    y = around.scale * points[:, 1:] + around.y + away * step * normal[:, 1:]
+    profile = sampled(colour, x, y)
+    inside, outside = profile[:, :4].mean(axis=1), profile[:, -4:].mean(axis=1)
+    contrast = inside - outside
+    size = (contrast**2).sum(axis=1)
+    share = ((profile - outside[:, None]) * contrast[:, None]).sum(axis=2) / np.maximum(size, 1e-9)[:, None]
+    offset = (np.clip(share, 0, 1).sum(axis=1) * 0.5 - ACROSS - 0.25) * step
+    system = np.column_stack([(points * normal).sum(axis=1), normal])
+    weight = (size > LEAST_CONTRAST**2).astype(np.float64)
+    if weight.sum() < len(points) / 4:
+        return around
+    found = np.zeros(3)
+    for _ in range(8):
+        scaled = system * weight[:, None]
+        found = np.linalg.lstsq(scaled.T @ system + 1e-9 * np.eye(3), scaled.T @ offset, rcond=None)[0]
+        weight = (size > LEAST_CONTRAST**2) / (1 + ((offset - system @ found) / (0.7 * step)) ** 2)
+    return Placement(around.scale + float(found[0]), around.x + float(found[1]), around.y + float(found[2]))
 
 
 def colour_map(colour: Array, placement: Placement) -> Array:
@@ -84,41 +117,80 @@ def colour_map(colour: Array, placement: Placement) -> Array:
     return sampled(soft, placement.scale * x + placement.x, placement.scale * y + placement.y)
 
 
-def disagreement(sights: Sights, maps: list[Array], axes: Array, coding: Coding, theta: Array) -> tuple[float, int]:
-    """Mean squared difference of colour where two views see the same point, light set apart, and of how many points."""
-    places = np.empty((6, 6, sights.points.shape[1], 3))
-    transfers(sights.points, sights.values, axes, theta, coding.inverse, coding.ray, places)
+@dataclass(frozen=True)
+class Disagreement:
+    """Of what each view shows with what each other view shows of the same points: squared differences of colour, light set apart,
+    total (6, 6) and of how many points, count (6, 6)."""
+
+    total: Array
+    count: Array
+
+    def mean(self, pairs: Array) -> float:
+        """Over the pairs (6, 6) bool; nan where these share too little."""
+        count = int(self.count[pairs].sum())
+        return float(self.total[pairs].sum()) / count if count >= SHARED_POINTS else float("nan")
+
+
+def disagreement(sights: Sights, maps: list[Array], axes: Array, coding: Coding, theta: Array) -> Disagreement:
+    count = sights.points.shape[1]
+    places, normals = np.empty((6, 6, count, 3)), np.empty((6, count, 3))
+    transfers(sights.points, sights.values, axes, theta, coding.inverse, coding.ray, np.empty(6), normals, places)
     own = [sampled(maps[i], sights.points[i, :, 0], sights.points[i, :, 1]) for i in range(6)]
-    total, count = 0.0, 0
+    total, shared = np.zeros((6, 6)), np.zeros((6, 6), int)
     for i, j in product(range(6), range(6)):
         both = places[i, j, :, 2] > FACING
         if both.sum() < LEAST:
             continue
-        difference = own[i][both] - sampled(maps[j], places[i, j, both, 0], places[i, j, both, 1])
-        difference -= np.median(difference, axis=0)
-        total += float((np.minimum(np.abs(difference), DIFFERENT) ** 2).mean(axis=1).sum())
-        count += int(both.sum())
-    return total / max(count, 1), count
+        other = sampled(maps[j], places[i, j, both, 0], places[i, j, both, 1])
+        difference = _unlit(own[i][both], other, normals[i, both])
+        total[i, j] = float((np.minimum(np.abs(difference), DIFFERENT) ** 2).mean(axis=1).sum())
+        shared[i, j] = int(both.sum())
+    return Disagreement(total, shared)
 
 
-def likeness(maps: list[Array], masks: list[Array], one: Array, other: Array, theta: Array) -> float:
+def _unlit(one: Array, other: Array, normals: Array) -> Array:
+    """The difference of two views' colours (n, 3) of the same points, without what another exposure and light from another side
+    make of them: a factor that is linear in the normal (n, 3)."""
+    light = np.column_stack([np.ones(len(normals)), normals])
+    system = (((one + other) / 2)[:, :, None] * light[:, None]).reshape(-1, 4)
+    difference = one - other
+    square = system.T @ system + 1e-3 * len(system) * np.eye(4)
+    factor = np.linalg.solve(square, system.T @ difference.ravel())
+    return np.asarray(difference - (system @ factor).reshape(difference.shape))
+
+
+def unlike_pairs(one: Array, other: Array) -> Array:
+    """(6, 6) bool: the pairs of views that stand to each other in another way in two rigs (6, 3, 3). What the other pairs show
+    decides nothing between these."""
+    turned = [np.einsum("iab,jcb->ijac", rig, rig) for rig in (one, other)]
+    return np.asarray(np.abs(turned[0] - turned[1]).max(axis=(2, 3)) > 1e-6)
+
+
+def likeness(maps: list[Array], masks: list[Array], one: Array, other: Array) -> float:
     """How differently two rigs of the same shape dress it: for each camera of `one`, its picture beside the one that `other` puts
-    there; the mean squared difference on the object, light set apart, of the view where it is largest. one, other: (6, 3, 3)."""
+    there, one outline laid on the other; the mean squared difference on the object, light set apart, of the view where it is
+    largest. one, other: (6, 3, 3)."""
     worst = 0.0
     axis = (np.arange(MAP // 2) + 0.5) * 4 / MAP - 1
     x, y = np.meshgrid(axis, -axis)
     for v in range(6):
         u = int(np.argmax(other[:, 2] @ one[v, 2]))
         right, up = other[u, :2] @ one[v, 0], other[u, :2] @ one[v, 1]
-        a, inside = _ideal(maps[v], masks[v], theta, v, x, y)
-        b, _ = _ideal(maps[u], masks[u], theta, u, x * right[0] + y * up[0], x * right[1] + y * up[1])
-        difference = (a - b)[inside > 0]
-        difference -= np.median(difference, axis=0)
-        worst = max(worst, float((difference**2).mean()))
+        a, inside = _centred(maps[v], masks[v], x, y)
+        b, within = _centred(maps[u], masks[u], x * right[0] + y * up[0], x * right[1] + y * up[1])
+        difference = (a - b)[inside & within]
+        if len(difference):
+            difference -= np.median(difference, axis=0)
+            worst = max(worst, float((difference**2).mean()))
     return worst
 
 
-def _ideal(colours: Array, mask: Array, theta: Array, view: int, x: Array, y: Array) -> tuple[Array, Array]:
-    scale, dx, dy = np.exp(theta[SHARED + PER_VIEW * view]), *theta[SHARED + PER_VIEW * view + 1 :][:2]
-    at = scale * x + dx, scale * y + dy
+def _centred(colours: Array, mask: Array, x: Array, y: Array) -> tuple[Array, Array]:
+    """Colours around the outline's centroid, in lengths at which the outline has the same area in every view; and what lies well
+    inside."""
+    axis = (np.arange(len(mask)) + 0.5) * 2 / len(mask) - 1
+    share = mask / max(float(mask.sum()), 1e-9)
+    middle = float((share.sum(axis=0) * axis).sum()), -float((share.sum(axis=1) * axis).sum())
+    length = REACHED * float(np.sqrt(mask.mean()))
+    at = middle[0] + length * x, middle[1] + length * y
     return sampled(colours, *at), sampled(mask, *at) > 0.99

@@ -55,8 +55,10 @@ class StepRun:
 
 @dataclass(frozen=True)
 class Job:
-    """Everything. options: what was asked for; scene: scene.json or {}; preflight: what validate found of GPUs."""
+    """Everything. folder: where it lies; options: what was asked for; scene: scene.json or {}; preflight: what validate found of
+    GPUs."""
 
+    folder: Path
     models: list[Model]
     steps: list[StepRun]
     options: dict[str, Any]
@@ -78,6 +80,7 @@ def gather(job: Path, models: list[str]) -> Job:
     if begun and any(step.failure for step in steps):
         models = begun
     return Job(
+        job,
         [Model(name, job / name, read_json(job / name / "quality" / "quality.json", {})) for name in models],
         steps,
         read_json(job / "options.json", {}),

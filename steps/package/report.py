@@ -28,6 +28,7 @@ def page(job: Job) -> str:
     return environment.from_string(TEMPLATE.read_text()).render(
         status="failed" if job.failure or not all(m["q"] for m in models) else "passed",
         failure=job.failure,
+        hypotheses=_hypotheses(job),
         models=models,
         scored=[m for m in models if m["q"]],
         has_between=any(m["q"].get("between") for m in models if m["q"]),
@@ -51,6 +52,13 @@ def _model(model: Model) -> dict[str, Any]:
         "turntable": _embedded(preview / "turntable.webp"),
         **pictures,
     }
+
+
+def _hypotheses(job: Job) -> list[dict[str, str]]:
+    """The rigs that remain possible, each with its picture and the line that would settle it."""
+    remaining = (job.failure or {}).get("details", {}).get("hypotheses", [])
+    shown = [(h, _embedded(job.folder / "outputs" / "validate" / h["picture"])) for h in remaining]
+    return [{"words": h["in_words"], "line": h["line"], "src": src} for h, src in shown]
 
 
 def _pictures(folder: Path, kind: str) -> list[dict[str, str]]:

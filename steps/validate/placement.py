@@ -18,7 +18,8 @@ def met(pictures: Pictures, views: list[View]) -> tuple[Pictures, list[View]]:
     for view, picture, depth in zip(views, pictures.views, pictures.depths, strict=True):
         height, width = picture.pixels.shape[:2]
         placement = view.colour or Placement()
-        background = view.depth.background if isinstance(view.depth.background, (int, str)) else 0
+        own = view.depth.background if view.depth else 0
+        background = own if isinstance(own, (int, str)) else 0
         depths.append(moved(depth, placement, background) if view.colour else depth)
         camera = placed_camera(view.camera, placement, width, height) if view.colour else view.camera
         found.append(View(camera, view.depth))

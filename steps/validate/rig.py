@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,18 +9,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steps.errors import RigAmbiguous
-from steps.files import write_json
 from steps.formats import cameras_json, png
+from steps.formats.cameras_json import Arrangement
 from steps.formats.checks import Pictures
 from steps.formats.depth_encoding import DepthEncoding, foreground
 from steps.geometry import rig, rig_choice, rig_photo
 from steps.geometry.cameras import CANONICAL_DISTANCE, CANONICAL_FOCAL_PER_WIDTH, VIEW_NAMES, Camera, Placement
+from steps.geometry.kernels import parallel_map
 from steps.geometry.rig import Candidate, Reading
-from steps.geometry.rig_choice import Choice
 from steps.geometry.rig_fit import FINEST, PER_VIEW, SHARED, Coding, Fit, Sights
+from steps.validate.rig_telling import ambiguous, facts_of, note_of
 
 Array = NDArray[Any]
+ANY = Arrangement()
 UNIT = CANONICAL_DISTANCE / (
     2 * CANONICAL_FOCAL_PER_WIDTH
 )  # scene units per half picture width, as in the canonical rig
@@ -41,28 +41,35 @@ class Found:
     note: str
 
 
-def find(pictures: Pictures, outputs: Path) -> Found:
-    """Raises RigAmbiguous, with files in `outputs`/rig, where the pictures leave several rigs possible or none."""
+def find(pictures: Pictures, outputs: Path, arrangement: Arrangement = ANY) -> Found:
+    """The rig, as far as `arrangement` leaves it open. Raises RigAmbiguous, with files in `outputs`/rig, where the pictures leave
+    several rigs possible or none."""
     background = background_of(pictures.depths)
     stored, pictures = pictures, Pictures(*([_thinned(p) for p in part] for part in (pictures.views, pictures.depths)))
-    known = [foreground(p, DepthEncoding(background=background)) for p in pictures.depths]
-    known = [k if k.any() else np.ones_like(k) for k in known]
-    counts = [p.pixels[..., 0].astype(np.float64) for p in pictures.depths]
+    counts, known, span = counts_of(pictures.depths, background)
     sights = rig.sights_of(counts, known)
-    span = (
-        min(float(c[k].min()) for c, k in zip(counts, known, strict=True)),
-        max(float(c[k].max()) for c, k in zip(counts, known, strict=True)),
-    )
-    nominal = _nominal(pictures, span, background)
+    nominal = _nominal(pictures, span, background) if arrangement == ANY else None
     if nominal is not None and _holds(sights, nominal, pictures):
         return _as_nominal(stored)
-    placements = [_placed(p, s) for p, s in zip(pictures.views, sights.outside, strict=True)]
+    placements = parallel_map(lambda both: _placed(*both), zip(pictures.views, sights.outside, strict=True))
     maps = [rig_photo.colour_map(_seen(p), q) for p, q in zip(pictures.views, placements, strict=True)]
-    choice = rig_choice.choose(sights, rig.search(sights), maps)
+    choice = rig_choice.choose(sights, rig.search(sights, allowed(arrangement)), maps)
     if not choice.clear:
-        raise _ambiguous(choice, lambda c: views_of(c, stored, span, background, placements), outputs)
+        raise ambiguous(choice, lambda c: views_of(c, stored, span, background, placements), stored, outputs)
     views = views_of(choice.chosen, stored, span, background, placements)
     return Found(views, facts_of(choice, views), note_of(choice))
+
+
+def allowed(arrangement: Arrangement) -> list[Reading]:
+    """The readings that a cameras.json or an option leaves open."""
+    if arrangement.preset:
+        return [Reading(preset=arrangement.preset)]
+    wanted = (arrangement.left_is, arrangement.top_turned, arrangement.bottom_turned)
+    return [
+        r
+        for r in rig.readings()
+        if all(w is None or w == v for w, v in zip(wanted, (r.left_is, 90 * r.top, 90 * r.bottom), strict=True))
+    ]
 
 
 # -- what is looked at --------------------------------------------------------------------------------------------------
@@ -72,6 +79,15 @@ def _thinned(picture: png.Picture) -> png.Picture:
     """Every so many'th pixel of a large picture: more tell nothing new about the rig, and would fill the memory."""
     step = max(1, max(picture.pixels.shape[:2]) // ENOUGH)
     return replace(picture, pixels=picture.pixels[step // 2 :: step, step // 2 :: step])
+
+
+def counts_of(depths: list[png.Picture], background: int | str) -> tuple[list[Array], list[Array], tuple[float, float]]:
+    """Six [H, W] stored values, six [H, W] bool, where the object is, and the lowest and the highest value of it."""
+    known = [foreground(p, DepthEncoding(background=background)) for p in depths]
+    known = [k if k.any() else np.ones_like(k) for k in known]
+    counts = [p.pixels[..., 0].astype(np.float64) for p in depths]
+    inside = np.concatenate([c[k] for c, k in zip(counts, known, strict=True)])
+    return counts, known, (float(inside.min()), float(inside.max()))
 
 
 def background_of(depths: list[png.Picture]) -> int | str:
@@ -119,8 +135,8 @@ def _holds(sights: Sights, nominal: Candidate, pictures: Pictures) -> bool:
         return False
     maps = [rig_photo.colour_map(_seen(p), Placement()) for p in pictures.views]
     judged = rig_choice.choose(sights, rig_choice.at_nominal(sights, nominal), maps, exact=False).judged
-    own = [j.colour for j in judged if j.candidate.reading == nominal.reading]
-    return bool(own) and not own[0] > rig_choice.COLOUR_TIE * judged[0].colour
+    own = [j for j in judged if j.candidate.reading == nominal.reading]
+    return bool(own) and not judged[0].excludes(own[0])
 
 
 def _as_nominal(pictures: Pictures) -> Found:
@@ -152,12 +168,12 @@ def views_of(
         focal = float(np.exp(scale)) * half / k
         camera = Camera(name, pose, focal, focal, width / 2 + x * half, height / 2 - y * half, width, height)
         ends = [UNIT * (1 / k - ((1 + gain) * h + offset)) for h in theta[1:SHARED]]
-        encoding = _encoding(found.coding, ends, span, picture.maximum, background)
+        encoding = encoding_of(found.coding, ends, span, picture.maximum, background)
         result.append(cameras_json.View(camera, encoding, placements[i]))
     return result
 
 
-def _encoding(
+def encoding_of(
     coding: Coding, ends: list[float], span: tuple[float, float], maximum: int, background: int | str
 ) -> DepthEncoding:
     """ends: depth at the lowest and highest stored value; -> what it would be at 0 and at the largest."""
@@ -168,93 +184,3 @@ def _encoding(
         near, far = (1 / v if v else 1e9 for v in (near, far))
     kind, distance = "inverse" if coding.inverse else "linear", "ray" if coding.ray else "z"
     return DepthEncoding(kind, distance, float(near), float(far), background=background)
-
-
-# -- what is said about it ----------------------------------------------------------------------------------------------
-
-
-def words(reading: Reading) -> str:
-    turns = [
-        f"{name} turned by {90 * n} degrees" for name, n in (("top", reading.top), ("bottom", reading.bottom)) if n
-    ]
-    return ", ".join([f"left means the {reading.left_is}'s left", *turns])
-
-
-def field_of_view(found: Candidate) -> float:
-    """Degrees across the picture's width; 0 for orthographic."""
-    k = float(found.fit.theta[0])
-    return 0.0 if k < 0.02 else float(2 * np.degrees(np.arctan(k)))
-
-
-def note_of(choice: Choice) -> str:
-    """One sentence for the report."""
-    found, theta = choice.chosen, choice.chosen.fit.theta
-    angle = field_of_view(found)
-    lens = f"field of view {angle:.0f} degrees" if angle else "orthographic cameras"
-    depth = f"depth {'inverse' if found.coding.inverse else 'linear'} along the {'ray' if found.coding.ray else 'axis'}"
-    order = "larger is nearer" if theta[2] > theta[1] else "larger is farther"
-    tie = f" {len(choice.alike)} other readings lead to the same mesh, up to its symmetry." if choice.alike else ""
-    return f"The rig was found from the pictures: {words(found.reading)}; {lens}; {depth}, {order}.{tie}"
-
-
-def facts_of(choice: Choice, views: list[cameras_json.View]) -> dict[str, Any]:
-    """scene/rig.json."""
-    found, theta = choice.chosen, choice.chosen.fit.theta
-    per_view = theta[SHARED:].reshape(6, PER_VIEW)
-    return {
-        "decision": "found, alike others" if choice.alike else "found",
-        "reading": _reading(found.reading),
-        "field_of_view": round(field_of_view(found), 2),
-        "larger_is": "nearer" if theta[2] > theta[1] else "farther",
-        "encoding": "inverse" if found.coding.inverse else "linear",
-        "distance": "ray" if found.coding.ray else "z",
-        "cost": round(found.fit.cost, 4),
-        "runner_up": round(choice.runner_up, 4) if np.isfinite(choice.runner_up) else None,
-        "tied": [_tied(j) for j in choice.judged],
-        "alike": [_reading(r) for r in choice.alike],
-        "views": [
-            {
-                "name": name,
-                "scale": round(float(np.exp(v[0])), 4),
-                "shift": [round(float(x), 4) for x in v[1:3]],
-                "depth_gain": round(1 + float(v[3]), 4),
-                "depth_offset": round(float(v[4]), 4),
-            }
-            for name, v in zip(VIEW_NAMES, per_view, strict=True)
-        ],
-        "cameras": cameras_json.document(views),
-    }  # fmt: skip
-
-
-def _reading(reading: Reading) -> dict[str, Any]:
-    return {"left_is": reading.left_is, "top_turned": 90 * reading.top, "bottom_turned": 90 * reading.bottom}
-
-
-def _tied(judged: rig_choice.Judged) -> dict[str, Any]:
-    found = judged.candidate
-    return {**_reading(found.reading), "cost": round(found.fit.cost, 4), "colour": _number(judged.colour)}
-
-
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else round(value, 5)
-
-
-def _ambiguous(choice: Choice, views: Callable[[Candidate], list[cameras_json.View]], outputs: Path) -> RigAmbiguous:
-    """What remains, each as a cameras.json that would settle it."""
-    remaining = [choice.chosen, *choice.open]
-    (outputs / "rig").mkdir(parents=True, exist_ok=True)
-    hypotheses = []
-    for candidate in remaining:
-        r = candidate.reading
-        name = f"{r.left_is}-{90 * r.top}-{90 * r.bottom}.json"
-        write_json(outputs / "rig" / name, cameras_json.document(views(candidate)))
-        about = {"in_words": words(r), "cost": round(candidate.fit.cost, 4), "cameras": f"rig/{name}"}
-        hypotheses.append({**_reading(r), **about})
-    several = "; or ".join(words(c.reading) for c in remaining)
-    text = f"{len(remaining)} arrangements of the cameras explain the pictures equally well: {several}."
-    if not choice.fits:
-        least = min(j.candidate.fit.cost for j in choice.judged)
-        text = f"No arrangement of the six cameras explains the depth renders: the best misses by {least:.1f}, below 1 is usual."
-    files = ", ".join(f"rig/{h['cameras'].rpartition('/')[2]}" for h in hypotheses)
-    advice = f"Give the right one as --cameras: {files} lie beside failure.json. Or render again with cameras that are known."
-    return RigAmbiguous(text, advice, hypotheses=hypotheses)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from steps.contracts import VIEW_NAMES, Validate
+from steps.contracts import PRESETS, VIEW_NAMES, Validate
 from steps.errors import ValidationFailed
 from steps.files import write_json
 from steps.formats import cameras_json, checks, png, scene
+from steps.formats.cameras_json import Arrangement, Given, View
 from steps.formats.depth_encoding import MetricDepth, metric_depth
 from steps.geometry.cameras import ray_to_z
 from steps.reporter import Reporter
@@ -21,38 +23,53 @@ Array = NDArray[Any]
 
 
 def run(parameters: Validate, out: Path, reporter: Reporter) -> None:
-    """Writes the scene to `out`; raises BadInput with every fault, or GpuUnavailable."""
+    """Writes the scene to `out`; raises BadInput with every fault, RigAmbiguous or GpuUnavailable."""
     write_json(parameters.outputs / "preflight.json", devices.preflight(parameters.device))
     pictures, given = checks.check_set(parameters.input, parameters.cameras)
     reporter.progress(1, 3)
-    notes: list[str] = []
-    source = "cameras.json" if given else "canonical"
-    if given is None and parameters.rig == "auto":
-        reporter.stage("rig")
-        given, source, notes = _found(pictures, parameters.outputs, out)
-    if given is not None:
-        pictures, given = placement.met(pictures, given)
+    cameras = known(pictures, given, parameters, out, reporter)
+    if cameras.views is not None:
+        pictures, views = placement.met(pictures, cameras.views)
+        cameras = replace(cameras, views=views)
     reporter.progress(2, 3)
-    write_scene(pictures, given, out, source, notes)
+    write_scene(pictures, cameras.views, out, cameras.source, cameras.notes)
     if parameters.picture:
         from steps.validate import rig_picture  # only now: hardly anybody asks for it
 
-        rig_picture.drawn(scene.load(out)).save(out / "rig.png")
+        rig_picture.drawn(rig_picture.boards_of(scene.load(out))).save(out / "rig.png")
     reporter.progress(3, 3)
 
 
-def _found(pictures: checks.Pictures, outputs: Path, out: Path) -> tuple[list[cameras_json.View], str, list[str]]:
-    """The cameras found, where they come from, and what to say about it."""
-    from steps.validate import rig  # only now: it loads kernels, which a faulty set must not wait for
+@dataclass(frozen=True)
+class Cameras:
+    """views: None for the canonical rig; source: where they come from; notes: what to say about it."""
 
-    found = rig.find(pictures, outputs)
+    views: list[View] | None
+    source: str
+    notes: list[str]
+
+
+def known(
+    pictures: checks.Pictures, given: Given | None, parameters: Validate, out: Path, reporter: Reporter
+) -> Cameras:
+    """The cameras that were given, with what has to be found of them."""
+    if isinstance(given, list) and all(view.depth for view in given):
+        return Cameras(given, "cameras.json", [])
+    if given is None and parameters.rig == "nominal":
+        return Cameras(None, "canonical", [])
+    reporter.stage("rig")
+    from steps.validate import encoding, rig  # only now: they load kernels, which a faulty set must not wait for
+
+    if isinstance(given, list):
+        views, note = encoding.found(pictures, given)
+        return Cameras(views, "given, without encoding", [note])
+    wanted = given or Arrangement(preset=parameters.rig if parameters.rig in PRESETS else "")
+    found = rig.find(pictures, parameters.outputs, wanted)
     write_json(out / "rig.json", found.facts)
-    return found.views, "found" if found.note else "canonical", [found.note] if found.note else []
+    return Cameras(found.views, "found" if found.note else "canonical", [found.note] if found.note else [])
 
 
-def write_scene(
-    pictures: checks.Pictures, given: list[cameras_json.View] | None, out: Path, source: str, notes: list[str]
-) -> None:
+def write_scene(pictures: checks.Pictures, given: list[View] | None, out: Path, source: str, notes: list[str]) -> None:
     """Masks, metric depth and cameras of a set that passed the checks. source: where the cameras come from."""
     views = [_view_of(i, picture, given) for i, picture in enumerate(pictures.views)]
     depths = [_metric(picture, view) for picture, view in zip(pictures.depths, views, strict=True)]
@@ -79,7 +96,7 @@ def write_scene(
         notes = [*notes, "The background of the views is not even; metrics compare over its median colour."]
     about = {
         "rig": source,
-        "depth": [v.depth.to_json() for v in views],
+        "depth": [v.depth.to_json() for v in views if v.depth],
         "mask": "depth and colour" if opaque else "alpha",
         "notes": notes,
     }
@@ -93,14 +110,15 @@ def _doubt(share: float, source: str) -> str:
     )
 
 
-def _view_of(index: int, picture: png.Picture, given: list[cameras_json.View] | None) -> cameras_json.View:
+def _view_of(index: int, picture: png.Picture, given: list[View] | None) -> View:
     height, width = picture.pixels.shape[:2]
     view = given[index] if given else cameras_json.canonical_views(width, height)[index]
-    return cameras_json.View(view.camera.resized(width, height), view.depth)
+    return View(view.camera.resized(width, height), view.depth)
 
 
-def _metric(picture: png.Picture, view: cameras_json.View) -> MetricDepth:
+def _metric(picture: png.Picture, view: View) -> MetricDepth:
     shape = picture.pixels.shape[:2]
+    assert view.depth is not None
     return metric_depth(picture, view.depth, ray_to_z(view.camera.resized(shape[1], shape[0]), shape))
 
 

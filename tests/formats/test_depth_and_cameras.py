@@ -12,7 +12,7 @@ import pytest
 
 from steps.errors import ValidationFailed
 from steps.formats import cameras_json
-from steps.formats.cameras_json import SCHEMA, canonical_views, document, parse
+from steps.formats.cameras_json import SCHEMA, Arrangement, canonical_views, document, parse
 from steps.formats.depth_encoding import DepthEncoding, encode_linear, foreground, metric_depth
 from steps.formats.png import Picture
 from steps.geometry.cameras import canonical_camera, ray_to_z
@@ -128,11 +128,37 @@ def test_views_may_come_in_any_order_and_share_one_depth_encoding() -> None:
     assert {v.depth.scale for v in parse(text(change))} == {0.01}
 
 
+def test_an_encoding_that_nobody_knows_is_left_open_and_written_as_such() -> None:
+    views = parse(text(lambda d: d["views"][0].pop("depth")))
+    assert views[0].depth is None and views[1].depth is not None
+    assert parse(json.dumps(document(views)).encode())[0].depth is None
+
+
+@pytest.mark.parametrize(
+    ("rig", "expected"),
+    [
+        ("wonder3d", Arrangement(preset="wonder3d")),
+        ({"left_is": "object"}, Arrangement(left_is="object")),
+        ({"top_turned": 90, "bottom_turned": 0}, Arrangement(top_turned=90, bottom_turned=0)),
+    ],
+)
+def test_one_line_says_how_the_cameras_stand(rig: Any, expected: Arrangement) -> None:
+    assert parse(json.dumps({"format": "sixview-cameras/1", "rig": rig}).encode()) == expected
+
+
+def test_a_rig_json_is_read_for_its_cameras() -> None:
+    facts = {"decision": "found", "cameras": document(canonical_views(64, 48))}
+    assert [v.camera.name for v in parse(json.dumps(facts).encode())] == list(cameras_json.VIEW_NAMES)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         (lambda d: d["views"].pop(), "views"),
-        (lambda d: d["views"][0].pop("depth"), "depth encoding of front"),
+        (lambda d: d.update(rig="wonder3d"), "either views"),
+        (lambda d: (d.pop("views"), d.update(rig="mine")), "mine"),
+        (lambda d: (d.pop("views"), d.update(rig={"top_turned": 45})), "45"),
+        (lambda d: (d.pop("views"), d.update(rig="wonder3d", depth={"encoding": "metric", "scale": 1})), "depth"),
         (lambda d: d["views"][1].update(name="front"), "no camera for back"),
         (lambda d: d["views"][2]["camera_to_world"][1].__setitem__(1, 3.0), "no rotation"),
         (lambda d: d["views"][2]["camera_to_world"][0].__setitem__(slice(0, 3), [1.0, 0.0, 0.0]), "no rotation"),

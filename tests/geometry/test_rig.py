@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import io
+import json
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from steps import contracts
 from steps.formats import png
+from steps.formats.cameras_json import SCHEMA
 from steps.formats.checks import Pictures
 from steps.formats.depth_encoding import metric_depth
 from steps.geometry import rig, rig_photo
 from steps.geometry.cameras import Placement, project, ray_to_z, unproject
 from steps.geometry.rig import Candidate, Reading
-from steps.geometry.rig_fit import PER_VIEW, SHARED, SPREAD, Coding, Fit, carried, height_of
-from steps.validate import placement
+from steps.geometry.rig_fit import PER_VIEW, SHARED, SPREAD, Coding, Fit, height_of, lifted, seen_from
+from steps.geometry.rig_presets import PRESETS
+from steps.validate import placement, rig_telling
 from steps.validate import rig as stage
 
 Array = np.ndarray[Any, Any]
@@ -68,7 +72,9 @@ def test_the_cameras_that_come_out_are_those_that_were_fitted(seed: int) -> None
     place = (20.5 * 2 / SIDE - 1, 1 - 20.5 * 2 / SIDE)
     point = np.array([*place, (140 - 40) / 200, 0.0, 0.0])
     axes = rig.axes_of(found.reading)
-    _, _, height, x, y, _ = carried(point, axes[i], axes[j], found.fit.theta, i, j, 0, 0)
+    place = np.empty(6)
+    lifted(point, axes[i], found.fit.theta, i, 0, 0, place)
+    _, _, height, x, y, _ = seen_from(place, axes[j], found.fit.theta, j)
     assert ((x + 1) * SIDE / 2, (1 - y) * SIDE / 2) == pytest.approx(tuple(pixels[0]), abs=1e-3)
     assert stage.UNIT * (1 / found.fit.theta[0] - height) == pytest.approx(distance[0], rel=1e-5)
 
@@ -109,4 +115,61 @@ def test_a_moved_depth_render_has_its_values_where_the_view_has_its_colours() ->
 
 
 def test_readings_are_told_in_words() -> None:
-    assert stage.words(Reading("object", 1, 0)) == "left means the object's left, top turned by 90 degrees"
+    assert rig_telling.words(Reading("object", 1, 0)) == "left means the object's left, top turned by 90 degrees"
+    assert rig_telling.words(Reading(preset="wonder3d")) == "the rig of wonder3d"
+
+
+@pytest.mark.parametrize("ray", [0, 1])
+@pytest.mark.parametrize("inverse", [0, 1])
+def test_a_lifted_point_s_normal_is_that_of_the_surface(inverse: int, ray: int) -> None:
+    """Of a curved surface under perspective: the cross product of two steps along it, taken by differences."""
+    found = random_candidate(5)
+    axes = rig.axes_of(found.reading)[1]
+
+    def position(u: float, v: float) -> Array:
+        place = np.empty(6)
+        value, dx, dy = 0.4 + 0.3 * u - 0.2 * v + 0.5 * u * v, 0.3 + 0.5 * v, -0.2 + 0.5 * u
+        lifted(np.array([u, v, value, dx, dy]), axes, found.fit.theta, 1, inverse, ray, place)
+        return place
+
+    h = 1e-4
+    across = [
+        position(0.2 + h, 0.1)[:3] - position(0.2 - h, 0.1)[:3],
+        position(0.2, 0.1 + h)[:3] - position(0.2, 0.1 - h)[:3],
+    ]
+    normal = np.cross(*across)
+    assert position(0.2, 0.1)[3:] == pytest.approx(normal / np.linalg.norm(normal), abs=2e-3)
+
+
+def test_a_wall_seen_edge_on_turns_away_from_a_camera_that_stands_before_its_middle() -> None:
+    """The side of a box is hidden from above by its lid, though it is upright: with perspective it faces away."""
+    theta = np.zeros(SHARED + 6 * PER_VIEW)
+    theta[0] = 0.4
+    above = rig.axes_of(Reading())[4]
+    side = np.array([0.5, 0.0, 0.0, 1.0, 0.0, 0.0])  # at x = 0.5, facing +x
+    assert seen_from(side, above, theta, 4)[5] < -0.1
+
+
+# -- rigs with a name ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_six_rotations_that_look_at_the_middle_upright(name: str) -> None:
+    axes = PRESETS[name].axes
+    assert np.allclose(axes @ axes.transpose(0, 2, 1), np.eye(3)) and np.allclose(np.linalg.det(axes), 1)
+    assert np.allclose(axes[:, 0, 1], 0) and (axes[:, 1, 1] > 0).all()  # right is level, up points up
+
+
+def test_presets_count_azimuth_towards_the_viewer_s_right() -> None:
+    backs = PRESETS["wonder3d"].axes[:, 2]
+    assert backs == pytest.approx(
+        np.array([[0, 0, 1], [1, 0, 1], [1, 0, 0], [0, 0, -1], [-1, 0, 0], [-1, 0, 1]])
+        / np.sqrt([1, 2, 1, 1, 1, 2])[:, None],
+        abs=1e-12,
+    )
+    assert PRESETS["zero123plus-v1.2"].axes[0, 2, 1] == pytest.approx(np.sin(np.radians(20)))
+
+
+def test_the_contract_and_the_schema_name_the_presets() -> None:
+    schema = json.loads(SCHEMA.read_text())
+    assert tuple(PRESETS) == contracts.PRESETS == tuple(schema["properties"]["rig"]["oneOf"][0]["enum"])

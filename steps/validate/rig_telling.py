@@ -1,0 +1,133 @@
+"""What is said about a rig: in words, as facts, and where it stays open, what remains."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from steps.errors import RigAmbiguous
+from steps.files import write_json
+from steps.formats import cameras_json
+from steps.formats.checks import Pictures
+from steps.geometry import rig_choice
+from steps.geometry.cameras import VIEW_NAMES
+from steps.geometry.rig import Candidate, Reading
+from steps.geometry.rig_choice import Choice
+from steps.geometry.rig_fit import PER_VIEW, SHARED
+from steps.validate import rig_picture
+
+
+def words(reading: Reading) -> str:
+    if reading.preset:
+        return f"the rig of {reading.preset}"
+    turns = [
+        f"{name} turned by {90 * n} degrees" for name, n in (("top", reading.top), ("bottom", reading.bottom)) if n
+    ]
+    return ", ".join([f"left means the {reading.left_is}'s left", *turns])
+
+
+def field_of_view(found: Candidate) -> float:
+    """Degrees across the picture's width; 0 for orthographic."""
+    k = float(found.fit.theta[0])
+    return 0.0 if k < 0.02 else float(2 * np.degrees(np.arctan(k)))
+
+
+def note_of(choice: Choice) -> str:
+    """One sentence for the report."""
+    found, theta = choice.chosen, choice.chosen.fit.theta
+    angle = field_of_view(found)
+    lens = f"field of view {angle:.0f} degrees" if angle else "orthographic cameras"
+    depth = f"depth {'inverse' if found.coding.inverse else 'linear'} along the {'ray' if found.coding.ray else 'axis'}"
+    order = "larger is nearer" if theta[2] > theta[1] else "larger is farther"
+    tie = f" {len(choice.alike)} other readings lead to the same mesh, up to its symmetry." if choice.alike else ""
+    return f"The rig was found from the pictures: {words(found.reading)}; {lens}; {depth}, {order}.{tie}"
+
+
+def facts_of(choice: Choice, views: list[cameras_json.View]) -> dict[str, Any]:
+    """scene/rig.json."""
+    found, theta = choice.chosen, choice.chosen.fit.theta
+    per_view = theta[SHARED:].reshape(6, PER_VIEW)
+    return {
+        "decision": "found, alike others" if choice.alike else "found",
+        "reading": _reading(found.reading),
+        "field_of_view": round(field_of_view(found), 2),
+        "larger_is": "nearer" if theta[2] > theta[1] else "farther",
+        "encoding": "inverse" if found.coding.inverse else "linear",
+        "distance": "ray" if found.coding.ray else "z",
+        "cost": round(found.fit.cost, 4),
+        "runner_up": round(choice.runner_up, 4) if np.isfinite(choice.runner_up) else None,
+        "tied": [_tied(j) for j in choice.judged],
+        "alike": [_reading(r) for r in choice.alike],
+        "views": [
+            {
+                "name": name,
+                "scale": round(float(np.exp(v[0])), 4),
+                "shift": [round(float(x), 4) for x in v[1:3]],
+                "depth_gain": round(1 + float(v[3]), 4),
+                "depth_offset": round(float(v[4]), 4),
+            }
+            for name, v in zip(VIEW_NAMES, per_view, strict=True)
+        ],
+        "cameras": cameras_json.document(views),
+    }  # fmt: skip
+
+
+def _reading(reading: Reading) -> dict[str, Any]:
+    """As cameras.json has it under `rig`."""
+    if reading.preset:
+        return {"preset": reading.preset}
+    return {"left_is": reading.left_is, "top_turned": 90 * reading.top, "bottom_turned": 90 * reading.bottom}
+
+
+def _tied(judged: rig_choice.Judged) -> dict[str, Any]:
+    found = judged.candidate
+    return {**_reading(found.reading), "cost": round(found.fit.cost, 4), "colour": _number(judged.colour)}
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else round(value, 5)
+
+
+def ambiguous(
+    choice: Choice, views: Callable[[Candidate], list[cameras_json.View]], pictures: Pictures, outputs: Path
+) -> RigAmbiguous:
+    """What remains, each with its picture, with the line of a cameras.json that would settle it, and with a whole one."""
+    remaining = [choice.chosen, *choice.open]
+    folder = outputs / "rig"
+    folder.mkdir(parents=True, exist_ok=True)
+    hypotheses = []
+    for candidate in remaining:
+        reading, found = candidate.reading, views(candidate)
+        name = reading.preset or f"{reading.left_is}-{90 * reading.top}-{90 * reading.bottom}"
+        write_json(folder / f"{name}.json", cameras_json.document(found))
+        rig_picture.drawn(rig_picture.boards(pictures, found)).save(folder / f"{name}.png")
+        about = {"in_words": words(reading), "cost": round(candidate.fit.cost, 4), "line": line_of(reading)}
+        hypotheses.append({**_reading(reading), **about, "cameras": f"rig/{name}.json", "picture": f"rig/{name}.png"})
+    return RigAmbiguous(*_told(choice, hypotheses), hypotheses=hypotheses)
+
+
+def line_of(reading: Reading) -> str:
+    """The cameras.json that leaves only this reading."""
+    return json.dumps({"format": "sixview-cameras/1", "rig": reading.preset or _reading(reading)})
+
+
+def _told(choice: Choice, hypotheses: list[dict[str, Any]]) -> tuple[str, str]:
+    """What happened, and what to do."""
+    if not choice.fits:
+        least = min(j.candidate.fit.cost for j in choice.judged)
+        text = f"No arrangement of the six cameras explains the depth renders: the best misses by {least:.1f}, below 1 is usual."
+        return text, (
+            "Compare the pictures beside failure.json with the object, and give a cameras.json (README: cameras.json); or render "
+            "depth again, of all six views in one encoding."
+        )
+    several = "; or ".join(h["in_words"] for h in hypotheses)
+    text = f"{len(hypotheses)} arrangements of the cameras explain the pictures equally well: {several}."
+    lines = " or ".join(h["line"] for h in hypotheses)
+    return text, (
+        f"Put one line into the set as cameras.json: {lines}. A picture of each lies beside failure.json, in rig/, with a whole "
+        "cameras.json."
+    )
