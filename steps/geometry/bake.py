@@ -1,4 +1,9 @@
-"""Texture from photographs: every texel takes its colour from the views that see it best."""
+"""Texture from photographs: every texel takes its colour from the views that see it best.
+
+In two bands (after Burt and Adelson, "A multiresolution spline", 1983): what changes slowly over a picture is blended over a wide
+seam, which hides that views were lit and exposed differently; the detail comes from very nearly the best view alone, since views
+that do not quite meet would show it twice.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt, maximum_filter, minimum_filter
+from scipy.ndimage import distance_transform_edt, gaussian_filter, maximum_filter, minimum_filter
 from scipy.spatial import cKDTree
 
 from steps.geometry.cameras import Camera
@@ -17,6 +22,9 @@ from steps.geometry.rasterize import Fragments, rasterize, rasterize_homogeneous
 
 Array = NDArray[Any]
 SHARPNESS = 6  # exponent of the cosine between normal and view: high, so that a texel has one main source
+BLUR = 64  # the standard deviation, as a part of a picture's longest side, beyond which change is slow
+FAVOUR = 4  # exponent of the weights for the detail
+LEAST = 1e-8  # weight, so that its power is still a number
 EDGE = 8.0  # pixels over which a view's weight fades towards outlines and occlusions, where registration errors show
 OCCLUSION = 0.01  # of the distance: a texel this far behind what the view sees is hidden
 FAR_AWAY = (
@@ -57,12 +65,13 @@ def texel_fragments(faces: Array, uv: Array, size: int) -> Fragments:
 def bake(vertices: Array, faces: Array, uv: Array, normals: Array, photos: list[Photo], size: int) -> TexturedMesh:
     """Bakes `photos` into a texture of size x size. Texels that no view saw take the colours of the nearest that were."""
     fragments = texel_fragments(faces, uv, size)
-    colour = np.zeros((size, size, 3), np.float32)
-    weight = np.zeros((size, size), np.float32)
+    bands = np.zeros((size, size, 6), np.float32)
+    weight = np.zeros((size, size, 2), np.float32)
     for photo, (depth, trust) in zip(photos, parallel_map(lambda p: _sight(vertices, faces, p), photos), strict=True):
-        _add(photo, depth, trust, fragments, vertices, faces, normals, colour, weight)
-    surface, seen = fragments.face >= 0, weight > 0
-    colour[seen] /= weight[seen, None]
+        _add(photo, depth, trust, fragments, vertices, faces, normals, bands, weight)
+    surface, seen = fragments.face >= 0, weight[..., 0] > 0
+    bands[seen] /= np.repeat(weight[seen], 3, axis=1)
+    colour = bands[..., :3] + bands[..., 3:]
     _fill_unseen(colour, surface & ~seen, surface & seen, fragments, vertices, faces, normals)
     share = float(seen.sum() / max(1, surface.sum()))
     return TexturedMesh(vertices, faces, uv, normals, np.clip(filled(colour, surface), 0, 1), share)
@@ -89,14 +98,14 @@ def _add(
     vertices: Array,
     faces: Array,
     normals: Array,
-    colour: Array,
+    bands: Array,
     weight: Array,
 ) -> None:
-    clean = filled(photo.colour, photo.coverage > 0.999).astype(np.float32)
+    layers = _layers(photo)
     projection, eye, reach = photo.camera.projection, photo.camera.position, _reach(vertices)
     for_bands(
         lambda a, b: _gather(
-            clean,
+            layers,
             depth,
             trust,
             projection,
@@ -108,13 +117,21 @@ def _add(
             faces,
             normals,
             np.empty((2, 3)),
-            colour,
+            bands,
             weight,
             a,
             b,
         ),
         len(at.face),
     )
+
+
+def _layers(photo: Photo) -> Array:
+    """[H, W, 6] float32: what changes slowly, and the rest, both reaching beyond the outline."""
+    clean = filled(photo.colour, photo.coverage > 0.999).astype(np.float32)
+    blur = max(clean.shape) / BLUR
+    slow = np.stack([gaussian_filter(clean[..., k], blur, mode="nearest") for k in range(3)], axis=-1)
+    return np.concatenate([slow, clean - slow], axis=2)
 
 
 @kernel
@@ -128,7 +145,7 @@ def _cubic(t):  # type: ignore[no-untyped-def]
 
 @kernel
 def _gather(  # type: ignore[no-untyped-def]
-    photo, depth, trust, m, eye, reach, face, bary, vertices, faces, normals, place, colour, weight, start, stop
+    layers, depth, trust, m, eye, reach, face, bary, vertices, faces, normals, place, bands, weight, start, stop
 ):
     height, width = depth.shape
     p, n = place[0], place[1]
@@ -159,17 +176,20 @@ def _gather(  # type: ignore[no-untyped-def]
             )
             if cosine <= 0.05:
                 continue
-            w = cosine**SHARPNESS * trust[r, c]
+            w = max(cosine**SHARPNESS * trust[r, c], LEAST)
+            favoured = w**FAVOUR
             c, r = int(np.floor(x - 0.5)), int(np.floor(y - 0.5))
             wx, wy = _cubic(x - 0.5 - c), _cubic(y - 0.5 - r)
             for dy in range(4):
                 rr = min(max(r + dy - 1, 0), height - 1)
                 for dx in range(4):
                     cc = min(max(c + dx - 1, 0), width - 1)
-                    share = w * wx[dx] * wy[dy]
+                    share = wx[dx] * wy[dy]
                     for a in range(3):
-                        colour[row, column, a] += share * photo[rr, cc, a]
-            weight[row, column] += w
+                        bands[row, column, a] += w * share * layers[rr, cc, a]
+                        bands[row, column, 3 + a] += favoured * share * layers[rr, cc, 3 + a]
+            weight[row, column, 0] += w
+            weight[row, column, 1] += favoured
 
 
 def _positions(fragments: Fragments, where: Array, vertices: Array, faces: Array) -> Array:

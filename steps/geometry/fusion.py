@@ -5,6 +5,11 @@ the point lies, and how far in front of the surface that the pixel saw. Each vie
 stays solid and the surface is closed. (The idea is space carving, Kutulakos and Seitz 2000, with depth as in Curless and
 Levoy 1996.) Distances are measured to the pixel's tangent plane, not along its ray; along the ray, oblique views
 overestimate free space and the maximum shrinks everything.
+
+Where depth is only roughly right the maximum would carve at every error. How far the views disagree about surfaces that they see
+together is measured, and within a few times that they vote: their surface is the mean of what they see, each by how squarely it
+looks. What lies further in front of a view's surface is free, whatever the others say. Exact depth disagrees by less than voxels
+can show, and then nothing is averaged.
 """
 
 from __future__ import annotations
@@ -16,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
-from steps.geometry.cameras import Camera, unproject
+from steps.geometry.cameras import Camera, project, unproject
 from steps.geometry.depth import tangent_planes
 from steps.geometry.images import box_down
 from steps.geometry.kernels import for_bands, kernel, parallel_map
@@ -24,6 +29,14 @@ from steps.geometry.kernels import for_bands, kernel, parallel_map
 Array = NDArray[Any]
 TRUNCATION = 4.0  # voxels; further from the surface the field only has the right sign
 STEEPEST = 6.0  # depth per width: pixels of a block that differ by more than such a slope see two surfaces
+ROUGHNESS, FINE_ENOUGH = (
+    3.0,
+    1.5,
+)  # standard deviations that views may be outvoted within; fewer voxels than that are exact
+SAME_SURFACE = 0.02  # of the diagonal: what two views see further apart are two surfaces
+SQUARELY = 0.35  # least cosine between a surface and the sight of it, for views to be compared there
+TURNED = 0.1  # by how much squared cosines may contradict each other
+WITNESSES = 3000  # points of each view that they are compared at
 REACH = 6.0  # voxels in front of a pixel's surface over which its tangent plane is believed
 
 
@@ -103,8 +116,10 @@ def _meets(full: Array, empty: Array) -> Array:
     return found
 
 
-def signed_field(views: list[DepthView], grid: Grid) -> Array:
-    """The carved field in voxels [nx, ny, nz] float32 at the voxel centres, negative inside, clipped to TRUNCATION."""
+def signed_field(views: list[DepthView], grid: Grid, slack: float | None = None) -> Array:
+    """The carved field in voxels [nx, ny, nz] float32 at the voxel centres, negative inside, clipped to TRUNCATION. slack: see
+    `patience`, which measures it where none is given."""
+    slack = patience(views, grid.voxel) if slack is None else slack
     projections = np.stack([view.camera.projection for view in views])
     focals = np.array([(view.camera.fx + view.camera.fy) / 2 for view in views])
     outlines = tuple(parallel_map(lambda view: silhouette_distance(view.coverage), views))
@@ -122,7 +137,8 @@ def signed_field(views: list[DepthView], grid: Grid) -> Array:
             halves,
             grid.origin,
             grid.voxel,
-            np.empty((3, len(views))),
+            slack,
+            np.empty((5, len(views))),
             field,
             a,
             b,
@@ -130,6 +146,57 @@ def signed_field(views: list[DepthView], grid: Grid) -> Array:
         grid.shape[0],
     )
     return field
+
+
+def patience(views: list[DepthView], voxel: float) -> float:
+    """Voxels in front of a view's surface up to which others may outvote it; 0 where the views agree."""
+    rough = ROUGHNESS * disagreement(views) / voxel
+    return rough if rough > FINE_ENOUGH else 0.0
+
+
+def disagreement(views: list[DepthView]) -> float:
+    """How far apart two views have the same surface, in scene units: the standard deviation that the median distance across the
+    surface stands for. 0 where they see none together."""
+    cameras = [view.camera for view in views]
+    clouds = [unproject(view.depth, camera) for view, camera in zip(views, cameras, strict=True)]
+    if not any(map(len, clouds)):
+        return 0.0
+    far = SAME_SURFACE * float(np.linalg.norm(np.ptp(np.concatenate(clouds), axis=0)))
+    planes = parallel_map(lambda view: tangent_planes(view.depth, view.camera), views)
+    found = []
+    for i, (cloud, own) in enumerate(zip(clouds, planes, strict=True)):
+        cosine = own[views[i].depth > 0][:, 2]
+        step = max(1, int((cosine > SQUARELY).sum()) // WITNESSES)
+        points, cosines = cloud[cosine > SQUARELY][::step], cosine[cosine > SQUARELY][::step]
+        found += [
+            _gaps(points, cosines, views[i].camera, view, plane, far)
+            for j, (view, plane) in enumerate(zip(views, planes, strict=True))
+            if j != i and len(points)
+        ]
+    gaps = np.concatenate(found) if found else np.empty(0)
+    return float(1.4826 * np.median(np.abs(gaps))) if len(gaps) >= WITNESSES // 10 else 0.0
+
+
+def _gaps(points: Array, cosines: Array, seen_by: Camera, view: DepthView, planes: Array, far: float) -> Array:
+    """Signed distances across the surface of the points (n, 3), which `seen_by` sees at those cosines, as far as the view may see
+    the same surface: squarely, at most `far` away, and at a cosine that one normal can have together with the first."""
+    pixels, z = project(points, view.camera)
+    column, row = np.floor(pixels[:, 0]).astype(int), np.floor(pixels[:, 1]).astype(int)
+    inside = (column >= 0) & (row >= 0) & (column < view.depth.shape[1]) & (row < view.depth.shape[0]) & (z > 0)
+    points, cosines, pixels, z, column, row = (v[inside] for v in (points, cosines, pixels, z, column, row))
+    depth, plane = view.depth[row, column], planes[row, column]
+    across = depth + plane[:, 0] * (pixels[:, 0] - column - 0.5) + plane[:, 1] * (pixels[:, 1] - row - 0.5) - z
+    gap, cosine = across * plane[:, 2], plane[:, 2]
+    here, there = (_directions(points, camera) for camera in (seen_by, view.camera))
+    between = (here * there).sum(axis=1)
+    one_normal = cosines**2 + cosine**2 - 2 * cosines * cosine * between < 1 - between**2 + TURNED
+    return np.asarray(gap[(depth > 0) & (cosine > SQUARELY) & (np.abs(gap) < far) & one_normal])
+
+
+def _directions(points: Array, camera: Camera) -> Array:
+    """Unit vectors (n, 3) from the points to the camera."""
+    way = camera.position - points
+    return np.asarray(way / np.linalg.norm(way, axis=1, keepdims=True))
 
 
 @kernel
@@ -159,9 +226,32 @@ def _bilinear(image, x, y):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _carve(projections, focals, outlines, depths, planes, halves, origin, voxel, seen, field, start, stop):  # type: ignore[no-untyped-def]
+def _squareness(plane, x, y):  # type: ignore[no-untyped-def]
+    """The weight of a view at pixel coordinates (x, y): the square of the cosine at which it sees the surface there."""
+    c, r = int(np.floor(x)), int(np.floor(y))
+    if c < 0 or r < 0 or c >= plane.shape[1] or r >= plane.shape[0]:
+        return 0.0
+    return plane[r, c, 2] ** 2
+
+
+@kernel
+def _outvoted(fronts, weights, slack):  # type: ignore[no-untyped-def]
+    """What views say together of a point that is so far in front of their surfaces, nan where they see none: the mean of those
+    whose surface it may be; but what is clearly before any surface is free."""
+    total, weight, most = 0.0, 0.0, -np.inf
+    for v in range(len(fronts)):
+        if fronts[v] == fronts[v]:
+            most = max(most, fronts[v])
+            if abs(fronts[v]) <= slack:
+                total += weights[v] * fronts[v]
+                weight += weights[v]
+    return most if most > slack or weight == 0.0 else total / weight
+
+
+@kernel
+def _carve(projections, focals, outlines, depths, planes, halves, origin, voxel, slack, seen, field, start, stop):  # type: ignore[no-untyped-def]
     views = len(projections)
-    x, y, z = seen[0], seen[1], seen[2]
+    x, y, z, fronts, weights = seen[0], seen[1], seen[2], seen[3], seen[4]
     for i in range(start, stop):
         px = origin[0] + i * voxel
         for j in range(field.shape[1]):
@@ -180,11 +270,13 @@ def _carve(projections, focals, outlines, depths, planes, halves, origin, voxel,
                     if hull >= TRUNCATION:
                         break
                 value = hull
-                for v in range(views):
-                    if value >= TRUNCATION:
-                        break
-                    if z[v] > 0:
-                        front = _free_space(depths[v], planes[v], halves[v], hull, voxel, x[v], y[v], z[v])
-                        if front > value:  # false for nan
-                            value = front
+                if value < TRUNCATION:
+                    for v in range(views):
+                        fronts[v] = np.nan
+                        if z[v] > 0:
+                            fronts[v] = _free_space(depths[v], planes[v], halves[v], hull, voxel, x[v], y[v], z[v])
+                            weights[v] = _squareness(planes[v], x[v], y[v])
+                    front = _outvoted(fronts, weights, slack)
+                    if front > value:  # false for nan and for views that see nothing
+                        value = front
                 field[i, j, k] = min(value, TRUNCATION)

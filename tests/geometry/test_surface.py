@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,16 @@ from steps.geometry.atlas import unwrap
 from steps.geometry.bake import Photo, bake, texel_fragments
 from steps.geometry.cameras import VIEW_NAMES, canonical_camera
 from steps.geometry.depth import dequantized, tangent_planes
-from steps.geometry.fusion import DepthView, Grid, grid_around, signed_field, silhouette_distance, thinned
+from steps.geometry.fusion import (
+    DepthView,
+    Grid,
+    disagreement,
+    grid_around,
+    patience,
+    signed_field,
+    silhouette_distance,
+    thinned,
+)
 from steps.geometry.images import box_down, filled
 from steps.geometry.rasterize import rasterize
 from steps.geometry.render import render, wireframe
@@ -55,6 +65,39 @@ def test_a_sphere_comes_back_as_a_closed_sphere_of_its_radius(sphere: tuple[Arra
         4 / 3 * np.pi * RADIUS**3, rel=0.01
     )  # and faces point outwards
     assert len(faces) <= 4000
+
+
+def off(views: list[DepthView], errors: list[float]) -> list[DepthView]:
+    """The same views, each with all of its depth off by an error."""
+    return [
+        replace(v, depth=np.where(v.depth > 0, v.depth + e, 0).astype(np.float32))
+        for v, e in zip(views, errors, strict=True)
+    ]
+
+
+def test_exact_and_eight_bit_views_agree_better_than_voxels_can_show() -> None:
+    views = views_of(ball())
+    voxel = grid_around(views, 96).voxel
+    assert patience(views, voxel) == 0
+    assert disagreement(views) < 0.05 * voxel
+
+
+def test_views_that_are_only_roughly_right_vote_instead_of_carving_at_every_error() -> None:
+    """A ball whose views have it too near or too far by a voxel: the greedy maximum eats what one of them denies."""
+    exact = views_of(ball())
+    grid = grid_around(exact, 96)
+    views = off(exact, [grid.voxel * sign for sign in (1, -1, 1, -1, 1, -1)])
+    assert patience(views, grid.voxel) > 2
+
+    def missing(field: Array) -> float:
+        return 1 - float((field < 0).sum()) * grid.voxel**3 / (4 / 3 * np.pi * RADIUS**3)
+
+    greedy = missing(signed_field(views, grid, 0.0))
+    assert greedy > 0.02 and abs(missing(signed_field(views, grid))) < greedy / 2
+
+
+def test_flat_faces_that_each_but_one_view_sees_are_no_disagreement() -> None:
+    assert disagreement(views_of(trimesh.creation.box((1.0, 0.8, 0.6)))) == 0
 
 
 def test_depth_opens_a_hollow_that_silhouettes_cannot_see() -> None:
