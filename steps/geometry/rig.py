@@ -185,6 +185,7 @@ PARAMETERS = np.arange(SHARED + 6 * PER_VIEW)
 SIMPLER = 1.005  # how much better inverse depth, or depth along rays, must fit than linear depth along the axis
 LADDER = (0, 12, 22, 32, 42, 52, 62, 72)  # degrees: fields of view to begin from
 HOPEFUL = 6  # of these beginnings are followed
+FAR_OFF = 6.0, 1.0  # a cost so many times the best one's, and this more, from which no other numbers help a reading
 CODINGS = tuple(Coding(inverse, ray) for inverse, ray in product((0, 1), (0, 1)))
 
 
@@ -271,8 +272,13 @@ def _coded(sights: Sights, best: Candidate, coding: Coding) -> Candidate:
 
 
 def _compared(sights: Sights, reading: Reading, best: Candidate) -> Candidate:
-    """Another reading from the best one's numbers: where the shape is symmetric they fit it, too. Judged with all points."""
-    fit = _fitted(sights, reading, best.coding, best.fit.theta, 8, 6, ALL, EXACT).fit
+    """Another reading from the best one's numbers: where the shape is symmetric they fit it, too. Judged with all points; what is
+    far off has its numbers left as they are."""
+    theta = best.fit.theta
+    before = cost(sights, reading, best.coding, theta, EXACT)
+    if before > FAR_OFF[0] * best.fit.cost + FAR_OFF[1]:
+        return Candidate(reading, best.coding, Fit(theta, before))
+    fit = _fitted(sights, reading, best.coding, theta, 8, 6, ALL, EXACT).fit
     return Candidate(reading, best.coding, Fit(fit.theta, cost(sights, reading, best.coding, fit.theta, EXACT)))
 
 
@@ -294,7 +300,7 @@ def sharpened(sights: Sights, best: Candidate) -> Candidate:
     held = parallel_map(lambda s: _held(sights, best.reading, *s, (FINEST,), 4, 5), better)
     coded = min(held, key=_simplest)
     theta = coded.fit.theta
-    for stride in (4, 1):
+    for stride in (4, 2):
         fit = _fitted(sights, best.reading, coded.coding, theta, stride, 12, ALL, FINEST).fit
         theta = fit.theta
     return Candidate(best.reading, coded.coding, Fit(theta, best.fit.cost, fit.doubt))

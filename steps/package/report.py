@@ -86,6 +86,7 @@ def facts(job: Job) -> list[tuple[str, str]]:
     rows += [
         ("cameras", job.scene.get("rig", "")),
         ("masks from", job.scene.get("mask", "")),
+        ("background", _background(job.scene)),
         ("notes", " ".join(job.scene.get("notes", []))),
     ]
     gpus = ", ".join(f"{g['name']} ({g['memory_mib']} MiB)" for g in job.preflight.get("gpus", []))
@@ -96,6 +97,16 @@ def facts(job: Job) -> list[tuple[str, str]]:
         ("versions", ", ".join(f"{k} {v}" for k, v in versions().items())),
     ]
     return [(key, value) for key, value in rows if value]
+
+
+def _background(scene: dict[str, Any]) -> str:
+    """The colour that views and renders are compared over."""
+    if "background" not in scene:
+        return ""
+    code = "".join(f"{round(255 * c):02x}" for c in scene["background"])
+    return f"#{code}, over which pictures and renders are compared" + (
+        "; told from the frames of the views" if scene.get("mask") != "alpha" else ""
+    )
 
 
 def versions() -> dict[str, str]:

@@ -10,13 +10,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import trimesh
+from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 from steps.errors import RigAmbiguous
 from steps.formats import png
 from steps.formats.depth_encoding import encode_linear
 from steps.formats.scene import load
-from steps.geometry.cameras import VIEW_NAMES, canonical_camera
+from steps.geometry.cameras import VIEW_NAMES, Camera, canonical_camera
 from steps.geometry.rasterize import rasterize
+from steps.geometry.rig_presets import PRESETS
+from steps.sample.objects import OBJECTS
+from steps.sample.render import build, render
 from tests.benchmarks import captures_benchmark as captures
 from tests.conftest import sixview
 
@@ -30,7 +36,7 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> list[captures.Verdict]
     """The small form of `python -m tests.benchmarks captures`."""
     before, captures.FOLDER = captures.FOLDER, tmp_path_factory.mktemp("captures")
     try:
-        return [captures.judged(seed, SIDE) for seed in SEEDS]
+        return [captures.judged(seed, SIDE, tuple(OBJECTS)) for seed in SEEDS]
     finally:
         captures.FOLDER = before
 
@@ -118,6 +124,108 @@ def test_what_the_pictures_cannot_tell_is_asked_for_and_any_answer_settles_it(tm
     assert error["code"] == "RIG_AMBIGUOUS" and error["details"]["pipeline_stage"] == "rig"
     hypotheses = error["details"]["hypotheses"]
     assert len(hypotheses) > 1 and len({h["in_words"] for h in hypotheses}) == len(hypotheses)
+    report = (tmp_path / "out" / "report" / "index.html").read_text()
+    for hypothesis in hypotheses:
+        assert next((tmp_path / "out").rglob(hypothesis["picture"])).stat().st_size > 10_000
+        assert hypothesis["in_words"].replace("'", "&#39;") in report
+    assert report.count('src="data:image/png') == len(hypotheses)
     answer = next((tmp_path / "out").rglob(hypotheses[1]["cameras"]))
     settled = sixview("run", source, "--out", tmp_path / "settled", "--cameras", answer)
     assert settled.returncode == 0, settled.stderr
+    (source / "cameras.json").write_text(hypotheses[1]["line"])
+    scene = validated(source, tmp_path / "by_line")
+    reading = {key: hypotheses[1][key] for key in ("left_is", "top_turned", "bottom_turned")}
+    assert json.loads((scene / "rig.json").read_text())["reading"] == reading
+
+
+def validated(source: Path, out: Path, *flags: object) -> Path:
+    """The scene that validate makes."""
+    words = ["--input", source, "--out", out, "--outputs", out.with_suffix(".outputs"), *flags]
+    done = subprocess.run(
+        [sys.executable, "-m", "steps.validate", *map(str, words)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, (out.with_suffix(".outputs") / "message").read_text()
+    return out
+
+
+# -- cameras of others --------------------------------------------------------------------------------------------------
+
+
+def preset_set(folder: Path, preset: str, angle: float) -> list[Camera]:
+    """The duck as a generator of six views has it, 8 bits of depth of an unknown encoding. Returns the cameras."""
+    truth = build(OBJECTS["duck"], 100)
+    for part in ("multi_views", "depth_renders"):
+        (folder / part).mkdir(parents=True)
+    tangent = np.tan(np.radians(angle / 2)) if angle else 1 / 300
+    cameras = []
+    for index, axes in enumerate(PRESETS[preset].axes):
+        pose = np.eye(4)
+        pose[:3, :3], pose[:3, 3] = axes.T, axes[2] * 1.1 / tangent
+        focal = SIDE / 2 / tangent
+        camera = Camera(f"view_{index}", pose, focal, focal, SIDE / 2, SIDE / 2, SIDE, SIDE)
+        picture, depth = render(truth, camera, 4)
+        distance = 1.1 / tangent
+        png.write(folder / "multi_views" / f"view_{index}.png", png.to_bytes(picture))
+        png.write(
+            folder / "depth_renders" / f"depth_{index}.png", encode_linear(depth, distance + 1, distance - 1.1, 8)
+        )
+        cameras.append(camera)
+    return cameras
+
+
+@pytest.mark.parametrize(
+    ("preset", "angle"), [("zero123plus-v1.1", 40.0), ("zero123plus-v1.2", 30.0), ("wonder3d", 0.0)]
+)
+def test_the_views_of_a_generator_are_known_by_its_name(tmp_path: Path, preset: str, angle: float) -> None:
+    preset_set(tmp_path / "set", preset, angle)
+    scene = validated(tmp_path / "set", tmp_path / "scene", "--rig", preset)
+    facts = json.loads((scene / "rig.json").read_text())
+    assert facts["reading"] == {"preset": preset} and facts["larger_is"] == "nearer"
+    assert facts["field_of_view"] == pytest.approx(angle, abs=2)
+    assert not [n for n in json.loads((scene / "scene.json").read_text())["notes"] if "WARNING" in n]
+
+
+def test_cameras_without_an_encoding_get_the_one_that_the_depth_agrees_in(tmp_path: Path) -> None:
+    """Here NeRF's; COLMAP's and a cameras.json without depth take the same way."""
+    cameras = preset_set(tmp_path / "set", "zero123plus-v1.2", 30.0)
+    z_up = np.array([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
+    frames = [{"file_path": f"{c.name}.png", "transform_matrix": (z_up @ c.camera_to_world).tolist()} for c in cameras]
+    (tmp_path / "transforms.json").write_text(json.dumps({"camera_angle_x": np.radians(30), "frames": frames}))
+    scene = load(validated(tmp_path / "set", tmp_path / "scene", "--cameras", tmp_path / "transforms.json"))
+    truth = build(OBJECTS["duck"], 100)
+    for view, camera in zip(scene.views, cameras, strict=True):
+        exact = rasterize(truth.vertices, truth.faces, camera).depth
+        both = (exact > 0) & (view.depth() > 0)
+        assert np.abs(exact - view.depth())[both].mean() < 0.03
+    assert "encoding was found" in scene.about["notes"][0]
+
+
+# -- backgrounds --------------------------------------------------------------------------------------------------------
+
+
+def test_any_even_background_is_told_and_a_shadow_on_it_is_not_the_object(tmp_path: Path) -> None:
+    sixview("sample", tmp_path / "set", "--object", "duck", "--size", str(SIDE))
+    behind = np.array([0.35, 0.55, 0.5])
+    coverage = {}
+    for path in (tmp_path / "set" / "multi_views").iterdir():
+        rgba = np.asarray(Image.open(path), np.float64) / 255
+        alpha = rgba[..., 3:]
+        shadow = 1 - 0.3 * gaussian_filter(np.roll(alpha, SIDE // 20, axis=0), (SIDE / 30, SIDE / 30, 0))
+        png.write(path, png.to_bytes(rgba[..., :3] * alpha + behind * shadow * (1 - alpha)))
+        coverage[path.stem] = alpha[..., 0]
+    scene = load(validated(tmp_path / "set", tmp_path / "scene"))
+    assert scene.background == pytest.approx(behind, abs=0.02)
+    for view in scene.views:
+        found, true = view.coverage() > 0.5, coverage[view.camera.name] > 0.5
+        assert (found & true).sum() / (found | true).sum() > 0.985
+
+
+def test_white_parts_before_white_keep_the_outline_that_depth_gives_them(tmp_path: Path) -> None:
+    source = tmp_path / "ball.ply"
+    trimesh.creation.icosphere(4).export(source)
+    sixview("sample", tmp_path / "set", "--object", source, "--size", str(SIDE), "--background", "white")
+    for path in (tmp_path / "set" / "multi_views").iterdir():
+        png.write(path, np.full((SIDE, SIDE, 3), 252, np.uint8))
+    scene = load(validated(tmp_path / "set", tmp_path / "scene"))
+    for view in scene.views:
+        assert np.array_equal(view.coverage() > 0.5, view.depth() > 0)
