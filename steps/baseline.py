@@ -15,7 +15,7 @@ from steps.errors import ModelConvergenceFailed
 from steps.formats.meshes import Mesh
 from steps.formats.scene import SceneView
 from steps.geometry.atlas import unwrap
-from steps.geometry.bake import Photo, bake
+from steps.geometry.bake import EXACT, ROUGH, Photo, bake
 from steps.geometry.depth import dequantized
 from steps.geometry.fusion import DepthView, Grid, grid_around, signed_field, thinned
 from steps.geometry.kernels import parallel_map
@@ -31,12 +31,14 @@ PARTS = 4  # of the work, for the progress
 @dataclass(frozen=True)
 class Settings:
     """resolution: longest side in pixels of the views worked on, 0 for as given; grid: voxels along the longest side;
-    faces: about how many triangles; texture_size: side of the texture in texels, 0 for what the views can fill."""
+    faces: about how many triangles; texture_size: side of the texture in texels, 0 for what the views can fill; exact: whether
+    the views are known to meet and to be lit alike."""
 
     resolution: int = 0
     grid: int = 256
     faces: int = 20000
     texture_size: int = 0
+    exact: bool = True
 
 
 def reconstruct(
@@ -66,7 +68,7 @@ def textured(
     unwrapped()
     normals = vertex_normals(vertices, faces)[index]
     photos = [photo(view, settings.resolution) for view in views]
-    baked = bake(vertices[index], cut, uv, normals, photos, size)
+    baked = bake(vertices[index], cut, uv, normals, photos, size, EXACT if settings.exact else ROUGH)
     facts = {
         "resolution": [photos[0].camera.width, photos[0].camera.height],
         "texture_size": size,

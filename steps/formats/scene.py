@@ -68,6 +68,11 @@ class Scene:
     background: Array
     about: dict[str, Any]
 
+    @property
+    def exact(self) -> bool:
+        """Whether the views are known to meet, and to be lit alike."""
+        return bool(self.about.get("exact", True))
+
 
 def load(folder: Path) -> Scene:
     """A scene that validate wrote."""

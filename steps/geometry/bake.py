@@ -21,16 +21,28 @@ from steps.geometry.kernels import for_bands, kernel, parallel_map
 from steps.geometry.rasterize import Fragments, rasterize, rasterize_homogeneous
 
 Array = NDArray[Any]
-SHARPNESS = 6  # exponent of the cosine between normal and view: high, so that a texel has one main source
 BLUR = 64  # the standard deviation, as a part of a picture's longest side, beyond which change is slow
-FAVOUR = 4  # exponent of the weights for the detail
-LEAST = 1e-8  # weight, so that its power is still a number
+LEAST = 1e-25  # weight of a view that sees a texel at all: a number still in 32 bits
 EDGE = 8.0  # pixels over which a view's weight fades towards outlines and occlusions, where registration errors show
 OCCLUSION = 0.01  # of the distance: a texel this far behind what the view sees is hidden
 FAR_AWAY = (
     2.5  # diagonals of the mesh: cameras further off, as orthographic ones stand for, count as if they stood there
 )
 TURNED = 0.2  # of the diagonal: how far apart two unit normals lie that differ by one, where unseen texels are filled
+
+
+@dataclass(frozen=True)
+class Blend:
+    """Exponents of the cosine between normal and sight that views are weighed by: for what changes slowly, and for the detail."""
+
+    slow: float
+    detail: float
+
+
+EXACT = Blend(
+    6, 6
+)  # views that meet and were lit alike: a texel has one main source, and the bands need no seams of their own
+ROUGH = Blend(2, 24)  # views that do not quite meet, or were lit differently
 
 
 @dataclass(frozen=True)
@@ -62,13 +74,15 @@ def texel_fragments(faces: Array, uv: Array, size: int) -> Fragments:
     return rasterize_homogeneous(flat, faces, size, size)
 
 
-def bake(vertices: Array, faces: Array, uv: Array, normals: Array, photos: list[Photo], size: int) -> TexturedMesh:
+def bake(
+    vertices: Array, faces: Array, uv: Array, normals: Array, photos: list[Photo], size: int, blend: Blend = EXACT
+) -> TexturedMesh:
     """Bakes `photos` into a texture of size x size. Texels that no view saw take the colours of the nearest that were."""
     fragments = texel_fragments(faces, uv, size)
     bands = np.zeros((size, size, 6), np.float32)
     weight = np.zeros((size, size, 2), np.float32)
     for photo, (depth, trust) in zip(photos, parallel_map(lambda p: _sight(vertices, faces, p), photos), strict=True):
-        _add(photo, depth, trust, fragments, vertices, faces, normals, bands, weight)
+        _add(photo, depth, trust, fragments, vertices, faces, normals, blend, bands, weight)
     surface, seen = fragments.face >= 0, weight[..., 0] > 0
     bands[seen] /= np.repeat(weight[seen], 3, axis=1)
     colour = bands[..., :3] + bands[..., 3:]
@@ -98,6 +112,7 @@ def _add(
     vertices: Array,
     faces: Array,
     normals: Array,
+    blend: Blend,
     bands: Array,
     weight: Array,
 ) -> None:
@@ -117,6 +132,8 @@ def _add(
             faces,
             normals,
             np.empty((2, 3)),
+            float(blend.slow),
+            float(blend.detail),
             bands,
             weight,
             a,
@@ -145,7 +162,24 @@ def _cubic(t):  # type: ignore[no-untyped-def]
 
 @kernel
 def _gather(  # type: ignore[no-untyped-def]
-    layers, depth, trust, m, eye, reach, face, bary, vertices, faces, normals, place, bands, weight, start, stop
+    layers,
+    depth,
+    trust,
+    m,
+    eye,
+    reach,
+    face,
+    bary,
+    vertices,
+    faces,
+    normals,
+    place,
+    slow,
+    detail,
+    bands,
+    weight,
+    start,
+    stop,
 ):
     height, width = depth.shape
     p, n = place[0], place[1]
@@ -176,8 +210,8 @@ def _gather(  # type: ignore[no-untyped-def]
             )
             if cosine <= 0.05:
                 continue
-            w = max(cosine**SHARPNESS * trust[r, c], LEAST)
-            favoured = w**FAVOUR
+            wide = max(cosine**slow * trust[r, c], LEAST)
+            narrow = max(cosine**detail * trust[r, c], LEAST)
             c, r = int(np.floor(x - 0.5)), int(np.floor(y - 0.5))
             wx, wy = _cubic(x - 0.5 - c), _cubic(y - 0.5 - r)
             for dy in range(4):
@@ -186,10 +220,10 @@ def _gather(  # type: ignore[no-untyped-def]
                     cc = min(max(c + dx - 1, 0), width - 1)
                     share = wx[dx] * wy[dy]
                     for a in range(3):
-                        bands[row, column, a] += w * share * layers[rr, cc, a]
-                        bands[row, column, 3 + a] += favoured * share * layers[rr, cc, 3 + a]
-            weight[row, column, 0] += w
-            weight[row, column, 1] += favoured
+                        bands[row, column, a] += wide * share * layers[rr, cc, a]
+                        bands[row, column, 3 + a] += narrow * share * layers[rr, cc, 3 + a]
+            weight[row, column, 0] += wide
+            weight[row, column, 1] += narrow
 
 
 def _positions(fragments: Fragments, where: Array, vertices: Array, faces: Array) -> Array:

@@ -52,7 +52,7 @@ class Work:
     @property
     def settings(self) -> baseline.Settings:
         p = self.parameters
-        return baseline.Settings(p.resolution, p.fusion_grid, p.faces, p.texture_size)
+        return baseline.Settings(p.resolution, p.fusion_grid, p.faces, p.texture_size, self.scene.exact)
 
 
 def start(work: Work) -> tuple[Mesh, dict[str, Any]]:

@@ -19,9 +19,10 @@ def run(parameters: Reconviagen, out: Path, reporter: Reporter) -> None:
     from steps import baseline  # only now: an engine that cannot run is refused without loading kernels
 
     reporter.stage("inference")
-    settings = baseline.Settings(parameters.resolution, parameters.grid, parameters.faces, parameters.texture_size)
-    parts = baseline.PARTS + 1
-    views = scene.load(parameters.scene).views
+    taken = scene.load(parameters.scene)
+    p = parameters
+    settings = baseline.Settings(p.resolution, p.grid, p.faces, p.texture_size, taken.exact)
+    parts, views = baseline.PARTS + 1, taken.views
     mesh, facts = baseline.reconstruct(views, settings, lambda part: reporter.progress(part, parts))
     reporter.stage("export")
     meshes.save(out, mesh)

@@ -30,9 +30,9 @@ def run(parameters: Validate, out: Path, reporter: Reporter) -> None:
     cameras = known(pictures, given, parameters, out, reporter)
     if cameras.views is not None:
         pictures, views = placement.met(pictures, cameras.views)
-        cameras = replace(cameras, views=views)
+        cameras = replace(cameras, views=views, exact=cameras.exact and not any(v.colour for v in cameras.views))
     reporter.progress(2, 3)
-    write_scene(pictures, cameras.views, out, cameras.source, cameras.notes)
+    write_scene(pictures, cameras, out)
     if parameters.picture:
         from steps.validate import rig_picture  # only now: hardly anybody asks for it
 
@@ -42,11 +42,13 @@ def run(parameters: Validate, out: Path, reporter: Reporter) -> None:
 
 @dataclass(frozen=True)
 class Cameras:
-    """views: None for the canonical rig; source: where they come from; notes: what to say about it."""
+    """views: None for the canonical rig; source: where they come from; notes: what to say about it; exact: whether views are
+    known to meet, with each other and with their depth."""
 
     views: list[View] | None
     source: str
     notes: list[str]
+    exact: bool = True
 
 
 def known(
@@ -66,12 +68,15 @@ def known(
     wanted = given or Arrangement(preset=parameters.rig if parameters.rig in PRESETS else "")
     found = rig.find(pictures, parameters.outputs, wanted)
     write_json(out / "rig.json", found.facts)
-    return Cameras(found.views, "found" if found.note else "canonical", [found.note] if found.note else [])
+    if not found.note:
+        return Cameras(found.views, "canonical", [])
+    return Cameras(found.views, "found", [found.note], exact=False)
 
 
-def write_scene(pictures: checks.Pictures, given: list[View] | None, out: Path, source: str, notes: list[str]) -> None:
-    """Masks, metric depth and cameras of a set that passed the checks. source: where the cameras come from."""
-    views = [_view_of(i, picture, given) for i, picture in enumerate(pictures.views)]
+def write_scene(pictures: checks.Pictures, cameras: Cameras, out: Path) -> None:
+    """Masks, metric depth and cameras of a set that passed the checks."""
+    source, notes = cameras.source, cameras.notes
+    views = [_view_of(i, picture, cameras.views) for i, picture in enumerate(pictures.views)]
     depths = [_metric(picture, view) for picture, view in zip(pictures.depths, views, strict=True)]
     shapes = [d.depth.shape for d in depths]
     own = [v.camera.resized(w, h) for v, (h, w) in zip(views, shapes, strict=True)]
@@ -98,6 +103,7 @@ def write_scene(pictures: checks.Pictures, given: list[View] | None, out: Path, 
         "rig": source,
         "depth": [v.depth.to_json() for v in views if v.depth],
         "mask": "depth and colour" if opaque else "alpha",
+        "exact": cameras.exact,
         "notes": notes,
     }
     write_json(out / "scene.json", scene.describe([v.camera for v in views], background, **about))
