@@ -11,8 +11,8 @@ import trimesh
 
 from steps.errors import ModelConvergenceFailed
 from steps.geometry.atlas import unwrap
-from steps.geometry.bake import Photo, bake, texel_fragments
-from steps.geometry.cameras import VIEW_NAMES, canonical_camera
+from steps.geometry.bake import EXACT, ROUGH, Blend, Photo, bake, texel_fragments
+from steps.geometry.cameras import VIEW_NAMES, canonical_camera, look_at
 from steps.geometry.depth import dequantized, tangent_planes
 from steps.geometry.fusion import (
     DepthView,
@@ -231,6 +231,42 @@ def test_baking_six_photographs_of_a_painted_sphere_brings_back_its_paint(sphere
     truth = painted((corners * weights[..., None]).sum(axis=1))
     assert np.abs(baked.texture[hit] - truth).mean() < 0.01
     assert baked.seen > 0.97
+
+
+def patch(photos: list[Photo], blend: Blend) -> Array:
+    """The red of a square patch whose normal lies half way between two cameras, [S, S]."""
+    corners = np.array([[-1, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]], float) * 0.5
+    faces = np.array([[0, 1, 2], [0, 2, 3]], np.int32)
+    uv = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], np.float32)
+    normals = np.tile([0.0, 0.0, 1.0], (4, 1))
+    return bake(corners, faces, uv, normals, photos, 128, blend).texture[..., 0]
+
+
+def slanted(shift: float, exposure: float, side: float) -> Photo:
+    """A patch of fine stripes, seen from 45 degrees on one side, its paint off by `shift` of its width."""
+    camera = look_at("slanted", np.array([2.5 * side, 0.0, 2.5]), np.array([0.0, 1.0, 0.0]), 256, 512.0)
+    rows, columns = np.mgrid[:256, :256]
+    rays = np.stack([(columns + 0.5 - 128) / 512, -(rows + 0.5 - 128) / 512, -np.ones((256, 256))], -1)
+    rays = rays @ np.asarray(camera.camera_to_world)[:3, :3].T
+    places = camera.position + rays * (-camera.position[2] / rays[..., 2:])
+    inside = (np.abs(places[..., :2]).max(axis=2) < 0.5).astype(np.float32)
+    stripes = exposure * (0.5 + 0.3 * np.sin(2 * np.pi * 16 * (places[..., 1] + shift)))
+    return Photo(camera, np.repeat((stripes * inside)[..., None], 3, axis=2).astype(np.float32), inside)
+
+
+def test_views_that_do_not_meet_show_their_detail_once_and_no_seam() -> None:
+    """Two views see the same stripes half a stripe apart, one brighter than the other: blended alike, the stripes fade where both
+    count the same; in two bands they stay, and brightness still changes softly."""
+    photos = [slanted(0.0, 0.9, 1.0), slanted(1 / 32, 1.1, -1.0)]
+
+    def faded(seen: list[Photo], blend: Blend) -> float:
+        """The share of the columns, away from the edges, in which less than half of the stripes' contrast is left."""
+        return float((patch(seen, blend)[16:-16, 8:-8].std(axis=0) < 0.1).mean())
+
+    assert faded(photos[:1], EXACT) == 0
+    assert 2 * faded(photos, ROUGH) < faded(photos, EXACT)
+    level = patch(photos, ROUGH)[16:-16, 8:-8].mean(axis=0)
+    assert np.abs(np.diff(level)).max() < 0.02
 
 
 def test_filling_holes_keeps_what_is_known_and_invents_nothing_beyond_it() -> None:
