@@ -69,6 +69,12 @@ class Scene:
     about: dict[str, Any]
 
     @property
+    def rig(self) -> dict[str, Any]:
+        """Where the cameras come from, what is said about them, and where they were found, every number that was estimated."""
+        told = {"source": self.about.get("rig", ""), "notes": self.about.get("notes", [])}
+        return {**told, "background": self.about["background"], **self.about.get("found", {})}
+
+    @property
     def exact(self) -> bool:
         """Whether the views are known to meet, and to be lit alike."""
         return bool(self.about.get("exact", True))

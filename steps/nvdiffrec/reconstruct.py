@@ -31,6 +31,10 @@ from steps.nvdiffrec.targets import Target, targets
 Array = NDArray[Any]
 SHAPE_SIDE = 256  # pixels: the first pass's views; its cells are several pixels wide even so
 GOOD_DEPTH, GOOD_MASK = 0.5, 0.99  # pixels, IoU: a start this close is finer than the lattice
+FAIR_DEPTH, FAIR_MASK = (
+    2.0,
+    0.95,
+)  # where views do not quite meet: outlines that contradict each other dent what is free
 ROUGH = 1.0  # pixels of depth noise from which on the lattice starts from a smoothed field
 STALL, STALL_WINDOW = 0.002, 8  # a pass ends early when this many iterations gain less than this share
 SMOOTHING = 4  # Taubin passes over what marching tetrahedra leave
@@ -114,9 +118,12 @@ def reshaped(work: Work, first: Mesh, voxel: float) -> tuple[Mesh, dict[str, Any
     views = targets(work.scene.views, min(SHAPE_SIDE, work.rung.resolution), voxel, work.device)
     off, overlap = agreement(first, views, work.device)
     about: dict[str, Any] = {"start_depth_error_px": round(off, 4), "start_iou": round(overlap, 5)}
-    if off < GOOD_DEPTH and overlap > GOOD_MASK and not work.parameters.always_first_pass:
+    exact = work.scene.exact
+    most, least = (GOOD_DEPTH, GOOD_MASK) if exact else (FAIR_DEPTH, FAIR_MASK)
+    if off < most and overlap > least and not work.parameters.always_first_pass:
         work.clock.tick(work.parameters.iterations)
-        shaped, about["skipped"] = first, "the start is closer to the views than a lattice's cells"
+        close = "a lattice's cells" if exact else "the views are to each other, as far as is known"
+        shaped, about["skipped"] = first, f"the start is closer to the views than {close}"
     else:
         mesh = _from_lattice(work, views)
         fits = {"start": misfit(first, views, work.device), "lattice": misfit(mesh, views, work.device)}

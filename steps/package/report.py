@@ -35,6 +35,7 @@ def page(job: Job) -> str:
         steps=job.steps,
         chart=Markup(chart.svg(job.steps)),
         facts=facts(job),
+        rig=job.scene.get("found"),
     )
 
 

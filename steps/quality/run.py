@@ -35,6 +35,7 @@ def run(parameters: Quality, out: Path, reporter: Reporter) -> None:
     report = summary(views, mesh, about, parameters)
     report["before"] = before(start, taken) if start else None
     report["between"] = between_views(mesh, start, taken, parameters.held_out)
+    report["rig"] = taken.rig
     report = dict(_rounded(report))
     write_json(out / "quality.json", report)
     for name in ("model", "engine", "device"):

@@ -36,11 +36,16 @@ def field_of_view(found: Candidate) -> float:
     return 0.0 if k < 0.02 else float(2 * np.degrees(np.arctan(k)))
 
 
+def doubt_of(found: Candidate) -> float:
+    """Standard error of the field of view in degrees, as far as single errors are independent; 0 where it was given."""
+    return float(2 * np.degrees(found.fit.doubt / (1 + found.fit.theta[0] ** 2)))
+
+
 def note_of(choice: Choice) -> str:
     """One sentence for the report."""
     found, theta = choice.chosen, choice.chosen.fit.theta
     angle = field_of_view(found)
-    lens = f"field of view {angle:.0f} degrees" if angle else "orthographic cameras"
+    lens = f"field of view {angle:.0f} ± {doubt_of(found):.1f} degrees" if angle else "orthographic cameras"
     depth = f"depth {'inverse' if found.coding.inverse else 'linear'} along the {'ray' if found.coding.ray else 'axis'}"
     order = "larger is nearer" if theta[2] > theta[1] else "larger is farther"
     tie = f" {len(choice.alike)} other readings lead to the same mesh, up to its symmetry." if choice.alike else ""
@@ -55,6 +60,7 @@ def facts_of(choice: Choice, views: list[cameras_json.View]) -> dict[str, Any]:
         "decision": "found, alike others" if choice.alike else "found",
         "reading": _reading(found.reading),
         "field_of_view": round(field_of_view(found), 2),
+        "field_of_view_error": round(doubt_of(found), 2),
         "larger_is": "nearer" if theta[2] > theta[1] else "farther",
         "encoding": "inverse" if found.coding.inverse else "linear",
         "distance": "ray" if found.coding.ray else "z",
@@ -124,10 +130,20 @@ def _told(choice: Choice, hypotheses: list[dict[str, Any]]) -> tuple[str, str]:
             "Compare the pictures beside failure.json with the object, and give a cameras.json (README: cameras.json); or render "
             "depth again, of all six views in one encoding."
         )
-    several = "; or ".join(h["in_words"] for h in hypotheses)
-    text = f"{len(hypotheses)} arrangements of the cameras explain the pictures equally well: {several}."
-    lines = " or ".join(h["line"] for h in hypotheses)
+    questions = "; ".join(_questions(hypotheses))
+    text = f"{len(hypotheses)} arrangements of the cameras explain the pictures equally well. Open: {questions}."
     return text, (
-        f"Put one line into the set as cameras.json: {lines}. A picture of each lies beside failure.json, in rig/, with a whole "
-        "cameras.json."
+        f"Put one line into the set as cameras.json, {hypotheses[0]['line']} or another with the right values. The report shows "
+        "a picture of each arrangement with its line; beside failure.json, in rig/, lies a whole cameras.json of each."
     )
+
+
+def _questions(hypotheses: list[dict[str, Any]]) -> list[str]:
+    """What the hypotheses differ in, and the answers that remain."""
+    asked = {
+        "left_is": "whose left is meant ({})",
+        "top_turned": "by how many degrees top is turned ({})",
+        "bottom_turned": "by how many degrees bottom is turned ({})",
+    }
+    answers = {key: sorted({h[key] for h in hypotheses if key in h}) for key in asked}
+    return [asked[key].format(", ".join(map(str, found))) for key, found in answers.items() if len(found) > 1]

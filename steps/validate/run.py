@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +43,13 @@ def run(parameters: Validate, out: Path, reporter: Reporter) -> None:
 @dataclass(frozen=True)
 class Cameras:
     """views: None for the canonical rig; source: where they come from; notes: what to say about it; exact: whether views are
-    known to meet, with each other and with their depth."""
+    known to meet, with each other and with their depth; facts: the numbers behind a rig that was found."""
 
     views: list[View] | None
     source: str
     notes: list[str]
     exact: bool = True
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 def known(
@@ -70,7 +71,8 @@ def known(
     write_json(out / "rig.json", found.facts)
     if not found.note:
         return Cameras(found.views, "canonical", [])
-    return Cameras(found.views, "found", [found.note], exact=False)
+    facts = {key: value for key, value in found.facts.items() if key != "cameras"}
+    return Cameras(found.views, "found", [found.note], exact=False, facts=facts)
 
 
 def write_scene(pictures: checks.Pictures, cameras: Cameras, out: Path) -> None:
@@ -104,6 +106,7 @@ def write_scene(pictures: checks.Pictures, cameras: Cameras, out: Path) -> None:
         "depth": [v.depth.to_json() for v in views if v.depth],
         "mask": "depth and colour" if opaque else "alpha",
         "exact": cameras.exact,
+        "found": cameras.facts,
         "notes": notes,
     }
     write_json(out / "scene.json", scene.describe([v.camera for v in views], background, **about))
