@@ -12,7 +12,7 @@ from steps.geometry import rig
 from steps.geometry.kernels import parallel_map
 from steps.geometry.rig import Candidate, Reading
 from steps.geometry.rig_fit import EXACT, Fit, Sights
-from steps.geometry.rig_photo import Disagreement, disagreement, likeness, unlike_pairs
+from steps.geometry.rig_photo import Disagreement, Unlikeness, disagreement, unlike_pairs, unlikeness
 
 Array = NDArray[Any]
 SHAPE_TIE, SHAPE_NOISE = (
@@ -20,7 +20,8 @@ SHAPE_TIE, SHAPE_NOISE = (
     0.06,
 )  # a reading whose cost is at most so many times the best one's, and this, fits as well
 COLOUR_TIE, COLOUR_NOISE = 1.25, 0.0005  # the same for the disagreement of colours
-ALIKE = 0.012  # mean squared difference of colour up to which two ways to dress a shape are the same: 19 dB, on the object alone
+ALIKE = 0.012  # mean squared difference of colour up to which two ways to dress a shape are nearly the same: 19 dB, on the object
+ALIKE_EVERYWHERE = 0.018  # the same in the place where it is largest, up to which they are the same
 HOPELESS = 2.5  # a cost above which nothing fits
 
 
@@ -44,12 +45,14 @@ class Judged:
 
 @dataclass(frozen=True)
 class Choice:
-    """chosen: with exact numbers; alike: readings that lead to the same mesh up to its symmetry; open: those that would not, so
-    that nothing may be decided; runner_up: the cost of the best reading that does not tie; fits: whether anything does."""
+    """chosen: with exact numbers; alike: readings that lead to the same mesh up to its symmetry; nearly: those that would change
+    a detail of it; open: those that would change more, so that nothing may be decided; runner_up: the cost of the best reading
+    that does not tie; fits: whether anything does."""
 
     chosen: Candidate
     judged: list[Judged]
     alike: list[Reading]
+    nearly: list[Reading]
     open: list[Candidate]
     runner_up: float
     fits: bool
@@ -69,12 +72,14 @@ def choose(sights: Sights, candidates: list[Candidate], maps: list[Array], exact
     best = _best(judged)
     judged.sort(key=lambda j: j is not best)
     masks = [(v >= 0).astype(np.float64) for v in sights.values]
-    apart = parallel_map(lambda j: _likeness(best.candidate, j.candidate, maps, masks), judged[1:])
+    apart = parallel_map(lambda j: _unlikeness(best.candidate, j.candidate, maps, masks), judged[1:])
     others = list(zip(judged[1:], apart, strict=True))
-    alike = [j.candidate.reading for j, much in others if much <= ALIKE]
-    different = [j.candidate for j, much in others if much > ALIKE and not best.excludes(j)]
+    alike = [j.candidate.reading for j, much in others if _same(much)]
+    rivals = [(j.candidate, much) for j, much in others if not _same(much) and not best.excludes(j)]
+    nearly = [c.reading for c, much in rivals if much.overall <= ALIKE]
+    different = [c for c, much in rivals if much.overall > ALIKE]
     chosen = rig.sharpened(sights, best.candidate) if exact else best.candidate
-    return Choice(chosen, judged, alike, different, runner_up, least < HOPELESS)
+    return Choice(chosen, judged, alike, nearly, different, runner_up, least < HOPELESS)
 
 
 def _best(judged: list[Judged]) -> Judged:
@@ -95,6 +100,9 @@ def _colours(sights: Sights, candidate: Candidate, maps: list[Array]) -> Disagre
     return disagreement(sights, maps, axes, candidate.coding, candidate.fit.theta)
 
 
-def _likeness(best: Candidate, other: Candidate, maps: list[Array], masks: list[Array]) -> float:
-    one, two = rig.axes_of(best.reading), rig.axes_of(other.reading)
-    return likeness(maps, masks, one, two)
+def _unlikeness(best: Candidate, other: Candidate, maps: list[Array], masks: list[Array]) -> Unlikeness:
+    return unlikeness(maps, masks, rig.axes_of(best.reading), rig.axes_of(other.reading))
+
+
+def _same(much: Unlikeness) -> bool:
+    return much.overall <= ALIKE and much.local <= ALIKE_EVERYWHERE

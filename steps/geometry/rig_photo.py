@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.ndimage import binary_erosion, gaussian_filter, map_coordinates
 
 from steps.geometry.cameras import Placement
 from steps.geometry.rig_fit import Coding, Sights, transfers
@@ -32,6 +32,7 @@ LEAST = 30  # points that two views must share
 SHARED_POINTS = 200  # that all pairs of views must share before their colours decide anything
 DIFFERENT = 0.3  # colour differences count up to this
 MAP = 256
+PLACE = 2.0  # cells of half a map: the size of what is a place of its own on the object
 REACHED = 2.0  # square roots of the outline's area in half widths, of what is compared around its middle
 
 
@@ -166,11 +167,18 @@ def unlike_pairs(one: Array, other: Array) -> Array:
     return np.asarray(np.abs(turned[0] - turned[1]).max(axis=(2, 3)) > 1e-6)
 
 
-def likeness(maps: list[Array], masks: list[Array], one: Array, other: Array) -> float:
-    """How differently two rigs of the same shape dress it: for each camera of `one`, its picture beside the one that `other` puts
-    there, one outline laid on the other; the mean squared difference on the object, light set apart, of the view where it is
-    largest. one, other: (6, 3, 3)."""
-    worst = 0.0
+@dataclass(frozen=True)
+class Unlikeness:
+    """How differently two rigs dress one shape: mean squared difference of colour on the object, light set apart, of the view
+    where it is largest; overall, and in the place where it is largest."""
+
+    overall: float
+    local: float
+
+
+def unlikeness(maps: list[Array], masks: list[Array], one: Array, other: Array) -> Unlikeness:
+    """For each camera of `one` (6, 3, 3), its picture beside the one that `other` puts there, one outline laid on the other."""
+    overall, local = 0.0, 0.0
     axis = (np.arange(MAP // 2) + 0.5) * 4 / MAP - 1
     x, y = np.meshgrid(axis, -axis)
     for v in range(6):
@@ -178,11 +186,19 @@ def likeness(maps: list[Array], masks: list[Array], one: Array, other: Array) ->
         right, up = other[u, :2] @ one[v, 0], other[u, :2] @ one[v, 1]
         a, inside = _centred(maps[v], masks[v], x, y)
         b, within = _centred(maps[u], masks[u], x * right[0] + y * up[0], x * right[1] + y * up[1])
-        difference = (a - b)[inside & within]
-        if len(difference):
-            difference -= np.median(difference, axis=0)
-            worst = max(worst, float((difference**2).mean()))
-    return worst
+        both = binary_erosion(inside & within, iterations=2)
+        if both.any():
+            difference = a - b - np.median((a - b)[both], axis=0)
+            overall = max(overall, float((difference[both] ** 2).mean()))
+            local = max(local, float((_soft(difference, both)[both] ** 2).mean(axis=1).max()))
+    return Unlikeness(overall, local)
+
+
+def _soft(image: Array, where: Array) -> Array:
+    """[H, W, 3], means over the surroundings as far as these lie in `where` [H, W], so that single pixels say nothing."""
+    weight = gaussian_filter(where.astype(np.float64), PLACE)
+    layers = [gaussian_filter(np.where(where, image[..., k], 0.0), PLACE) for k in range(3)]
+    return np.stack(layers, axis=-1) / np.maximum(weight, 0.3)[..., None]
 
 
 def _centred(colours: Array, mask: Array, x: Array, y: Array) -> tuple[Array, Array]:

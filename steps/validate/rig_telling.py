@@ -49,6 +49,12 @@ def note_of(choice: Choice) -> str:
     depth = f"depth {'inverse' if found.coding.inverse else 'linear'} along the {'ray' if found.coding.ray else 'axis'}"
     order = "larger is nearer" if theta[2] > theta[1] else "larger is farther"
     tie = f" {len(choice.alike)} other readings lead to the same mesh, up to its symmetry." if choice.alike else ""
+    if choice.nearly:
+        questions = "; ".join(_questions([_reading(r) for r in (found.reading, *choice.nearly)]))
+        tie += (
+            f" WARNING: the pictures do not tell {questions}; another answer changes a detail of the mesh. To settle it, put a "
+            f"cameras.json with one line into the set: {line_of(found.reading)} is what was taken."
+        )
     return f"The rig was found from the pictures: {words(found.reading)}; {lens}; {depth}, {order}.{tie}"
 
 
@@ -57,7 +63,7 @@ def facts_of(choice: Choice, views: list[cameras_json.View]) -> dict[str, Any]:
     found, theta = choice.chosen, choice.chosen.fit.theta
     per_view = theta[SHARED:].reshape(6, PER_VIEW)
     return {
-        "decision": "found, alike others" if choice.alike else "found",
+        "decision": "found, but for a detail" if choice.nearly else "found, alike others" if choice.alike else "found",
         "reading": _reading(found.reading),
         "field_of_view": round(field_of_view(found), 2),
         "field_of_view_error": round(doubt_of(found), 2),
@@ -68,6 +74,7 @@ def facts_of(choice: Choice, views: list[cameras_json.View]) -> dict[str, Any]:
         "runner_up": round(choice.runner_up, 4) if np.isfinite(choice.runner_up) else None,
         "tied": [_tied(j) for j in choice.judged],
         "alike": [_reading(r) for r in choice.alike],
+        "nearly_alike": [_reading(r) for r in choice.nearly],
         "views": [
             {
                 "name": name,
