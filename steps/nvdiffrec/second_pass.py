@@ -29,6 +29,7 @@ FINE_NORMAL = 0.05  # radians
 SHINE = 0.02  # about what a change of roughness changes in colour
 PIXELS_PER_VERTEX = 5  # about, at the default sizes
 STIFFNESS = 0.12, 0.012  # weight of the Laplacian, first and last: it relaxes
+STIFFER = 1.2, 0.12  # the same where views do not quite meet, each of which would pull the surface its own way
 PRIOR = 1e-3  # weight of plain white light and a matt surface: they change only for what colour alone cannot explain
 COARSER = (
     4  # roughness and metalness have so many times fewer texels: six views say little about them, and that is blurred
@@ -56,7 +57,10 @@ class State:
 class SecondPass:
     """Fits a textured mesh to the views, an iteration at a time."""
 
-    def __init__(self, mesh: Mesh, iterations: int, views: list[Target], device: str) -> None:
+    def __init__(
+        self, mesh: Mesh, iterations: int, views: list[Target], device: str, stiffness: tuple[float, float] = STIFFNESS
+    ) -> None:
+        self.stiffness = stiffness
         self.mesh, self.iterations, self.device = mesh, iterations, device
         self.frame, self.pixel = views[0].frame, float(views[0].pixel[views[0].depth > 0].mean())
         self.start = surface_of(mesh, device)
@@ -143,7 +147,7 @@ class SecondPass:
             loss = PRIOR * (((s.light - white) ** 2).mean() + s.specular**2 + (s.orm[..., 2] ** 2).mean())
         else:
             share = iteration / max(1, self.lit_from())
-            weight = STIFFNESS[0] ** (1 - share) * STIFFNESS[1] ** share
+            weight = self.stiffness[0] ** (1 - share) * self.stiffness[1] ** share
             loss = weight * losses.laplacian(s.offsets, self.start.edges, self.edge_length)
         loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
