@@ -15,10 +15,8 @@ from steps.geometry.rig_fit import EXACT, Fit, Sights
 from steps.geometry.rig_photo import Disagreement, Unlikeness, disagreement, unlike_pairs, unlikeness
 
 Array = NDArray[Any]
-SHAPE_TIE, SHAPE_NOISE = (
-    1.15,
-    0.06,
-)  # a reading whose cost is at most so many times the best one's, and this, fits as well
+# a reading whose cost is at most so many times the best one's, and this more, fits as well
+SHAPE_TIE, SHAPE_NOISE = 1.15, 0.06
 COLOUR_TIE, COLOUR_NOISE = 1.25, 0.0005  # the same for the disagreement of colours
 ALIKE = 0.012  # mean squared difference of colour up to which two ways to dress a shape are nearly the same: 19 dB, on the object
 ALIKE_EVERYWHERE = 0.018  # the same in the place where it is largest, up to which they are the same
