@@ -12,12 +12,17 @@ from steps.geometry import rig
 from steps.geometry.kernels import parallel_map
 from steps.geometry.rig import Candidate, Reading
 from steps.geometry.rig_fit import EXACT, Fit, Sights
-from steps.geometry.rig_photo import Disagreement, Unlikeness, disagreement, unlike_pairs, unlikeness
+from steps.geometry.rig_photo import Disagreement, Edges, Unlikeness, disagreement, edges, unlike_pairs, unlikeness
 
 Array = NDArray[Any]
 # a reading whose cost is at most so many times the best one's, and this more, fits as well
 SHAPE_TIE, SHAPE_NOISE = 1.15, 0.06
-COLOUR_TIE, COLOUR_NOISE = 1.25, 0.0005  # the same for the disagreement of colours
+COLOUR_TIE, COLOUR_NOISE = 1.4, 0.0003  # the same for the disagreement of colours
+EDGE_TIE, EDGE_NOISE = 1.1, 0.0002  # the same for colours on both sides of edges
+ALONG, LESS_ALONG = (
+    0.4,
+    0.4,
+)  # a correlation of colours along edges that says something, and how much less the other's must be
 ALIKE = 0.012  # mean squared difference of colour up to which two ways to dress a shape are nearly the same: 19 dB, on the object
 ALIKE_EVERYWHERE = 0.018  # the same in the place where it is largest, up to which they are the same
 HOPELESS = 2.5  # a cost above which nothing fits
@@ -25,10 +30,11 @@ HOPELESS = 2.5  # a cost above which nothing fits
 
 @dataclass(frozen=True)
 class Judged:
-    """A candidate that fits the shape, and how much the views' colours disagree."""
+    """A candidate that fits the shape, and how much the views' colours disagree: where they see the same, and around edges."""
 
     candidate: Candidate
     colours: Disagreement
+    edges: Edges
 
     @property
     def colour(self) -> float:
@@ -36,9 +42,18 @@ class Judged:
         return self.colours.mean(np.ones((6, 6), bool))
 
     def excludes(self, other: Judged) -> bool:
-        """Whether the pairs of views by which the two differ say clearly that it is not the other one."""
+        """Whether the pairs of views by which the two differ say clearly that it is not the other one. Edges are asked only where
+        nothing is seen twice."""
         pairs = unlike_pairs(rig.axes_of(self.candidate.reading), rig.axes_of(other.candidate.reading))
-        return other.colours.mean(pairs) > COLOUR_TIE * self.colours.mean(pairs) + COLOUR_NOISE
+        own, others = self.colours.mean(pairs), other.colours.mean(pairs)
+        if not np.isnan(own + others):
+            return others > COLOUR_TIE * own + COLOUR_NOISE
+        along = self.edges.correlation(pairs)
+        return (
+            along > ALONG
+            and other.edges.correlation(pairs) < along - LESS_ALONG
+            and other.edges.mean(pairs) > EDGE_TIE * self.edges.mean(pairs) + EDGE_NOISE
+        )
 
 
 @dataclass(frozen=True)
@@ -66,7 +81,7 @@ def choose(sights: Sights, candidates: list[Candidate], maps: list[Array], exact
     limit = SHAPE_TIE * least + SHAPE_NOISE
     runner_up = min((c.fit.cost for c in candidates if c.fit.cost > limit), default=np.inf)
     tied = [c for c in candidates if c.fit.cost <= limit]
-    judged = parallel_map(lambda c: Judged(c, _colours(sights, c, maps)), tied)
+    judged = parallel_map(lambda c: _judged(sights, c, maps), tied)
     best = _best(judged)
     judged.sort(key=lambda j: j is not best)
     masks = [(v >= 0).astype(np.float64) for v in sights.values]
@@ -81,9 +96,9 @@ def choose(sights: Sights, candidates: list[Candidate], maps: list[Array], exact
 
 
 def _best(judged: list[Judged]) -> Judged:
-    """The best shape among those that the best colours do not exclude."""
-    brightest = min(judged, key=lambda j: (np.isnan(j.colour), j.colour))
-    return min((j for j in judged if not brightest.excludes(j)), key=lambda j: j.candidate.fit.cost)
+    """The best shape among those that no other's colours exclude."""
+    left = [j for j in judged if not any(other.excludes(j) for other in judged)]
+    return min(left or judged, key=lambda j: j.candidate.fit.cost)
 
 
 def at_nominal(sights: Sights, nominal: Candidate) -> list[Candidate]:
@@ -93,9 +108,9 @@ def at_nominal(sights: Sights, nominal: Candidate) -> list[Candidate]:
     return sorted(found, key=lambda c: c.fit.cost)
 
 
-def _colours(sights: Sights, candidate: Candidate, maps: list[Array]) -> Disagreement:
-    axes = rig.axes_of(candidate.reading)
-    return disagreement(sights, maps, axes, candidate.coding, candidate.fit.theta)
+def _judged(sights: Sights, candidate: Candidate, maps: list[Array]) -> Judged:
+    rest = sights, maps, rig.axes_of(candidate.reading), candidate.coding, candidate.fit.theta
+    return Judged(candidate, disagreement(*rest), edges(*rest))
 
 
 def _unlikeness(best: Candidate, other: Candidate, maps: list[Array], masks: list[Array]) -> Unlikeness:

@@ -144,6 +144,13 @@ def lifted(point, axes, theta, i, inverse, ray, place):  # type: ignore[no-untyp
 
 
 @kernel
+def lift_all(points, axes, theta, i, inverse, ray, out):  # type: ignore[no-untyped-def]
+    """`lifted` for points (n, 5) of view i, into out (n, 6)."""
+    for n in range(len(points)):
+        lifted(points[n], axes, theta, i, inverse, ray, out[n])
+
+
+@kernel
 def seen_from(place, axes, theta, j):  # type: ignore[no-untyped-def]
     """Where view j has a point of the world (6,): ideal picture coordinates x and y, height, the coordinates in the picture as it
     is, and the cosine between the point's normal and the direction to the camera. axes: (3, 3), of view j."""

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion, gaussian_filter, map_coordinates
+from scipy.spatial import cKDTree
 
 from steps.geometry.cameras import Placement
-from steps.geometry.rig_fit import Coding, Sights, transfers
+from steps.geometry.rig_fit import Coding, Sights, lift_all, transfers
 
 Array = NDArray[Any]
 # each round of the placement: half widths from the outline to where colour is taken on both sides of it, how far it shifts, in
@@ -30,6 +31,8 @@ STRONG = 0.25  # a difference from the background beyond which more says nothing
 FACING = 0.3  # least cosine between normal and sight for a colour to be compared
 LEAST = 30  # points that two views must share
 SHARED_POINTS = 200  # that all pairs of views must share before their colours decide anything
+BESIDE = 0.01, 0.04  # half widths inside an outline where the colour beside it is taken
+ACROSS_EDGE = 0.05  # half widths between two such places, up to which they lie on both sides of one edge
 DIFFERENT = 0.3  # colour differences count up to this
 MAP = 256
 PLACE = 2.0  # cells of half a map: the size of what is a place of its own on the object
@@ -147,6 +150,57 @@ def disagreement(sights: Sights, maps: list[Array], axes: Array, coding: Coding,
         total[i, j] = float((np.minimum(np.abs(difference), DIFFERENT) ** 2).mean(axis=1).sum())
         shared[i, j] = int(both.sum())
     return Disagreement(total, shared)
+
+
+@dataclass(frozen=True)
+class Edges(Disagreement):
+    """The same of what two views at right angles to each other show on both sides of the edges between their faces, and how their
+    colours correlate along these, alike (6, 6). On most things paint goes on around an edge, and boxes have no other way to tell
+    how their lid is turned."""
+
+    alike: Array
+
+    def correlation(self, pairs: Array) -> float:
+        """Over the pairs (6, 6) bool; nan where these share too little."""
+        count = self.count[pairs]
+        return float((self.alike[pairs] * count).sum()) / count.sum() if count.sum() >= SHARED_POINTS else float("nan")
+
+
+def edges(sights: Sights, maps: list[Array], axes: Array, coding: Coding, theta: Array) -> Edges:
+    beside = [_beside(v, o) for v, o in zip(sights.values, sights.outside, strict=True)]
+    own = [sampled(m, p[:, 0], p[:, 1]) for m, p in zip(maps, beside, strict=True)]
+    places = [np.empty((len(p), 6)) for p in beside]
+    for i in range(6):
+        lift_all(beside[i], np.ascontiguousarray(axes[i]), theta, i, coding.inverse, coding.ray, places[i])
+    trees = [cKDTree(p[:, :3]) for p in places]
+    total, shared, alike = np.zeros((6, 6)), np.zeros((6, 6), int), np.zeros((6, 6))
+    for i, j in product(range(6), range(6)):
+        if i == j or abs(axes[i, 2] @ axes[j, 2]) > 0.5:
+            continue
+        distance, nearest = trees[j].query(places[i][:, :3], distance_upper_bound=ACROSS_EDGE)
+        near = np.isfinite(distance)
+        if near.sum() < LEAST:
+            continue
+        one, other = own[i][near], own[j][nearest[near]]
+        difference = _unlit(one, other, np.zeros_like(one))
+        total[i, j] = float((np.minimum(np.abs(difference), DIFFERENT) ** 2).mean(axis=1).sum())
+        shared[i, j] = int(near.sum())
+        alike[i, j] = _correlation(one, other)
+    return Edges(total, shared, alike)
+
+
+def _correlation(one: Array, other: Array) -> float:
+    """Of all channels at once, each around its own mean."""
+    a, b = one - one.mean(axis=0), other - other.mean(axis=0)
+    return float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum() + 1e-12))
+
+
+def _beside(values: Array, outside: Array) -> Array:
+    """(n, 5): the cells just inside an outline, as Sights has its points, but without slopes."""
+    side = len(values)
+    r, c = np.nonzero((values >= 0) & (outside < -BESIDE[0]) & (outside > -BESIDE[1]))
+    flat = np.zeros(len(r))
+    return np.stack([(c + 0.5) * 2 / side - 1, 1 - (r + 0.5) * 2 / side, values[r, c], flat, flat], axis=1)
 
 
 def _unlit(one: Array, other: Array, normals: Array) -> Array:
