@@ -19,10 +19,8 @@ Array = NDArray[Any]
 SHAPE_TIE, SHAPE_NOISE = 1.15, 0.06
 COLOUR_TIE, COLOUR_NOISE = 1.4, 0.0003  # the same for the disagreement of colours
 EDGE_TIE, EDGE_NOISE = 1.1, 0.0002  # the same for colours on both sides of edges
-ALONG, LESS_ALONG = (
-    0.4,
-    0.4,
-)  # a correlation of colours along edges that says something, and how much less the other's must be
+# a correlation of colours along edges that says something, and how much less another's must be
+ALONG, LESS_ALONG = 0.4, 0.4
 ALIKE = 0.012  # mean squared difference of colour up to which two ways to dress a shape are nearly the same: 19 dB, on the object
 ALIKE_EVERYWHERE = 0.018  # the same in the place where it is largest, up to which they are the same
 HOPELESS = 2.5  # a cost above which nothing fits
