@@ -58,6 +58,24 @@ def main() -> None:
 )
 @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Where to compute.")
 @click.option("--weights", type=FOLDER, help="Folder with the reconviagen engine's weights.")
+@click.option("--refine", is_flag=True, help="Engine reconviagen: go on from its mesh with the exact cameras.")
+@click.option(
+    "--low-vram", is_flag=True, help="Engine reconviagen: networks wait in main memory until it is their turn."
+)
+@click.option(
+    "--structure-steps",
+    type=click.IntRange(1, 1000),
+    default=30,
+    show_default=True,
+    help="Engine reconviagen: steps of the sampler of the coarse structure.",
+)
+@click.option(
+    "--latent-steps",
+    type=click.IntRange(1, 1000),
+    default=12,
+    show_default=True,
+    help="Engine reconviagen: steps of the sampler of the surface's latents.",
+)
 @click.option("--cameras", type=PATH, help=CAMERAS_HELP)
 @click.option("--rig", default="auto", show_default=True, metavar=f"[{'|'.join(RIGS)}|FILE]", help=RIG_HELP)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything random.")

@@ -44,6 +44,10 @@ class Options:
     engine: str = "auto"
     device: str = "auto"
     weights: Path | None = None
+    refine: bool = False
+    low_vram: bool = False
+    structure_steps: int = 30
+    latent_steps: int = 12
     seed: int = 0
     resolution: int = 0
     grid: int = 256
@@ -242,6 +246,11 @@ class Job:
             engine=o.engine,
             device=o.device,
             weights=o.weights,
+            refine=o.refine,
+            low_vram=o.low_vram,
+            structure_steps=o.structure_steps,
+            latent_steps=o.latent_steps,
+            attempts=self.state / "attempts" / "reconviagen.json",
             resolution=o.resolution,
             grid=o.grid,
             faces=o.faces,

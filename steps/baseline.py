@@ -50,7 +50,7 @@ def reconstruct(
     vertices, faces = extract(field, grid, settings.faces)
     _check(vertices, faces)
     done(2)
-    mesh, facts = textured(vertices, faces, views, settings, lambda: done(3))
+    mesh, facts, _ = textured(vertices, faces, views, settings, lambda: done(3))
     done(4)
     return mesh, {**facts, "grid": list(grid.shape), "voxel": grid.voxel}
 
@@ -61,20 +61,23 @@ def textured(
     views: list[SceneView],
     settings: Settings,
     unwrapped: Callable[[], None] = lambda: None,
-) -> tuple[Mesh, dict[str, Any]]:
-    """A mesh (n, 3), (m, 3) with an atlas and the views' colours on it, and facts about those."""
+    own: Callable[[Array], Array] | None = None,
+) -> tuple[Mesh, dict[str, Any], Array]:
+    """A mesh (n, 3), (m, 3) with an atlas and the views' colours on it, facts about those, and which texels they
+    saw, [S, S] bool. own: the mesh's own colours at points (n, 3), for what no view saw."""
     size = settings.texture_size or texture_size(views, settings.resolution)
     index, cut, uv = unwrap(vertices, faces, size)
     unwrapped()
     normals = vertex_normals(vertices, faces)[index]
     photos = [photo(view, settings.resolution) for view in views]
-    baked = bake(vertices[index], cut, uv, normals, photos, size, EXACT if settings.exact else ROUGH)
+    baked = bake(vertices[index], cut, uv, normals, photos, size, EXACT if settings.exact else ROUGH, own)
     facts = {
         "resolution": [photos[0].camera.width, photos[0].camera.height],
         "texture_size": size,
         "seen": round(baked.seen, 6),
     }
-    return Mesh(baked.vertices.astype(np.float32), cut, uv, normals.astype(np.float32), baked.texture), facts
+    mesh = Mesh(baked.vertices.astype(np.float32), cut, uv, normals.astype(np.float32), baked.texture)
+    return mesh, facts, baked.seen_at
 
 
 def working_size(view: SceneView, side: int) -> tuple[int, int]:

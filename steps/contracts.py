@@ -20,6 +20,7 @@ DEVICES = ("auto", "cpu", "cuda")
 PRESETS = ("zero123plus-v1.1", "zero123plus-v1.2", "wonder3d")
 RIGS = ("auto", "nominal", *PRESETS)
 ENGINES = ("auto", "reconviagen", "fusion")
+MODES = ("stochastic", "multidiffusion")  # of the published model
 JOB_SECONDS = 7200.0  # the models' running time together, after which a job ends as MODEL_TIMEOUT
 
 # Every value a step may report, and what stands there where it had nothing to say.
@@ -119,7 +120,20 @@ class Reconviagen(Step):
         ENGINES,
     )
     device: str = option("auto", "where to compute", DEVICES)
-    weights: Path | None = option(None, "folder with the reconviagen engine's weights")
+    weights: Path | None = option(None, "folder with the reconviagen engine's weights and their weights.json")
+    mode: str = option("multidiffusion", "engine reconviagen: how the views are taken together", MODES)
+    structure_steps: int = option(30, "engine reconviagen: steps of the sampler of the coarse structure")
+    structure_guidance: float = option(7.5, "engine reconviagen: strength of that sampler's guidance")
+    structure_rescale: float = option(5.0, "engine reconviagen: rescale_t of that sampler")
+    latent_steps: int = option(12, "engine reconviagen: steps of the sampler of the surface's latents")
+    latent_guidance: float = option(7.5, "engine reconviagen: strength of that sampler's guidance")
+    latent_rescale: float = option(3.0, "engine reconviagen: rescale_t of that sampler")
+    refine: bool = option(False, "engine reconviagen: go on from its mesh with the exact cameras (up to 24 GB of VRAM)")
+    low_vram: bool = option(False, "engine reconviagen: networks wait in main memory until it is their turn")
+    batch: int = option(0, "engine reconviagen: views through the image encoder at a time; 0: all six")
+    attempts: Path | None = option(
+        None, "file with the earlier attempts' memory; read, and written again with this one"
+    )
     resolution: int = option(0, "longest side in pixels of the views the model works on; 0: as given")
     grid: int = option(256, "voxels along the longest side of the fusion grid")
     faces: int = option(20000, "about how many triangles the mesh may have")

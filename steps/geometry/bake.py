@@ -7,6 +7,7 @@ that do not quite meet would show it twice.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,10 @@ FAR_AWAY = (
     2.5  # diagonals of the mesh: cameras further off, as orthographic ones stand for, count as if they stood there
 )
 TURNED = 0.2  # of the diagonal: how far apart two unit normals lie that differ by one, where unseen texels are filled
+
+
+SEAM = 0.05  # of the diagonal, over which unseen texels with colours of their own take over those of the seen ones
+TONES = 0.5, 2.0  # how much the contrast of a mesh's own colours is changed at most
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,8 @@ class Photo:
 class TexturedMesh:
     """vertices: (n, 3) float64; faces: (m, 3) int32; uv: (n, 2) float32; normals: (n, 3) float64.
 
-    texture: [S, S, 3] float32; seen: share of the texels on the surface that at least one view saw."""
+    texture: [S, S, 3] float32; seen: share of the texels on the surface that at least one view saw;
+    seen_at: [S, S] bool, which."""
 
     vertices: Array
     faces: Array
@@ -66,6 +72,7 @@ class TexturedMesh:
     normals: Array
     texture: Array
     seen: float
+    seen_at: Array
 
 
 def texel_fragments(faces: Array, uv: Array, size: int) -> Fragments:
@@ -75,9 +82,17 @@ def texel_fragments(faces: Array, uv: Array, size: int) -> Fragments:
 
 
 def bake(
-    vertices: Array, faces: Array, uv: Array, normals: Array, photos: list[Photo], size: int, blend: Blend = EXACT
+    vertices: Array,
+    faces: Array,
+    uv: Array,
+    normals: Array,
+    photos: list[Photo],
+    size: int,
+    blend: Blend = EXACT,
+    own: Callable[[Array], Array] | None = None,
 ) -> TexturedMesh:
-    """Bakes `photos` into a texture of size x size. Texels that no view saw take the colours of the nearest that were."""
+    """Bakes `photos` into a texture of size x size. Texels that no view saw take the colours of the nearest that were, or, where
+    the mesh has colours of its own, `own` of their places (n, 3), in the photographs' tone and without a seam."""
     fragments = texel_fragments(faces, uv, size)
     bands = np.zeros((size, size, 6), np.float32)
     weight = np.zeros((size, size, 2), np.float32)
@@ -86,9 +101,10 @@ def bake(
     surface, seen = fragments.face >= 0, weight[..., 0] > 0
     bands[seen] /= np.repeat(weight[seen], 3, axis=1)
     colour = bands[..., :3] + bands[..., 3:]
-    _fill_unseen(colour, surface & ~seen, surface & seen, fragments, vertices, faces, normals)
+    unseen, base = surface & ~seen, _own_colours(own, fragments, surface, surface & seen, colour, vertices, faces)
+    _fill_unseen(colour, base, unseen, surface & seen, fragments, vertices, faces, normals)
     share = float(seen.sum() / max(1, surface.sum()))
-    return TexturedMesh(vertices, faces, uv, normals, np.clip(filled(colour, surface), 0, 1), share)
+    return TexturedMesh(vertices, faces, uv, normals, np.clip(filled(colour, surface), 0, 1), share, seen)
 
 
 def _reach(vertices: Array) -> float:
@@ -232,23 +248,58 @@ def _positions(fragments: Fragments, where: Array, vertices: Array, faces: Array
     return corners[:, 0] * b[:, :1] + corners[:, 1] * b[:, 1:] + corners[:, 2] * (1 - b.sum(axis=1, keepdims=True))
 
 
+def _own_colours(
+    own: Callable[[Array], Array] | None,
+    fragments: Fragments,
+    surface: Array,
+    seen: Array,
+    colour: Array,
+    vertices: Array,
+    faces: Array,
+) -> Array | None:
+    """The mesh's own colours of all texels on the surface, [S, S, 3], with each channel's contrast and brightness as the
+    photographs have them where they see; None where it has none."""
+    if own is None or not seen.any():
+        return None
+    base = np.zeros_like(colour)
+    base[surface] = own(_positions(fragments, surface, vertices, faces))
+    for k in range(3):
+        x, y = base[seen][:, k], colour[seen][:, k]
+        gain = float(np.clip(np.cov(x, y)[0, 1] / max(float(x.var()), 1e-6), *TONES))
+        base[..., k] = (base[..., k] - x.mean()) * gain + y.mean()
+    return base
+
+
 def _fill_unseen(
-    colour: Array, unseen: Array, seen: Array, fragments: Fragments, vertices: Array, faces: Array, normals: Array
+    colour: Array,
+    base: Array | None,
+    unseen: Array,
+    seen: Array,
+    fragments: Fragments,
+    vertices: Array,
+    faces: Array,
+    normals: Array,
 ) -> None:
     """Gives `unseen` texels the mean of the nearest seen ones in space, weighted by 1 / distance; in place. What faces another
-    way is further away: the inside of a thin wall must not take the colours of its outside."""
+    way is further away: the inside of a thin wall must not take the colours of its outside. With a `base`, what is taken from the
+    seen ones is how they differ from it, and ever less the further away they are: at the seam nothing jumps."""
     if not unseen.any() or not seen.any():
         return
     step = max(1, int(seen.sum()) // 100_000)  # a denser tree costs time and changes nothing visible
-    turned = TURNED * float(np.linalg.norm(np.ptp(vertices, axis=0))) * normals
+    diagonal = float(np.linalg.norm(np.ptp(vertices, axis=0)))
 
     def places(where: Array) -> Array:
-        return np.hstack([_positions(fragments, where, part, faces) for part in (vertices, turned)])
+        return np.hstack(
+            [_positions(fragments, where, part, faces) for part in (vertices, TURNED * diagonal * normals)]
+        )
 
     tree = cKDTree(places(seen)[::step])
     distance, nearest = tree.query(places(unseen), k=8, workers=-1)
     weight = 1.0 / np.maximum(distance, 1e-9)
-    known = colour[seen][::step]
+    known = (colour if base is None else colour - base)[seen][::step]
     nearest = np.minimum(nearest, len(known) - 1)  # fewer than eight known texels: the tree reports one past the end
     weight[~np.isfinite(distance)] = 0.0
-    colour[unseen] = (known[nearest] * (weight / weight.sum(axis=1, keepdims=True))[..., None]).sum(axis=1)
+    taken = (known[nearest] * (weight / weight.sum(axis=1, keepdims=True))[..., None]).sum(axis=1)
+    if base is not None:
+        taken = base[unseen] + taken * np.exp(-((distance[:, :1] / (SEAM * diagonal)) ** 2))
+    colour[unseen] = taken

@@ -144,7 +144,7 @@ def _from_lattice(work: Work, views: list[Target]) -> Mesh:
     _iterate(work, fitted, "first_pass_state", p.iterations, lambda i: fitted.step(i, views))
     vertices, faces = without_specks(*fitted.mesh())
     vertices, faces = decimated(taubin(vertices, faces, SMOOTHING), faces, p.faces)
-    mesh, _ = baseline.textured(vertices.astype(np.float64), faces, work.scene.views, work.settings)
+    mesh, *_ = baseline.textured(vertices.astype(np.float64), faces, work.scene.views, work.settings)
     return mesh
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from steps.contracts import Reconviagen
-from steps.errors import ModelFailed, ValidationFailed, WeightsMissing
+from steps.errors import GpuUnavailable, ModelFailed, StepError, ValidationFailed, WeightsMissing
+from steps.formats import weights
 
-PIPELINE_FILE = "pipeline.json"  # every export of the model's pipeline has it at its top
+PYTHON = (
+    "SIXVIEW_RECONVIAGEN_PYTHON"  # names the interpreter of the environment that the model's package is installed in
+)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """engine: fusion; device: where it computes; reason: a sentence for the report."""
+    """engine: reconviagen or fusion; device: where it computes; reason: a sentence for the report."""
 
     engine: str
     device: str
@@ -21,30 +25,57 @@ class Choice:
 
 
 def choose(parameters: Reconviagen) -> Choice:
-    """The engine for these parameters. Raises WeightsMissing, ModelFailed or ValidationFailed for what cannot be had."""
-    obstacle = _model_obstacle(parameters.weights)
-    if parameters.engine == "reconviagen" or (parameters.engine == "auto" and parameters.device == "cuda"):
-        raise obstacle  # whoever asked for a GPU did not ask for fusion
-    if parameters.device == "cuda":
-        raise ValidationFailed(
-            "The engine fusion computes on the CPU, and a GPU was asked for.", "Use --device cpu or auto."
-        )
+    """The engine for these parameters. Raises WeightsMissing, ModelFailed, GpuUnavailable or ValidationFailed for what cannot be
+    had."""
     if parameters.engine == "fusion":
+        if parameters.device == "cuda":
+            raise ValidationFailed(
+                "The engine fusion computes on the CPU, and a GPU was asked for.", "Use --device cpu or auto."
+            )
         return Choice("fusion", "cpu", "asked for by name")
+    obstacle = _obstacle(parameters)
+    named = parameters.engine == "reconviagen"
+    if obstacle is None:
+        device = "cpu" if parameters.device == "cpu" else "cuda"
+        return Choice("reconviagen", device, "asked for by name" if named else "chosen by auto: its weights were given")
+    if named or parameters.device == "cuda":
+        raise obstacle  # whoever asked for a GPU did not ask for fusion
     return Choice("fusion", "cpu", f"chosen by auto: {obstacle.message[0].lower()}{obstacle.message[1:]}")
 
 
-def _model_obstacle(weights: Path | None) -> WeightsMissing | ModelFailed:
+def _obstacle(parameters: Reconviagen) -> StepError | None:
     """Why the published model cannot run."""
-    if weights is None:
+    folder = parameters.weights
+    if folder is None:
         return WeightsMissing(
             "No weights for the engine reconviagen were given.",
             "Give their folder with --weights, or use --engine fusion, which computes on the CPU.",
         )
-    if not (weights / PIPELINE_FILE).is_file():
+    if not (folder / weights.FILE).is_file():
         return WeightsMissing(
-            f"The folder {weights} holds no {PIPELINE_FILE}: these are not the weights of the engine reconviagen."
+            f"The folder {folder} holds no {weights.FILE}: these are not the weights of the engine reconviagen, or nobody has "
+            "written down what they are.",
+            "Put the parts into it (README, Weights), then run `sixview weights lock` on it.",
         )
-    return ModelFailed(
-        "This version can check the weights of the engine reconviagen but not run it yet.", "Use --engine fusion."
-    )
+    interpreter = os.environ.get(PYTHON, "")
+    if not Path(interpreter).is_file():
+        return ModelFailed(
+            "The package of the model is not installed here: "
+            + (
+                f"{PYTHON} names {interpreter}, which is not there."
+                if interpreter
+                else f"{PYTHON} names no interpreter."
+            ),
+            "Use the image reconviagen, or set that variable to the Python of an environment with the package (README), or use "
+            "--engine fusion.",
+        )
+    if parameters.device == "auto" and not _has_gpu():
+        return GpuUnavailable(
+            "The engine reconviagen needs a GPU, and no driver for one was found.",
+            "Use --engine fusion, or a machine with a GPU.",
+        )
+    return None
+
+
+def _has_gpu() -> bool:
+    return Path("/proc/driver/nvidia").exists() or Path("/dev/nvidiactl").exists() or Path("/dev/dxg").exists()

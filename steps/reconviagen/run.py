@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from steps.contracts import Reconviagen
-from steps.files import write_json
+from steps.errors import ModelVramOom
+from steps.files import read_json, write_json
 from steps.formats import meshes, scene
-from steps.reconviagen.engines import choose
+from steps.reconviagen.engines import Choice, choose
 from steps.reporter import Reporter
+
+Made = tuple[meshes.Mesh, dict[str, Any]]
+COVERAGE = "coverage.png"  # what the views saw of the mesh, and what the model made up
 
 
 def run(parameters: Reconviagen, out: Path, reporter: Reporter) -> None:
-    """Writes mesh.obj, .mtl, .ply, .glb, texture.png and model.json to `out`."""
+    """Writes mesh.obj, .mtl, .ply, .glb, texture.png and model.json to `out`, and with the published model coverage.png."""
+    if parameters.engine == "reconviagen":
+        reporter.value("engine", "reconviagen")  # asked for by name: a failure must name it, too
     choice = choose(parameters)
     reporter.value("engine", choice.engine)
     reporter.value("device", choice.device)
-    from steps import baseline  # only now: an engine that cannot run is refused without loading kernels
-
-    reporter.stage("inference")
     taken = scene.load(parameters.scene)
-    p = parameters
-    settings = baseline.Settings(p.resolution, p.grid, p.faces, p.texture_size, taken.exact)
-    parts, views = baseline.PARTS + 1, taken.views
-    mesh, facts = baseline.reconstruct(views, settings, lambda part: reporter.progress(part, parts))
-    reporter.stage("export")
+    mesh, facts = (published if choice.engine == "reconviagen" else fused)(parameters, choice, taken, reporter, out)
     meshes.save(out, mesh)
     about = {
         "model": "reconviagen",
@@ -34,4 +38,64 @@ def run(parameters: Reconviagen, out: Path, reporter: Reporter) -> None:
         "seed": parameters.seed,
     }
     write_json(out / "model.json", {**about, **facts, "faces": len(mesh.faces), "vertices": len(mesh.vertices)})
-    reporter.progress(parts, parts)
+    reporter.progress(1, 1)
+
+
+def fused(p: Reconviagen, choice: Choice, taken: scene.Scene, reporter: Reporter, out: Path) -> Made:
+    """By depth fusion."""
+    from steps import baseline  # only now: an engine that cannot run is refused without loading kernels
+
+    reporter.stage("inference")
+    settings = baseline.Settings(p.resolution, p.grid, p.faces, p.texture_size, taken.exact)
+    parts = baseline.PARTS + 1
+    found = baseline.reconstruct(taken.views, settings, lambda part: reporter.progress(part, parts))
+    reporter.stage("export")
+    return found
+
+
+def published(p: Reconviagen, choice: Choice, taken: scene.Scene, reporter: Reporter, out: Path) -> Made:
+    """By the published model, whose mesh is laid where the cameras say and wears the photographs."""
+    from steps import baseline
+    from steps.reconviagen import model, placing
+
+    ladder = model.rungs(p)
+    attempts = list(read_json(p.attempts, [])) if p.attempts else []
+    index = model.choose(ladder, attempts)
+    reporter.value("rungs-left", len(ladder) - 1 - index)
+    with _recorded(p, attempts, ladder[index]), tempfile.TemporaryDirectory(prefix="reconviagen-") as work:
+        asked = model.Model(p, choice.device, ladder[index], taken.views, Path(work), reporter)
+        made = asked.generated()
+        found = placing.placed(made, taken.views)
+        reporter.progress(model.PLACE, 100)
+        if ladder[index].refine:
+            made = asked.refined(found.pose)
+            found = placing.placed(made, taken.views)
+        settings = baseline.Settings(p.resolution, p.grid, p.faces, p.texture_size, taken.exact)
+        mesh, facts, seen = placing.dressed(made, found, taken.views, settings)
+        placing.coverage(mesh, seen, out / COVERAGE)
+        told = {
+            "rung": asdict(ladder[0]) | {"stood_on": asdict(ladder[index])},
+            "registration": placing.facts(found, mesh, taken.views),
+        }
+        return mesh, {**facts, **asked.facts(), **told}
+
+
+@contextlib.contextmanager
+def _recorded(p: Reconviagen, attempts: list[dict[str, Any]], rung: Any) -> Iterator[None]:
+    """Writes down on which rung this attempt stood and how it ended, for the next one."""
+    outcome = "stopped"
+
+    def write() -> None:
+        if p.attempts:
+            p.attempts.parent.mkdir(parents=True, exist_ok=True)
+            write_json(p.attempts, [*attempts, {**asdict(rung), "outcome": outcome}])
+
+    write()
+    try:
+        yield
+        outcome = "completed"
+    except ModelVramOom:
+        outcome = ModelVramOom.code
+        raise
+    finally:
+        write()

@@ -1,0 +1,183 @@
+"""The published model: its program is run beside us, in the environment of its package, and its mesh is brought home."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steps.contracts import Reconviagen
+from steps.errors import ModelFailed, ModelVramOom, by_code
+from steps.files import read_json, write_json
+from steps.formats import weights
+from steps.formats.scene import SceneView
+from steps.geometry.registration import Similarity
+from steps.reconviagen import framing
+from steps.reconviagen.engines import PYTHON
+from steps.reporter import Reporter
+
+Array = NDArray[Any]
+
+ADAPTER = Path(__file__).with_name("adapter.py")
+POLL_SECONDS = 0.2
+GENERATE, PLACE, REFINE = 60, 70, 95  # of 100 parts of the work are done when these have ended
+LINES = 20  # of the program's last words go into a failure's details
+
+
+@dataclass(frozen=True)
+class Rung:
+    """What is given up, in this order, where the device's memory does not suffice; never a step of a sampler."""
+
+    batch: int  # views that go through the image encoder at a time
+    low_vram: bool  # whether networks wait in main memory until it is their turn
+    refine: bool
+
+
+def rungs(parameters: Reconviagen) -> list[Rung]:
+    """From what was asked for down to the least."""
+    found = [Rung(parameters.batch or 6, parameters.low_vram, parameters.refine)]
+    for change in ({"batch": 1}, {"low_vram": True}, {"refine": False}):
+        lower = replace(found[-1], **change)
+        found += [lower] if lower != found[-1] else []
+    return found
+
+
+def choose(ladder: list[Rung], attempts: list[dict[str, Any]]) -> int:
+    """The first rung below all that ran out of memory. Raises ModelVramOom where there is none."""
+    failed = [Rung(a["batch"], a["low_vram"], a["refine"]) for a in attempts if a.get("outcome") == ModelVramOom.code]
+    first = max((ladder.index(rung) + 1 for rung in failed if rung in ladder), default=0)
+    if first >= len(ladder):
+        raise ModelVramOom("Every rung of the memory ladder was tried, and the last ran out of memory too.")
+    return first
+
+
+@dataclass(frozen=True)
+class Made:
+    """The model's mesh in its own frame: vertices (n, 3), faces (m, 3), colours of the vertices (n, 3)."""
+
+    vertices: Array
+    faces: Array
+    colours: Array
+
+
+class Model:
+    """One job's conversation with the model's program."""
+
+    def __init__(
+        self, parameters: Reconviagen, device: str, rung: Rung, views: list[SceneView], work: Path, reporter: Reporter
+    ):
+        self.parameters, self.device, self.rung, self.reporter = parameters, device, rung, reporter
+        assert parameters.weights is not None
+        self.manifest = weights.checked(parameters.weights)
+        self.work, self.views = work, views
+        work.mkdir(parents=True, exist_ok=True)
+        self.pictures = [framing.framed(view, work) for view in views]
+
+    def generated(self) -> Made:
+        return self._asked({"task": "generate"}, 0, GENERATE)
+
+    def refined(self, to_scene: Similarity) -> Made:
+        """The mesh again, from where the first ended, now that the cameras are known in the model's frame."""
+        cameras = framing.cameras(self.views, self.pictures, to_scene)
+        return self._asked({"task": "refine", "cameras": cameras}, PLACE, REFINE)
+
+    def facts(self) -> dict[str, Any]:
+        """What ran, for the report."""
+        p = self.parameters
+        parts = {name: f"{part['source']} at {part['revision']}" for name, part in self.manifest["parts"].items()}
+        return {
+            **read_json(self.work / "result.json", {}),
+            "weights": parts,
+            "rung": asdict(self.rung),
+            "mode": p.mode,
+            **self._samplers(),
+        }
+
+    def _samplers(self) -> dict[str, Any]:
+        p = self.parameters
+        return {
+            "structure": {
+                "steps": p.structure_steps,
+                "cfg_strength": p.structure_guidance,
+                "rescale_t": p.structure_rescale,
+            },
+            "latent": {"steps": p.latent_steps, "cfg_strength": p.latent_guidance, "rescale_t": p.latent_rescale},
+        }
+
+    def _asked(self, task: dict[str, Any], first: int, last: int) -> Made:
+        for name in ("events.jsonl", "failure.json", "result.json"):
+            (self.work / name).unlink(missing_ok=True)
+        parts = self.manifest["parts"]
+        job = {
+            **task,
+            "images": [str(picture.file) for picture in self.pictures],
+            "weights": str(self.parameters.weights),
+            "parts": {part["source"]: part["folder"] for part in parts.values()},
+            "may_lack": {name: part["may_lack"] for name, part in parts.items()},
+            "may_add": {name: part["may_add"] for name, part in parts.items()},
+            "device": self.device,
+            "seed": self.parameters.seed,
+            "mode": self.parameters.mode,
+            "batch": self.rung.batch,
+            "low_vram": self.rung.low_vram,
+            **self._samplers(),
+            "out": str(self.work),
+        }
+        write_json(self.work / "job.json", job)
+        self._run(first, last)
+        found = np.load(self.work / "mesh.npz")
+        return Made(
+            found["vertices"].astype(np.float64), found["faces"].astype(np.int32), found["colours"].astype(np.float64)
+        )
+
+    def _run(self, first: int, last: int) -> None:
+        command = [interpreter(), str(ADAPTER), str(self.work / "job.json")]
+        log = self.work / "log.txt"
+        with open(log, "wb") as words:
+            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=words, stderr=words)
+            heard = 0
+            while child.poll() is None:
+                heard = self._heard(heard, first, last)
+                time.sleep(POLL_SECONDS)
+        self._heard(heard, first, last)
+        tail = log.read_text(errors="replace").splitlines()[-LINES:]
+        print("\n".join(tail), file=sys.stderr)
+        if child.returncode:
+            raise self._failure(child.returncode, tail)
+        self.reporter.value("peak-vram-mib", read_json(self.work / "result.json", {}).get("peak_vram_mib", 0))
+
+    def _heard(self, heard: int, first: int, last: int) -> int:
+        """Passes on what the program has told since. Returns how many lines that makes."""
+        path = self.work / "events.jsonl"
+        lines = path.read_text().splitlines() if path.is_file() else []
+        for line in lines[heard:]:
+            event = json.loads(line)
+            if "stage" in event:
+                self.reporter.stage(event["stage"])
+            else:
+                self.reporter.progress(first + (last - first) * event["done"] // event["total"], 100)
+        return len(lines)
+
+    def _failure(self, code: int, tail: list[str]) -> Exception:
+        """The program's own record; what the system says where it left none."""
+        record = read_json(self.work / "failure.json")
+        if record is None:
+            if code == -9:
+                return MemoryError("The model's program was killed, most likely for want of memory.")
+            return ModelFailed(f"The model's program ended with exit code {code} and said nothing.", last_words=tail)
+        error = by_code()[record["code"]]
+        details = record["details"] | ({"last_words": tail} if error is ModelFailed else {})
+        return error(record["message"], **details)
+
+
+def interpreter() -> str:
+    """Of the environment that the model's package is installed in."""
+    return os.environ[PYTHON]

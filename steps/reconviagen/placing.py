@@ -1,0 +1,129 @@
+"""The model's mesh comes home: into the scene's frame, to the wanted size, and into the photographs' colours."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.spatial import cKDTree
+
+from steps.baseline import Settings, textured
+from steps.errors import ModelConvergenceFailed
+from steps.formats import png
+from steps.formats.meshes import Mesh
+from steps.formats.scene import SceneView
+from steps.geometry import clouds
+from steps.geometry.cameras import look_at
+from steps.geometry.rasterize import rasterize
+from steps.geometry.registration import FULL, Registration, register
+from steps.geometry.render import render
+from steps.geometry.surface import decimated, is_closed, simplified
+from steps.reconviagen.model import Made
+
+Array = NDArray[Any]
+SIDE = 512  # pixels of the longest side of the views that are registered with
+SEEN, GENERATED = (0.82, 0.84, 0.86), (0.93, 0.42, 0.13)
+DIRECTIONS = ((0.6, 0.5, 0.75), (-0.75, 0.5, -0.6), (0.7, -0.6, -0.6), (-0.6, -0.6, 0.75))
+TILE = 320
+
+
+def placed(made: Made, views: list[SceneView]) -> Registration:
+    """Where the mesh belongs. Raises ModelConvergenceFailed, with the numbers, where it is not the object that the views show."""
+    cloud, face, weights = clouds.of_mesh(made.vertices, made.faces, FULL)
+    coloured = replace(cloud, colours=(made.colours[made.faces[face]] * weights[..., None]).sum(axis=1))
+    found = register(coloured, [sight(view) for view in views])
+    if not found.fits:
+        raise ModelConvergenceFailed(
+            f"The model's mesh does not fit the views: {found.explained:.0%} of it lies on what their depth shows, and it covers "
+            f"{found.covered:.0%} of that.",
+            "The model may have taken the views for something else: another --seed gives another mesh, and --engine fusion "
+            "builds from the depth alone.",
+            **numbers(found),
+        )
+    return found
+
+
+def sight(view: SceneView) -> clouds.Sight:
+    """The view as the registration wants it: depth and colour of one size."""
+    depth, colour, coverage = view.depth(), view.colour(), view.coverage()
+    step = max(1, max(depth.shape) // SIDE)
+    depth = depth[step // 2 :: step, step // 2 :: step]
+    height, width = depth.shape
+    size = (width, height)
+    if colour.shape[:2] != depth.shape:
+        layers = [
+            Image.fromarray(np.ascontiguousarray(a)).resize(size, Image.Resampling.BOX)
+            for a in (*np.moveaxis(colour, 2, 0), coverage)
+        ]
+        *channels, coverage = (np.asarray(layer, np.float32) for layer in layers)
+        colour = np.stack(channels, axis=2)
+    return clouds.Sight(view.depth_camera.resized(width, height), np.where(coverage > 0.5, depth, 0), colour)
+
+
+def numbers(found: Registration) -> dict[str, float]:
+    return {
+        "residual": round(found.residual, 5),
+        "explained": round(found.explained, 4),
+        "covered": round(found.covered, 4),
+        "colour": round(found.colour, 4),
+        "margin": round(found.margin, 4),
+    }
+
+
+def facts(found: Registration, mesh: Mesh, views: list[SceneView]) -> dict[str, Any]:
+    """For the report: how well the mesh fits where it was put, and the transform, row by row."""
+    pose = found.pose
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = pose.scale * pose.rotation, pose.shift
+    overlaps = [overlap(mesh, view) for view in views]
+    return {
+        **numbers(found),
+        "iou": round(float(np.mean(overlaps)), 4),
+        "to_scene": [[round(float(x), 6) for x in r] for r in matrix],
+    }
+
+
+def overlap(mesh: Mesh, view: SceneView) -> float:
+    """Of the mesh's outline with the view's mask, as intersection over union."""
+    camera = view.camera.resized(max(1, view.camera.width * 256 // view.camera.height), 256)
+    mask = np.asarray(Image.fromarray(view.coverage()).resize((camera.width, 256), Image.Resampling.BOX)) > 0.5
+    own = rasterize(mesh.vertices.astype(np.float64), mesh.faces, camera).face >= 0
+    return float((own & mask).sum() / max(1, (own | mask).sum()))
+
+
+def dressed(
+    made: Made, found: Registration, views: list[SceneView], settings: Settings
+) -> tuple[Mesh, dict[str, Any], Array]:
+    """The mesh in the scene with the views' colours, and the model's own where no view looks; facts; and which texels were seen,
+    [S, S] bool."""
+    vertices = found.pose(made.vertices)
+    smaller = decimated if is_closed(made.faces) else simplified
+    v, f = smaller(vertices, made.faces, settings.faces) if len(made.faces) > settings.faces else (vertices, made.faces)
+    tree = cKDTree(vertices)
+
+    def own(points: Array) -> Array:
+        """The model's colours at points (n, 3), from the three nearest vertices of what it made."""
+        distance, nearest = tree.query(points, k=3, workers=-1)
+        weight = 1 / np.maximum(distance, 1e-9)
+        return np.asarray((made.colours[nearest] * (weight / weight.sum(axis=1, keepdims=True))[..., None]).sum(axis=1))
+
+    return textured(v.astype(np.float64), f, views, settings, own=own)
+
+
+def coverage(mesh: Mesh, seen: Array, path: Path) -> None:
+    """A picture of what the views saw of the mesh and what the model made up, from four sides between them."""
+    painted = np.where(seen[..., None], SEEN, GENERATED).astype(np.float32)
+    middle = (mesh.vertices.min(axis=0) + mesh.vertices.max(axis=0)) / 2
+    vertices = mesh.vertices - middle
+    radius = float(np.linalg.norm(vertices, axis=1).max())
+    tiles = []
+    for direction in DIRECTIONS:
+        back = np.array(direction) / np.linalg.norm(direction)
+        camera = look_at("between", back * 3.2 * radius, np.array([0.0, 1.0, 0.0]), TILE, TILE * 1.45)
+        rgba = render(vertices.astype(np.float32), mesh.faces, mesh.uv, painted, camera, 3)
+        tiles.append(rgba[..., :3] + 1 - rgba[..., 3:])
+    png.write(path, png.to_bytes(np.hstack(tiles)))
