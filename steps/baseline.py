@@ -64,7 +64,7 @@ def textured(
     own: Callable[[Array], Array] | None = None,
 ) -> tuple[Mesh, dict[str, Any], Array]:
     """A mesh (n, 3), (m, 3) with an atlas and the views' colours on it, facts about those, and which texels they
-    saw, [S, S] bool. own: the mesh's own colours at points (n, 3), for what no view saw."""
+    did not see, [S, S] bool. own: the mesh's own colours at points (n, 3), for what no view saw."""
     size = settings.texture_size or texture_size(views, settings.resolution)
     index, cut, uv = unwrap(vertices, faces, size)
     unwrapped()
@@ -77,7 +77,7 @@ def textured(
         "seen": round(baked.seen, 6),
     }
     mesh = Mesh(baked.vertices.astype(np.float32), cut, uv, normals.astype(np.float32), baked.texture)
-    return mesh, facts, baked.seen_at
+    return mesh, facts, baked.unseen_at
 
 
 def working_size(view: SceneView, side: int) -> tuple[int, int]:

@@ -64,7 +64,7 @@ class TexturedMesh:
     """vertices: (n, 3) float64; faces: (m, 3) int32; uv: (n, 2) float32; normals: (n, 3) float64.
 
     texture: [S, S, 3] float32; seen: share of the texels on the surface that at least one view saw;
-    seen_at: [S, S] bool, which."""
+    unseen_at: [S, S] bool, which texels on it none did."""
 
     vertices: Array
     faces: Array
@@ -72,7 +72,7 @@ class TexturedMesh:
     normals: Array
     texture: Array
     seen: float
-    seen_at: Array
+    unseen_at: Array
 
 
 def texel_fragments(faces: Array, uv: Array, size: int) -> Fragments:
@@ -104,7 +104,7 @@ def bake(
     unseen, base = surface & ~seen, _own_colours(own, fragments, surface, surface & seen, colour, vertices, faces)
     _fill_unseen(colour, base, unseen, surface & seen, fragments, vertices, faces, normals)
     share = float(seen.sum() / max(1, surface.sum()))
-    return TexturedMesh(vertices, faces, uv, normals, np.clip(filled(colour, surface), 0, 1), share, seen)
+    return TexturedMesh(vertices, faces, uv, normals, np.clip(filled(colour, surface), 0, 1), share, unseen)
 
 
 def _reach(vertices: Array) -> float:

@@ -31,8 +31,10 @@ REACH = 2.0  # of these grids around the middle, in radii
 SAME = np.radians(3.0), 0.03  # rotation and shift, in radii, by which two poses are one
 # of a pose that fits as well as the best: its cost at most so many times that one's, and this more
 TIE, NOISE = 1.25, 0.02
-# of what is round: so many poses fit, most of them are turned about one axis to within so much, and it is turned in such steps
-MANY, MOST, ROUND, SWEEP = 16, 0.6, np.radians(15.0), np.radians(3.0)
+# radii by which what is round may lie beside itself when it is turned (a part of it is the distance of two points), and the steps
+# in which it is turned
+ROUND, SWEEP = 0.04, np.radians(3.0)
+APART = np.radians(16.0)  # between two of the poses that are kept
 FINALISTS = 6
 DOUBTFUL = 1.15  # of the least cost, up to which finalists are looked at to the end
 FITS = 0.72  # of the shares of both sides that lie on the other, multiplied, from which a mesh is one of this object
@@ -169,11 +171,24 @@ def found(own: Cloud, other: Cloud) -> list[tuple[float, Similarity]]:
     )
     few, more = ((own.some(n, seed), other.some(n, seed)) for n, seed in ((COARSE, 0), (MIDDLE, 1)))
     poses, cost = pursued(*few, grids, start, (0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.15, 0.15))
-    poses = poses.some(np.argsort(cost)[: KEPT * 3])
+    poses = poses.some(spread(poses, cost, 3 * KEPT))
     poses, cost = pursued(*more, grids, poses, (0.15, 0.12, 0.1, 0.1))
-    poses = poses.some(np.argsort(cost)[:KEPT])
+    poses = poses.some(spread(poses, cost, KEPT))
     poses, cost = pursued(*more, grids, poses, (0.1, 0.08, 0.08, 0.06, 0.06, 0.06))
     return distinct([(float(cost[k]), poses.one(int(k))) for k in np.argsort(cost)])
+
+
+def spread(poses: Poses, cost: Array, count: int) -> Array:
+    """The best `count`, none of them APART or less from a better one, so that no way in which a symmetric shape fits is crowded
+    out by many neighbours of another."""
+    order = np.argsort(cost)
+    flat = poses.rotation[order].reshape(-1, 9)
+    near = flat @ flat.T > 1 + 2 * np.cos(APART)
+    kept: list[int] = []
+    for k in range(len(order)):
+        if len(kept) < count and not near[k, kept].any():
+            kept.append(k)
+    return np.asarray(order[kept])
 
 
 def distinct(fits: list[tuple[float, Similarity]]) -> list[tuple[float, Similarity]]:
@@ -194,21 +209,21 @@ def angle(one: Array, other: Array) -> float:
     return float(np.arccos(np.clip((np.trace(one.T @ other) - 1) / 2, -1, 1)))
 
 
-def round_about(poses: list[Similarity]) -> tuple[Array, list[Similarity]]:
-    """Of poses that fit equally well: the axis about which the depth's shape is round, (3,), zero if there is none; and one pose
-    for each way that the axis may point."""
-    ways = Rotation.from_matrix(np.stack([p.rotation @ poses[0].rotation.T for p in poses]))
-    turns, angles = ways.as_rotvec(), ways.magnitude()
-    unit = turns / np.maximum(angles, 1e-9)[:, None]
-    along = np.abs(unit @ unit.T)
-    same, over = along > np.cos(ROUND), (along < np.sin(ROUND)) & (angles > np.pi - ROUND)[:, None]
-    turned = same | (angles < ROUND)[:, None]
-    votes = (turned | over).sum(axis=0)
-    best = int(votes.argmax())
-    if len(poses) < MANY or votes[best] < MOST * len(poses) or turned[:, best].sum() < MANY / 2:
-        return np.zeros(3), []
-    flipped = np.flatnonzero(over[:, best] & ~turned[:, best])
-    return unit[best], [poses[0], *(poses[k] for k in flipped[:1])]
+def round_axis(cloud: Cloud) -> Array:
+    """The axis about which a cloud of radius one is round, (3,), zero if there is none: one of its principal axes, about which it
+    may be turned and stays where it is."""
+    tree = cKDTree(cloud.points)
+    axes = np.linalg.svd(cloud.points, full_matrices=False)[2]
+    turns = [Rotation.from_rotvec(axes * angle).as_matrix() for angle in (0.6, 1.3, 2.0)]
+    apart = [max(float(tree.query(cloud.points @ turn[k].T)[0].mean()) for turn in turns) for k in range(3)]
+    return np.asarray(axes[int(np.argmin(apart))] if min(apart) < ROUND else np.zeros(3))
+
+
+def over(axis: Array, pose: Similarity) -> Similarity:
+    """The pose with what it places turned upside down, as seen from the axis."""
+    across = np.cross(axis, np.eye(3)[int(np.argmin(np.abs(axis)))])
+    turn = Rotation.from_rotvec(np.pi * across / np.linalg.norm(across)).as_matrix()
+    return Similarity(pose.scale, turn @ pose.rotation, turn @ pose.shift)
 
 
 def swept(axis: Array, bases: list[Similarity]) -> list[Similarity]:
@@ -374,8 +389,9 @@ def register(own: Cloud, sights: list[Sight]) -> Registration:
     tied = distinct([f for f in fits if f[0] <= limit])
     if mesh.colours is not None:
         options = [p for _, p in tied]
-        axis, bases = round_about(options)
-        options += swept(axis, bases)
+        axis = round_axis(depth)
+        if axis.any():
+            options += swept(axis, [options[0], closer(some, over(axis, options[0]))[1]])
         seen = parallel_map(lambda p: (colour_cost(some, p, soft), p), options)
         best = [p for _, p in sorted(seen, key=lambda f: f[0])[:FINALISTS]]
         poses = parallel_map(lambda p: together(some, p, soft, 12), best)

@@ -98,11 +98,11 @@ def overlap(mesh: Mesh, view: SceneView) -> float:
 def dressed(
     made: Made, found: Registration, views: list[SceneView], settings: Settings
 ) -> tuple[Mesh, dict[str, Any], Array]:
-    """The mesh in the scene with the views' colours, and the model's own where no view looks; facts; and which texels were seen,
-    [S, S] bool."""
-    vertices = found.pose(made.vertices)
-    smaller = decimated if is_closed(made.faces) else simplified
-    v, f = smaller(vertices, made.faces, settings.faces) if len(made.faces) > settings.faces else (vertices, made.faces)
+    """The mesh in the scene with the views' colours, and the model's own where no view looks; facts; and which texels were not
+    seen, [S, S] bool."""
+    vertices, faces = found.pose(made.vertices), outwards(made.vertices, made.faces)
+    smaller = decimated if is_closed(faces) else simplified
+    v, f = smaller(vertices, faces, settings.faces) if len(faces) > settings.faces else (vertices, faces)
     tree = cKDTree(vertices)
 
     def own(points: Array) -> Array:
@@ -114,9 +114,15 @@ def dressed(
     return textured(v.astype(np.float64), f, views, settings, own=own)
 
 
-def coverage(mesh: Mesh, seen: Array, path: Path) -> None:
+def outwards(vertices: Array, faces: Array) -> Array:
+    """The faces, turned over together where most of what they enclose would be outside."""
+    a, b, c = (vertices[faces[:, k]] - vertices.mean(axis=0) for k in range(3))
+    return faces if (a * np.cross(b, c)).sum() >= 0 else np.ascontiguousarray(faces[:, ::-1])
+
+
+def coverage(mesh: Mesh, unseen: Array, path: Path) -> None:
     """A picture of what the views saw of the mesh and what the model made up, from four sides between them."""
-    painted = np.where(seen[..., None], SEEN, GENERATED).astype(np.float32)
+    painted = np.where(unseen[..., None], GENERATED, SEEN).astype(np.float32)
     middle = (mesh.vertices.min(axis=0) + mesh.vertices.max(axis=0)) / 2
     vertices = mesh.vertices - middle
     radius = float(np.linalg.norm(vertices, axis=1).max())

@@ -71,8 +71,8 @@ def published(p: Reconviagen, choice: Choice, taken: scene.Scene, reporter: Repo
             made = asked.refined(found.pose)
             found = placing.placed(made, taken.views)
         settings = baseline.Settings(p.resolution, p.grid, p.faces, p.texture_size, taken.exact)
-        mesh, facts, seen = placing.dressed(made, found, taken.views, settings)
-        placing.coverage(mesh, seen, out / COVERAGE)
+        mesh, facts, unseen = placing.dressed(made, found, taken.views, settings)
+        placing.coverage(mesh, unseen, out / COVERAGE)
         told = {
             "rung": asdict(ladder[0]) | {"stood_on": asdict(ladder[index])},
             "registration": placing.facts(found, mesh, taken.views),

@@ -10,6 +10,7 @@ import sys
 NAMES = (
     "quality",
     "captures",
+    "registration",
     "foreign",
     "open3d",
     "nvdiffrec",

@@ -34,7 +34,9 @@ def write_network(base: Path, seed: int, without: str = "", extra: str = "") -> 
         header[name] = {"dtype": "F32", "shape": value.shape, "data_offsets": [at, at + value.nbytes]}
         at += value.nbytes
     told = json.dumps(header).encode()
-    base.with_suffix(".safetensors").write_bytes(struct.pack("<Q", len(told)) + told + b"".join(v.tobytes() for v in values.values()))
+    base.with_suffix(".safetensors").write_bytes(
+        struct.pack("<Q", len(told)) + told + b"".join(v.tobytes() for v in values.values())
+    )
 
 
 def write_weights(folder: Path, without: str = "", extra: str = "") -> Path:

@@ -148,7 +148,9 @@ class TrellisVGGTTo3DPipeline:
         moved = self.models["vggt"](torch.tensor(points, dtype=torch.float32) + latent.mean()).numpy() * dent
         unit = 1 / size.max()
         vertices = ((points + moved) * unit) @ np.array(TURN).T
-        return MeshExtractResult(*(torch.from_numpy(np.ascontiguousarray(a)) for a in (vertices, faces.astype(np.int64), colours)))
+        return MeshExtractResult(
+            *(torch.from_numpy(np.ascontiguousarray(a)) for a in (vertices, faces.astype(np.int64), colours))
+        )
 
 
 def _size(mask: np.ndarray[Any, Any]) -> tuple[float, float]:
