@@ -1,0 +1,160 @@
+"""Any mesh into the frame of six cameras. The full size is `python -m tests.benchmarks registration`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from steps.geometry import clouds
+from steps.geometry.cameras import project
+from steps.geometry.registration import (
+    Poses,
+    Similarity,
+    angle,
+    fitted,
+    onto_unit,
+    over,
+    register,
+    rotations,
+    round_axis,
+    swept,
+)
+from steps.sample.objects import OBJECTS
+from tests.benchmarks import registration_benchmark as benchmark
+from tests.benchmarks.disturbed import disturbed
+
+Array = np.ndarray[Any, Any]
+RANDOM = np.random.default_rng(3)
+SIDE = 192
+SEEDS = range(20)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("registration")
+
+
+def anywhere(seed: int) -> Similarity:
+    random = np.random.default_rng(seed)
+    return Similarity(
+        float(random.uniform(0.3, 3)), Rotation.random(random_state=random).as_matrix(), random.normal(size=3)
+    )
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_noisy_meshes_with_parts_missing_or_added_are_laid_where_they_belong(seed: int, folder: Path) -> None:
+    """Any rotation, a scale from 0.3 to 3, 2 % noise, 20 % of the surface missing or added; symmetric objects among them."""
+    names = tuple(OBJECTS)
+    result = benchmark.tried(names[seed % len(names)], seed, SIDE, folder)
+    assert result.right, benchmark.described(result)
+
+
+@pytest.mark.parametrize(("mesh", "views"), [("duck", "mug"), ("donut", "house"), ("house", "bowl")])
+def test_a_mesh_of_something_else_does_not_fit(mesh: str, views: str, folder: Path) -> None:
+    cloud = benchmark.cloud_of(disturbed(benchmark.truth_of(mesh), 1))
+    sights = [benchmark.sight(view) for view in benchmark.scene_of(views, SIDE, folder).views]
+    assert not register(cloud, sights).fits
+
+
+def test_a_mesh_without_colours_is_laid_by_its_shape(folder: Path) -> None:
+    mesh = disturbed(benchmark.truth_of("duck"), 4)
+    sights = [benchmark.sight(view) for view in benchmark.scene_of("duck", SIDE, folder).views]
+    found = register(replace(benchmark.cloud_of(mesh), colours=None), sights)
+    assert np.degrees(angle(found.pose.rotation, mesh.back.rotation)) < 2
+    assert found.colour == 1.0
+
+
+def test_a_mirrored_mesh_is_not_turned_inside_out(folder: Path) -> None:
+    cloud = benchmark.cloud_of(disturbed(benchmark.truth_of("house"), 2))
+    mirrored = replace(cloud, points=cloud.points * [-1, 1, 1], normals=cloud.normals * [-1, 1, 1])
+    found = register(mirrored, [benchmark.sight(view) for view in benchmark.scene_of("house", SIDE, folder).views])
+    assert np.linalg.det(found.pose.rotation) == pytest.approx(1)
+
+
+# -- its parts ----------------------------------------------------------------------------------------------------------
+
+
+def test_similarities_are_a_group() -> None:
+    one, other, points = anywhere(1), anywhere(2), RANDOM.normal(size=(50, 3))
+    np.testing.assert_allclose(one.inverse()(one(points)), points, atol=1e-12)
+    np.testing.assert_allclose(one.after(other)(points), one(other(points)), atol=1e-12)
+
+
+def test_no_rotation_is_far_from_those_that_are_begun_from() -> None:
+    grid, wanted = rotations(960), Rotation.random(500, random_state=0).as_matrix()
+    nearest = np.einsum("gij,wij->wg", grid, wanted).max(axis=1)
+    assert np.degrees(np.arccos((nearest - 1) / 2)).max() < 22
+    np.testing.assert_allclose(np.linalg.det(grid), 1)
+
+
+def test_the_closest_transform_is_exact_for_exact_points_and_never_a_reflection() -> None:
+    pose, x = anywhere(5), RANDOM.normal(size=(1, 40, 3))
+    found: Poses = fitted(x, pose(x), np.ones((1, 40)))
+    np.testing.assert_allclose(found.one(0)(x[0]), pose(x[0]), atol=1e-5)
+    mirrored = fitted(x, x * [-1, 1, 1], np.ones((1, 40)))
+    assert np.linalg.det(mirrored.rotation[0]) == pytest.approx(1, abs=1e-5)
+
+
+def test_points_of_a_mesh_are_spread_by_area_and_lie_on_it() -> None:
+    vertices = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [5, 0, 0], [8, 0, 0], [5, 1, 0]], float)
+    cloud, face, weights = clouds.of_mesh(vertices, np.array([[0, 1, 2], [3, 4, 5]]), 4000)
+    assert (face == 1).mean() == pytest.approx(0.75, abs=0.03)
+    np.testing.assert_allclose(cloud.normals, np.tile([0, 0, 1], (4000, 1)))
+    assert (weights >= 0).all()
+
+
+def test_what_the_views_show_lies_on_the_object_and_faces_out(folder: Path) -> None:
+    truth, views = benchmark.truth_of("duck"), benchmark.scene_of("duck", SIDE, folder).views
+    shown = clouds.of_sights([benchmark.sight(view) for view in views], 3000)
+    middle = truth.vertices.mean(axis=0)
+    assert ((shown.points - middle) * shown.normals).sum(axis=1).mean() > 0.2
+    assert (
+        np.linalg.norm(shown.points - middle, axis=1).max()
+        < 1.1 * np.linalg.norm(truth.vertices - middle, axis=1).max()
+    )
+
+
+def test_how_a_views_colours_change_is_what_differences_say(folder: Path) -> None:
+    view = benchmark.scene_of("mug", SIDE, folder).views[0]
+    smooth = replace(benchmark.sight(view), colour=_waves(SIDE))
+    points = RANDOM.uniform(-0.3, 0.3, (200, 3))
+    colours, slopes = smooth.changes(points)
+    assert colours.shape == (200, 3)
+    for axis in range(3):
+        step = np.zeros(3)
+        step[axis] = 1e-2
+        pixels = [project(points + s, smooth.camera)[0] for s in (step, -step)]
+        expected = (_wave(pixels[0]) - _wave(pixels[1])) / 2e-2
+        np.testing.assert_allclose(slopes[:, 0, axis], expected, atol=0.02 * np.abs(expected).max() + 1e-6)
+
+
+def _wave(pixels: Array) -> Array:
+    return np.asarray(0.5 + 0.3 * np.sin(pixels[:, 0] / 19) * np.cos(pixels[:, 1] / 23))
+
+
+def _waves(side: int) -> Array:
+    c, r = np.meshgrid(np.arange(side) + 0.5, np.arange(side) + 0.5)
+    layer = _wave(np.stack([c.ravel(), r.ravel()], axis=1)).reshape(side, side)
+    return np.repeat(layer[..., None], 3, axis=2)
+
+
+def test_what_is_round_has_an_axis_and_what_is_not_has_none() -> None:
+    angles, heights = RANDOM.uniform(0, 2 * np.pi, 6000), RANDOM.uniform(-2, 2, 6000)
+    tube = np.stack([np.cos(angles), heights, np.sin(angles)], axis=1)
+    cloud = clouds.Cloud(tube, tube)
+    unit = replace(cloud, points=onto_unit(cloud)(tube))
+    np.testing.assert_allclose(np.abs(round_axis(unit)), [0, 1, 0], atol=0.03)
+    assert not round_axis(replace(unit, points=unit.points * [1.3, 1, 1])).any()
+
+
+def test_sweeping_about_an_axis_leaves_it_and_turning_over_turns_it() -> None:
+    axis, pose = np.array([0.0, 1.0, 0.0]), Similarity(1, np.eye(3), np.zeros(3))
+    assert len(swept(axis, [pose])) == 120
+    for turned in swept(axis, [pose])[::17]:
+        np.testing.assert_allclose(turned(axis[None])[0], axis, atol=1e-12)
+    np.testing.assert_allclose(over(axis, pose)(axis[None])[0], -axis, atol=1e-12)
