@@ -15,6 +15,7 @@ import click
 
 from pipeline.remote import Remote, remote
 from pipeline.terminal import explained
+from pipeline.weights import commands as weights
 from steps import contracts
 from steps.contracts import DEVICES, ENGINES, MODELS, RIGS
 from steps.errors import StepError, ValidationFailed
@@ -323,7 +324,7 @@ def sample(dir: Path, depth_bits: str, **chosen: Any) -> None:
     click.echo(f"Wrote {', '.join(sorted(p.name for p in dir.iterdir()))} to {dir}")
 
 
-for command in remote.commands.values():
+for command in (*remote.commands.values(), weights):
     main.add_command(command)
 
 if __name__ == "__main__":

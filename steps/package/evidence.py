@@ -9,8 +9,12 @@ from typing import Any
 from steps.contracts import OUTPUTS, VIEW_NAMES
 from steps.files import read_json
 
-MESHES = ("mesh.obj", "mesh.ply", "mesh.glb", "mesh.mtl", "texture.png", "texture_orm.png", "texture_normal.png")
-OPTIONAL = ("texture_orm.png", "texture_normal.png")  # only where a model estimates material
+OPTIONAL = (  # only where a model estimates material, or makes up what no view saw
+    "texture_orm.png",
+    "texture_normal.png",
+    "coverage.png",
+)
+MESHES = ("mesh.obj", "mesh.ply", "mesh.glb", "mesh.mtl", "texture.png", *OPTIONAL)
 PREVIEWS = tuple(f"{kind}_{i:02d}.png" for kind in ("textured", "wireframe") for i in range(len(VIEW_NAMES)))
 
 

@@ -51,6 +51,8 @@ def _model(model: Model) -> dict[str, Any]:
         "pictures": any(pictures.values()),
         "iou": sum(v["iou"] for v in views) / len(views) if views else None,
         "turntable": _embedded(preview / "turntable.webp"),
+        "coverage": _embedded(model.folder / "mesh" / "coverage.png"),
+        "seen": model.quality.get("settings", {}).get("seen"),
         **pictures,
     }
 
@@ -80,7 +82,9 @@ def facts(job: Job) -> list[tuple[str, str]]:
     for model in job.models:
         settings = model.quality.get("settings", {})
         rows += [
-            (f"{model.name}: {key.replace('_', ' ')}", str(value)) for key, value in settings.items() if key != "model"
+            (f"{model.name}: {key.replace('_', ' ')}", str(value))
+            for key, value in _flat(settings).items()
+            if key != "model"
         ]
     rows += [(f"{step.name}: earlier attempts", step.values.get("earlier-attempts", "")) for step in job.steps]
     rows += [(f"option {key}", str(value)) for key, value in job.options.items()]
@@ -98,6 +102,14 @@ def facts(job: Job) -> list[tuple[str, str]]:
         ("versions", ", ".join(f"{k} {v}" for k, v in versions().items())),
     ]
     return [(key, value) for key, value in rows if value]
+
+
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """With what is within another under both names."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        found |= {f"{key}: {k}": v for k, v in _flat(value).items()} if isinstance(value, dict) else {key: value}
+    return found
 
 
 def _background(scene: dict[str, Any]) -> str:

@@ -1,0 +1,60 @@
+"""`sixview weights`: what a folder of weights must be, and whether it still is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from steps.errors import StepError
+from steps.formats import weights
+
+FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
+
+
+@click.group("weights")
+def commands() -> None:
+    """The weights of the engine reconviagen, which are not part of this program."""
+
+
+@commands.command()
+@click.argument("dir", type=FOLDER)
+def verify(dir: Path) -> None:
+    """Compare every file in DIR with its manifest, weights.json, by size and SHA-256."""
+    try:
+        manifest = weights.checked(dir)
+    except StepError as error:
+        for fault in error.details.get("faults", []):
+            click.echo(f"{fault['file']}: {fault['fault']}")
+        click.echo(f"{error.code}: {error.message}\n{error.suggestion}", err=True)
+        raise SystemExit(error.exit_code) from None
+    size = sum(item["bytes"] for item in manifest["files"])
+    click.echo(f"{len(manifest['files'])} files, {size / 2**20:.1f} MiB: all as in {weights.FILE}")
+    for name, part in manifest["parts"].items():
+        click.echo(f"{name}: {part['source']} at {part['revision']}; licence: {part['licence']}")
+
+
+@commands.command()
+@click.argument("dir", type=FOLDER)
+@click.option(
+    "--revision",
+    "revisions",
+    multiple=True,
+    metavar="PART=REVISION",
+    help="Which revision of its source a part is; may be given several times.",
+)
+def lock(dir: Path, revisions: tuple[str, ...]) -> None:
+    """Write weights.json for what is in DIR now: every file's size and SHA-256, every part's source, revision and licence."""
+    told = dict(pair.partition("=")[::2] for pair in revisions)
+    unknown = sorted(set(told) - set(weights.PARTS))
+    if unknown:
+        raise click.BadParameter(f"there is no part {', '.join(unknown)}; the parts are {', '.join(weights.PARTS)}")
+    try:
+        manifest = weights.lock(dir, told)
+    except StepError as error:
+        click.echo(f"{error.code}: {error.message}\n{error.suggestion}", err=True)
+        raise SystemExit(error.exit_code) from None
+    click.echo(f"{dir / weights.FILE}: {len(manifest['files'])} files")
+    for name, part in manifest["parts"].items():
+        if part["revision"] == weights.UNKNOWN:
+            click.echo(f"{name}: its revision is not known; tell it with --revision {name}=REVISION")
