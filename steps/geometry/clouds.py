@@ -93,7 +93,8 @@ def of_mesh(vertices: Array, faces: Array, count: int, seed: int = 0) -> tuple[C
 def of_sights(sights: list[Sight], count: int) -> Cloud:
     """What the views' depth shows, about `count` points spread evenly: one for each small cube that any view has a point in."""
     parts = [_shown(s) for s in sights]
-    points, normals = (np.concatenate([p[k] for p in parts]) for k in (0, 1))
+    every = max(1, sum(len(p[0]) for p in parts) // (20 * count))  # more of them only fill the same cubes
+    points, normals = (np.concatenate([p[k][::every] for p in parts]) for k in (0, 1))
     size = np.linalg.norm(np.ptp(points, axis=0)) / np.sqrt(count) / 1.2
     _, cube = np.unique(np.floor(points / size).astype(np.int64), axis=0, return_inverse=True)
     order = np.random.default_rng(0).permutation(len(points))

@@ -24,7 +24,7 @@ from steps.geometry.kernels import parallel_map
 
 Array = NDArray[Any]
 ROTATIONS = 960  # to begin from: no rotation is further than about 17 degrees from one of them
-COARSE, MIDDLE, CLOSE, FULL = 160, 700, 1500, 8000  # points of each side that a round looks at
+COARSE, MIDDLE, CLOSE, COLOURED, FULL = 160, 700, 1500, 2500, 6000  # points of each side that a round looks at
 KEPT = 48  # of the rotations are looked at more closely
 CELLS = 72  # to a side of the grids of nearest points
 REACH = 2.0  # of these grids around the middle, in radii
@@ -35,7 +35,7 @@ TIE, NOISE = 1.25, 0.02
 # in which it is turned
 ROUND, SWEEP = 0.04, np.radians(3.0)
 APART = np.radians(16.0)  # between two of the poses that are kept
-FINALISTS = 6
+FINALISTS, NEIGHBOURS = 8, np.radians(7.0)
 DOUBTFUL = 1.15  # of the least cost, up to which finalists are looked at to the end
 FITS = 0.72  # of the shares of both sides that lie on the other, multiplied, from which a mesh is one of this object
 WIDTH = 0.1  # radii: an error of this size counts half of what it could
@@ -319,21 +319,29 @@ def looks(pair: Pair, pose: Similarity, sights: list[Sight]) -> Looks:
     return Looks(*(np.concatenate([p[k] for p in parts]) for k in range(4)))
 
 
-def toned(look: Looks) -> tuple[Array, Array]:
+def toned(look: Looks) -> tuple[Array, float]:
     """How the views' colours differ from the mesh's (n, 3), with the contrast and brightness of each channel of the mesh set to
-    those of the views; and the variance of the views' colours (3,)."""
-    own, views = look.own - look.own.mean(axis=0), look.views - look.views.mean(axis=0)
-    gain = np.clip((own * views).sum(axis=0) / np.maximum((own * own).sum(axis=0), 1e-9), 0.0, 2.0)
-    return views - gain * own, (views**2).mean(axis=0)
+    those of the views, as most points have them; and the variance of the views' colours."""
+    variance = float(look.views.var(axis=0).mean()) + 1e-6
+    weight = np.ones((len(look.points), 1))
+    for _ in range(3):
+        share = weight / weight.sum()
+        own, views = (a - (share * a).sum(axis=0) for a in (look.own, look.views))
+        gain = (share * own * views).sum(axis=0) / np.maximum((share * own * own).sum(axis=0), 1e-9)
+        difference = views - np.clip(gain, 0.0, 2.0) * own
+        weight = 1 / (1 + (difference**2).mean(axis=1, keepdims=True) / variance) ** 2
+    return difference, variance
 
 
 def colour_cost(pair: Pair, pose: Similarity, sights: list[Sight]) -> float:
-    """What the mesh's colours leave unexplained of the views': 0 all is explained, 1 nothing is."""
+    """What the mesh's colours leave unexplained of the views': 0 all is explained, 1 nothing is. What only the mesh has, or only
+    the views, counts no more than twice what is unlike."""
     look = looks(pair, pose, sights)
     if len(look.points) < LEAST:
         return 1.0
     difference, variance = toned(look)
-    return float((difference**2).mean() / max(float(variance.mean()), 1e-6))
+    square = (difference**2).mean(axis=1)
+    return float((square / (square + variance)).mean() * 2)
 
 
 def together(pair: Pair, pose: Similarity, sights: list[Sight], rounds: int) -> Similarity:
@@ -392,10 +400,11 @@ def register(own: Cloud, sights: list[Sight]) -> Registration:
         axis = round_axis(depth)
         if axis.any():
             options += swept(axis, [options[0], closer(some, over(axis, options[0]))[1]])
-        seen = parallel_map(lambda p: (colour_cost(some, p, soft), p), options)
-        best = [p for _, p in sorted(seen, key=lambda f: f[0])[:FINALISTS]]
-        poses = parallel_map(lambda p: together(some, p, soft, 12), best)
-        tied = distinct(sorted(parallel_map(lambda p: (colour_cost(some, p, soft), p), poses), key=lambda f: f[0]))
+        many = Pair.of(mesh.some(COLOURED), depth.some(COLOURED))
+        seen = parallel_map(lambda p: (colour_cost(many, p, soft), p), options)
+        best = finalists(seen)
+        poses = parallel_map(lambda p: together(many, p, soft, 8), best)
+        tied = distinct(sorted(parallel_map(lambda p: (colour_cost(many, p, soft), p), poses), key=lambda f: f[0]))
     full = Pair.of(mesh.some(FULL, 2), depth)
     close = [p for cost, p in tied if cost <= DOUBTFUL * tied[0][0]][: FINALISTS // 2]
     last = parallel_map(lambda p: _last(full, p, sharp, speckled), close)
@@ -405,10 +414,19 @@ def register(own: Cloud, sights: list[Sight]) -> Registration:
     return _verdict(full, pose, speckled, margin, of_unit.inverse().after(pose).after(to_unit))
 
 
+def finalists(seen: list[tuple[float, Similarity]]) -> list[Similarity]:
+    """The best by colours, each turned well away from the better ones, whose neighbours would only end where these do."""
+    kept: list[Similarity] = []
+    for _, pose in sorted(seen, key=lambda f: f[0]):
+        if len(kept) < FINALISTS and all(angle(pose.rotation, other.rotation) > NEIGHBOURS for other in kept):
+            kept.append(pose)
+    return kept
+
+
 def _last(pair: Pair, pose: Similarity, sharp: list[Sight], speckled: list[Sight]) -> tuple[float, Similarity]:
     if pair.own.colours is None:
         return closer(pair, pose)
-    pose = together(pair, together(pair, pose, sharp, 14), speckled, 4)
+    pose = together(pair, together(pair, pose, sharp, 8), speckled, 3)
     return colour_cost(pair, pose, speckled), pose
 
 
