@@ -22,6 +22,8 @@ WORDS = {
     "@REGISTRY@": "{{ .Values.images.registry }}",
     "@TAG@": "{{ .Values.images.tag | default .Chart.AppVersion }}",
     "@ENGINES@": "{{ .Values.images.engines }}",
+    "@RECONVIAGEN@": "{{ .Values.images.reconviagen | default .Values.images.engines }}",
+    "@WEIGHTS@": '{{ include "sixview.weightsVolume" . }}',
     "@BUCKET@": "{{ .Values.s3.bucket }}",
     "@ENDPOINT@": '{{ include "sixview.endpoint" . }}',
     "@SCHEME@": '{{ ternary "http" "https" .Values.s3.insecure }}',
@@ -80,6 +82,7 @@ def chart_settings() -> Settings:
         registry="@REGISTRY@",
         tag="@TAG@",
         engines="@ENGINES@",
+        reconviagen="@RECONVIAGEN@",
         sizes={step: Size("1", number) for step, number in MEMORY.items()},
         device="@DEVICE@",
         bucket="@BUCKET@",
@@ -119,6 +122,8 @@ def _mark(template: dict[str, Any]) -> None:
     if step and step != "report":
         template["container"]["resources"] = f"@RESOURCES {step.removesuffix('-pod').rpartition('-')[2]}@"
         template["retryStrategy"]["affinity"] = "@AFFINITY@"
+    if "volumes" in template:
+        template["volumes"] = "@WEIGHTS@"
     for container in [template.get("container"), *template.get("sidecars", [])]:
         if container:
             container["imagePullPolicy"] = "@PULL@"

@@ -22,6 +22,9 @@ class Settings:
     registry: str = "sixview"
     tag: str = field(default_factory=lambda: metadata.version("sixview"))
     engines: str = "engines-cuda"
+    reconviagen: str = (
+        ""  # the step reconviagen's own image, with the published model's package; none: that of the engines
+    )
     pull_policy: str = "IfNotPresent"
     sizes: dict[str, Size] = field(default_factory=lambda: dict(SIZES))
     gpus: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PODS, 1))
@@ -37,9 +40,14 @@ class Settings:
     infrastructure_retries: int = 5
     another_node: bool = True  # whether a retry after lost infrastructure avoids the node it was on
     seconds_kept: int = 7 * 86400  # of the Workflow objects; results in S3 are not touched
+    weights_claim: str = (
+        ""  # PersistentVolumeClaim with the weights of the engine reconviagen; none: that engine cannot run
+    )
     pod_patch: str = ""  # more of the patch that every pod gets, as JSON that begins with a comma
 
     def image(self, step: str) -> str:
         """The image of a step, or of `control`."""
         name = step if step == "control" else "slim" if step in SLIM else self.engines
+        if step == "reconviagen":
+            name = self.reconviagen or name
         return f"{self.registry}/{name}:{self.tag}"

@@ -36,6 +36,7 @@ KILL = json.dumps(["sh", "-c", "kill -s %d -- -1; kill -s %[1]d 1"])
 OPTIONS = "{{=toJson(workflow.parameters)}}"
 JOB = "{{=sprig.trimPrefix('sixview-', workflow.name)}}"
 WORK = "/work"
+WEIGHTS = "/weights"
 MOUNTS = [argo.VolumeMount(name="work", mount_path=WORK), argo.VolumeMount(name="tmp", mount_path="/tmp")]
 LOCKED = argo.SecurityContext(
     allow_privilege_escalation=False,
@@ -108,7 +109,7 @@ def pod(
         command=["with-kernels", "python", "-m", f"steps.{step}"],
         args=arguments(parameters),
         security_context=LOCKED,
-        volume_mounts=MOUNTS,
+        volume_mounts=more.pop("volume_mounts", MOUNTS),
         resources=argo.ResourceRequirements(**settings.sizes[step].resources(settings.gpus[step])),
         inputs=[*more.pop("inputs", []), *takes],
         outputs=[*values(), *leaves, left("outputs", "outputs", f"outputs/{name}.tgz")],
@@ -181,8 +182,28 @@ def model_flags(model: str) -> dict[str, Any]:
 
 
 def reconviagen(settings: Settings) -> Container:
-    flags = model_flags("reconviagen") | {"engine": workflow_parameter("engine")}
-    return model_pod(settings, "reconviagen", flags, [], [])
+    """With its memory of earlier attempts, which outlives the pod in S3, and the folder of the published model's weights, empty
+    where there is no claim."""
+    flags = model_flags("reconviagen") | {"engine": workflow_parameter("engine"), "weights": WEIGHTS}
+    flags |= {"attempts": f"{WORK}/state/attempts.json"}
+    attempts = ("attempts", "state/attempts.json", "reconviagen/attempts.json")
+    mounts = [*MOUNTS, argo.VolumeMount(name="weights", mount_path=WEIGHTS, read_only=True)]
+    return model_pod(
+        settings,
+        "reconviagen",
+        flags,
+        [taken(*attempts, optional=True)],
+        [left(*attempts)],
+        volumes=[weights(settings)],
+        volume_mounts=mounts,
+    )
+
+
+def weights(settings: Settings) -> argo.Volume:
+    if not settings.weights_claim:
+        return argo.Volume(name="weights", empty_dir=argo.EmptyDirVolumeSource())
+    claim = argo.PersistentVolumeClaimVolumeSource(claim_name=settings.weights_claim, read_only=True)
+    return argo.Volume(name="weights", persistent_volume_claim=claim)
 
 
 def nvdiffrec(settings: Settings) -> Container:

@@ -10,9 +10,9 @@ from steps.contracts import Reconviagen
 from steps.errors import GpuUnavailable, ModelFailed, StepError, ValidationFailed, WeightsMissing
 from steps.formats import weights
 
-PYTHON = (
-    "SIXVIEW_RECONVIAGEN_PYTHON"  # names the interpreter of the environment that the model's package is installed in
-)
+# environment variables: the interpreter of the environment that the model's package is installed in, and folders with packages
+# that this lacks, as PYTHONPATH has them
+PYTHON, PATHS = "SIXVIEW_RECONVIAGEN_PYTHON", "SIXVIEW_RECONVIAGEN_PATH"
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from steps.formats import weights
 from steps.formats.scene import SceneView
 from steps.geometry.registration import Similarity
 from steps.reconviagen import framing
-from steps.reconviagen.engines import PYTHON
+from steps.reconviagen.engines import PATHS, PYTHON
 from steps.reporter import Reporter
 
 Array = NDArray[Any]
@@ -142,7 +142,7 @@ class Model:
         command = [interpreter(), str(ADAPTER), str(self.work / "job.json")]
         log = self.work / "log.txt"
         with open(log, "wb") as words:
-            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=words, stderr=words)
+            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=words, stderr=words, env=environment())
             heard = 0
             while child.poll() is None:
                 heard = self._heard(heard, first, last)
@@ -181,3 +181,9 @@ class Model:
 def interpreter() -> str:
     """Of the environment that the model's package is installed in."""
     return os.environ[PYTHON]
+
+
+def environment() -> dict[str, str]:
+    """What that interpreter sees: none of our own packages, and what PATHS names instead."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    return kept | ({"PYTHONPATH": os.environ[PATHS]} if PATHS in os.environ else {})

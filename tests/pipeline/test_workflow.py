@@ -82,7 +82,7 @@ def test_every_pod_requests_a_gpu_and_is_locked(name: str) -> None:
 def test_no_step_gets_what_it_does_not_read() -> None:
     taken = {name: {a["name"] for a in t["inputs"].get("artifacts", [])} for name, t in STEP_PODS.items()}
     assert taken["validate"] == {"input"}
-    assert taken["reconviagen-pod"] == {"scene"}
+    assert taken["reconviagen-pod"] == {"scene", "attempts"}
     assert taken["nvdiffrec-pod"] == {"scene", "attempts", "checkpoint"}
     assert taken["nvdiffrec-quality"] == taken["nvdiffrec-preview"] == {"scene", "mesh"}
     assert "scene" not in taken["package"]
@@ -129,11 +129,22 @@ def test_every_value_of_an_installation_reaches_the_chart() -> None:
     """A setting that the chart's template does not mark would be the same in every installation."""
     plain, marked = Settings(), render.chart_settings()
     unmarked = {f.name for f in dataclasses.fields(Settings) if getattr(plain, f.name) == getattr(marked, f.name)}
-    assert unmarked == {"pull_policy", "gpus", "another_node"}
+    assert unmarked == {"pull_policy", "gpus", "another_node", "weights_claim"}
     text = render.chart_template()
-    for value in ("images.pullPolicy", "retries.anotherNode", "s3.insecure"):
+    for value in ("images.pullPolicy", "images.reconviagen", "retries.anotherNode", "s3.insecure"):
         assert f".Values.{value}" in text
     assert not re.findall(r"@[A-Z]+|9[01]000\d", text)
+
+
+def test_only_the_published_model_s_step_sees_its_weights_and_cannot_change_them() -> None:
+    spec = workflow_template(Settings(weights_claim="mine", reconviagen="reconviagen"))["spec"]
+    pods = {t["name"]: t for t in spec["templates"] if "container" in t}
+    assert [name for name, t in pods.items() if "volumes" in t] == ["reconviagen-pod"]
+    pod = pods["reconviagen-pod"]
+    assert pod["volumes"] == [{"name": "weights", "persistentVolumeClaim": {"claimName": "mine", "readOnly": True}}]
+    assert {"name": "weights", "mountPath": "/weights", "readOnly": True} in pod["container"]["volumeMounts"]
+    assert pod["container"]["image"].split(":")[0] == "sixview/reconviagen"
+    assert STEP_PODS["reconviagen-pod"]["volumes"] == [{"name": "weights", "emptyDir": {}}]
 
 
 def test_sizes_are_what_kubernetes_writes() -> None:

@@ -18,7 +18,7 @@ SHAPES = {"first.weight": (WIDTH, 3), "first.bias": (WIDTH,), "second.weight": (
 
 def environment(**more: str) -> dict[str, str]:
     """On top of the process's own."""
-    return {"SIXVIEW_RECONVIAGEN_PYTHON": sys.executable, "PYTHONPATH": f"{STANDIN}:{Path.cwd()}", **more}
+    return {"SIXVIEW_RECONVIAGEN_PYTHON": sys.executable, "SIXVIEW_RECONVIAGEN_PATH": str(STANDIN), **more}
 
 
 def write_network(base: Path, seed: int, without: str = "", extra: str = "") -> None:

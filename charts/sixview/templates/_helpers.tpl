@@ -29,6 +29,22 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{ dict "limits" $limits "requests" (dict "cpu" $step.cpu "memory" $memory) | toJson }}
 {{- end }}
 
+{{- define "sixview.weightsClaim" -}}
+{{- if .Values.weights.claim }}{{ .Values.weights.claim }}
+{{- else if .Values.weights.create }}{{ include "sixview.fullname" . }}-weights
+{{- end }}
+{{- end }}
+
+{{- /* the volumes of the step reconviagen, as JSON */}}
+{{- define "sixview.weightsVolume" -}}
+{{- $claim := include "sixview.weightsClaim" . | trim -}}
+{{- if $claim -}}
+{{ list (dict "name" "weights" "persistentVolumeClaim" (dict "claimName" $claim "readOnly" true)) | toJson }}
+{{- else -}}
+{{ list (dict "name" "weights" "emptyDir" dict) | toJson }}
+{{- end -}}
+{{- end }}
+
 {{- /* what the pods of this chart that are not steps run as */}}
 {{- define "sixview.podSecurity" -}}
 runAsNonRoot: true
