@@ -69,6 +69,8 @@ def _obstacle(parameters: Reconviagen) -> StepError | None:
             "Use the image reconviagen, or set that variable to the Python of an environment with the package (README), or use "
             "--engine fusion.",
         )
+    if parameters.device == "cpu" and parameters.engine == "auto":
+        return ValidationFailed("The engine reconviagen computes on a GPU, and the CPU was asked for.")
     if parameters.device == "auto" and not _has_gpu():
         return GpuUnavailable(
             "The engine reconviagen needs a GPU, and no driver for one was found.",

@@ -161,10 +161,14 @@ class Model:
         for line in lines[heard:]:
             event = json.loads(line)
             if "stage" in event:
-                self.reporter.stage(event["stage"])
+                self._enter(event["stage"])
             else:
                 self.reporter.progress(first + (last - first) * event["done"] // event["total"], 100)
         return len(lines)
+
+    def _enter(self, stage: str) -> None:
+        if self.reporter.stages[-1]["stage"] != stage:  # the files were compared in the first one already
+            self.reporter.stage(stage)
 
     def _failure(self, code: int, tail: list[str]) -> Exception:
         """The program's own record; what the system says where it left none."""

@@ -52,6 +52,7 @@ def inputs(cluster: None, sample_set: Callable[..., Path], tmp_path_factory: pyt
     for part in ("multi_views", "depth_renders"):
         shutil.copytree(sample_set("mug") / part, mug / part)
     shutil.copy(sample_set("mug") / "cameras.json", mug)
+    shutil.copytree(sample_set("duck"), folder / "duck", ignore=shutil.ignore_patterns("ground_truth", "sample.json"))
     with zipfile.ZipFile(folder / "mug.zip", "w") as archive:
         for path in mug.rglob("*.*"):
             archive.write(path, path.relative_to(mug))

@@ -43,6 +43,7 @@ def ensure() -> None:
     for name in PRODUCT:
         give(f"{REGISTRY}/{name}:{TAG}", product(name))
     give(f"{REGISTRY}/engines-faults:{TAG}", faults())
+    give(f"{REGISTRY}/engines-standin:{TAG}", standin())
     node.run("buildah", "rmi", "--prune", "--force")  # what no image of ours is built upon any more
 
 
@@ -113,6 +114,13 @@ def faults() -> str:
     """The engines with faults that a test can ask for. Nothing of it is in an image that users get."""
     text = f"FROM {REGISTRY}/engines-cpu:{TAG}\nCOPY faults.py faults.pth /opt/python/lib/python3.11/site-packages/\n"
     return bud(f"{REGISTRY}/engines-faults:{TAG}", HERE / "faults", text)
+
+
+def standin() -> str:
+    """The engines beside the stand-in for the published model's package, as images/reconviagen has them beside the package."""
+    told = "SIXVIEW_RECONVIAGEN_PYTHON=/opt/python/bin/python SIXVIEW_RECONVIAGEN_PATH=/opt/standin"
+    text = f"FROM {REGISTRY}/engines-cpu:{TAG}\nCOPY standin /opt/standin\nENV {told}\n"
+    return bud(f"{REGISTRY}/engines-standin:{TAG}", ROOT / "tests/reconviagen", text)
 
 
 def bud(tag: str, context: Path, recipe: str) -> str:

@@ -16,6 +16,7 @@ from tests.cluster import client, images
 from tests.cluster.build import argo_source, events_source
 from tests.cluster.node import kubectl, read_json, run, wait_for
 from tests.cluster.places import BIN, HERE, KUBECONFIG, NAMESPACE, NODE, ROOT
+from tests.reconviagen.parts import write_weights
 
 RESTRICTED = "pod-security.kubernetes.io/enforce=restricted"
 VALUES = HERE / "manifests" / "values.yaml"
@@ -33,6 +34,8 @@ def install() -> None:
     chart("sixview-hasty", "cpu.yaml", "hasty.yaml")
     chart("sixview-broken", "cpu.yaml", "broken.yaml")
     chart("sixview-readonly", "cpu.yaml", "readonly.yaml")
+    weights()
+    chart("sixview-published", "cpu.yaml", "published.yaml")
     chart("sixview-full", "full.yaml")
     restart_changed()
     for deployment in (
@@ -46,6 +49,14 @@ def install() -> None:
         kubectl("-n", space, "rollout", "status", f"deployment/{name}", "--timeout=120s")
     kubectl("-n", NAMESPACE, "rollout", "status", "statefulset/sixview-cpu-minio", "--timeout=120s")
     reader()
+
+
+def weights() -> None:
+    """The stand-in's weights, on a volume of this node."""
+    folder = NODE / "standin-weights"
+    if not folder.exists():
+        write_weights(folder)
+    kubectl("apply", "-f", "-", given=(HERE / "manifests" / "weights.yaml").read_text().replace("FOLDER", str(folder)))
 
 
 def restart_changed() -> None:

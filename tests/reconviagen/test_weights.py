@@ -83,6 +83,9 @@ def test_with_weights_and_package_the_published_model_runs(folder: Path, monkeyp
     assert (choice.engine, choice.device) == ("reconviagen", "cpu")
     assert choose(asked("auto", "cuda", folder)).device == "cuda"
     assert choose(asked("fusion", "cpu", folder)).engine == "fusion"
+    assert (
+        choose(asked("auto", "cpu", folder)).engine == "fusion"
+    )  # it wants a GPU: on a CPU it runs only if it is named
 
 
 @pytest.mark.parametrize("engine", ["reconviagen", "auto"])
