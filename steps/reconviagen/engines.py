@@ -46,7 +46,9 @@ def choose(parameters: Reconviagen) -> Choice:
 def _obstacle(parameters: Reconviagen) -> StepError | None:
     """Why the published model cannot run."""
     folder = parameters.weights
-    if folder is None:
+    if folder is None or (
+        folder.is_dir() and not any(folder.iterdir())
+    ):  # a pod has an empty one where there is no claim
         return WeightsMissing(
             "No weights for the engine reconviagen were given.",
             "Give their folder with --weights, or use --engine fusion, which computes on the CPU.",

@@ -101,8 +101,7 @@ def dressed(
     """The mesh in the scene with the views' colours, and the model's own where no view looks; facts; and which texels were not
     seen, [S, S] bool."""
     vertices, faces = found.pose(made.vertices), outwards(made.vertices, made.faces)
-    smaller = decimated if is_closed(faces) else simplified
-    v, f = smaller(vertices, faces, settings.faces) if len(faces) > settings.faces else (vertices, faces)
+    v, f = smaller(vertices, faces, settings.faces)
     tree = cKDTree(vertices)
 
     def own(points: Array) -> Array:
@@ -112,6 +111,15 @@ def dressed(
         return np.asarray((made.colours[nearest] * (weight / weight.sum(axis=1, keepdims=True))[..., None]).sum(axis=1))
 
     return textured(v.astype(np.float64), f, views, settings, own=own)
+
+
+def smaller(vertices: Array, faces: Array, target: int) -> tuple[Array, Array]:
+    """At most about `target` faces. The simplifier knows errors in absolute lengths: it gets the mesh in those that fusion has."""
+    if len(faces) <= target:
+        return vertices, faces
+    unit = float(np.ptp(vertices, axis=0).max()) / Settings().grid
+    v, f = (decimated if is_closed(faces) else simplified)(vertices / unit, faces, target)
+    return v * unit, f
 
 
 def outwards(vertices: Array, faces: Array) -> Array:

@@ -88,6 +88,11 @@ def test_with_weights_and_package_the_published_model_runs(folder: Path, monkeyp
     )  # it wants a GPU: on a CPU it runs only if it is named
 
 
+def test_an_empty_folder_is_as_good_as_none(tmp_path: Path) -> None:
+    """A pod has one where the chart has no claim; the report's words must not depend on that."""
+    assert choose(asked("auto", "cpu", tmp_path)).reason == choose(asked("auto", "cpu", None)).reason
+
+
 @pytest.mark.parametrize("engine", ["reconviagen", "auto"])
 def test_without_the_package_nothing_else_stands_in_for_it(
     engine: str, folder: Path, monkeypatch: pytest.MonkeyPatch
