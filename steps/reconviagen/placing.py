@@ -114,11 +114,16 @@ def dressed(
 
 
 def smaller(vertices: Array, faces: Array, target: int) -> tuple[Array, Array]:
-    """At most about `target` faces. The simplifier knows errors in absolute lengths: it gets the mesh in those that fusion has."""
-    if len(faces) <= target:
-        return vertices, faces
+    """At most about `target` faces. The simplifier thinks in absolute lengths and gets those that fusion has; by halves, since in
+    one go it leaves long thin faces on a dense mesh."""
     unit = float(np.ptp(vertices, axis=0).max()) / Settings().grid
-    v, f = (decimated if is_closed(faces) else simplified)(vertices / unit, faces, target)
+    v, f = vertices / unit, faces
+    simpler = decimated if is_closed(faces) else simplified
+    while len(f) > target:
+        before = len(f)
+        v, f = simpler(v, f, max(target, before // 2))
+        if len(f) > 0.9 * before:
+            break
     return v * unit, f
 
 
