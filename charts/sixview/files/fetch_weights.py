@@ -24,17 +24,18 @@ def dinov2(part: dict, folder: Path) -> None:
     """Its code at a revision, as torch.hub wants it, and its checkpoint beside it."""
     folder.mkdir(parents=True, exist_ok=True)
     with urllib.request.urlopen(part["code"].format(revision=part["revision"])) as answer:
-        archive = tarfile.open(fileobj=io.BytesIO(answer.read()))
-    for member in archive.getmembers():
-        member.name = "/".join(member.name.split("/")[1:])  # without the archive's own folder
-        if member.name:
-            archive.extract(member, folder, filter="data")
+        data = io.BytesIO(answer.read())
+    with tarfile.open(fileobj=data) as archive:
+        for member in archive.getmembers():
+            member.name = "/".join(member.name.split("/")[1:])  # without the archive's own folder
+            if member.name:
+                archive.extract(member, folder, filter="data")
     file = folder / part["url"].rsplit("/", 1)[-1]
     if not file.exists():
         urllib.request.urlretrieve(part["url"], file.with_suffix(".part"))
         file.with_suffix(".part").rename(file)
-    with file.open("rb") as data:
-        found = hashlib.file_digest(data, "sha256").hexdigest()
+    with file.open("rb") as checkpoint:
+        found = hashlib.file_digest(checkpoint, "sha256").hexdigest()
     if part["sha256"] and found != part["sha256"]:
         file.unlink()
         raise SystemExit(f"{part['url']} has the SHA-256 {found}, not {part['sha256']}")
