@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import map_coordinates
 
-from steps.geometry.cameras import Camera, project, unproject
+from steps.geometry.cameras import Camera, unproject
 from steps.geometry.depth import tangent_planes
+from steps.geometry.kernels import inlined, kernel
 
 Array = NDArray[Any]
 FACING = 0.25  # least cosine between normal and sight for a colour to be compared
@@ -41,39 +42,52 @@ class Sight:
     depth: Array
     colour: Array
 
-    def seen(self, points: Array, normals: Array, thick: float) -> Array:
-        """(n,) bool: which points (n, 3) this view shows: those on the surface that its depth has, and turned to it."""
-        pixels, z = project(points, self.camera)
-        column, row = (
-            np.clip(pixels[:, k], 0, s - 1).astype(int) for k, s in ((0, self.depth.shape[1]), (1, len(self.depth)))
-        )
-        there = self.depth[row, column]
-        way = self.camera.position - points
-        cosine = (way * normals).sum(axis=1) / np.maximum(np.linalg.norm(way, axis=1), 1e-12)
-        return np.asarray((there > 0) & (np.abs(z - there) < thick) & (cosine > FACING))
-
-    def changes(self, points: Array) -> tuple[Array, Array]:
-        """The view's colours at points (n, 3), and how they change as these move, (n, 3 channels, 3)."""
-        pixels, z = project(points, self.camera)
-        at = [pixels[:, 1] - 0.5, pixels[:, 0] - 0.5]
-        look = [_sampled(layer, at) for layer in (self.colour, self.down, self.right)]
-        m = self.camera.projection
-        x, y = ((m[k, :3] - pixels[:, k : k + 1] * m[2, :3]) / z[:, None] for k in (0, 1))
-        return look[0], look[2][:, :, None] * x[:, None] + look[1][:, :, None] * y[:, None]
+    def look(self, points: Array, normals: Array, thick: float) -> tuple[Array, Array, Array]:
+        """Which of points (n, 3) this view shows, (n,) bool: those on the surface that its depth has, give or take `thick`, and
+        turned to it; of these k the view's colours (k, 3), and how they change as the points move, (k, 3 channels, 3)."""
+        seen, colours, slopes = np.zeros(len(points), bool), np.empty((len(points), 3)), np.empty((len(points), 3, 3))
+        eye = self.camera.position
+        _looked(points, normals, self.camera.projection, eye, self.depth, self.layers, thick, seen, colours, slopes)
+        return seen, colours[seen], slopes[seen]
 
     @cached_property
-    def down(self) -> Array:
-        return np.asarray(np.gradient(self.colour, axis=0))
-
-    @cached_property
-    def right(self) -> Array:
-        return np.asarray(np.gradient(self.colour, axis=1))
+    def layers(self) -> Array:
+        """[H, W, 9] float32: colour, and its change downwards and to the right."""
+        down, right = np.gradient(self.colour, axis=(0, 1))
+        return np.concatenate([self.colour, down, right], axis=2).astype(np.float32)
 
 
-def _sampled(image: Array, at: list[Array]) -> Array:
-    """(n, C): bilinear, at rows and columns."""
-    layers = [map_coordinates(image[..., k], at, order=1, mode="nearest") for k in range(image.shape[2])]
-    return np.stack(layers, axis=1)
+@inlined
+def _between(upper, lower, down, across, k):  # type: ignore[no-untyped-def]
+    above = upper[0][k] + across * (upper[1][k] - upper[0][k])
+    return above + down * (lower[0][k] + across * (lower[1][k] - lower[0][k]) - above)
+
+
+@kernel
+def _looked(points, normals, m, eye, depth, layers, thick, seen, colours, slopes):  # type: ignore[no-untyped-def]
+    height, width = depth.shape
+    for i in range(len(points)):
+        x, y, z = points[i, 0], points[i, 1], points[i, 2]
+        far = m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3]
+        across = (m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3]) / far
+        down = (m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3]) / far
+        there = depth[min(max(int(down), 0), height - 1), min(max(int(across), 0), width - 1)]
+        u, v, w = eye[0] - x, eye[1] - y, eye[2] - z
+        turned = u * normals[i, 0] + v * normals[i, 1] + w * normals[i, 2] > FACING * math.sqrt(u * u + v * v + w * w)
+        if not (there > 0 and abs(far - there) < thick and turned):
+            continue
+        seen[i] = True
+        row, column = min(max(down - 0.5, 0.0), height - 1.0), min(max(across - 0.5, 0.0), width - 1.0)
+        r, c = min(int(row), max(height - 2, 0)), min(int(column), max(width - 2, 0))
+        r1, c1, fr, fc = min(r + 1, height - 1), min(c + 1, width - 1), row - r, column - c
+        upper, lower = (layers[r, c], layers[r, c1]), (layers[r1, c], layers[r1, c1])
+        for k in range(3):
+            colours[i, k] = _between(upper, lower, fr, fc, k)
+            by_row, by_column = _between(upper, lower, fr, fc, k + 3), _between(upper, lower, fr, fc, k + 6)
+            for axis in range(3):
+                slopes[i, k, axis] = (
+                    by_column * (m[0, axis] - across * m[2, axis]) + by_row * (m[1, axis] - down * m[2, axis])
+                ) / far
 
 
 def of_mesh(vertices: Array, faces: Array, count: int, seed: int = 0) -> tuple[Cloud, Array, Array]:
@@ -96,9 +110,9 @@ def of_sights(sights: list[Sight], count: int) -> Cloud:
     every = max(1, sum(len(p[0]) for p in parts) // (20 * count))  # more of them only fill the same cubes
     points, normals = (np.concatenate([p[k][::every] for p in parts]) for k in (0, 1))
     size = np.linalg.norm(np.ptp(points, axis=0)) / np.sqrt(count) / 1.2
-    _, cube = np.unique(np.floor(points / size).astype(np.int64), axis=0, return_inverse=True)
+    cube = np.floor((points - points.min(axis=0)) / size).astype(np.int64)
     order = np.random.default_rng(0).permutation(len(points))
-    _, first = np.unique(cube.ravel()[order], return_index=True)
+    _, first = np.unique(np.ravel_multi_index(tuple(cube[order].T), cube.max(axis=0) + 1), return_index=True)
     return Cloud(points[order[first]], normals[order[first]])
 
 

@@ -9,6 +9,7 @@ only one of the two has do not pull. Mirroring is never tried: a model that made
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +21,7 @@ from scipy.spatial.transform import Rotation
 
 from steps.geometry.clouds import Cloud, Sight, of_sights
 from steps.geometry.images import filled
-from steps.geometry.kernels import parallel_map
+from steps.geometry.kernels import kernel, parallel_map
 
 Array = NDArray[Any]
 ROTATIONS = 960  # to begin from: no rotation is further than about 17 degrees from one of them
@@ -35,10 +36,12 @@ TIE, NOISE = 1.25, 0.02
 # in which it is turned
 ROUND, SWEEP = 0.04, np.radians(3.0)
 APART = np.radians(16.0)  # between two of the poses that are kept
+# poses that are looked at to the end, and the angle within which they would end at the same
 FINALISTS, NEIGHBOURS = 8, np.radians(7.0)
 DOUBTFUL = 1.15  # of the least cost, up to which finalists are looked at to the end
 FITS = 0.7  # of the shares of both sides that lie on the other, multiplied, from which a mesh is one of this object
 WIDTH = 0.1  # radii: an error of this size counts half of what it could
+CLOSING = (2 * WIDTH, 1.2 * WIDTH, WIDTH, WIDTH, WIDTH, WIDTH)
 NEAR = 0.15  # radii between a point of the mesh and the depth, up to which their colours are compared
 LEAST = 50  # points whose colours can be compared, that colours say anything
 # pixels of the longest side of the pictures that colours are compared on, and by how many they are blurred: for a wide catch, for
@@ -175,7 +178,7 @@ def found(own: Cloud, other: Cloud) -> list[tuple[float, Similarity]]:
     poses, cost = pursued(*more, grids, poses, (0.15, 0.12, 0.1, 0.1))
     poses = poses.some(spread(poses, cost, KEPT))
     poses, cost = pursued(*more, grids, poses, (0.1, 0.08, 0.08, 0.06, 0.06, 0.06))
-    return distinct([(float(cost[k]), poses.one(int(k))) for k in np.argsort(cost)])
+    return distinct([(float(cost[k]), poses.one(k)) for k in range(len(cost))])
 
 
 def spread(poses: Poses, cost: Array, count: int) -> Array:
@@ -192,10 +195,17 @@ def spread(poses: Poses, cost: Array, count: int) -> Array:
 
 
 def distinct(fits: list[tuple[float, Similarity]]) -> list[tuple[float, Similarity]]:
-    """Without those that are alike to an earlier one."""
+    """The best first, without those that are alike to a better one."""
+    return apart(fits, alike, len(fits))
+
+
+def apart(
+    fits: list[tuple[float, Similarity]], near: Callable[[Similarity, Similarity], bool], count: int
+) -> list[tuple[float, Similarity]]:
+    """At most `count`, by cost, none of them near to a better one."""
     kept: list[tuple[float, Similarity]] = []
-    for cost, pose in fits:
-        if not any(alike(pose, other) for _, other in kept):
+    for cost, pose in sorted(fits, key=lambda f: f[0]):
+        if len(kept) < count and not any(near(pose, other) for _, other in kept):
             kept.append((cost, pose))
     return kept
 
@@ -212,11 +222,11 @@ def angle(one: Array, other: Array) -> float:
 def round_axis(cloud: Cloud) -> Array:
     """The axis about which a cloud of radius one is round, (3,), zero if there is none: one of its principal axes, about which it
     may be turned and stays where it is."""
-    tree = cKDTree(cloud.points)
+    tree, few = cKDTree(cloud.points), cloud.some(CLOSE).points
     axes = np.linalg.svd(cloud.points, full_matrices=False)[2]
     turns = [Rotation.from_rotvec(axes * angle).as_matrix() for angle in (0.6, 1.3, 2.0)]
-    apart = [max(float(tree.query(cloud.points @ turn[k].T)[0].mean()) for turn in turns) for k in range(3)]
-    return np.asarray(axes[int(np.argmin(apart))] if min(apart) < ROUND else np.zeros(3))
+    beside = [max(float(tree.query(few @ turn[k].T)[0].mean()) for turn in turns) for k in range(3)]
+    return np.asarray(axes[int(np.argmin(beside))] if min(beside) < ROUND else np.zeros(3))
 
 
 def over(axis: Array, pose: Similarity) -> Similarity:
@@ -236,6 +246,17 @@ def swept(axis: Array, bases: list[Similarity]) -> list[Similarity]:
 
 
 @dataclass(frozen=True)
+class Met:
+    """Points of the mesh where a pose puts them (n, 3): all, then again those nearest to each of the depth's; with each goes the
+    nearest of the depth. normals: (n, 3) of the depth there; gap: (n,) distance from its plane; apart: (n,) squared distance."""
+
+    points: Array
+    normals: Array
+    gap: Array
+    apart: Array
+
+
+@dataclass(frozen=True)
 class Pair:
     """A mesh's cloud and that of the depth, both with radius one, and their trees; sights: the views in that frame."""
 
@@ -248,23 +269,41 @@ class Pair:
     def of(own: Cloud, other: Cloud) -> Pair:
         return Pair(own, other, cKDTree(own.points), cKDTree(other.points))
 
-    def met(self, pose: Similarity) -> tuple[Array, Array, Array]:
-        """Points of the mesh where the pose puts them (n, 3), those of the depth that they lie on and the normals there: the
-        nearest to each point of either side."""
+    def met(self, pose: Similarity) -> Met:
         there, back = pose(self.own.points), pose.inverse()(self.other.points)
         to, of = self.other_tree.query(there)[1], self.own_tree.query(back)[1]
-        return (
-            np.concatenate([there, there[of]]),
-            np.concatenate([self.other.points[to], self.other.points]),
-            np.concatenate([self.other.normals[to], self.other.normals]),
-        )
+        points = np.concatenate([there, there[of]])
+        off = points - np.concatenate([self.other.points[to], self.other.points])
+        normals = np.concatenate([self.other.normals[to], self.other.normals])
+        return Met(points, normals, (off * normals).sum(axis=1), (off**2).sum(axis=1))
 
 
-def rows(points: Array, slopes: Array, middle: Array) -> Array:
-    """(n, 7): how something that changes by `slopes` (n, 3) where points (n, 3) move changes as all turn about the middle, move
-    and grow."""
-    arm = points - middle
-    return np.column_stack([np.cross(arm, slopes), slopes, (arm * slopes).sum(axis=1)])
+class Pull:
+    """The least squares problem of how to turn, grow and move points about a middle (seven unknowns), summed up from errors that
+    change by slopes (n, 3) where points (n, 3) move, with weights (n,)."""
+
+    def __init__(self, middle: Array, least: float) -> None:
+        self.middle, self.square, self.gradient = middle, np.eye(7) * least, np.zeros(7)
+
+    def add(self, points: Array, slopes: Array, errors: Array, weights: Array) -> None:
+        _summed(points, slopes, errors, weights, self.middle, self.square, self.gradient, np.empty(7))
+
+    def moved(self, pose: Similarity) -> Similarity:
+        return stepped(pose, -np.linalg.solve(self.square, self.gradient), self.middle)
+
+
+@kernel
+def _summed(points, slopes, errors, weights, middle, square, gradient, row):  # type: ignore[no-untyped-def]
+    for i in range(len(points)):
+        x, y, z = points[i, 0] - middle[0], points[i, 1] - middle[1], points[i, 2] - middle[2]
+        u, v, w = slopes[i, 0], slopes[i, 1], slopes[i, 2]
+        row[0], row[1], row[2] = y * w - z * v, z * u - x * w, x * v - y * u
+        row[3], row[4], row[5], row[6] = u, v, w, x * u + y * v + z * w
+        for j in range(7):
+            scaled = weights[i] * row[j]
+            gradient[j] += scaled * errors[i]
+            for k in range(7):
+                square[j, k] += scaled * row[k]
 
 
 def stepped(pose: Similarity, change: Array, middle: Array) -> Similarity:
@@ -273,17 +312,14 @@ def stepped(pose: Similarity, change: Array, middle: Array) -> Similarity:
     return step.after(pose)
 
 
-def closer(pair: Pair, pose: Similarity) -> tuple[float, Similarity]:
-    """Rounds of point-to-plane ICP; the pose and its cost, in [0, 1]."""
-    for width in (2 * WIDTH, 1.5 * WIDTH, 1.2 * WIDTH, WIDTH, WIDTH, WIDTH, WIDTH):
-        points, on, normals = pair.met(pose)
-        gap, apart, middle = ((points - on) * normals).sum(axis=1), ((points - on) ** 2).sum(axis=1), pose.shift
-        system = rows(points, normals, middle)
-        scaled = system / (1 + apart / width**2)[:, None] ** 2
-        change = -np.linalg.solve(scaled.T @ system + 1e-6 * len(system) * np.eye(7), scaled.T @ gap)
-        pose = stepped(pose, change, middle)
-    points, on, _ = pair.met(pose)
-    apart = ((points - on) ** 2).sum(axis=1)
+def closer(pair: Pair, pose: Similarity, widths: tuple[float, ...]) -> tuple[float, Similarity]:
+    """Rounds of point-to-plane ICP, one for each width of the error's bound; the pose and its cost, in [0, 1]."""
+    for width in widths:
+        met = pair.met(pose)
+        pull = Pull(pose.shift, 1e-6 * len(met.points))
+        pull.add(met.points, met.normals, met.gap, 1 / (1 + met.apart / width**2) ** 2)
+        pose = pull.moved(pose)
+    apart = pair.met(pose).apart
     return float((apart / (apart + WIDTH**2)).mean()), pose
 
 
@@ -305,17 +341,14 @@ def looks(pair: Pair, pose: Similarity, sights: list[Sight]) -> Looks:
     """Of the mesh's points that lie where the depth is and are turned to a view; by the depth's normals, since a noisy mesh has
     none worth the name."""
     points = pose(pair.own.points)
-    distance, nearest = pair.other_tree.query(points)
-    near = distance < NEAR
+    distance, nearest = pair.other_tree.query(points, distance_upper_bound=NEAR)
+    near = np.isfinite(distance)
     assert pair.own.colours is not None
     points, colours, normals = points[near], pair.own.colours[near], pair.other.normals[nearest[near]]
     parts = []
     for sight in sights:
-        seen = sight.seen(points, normals, NEAR)
-        if seen.any():
-            parts.append((points[seen], colours[seen], *sight.changes(points[seen])))
-    if not parts:
-        return Looks(*(np.empty((0, 3)),) * 3, np.empty((0, 3, 3)))
+        seen, views, slopes = sight.look(points, normals, NEAR)
+        parts.append((points[seen], colours[seen], views, slopes))
     return Looks(*(np.concatenate([p[k] for p in parts]) for k in range(4)))
 
 
@@ -347,20 +380,20 @@ def colour_cost(pair: Pair, pose: Similarity, sights: list[Sight]) -> float:
 def together(pair: Pair, pose: Similarity, sights: list[Sight], rounds: int) -> Similarity:
     """Rounds in which surfaces and colours pull, each by how far it is off as a whole (its median absolute deviation)."""
     for _ in range(rounds):
-        points, on, normals = pair.met(pose)
-        gap, apart, middle = ((points - on) * normals).sum(axis=1), ((points - on) ** 2).sum(axis=1), pose.shift
-        systems = [(rows(points, normals, middle), gap, 1 / (1 + apart / NEAR**2) ** 2)]
-        look = looks(pair, pose, sights)
+        met, look = pair.met(pose), looks(pair, pose, sights)
+        pull = Pull(pose.shift, 1e-6 * len(met.points))
+        pull.add(met.points, met.normals, met.gap, trusted(met.gap) / (1 + met.apart / NEAR**2) ** 2)
         if len(look.points) >= LEAST:
-            difference = toned(look)[0]
-            systems += [(rows(look.points, look.slopes[:, k], middle), difference[:, k], 1.0) for k in range(3)]
-        square, gradient = np.eye(7) * 1e-6 * len(points), np.zeros(7)
-        for system, error, weight in systems:
-            deviation = 1.4826 * float(np.median(np.abs(error))) + 1e-4
-            scaled = system * (weight / (1 + (error / (3 * deviation)) ** 2) ** 2 / deviation**2)[:, None]
-            square, gradient = square + scaled.T @ system, gradient + scaled.T @ error
-        pose = stepped(pose, -np.linalg.solve(square, gradient), middle)
+            for k, error in enumerate(toned(look)[0].T):
+                pull.add(look.points, look.slopes[:, k], error, trusted(error))
+        pose = pull.moved(pose)
     return pose
+
+
+def trusted(errors: Array) -> Array:
+    """The weights of errors (n,), by how far they are off as a whole: small for those that are off by much more."""
+    deviation = 1.4826 * float(np.median(np.abs(errors))) + 1e-4
+    return np.asarray(1 / (1 + (errors / (3 * deviation)) ** 2) ** 2 / deviation**2)
 
 
 # -- all of it ----------------------------------------------------------------------------------------------------------
@@ -390,42 +423,44 @@ def register(own: Cloud, sights: list[Sight]) -> Registration:
     shown = of_sights(sights, FULL)
     to_unit, of_unit = onto_unit(own), onto_unit(shown)
     mesh, depth = moved(own, to_unit), moved(shown, of_unit)
-    soft, sharp, speckled = ([_prepared(s, of_unit, *how) for s in sights] for how in (SOFT, SHARP, SPECKLED))
-    some = Pair.of(mesh.some(CLOSE), depth.some(CLOSE))
-    fits = sorted(parallel_map(lambda p: closer(some, p[1]), found(mesh, depth)), key=lambda f: f[0])
-    limit = TIE * fits[0][0] + NOISE
-    tied = distinct([f for f in fits if f[0] <= limit])
+    pictures = parallel_map(lambda s: _prepared(s, of_unit), sights)
+    soft, sharp, speckled = (list(each) for each in zip(*pictures, strict=True))
+    tied = by_shape(mesh, depth)
     if mesh.colours is not None:
-        options = [p for _, p in tied]
-        axis = round_axis(depth)
-        if axis.any():
-            options += swept(axis, [options[0], closer(some, over(axis, options[0]))[1]])
-        many = Pair.of(mesh.some(COLOURED), depth.some(COLOURED))
-        seen = parallel_map(lambda p: (colour_cost(many, p, soft), p), options)
-        best = finalists(seen)
-        poses = parallel_map(lambda p: together(many, p, soft, 8), best)
-        tied = distinct(sorted(parallel_map(lambda p: (colour_cost(many, p, soft), p), poses), key=lambda f: f[0]))
+        tied = by_colours(mesh, depth, [p for _, p in tied], soft)
     full = Pair.of(mesh.some(FULL, 2), depth)
     close = [p for cost, p in tied if cost <= DOUBTFUL * tied[0][0]][: FINALISTS // 2]
-    last = parallel_map(lambda p: _last(full, p, sharp, speckled), close)
-    pose = min(last, key=lambda f: f[0])[1]
-    costs = sorted([cost for cost, _ in last] + [cost for cost, _ in tied[len(last) :]])
+    last = distinct(parallel_map(lambda p: _last(full, p, sharp, speckled), close))
+    pose = last[0][1]
+    costs = sorted(cost for cost, _ in last + tied[len(close) :])
     margin = 1 - costs[0] / costs[1] if len(costs) > 1 else 1.0
     return _verdict(full, pose, speckled, margin, of_unit.inverse().after(pose).after(to_unit))
 
 
-def finalists(seen: list[tuple[float, Similarity]]) -> list[Similarity]:
-    """The best by colours, each turned well away from the better ones, whose neighbours would only end where these do."""
-    kept: list[Similarity] = []
-    for _, pose in sorted(seen, key=lambda f: f[0]):
-        if len(kept) < FINALISTS and all(angle(pose.rotation, other.rotation) > NEIGHBOURS for other in kept):
-            kept.append(pose)
-    return kept
+def by_shape(mesh: Cloud, depth: Cloud) -> list[tuple[float, Similarity]]:
+    """Costs and poses, all in which the shapes fit about as well as in the best, which comes first."""
+    pair = Pair.of(mesh.some(CLOSE), depth.some(CLOSE))
+    fits = distinct(parallel_map(lambda p: closer(pair, p[1], CLOSING[:3]), found(mesh, depth)))
+    return [f for f in fits if f[0] <= TIE * fits[0][0] + NOISE]
+
+
+def by_colours(
+    mesh: Cloud, depth: Cloud, options: list[Similarity], soft: list[Sight]
+) -> list[tuple[float, Similarity]]:
+    """Costs and poses by colours of such poses, and of what is round in all ways it may be turned; the best first."""
+    few, many = (Pair.of(mesh.some(n), depth.some(n)) for n in (MIDDLE, COLOURED))
+    axis = round_axis(depth)
+    if axis.any():
+        options = options + swept(axis, [options[0], closer(few, over(axis, options[0]), CLOSING)[1]])
+    seen = parallel_map(lambda p: (colour_cost(few, p, soft), p), options)
+    best = apart(seen, lambda p, q: angle(p.rotation, q.rotation) < NEIGHBOURS, FINALISTS)
+    poses = parallel_map(lambda f: together(many, f[1], soft, 8), best)
+    return distinct(parallel_map(lambda p: (colour_cost(many, p, soft), p), poses))
 
 
 def _last(pair: Pair, pose: Similarity, sharp: list[Sight], speckled: list[Sight]) -> tuple[float, Similarity]:
     if pair.own.colours is None:
-        return closer(pair, pose)
+        return closer(pair, pose, CLOSING)
     pose = together(pair, together(pair, pose, sharp, 8), speckled, 3)
     return colour_cost(pair, pose, speckled), pose
 
@@ -446,13 +481,18 @@ def _verdict(pair: Pair, pose: Similarity, sights: list[Sight], margin: float, w
     )
 
 
-def _prepared(sight: Sight, to: Similarity, side: int, blur: float) -> Sight:
-    """A view in the frame of radius one: smaller, and its colours blurred, beyond the outline too."""
-    step = max(1, max(sight.depth.shape) // side)
-    colour = filled(sight.colour, sight.depth > 0)
-    colour = gaussian_filter(colour, (blur * step, blur * step, 0))[step // 2 :: step, step // 2 :: step]
-    depth = sight.depth[step // 2 :: step, step // 2 :: step] * to.scale
+def _prepared(sight: Sight, to: Similarity) -> tuple[Sight, Sight, Sight]:
+    """A view in the frame of radius one, SOFT, SHARP and SPECKLED."""
     pose = sight.camera.camera_to_world.copy()
     pose[:3, 3] = to(pose[:3, 3])
-    camera = replace(sight.camera, camera_to_world=pose).resized(depth.shape[1], depth.shape[0])
-    return Sight(camera, depth, colour)
+    camera = replace(sight.camera, camera_to_world=pose)
+    whole = Sight(camera, sight.depth * to.scale, filled(sight.colour, sight.depth > 0))
+    return _blurred(whole, *SOFT), _blurred(whole, *SHARP), _blurred(whole, *SPECKLED)
+
+
+def _blurred(sight: Sight, side: int, blur: float) -> Sight:
+    """A view made smaller, and its colours blurred, beyond the outline too."""
+    step = max(1, max(sight.depth.shape) // side)
+    colour = gaussian_filter(sight.colour, (blur * step, blur * step, 0))[step // 2 :: step, step // 2 :: step]
+    depth = np.ascontiguousarray(sight.depth[step // 2 :: step, step // 2 :: step])
+    return Sight(sight.camera.resized(depth.shape[1], depth.shape[0]), depth, colour)

@@ -11,7 +11,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from steps.geometry import clouds
-from steps.geometry.cameras import project
+from steps.geometry.cameras import project, unproject
 from steps.geometry.registration import (
     Poses,
     Similarity,
@@ -121,16 +121,26 @@ def test_what_the_views_show_lies_on_the_object_and_faces_out(folder: Path) -> N
 
 def test_how_a_views_colours_change_is_what_differences_say(folder: Path) -> None:
     view = benchmark.scene_of("mug", SIDE, folder).views[0]
-    smooth = replace(benchmark.sight(view), colour=_waves(SIDE))
+    smooth = replace(benchmark.sight(view), colour=_waves(SIDE), depth=np.full((SIDE, SIDE), 2.5))
     points = RANDOM.uniform(-0.3, 0.3, (200, 3))
-    colours, slopes = smooth.changes(points)
-    assert colours.shape == (200, 3)
+    seen, colours, slopes = smooth.look(points, smooth.camera.position - points, np.inf)
+    assert seen.all()
+    np.testing.assert_allclose(colours[:, 1], _wave(project(points, smooth.camera)[0]), atol=1e-3)
     for axis in range(3):
         step = np.zeros(3)
         step[axis] = 1e-2
         pixels = [project(points + s, smooth.camera)[0] for s in (step, -step)]
         expected = (_wave(pixels[0]) - _wave(pixels[1])) / 2e-2
         np.testing.assert_allclose(slopes[:, 0, axis], expected, atol=0.02 * np.abs(expected).max() + 1e-6)
+
+
+def test_a_view_shows_what_lies_on_its_depth_and_is_turned_to_it(folder: Path) -> None:
+    view = benchmark.sight(benchmark.scene_of("mug", SIDE, folder).views[0])
+    points = unproject(view.depth, view.camera)[::7]
+    to_eye = view.camera.position - points
+    assert view.look(points, to_eye, 0.01)[0].mean() > 0.99
+    assert not view.look(points, -to_eye, 0.01)[0].any()
+    assert not view.look(points + 0.1 * to_eye, to_eye, 0.01)[0].any()
 
 
 def _wave(pixels: Array) -> Array:
