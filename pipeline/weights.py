@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -10,6 +12,18 @@ from steps.errors import StepError
 from steps.formats import weights
 
 FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
+
+
+@contextlib.contextmanager
+def told_plainly() -> Iterator[None]:
+    """Ends the program on a StepError with its words, every file at fault, and its exit code."""
+    try:
+        yield
+    except StepError as error:
+        for fault in error.details.get("faults", []):
+            click.echo(f"{fault['file']}: {fault['fault']}")
+        click.echo(f"{error.code}: {error.message}\n{error.suggestion}", err=True)
+        raise SystemExit(error.exit_code) from None
 
 
 @click.group("weights")
@@ -21,13 +35,8 @@ def commands() -> None:
 @click.argument("dir", type=FOLDER)
 def verify(dir: Path) -> None:
     """Compare every file in DIR with its manifest, weights.json, by size and SHA-256."""
-    try:
+    with told_plainly():
         manifest = weights.checked(dir)
-    except StepError as error:
-        for fault in error.details.get("faults", []):
-            click.echo(f"{fault['file']}: {fault['fault']}")
-        click.echo(f"{error.code}: {error.message}\n{error.suggestion}", err=True)
-        raise SystemExit(error.exit_code) from None
     size = sum(item["bytes"] for item in manifest["files"])
     click.echo(f"{len(manifest['files'])} files, {size / 2**20:.1f} MiB: all as in {weights.FILE}")
     for name, part in manifest["parts"].items():
@@ -49,11 +58,8 @@ def lock(dir: Path, revisions: tuple[str, ...]) -> None:
     unknown = sorted(set(told) - set(weights.PARTS))
     if unknown:
         raise click.BadParameter(f"there is no part {', '.join(unknown)}; the parts are {', '.join(weights.PARTS)}")
-    try:
+    with told_plainly():
         manifest = weights.lock(dir, told)
-    except StepError as error:
-        click.echo(f"{error.code}: {error.message}\n{error.suggestion}", err=True)
-        raise SystemExit(error.exit_code) from None
     click.echo(f"{dir / weights.FILE}: {len(manifest['files'])} files")
     for name, part in manifest["parts"].items():
         if part["revision"] == weights.UNKNOWN:

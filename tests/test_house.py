@@ -17,6 +17,7 @@ STEPS = ["validate", "reconviagen", "nvdiffrec", "quality", "preview", "package"
 SHARED = {"contracts", "errors", "files", "memory", "reporter", "runner"}
 # room: the rooms of `steps` it may import from
 ALLOWED = {
+    "attempts": {"errors", "files"},
     "contracts": set(),
     "errors": set(),
     "files": set(),
@@ -27,11 +28,22 @@ ALLOWED = {
     "geometry": {"errors", "geometry"},
     "baseline": {"errors", "formats", "geometry"},
     **{
-        step: {"baseline", "contracts", "errors", "files", "formats", "geometry", "reporter", "runner", step}
+        step: {
+            "attempts",
+            "baseline",
+            "contracts",
+            "errors",
+            "files",
+            "formats",
+            "geometry",
+            "reporter",
+            "runner",
+            step,
+        }
         for step in STEPS
     },
 }
-STANDARD_LIBRARY_ONLY = ["contracts", "errors", "files", "memory", "reporter", "runner"]
+STANDARD_LIBRARY_ONLY = ["attempts", "contracts", "errors", "files", "memory", "reporter", "runner"]
 
 
 def imports(path: Path) -> set[str]:

@@ -10,13 +10,12 @@ round, and that are known to do no harm.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from steps.errors import WeightsMissing
-from steps.files import read_json, write_json
+from steps.files import read_json, sha256, write_json
 
 FILE = "weights.json"
 FORMAT = "sixview-weights/1"
@@ -107,16 +106,11 @@ def _files(folder: Path) -> list[Path]:
 
 def _file(folder: Path, path: Path) -> dict[str, Any]:
     name = path.relative_to(folder).as_posix()
-    return {"path": name, "part": name.split("/")[0], "bytes": path.stat().st_size, "sha256": digest(path)}
+    return {"path": name, "part": name.split("/")[0], "bytes": path.stat().st_size, "sha256": sha256(path)}
 
 
 def _differences(path: Path, item: dict[str, Any]) -> list[str]:
     size = path.stat().st_size
     if size != item["bytes"]:
         return [f"has {size} bytes, not {item['bytes']}"]
-    return [] if digest(path) == item["sha256"] else ["has another SHA-256"]
-
-
-def digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return [] if sha256(path) == item["sha256"] else ["has another SHA-256"]

@@ -1,16 +1,13 @@
 """The memory ladder: what is given up, and in which order, when a device's memory does not suffice.
 
-Batch first (it costs time only), then resolution, then the lattice. Attempts are kept in a file that outlives the step: each says
-which rung it stood on and how it ended, so that the next one starts on the rung below, whatever else restarted it in between."""
+Batch first (it costs time only), then resolution, then the lattice."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
+from steps.attempts import Attempts
 from steps.errors import ModelVramOom
-from steps.files import read_json, write_json
 
 LEAST_RESOLUTION, LEAST_GRID = 128, 32
 SAMPLES = 2  # per pixel and axis: more rungs of it would only move the jaggies into the texture
@@ -19,7 +16,6 @@ PER_SAMPLE = 260  # bytes kept for the backward pass per sample of a view: `pyth
 PER_TEXEL = 260  # three textures, their gradients and Adam's two moments, and the passing copies
 PER_POINT = 240  # field, shift and colour of a lattice point with theirs, and its edges' numbers
 SHARE = 0.6  # of a picture lies around the object
-OOM = "MODEL_VRAM_OOM"
 
 
 @dataclass(frozen=True)
@@ -50,15 +46,12 @@ def estimate(rung: Rung, texture_size: int) -> int:
     return int(rung.batch * samples * PER_SAMPLE + texture_size**2 * PER_TEXEL + rung.grid**3 * PER_POINT)
 
 
-def choose(ladder: list[Rung], attempts: list[dict[str, Any]], texture_size: int, free: int | None) -> tuple[int, str]:
+def choose(ladder: list[Rung], attempts: Attempts, texture_size: int, free: int | None) -> tuple[int, str]:
     """Which rung to stand on, and why. free: bytes free on the device, None where that cannot be told.
 
     Raises ModelVramOom where none is left."""
-    failed = [Rung(a["batch"], a["resolution"], a["grid"]) for a in attempts if a.get("outcome") == OOM]
-    first = max((ladder.index(rung) + 1 for rung in failed if rung in ladder), default=0)
-    reason = f"after {len(failed)} attempts that ran out of memory" if first else "as asked for"
-    if first >= len(ladder):
-        raise ModelVramOom("Every rung of the memory ladder was tried, and the last ran out of memory too.")
+    first = attempts.first(ladder)
+    reason = f"after {len(attempts.failed())} attempts that ran out of memory" if first else "as asked for"
     if free is None:
         return first, reason
     for index in range(first, len(ladder)):
@@ -66,15 +59,3 @@ def choose(ladder: list[Rung], attempts: list[dict[str, Any]], texture_size: int
             return index, reason if index == first else f"{reason}; the first that fits {free >> 20} MiB of free memory"
     need, have = estimate(ladder[-1], texture_size) >> 20, free >> 20
     raise ModelVramOom(f"Even the least the model can do needs about {need} MiB; the device has {have} MiB free.")
-
-
-def read(path: Path | None) -> list[dict[str, Any]]:
-    """Earlier attempts, the oldest first."""
-    return list(read_json(path, [])) if path else []
-
-
-def record(path: Path | None, attempts: list[dict[str, Any]], rung: Rung, outcome: str, peak_mib: int) -> None:
-    """Writes this attempt down after the earlier ones, in place of what it had written itself."""
-    if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, [*attempts, {**asdict(rung), "outcome": outcome, "peak_vram_mib": peak_mib}])

@@ -11,10 +11,10 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from steps.attempts import Attempts
 from steps.contracts import Nvdiffrec
 from steps.errors import GpuUnavailable, ModelFailed
 from steps.files import tree_digests, write_json
@@ -35,11 +35,11 @@ def run(parameters: Nvdiffrec, out: Path, reporter: Reporter) -> None:
     taken = scene.load(parameters.scene)
     asked = as_asked(parameters, taken, device)
     size = parameters.texture_size or _texture_size(taken, parameters)
-    attempts = ladder.read(parameters.attempts)
+    attempts = Attempts(parameters.attempts)
     steps = ladder.rungs(asked.batch, asked.resolution, asked.grid)
     index, reason = ladder.choose(steps, attempts, size, free_memory(device))
     reporter.value("rungs-left", len(steps) - 1 - index)
-    with _recorded(parameters, attempts, steps[index], device, reporter):
+    with _recorded(attempts, steps[index], device, reporter):
         _work(parameters, taken, steps[index], asked, reason, device, reporter, out)
 
 
@@ -138,23 +138,15 @@ def peak_vram_mib(device: str) -> int:
 
 
 @contextlib.contextmanager
-def _recorded(
-    parameters: Nvdiffrec, attempts: list[dict[str, Any]], rung: Rung, device: str, reporter: Reporter
-) -> Iterator[None]:
-    """Writes down on which rung this attempt stood and whether the device's memory sufficed."""
+def _recorded(attempts: Attempts, rung: Rung, device: str, reporter: Reporter) -> Iterator[None]:
+    """Writes down whether the device's memory sufficed on this rung, and how much of it was taken."""
     import torch
 
-    outcome = "stopped"  # whatever ends the process without a word
-    ladder.record(parameters.attempts, attempts, rung, outcome, 0)
     try:
-        yield
-        outcome = "completed"
-    except torch.OutOfMemoryError:
-        outcome = ladder.OOM
-        raise
+        with attempts.recorded(rung, torch.OutOfMemoryError, lambda: peak_vram_mib(device)):
+            yield
     finally:
         reporter.value("peak-vram-mib", peak_vram_mib(device))
-        ladder.record(parameters.attempts, attempts, rung, outcome, peak_vram_mib(device))
 
 
 def key(parameters: Nvdiffrec, rung: Rung) -> str:

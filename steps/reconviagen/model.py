@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steps.contracts import Reconviagen
-from steps.errors import ModelFailed, ModelVramOom, by_code
+from steps.errors import ModelFailed, by_code
 from steps.files import read_json, write_json
 from steps.formats import weights
 from steps.formats.scene import SceneView
@@ -50,15 +50,6 @@ def rungs(parameters: Reconviagen) -> list[Rung]:
     return found
 
 
-def choose(ladder: list[Rung], attempts: list[dict[str, Any]]) -> int:
-    """The first rung below all that ran out of memory. Raises ModelVramOom where there is none."""
-    failed = [Rung(a["batch"], a["low_vram"], a["refine"]) for a in attempts if a.get("outcome") == ModelVramOom.code]
-    first = max((ladder.index(rung) + 1 for rung in failed if rung in ladder), default=0)
-    if first >= len(ladder):
-        raise ModelVramOom("Every rung of the memory ladder was tried, and the last ran out of memory too.")
-    return first
-
-
 @dataclass(frozen=True)
 class Made:
     """The model's mesh in its own frame: vertices (n, 3), faces (m, 3), colours of the vertices (n, 3)."""
@@ -77,7 +68,7 @@ class Model:
         self.parameters, self.device, self.rung, self.reporter = parameters, device, rung, reporter
         assert parameters.weights is not None
         self.manifest = weights.checked(parameters.weights)
-        self.work, self.views = work, views
+        self.work, self.views, self.peak_vram_mib = work, views, 0
         work.mkdir(parents=True, exist_ok=True)
         self.pictures = [framing.framed(view, work) for view in views]
 
@@ -96,7 +87,6 @@ class Model:
         return {
             **read_json(self.work / "result.json", {}),
             "weights": parts,
-            "rung": asdict(self.rung),
             "mode": p.mode,
             **self._samplers(),
         }
@@ -152,7 +142,8 @@ class Model:
         print("\n".join(tail), file=sys.stderr)
         if child.returncode:
             raise self._failure(child.returncode, tail)
-        self.reporter.value("peak-vram-mib", read_json(self.work / "result.json", {}).get("peak_vram_mib", 0))
+        self.peak_vram_mib = max(self.peak_vram_mib, read_json(self.work / "result.json", {}).get("peak_vram_mib", 0))
+        self.reporter.value("peak-vram-mib", self.peak_vram_mib)
 
     def _heard(self, heard: int, first: int, last: int) -> int:
         """Passes on what the program has told since. Returns how many lines that makes."""

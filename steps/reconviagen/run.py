@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from steps.attempts import Attempts
 from steps.contracts import Reconviagen
 from steps.errors import ModelVramOom
-from steps.files import read_json, write_json
+from steps.files import write_json
 from steps.formats import meshes, scene
 from steps.reconviagen.engines import Choice, choose
 from steps.reporter import Reporter
@@ -59,43 +58,23 @@ def published(p: Reconviagen, choice: Choice, taken: scene.Scene, reporter: Repo
     from steps.reconviagen import model, placing
 
     ladder = model.rungs(p)
-    attempts = list(read_json(p.attempts, [])) if p.attempts else []
-    index = model.choose(ladder, attempts)
+    attempts = Attempts(p.attempts)
+    index = attempts.first(ladder)
     reporter.value("rungs-left", len(ladder) - 1 - index)
-    with _recorded(p, attempts, ladder[index]), tempfile.TemporaryDirectory(prefix="reconviagen-") as work:
+    with tempfile.TemporaryDirectory(prefix="reconviagen-") as work:
         asked = model.Model(p, choice.device, ladder[index], taken.views, Path(work), reporter)
-        made = asked.generated()
-        found = placing.placed(made, taken.views)
-        reporter.progress(model.PLACE, 100)
-        if ladder[index].refine:
-            made = asked.refined(found.pose)
+        with attempts.recorded(ladder[index], ModelVramOom, lambda: asked.peak_vram_mib):
+            made = asked.generated()
             found = placing.placed(made, taken.views)
-        settings = baseline.Settings(p.resolution, p.grid, p.faces, p.texture_size, taken.exact)
-        mesh, facts, unseen = placing.dressed(made, found, taken.views, settings)
-        placing.coverage(mesh, unseen, out / COVERAGE)
+            reporter.progress(model.PLACE, 100)
+            if ladder[index].refine:
+                made = asked.refined(found.pose)
+                found = placing.placed(made, taken.views)
+            settings = baseline.Settings(p.resolution, p.grid, p.faces, p.texture_size, taken.exact)
+            mesh, facts, unseen = placing.dressed(made, found, taken.views, settings)
+            placing.coverage(mesh, unseen, out / COVERAGE)
         told = {
             "rung": asdict(ladder[0]) | {"stood_on": asdict(ladder[index])},
             "registration": placing.facts(found, mesh, taken.views),
         }
         return mesh, {**facts, **asked.facts(), **told}
-
-
-@contextlib.contextmanager
-def _recorded(p: Reconviagen, attempts: list[dict[str, Any]], rung: Any) -> Iterator[None]:
-    """Writes down on which rung this attempt stood and how it ended, for the next one."""
-    outcome = "stopped"
-
-    def write() -> None:
-        if p.attempts:
-            p.attempts.parent.mkdir(parents=True, exist_ok=True)
-            write_json(p.attempts, [*attempts, {**asdict(rung), "outcome": outcome}])
-
-    write()
-    try:
-        yield
-        outcome = "completed"
-    except ModelVramOom:
-        outcome = ModelVramOom.code
-        raise
-    finally:
-        write()

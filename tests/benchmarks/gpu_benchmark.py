@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from steps import baseline
+from steps.attempts import Attempts
 from steps.files import write_json
 from steps.formats import scene
 from steps.nvdiffrec import ladder
@@ -107,9 +108,9 @@ def _out_of_memory() -> None:
         )
         record = folder / "outputs" / "failure.json"
         failed = json.loads(record.read_text()) if record.exists() else None
-        last = ladder.read(attempts)[-1]
+        last = Attempts(attempts).earlier[-1]
         said = f"{failed['code']} in {failed['details']['pipeline_stage']}" if failed else "completed"
         print(f"batch {last['batch']}, {last['resolution']} px: exit {done.returncode}, {said}")
         if not failed:
             break
-    write_json(folder / "summary.json", ladder.read(attempts))
+    write_json(folder / "summary.json", Attempts(attempts).earlier)

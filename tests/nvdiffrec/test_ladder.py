@@ -12,20 +12,25 @@ import torch
 from pipeline import local
 from pipeline.progress import Display
 from pipeline.reuse import Task
-from steps.contracts import Nvdiffrec
+from steps import attempts
+from steps.attempts import Attempts
 from steps.errors import ModelVramOom
-from steps.files import read_json, write_json
+from steps.files import write_json
 from steps.nvdiffrec import ladder
-from steps.nvdiffrec import run as step
 from steps.nvdiffrec.ladder import Rung
-from steps.reporter import Reporter
 
 TOP = Rung(6, 1024, 64)
 GIB = 1 << 30
 
 
 def oom(rung: Rung) -> dict[str, Any]:
-    return {**asdict(rung), "outcome": ladder.OOM, "peak_vram_mib": 1}
+    return {**asdict(rung), "outcome": attempts.OOM, "peak_vram_mib": 1}
+
+
+def after(*earlier: dict[str, Any]) -> Attempts:
+    book = Attempts(None)
+    book.earlier = list(earlier)
+    return book
 
 
 def test_batch_is_given_up_before_resolution_and_resolution_before_the_lattice() -> None:
@@ -42,40 +47,38 @@ def test_every_rung_needs_less_than_the_one_above() -> None:
 def test_the_next_attempt_stands_below_the_last_that_ran_out_of_memory_however_often_it_was_stopped() -> None:
     rungs = ladder.rungs(6, 1024, 64)
     stopped = {**oom(rungs[0]), "outcome": "stopped"}
-    assert ladder.choose(rungs, [stopped, stopped], 2048, None)[0] == 0
-    assert ladder.choose(rungs, [oom(rungs[0]), stopped, oom(rungs[1]), stopped], 2048, None)[0] == 2
+    assert ladder.choose(rungs, after(stopped, stopped), 2048, None)[0] == 0
+    assert ladder.choose(rungs, after(oom(rungs[0]), stopped, oom(rungs[1]), stopped), 2048, None)[0] == 2
 
 
 def test_the_first_attempt_stands_on_a_rung_that_fits() -> None:
     rungs = ladder.rungs(6, 1024, 64)
     free = ladder.estimate(rungs[2], 2048) * 1.2
-    index, reason = ladder.choose(rungs, [], 2048, int(free))
+    index, reason = ladder.choose(rungs, after(), 2048, int(free))
     assert index == 2 and "free memory" in reason
-    assert ladder.choose(rungs, [], 2048, 80 * GIB)[0] == 0
+    assert ladder.choose(rungs, after(), 2048, 80 * GIB)[0] == 0
 
 
 def test_an_exhausted_ladder_and_a_device_too_small_are_out_of_memory() -> None:
     rungs = ladder.rungs(2, 256, 32)
     with pytest.raises(ModelVramOom, match="Every rung"):
-        ladder.choose(rungs, [oom(rungs[-1])], 2048, None)
+        ladder.choose(rungs, after(oom(rungs[-1])), 2048, None)
     with pytest.raises(ModelVramOom, match="Even the least"):
-        ladder.choose(rungs, [], 2048, 1 << 20)
+        ladder.choose(rungs, after(), 2048, 1 << 20)
 
 
 @pytest.mark.parametrize(
-    ("error", "outcome"), [(torch.OutOfMemoryError("CUDA out of memory."), ladder.OOM), (ValueError("x"), "stopped")]
+    ("error", "outcome"), [(torch.OutOfMemoryError("CUDA out of memory."), attempts.OOM), (ValueError("x"), "stopped")]
 )
 def test_an_attempt_leaves_how_it_ended(tmp_path: Path, error: Exception, outcome: str) -> None:
-    attempts = tmp_path / "attempts.json"
-    parameters = Nvdiffrec(out=tmp_path / "out", outputs=tmp_path, scene=tmp_path, attempts=attempts)
-    earlier = [oom(TOP)]
-    with pytest.raises(type(error)), step._recorded(parameters, earlier, Rung(3, 1024, 64), "cpu", _reporter(tmp_path)):
+    file = tmp_path / "attempts" / "nvdiffrec.json"
+    file.parent.mkdir()
+    write_json(file, [oom(TOP)])
+    with pytest.raises(type(error)), Attempts(file).recorded(Rung(3, 1024, 64), torch.OutOfMemoryError, lambda: 7):
+        assert Attempts(file).earlier[1]["outcome"] == "stopped"  # what a killed process leaves
         raise error
-    assert [a["outcome"] for a in ladder.read(attempts)] == [ladder.OOM, outcome]
-
-
-def _reporter(folder: Path) -> Reporter:
-    return Reporter(folder, "weight_loading")
+    assert [a["outcome"] for a in Attempts(file).earlier] == [attempts.OOM, outcome]
+    assert Attempts(file).earlier[1]["peak_vram_mib"] == 7
 
 
 def test_sixview_run_goes_down_the_ladder_until_the_model_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,11 +89,11 @@ def test_sixview_run_goes_down_the_ladder_until_the_model_fits(tmp_path: Path, m
     stood: list[int] = []
 
     def do(task: Task) -> bool:
-        attempts = read_json(file, [])
-        index, _ = ladder.choose(ladder.rungs(6, 1024, 64), attempts, 2048, None)
+        book = Attempts(file)
+        index, _ = ladder.choose(ladder.rungs(6, 1024, 64), book, 2048, None)
         stood.append(index)
         rung = ladder.rungs(6, 1024, 64)[index]
-        write_json(file, [*attempts, oom(rung) if index < 2 else {**asdict(rung), "outcome": "completed"}])
+        write_json(file, [*book.earlier, oom(rung) if index < 2 else {**asdict(rung), "outcome": "completed"}])
         job.outcome.failure = ModelVramOom("CUDA out of memory.").record() if index < 2 else None
         return index >= 2
 

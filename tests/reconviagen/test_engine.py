@@ -9,19 +9,21 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from steps.attempts import Attempts
 from steps.contracts import Reconviagen
 from steps.errors import ModelVramOom
 from steps.formats import scene, weights
 from steps.geometry.cameras import project
 from steps.geometry.registration import Similarity
 from steps.reconviagen import framing
-from steps.reconviagen.model import Rung, choose, rungs
+from steps.reconviagen.model import Rung, rungs
 from tests.conftest import sixview
 from tests.reconviagen.parts import environment, write_weights
 
@@ -205,13 +207,12 @@ def test_no_rung_takes_fewer_steps() -> None:
 
 
 def test_each_attempt_stands_below_those_that_failed_and_the_last_is_the_last() -> None:
-    ladder = rungs(parameters())
-    failed = [
-        {"batch": r.batch, "low_vram": r.low_vram, "refine": r.refine, "outcome": ModelVramOom.code} for r in ladder
-    ]
-    assert [choose(ladder, failed[:n]) for n in range(len(ladder))] == list(range(len(ladder)))
+    ladder, book = rungs(parameters()), Attempts(None)
+    for index, rung in enumerate(ladder):
+        assert book.first(ladder) == index
+        book.earlier.append({**asdict(rung), "outcome": ModelVramOom.code})
     with pytest.raises(ModelVramOom):
-        choose(ladder, failed)
+        book.first(ladder)
 
 
 def test_framed_pictures_and_cameras_belong_together(scene_of_duck: Path, tmp_path: Path) -> None:
