@@ -26,6 +26,7 @@ from steps.geometry.rig_fit import (
     Sights,
     Tolerance,
     compass,
+    lift_all,
 )
 from steps.geometry.rig_presets import PRESETS
 
@@ -143,9 +144,14 @@ def _sampled(share: Array, values: Array, random: np.random.Generator) -> Array:
     if not len(rows):  # too thin to fill half of any cell
         return np.resize(outer, (POINTS, outer.shape[1]))
     chosen = random.integers(0, len(rows), POINTS - len(extreme))
-    r, c = rows[chosen], columns[chosen]
-    inner = np.stack([(c + 0.5) * 2 / cells - 1, 1 - (r + 0.5) * 2 / cells, values[r, c], dx[r, c], dy[r, c]], axis=1)
-    return np.concatenate([outer, inner])
+    return np.concatenate([outer, _cells(values, rows[chosen], columns[chosen])])
+
+
+def _cells(values: Array, r: Array, c: Array) -> Array:
+    """(n, 5): cells as Sights has its points."""
+    dx, dy = _slopes(values)
+    cells = len(values)
+    return np.stack([(c + 0.5) * 2 / cells - 1, 1 - (r + 0.5) * 2 / cells, values[r, c], dx[r, c], dy[r, c]], axis=1)
 
 
 EDGE_SLOPE = 3.0  # taken for what is too close to an outline to be measured: there surfaces turn away
@@ -196,6 +202,19 @@ class Candidate:
     reading: Reading
     coding: Coding
     fit: Fit
+
+
+def normals(sights: Sights, candidate: Candidate) -> Array:
+    """(6, s, s, 3): the unit normals, in the world, of what each view shows; zero where it shows nothing."""
+    axes, fit = axes_of(candidate.reading), candidate.fit
+    found = np.zeros((*sights.values.shape, 3))
+    for i, values in enumerate(sights.values):
+        r, c = np.nonzero(values >= 0)
+        place = np.empty((len(r), 6))
+        points = _cells(values, r, c)
+        lift_all(points, axes[i].copy(), fit.theta, i, candidate.coding.inverse, candidate.coding.ray, place)
+        found[i, r, c] = place[:, 3:]
+    return found
 
 
 def search(sights: Sights, allowed: list[Reading]) -> list[Candidate]:

@@ -82,9 +82,7 @@ def choose(sights: Sights, candidates: list[Candidate], maps: list[Array], exact
     judged = parallel_map(lambda c: _judged(sights, c, maps), tied)
     best = _best(judged)
     judged.sort(key=lambda j: j is not best)
-    masks = [(v >= 0).astype(np.float64) for v in sights.values]
-    apart = parallel_map(lambda j: _unlikeness(best.candidate, j.candidate, maps, masks), judged[1:])
-    others = list(zip(judged[1:], apart, strict=True))
+    others = list(zip(judged[1:], _unlikenesses(sights, best, judged[1:], maps), strict=True))
     alike = [j.candidate.reading for j, much in others if _same(much)]
     rivals = [(j.candidate, much) for j, much in others if not _same(much) and not best.excludes(j)]
     nearly = [c.reading for c, much in rivals if much.overall <= ALIKE]
@@ -111,8 +109,10 @@ def _judged(sights: Sights, candidate: Candidate, maps: list[Array]) -> Judged:
     return Judged(candidate, disagreement(*rest), edges(*rest))
 
 
-def _unlikeness(best: Candidate, other: Candidate, maps: list[Array], masks: list[Array]) -> Unlikeness:
-    return unlikeness(maps, masks, rig.axes_of(best.reading), rig.axes_of(other.reading))
+def _unlikenesses(sights: Sights, best: Judged, others: list[Judged], maps: list[Array]) -> list[Unlikeness]:
+    masks = [(v >= 0).astype(np.float64) for v in sights.values]
+    normals, axes = rig.normals(sights, best.candidate), rig.axes_of(best.candidate.reading)
+    return parallel_map(lambda j: unlikeness(maps, masks, normals, axes, rig.axes_of(j.candidate.reading)), others)
 
 
 def _same(much: Unlikeness) -> bool:

@@ -223,15 +223,16 @@ def unlike_pairs(one: Array, other: Array) -> Array:
 
 @dataclass(frozen=True)
 class Unlikeness:
-    """How differently two rigs dress one shape: mean squared difference of colour on the object, light set apart, of the view
-    where it is largest; overall, and in the place where it is largest."""
+    """How differently two rigs dress one shape: mean squared difference of colour on the object, exposure and light from another
+    side set apart, of the view where it is largest; overall, and in the place where it is largest."""
 
     overall: float
     local: float
 
 
-def unlikeness(maps: list[Array], masks: list[Array], one: Array, other: Array) -> Unlikeness:
-    """For each camera of `one` (6, 3, 3), its picture beside the one that `other` puts there, one outline laid on the other."""
+def unlikeness(maps: list[Array], masks: list[Array], normals: Array, one: Array, other: Array) -> Unlikeness:
+    """For each camera of `one` (6, 3, 3), its picture beside the one that `other` puts there, one outline laid on the other.
+    normals: (6, s, s, 3) of what the views show where `one` has put them."""
     overall, local = 0.0, 0.0
     axis = (np.arange(MAP // 2) + 0.5) * 4 / MAP - 1
     x, y = np.meshgrid(axis, -axis)
@@ -242,7 +243,9 @@ def unlikeness(maps: list[Array], masks: list[Array], one: Array, other: Array) 
         b, within = _centred(maps[u], masks[u], x * right[0] + y * up[0], x * right[1] + y * up[1])
         both = binary_erosion(inside & within, iterations=2)
         if both.any():
-            difference = a - b - np.median((a - b)[both], axis=0)
+            turned = _centred(normals[v], masks[v], x, y)[0][both]
+            difference = np.zeros_like(a)
+            difference[both] = _unlit(a[both], b[both], turned)
             overall = max(overall, float((difference[both] ** 2).mean()))
             local = max(local, float((_soft(difference, both)[both] ** 2).mean(axis=1).max()))
     return Unlikeness(overall, local)

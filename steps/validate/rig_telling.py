@@ -50,7 +50,7 @@ def note_of(choice: Choice) -> str:
     order = "larger is nearer" if theta[2] > theta[1] else "larger is farther"
     tie = f" {len(choice.alike)} other readings lead to the same mesh, up to its symmetry." if choice.alike else ""
     if choice.nearly:
-        questions = "; ".join(_questions([_reading(r) for r in (found.reading, *choice.nearly)]))
+        questions = "; ".join(_questions([reading_json(r) for r in (found.reading, *choice.nearly)]))
         tie += (
             f" WARNING: the pictures do not tell {questions}; another answer changes a detail of the mesh. To settle it, put a "
             f"cameras.json with one line into the set: {line_of(found.reading)} is what was taken."
@@ -64,7 +64,7 @@ def facts_of(choice: Choice, views: list[cameras_json.View]) -> dict[str, Any]:
     per_view = theta[SHARED:].reshape(6, PER_VIEW)
     return {
         "decision": "found, but for a detail" if choice.nearly else "found, alike others" if choice.alike else "found",
-        "reading": _reading(found.reading),
+        "reading": reading_json(found.reading),
         "field_of_view": round(field_of_view(found), 2),
         "field_of_view_error": round(doubt_of(found), 2),
         "larger_is": "nearer" if theta[2] > theta[1] else "farther",
@@ -73,8 +73,8 @@ def facts_of(choice: Choice, views: list[cameras_json.View]) -> dict[str, Any]:
         "cost": round(found.fit.cost, 4),
         "runner_up": round(choice.runner_up, 4) if np.isfinite(choice.runner_up) else None,
         "tied": [_tied(j) for j in choice.judged],
-        "alike": [_reading(r) for r in choice.alike],
-        "nearly_alike": [_reading(r) for r in choice.nearly],
+        "alike": [reading_json(r) for r in choice.alike],
+        "nearly_alike": [reading_json(r) for r in choice.nearly],
         "views": [
             {
                 "name": name,
@@ -89,7 +89,7 @@ def facts_of(choice: Choice, views: list[cameras_json.View]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _reading(reading: Reading) -> dict[str, Any]:
+def reading_json(reading: Reading) -> dict[str, Any]:
     """As cameras.json has it under `rig`."""
     if reading.preset:
         return {"preset": reading.preset}
@@ -98,7 +98,7 @@ def _reading(reading: Reading) -> dict[str, Any]:
 
 def _tied(judged: rig_choice.Judged) -> dict[str, Any]:
     found = judged.candidate
-    return {**_reading(found.reading), "cost": round(found.fit.cost, 4), "colour": _number(judged.colour)}
+    return {**reading_json(found.reading), "cost": round(found.fit.cost, 4), "colour": _number(judged.colour)}
 
 
 def _number(value: float) -> float | None:
@@ -119,13 +119,15 @@ def ambiguous(
         write_json(folder / f"{name}.json", cameras_json.document(found))
         rig_picture.drawn(rig_picture.boards(pictures, found)).save(folder / f"{name}.png")
         about = {"in_words": words(reading), "cost": round(candidate.fit.cost, 4), "line": line_of(reading)}
-        hypotheses.append({**_reading(reading), **about, "cameras": f"rig/{name}.json", "picture": f"rig/{name}.png"})
+        hypotheses.append(
+            {**reading_json(reading), **about, "cameras": f"rig/{name}.json", "picture": f"rig/{name}.png"}
+        )
     return RigAmbiguous(*_told(choice, hypotheses), hypotheses=hypotheses)
 
 
 def line_of(reading: Reading) -> str:
     """The cameras.json that leaves only this reading."""
-    return json.dumps({"format": "sixview-cameras/1", "rig": reading.preset or _reading(reading)})
+    return json.dumps({"format": "sixview-cameras/1", "rig": reading.preset or reading_json(reading)})
 
 
 def _told(choice: Choice, hypotheses: list[dict[str, Any]]) -> tuple[str, str]:

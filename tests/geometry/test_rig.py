@@ -18,6 +18,7 @@ from steps.formats.depth_encoding import metric_depth
 from steps.geometry import rig, rig_photo
 from steps.geometry.cameras import Placement, project, ray_to_z, unproject
 from steps.geometry.rig import Candidate, Reading
+from steps.geometry.rig_choice import ALIKE_EVERYWHERE
 from steps.geometry.rig_fit import PER_VIEW, SHARED, SPREAD, Coding, Fit, height_of, lifted, seen_from
 from steps.geometry.rig_presets import PRESETS
 from steps.validate import placement, rig_telling
@@ -139,6 +140,48 @@ def test_a_lifted_point_s_normal_is_that_of_the_surface(inverse: int, ray: int) 
     ]
     normal = np.cross(*across)
     assert position(0.2, 0.1)[3:] == pytest.approx(normal / np.linalg.norm(normal), abs=2e-3)
+
+
+def ball_views() -> tuple[list[Array], list[Array], Array]:
+    """Six grey pictures of a ball [64, 64, 3], its masks [64, 64], and its normals in the world, (6, 64, 64, 3)."""
+    axis = (np.arange(SIDE) + 0.5) * 2 / SIDE - 1
+    x, y = np.meshgrid(axis, -axis)
+    z = np.sqrt(np.maximum(0.64 - x**2 - y**2, 0))
+    mask = (z > 0).astype(float)
+    own = np.stack([x, y, z], axis=2) / 0.8 * mask[..., None]
+    return [np.full((SIDE, SIDE, 3), 0.5)] * 6, [mask] * 6, np.stack([own @ axes for axes in rig.axes_of(Reading())])
+
+
+def turned_top(quarters: int) -> Array:
+    return rig.axes_of(Reading(top=quarters))
+
+
+def test_light_from_another_side_makes_no_thing_unlike_itself() -> None:
+    maps, masks, normals = ball_views()
+    lit = [m * (1 + 0.2 * n[..., :1] - 0.1 * n[..., 1:2]) for m, n in zip(maps, normals, strict=True)]
+    much = rig_photo.unlikeness(lit, masks, normals, turned_top(0), turned_top(1))
+    assert much.overall < 1e-4 and much.local < 1e-3
+
+
+def test_paint_that_light_could_not_have_made_does() -> None:
+    maps, masks, normals = ball_views()
+    spotted = [m * np.where(n[..., :1] > 0.5, 0.2, 1.0) for m, n in zip(maps, normals, strict=True)]
+    much = rig_photo.unlikeness(spotted, masks, normals, turned_top(0), turned_top(2))
+    assert much.local > 2 * ALIKE_EVERYWHERE
+
+
+def test_the_normals_of_what_is_seen_point_out_of_it() -> None:
+    axis = (np.arange(SIDE) + 0.5) * 2 / SIDE - 1
+    x, y = np.meshgrid(axis, -axis)
+    inside = x**2 + y**2 < 0.5
+    height = np.sqrt(np.maximum(0.64 - x**2 - y**2, 0))
+    sights = rig.sights_of([height * 1000] * 6, [inside] * 6)
+    theta = np.zeros(SHARED + 6 * PER_VIEW)
+    theta[:SHARED] = 0.0, *(0.8 * h for h in (height[inside].min() / 0.8, 1.0))
+    found = rig.normals(sights, Candidate(Reading(), Coding(0, 0), Fit(theta, 0.0)))
+    wanted = np.stack([np.stack([x, y, height], axis=2) / 0.8 @ axes for axes in rig.axes_of(Reading())])
+    cosine = (found * wanted).sum(axis=3)[:, x**2 + y**2 < 0.4]
+    assert cosine.min() > 0.98
 
 
 def test_a_wall_seen_edge_on_turns_away_from_a_camera_that_stands_before_its_middle() -> None:
