@@ -60,32 +60,41 @@ def dense(truth: GroundTruth, edge: float = 0.02) -> tuple[Array, Array, Array, 
     """The mesh in faces whose edges are at most `edge` diagonals: vertices, normals, faces, the face that each is a part of, and
     the weights of its corners there (m, 3, 3)."""
     v, f = truth.vertices, truth.faces
-    corners = v[f]
-    longest = np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=2).max(axis=1)
-    parts = np.ceil(longest / (edge * np.linalg.norm(np.ptp(v, axis=0)))).astype(int)
-    source, weights = [], []
-    for n in np.unique(parts):
-        which, small = np.flatnonzero(parts == n), _split(int(n))
-        source.append(np.repeat(which, len(small)))
-        weights.append(np.tile(small, (len(which), 1, 1)))
-    face, w = np.concatenate(source), np.concatenate(weights)
-    places = np.einsum("mck,mkx->mcx", w, v[f[face]]).reshape(-1, 3)
-    turned = np.einsum("mck,mkx->mcx", w, truth.normals[f[face]]).reshape(-1, 3)
+    longest = edge * float(np.linalg.norm(np.ptp(v, axis=0)))
+    face, weights = np.arange(len(f)), np.tile(np.eye(3), (len(f), 1, 1))
+    while True:
+        places = np.einsum("mck,mkx->mcx", weights, v[f[face]])
+        sides = np.linalg.norm(np.roll(places, -1, axis=1) - places, axis=2)  # of corners 0 1, 1 2, 2 0
+        long = np.round(sides, 9) > longest  # rounded, so that both faces of an edge say the same and no crack opens
+        if not long.any():
+            break
+        parts = [_split(face[which], weights[which], shape) for shape, which in _by_shape(long)]
+        face, weights = (np.concatenate([p[k] for p in parts]) for k in range(2))
+    turned = np.einsum("mck,mkx->mcx", weights, truth.normals[f[face]]).reshape(-1, 3)
+    places = places.reshape(-1, 3)
     _, first, index = np.unique(np.round(places, 6), axis=0, return_index=True, return_inverse=True)
     unit = turned[first] / np.maximum(np.linalg.norm(turned[first], axis=1, keepdims=True), 1e-12)
-    return places[first], unit, index.reshape(-1, 3), face, w
+    return places[first], unit, index.reshape(-1, 3), face, weights
 
 
-def _split(n: int) -> Array:
-    """The n^2 small triangles of one, (n^2, 3 corners, 3 weights)."""
-    found = []
-    for i in range(n):
-        for j in range(n - i):
-            found.append([(i, j), (i + 1, j), (i, j + 1)])
-            if i + j + 2 <= n:
-                found.append([(i + 1, j), (i + 1, j + 1), (i, j + 1)])
-    at = np.array(found, float) / n
-    return np.concatenate([at, 1 - at.sum(axis=2, keepdims=True)], axis=2)
+def _by_shape(long: Array) -> list[tuple[tuple[bool, ...], Array]]:
+    """The faces of each kind, by which of their edges (m, 3) are too long."""
+    shapes = [tuple(map(bool, shape)) for shape in np.unique(long, axis=0)]
+    return [(shape, np.flatnonzero((long == shape).all(axis=1))) for shape in shapes]
+
+
+def _split(face: Array, weights: Array, long: tuple[bool, ...]) -> tuple[Array, Array]:
+    """Faces halved at those edges (of corners 0 1, 1 2, 2 0) that are too long."""
+    turn = next((k for k in range(3) if long[k] and not long[k - 1]), 0)  # the first too long one becomes edge 0 1
+    a, b, c = (weights[:, (k + turn) % 3] for k in range(3))
+    ab, bc, ca = (a + b) / 2, (b + c) / 2, (c + a) / 2
+    parts = {
+        0: [(a, b, c)],
+        1: [(a, ab, c), (ab, b, c)],
+        2: [(ab, b, bc), (a, ab, bc), (a, bc, c)],
+        3: [(a, ab, ca), (ab, b, bc), (ca, bc, c), (ab, bc, ca)],
+    }[sum(long)]
+    return np.tile(face, len(parts)), np.concatenate([np.stack(part, axis=1) for part in parts])
 
 
 def areas(vertices: Array, faces: Array) -> Array:
