@@ -22,7 +22,7 @@ EDGE_TIE, EDGE_NOISE = 1.1, 0.0002  # the same for colours on both sides of edge
 # a correlation of colours along edges that says something, and how much less another's must be
 ALONG, LESS_ALONG = 0.4, 0.4
 ALIKE = 0.012  # mean squared difference of colour up to which two ways to dress a shape are nearly the same: 19 dB, on the object
-ALIKE_EVERYWHERE = 0.018  # the same in the place where it is largest, up to which they are the same
+ALIKE_EVERYWHERE = 0.014  # the same in the place where it is largest, up to which they are the same
 HOPELESS = 2.5  # a cost above which nothing fits
 
 

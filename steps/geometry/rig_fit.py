@@ -21,6 +21,9 @@ SHARED = 3  # perspective, height at the lowest stored value, height at the high
 PER_VIEW = 5  # logarithm of the scale, shift x, shift y, gain and offset of the height
 SPREAD = np.array([0.025, 0.03, 0.03, 0.02, 0.02])  # how large the per-view numbers are expected to be
 EVIDENCE = 500.0  # independent observations among all of them, which the expectations are weighed against
+# how many times what independent errors would make of the perspective it is really off: a view's errors go together. Root of the
+# mean square over `python -m tests.benchmarks captures`
+TOGETHER = 2.4
 DIRECTIONS = 16
 VISIBLE = 0.03  # half widths between a point and what a view sees there, up to which they are taken to be the same
 REACHES = 3.0  # how much more the outline's reach in one direction counts than a point's error
@@ -285,7 +288,7 @@ def residuals(  # type: ignore[no-untyped-def]
 @dataclass(frozen=True)
 class Fit:
     """theta: (SHARED + 6 * PER_VIEW,); cost: mean squared error in units of the tolerance's noise, and what is expected; doubt:
-    standard error of the perspective, as far as the errors are independent, 0 where it was held."""
+    standard error of the perspective, 0 where it was held."""
 
     theta: Array
     cost: float
@@ -362,7 +365,7 @@ class Problem:
             return 0.0
         jacobian = self._jacobian(theta, before)
         square = jacobian.T @ jacobian
-        return float(np.sqrt(np.linalg.inv(square + 1e-9 * np.eye(len(square)))[0, 0] / EVIDENCE))
+        return TOGETHER * float(np.sqrt(np.linalg.inv(square + 1e-9 * np.eye(len(square)))[0, 0] / EVIDENCE))
 
     def _jacobian(self, theta: Array, before: tuple[Array, Array]) -> Array:
         columns = np.empty((len(self.free), len(before[0])))

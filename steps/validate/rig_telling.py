@@ -37,7 +37,7 @@ def field_of_view(found: Candidate) -> float:
 
 
 def doubt_of(found: Candidate) -> float:
-    """Standard error of the field of view in degrees, as far as single errors are independent; 0 where it was given."""
+    """Standard error of the field of view in degrees; 0 where it was given."""
     return float(2 * np.degrees(found.fit.doubt / (1 + found.fit.theta[0] ** 2)))
 
 
