@@ -50,6 +50,13 @@ class Sight:
         _looked(points, normals, self.camera.projection, eye, self.depth, self.layers, thick, seen, colours, slopes)
         return seen, colours[seen], slopes[seen]
 
+    def behind(self, points: Array, thick: float) -> tuple[Array, Array, Array]:
+        """Which of points (n, 3) lie at the surface that this view's depth has, to within `thick` along its axis, (n,) bool; of
+        these k how far each is behind its plane (k,), and that plane's normal (k, 3)."""
+        known, gap, normals = np.zeros(len(points), bool), np.empty(len(points)), np.empty((len(points), 3))
+        _behind(points, self.camera.projection, self.depth, thick, known, gap, normals)
+        return known, gap[known], normals[known]
+
     @cached_property
     def layers(self) -> Array:
         """[H, W, 9] float32: colour, and its change downwards and to the right."""
@@ -88,6 +95,38 @@ def _looked(points, normals, m, eye, depth, layers, thick, seen, colours, slopes
                 slopes[i, k, axis] = (
                     by_column * (m[0, axis] - across * m[2, axis]) + by_row * (m[1, axis] - down * m[2, axis])
                 ) / far
+
+
+@kernel
+def _behind(points, m, depth, thick, known, gap, normals):  # type: ignore[no-untyped-def]
+    height, width = depth.shape
+    for i in range(len(points)):
+        x, y, z = points[i, 0], points[i, 1], points[i, 2]
+        far = m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3]
+        across = (m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3]) / far
+        down = (m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3]) / far
+        row, column = math.floor(down - 0.5), math.floor(across - 0.5)
+        if row < 0 or column < 0 or row > height - 2 or column > width - 2:
+            continue
+        fr, fc = down - 0.5 - row, across - 0.5 - column
+        a, b, c, d = depth[row, column], depth[row, column + 1], depth[row + 1, column], depth[row + 1, column + 1]
+        if min(min(a, b), min(c, d)) <= 0 or max(max(a, b), max(c, d)) - min(min(a, b), min(c, d)) > thick:
+            continue
+        by_column, by_row = (1 - fr) * (b - a) + fr * (d - c), (1 - fc) * (c - a) + fc * (d - b)
+        off = far - (a + fc * (b - a) + fr * (c - a) + fr * fc * (a - b - c + d))
+        square = 0.0
+        for axis in range(3):
+            normals[i, axis] = (
+                m[2, axis]
+                - (by_column * (m[0, axis] - across * m[2, axis]) + by_row * (m[1, axis] - down * m[2, axis])) / far
+            )
+            square += normals[i, axis] ** 2
+        if abs(off) > thick or square * FACING**2 > 1:
+            continue
+        known[i] = True
+        gap[i] = off / math.sqrt(square)
+        for axis in range(3):
+            normals[i, axis] /= math.sqrt(square)
 
 
 def of_mesh(vertices: Array, faces: Array, count: int, seed: int = 0) -> tuple[Cloud, Array, Array]:

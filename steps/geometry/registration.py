@@ -377,17 +377,32 @@ def colour_cost(pair: Pair, pose: Similarity, sights: list[Sight]) -> float:
     return float((square / (square + variance)).mean() * 2)
 
 
-def together(pair: Pair, pose: Similarity, sights: list[Sight], rounds: int) -> Similarity:
+def together(pair: Pair, pose: Similarity, sights: list[Sight], rounds: int, exact: bool = False) -> Similarity:
     """Rounds in which surfaces and colours pull, each by how far it is off as a whole (its median absolute deviation)."""
     for _ in range(rounds):
-        met, look = pair.met(pose), looks(pair, pose, sights)
-        pull = Pull(pose.shift, 1e-6 * len(met.points))
-        pull.add(met.points, met.normals, met.gap, trusted(met.gap) / (1 + met.apart / NEAR**2) ** 2)
+        look = looks(pair, pose, sights)
+        pull = Pull(pose.shift, 1e-6 * len(pair.own.points))
+        if exact:
+            points, normals, gap = on_depth(pair, pose, sights)
+            pull.add(points, normals, gap, trusted(gap))
+        else:
+            met = pair.met(pose)
+            pull.add(met.points, met.normals, met.gap, trusted(met.gap) / (1 + met.apart / NEAR**2) ** 2)
         if len(look.points) >= LEAST:
             for k, error in enumerate(toned(look)[0].T):
                 pull.add(look.points, look.slopes[:, k], error, trusted(error))
         pose = pull.moved(pose)
     return pose
+
+
+def on_depth(pair: Pair, pose: Similarity, sights: list[Sight]) -> tuple[Array, Array, Array]:
+    """Points of the mesh (n, 3) where views have depth, its normals there (n, 3) and how far they are from it (n,)."""
+    points, parts = pose(pair.own.points), []
+    for sight in sights:
+        known, gap, normals = sight.behind(points, NEAR)
+        parts.append((points[known], normals, gap))
+    points, normals, gap = (np.concatenate([p[k] for p in parts]) for k in range(3))
+    return points, normals, gap
 
 
 def trusted(errors: Array) -> Array:
@@ -461,7 +476,7 @@ def by_colours(
 def _last(pair: Pair, pose: Similarity, sharp: list[Sight], speckled: list[Sight]) -> tuple[float, Similarity]:
     if pair.own.colours is None:
         return closer(pair, pose, CLOSING)
-    pose = together(pair, together(pair, pose, sharp, 8), speckled, 3)
+    pose = together(pair, together(pair, pose, sharp, 8), speckled, 4, exact=True)
     return colour_cost(pair, pose, speckled), pose
 
 

@@ -143,6 +143,22 @@ def test_a_view_shows_what_lies_on_its_depth_and_is_turned_to_it(folder: Path) -
     assert not view.look(points + 0.1 * to_eye, to_eye, 0.01)[0].any()
 
 
+def test_how_far_points_are_behind_a_view_s_depth_is_told_along_its_normal(folder: Path) -> None:
+    """Of a tilted plane, whose depth is known everywhere."""
+    view = benchmark.sight(benchmark.scene_of("mug", SIDE, folder).views[0])
+    normal = np.array([0.3, -0.2, 1.0]) / np.linalg.norm([0.3, -0.2, 1.0])
+    rays = unproject(np.ones((SIDE, SIDE)), view.camera) - view.camera.position
+    depth = -(view.camera.position @ normal) / (rays @ normal)
+    plane = replace(view, depth=depth.reshape(SIDE, SIDE))
+    off = RANDOM.uniform(-0.02, 0.02, 300)
+    across = np.column_stack([RANDOM.uniform(-0.3, 0.3, (300, 2)), np.zeros(300)])
+    points = across - (across @ normal)[:, None] * normal + off[:, None] * normal
+    known, gap, normals = plane.behind(points, 0.2)
+    assert known.all()
+    np.testing.assert_allclose(gap, -off, atol=1e-4)
+    np.testing.assert_allclose(normals, np.tile(-normal, (300, 1)), atol=5e-3)
+
+
 def _wave(pixels: Array) -> Array:
     return np.asarray(0.5 + 0.3 * np.sin(pixels[:, 0] / 19) * np.cos(pixels[:, 1] / 23))
 
