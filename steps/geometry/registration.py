@@ -36,8 +36,8 @@ TIE, NOISE = 1.25, 0.02
 # in which it is turned
 ROUND, SWEEP = 0.04, np.radians(3.0)
 APART = np.radians(16.0)  # between two of the poses that are kept
-# poses that are looked at to the end, and the angle within which they would end at the same
-FINALISTS, NEIGHBOURS = 8, np.radians(7.0)
+# poses whose colours are looked at closely, and to the end, and the angle within which they would end at the same
+PROMISING, FINALISTS, NEIGHBOURS = 96, 8, np.radians(7.0)
 DOUBTFUL = 1.15  # of the least cost, up to which finalists are looked at to the end
 FITS = 0.7  # of the shares of both sides that lie on the other, multiplied, from which a mesh is one of this object
 WIDTH = 0.1  # radii: an error of this size counts half of what it could
@@ -466,8 +466,10 @@ def by_colours(
     few, many = (Pair.of(mesh.some(n), depth.some(n)) for n in (MIDDLE, COLOURED))
     axis = round_axis(depth)
     if axis.any():
-        options = options + swept(axis, [options[0], closer(few, over(axis, options[0]), CLOSING)[1]])
-    seen = parallel_map(lambda p: (colour_cost(few, p, soft), p), options)
+        bases = parallel_map(lambda p: closer(many, p, CLOSING)[1], (options[0], over(axis, options[0])))
+        options = options + swept(axis, bases)
+    rough = sorted(parallel_map(lambda p: (colour_cost(few, p, soft), p), options), key=lambda f: f[0])
+    seen = parallel_map(lambda f: (colour_cost(many, f[1], soft), f[1]), rough[:PROMISING])
     best = apart(seen, lambda p, q: angle(p.rotation, q.rotation) < NEIGHBOURS, FINALISTS)
     poses = parallel_map(lambda f: together(many, f[1], soft, 8), best)
     return distinct(parallel_map(lambda p: (colour_cost(many, p, soft), p), poses))
