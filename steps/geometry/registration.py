@@ -381,16 +381,16 @@ def together(pair: Pair, pose: Similarity, sights: list[Sight], rounds: int, exa
     """Rounds in which surfaces and colours pull, each by how far it is off as a whole (its median absolute deviation)."""
     for _ in range(rounds):
         look = looks(pair, pose, sights)
-        pull = Pull(pose.shift, 1e-6 * len(pair.own.points))
+        met = pair.met(pose)
+        pull = Pull(pose.shift, 1e-6 * len(met.points))
+        pull.add(met.points, met.normals, met.gap, trusted(met.gap) / (1 + met.apart / NEAR**2) ** 2)
         if exact:
             points, normals, gap = on_depth(pair, pose, sights)
             pull.add(points, normals, gap, trusted(gap))
-        else:
-            met = pair.met(pose)
-            pull.add(met.points, met.normals, met.gap, trusted(met.gap) / (1 + met.apart / NEAR**2) ** 2)
         if len(look.points) >= LEAST:
-            for k, error in enumerate(toned(look)[0].T):
-                pull.add(look.points, look.slopes[:, k], error, trusted(error))
+            difference, variance = toned(look)
+            for k, error in enumerate(difference.T):
+                pull.add(look.points, look.slopes[:, k], error, trusted(error, np.sqrt(variance)))
         pose = pull.moved(pose)
     return pose
 
@@ -405,10 +405,11 @@ def on_depth(pair: Pair, pose: Similarity, sights: list[Sight]) -> tuple[Array, 
     return points, normals, gap
 
 
-def trusted(errors: Array) -> Array:
-    """The weights of errors (n,), by how far they are off as a whole: small for those that are off by much more."""
+def trusted(errors: Array, usual: float = 0.0) -> Array:
+    """The weights of errors (n,), by how far they are off as a whole: small for those that are off by much more, and by more than
+    is usual. (Where most of a picture is even, most errors are small, and an edge that is off must not count for nothing.)"""
     deviation = 1.4826 * float(np.median(np.abs(errors))) + 1e-4
-    return np.asarray(1 / (1 + (errors / (3 * deviation)) ** 2) ** 2 / deviation**2)
+    return np.asarray(1 / (1 + (errors / max(3 * deviation, usual)) ** 2) ** 2 / deviation**2)
 
 
 # -- all of it ----------------------------------------------------------------------------------------------------------
