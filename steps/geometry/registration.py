@@ -329,12 +329,13 @@ def closer(pair: Pair, pose: Similarity, widths: tuple[float, ...]) -> tuple[flo
 @dataclass(frozen=True)
 class Looks:
     """What the views show of some points: colours of the mesh and of the views (n, 3), and how the latter change as the points
-    move (n, 3 channels, 3)."""
+    move (n, 3 channels, 3). near: share of the mesh that lies where the depth is."""
 
     points: Array
     own: Array
     views: Array
     slopes: Array
+    near: float
 
 
 def looks(pair: Pair, pose: Similarity, sights: list[Sight]) -> Looks:
@@ -349,7 +350,8 @@ def looks(pair: Pair, pose: Similarity, sights: list[Sight]) -> Looks:
     for sight in sights:
         seen, views, slopes = sight.look(points, normals, NEAR)
         parts.append((points[seen], colours[seen], views, slopes))
-    return Looks(*(np.concatenate([p[k] for p in parts]) for k in range(4)))
+    own_points, own, views, slopes = (np.concatenate([p[k] for p in parts]) for k in range(4))
+    return Looks(own_points, own, views, slopes, float(near.mean()))
 
 
 def toned(look: Looks) -> tuple[Array, float]:
@@ -367,14 +369,14 @@ def toned(look: Looks) -> tuple[Array, float]:
 
 
 def colour_cost(pair: Pair, pose: Similarity, sights: list[Sight]) -> float:
-    """What the mesh's colours leave unexplained of the views': 0 all is explained, 1 nothing is. What only the mesh has, or only
-    the views, counts no more than twice what is unlike."""
+    """What the mesh's colours leave unexplained of the views': 0 all is explained, 1 nothing is. What lies off the depth explains
+    nothing; what only the mesh has, or only the views, counts no more than twice what is unlike."""
     look = looks(pair, pose, sights)
     if len(look.points) < LEAST:
         return 1.0
     difference, variance = toned(look)
     square = (difference**2).mean(axis=1)
-    return float((square / (square + variance)).mean() * 2)
+    return 1 - look.near + look.near * float((square / (square + variance)).mean() * 2)
 
 
 def together(pair: Pair, pose: Similarity, sights: list[Sight], rounds: int, exact: bool = False) -> Similarity:
