@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -56,6 +56,17 @@ class Sight:
         known, gap, normals = np.zeros(len(points), bool), np.empty(len(points)), np.empty((len(points), 3))
         _behind(points, self.camera.projection, self.depth, thick, known, gap, normals)
         return known, gap[known], normals[known]
+
+    def thinned(self, step: int) -> Sight:
+        """Every step-th pixel, and the camera that has just these."""
+        first = step // 2
+        c = self.camera
+        # the pixel with the middle at `first` + 0.5 has it at 0.5 now
+        cx, cy = ((p - first - 0.5) / step + 0.5 for p in (c.cx, c.cy))
+        depth, colour = (np.ascontiguousarray(a[first::step, first::step]) for a in (self.depth, self.colour))
+        height, width = depth.shape
+        camera = replace(c, fx=c.fx / step, fy=c.fy / step, cx=cx, cy=cy, width=width, height=height)
+        return Sight(camera, depth, colour)
 
     @cached_property
     def layers(self) -> Array:

@@ -380,7 +380,8 @@ def colour_cost(pair: Pair, pose: Similarity, sights: list[Sight]) -> float:
 
 
 def together(pair: Pair, pose: Similarity, sights: list[Sight], rounds: int, exact: bool = False) -> Similarity:
-    """Rounds in which surfaces and colours pull, each by how far it is off as a whole (its median absolute deviation)."""
+    """Rounds in which surfaces and colours pull, each by how far it is off as a whole (its median absolute deviation). exact: the
+    views' own depth pulls too, and of the colours only what fits already."""
     for _ in range(rounds):
         look = looks(pair, pose, sights)
         met = pair.met(pose)
@@ -392,7 +393,7 @@ def together(pair: Pair, pose: Similarity, sights: list[Sight], rounds: int, exa
         if len(look.points) >= LEAST:
             difference, variance = toned(look)
             for k, error in enumerate(difference.T):
-                pull.add(look.points, look.slopes[:, k], error, trusted(error, np.sqrt(variance)))
+                pull.add(look.points, look.slopes[:, k], error, trusted(error, 0.0 if exact else np.sqrt(variance)))
         pose = pull.moved(pose)
     return pose
 
@@ -410,7 +411,7 @@ def on_depth(pair: Pair, pose: Similarity, sights: list[Sight]) -> tuple[Array, 
 def trusted(errors: Array, usual: float = 0.0) -> Array:
     """The weights of errors (n,), by how far they are off as a whole: small for those that are off by much more, and by more than
     is usual. (Where most of a picture is even, most errors are small, and an edge that is off must not count for nothing.)"""
-    deviation = 1.4826 * float(np.median(np.abs(errors))) + 1e-4
+    deviation = 1.4826 * float(np.median(np.abs(errors))) + 1e-5
     return np.asarray(1 / (1 + (errors / max(3 * deviation, usual)) ** 2) ** 2 / deviation**2)
 
 
@@ -481,7 +482,7 @@ def by_colours(
 def _last(pair: Pair, pose: Similarity, sharp: list[Sight], speckled: list[Sight]) -> tuple[float, Similarity]:
     if pair.own.colours is None:
         return closer(pair, pose, CLOSING)
-    pose = together(pair, together(pair, pose, sharp, 8), speckled, 4, exact=True)
+    pose = together(pair, together(pair, pose, sharp, 8), speckled, 8, exact=True)
     return colour_cost(pair, pose, speckled), pose
 
 
@@ -513,6 +514,4 @@ def _prepared(sight: Sight, to: Similarity) -> tuple[Sight, Sight, Sight]:
 def _blurred(sight: Sight, side: int, blur: float) -> Sight:
     """A view made smaller, and its colours blurred, beyond the outline too."""
     step = max(1, max(sight.depth.shape) // side)
-    colour = gaussian_filter(sight.colour, (blur * step, blur * step, 0))[step // 2 :: step, step // 2 :: step]
-    depth = np.ascontiguousarray(sight.depth[step // 2 :: step, step // 2 :: step])
-    return Sight(sight.camera.resized(depth.shape[1], depth.shape[0]), depth, colour)
+    return replace(sight, colour=gaussian_filter(sight.colour, (blur * step, blur * step, 0))).thinned(step)

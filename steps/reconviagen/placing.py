@@ -50,18 +50,16 @@ def placed(made: Made, views: list[SceneView]) -> Registration:
 def sight(view: SceneView) -> clouds.Sight:
     """The view as the registration wants it: depth and colour of one size."""
     depth, colour, coverage = view.depth(), view.colour(), view.coverage()
-    step = max(1, max(depth.shape) // SIDE)
-    depth = depth[step // 2 :: step, step // 2 :: step]
-    height, width = depth.shape
-    size = (width, height)
     if colour.shape[:2] != depth.shape:
+        size = depth.shape[::-1]
         layers = [
             Image.fromarray(np.ascontiguousarray(a)).resize(size, Image.Resampling.BOX)
             for a in (*np.moveaxis(colour, 2, 0), coverage)
         ]
         *channels, coverage = (np.asarray(layer, np.float32) for layer in layers)
         colour = np.stack(channels, axis=2)
-    return clouds.Sight(view.depth_camera.resized(width, height), np.where(coverage > 0.5, depth, 0), colour)
+    whole = clouds.Sight(view.depth_camera, np.where(coverage > 0.5, depth, 0), colour)
+    return whole.thinned(max(1, max(depth.shape) // SIDE))
 
 
 def numbers(found: Registration) -> dict[str, float]:

@@ -143,6 +143,17 @@ def test_a_view_shows_what_lies_on_its_depth_and_is_turned_to_it(folder: Path) -
     assert not view.look(points + 0.1 * to_eye, to_eye, 0.01)[0].any()
 
 
+@pytest.mark.parametrize("step", [1, 2, 3, 4])
+def test_a_thinned_view_has_everything_in_its_place(step: int, folder: Path) -> None:
+    view = benchmark.sight(benchmark.scene_of("mug", SIDE, folder).views[0])
+    ramp = np.stack(np.meshgrid(np.arange(SIDE) + 0.5, np.arange(SIDE) + 0.5, [0.0]), axis=2).reshape(SIDE, SIDE, 3)
+    few = replace(view, colour=ramp, depth=np.full((SIDE, SIDE), 2.5)).thinned(step)
+    points = RANDOM.uniform(-0.3, 0.3, (200, 3))
+    seen, colours, _ = few.look(points, few.camera.position - points, np.inf)
+    assert seen.all()
+    np.testing.assert_allclose(colours[:, :2], project(points, view.camera)[0], atol=1e-3)
+
+
 def test_how_far_points_are_behind_a_view_s_depth_is_told_along_its_normal(folder: Path) -> None:
     """Of a tilted plane, whose depth is known everywhere."""
     view = benchmark.sight(benchmark.scene_of("mug", SIDE, folder).views[0])
