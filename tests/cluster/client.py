@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import json
 import os
@@ -100,7 +101,8 @@ def kill_container(pod: dict[str, Any], name: str = "main") -> None:
     identity = status["containerID"].rpartition("/")[2]
     folder = next((CGROUPS / "memory" / CGROUP).rglob(identity))
     for pid in (folder / "cgroup.procs").read_text().split():
-        os.kill(int(pid), 9)
+        with contextlib.suppress(ProcessLookupError):  # some have ended since
+            os.kill(int(pid), 9)
 
 
 def node_of(found: dict[str, Any], template: str) -> dict[str, Any]:
