@@ -46,8 +46,7 @@ def test_no_rig_is_wrong_without_a_word(verdicts: list[captures.Verdict]) -> Non
 
 
 def test_nearly_every_rig_is_found(verdicts: list[captures.Verdict]) -> None:
-    assert sum(v.right or v.warned for v in verdicts) >= 11
-    assert sum(v.right for v in verdicts) >= 9
+    assert sum(v.right for v in verdicts) >= 11
 
 
 def test_the_field_of_view_is_found(verdicts: list[captures.Verdict]) -> None:
