@@ -81,6 +81,18 @@ def running_pod(name: str, template: str, besides: tuple[str, ...] = (), seconds
     return chosen[0]
 
 
+def ended_pods(name: str) -> list[dict[str, Any]]:
+    """The pods of a finished workflow, once the kubelet has said of each how it ended, which may be a moment later."""
+    chosen: list[dict[str, Any]] = []
+
+    def told() -> bool:
+        chosen[:] = pods_of(name)
+        return all(pod["status"]["phase"] in ("Succeeded", "Failed") for pod in chosen)
+
+    wait_for(told, 120, f"the pods of {name} to have ended")
+    return chosen
+
+
 def working_pod(name: str, template: str) -> dict[str, Any]:
     """A running pod whose step has begun, and so answers signals."""
     pod = running_pod(name, template)

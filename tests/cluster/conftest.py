@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from tests.cluster import client, node
-from tests.cluster.client import finished, kill_container, pods_of, running_pod, submit
+from tests.cluster.client import ended_pods, finished, kill_container, running_pod, submit
 from tests.cluster.places import CACHE, ROOT
 from tests.conftest import need
 
@@ -145,5 +145,5 @@ def succeeded(inputs: str, fault: object) -> Callable[[str], dict[str, Any]]:
     names = {model: submit("sixview", model=model) for model in ("both", "reconviagen", "nvdiffrec")}
     done = {model: finished(name, 1500) for model, name in names.items()}
     for found in done.values():
-        found["pods"] = pods_of(found["metadata"]["name"])  # Kubernetes forgets them after a while
+        found["pods"] = ended_pods(found["metadata"]["name"])  # Kubernetes forgets them after a while
     return done.__getitem__
