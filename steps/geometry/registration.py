@@ -258,7 +258,7 @@ class Met:
 
 @dataclass(frozen=True)
 class Pair:
-    """A mesh's cloud and that of the depth, both with radius one, and their trees; sights: the views in that frame."""
+    """A mesh's cloud and that of the depth, both with radius one, and their trees."""
 
     own: Cloud
     other: Cloud
