@@ -319,8 +319,13 @@ def closer(pair: Pair, pose: Similarity, widths: tuple[float, ...]) -> tuple[flo
         pull = Pull(pose.shift, 1e-6 * len(met.points))
         pull.add(met.points, met.normals, met.gap, 1 / (1 + met.apart / width**2) ** 2)
         pose = pull.moved(pose)
+    return shape_cost(pair, pose), pose
+
+
+def shape_cost(pair: Pair, pose: Similarity) -> float:
+    """How far the two surfaces are apart: 0 not at all, 1 everywhere by much more than WIDTH."""
     apart = pair.met(pose).apart
-    return float((apart / (apart + WIDTH**2)).mean()), pose
+    return float((apart / (apart + WIDTH**2)).mean())
 
 
 # -- colours ------------------------------------------------------------------------------------------------------------
@@ -445,11 +450,13 @@ def register(own: Cloud, sights: list[Sight]) -> Registration:
     pictures = parallel_map(lambda s: _prepared(s, of_unit), sights)
     soft, sharp, speckled = (list(each) for each in zip(*pictures, strict=True))
     tied = by_shape(mesh, depth)
-    if mesh.colours is not None:
+    coloured = mesh.colours is not None
+    if coloured:
         tied = by_colours(mesh, depth, [p for _, p in tied], soft)
     full = Pair.of(mesh.some(FULL, 2), depth)
     close = [p for cost, p in tied if cost <= DOUBTFUL * tied[0][0]][: FINALISTS // 2]
-    last = distinct(parallel_map(lambda p: _last(full, p, sharp, speckled), close))
+    ends = fitting(parallel_map(lambda p: _last(full, p, sharp, speckled), close))
+    last = distinct([(colour_cost(full, p, speckled) if coloured else cost, p) for cost, p in ends])
     pose = last[0][1]
     costs = sorted(cost for cost, _ in last + tied[len(close) :])
     margin = 1 - costs[0] / costs[1] if len(costs) > 1 else 1.0
@@ -459,8 +466,13 @@ def register(own: Cloud, sights: list[Sight]) -> Registration:
 def by_shape(mesh: Cloud, depth: Cloud) -> list[tuple[float, Similarity]]:
     """Costs and poses, all in which the shapes fit about as well as in the best, which comes first."""
     pair = Pair.of(mesh.some(CLOSE), depth.some(CLOSE))
-    fits = distinct(parallel_map(lambda p: closer(pair, p[1], CLOSING[:3]), found(mesh, depth)))
-    return [f for f in fits if f[0] <= TIE * fits[0][0] + NOISE]
+    return fitting(distinct(parallel_map(lambda p: closer(pair, p[1], CLOSING[:3]), found(mesh, depth))))
+
+
+def fitting(fits: list[tuple[float, Similarity]]) -> list[tuple[float, Similarity]]:
+    """Those of costs and poses in which the shapes fit about as well as in the best."""
+    least = min(cost for cost, _ in fits)
+    return [f for f in fits if f[0] <= TIE * least + NOISE]
 
 
 def by_colours(
@@ -480,10 +492,11 @@ def by_colours(
 
 
 def _last(pair: Pair, pose: Similarity, sharp: list[Sight], speckled: list[Sight]) -> tuple[float, Similarity]:
+    """The pose to the end, and how badly the shapes fit there, which tells more than it did before."""
     if pair.own.colours is None:
         return closer(pair, pose, CLOSING)
     pose = together(pair, together(pair, pose, sharp, 8), speckled, 8, exact=True)
-    return colour_cost(pair, pose, speckled), pose
+    return shape_cost(pair, pose), pose
 
 
 def _verdict(pair: Pair, pose: Similarity, sights: list[Sight], margin: float, whole: Similarity) -> Registration:
