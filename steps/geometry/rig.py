@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates
 
 from steps.geometry.cameras import CANONICAL_AXES, VIEW_NAMES
-from steps.geometry.depth import dequantized
 from steps.geometry.kernels import parallel_map
 from steps.geometry.rig_fit import (
     DIRECTIONS,
@@ -25,14 +24,12 @@ from steps.geometry.rig_fit import (
     Problem,
     Sights,
     Tolerance,
-    compass,
     lift_all,
 )
 from steps.geometry.rig_presets import PRESETS
+from steps.geometry.rig_sights import points_of, with_furthest
 
 Array = NDArray[Any]
-CELLS = 128  # to a side of the maps that rigs are compared by
-POINTS = 1000  # of each view
 RING = np.array([True, True, True, True, False, False])
 ALL = np.ones(6, bool)
 
@@ -67,130 +64,13 @@ def readings() -> list[Reading]:
     return [Reading(left, top, bottom) for left, top, bottom in product(("viewer", "object"), range(4), range(4))]
 
 
-# -- what the depth renders show ----------------------------------------------------------------------------------------
-
-
-def sights_of(counts: list[Array], known: list[Array], seed: int = 0) -> Sights:
-    """counts: six [H, W] stored values; known: six [H, W] bool, where the object is."""
-    low = min(float(c[k].min()) for c, k in zip(counts, known, strict=True))
-    high = max(float(c[k].max()) for c, k in zip(counts, known, strict=True))
-    shares = [np.where(k, (c - low) / max(high - low, 1e-9), -1.0) for c, k in zip(counts, known, strict=True)]
-    random = np.random.default_rng(seed)
-    squares = [_square(s) for s in shares]
-    cells = min(CELLS, *(len(s) for s in squares))
-    levels = np.unique(np.concatenate([c[k] for c, k in zip(counts, known, strict=True)]))
-    step = float(np.diff(levels).min()) / (high - low) if len(levels) > 1 else 0.0
-    values = np.stack([_smooth(_small(s, cells), step) for s in squares])
-    outlines = np.stack([_signed(s >= 0, cells) for s in squares])
-    points = np.stack([_sampled(s, v, random) for s, v in zip(squares, values, strict=True)])
-    reach = np.stack([_reach(s >= 0) for s in squares])
-    slopes = np.stack([_steepness(v) for v in values])
-    return Sights(points, values, slopes, outlines, reach)
-
-
-def _square(share: Array) -> Array:
-    """Padded to a square around its middle."""
-    h, w = share.shape
-    side = max(h, w)
-    out = np.full((side, side), -1.0)
-    out[(side - h) // 2 : (side - h) // 2 + h, (side - w) // 2 : (side - w) // 2 + w] = share
-    return out
-
-
-def _small(share: Array, cells: int) -> Array:
-    """[cells, cells] float32: means of the known pixels of each cell, where at least half are known."""
-    side = len(share)
-    rows = np.arange(side) * cells // side
-    cell = rows[:, None] * cells + rows[None]
-    known = share >= 0
-    count = np.bincount(cell[known], minlength=cells**2)
-    total = np.bincount(cell[known], share[known], cells**2)
-    every = np.bincount(cell.ravel(), minlength=cells**2)
-    mean = np.where(2 * count >= np.maximum(every, 1), total / np.maximum(count, 1), -1.0)
-    return mean.reshape(cells, cells).astype(np.float32)
-
-
-def _smooth(values: Array, step: float) -> Array:
-    """Without the staircase of few levels."""
-    shifted = np.where(values >= 0, values + 1, 0).astype(np.float32)  # zero means nothing there
-    return dequantized(shifted, np.full_like(shifted, step)) - 1
-
-
-def _signed(inside: Array, cells: int) -> Array:
-    """[cells, cells] float32, signed distance to the outline in half widths."""
-    side = len(inside)
-    distance = np.where(inside, 0.5 - distance_transform_edt(inside), distance_transform_edt(~inside) - 0.5)
-    centre = (np.arange(cells) + 0.5) * side / cells - 0.5
-    places = np.meshgrid(centre, centre, indexing="ij")
-    return np.asarray(map_coordinates(distance, places, order=1) * 2 / side, np.float32)
-
-
-def _places(share: Array) -> tuple[Array, Array, Array]:
-    side = len(share)
-    rows, columns = np.nonzero(share >= 0)
-    return (columns + 0.5) * 2 / side - 1, 1 - (rows + 0.5) * 2 / side, share[rows, columns]
-
-
-def _sampled(share: Array, values: Array, random: np.random.Generator) -> Array:
-    """(POINTS, 5): random cells, and the pixels that reach furthest in each direction."""
-    x, y, value = _places(share)
-    way = compass()
-    extreme = np.array([np.argmax(x * a + y * b) for a, b in way])
-    dx, dy = _slopes(values)
-    cells = len(values)
-    er, ec = (((1 - y[extreme]) / 2 * cells).astype(int), ((x[extreme] + 1) / 2 * cells).astype(int))
-    outer = np.stack([x[extreme], y[extreme], value[extreme], dx[er, ec], dy[er, ec]], axis=1)
-    rows, columns = np.nonzero(values >= 0)
-    if not len(rows):  # too thin to fill half of any cell
-        return np.resize(outer, (POINTS, outer.shape[1]))
-    chosen = random.integers(0, len(rows), POINTS - len(extreme))
-    return np.concatenate([outer, _cells(values, rows[chosen], columns[chosen])])
-
-
-def _cells(values: Array, r: Array, c: Array) -> Array:
-    """(n, 5): cells as Sights has its points."""
-    dx, dy = _slopes(values)
-    cells = len(values)
-    return np.stack([(c + 0.5) * 2 / cells - 1, 1 - (r + 0.5) * 2 / cells, values[r, c], dx[r, c], dy[r, c]], axis=1)
-
-
-EDGE_SLOPE = 3.0  # taken for what is too close to an outline to be measured: there surfaces turn away
-
-
-def _steepness(values: Array) -> Array:
-    """[cells, cells] float32: how steep the values are."""
-    dx, dy = _slopes(values)
-    steep = np.where((dx == 0) & (dy == 0) & _edge(values), EDGE_SLOPE, np.hypot(dx, dy))
-    return steep.astype(np.float32)
-
-
-def _edge(values: Array) -> Array:
-    return np.asarray(gaussian_filter((values >= 0).astype(np.float64), 1.5) < 0.6)
-
-
-def _slopes(values: Array) -> tuple[Array, Array]:
-    """Change of the value per unit of x and of y, over what is known around each cell."""
-    known = (values >= 0).astype(np.float64)
-    weight = gaussian_filter(known, 1.5)
-    mean = gaussian_filter(np.where(values >= 0, values, 0.0), 1.5) / np.maximum(weight, 1e-6)
-    filled = np.where(weight > 0.05, mean, 0)
-    dy, dx = np.gradient(filled)
-    flat = weight < 0.6  # too near the outline for a slope
-    half = len(values) / 2
-    return np.where(flat, 0, dx * half), np.where(flat, 0, -dy * half)
-
-
-def _reach(inside: Array) -> Array:
-    x, y, _ = _places(np.where(inside, 0.0, -1.0))
-    return np.array([(x * a + y * b).max() for a, b in compass()])
-
-
 # -- the search ---------------------------------------------------------------------------------------------------------
 
 PARAMETERS = np.arange(SHARED + 6 * PER_VIEW)
 SIMPLER = 1.005  # how much better inverse depth, or depth along rays, must fit than linear depth along the axis
 LADDER = (0, 12, 22, 32, 42, 52, 62, 72)  # degrees: fields of view to begin from
-HOPEFUL = 6  # of these beginnings are followed
+RUNGS = 3  # of them are tried with other codings
+HOPEFUL = 4  # of all these beginnings are followed
 FAR_OFF = 6.0, 1.0  # a cost so many times the best one's, and this more, from which no other numbers help a reading
 CODINGS = tuple(Coding(inverse, ray) for inverse, ray in product((0, 1), (0, 1)))
 
@@ -211,7 +91,7 @@ def normals(sights: Sights, candidate: Candidate) -> Array:
     for i, values in enumerate(sights.values):
         r, c = np.nonzero(values >= 0)
         place = np.empty((len(r), 6))
-        points = _cells(values, r, c)
+        points = points_of(values, r, c)
         lift_all(points, axes[i].copy(), fit.theta, i, candidate.coding.inverse, candidate.coding.ray, place)
         found[i, r, c] = place[:, 3:]
     return found
@@ -309,20 +189,34 @@ def cost(sights: Sights, reading: Reading, coding: Coding, theta: Array, toleran
 
 def sharpened(sights: Sights, best: Candidate) -> Candidate:
     """The fit with all points, and with ever less patience for errors: what is left of them would pull on the perspective. It
-    begins from every perspective and coding, since these and the views' scales can stand in for each other. The cost stays that
-    of the comparison."""
-    own = _perspective(best.reading)
-    ladder = np.tan(np.radians(LADDER) / 2) if own is None else np.array([own])
-    starts = [(coding, np.concatenate([[k], best.fit.theta[1:]])) for coding, k in product(CODINGS, ladder)]
-    rungs = parallel_map(lambda s: _held(sights, best.reading, *s, (EXACT, FINEST), 8, 2), starts)
+    begins from every perspective and, at the better ones, every coding, since these and the views' scales can stand in for each
+    other. The cost stays that of the comparison."""
+    asked, own = _reaching(sights, best), _perspective(best.reading)
+    ladder = list(np.tan(np.radians(LADDER) / 2)) if own is None else [own]
+    rungs = _rungs(asked, best, product([best.coding], ladder))
+    ladder = [float(c.fit.theta[0]) for c in sorted(rungs, key=_simplest)[:RUNGS]]
+    rungs += _rungs(asked, best, product([c for c in CODINGS if c != best.coding], ladder))
     better = [(c.coding, c.fit.theta) for c in sorted(rungs, key=_simplest)[:HOPEFUL]]
-    held = parallel_map(lambda s: _held(sights, best.reading, *s, (FINEST,), 4, 5), better)
-    coded = min(held, key=_simplest)
-    theta = coded.fit.theta
+    held = parallel_map(lambda s: _held(asked, best.reading, *s, (FINEST,), 4, 5), better)
+    found = min(held, key=_simplest)
     for stride in (4, 2):
-        fit = _fitted(sights, best.reading, coded.coding, theta, stride, 12, ALL, FINEST).fit
-        theta = fit.theta
-    return Candidate(best.reading, coded.coding, Fit(theta, best.fit.cost, fit.doubt))
+        asked = _reaching(sights, found)
+        found = _fitted(asked, best.reading, found.coding, found.fit.theta, stride, 12, ALL, FINEST)
+    return replace(found, fit=replace(found.fit, cost=best.fit.cost))
+
+
+def _rungs(sights: Sights, best: Candidate, starts: Iterable[tuple[Coding, float]]) -> list[Candidate]:
+    """The best numbers for codings and perspectives, roughly."""
+    return parallel_map(
+        lambda s: _held(
+            sights, best.reading, s[0], np.concatenate([[s[1]], best.fit.theta[1:]]), (EXACT, FINEST), 8, 2
+        ),
+        starts,
+    )
+
+
+def _reaching(sights: Sights, found: Candidate) -> Sights:
+    return with_furthest(sights, axes_of(found.reading), found.coding, found.fit.theta)
 
 
 def _held(

@@ -8,7 +8,7 @@ measured towards a camera. A camera of perspective k = tan(half the field of vie
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -37,13 +37,18 @@ class Sights:
 
     points: (6, n, 5), x, y, the stored value as a share of the range from the lowest to the highest, and its slopes along x and
     y; values: (6, s, s), such shares, -1 where nothing is; slopes: (6, s, s), how steep those are; outside: (6, s, s), the signed
-    distance to the outline, positive outside; reach: (6, DIRECTIONS), how far the outline reaches each way."""
+    distance to the outline, positive outside; reach: (6, DIRECTIONS), how far the outline reaches each way; shares: as the
+    pictures have them, six [side, side]; level: between two stored values, as a share; furthest: (6, e, 5), more points, which
+    are asked only how far they reach."""
 
     points: Array
     values: Array
     slopes: Array
     outside: Array
     reach: Array
+    shares: list[Array]
+    level: float
+    furthest: Array = field(default_factory=lambda: np.empty((6, 0, 5)))
 
 
 @dataclass(frozen=True)
@@ -203,6 +208,7 @@ def transfers(points, values, axes, theta, inverse, ray, place, normals, out):  
 @kernel
 def residuals(  # type: ignore[no-untyped-def]
     points,
+    furthest,
     values,
     slopes,
     outside,
@@ -235,6 +241,13 @@ def residuals(  # type: ignore[no-untyped-def]
             if only < 0 or i == only or j == only:
                 for d in range(ds):
                     reached[i, j, d] = -9.0
+        for m in range(furthest.shape[1]):
+            lifted(furthest[i, m], axes[i], theta, i, inverse, ray, place)
+            for j in range(6):
+                if j != i and used[j] and (only < 0 or i == only or j == only):
+                    px, py, hj, ox, oy, facing = seen_from(place, axes[j], theta, j)
+                    for d in range(ds):
+                        reached[i, j, d] = max(reached[i, j, d], ways[d, 0] * ox + ways[d, 1] * oy)
         for m in range(count):
             lifted(points[i, m], axes[i], theta, i, inverse, ray, place)
             n = start + m
@@ -327,7 +340,7 @@ class Problem:
             out, reached = before[0].copy(), before[1].copy()
             out[: self.count] *= self.tolerance.noise * np.sqrt(self.count)
         residuals(
-            self.points, s.values, s.slopes, s.outside, s.reach, self.ways, self.axes, self.used, theta,
+            self.points, s.furthest, s.values, s.slopes, s.outside, s.reach, self.ways, self.axes, self.used, theta,
             self.coding.inverse, self.coding.ray, only,
             self.tolerance.close, self.tolerance.wrong, self.tolerance.fades, np.empty(6), reached, out,
         )  # fmt: skip

@@ -13,7 +13,7 @@ from steps.formats import cameras_json, png
 from steps.formats.cameras_json import Arrangement
 from steps.formats.checks import Pictures
 from steps.formats.depth_encoding import DepthEncoding, foreground
-from steps.geometry import rig, rig_choice, rig_photo
+from steps.geometry import rig, rig_choice, rig_photo, rig_sights
 from steps.geometry.cameras import CANONICAL_DISTANCE, CANONICAL_FOCAL_PER_WIDTH, VIEW_NAMES, Camera, Placement
 from steps.geometry.kernels import parallel_map
 from steps.geometry.rig import Candidate, Reading
@@ -47,7 +47,7 @@ def find(pictures: Pictures, outputs: Path, arrangement: Arrangement = ANY) -> F
     background = background_of(pictures.depths)
     stored, pictures = pictures, Pictures(*([_thinned(p) for p in part] for part in (pictures.views, pictures.depths)))
     counts, known, span = counts_of(pictures.depths, background)
-    sights = rig.sights_of(counts, known)
+    sights = rig_sights.sights_of(counts, known)
     nominal = _nominal(pictures, span, background) if arrangement == ANY else None
     if nominal is not None and _holds(sights, nominal, pictures):
         return _as_nominal(stored)

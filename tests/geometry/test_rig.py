@@ -15,11 +15,22 @@ from steps.formats import png
 from steps.formats.cameras_json import SCHEMA
 from steps.formats.checks import Pictures
 from steps.formats.depth_encoding import metric_depth
-from steps.geometry import rig, rig_photo
+from steps.geometry import rig, rig_photo, rig_sights
 from steps.geometry.cameras import Placement, project, ray_to_z, unproject
 from steps.geometry.rig import Candidate, Reading
 from steps.geometry.rig_choice import ALIKE_EVERYWHERE
-from steps.geometry.rig_fit import PER_VIEW, SHARED, SPREAD, Coding, Fit, height_of, lifted, seen_from
+from steps.geometry.rig_fit import (
+    PER_VIEW,
+    SHARED,
+    SPREAD,
+    Coding,
+    Fit,
+    Problem,
+    Sights,
+    height_of,
+    lifted,
+    seen_from,
+)
 from steps.geometry.rig_presets import PRESETS
 from steps.validate import placement, rig_telling
 from steps.validate import rig as stage
@@ -89,7 +100,7 @@ def _picture(pixels: Array) -> png.Picture:
 def test_a_view_is_placed_on_its_depth_though_a_shadow_lies_beside_it() -> None:
     y, x = np.mgrid[:200, :200].astype(float)
     inside = ((x - 100) / 50) ** 2 + ((y - 90) / 35) ** 2 < 1
-    distance = rig._signed(inside, 128)
+    distance = rig_sights._signed(inside, 128)
     scale, dx, dy = 1.03, 0.05, -0.04
     u, v = (x + 0.5) / 100 - 1, 1 - (y + 0.5) / 100
     seen = rig_photo.sampled(inside.astype(float), (u - dx) / scale, (v - dy) / scale) > 0.5
@@ -175,13 +186,34 @@ def test_the_normals_of_what_is_seen_point_out_of_it() -> None:
     x, y = np.meshgrid(axis, -axis)
     inside = x**2 + y**2 < 0.5
     height = np.sqrt(np.maximum(0.64 - x**2 - y**2, 0))
-    sights = rig.sights_of([height * 1000] * 6, [inside] * 6)
+    sights = rig_sights.sights_of([height * 1000] * 6, [inside] * 6)
     theta = np.zeros(SHARED + 6 * PER_VIEW)
     theta[:SHARED] = 0.0, *(0.8 * h for h in (height[inside].min() / 0.8, 1.0))
     found = rig.normals(sights, Candidate(Reading(), Coding(0, 0), Fit(theta, 0.0)))
     wanted = np.stack([np.stack([x, y, height], axis=2) / 0.8 @ axes for axes in rig.axes_of(Reading())])
     cosine = (found * wanted).sum(axis=3)[:, x**2 + y**2 < 0.4]
     assert cosine.min() > 0.98
+
+
+def test_what_reaches_furthest_reaches_the_outlines_of_the_others() -> None:
+    """A ball with perspective, whose outlines are circles on its near half. Random points fall short of them."""
+    k, axis = 0.5, (np.arange(SIDE) + 0.5) * 2 / SIDE - 1
+    q = axis**2 + axis[:, None] ** 2
+    root = k * k * q * q - (1 + k * k * q) * (q - 0.49)
+    height = (k * q + np.sqrt(np.maximum(root, 0))) / (1 + k * k * q)
+    sights = rig_sights.sights_of([np.rint(height * 200)] * 6, [root > 0] * 6)
+    theta = np.zeros(SHARED + 6 * PER_VIEW)
+    theta[:SHARED] = k, *(np.rint(h * 200) / 200 for h in (height[root > 0].min(), height.max()))
+    axes = rig.axes_of(Reading())
+    asked = rig_sights.with_furthest(sights, axes, Coding(), theta)
+    short, shorter = (np.abs(s.reach - _reached(s, axes, theta).max(axis=0)) for s in (sights, asked))
+    assert shorter.max() < 2 / SIDE  # a pixel
+    assert shorter.mean() < 0.7 * short.mean()
+
+
+def _reached(sights: Sights, axes: Array, theta: Array) -> Array:
+    """(6, 6, directions), with few points."""
+    return Problem(sights, axes, Coding(), rig.ALL, rig.PARAMETERS >= 0, stride=8).errors(theta)[1]
 
 
 def test_a_wall_seen_edge_on_turns_away_from_a_camera_that_stands_before_its_middle() -> None:
