@@ -12,7 +12,7 @@ from PIL import Image
 
 from steps.formats import png
 from steps.formats.scene import SceneView
-from steps.geometry.registration import Similarity
+from steps.geometry.poses import Similarity
 
 Array = NDArray[Any]
 SIDE = 518  # pixels: 37 patches of DINOv2

@@ -19,7 +19,7 @@ from steps.errors import ModelFailed, by_code
 from steps.files import read_json, write_json
 from steps.formats import weights
 from steps.formats.scene import SceneView
-from steps.geometry.registration import Similarity
+from steps.geometry.poses import Similarity
 from steps.reconviagen import framing
 from steps.reconviagen.engines import PATHS, PYTHON
 from steps.reporter import Reporter

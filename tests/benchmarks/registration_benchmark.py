@@ -20,8 +20,9 @@ from PIL import Image
 from steps import baseline
 from steps.formats import scene
 from steps.geometry import clouds
+from steps.geometry.poses import Similarity, angle
 from steps.geometry.rasterize import rasterize
-from steps.geometry.registration import FULL, Registration, Similarity, angle, register
+from steps.geometry.registration import FULL, Registration, register
 from steps.geometry.render import render
 from steps.quality.metrics import psnr
 from steps.reconviagen.model import Made

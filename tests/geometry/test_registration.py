@@ -12,18 +12,18 @@ from scipy.spatial.transform import Rotation
 
 from steps.geometry import clouds
 from steps.geometry.cameras import project, unproject
-from steps.geometry.registration import (
+from steps.geometry.poses import (
     Poses,
     Similarity,
     angle,
     fitted,
     onto_unit,
     over,
-    register,
     rotations,
     round_axis,
     swept,
 )
+from steps.geometry.registration import register
 from steps.sample.objects import OBJECTS
 from tests.benchmarks import registration_benchmark as benchmark
 from tests.benchmarks.disturbed import disturbed

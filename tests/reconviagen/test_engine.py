@@ -21,7 +21,7 @@ from steps.contracts import Reconviagen
 from steps.errors import ModelVramOom
 from steps.formats import scene, weights
 from steps.geometry.cameras import project
-from steps.geometry.registration import Similarity
+from steps.geometry.poses import Similarity
 from steps.reconviagen import framing
 from steps.reconviagen.model import Rung, rungs
 from tests.conftest import sixview
