@@ -67,6 +67,11 @@ def main() -> None:
         verdicts.append(judged(seed))
         print(described(verdicts[-1]), flush=True)
     print_verdicts(verdicts)
+    if WHOLE:
+        print_whole_runs()
+
+
+def print_whole_runs() -> None:
     rows = [[whole_run(seed, model) for model in MODELS] for seed in range(WHOLE)]
     for model, runs in zip(MODELS, zip(*rows, strict=True), strict=True):
         print_means(model, list(runs))
