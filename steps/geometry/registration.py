@@ -43,7 +43,8 @@ TIE, NOISE = 1.25, 0.02
 # poses whose colours are looked at closely, and to the end, and the angle within which they would end at the same
 PROMISING, FINALISTS, NEIGHBOURS = 96, 8, np.radians(7.0)
 DOUBTFUL = 1.15  # of the least cost, up to which finalists are looked at to the end
-FITS = 0.7  # of the shares of both sides that lie on the other, multiplied, from which a mesh is one of this object
+# of a mesh of this object: shares of both sides that lie on the other, multiplied, at least; residual at most (2 % noise: 0.01)
+FITS, LOOSE = 0.7, 0.014
 WIDTH = 0.1  # radii: an error of this size counts half of what it could
 CLOSING = (2 * WIDTH, 1.2 * WIDTH, WIDTH, WIDTH, WIDTH, WIDTH)
 NEAR = 0.15  # radii between a point of the mesh and the depth, up to which their colours are compared
@@ -250,7 +251,7 @@ class Registration:
 
     @property
     def fits(self) -> bool:
-        return self.explained * self.covered >= FITS
+        return self.explained * self.covered >= FITS and self.residual <= LOOSE
 
 
 def register(own: Cloud, sights: list[Sight]) -> Registration:

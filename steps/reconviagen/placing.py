@@ -39,7 +39,7 @@ def placed(made: Made, views: list[SceneView]) -> Registration:
     if not found.fits:
         raise ModelConvergenceFailed(
             f"The model's mesh does not fit the views: {found.explained:.0%} of it lies on what their depth shows, and it covers "
-            f"{found.covered:.0%} of that.",
+            f"{found.covered:.0%} of that; half of it is more than {found.residual:.1%} of the size away.",
             "The model may have taken the views for something else: another --seed gives another mesh, and --engine fusion "
             "builds from the depth alone.",
             **numbers(found),

@@ -23,7 +23,7 @@ from steps.geometry.poses import (
     round_axis,
     swept,
 )
-from steps.geometry.registration import register
+from steps.geometry.registration import Registration, register
 from steps.sample.objects import OBJECTS
 from tests.benchmarks import registration_benchmark as benchmark
 from tests.benchmarks.disturbed import disturbed
@@ -59,6 +59,13 @@ def test_a_mesh_of_something_else_does_not_fit(mesh: str, views: str, folder: Pa
     cloud = benchmark.cloud_of(disturbed(benchmark.truth_of(mesh), 1))
     sights = [benchmark.sight(view) for view in benchmark.scene_of(views, SIDE, folder).views]
     assert not register(cloud, sights).fits
+
+
+def test_a_mesh_that_covers_the_views_loosely_does_not_fit_either() -> None:
+    found = Registration(Similarity(1, np.eye(3), np.zeros(3)), 0.01, 0.85, 0.95, 0.8, 0.0)
+    assert found.fits
+    assert not replace(found, residual=0.016).fits
+    assert not replace(found, covered=0.7).fits
 
 
 def test_a_mesh_without_colours_is_laid_by_its_shape(folder: Path) -> None:
