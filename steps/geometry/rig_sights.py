@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates
+from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_filter, map_coordinates
 
 from steps.geometry.depth import dequantized
 from steps.geometry.kernels import parallel_map
@@ -140,7 +140,7 @@ def _reach(inside: Array) -> Array:
 def with_furthest(sights: Sights, axes: Array, coding: Coding, theta: Array) -> Sights:
     """Asks those points of each view, too, that by these numbers reach furthest in the others, of all that it shows: random ones
     fall short of the outlines, by more the fewer they are, and the perspective would make up for it. The outlines reach half a
-    pixel beyond the middles of their outermost pixels."""
+    pixel beyond the middles of their outermost pixels; the furthest of many noisy points are about as much too far."""
     furthest = parallel_map(lambda i: _furthest(sights, axes, coding, theta, i), range(len(axes)))
     half_pixels = 1 / np.array([[len(share)] for share in sights.shares])
     reach = sights.reach + half_pixels * np.abs(compass()).max(axis=1)
@@ -167,16 +167,11 @@ def _extreme(local: Array, theta: Array, j: int) -> Array:
 
 
 def _rim(share: Array, values: Array, level: float) -> Array:
-    """(n, 5): points on the outline itself, half a pixel from the middles of the outermost pixels."""
-    inside = np.pad(share >= 0, 1)
-    right = inside[1:-1, 2:].astype(int) - inside[1:-1, :-2]
-    down = inside[2:, 1:-1].astype(int) - inside[:-2, 1:-1]
-    rows, columns = np.nonzero((share >= 0) & ((right != 0) | (down != 0)))
+    """(n, 5): the outermost pixels."""
+    known = share >= 0
+    rows, columns = np.nonzero(known & ~binary_erosion(known))
     half, cells = len(share) / 2, len(values)
-    right, down = (n[rows, columns] / 2 / (np.abs(right) + np.abs(down))[rows, columns] for n in (right, down))
-    r, c = rows * cells // len(share), columns * cells // len(share)
-    points = points_of(values, r, c)
-    points[:, 0] = (columns + 0.5 - right) / half - 1
-    points[:, 1] = 1 - (rows + 0.5 - down) / half
+    points = points_of(values, rows * cells // len(share), columns * cells // len(share))
+    points[:, 0], points[:, 1] = (columns + 0.5) / half - 1, 1 - (rows + 0.5) / half
     points[:, 2] = _smooth(share, level, PASSES)[rows, columns]
     return points
