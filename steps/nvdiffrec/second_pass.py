@@ -29,7 +29,9 @@ FINE_NORMAL = 0.05  # radians
 SHINE = 0.02  # about what a change of roughness changes in colour
 PIXELS_PER_VERTEX = 5  # about, at the default sizes
 STIFFNESS = 0.12, 0.012  # weight of the Laplacian, first and last: it relaxes
-STIFFER = 1.2, 0.12  # the same where views do not quite meet, each of which would pull the surface its own way
+# the same where views do not quite meet, each of which would pull the surface its own way: what that gains at the inputs is lost
+# between them
+STIFFER = 12.0, 1.2
 PRIOR = 1e-3  # weight of plain white light and a matt surface: they change only for what colour alone cannot explain
 COARSER = (
     4  # roughness and metalness have so many times fewer texels: six views say little about them, and that is blurred
