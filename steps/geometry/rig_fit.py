@@ -22,8 +22,8 @@ PER_VIEW = 5  # logarithm of the scale, shift x, shift y, gain and offset of the
 SPREAD = np.array([0.025, 0.03, 0.03, 0.02, 0.02])  # how large the per-view numbers are expected to be
 EVIDENCE = 500.0  # independent observations among all of them, which the expectations are weighed against
 # how many times what independent errors would make of the perspective it is really off: a view's errors go together. Root of the
-# mean square over `python -m tests.benchmarks captures`
-TOGETHER = 2.4
+# mean square over a hundred of `python -m tests.benchmarks captures`
+TOGETHER = 2.0
 DIRECTIONS = 16
 VISIBLE = 0.03  # half widths between a point and what a view sees there, up to which they are taken to be the same
 REACHES = 3.0  # how much more the outline's reach in one direction counts than a point's error
