@@ -169,9 +169,9 @@ def _extreme(local: Array, theta: Array, j: int) -> Array:
 def _rim(share: Array, values: Array, level: float) -> Array:
     """(n, 5): the outermost pixels."""
     known = share >= 0
-    rows, columns = np.nonzero(known & ~binary_erosion(known))
-    half, cells = len(share) / 2, len(values)
-    points = points_of(values, rows * cells // len(share), columns * cells // len(share))
-    points[:, 0], points[:, 1] = (columns + 0.5) / half - 1, 1 - (rows + 0.5) / half
-    points[:, 2] = _smooth(share, level, PASSES)[rows, columns]
+    rim = known & ~binary_erosion(known)
+    rows, columns = (n * len(values) // len(share) for n in np.nonzero(rim))
+    points = points_of(values, rows, columns)
+    points[:, 0], points[:, 1], _ = _places(np.where(rim, share, -1.0))
+    points[:, 2] = _smooth(share, level, PASSES)[rim]
     return points
