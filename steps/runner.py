@@ -246,6 +246,12 @@ def work(step: str, parameters: Step, writer: int) -> int:
     return 1 if record else 0
 
 
+def share_the_cores() -> None:
+    """Has BLAS compute on the thread that calls it: its own threads spin while they wait, on the cores of our kernels', and sum
+    in an order that depends on how many there are. Before numpy is loaded."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
 def _become_worker(writer: int) -> None:
     os.setpgid(0, 0)  # so that the parent can end our own children with us, and a Ctrl-C reaches only the parent
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -267,6 +273,7 @@ def _run(step: str, parameters: Step) -> None:
     reporter = Reporter(parameters.outputs, FIRST_STAGE[step])
     if step in MODELS:
         reporter.value("model", step)
+    share_the_cores()
     module = importlib.import_module(f"steps.{step}.run")
     reporter.value("startup-seconds", f"{time.monotonic() - started:.3f}")
     try:

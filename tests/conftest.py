@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from steps.runner import share_the_cores
+
+share_the_cores()
 CI = bool(os.environ.get("CI"))
 SIZE = 128  # small: proves the wiring; the benchmarks run the full size
 

@@ -7,6 +7,8 @@ import os
 import platform
 import sys
 
+from steps.runner import share_the_cores
+
 NAMES = (
     "quality",
     "captures",
@@ -29,7 +31,8 @@ def main(names: list[str]) -> None:
     if unknown:
         raise SystemExit(f"There is no benchmark {', '.join(unknown)}; choose from {', '.join(NAMES)}.")
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the step has it, and before torch is loaded
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the steps have it, and before torch and numpy are loaded
+    share_the_cores()
     for name in names or NAMES:
         print(f"\n## {name}", flush=True)
         importlib.import_module(f"tests.benchmarks.{name}_benchmark").main()
