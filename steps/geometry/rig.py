@@ -27,7 +27,7 @@ from steps.geometry.rig_fit import (
     lift_all,
 )
 from steps.geometry.rig_presets import PRESETS
-from steps.geometry.rig_sights import points_of, with_furthest
+from steps.geometry.rig_sights import points_of, shown, with_furthest
 
 Array = NDArray[Any]
 RING = np.array([True, True, True, True, False, False])
@@ -71,6 +71,7 @@ SIMPLER = 1.005  # how much better inverse depth, or depth along rays, must fit 
 LADDER = (0, 12, 22, 32, 42, 52, 62, 72)  # degrees: fields of view to begin from
 RUNGS = 3  # of them are tried with other codings
 HOPEFUL = 4  # of all these beginnings are followed
+PARALLEL = 2.0  # standard errors of perspective, below which it is taken for none: such cameras are common, very long lenses not
 FAR_OFF = 6.0, 1.0  # a cost so many times the best one's, and this more, from which no other numbers help a reading
 CODINGS = tuple(Coding(inverse, ray) for inverse, ray in product((0, 1), (0, 1)))
 
@@ -191,7 +192,8 @@ def sharpened(sights: Sights, best: Candidate) -> Candidate:
     """The fit with all points, and with ever less patience for errors: what is left of them would pull on the perspective. It
     begins from every perspective and, at the better ones, every coding, since these and the views' scales can stand in for each
     other. The cost stays that of the comparison."""
-    asked, own = _reaching(sights, best), _perspective(best.reading)
+    points, own = shown(sights), _perspective(best.reading)
+    asked = _reaching(sights, points, best)
     ladder = list(np.tan(np.radians(LADDER) / 2)) if own is None else [own]
     rungs = _rungs(asked, best, product([best.coding], ladder))
     ladder = [float(c.fit.theta[0]) for c in sorted(rungs, key=_simplest)[:RUNGS]]
@@ -200,23 +202,33 @@ def sharpened(sights: Sights, best: Candidate) -> Candidate:
     held = parallel_map(lambda s: _held(asked, best.reading, *s, (FINEST,), 4, 5), better)
     found = min(held, key=_simplest)
     for stride in (4, 2):
-        asked = _reaching(sights, found)
+        asked = _reaching(sights, points, found)
         found = _fitted(asked, best.reading, found.coding, found.fit.theta, stride, 12, ALL, FINEST)
-    return replace(found, fit=replace(found.fit, cost=best.fit.cost))
+    doubt = _doubt(asked, found) if own is None else 0.0
+    if found.fit.theta[0] < PARALLEL * doubt:
+        found = _held(asked, best.reading, Coding(), _with_perspective(found.fit.theta, 0.0), (FINEST,), 2, 12)
+    return replace(found, fit=Fit(found.fit.theta, best.fit.cost, doubt))
 
 
 def _rungs(sights: Sights, best: Candidate, starts: Iterable[tuple[Coding, float]]) -> list[Candidate]:
     """The best numbers for codings and perspectives, roughly."""
     return parallel_map(
-        lambda s: _held(
-            sights, best.reading, s[0], np.concatenate([[s[1]], best.fit.theta[1:]]), (EXACT, FINEST), 8, 2
-        ),
+        lambda s: _held(sights, best.reading, s[0], _with_perspective(best.fit.theta, s[1]), (EXACT, FINEST), 8, 2),
         starts,
     )
 
 
-def _reaching(sights: Sights, found: Candidate) -> Sights:
-    return with_furthest(sights, axes_of(found.reading), found.coding, found.fit.theta)
+def _with_perspective(theta: Array, perspective: float) -> Array:
+    return np.concatenate([[perspective], theta[1:]])
+
+
+def _reaching(sights: Sights, points: list[Array], found: Candidate) -> Sights:
+    return with_furthest(sights, points, axes_of(found.reading), found.coding, found.fit.theta)
+
+
+def _doubt(sights: Sights, found: Candidate) -> float:
+    problem = Problem(sights, axes_of(found.reading), found.coding, ALL, PARAMETERS >= 0, 2, FINEST)
+    return problem.doubt(found.fit.theta)
 
 
 def _held(

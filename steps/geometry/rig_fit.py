@@ -23,12 +23,14 @@ SPREAD = np.array([0.025, 0.03, 0.03, 0.02, 0.02])  # how large the per-view num
 EVIDENCE = 500.0  # independent observations among all of them, which the expectations are weighed against
 # how many times what independent errors would make of the perspective it is really off: a view's errors go together. Root of the
 # mean square over a hundred of `python -m tests.benchmarks captures`
-TOGETHER = 2.0
+TOGETHER = 1.2
 DIRECTIONS = 16
 VISIBLE = 0.03  # half widths between a point and what a view sees there, up to which they are taken to be the same
 REACHES = 3.0  # how much more the outline's reach in one direction counts than a point's error
 RIM = 0.04  # half widths inside an outline over which depth begins to count: at the rim it is steep and means little
-STEP = 2e-3  # of the differences that derivatives are taken from
+# of the numbers, for derivatives: small, since at a good fit the outermost points lie on the outlines, where errors begin
+NUDGE = 1e-5
+STEP = 2e-3  # half widths over which the slope of a surface is taken
 
 
 @dataclass(frozen=True)
@@ -301,7 +303,7 @@ def residuals(  # type: ignore[no-untyped-def]
 @dataclass(frozen=True)
 class Fit:
     """theta: (SHARED + 6 * PER_VIEW,); cost: mean squared error in units of the tolerance's noise, and what is expected; doubt:
-    standard error of the perspective, 0 where it was held."""
+    standard error of the perspective, 0 where it was held or not asked for."""
 
     theta: Array
     cost: float
@@ -371,12 +373,11 @@ class Problem:
                 damping *= 6
             if cost > before * (1 - 1e-5):
                 break
-        return Fit(theta, cost, self._doubt(theta, (errors, reached)))
+        return Fit(theta, cost)
 
-    def _doubt(self, theta: Array, before: tuple[Array, Array]) -> float:
-        if self.free[0] != 0 or len(self.free) < len(theta):
-            return 0.0
-        jacobian = self._jacobian(theta, before)
+    def doubt(self, theta: Array) -> float:
+        """Standard error of the perspective, where all numbers are free."""
+        jacobian = self._jacobian(theta, self.errors(theta))
         square = jacobian.T @ jacobian
         return TOGETHER * float(np.sqrt(np.linalg.inv(square + 1e-9 * np.eye(len(square)))[0, 0] / EVIDENCE))
 
@@ -386,9 +387,9 @@ class Problem:
         def fill(start: int, stop: int) -> None:
             for row in range(start, stop):
                 index, moved = self.free[row], theta.copy()
-                moved[index] += STEP
+                moved[index] += NUDGE
                 only = -1 if index < SHARED else (index - SHARED) // PER_VIEW
-                columns[row] = (self.errors(moved, before, int(only))[0] - before[0]) / STEP
+                columns[row] = (self.errors(moved, before, int(only))[0] - before[0]) / NUDGE
 
         for_bands(fill, len(self.free))
         return columns.T

@@ -137,22 +137,26 @@ def _reach(inside: Array) -> Array:
 # -- what reaches furthest ----------------------------------------------------------------------------------------------
 
 
-def with_furthest(sights: Sights, axes: Array, coding: Coding, theta: Array) -> Sights:
-    """Asks those points of each view, too, that by these numbers reach furthest in the others, of all that it shows: random ones
-    fall short of the outlines, by more the fewer they are, and the perspective would make up for it. The outlines reach half a
-    pixel beyond the middles of their outermost pixels; the furthest of many noisy points are about as much too far."""
-    furthest = parallel_map(lambda i: _furthest(sights, axes, coding, theta, i), range(len(axes)))
+def shown(sights: Sights) -> list[Array]:
+    """All points of each view, six (n, 5): its cells, and its outermost pixels."""
+    views = zip(sights.values, sights.shares, strict=True)
+    return parallel_map(
+        lambda v: np.concatenate([points_of(v[0], *np.nonzero(v[0] >= 0)), _rim(*v, sights.level)]), views
+    )
+
+
+def with_furthest(sights: Sights, points: list[Array], axes: Array, coding: Coding, theta: Array) -> Sights:
+    """Asks those points of each view, too, that by these numbers reach furthest in the others, of all that are `shown`: random
+    ones fall short of the outlines, by more the fewer they are, and the perspective would make up for it. The outlines reach half
+    a pixel beyond the middles of their outermost pixels; the furthest of many noisy points are about as much too far."""
+    furthest = parallel_map(lambda i: _furthest(points[i], axes, coding, theta, i), range(len(axes)))
     half_pixels = 1 / np.array([[len(share)] for share in sights.shares])
     reach = sights.reach + half_pixels * np.abs(compass()).max(axis=1)
     return replace(sights, furthest=np.stack(furthest), reach=reach)
 
 
-def _furthest(sights: Sights, axes: Array, coding: Coding, theta: Array, i: int) -> Array:
-    """(5 * DIRECTIONS, 5): points of view i, for each other view those that reach furthest each way there."""
-    rows, columns = np.nonzero(sights.values[i] >= 0)
-    points = np.concatenate(
-        [points_of(sights.values[i], rows, columns), _rim(sights.shares[i], sights.values[i], sights.level)]
-    )
+def _furthest(points: Array, axes: Array, coding: Coding, theta: Array, i: int) -> Array:
+    """(5 * DIRECTIONS, 5): of the points (n, 5) of view i, for each other view those that reach furthest each way there."""
     place = np.empty((len(points), 6))
     lift_all(points, axes[i].copy(), theta, i, coding.inverse, coding.ray, place)
     chosen = [_extreme(place[:, :3] @ axes[j].T, theta, j) for j in range(len(axes)) if j != i]
@@ -166,7 +170,7 @@ def _extreme(local: Array, theta: Array, j: int) -> Array:
     return np.asarray(np.argmax(drawn @ compass().T, axis=0))
 
 
-def _rim(share: Array, values: Array, level: float) -> Array:
+def _rim(values: Array, share: Array, level: float) -> Array:
     """(n, 5): the outermost pixels."""
     known = share >= 0
     rim = known & ~binary_erosion(known)

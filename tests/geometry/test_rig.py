@@ -205,7 +205,7 @@ def test_what_reaches_furthest_reaches_the_outlines_of_the_others() -> None:
     theta = np.zeros(SHARED + 6 * PER_VIEW)
     theta[:SHARED] = k, *(np.rint(h * 200) / 200 for h in (height[root > 0].min(), height.max()))
     axes = rig.axes_of(Reading())
-    asked = rig_sights.with_furthest(sights, axes, Coding(), theta)
+    asked = rig_sights.with_furthest(sights, rig_sights.shown(sights), axes, Coding(), theta)
     short, shorter = (np.abs(s.reach - _reached(s, axes, theta).max(axis=0)) for s in (sights, asked))
     assert shorter.max() < 2 / SIDE  # a pixel
     assert shorter.mean() < 0.7 * short.mean()
