@@ -61,11 +61,14 @@ def known(
     if given is None and parameters.rig == "nominal":
         return Cameras(None, "canonical", [])
     reporter.stage("rig")
-    from steps.validate import encoding, rig  # only now: they load kernels, which a faulty set must not wait for
-
+    # only now: they load kernels, which a faulty set must not wait for
     if isinstance(given, list):
+        from steps.validate import encoding
+
         views, note = encoding.found(pictures, given)
         return Cameras(views, "given, without encoding", [note])
+    from steps.validate import rig
+
     wanted = given or Arrangement(preset=parameters.rig if parameters.rig in PRESETS else "")
     found = rig.find(pictures, parameters.outputs, wanted)
     write_json(out / "rig.json", found.facts)
