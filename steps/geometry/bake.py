@@ -18,12 +18,13 @@ from scipy.spatial import cKDTree
 
 from steps.geometry.cameras import Camera
 from steps.geometry.images import filled
-from steps.geometry.kernels import for_bands, kernel, parallel_map
+from steps.geometry.kernels import for_bands, inlined, kernel, parallel_map
 from steps.geometry.rasterize import Fragments, rasterize, rasterize_homogeneous
 
 Array = NDArray[Any]
 BLUR = 64  # the standard deviation, as a part of a picture's longest side, beyond which change is slow
 LEAST = 1e-25  # weight of a view that sees a texel at all: a number still in 32 bits
+GRAZING = 0.05  # cosine between normal and sight up to which a view says nothing
 EDGE = 8.0  # pixels over which a view's weight fades towards outlines and occlusions, where registration errors show
 OCCLUSION = 0.01  # of the distance: a texel this far behind what the view sees is hidden
 FAR_AWAY = (
@@ -176,6 +177,42 @@ def _cubic(t):  # type: ignore[no-untyped-def]
     return w0, w1, w2, t * t * (-0.5 + 0.5 * t)
 
 
+@inlined
+def _seen(p, n, m, eye, reach, depth):  # type: ignore[no-untyped-def]
+    """Where a texel lies in the picture, and the cosine between its normal and the sight; 0 where the view does not see it."""
+    z = m[2, 0] * p[0] + m[2, 1] * p[1] + m[2, 2] * p[2] + m[2, 3]
+    if z <= 0:
+        return 0.0, 0.0, 0.0
+    x = (m[0, 0] * p[0] + m[0, 1] * p[1] + m[0, 2] * p[2] + m[0, 3]) / z
+    y = (m[1, 0] * p[0] + m[1, 1] * p[1] + m[1, 2] * p[2] + m[1, 3]) / z
+    c, r = int(np.floor(x)), int(np.floor(y))
+    if c < 0 or r < 0 or c >= depth.shape[1] or r >= depth.shape[0]:
+        return 0.0, 0.0, 0.0
+    if depth[r, c] <= 0 or z > depth[r, c] + OCCLUSION * min(z, reach):
+        return 0.0, 0.0, 0.0
+    ex, ey, ez = eye[0] - p[0], eye[1] - p[1], eye[2] - p[2]
+    cosine = (n[0] * ex + n[1] * ey + n[2] * ez) / np.sqrt(
+        (ex * ex + ey * ey + ez * ez) * (n[0] * n[0] + n[1] * n[1] + n[2] * n[2])
+    )
+    return x, y, cosine
+
+
+@inlined
+def _take(layers, x, y, wide, narrow, bands):  # type: ignore[no-untyped-def]
+    """Adds a picture's colours at (x, y) to a texel's (6,), each band with its own weight."""
+    height, width = layers.shape[:2]
+    c, r = int(np.floor(x - 0.5)), int(np.floor(y - 0.5))
+    wx, wy = _cubic(x - 0.5 - c), _cubic(y - 0.5 - r)
+    for dy in range(4):
+        rr = min(max(r + dy - 1, 0), height - 1)
+        for dx in range(4):
+            cc = min(max(c + dx - 1, 0), width - 1)
+            share = wx[dx] * wy[dy]
+            for a in range(3):
+                bands[a] += wide * share * layers[rr, cc, a]
+                bands[3 + a] += narrow * share * layers[rr, cc, 3 + a]
+
+
 @kernel
 def _gather(  # type: ignore[no-untyped-def]
     layers,
@@ -197,7 +234,6 @@ def _gather(  # type: ignore[no-untyped-def]
     start,
     stop,
 ):
-    height, width = depth.shape
     p, n = place[0], place[1]
     for row in range(start, stop):
         for column in range(face.shape[1]):
@@ -210,34 +246,12 @@ def _gather(  # type: ignore[no-untyped-def]
             for a in range(3):
                 p[a] = b0 * vertices[i, a] + b1 * vertices[j, a] + b2 * vertices[k, a]
                 n[a] = b0 * normals[i, a] + b1 * normals[j, a] + b2 * normals[k, a]
-            z = m[2, 0] * p[0] + m[2, 1] * p[1] + m[2, 2] * p[2] + m[2, 3]
-            if z <= 0:
+            x, y, cosine = _seen(p, n, m, eye, reach, depth)
+            if cosine <= GRAZING:
                 continue
-            x = (m[0, 0] * p[0] + m[0, 1] * p[1] + m[0, 2] * p[2] + m[0, 3]) / z
-            y = (m[1, 0] * p[0] + m[1, 1] * p[1] + m[1, 2] * p[2] + m[1, 3]) / z
-            c, r = int(np.floor(x)), int(np.floor(y))
-            if c < 0 or r < 0 or c >= width or r >= height:
-                continue
-            if depth[r, c] <= 0 or z > depth[r, c] + OCCLUSION * min(z, reach):
-                continue
-            ex, ey, ez = eye[0] - p[0], eye[1] - p[1], eye[2] - p[2]
-            cosine = (n[0] * ex + n[1] * ey + n[2] * ez) / np.sqrt(
-                (ex * ex + ey * ey + ez * ez) * (n[0] * n[0] + n[1] * n[1] + n[2] * n[2])
-            )
-            if cosine <= 0.05:
-                continue
-            wide = max(cosine**slow * trust[r, c], LEAST)
-            narrow = max(cosine**detail * trust[r, c], LEAST)
-            c, r = int(np.floor(x - 0.5)), int(np.floor(y - 0.5))
-            wx, wy = _cubic(x - 0.5 - c), _cubic(y - 0.5 - r)
-            for dy in range(4):
-                rr = min(max(r + dy - 1, 0), height - 1)
-                for dx in range(4):
-                    cc = min(max(c + dx - 1, 0), width - 1)
-                    share = wx[dx] * wy[dy]
-                    for a in range(3):
-                        bands[row, column, a] += wide * share * layers[rr, cc, a]
-                        bands[row, column, 3 + a] += narrow * share * layers[rr, cc, 3 + a]
+            trusted = trust[int(np.floor(y)), int(np.floor(x))]
+            wide, narrow = max(cosine**slow * trusted, LEAST), max(cosine**detail * trusted, LEAST)
+            _take(layers, x, y, wide, narrow, bands[row, column])
             weight[row, column, 0] += wide
             weight[row, column, 1] += narrow
 

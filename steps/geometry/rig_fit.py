@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steps.geometry.kernels import for_bands, kernel
+from steps.geometry.kernels import for_bands, inlined, kernel
 
 Array = NDArray[Any]
 SHARED = 3  # perspective, height at the lowest stored value, height at the highest
@@ -207,6 +207,55 @@ def transfers(points, values, axes, theta, inverse, ray, place, normals, out):  
                     out[i, j, m, 2] = max(0.0, min(facing, own))
 
 
+@inlined
+def _off_surface(higher, slope, facing, close, wrong, fades):  # type: ignore[no-untyped-def]
+    """The error of a point that lies so much higher, towards a camera, than the surface it sees there, of so steep a slope."""
+    # against steep surfaces the error along the axis is larger than that across the surface
+    error = higher / np.sqrt(1.0 + min(slope * slope, 25.0))
+    if error > 0:
+        return _bounded(error, wrong)
+    # behind what is seen there: hidden, or turned away; then nothing is wrong
+    believed = min(max(facing * 4.0, 0.0), 1.0)
+    return believed * (error / (1.0 + (error / close) ** 2) if fades else _bounded(error, close))
+
+
+@inlined
+def _error_in(place, j, values, slopes, outside, axes, theta, inverse, ray, close, wrong, fades):  # type: ignore[no-untyped-def]
+    """Where view j has a point of the world (6,) in its picture; and how far outside its outline, how far from the surface seen
+    there. values, slopes, outside, axes: of view j."""
+    low, high, b = theta[1], theta[2], 3 + 5 * j
+    px, py, hj, ox, oy, facing = seen_from(place, axes, theta, j)
+    error, away, value = 0.0, _outside(outside, ox, oy), _lookup(values, ox, oy)
+    if value >= 0 and away < 0:
+        seen = height_of(value, px, py, theta[0], low, high, inverse, ray) * (1.0 + theta[b + 3]) + theta[b + 4]
+        slope = _outside(slopes, ox, oy) * (high - low)
+        error = _off_surface(hj - seen, slope, facing, close, wrong, fades) * min(-away / RIM, 1.0)
+    if away > 0:
+        error = np.sqrt(error * error + _bounded(away, wrong) ** 2)
+    return ox, oy, error
+
+
+@inlined
+def _widened(reached, ways, x, y):  # type: ignore[no-untyped-def]
+    for d in range(len(ways)):
+        reached[d] = max(reached[d], ways[d, 0] * x + ways[d, 1] * y)
+
+
+@kernel
+def _shortfalls(reached, reach, used, wrong, out):  # type: ignore[no-untyped-def]
+    """How far the points of all others, (6, 6, DIRECTIONS), fall short of each view's outline (6, DIRECTIONS), into `out`."""
+    n = 0
+    for j in range(6):
+        if used[j]:
+            for d in range(reach.shape[1]):
+                furthest = -9.0
+                for i in range(6):
+                    if used[i] and i != j:
+                        furthest = max(furthest, reached[i, j, d])
+                out[n] = REACHES * _bounded(reach[j, d] - furthest, wrong)
+                n += 1
+
+
 @kernel
 def residuals(  # type: ignore[no-untyped-def]
     points,
@@ -229,75 +278,39 @@ def residuals(  # type: ignore[no-untyped-def]
     reached,
     out,
 ):
-    """All errors of one rig, in half widths, into `out`; returns how many. axes: (6, 3, 3) rows right, up, back; used: views that
-    take part. Per point and other view: how far it lies outside that view's outline, and how far from the surface seen there.
-    Per view and compass direction: how far short of its outline the others' points stay (reached: (6, 6, DIRECTIONS), by each).
-    only: a view whose own numbers alone have changed since `reached` and `out` were filled; -1 for all. place: (6,), scratch."""
-    k, low, high = theta[0], theta[1], theta[2]
-    count, ds = points.shape[1], ways.shape[0]
-    start = 0
+    """All errors of one rig, in half widths, into `out`. axes: (6, 3, 3) rows right, up, back; used: views that take part. Per
+    point and other view: how far it lies outside that view's outline, and how far from the surface seen there. Per view and
+    compass direction: how far short of its outline the others' points stay (reached: (6, 6, DIRECTIONS), by each). only: a view
+    whose own numbers alone have changed since `reached` and `out` were filled; -1 for all. place: (6,), scratch."""
+    count, start, views = points.shape[1], 0, 0
+    for taken in used:
+        views += int(taken)
     for i in range(6):
         if not used[i]:
             continue
         for j in range(6):
             if only < 0 or i == only or j == only:
-                for d in range(ds):
-                    reached[i, j, d] = -9.0
+                reached[i, j, :] = -9.0
         for m in range(furthest.shape[1]):
             lifted(furthest[i, m], axes[i], theta, i, inverse, ray, place)
             for j in range(6):
                 if j != i and used[j] and (only < 0 or i == only or j == only):
-                    px, py, hj, ox, oy, facing = seen_from(place, axes[j], theta, j)
-                    for d in range(ds):
-                        reached[i, j, d] = max(reached[i, j, d], ways[d, 0] * ox + ways[d, 1] * oy)
+                    _, _, _, x, y, _ = seen_from(place, axes[j], theta, j)
+                    _widened(reached[i, j], ways, x, y)
         for m in range(count):
             lifted(points[i, m], axes[i], theta, i, inverse, ray, place)
             n = start + m
             for j in range(6):
                 if j == i or not used[j]:
                     continue
-                if only >= 0 and i != only and j != only:
-                    n += count
-                    continue
-                b = 3 + 5 * j
-                px, py, hj, ox, oy, facing = seen_from(place, axes[j], theta, j)
-                for d in range(ds):
-                    reached[i, j, d] = max(reached[i, j, d], ways[d, 0] * ox + ways[d, 1] * oy)
-                error = 0.0
-                away = _outside(outside[j], ox, oy)
-                value = _lookup(values[j], ox, oy)
-                if value >= 0 and away < 0:
-                    seen = height_of(value, px, py, k, low, high, inverse, ray)
-                    seen = seen * (1.0 + theta[b + 3]) + theta[b + 4]
-                    # against steep surfaces the error along the axis is larger than that across the surface
-                    slope = _outside(slopes[j], ox, oy) * (high - low)
-                    error = (hj - seen) / np.sqrt(1.0 + min(slope * slope, 25.0))
-                    # behind what is seen there: hidden, or turned away; then nothing is wrong
-                    believed = 1.0 if error > 0 else min(max(facing * 4.0, 0.0), 1.0)
-                    if error < 0 and fades:
-                        error = believed * error / (1.0 + (error / close) ** 2)
-                    else:
-                        error = believed * _bounded(error, wrong if error > 0 else close)
-                    error *= min(-away / RIM, 1.0)
-                if away > 0:
-                    error = np.sqrt(error * error + _bounded(away, wrong) ** 2)
-                out[n] = error
+                if only < 0 or i == only or j == only:
+                    x, y, out[n] = _error_in(
+                        place, j, values[j], slopes[j], outside[j], axes[j], theta, inverse, ray, close, wrong, fades
+                    )
+                    _widened(reached[i, j], ways, x, y)
                 n += count
-        others = 0
-        for j in range(6):
-            if used[j] and j != i:
-                others += 1
-        start += others * count
-    for j in range(6):
-        if used[j]:
-            for d in range(ds):
-                furthest = -9.0
-                for i in range(6):
-                    if used[i] and i != j:
-                        furthest = max(furthest, reached[i, j, d])
-                out[start] = REACHES * _bounded(reach[j, d] - furthest, wrong)
-                start += 1
-    return start
+        start += (views - 1) * count
+    _shortfalls(reached, reach, used, wrong, out[start:])
 
 
 @dataclass(frozen=True)
