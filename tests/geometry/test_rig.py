@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from steps.geometry.cameras import Placement, project, ray_to_z, unproject
 from steps.geometry.rig import Candidate, Reading
 from steps.geometry.rig_choice import ALIKE_EVERYWHERE
 from steps.geometry.rig_fit import (
+    FINEST,
     PER_VIEW,
     SHARED,
     SPREAD,
@@ -32,6 +34,9 @@ from steps.geometry.rig_fit import (
     seen_from,
 )
 from steps.geometry.rig_presets import PRESETS
+from steps.sample import capture
+from steps.sample.objects import OBJECTS
+from steps.sample.render import build
 from steps.validate import placement, rig_telling
 from steps.validate import rig as stage
 
@@ -209,6 +214,35 @@ def test_what_reaches_furthest_reaches_the_outlines_of_the_others() -> None:
     short, shorter = (np.abs(s.reach - _reached(s, axes, theta).max(axis=0)) for s in (sights, asked))
     assert shorter.max() < 2 / SIDE  # a pixel
     assert shorter.mean() < 0.7 * short.mean()
+
+
+def captured(seed: int, **changes: Any) -> tuple[Sights, Candidate]:
+    """What a real capture of a donut shows, and the rig that the search finds for it."""
+    taken = replace(capture.drawn(seed), side=(SIDE * 3, SIDE * 3), background="0", **changes)
+    truth = build(OBJECTS["donut"], 100)
+    counts = capture.depth_counts(truth, capture.cameras(truth, taken), taken)
+    sights = rig_sights.sights_of([c.astype(float) for c in counts], [c > 0 for c in counts])
+    return sights, rig.search(sights, rig.readings())[0]
+
+
+def test_wherever_the_last_fit_begins_it_ends_at_the_same_field_of_view() -> None:
+    """Numbers that errors have a kink in, at outlines, would stop it halfway if derivatives were taken over long steps."""
+    sights, best = captured(11)
+    theta, axes = rig.sharpened(sights, best).fit.theta, rig.axes_of(best.reading)
+    asked = rig_sights.with_furthest(sights, rig_sights.shown(sights), axes, best.coding, theta)
+    problem = Problem(asked, axes, best.coding, rig.ALL, rig.PARAMETERS >= 0, 2, FINEST)
+    ends = [
+        problem.fitted(np.concatenate([[theta[0] + d], theta[1:]]), 30).theta[0] for d in (-0.05, -0.02, 0.02, 0.05)
+    ]
+    assert np.ptp(2 * np.degrees(np.arctan(ends))) < 0.5
+
+
+def test_a_perspective_that_is_lost_in_its_error_is_none() -> None:
+    sights, best = captured(11, field_of_view=0.0)
+    found = rig.sharpened(
+        sights, replace(best, fit=replace(best.fit, theta=best.fit.theta + 0.01 * (rig.PARAMETERS == 0)))
+    )
+    assert found.fit.theta[0] == 0 and found.fit.doubt > 0
 
 
 def _reached(sights: Sights, axes: Array, theta: Array) -> Array:
