@@ -18,7 +18,7 @@ from scipy.spatial import cKDTree
 
 from steps.geometry.cameras import Camera
 from steps.geometry.images import filled
-from steps.geometry.kernels import for_bands, inlined, kernel, parallel_map
+from steps.geometry.kernels import for_bands, inlined, kernel, parallel_map, projected
 from steps.geometry.rasterize import Fragments, rasterize, rasterize_homogeneous
 
 Array = NDArray[Any]
@@ -180,11 +180,9 @@ def _cubic(t):  # type: ignore[no-untyped-def]
 @inlined
 def _seen(p, n, m, eye, reach, depth):  # type: ignore[no-untyped-def]
     """Where a texel lies in the picture, and the cosine between its normal and the sight; 0 where the view does not see it."""
-    z = m[2, 0] * p[0] + m[2, 1] * p[1] + m[2, 2] * p[2] + m[2, 3]
+    z, x, y = projected(p, m)
     if z <= 0:
         return 0.0, 0.0, 0.0
-    x = (m[0, 0] * p[0] + m[0, 1] * p[1] + m[0, 2] * p[2] + m[0, 3]) / z
-    y = (m[1, 0] * p[0] + m[1, 1] * p[1] + m[1, 2] * p[2] + m[1, 3]) / z
     c, r = int(np.floor(x)), int(np.floor(y))
     if c < 0 or r < 0 or c >= depth.shape[1] or r >= depth.shape[0]:
         return 0.0, 0.0, 0.0

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from steps.geometry.cameras import Camera, unproject
 from steps.geometry.depth import tangent_planes
-from steps.geometry.kernels import inlined, kernel
+from steps.geometry.kernels import inlined, kernel, projected
 
 Array = NDArray[Any]
 FACING = 0.25  # least cosine between normal and sight for a colour to be compared
@@ -76,16 +76,6 @@ class Sight:
 
 
 @inlined
-def _projected(point, m):  # type: ignore[no-untyped-def]
-    """cameras.project for one point, inside a kernel: depth, column, row."""
-    x, y, z = point[0], point[1], point[2]
-    far = m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3]
-    across = (m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3]) / far
-    down = (m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3]) / far
-    return far, across, down
-
-
-@inlined
 def _between(upper, lower, down, across, k):  # type: ignore[no-untyped-def]
     above = upper[0][k] + across * (upper[1][k] - upper[0][k])
     return above + down * (lower[0][k] + across * (lower[1][k] - lower[0][k]) - above)
@@ -95,7 +85,7 @@ def _between(upper, lower, down, across, k):  # type: ignore[no-untyped-def]
 def _looked(points, normals, m, eye, depth, layers, thick, seen, colours, slopes):  # type: ignore[no-untyped-def]
     height, width = depth.shape
     for i in range(len(points)):
-        far, across, down = _projected(points[i], m)
+        far, across, down = projected(points[i], m)
         there = depth[min(max(int(down), 0), height - 1), min(max(int(across), 0), width - 1)]
         u, v, w = eye[0] - points[i, 0], eye[1] - points[i, 1], eye[2] - points[i, 2]
         turned = u * normals[i, 0] + v * normals[i, 1] + w * normals[i, 2] > FACING * math.sqrt(u * u + v * v + w * w)
@@ -119,7 +109,7 @@ def _looked(points, normals, m, eye, depth, layers, thick, seen, colours, slopes
 def _behind(points, m, depth, thick, known, gap, normals):  # type: ignore[no-untyped-def]
     height, width = depth.shape
     for i in range(len(points)):
-        far, across, down = _projected(points[i], m)
+        far, across, down = projected(points[i], m)
         row, column = math.floor(down - 0.5), math.floor(across - 0.5)
         if row < 0 or column < 0 or row > height - 2 or column > width - 2:
             continue

@@ -36,6 +36,16 @@ def add(array, index, value):  # type: ignore[no-untyped-def]
     array[index] += value
 
 
+@inlined
+def projected(point, m):  # type: ignore[no-untyped-def]
+    """`cameras.project` for one point (3,), inside a kernel: depth, column, row. m: (3, 4)."""
+    x, y, z = point[0], point[1], point[2]
+    far = m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3]
+    across = (m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3]) / far
+    down = (m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3]) / far
+    return far, across, down
+
+
 def core_count() -> int:
     """The number of cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -146,8 +146,7 @@ def disagreement(sights: Sights, maps: list[Array], axes: Array, coding: Coding,
         if both.sum() < LEAST:
             continue
         other = sampled(maps[j], places[i, j, both, 0], places[i, j, both, 1])
-        difference = _unlit(own[i][both], other, normals[i, both])
-        total[i, j] = float((np.minimum(np.abs(difference), DIFFERENT) ** 2).mean(axis=1).sum())
+        total[i, j] = _unlike(own[i][both], other, normals[i, both])
         shared[i, j] = int(both.sum())
     return Disagreement(total, shared)
 
@@ -182,8 +181,7 @@ def edges(sights: Sights, maps: list[Array], axes: Array, coding: Coding, theta:
         if near.sum() < LEAST:
             continue
         one, other = own[i][near], own[j][nearest[near]]
-        difference = _unlit(one, other, np.zeros_like(one))
-        total[i, j] = float((np.minimum(np.abs(difference), DIFFERENT) ** 2).mean(axis=1).sum())
+        total[i, j] = _unlike(one, other, np.zeros_like(one))
         shared[i, j] = int(near.sum())
         alike[i, j] = _correlation(one, other)
     return Edges(total, shared, alike)
@@ -201,6 +199,12 @@ def _beside(values: Array, outside: Array) -> Array:
     r, c = np.nonzero((values >= 0) & (outside < -BESIDE[0]) & (outside > -BESIDE[1]))
     flat = np.zeros(len(r))
     return np.stack([(c + 0.5) * 2 / side - 1, 1 - (r + 0.5) * 2 / side, values[r, c], flat, flat], axis=1)
+
+
+def _unlike(one: Array, other: Array, normals: Array) -> float:
+    """The sum over all points of their squared, bounded differences of colour, light set apart."""
+    difference = np.minimum(np.abs(_unlit(one, other, normals)), DIFFERENT)
+    return float((difference**2).mean(axis=1).sum())
 
 
 def _unlit(one: Array, other: Array, normals: Array) -> Array:
