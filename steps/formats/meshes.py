@@ -91,7 +91,8 @@ def _write_obj(folder: Path, mesh: Mesh) -> None:
     (folder / "mesh.mtl").write_text("\n".join([*_MTL, *(_MTL_PBR if mesh.material else []), ""]))
 
 
-_MTL = ["newmtl material", "Ka 1 1 1", "Kd 1 1 1", "Ks 0 0 0", "d 1", "illum 1", f"map_Kd {TEXTURE}"]
+# no ambient colour: viewers of the VTK family (ParaView, F3D) add it to the lit texture, and white burns photographs out
+_MTL = ["newmtl material", "Ka 0 0 0", "Kd 1 1 1", "Ks 0 0 0", "d 1", "illum 1", f"map_Kd {TEXTURE}"]
 # the customary extension of MTL (Clara.io): roughness, metalness and tangent-space normals
 _MTL_PBR = [f"map_Pr -imfchan g {ORM}", f"map_Pm -imfchan b {ORM}", f"norm {NORMAL}"]
 
