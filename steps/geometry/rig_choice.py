@@ -12,7 +12,7 @@ from steps.geometry import rig
 from steps.geometry.kernels import parallel_map
 from steps.geometry.rig import Candidate, Reading
 from steps.geometry.rig_fit import EXACT, Fit, Sights
-from steps.geometry.rig_photo import Disagreement, Edges, Unlikeness, disagreement, edges, unlike_pairs, unlikeness
+from steps.geometry.rig_photo import Disagreement, Edges, Unlikeness, disagreement, edges, unlike_pairs, unlikenesses
 
 Array = NDArray[Any]
 # a reading whose cost is at most so many times the best one's, and this more, fits as well
@@ -112,7 +112,7 @@ def _judged(sights: Sights, candidate: Candidate, maps: list[Array]) -> Judged:
 def _unlikenesses(sights: Sights, best: Judged, others: list[Judged], maps: list[Array]) -> list[Unlikeness]:
     masks = [(v >= 0).astype(np.float64) for v in sights.values]
     normals, axes = rig.normals(sights, best.candidate), rig.axes_of(best.candidate.reading)
-    return parallel_map(lambda j: unlikeness(maps, masks, normals, axes, rig.axes_of(j.candidate.reading)), others)
+    return unlikenesses(maps, masks, normals, axes, [rig.axes_of(j.candidate.reading) for j in others])
 
 
 def _same(much: Unlikeness) -> bool:

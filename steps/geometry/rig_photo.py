@@ -13,6 +13,7 @@ from scipy.ndimage import binary_erosion, gaussian_filter, map_coordinates
 from scipy.spatial import cKDTree
 
 from steps.geometry.cameras import Placement
+from steps.geometry.kernels import parallel_map
 from steps.geometry.rig_fit import Coding, Sights, lift_all, transfers
 
 Array = NDArray[Any]
@@ -234,25 +235,39 @@ class Unlikeness:
     local: float
 
 
-def unlikeness(maps: list[Array], masks: list[Array], normals: Array, one: Array, other: Array) -> Unlikeness:
-    """For each camera of `one` (6, 3, 3), its picture beside the one that `other` puts there, one outline laid on the other.
-    normals: (6, s, s, 3) of what the views show where `one` has put them."""
-    overall, local = 0.0, 0.0
+def unlikenesses(
+    maps: list[Array], masks: list[Array], normals: Array, one: Array, others: list[Array]
+) -> list[Unlikeness]:
+    """How differently each of `others` dresses the shape than `one`, all (6, 3, 3). normals: (6, s, s, 3) of what the views show
+    where `one` has put them. Most pairs of pictures are the same in many rigs: each is compared once."""
+    wanted = [[(v, *_instead(one, other, v)) for v in range(6)] for other in others]
+    pairs = list({pair for pairs in wanted for pair in pairs})
+    found = dict(zip(pairs, parallel_map(lambda p: _unlikeness(maps, masks, normals, *p), pairs), strict=True))
+    return [Unlikeness(max(found[p].overall for p in pairs), max(found[p].local for p in pairs)) for pairs in wanted]
+
+
+def _instead(one: Array, other: Array, v: int) -> tuple[int, tuple[float, ...]]:
+    """Which picture `other` has where `one` has that of v, and how it lies on it: the right and up of v, in its own."""
+    u = int(np.argmax(other[:, 2] @ one[v, 2]))
+    return u, tuple(float(x) for x in (one[v, :2] @ other[u, :2].T).round(9).ravel())
+
+
+def _unlikeness(
+    maps: list[Array], masks: list[Array], normals: Array, v: int, u: int, lying: tuple[float, ...]
+) -> Unlikeness:
+    """Of the picture of v and that of u, one outline laid on the other."""
     axis = (np.arange(MAP // 2) + 0.5) * 4 / MAP - 1
     x, y = np.meshgrid(axis, -axis)
-    for v in range(6):
-        u = int(np.argmax(other[:, 2] @ one[v, 2]))
-        right, up = other[u, :2] @ one[v, 0], other[u, :2] @ one[v, 1]
-        a, inside = _centred(maps[v], masks[v], x, y)
-        b, within = _centred(maps[u], masks[u], x * right[0] + y * up[0], x * right[1] + y * up[1])
-        both = binary_erosion(inside & within, iterations=2)
-        if both.any():
-            turned = _centred(normals[v], masks[v], x, y)[0][both]
-            difference = np.zeros_like(a)
-            difference[both] = _unlit(a[both], b[both], turned)
-            overall = max(overall, float((difference[both] ** 2).mean()))
-            local = max(local, float((_soft(difference, both)[both] ** 2).mean(axis=1).max()))
-    return Unlikeness(overall, local)
+    a, inside = _centred(maps[v], masks[v], x, y)
+    b, within = _centred(maps[u], masks[u], x * lying[0] + y * lying[2], x * lying[1] + y * lying[3])
+    both = binary_erosion(inside & within, iterations=2)
+    if not both.any():
+        return Unlikeness(0.0, 0.0)
+    turned = _centred(normals[v], masks[v], x, y)[0][both]
+    difference = np.zeros_like(a)
+    difference[both] = _unlit(a[both], b[both], turned)
+    local = (_soft(difference, both)[both] ** 2).mean(axis=1).max()
+    return Unlikeness(float((difference[both] ** 2).mean()), float(local))
 
 
 def _soft(image: Array, where: Array) -> Array:

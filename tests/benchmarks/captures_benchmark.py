@@ -25,7 +25,7 @@ from steps.formats import meshes
 from steps.geometry.cameras import Camera, look_at
 from steps.geometry.render import render
 from steps.geometry.rig import axes_of, readings
-from steps.geometry.rig_photo import unlikeness
+from steps.geometry.rig_photo import unlikenesses
 from steps.quality.metrics import psnr
 from steps.sample import capture as realistic
 from steps.sample import run as sample
@@ -158,9 +158,9 @@ def same_mesh(seed: int, name: str, true: dict[str, Any], found: dict[str, Any])
     taken = replace(realistic.drawn(seed), side=(256, 256))
     pictures = [true_render(truth_of(name), camera)[0] for camera in realistic.cameras(truth_of(name), taken)]
     masks = [(picture[..., 3] > 0.5).astype(np.float64) for picture in pictures]
-    rigs = [next(axes_of(r) for r in readings() if reading_json(r) == wanted) for wanted in (true, found)]
+    one, other = (next(axes_of(r) for r in readings() if reading_json(r) == wanted) for wanted in (true, found))
     unlit = np.zeros((*np.shape(masks), 3))
-    much = unlikeness([picture[..., :3] for picture in pictures], masks, unlit, *rigs)
+    much = unlikenesses([picture[..., :3] for picture in pictures], masks, unlit, one, [other])[0]
     return much.overall <= SAME and much.local <= SAME_EVERYWHERE
 
 

@@ -175,14 +175,14 @@ def turned_top(quarters: int) -> Array:
 def test_light_from_another_side_makes_no_thing_unlike_itself() -> None:
     maps, masks, normals = ball_views()
     lit = [m * (1 + 0.2 * n[..., :1] - 0.1 * n[..., 1:2]) for m, n in zip(maps, normals, strict=True)]
-    much = rig_photo.unlikeness(lit, masks, normals, turned_top(0), turned_top(1))
+    much = rig_photo.unlikenesses(lit, masks, normals, turned_top(0), [turned_top(1)])[0]
     assert much.overall < 1e-4 and much.local < 1e-3
 
 
 def test_paint_that_light_could_not_have_made_does() -> None:
     maps, masks, normals = ball_views()
     spotted = [m * np.where(n[..., :1] > 0.5, 0.2, 1.0) for m, n in zip(maps, normals, strict=True)]
-    much = rig_photo.unlikeness(spotted, masks, normals, turned_top(0), turned_top(2))
+    much = rig_photo.unlikenesses(spotted, masks, normals, turned_top(0), [turned_top(2)])[0]
     assert much.local > 2 * ALIKE_EVERYWHERE
 
 
