@@ -89,7 +89,7 @@ def described(v: Verdict) -> str:
 def print_verdicts(verdicts: list[Verdict]) -> None:
     found = [v for v in verdicts if not v.refused]
     wrong = [v.seed for v in found if not v.right and not v.warned]
-    warned = [v.seed for v in found if v.warned]
+    warned = [v.seed for v in found if v.warned and not v.right]
     far = [v.seed for v in found if abs(v.off) > 3]
     right, refused = sum(v.right for v in found), [v.seed for v in verdicts if v.refused]
     print(f"{len(verdicts)} captures: {right} right, RIG_AMBIGUOUS: {refused}, silently wrong: {wrong}")
