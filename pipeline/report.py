@@ -48,8 +48,10 @@ LABELS = ("status", "error-code", "stage", "oom-type", "model", "engine")
 PREFIX = "sixview.dev/"
 ENDED_BY = PREFIX + "ended-by"  # annotation of a workflow that the reconciler stopped, and why
 
-LOST = re.compile(r"pod deleted|evict|node shutdown|preempt|node ?lost", re.IGNORECASE)
-LATE = re.compile(r"deadline", re.IGNORECASE)
+# what Argo and the kubelet say of a pod; the first two stand in the workflow, too, in a syntax that Go reads as well. Go's
+# "context deadline exceeded" is no deadline of the pod's, but a server that did not answer in time
+LOST = "(?i)pod deleted|evict|node shutdown|preempt|node ?lost"
+LATE = "(?i)(specified|its) deadline"
 IMAGE = re.compile(r"ImagePull|ErrImage|InvalidImageName")
 STORE = re.compile(
     r"artifact|s3|bucket|failed to (?:put|get|load|save|stat)|access ?denied|no such key|connection refused",
@@ -153,15 +155,15 @@ def of_node(node: Node, pods: list[dict[str, Any]], workflow: dict[str, Any]) ->
     """What a failed pod says of itself, and where it could not, what Argo and the kubelet say of it."""
     message = node.get("message") or ""
     own: Record | None = json.loads(outputs(node).get("failure") or "null")
-    if LOST.search(message):
+    if re.search(LOST, message):
         return NodeLost(f"The pod was lost: {message}.")
     if own and own["code"] == "KILLED" and ("OOMKilled" in message or _oom_killed(node, pods)):
         return (
             own | ModelOom("The kernel killed the container for want of memory.").record() | {"details": own["details"]}
         )
-    if own and not (own["code"] == "INTERRUPTED" and LATE.search(message)):
+    if own and not (own["code"] == "INTERRUPTED" and re.search(LATE, message)):
         return own
-    if LATE.search(message):
+    if re.search(LATE, message):
         return ModelTimeout(f"Kubernetes ended the pod: {message}.")
     return _outside(message, node, workflow)
 

@@ -22,7 +22,7 @@ from hera.workflows import (
 )
 from hera.workflows import models as argo
 
-from pipeline.report import RECORD
+from pipeline.report import LATE, LOST, RECORD
 from pipeline.resources import CONTROL, GROWTH, MOST_MEMORY_MIB, SIDECAR
 from pipeline.settings import Settings
 from pipeline.storage import key_of
@@ -44,6 +44,9 @@ LOCKED = argo.SecurityContext(
     run_as_non_root=True,
     capabilities=argo.Capabilities(drop=["ALL"]),
 )
+# no longest duration (`maxDuration`): it would count the hours that a pod waited for a GPU or worked before its node was lost,
+# and end the next attempt
+BACKOFF = argo.Backoff(duration="5s", factor=argo.IntOrString(root="2"))
 EARLIER = {"earlier_attempts": "{{inputs.parameters.earlier}}"}
 MEMORY = "{{inputs.parameters.memory}}Mi"
 PASSED_ON = ("memory", "deadline", "earlier")  # from an attempt's template to its pod
@@ -124,14 +127,13 @@ def infrastructure(settings: Settings) -> argo.RetryStrategy:
     """What is not the step's fault is tried again as it was: lost nodes, preemption, a store that was away. What the step itself
     reports as its own failure is not."""
     codes = ", ".join(f"'{error.exit_code}'" for error in (GpuUnavailable, DiskFull, Interrupted))
-    lost = "lastRetry.message matches 'pod deleted|[Ee]vict|node shutdown|[Pp]reempt|[Nn]ode lost'"
-    late = "lastRetry.message contains 'deadline'"
+    lost, late = (f"lastRetry.message matches '{words}'" for words in (LOST, LATE))
     affinity = argo.RetryAffinity(node_anti_affinity=argo.RetryNodeAntiAffinity()) if settings.another_node else None
     return argo.RetryStrategy(
         limit=argo.IntOrString(root=str(settings.infrastructure_retries)),
         retry_policy="Always",
         expression=f"(lastRetry.status == 'Error' || lastRetry.exitCode in [{codes}] || {lost}) && !({late})",
-        backoff=argo.Backoff(duration="5s", factor=argo.IntOrString(root="2"), max_duration="10m"),
+        backoff=BACKOFF,
         affinity=affinity,
     )
 
@@ -376,6 +378,7 @@ def report(settings: Settings) -> Container:
             limit=argo.IntOrString(root="3"),
             retry_policy="Always",
             expression="!(lastRetry.message matches '[Aa]ccess ?[Dd]enied')",  # a store that refuses will refuse again
+            backoff=BACKOFF,
         ),
         annotations={"sixview.dev/step": "report"},
     )

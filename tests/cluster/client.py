@@ -54,6 +54,14 @@ def finished(name: str, seconds: float = 600) -> dict[str, Any]:
     return found
 
 
+def told(found: dict[str, Any]) -> str:
+    """How a workflow ended, and what Argo says of every node that did not succeed: for whoever reads that a test has failed."""
+    status = found["status"]
+    bad = [n for n in status.get("nodes", {}).values() if n["phase"] not in ("Succeeded", "Skipped", "Omitted")]
+    lines = [f"{n['displayName']} ({n['type']}): {n['phase']}: {n.get('message', '')}" for n in bad]
+    return "\n".join([f"{status['phase']}: {status.get('message', '')}", *lines])
+
+
 def pods_of(name: str, template: str = "") -> list[dict[str, Any]]:
     """The workflow's pods that ran a template, the oldest first."""
     listed = kubectl(

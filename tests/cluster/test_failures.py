@@ -27,6 +27,7 @@ from tests.cluster.client import (
     record_of,
     running_pod,
     submit,
+    told,
     values_of,
     workflow,
     working_pod,
@@ -81,7 +82,7 @@ TOLD_BY_THE_STEP = {
 @pytest.mark.parametrize("name", TOLD_BY_THE_STEP)
 def test_a_failing_step_says_so_itself(fault: Fault, name: str) -> None:
     found, (template, code, stage) = fault(name), TOLD_BY_THE_STEP[name]
-    assert found["status"]["phase"] == "Failed"
+    assert found["status"]["phase"] == "Failed", told(found)
     values = values_of(found, template)
     assert (values["error-code"], values["stage"], values["oom-type"]) == (code, stage, OOM_TYPES.get(code, "none"))
     assert values["message"]
@@ -155,7 +156,7 @@ def test_a_terminated_job_says_so_to_whoever_asks(inputs: str) -> None:
     running_pod(name, "reconviagen-pod")
     argo("terminate", name)
     found = finished(name)
-    assert found["status"]["phase"] == "Failed"
+    assert found["status"]["phase"] == "Failed", told(found)
     assert "Terminate" in node_of(found, "reconviagen-pod")["message"] + found["status"].get("message", "")
     assert "Terminate" in argo("get", name)
     assert "status" not in labels_of(found)

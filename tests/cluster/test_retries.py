@@ -9,7 +9,18 @@ from typing import Any
 
 from pipeline import storage
 from pipeline.report import outputs, step_nodes
-from tests.cluster.client import BUCKET, finished, keys_of, moment, node_of, read_key, record_of, running_pod, submit
+from tests.cluster.client import (
+    BUCKET,
+    finished,
+    keys_of,
+    moment,
+    node_of,
+    read_key,
+    record_of,
+    running_pod,
+    submit,
+    told,
+)
 from tests.cluster.node import kubectl, wait_for
 from tests.cluster.places import NAMESPACE
 
@@ -18,7 +29,7 @@ Fault = Callable[[str], dict[str, Any]]
 
 def test_a_job_that_ran_out_of_memory_succeeds_with_more_and_says_so(fault: Fault) -> None:
     found = fault("hungry")
-    assert found["status"]["phase"] == "Succeeded"
+    assert found["status"]["phase"] == "Succeeded", told(found)
     first, second = (node for node in step_nodes(found) if node["templateName"] == "reconviagen-pod")
     assert (outputs(first)["error-code"], outputs(second)["error-code"]) == ("MODEL_OOM", "")
     assert int(outputs(second)["peak-ram-mib"]) > 1024
@@ -28,7 +39,7 @@ def test_a_job_that_ran_out_of_memory_succeeds_with_more_and_says_so(fault: Faul
 
 def test_a_job_that_ran_out_of_vram_succeeds_on_the_next_rung_and_says_what_was_given_up(fault: Fault) -> None:
     found = fault("lower_rung")
-    assert found["status"]["phase"] == "Succeeded"
+    assert found["status"]["phase"] == "Succeeded", told(found)
     first, second = (node for node in step_nodes(found) if node["templateName"] == "nvdiffrec-pod")
     assert (outputs(first)["error-code"], outputs(second)["error-code"]) == ("MODEL_VRAM_OOM", "")
     attempts = json.loads(read_key(found["metadata"]["name"], "nvdiffrec/attempts.json"))
@@ -50,7 +61,7 @@ def test_a_preempted_job_goes_on_from_its_checkpoint(inputs: str) -> None:
     wait_for(lambda: "nvdiffrec/checkpoint.pt" in keys_of(name), 240, "a checkpoint in the store")
     kubectl("-n", NAMESPACE, "delete", "pod", first["metadata"]["name"], "--wait=false")
     found = finished(name)
-    assert found["status"]["phase"] == "Succeeded"
+    assert found["status"]["phase"] == "Succeeded", told(found)
     tries = [node for node in step_nodes(found) if node["templateName"] == "nvdiffrec-pod"]
     assert len(tries) == 2
     assert "going on from the checkpoint" in log_of(name, tries[1])
@@ -71,7 +82,7 @@ def test_a_controller_that_dies_in_the_middle_of_a_job_is_not_missed(inputs: str
     running_pod(name, "reconviagen-pod")
     kubectl("-n", "argo", "delete", "pod", "-l", "app=workflow-controller", "--grace-period=0", "--force")
     found = finished(name)
-    assert found["status"]["phase"] == "Succeeded"
+    assert found["status"]["phase"] == "Succeeded", told(found)
     assert len(step_nodes(found)) == 5
 
 
@@ -82,7 +93,7 @@ def test_a_store_that_is_away_for_half_a_minute_is_waited_for(inputs: str) -> No
     running_pod(name, "nvdiffrec-pod")
     away_for(30)
     found = finished(name)
-    assert found["status"]["phase"] == "Succeeded", found["status"].get("message")
+    assert found["status"]["phase"] == "Succeeded", told(found)
     assert "result.zip" in keys_of(name)
     begun, ended = (moment(node_of(found, "nvdiffrec-pod")[edge]) for edge in ("startedAt", "finishedAt"))
     assert (ended - begun).total_seconds() > 30

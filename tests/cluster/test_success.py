@@ -13,7 +13,7 @@ import pytest
 from pipeline.report import outputs, step_nodes
 from steps.contracts import MODELS
 from tests.cluster import client, images
-from tests.cluster.client import keys_of, labels_of, moment, read_key, record_of
+from tests.cluster.client import keys_of, labels_of, moment, read_key, record_of, told
 from tests.cluster.node import kubectl
 from tests.cluster.places import NAMESPACE
 
@@ -24,7 +24,7 @@ ASKED = {"reconviagen": ("reconviagen",), "nvdiffrec": ("nvdiffrec",), "both": M
 @pytest.mark.parametrize("model", ASKED)
 def test_a_submitted_sample_succeeds_and_leaves_its_result(succeeded: Succeeded, model: str) -> None:
     found = succeeded(model)
-    assert found["status"]["phase"] == "Succeeded", found["status"].get("message")
+    assert found["status"]["phase"] == "Succeeded", told(found)
     assert labels_of(found) == {
         "status": "completed",
         "model": model,

@@ -123,6 +123,11 @@ def test_a_pod_that_kubernetes_ended_for_its_age_timed_out() -> None:
     assert code(workflow(node("nvdiffrec-pod", "Failed", message))) == "MODEL_TIMEOUT"
 
 
+def test_a_server_that_did_not_answer_in_time_is_no_deadline_of_the_pod() -> None:
+    message = "failed to put artifact 'result': context deadline exceeded"
+    assert code(workflow(node("package", "Error", message))) == "STORAGE_UNAVAILABLE"
+
+
 def test_an_input_that_is_no_address_is_the_user_s_to_mend() -> None:
     found = workflow(node("validate", "Error", "failed to load artifact 'input': bucket name"), source="mug.zip")
     assert code(found) == "VALIDATION_FAILED"

@@ -79,6 +79,12 @@ def test_every_pod_requests_a_gpu_and_is_locked(name: str) -> None:
     assert STEP_PODS[name]["activeDeadlineSeconds"] == 7500
 
 
+@pytest.mark.parametrize("name", [*STEP_PODS, "report"])
+def test_no_attempt_s_time_counts_against_the_next(name: str) -> None:
+    """Argo's maxDuration runs from the first attempt's creation, while it waits for a GPU and works, and ends the next one."""
+    assert set(TEMPLATES[name]["retryStrategy"]["backoff"]) == {"duration", "factor"}
+
+
 def test_no_step_gets_what_it_does_not_read() -> None:
     taken = {name: {a["name"] for a in t["inputs"].get("artifacts", [])} for name, t in STEP_PODS.items()}
     assert taken["validate"] == {"input"}
