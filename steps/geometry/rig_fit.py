@@ -56,8 +56,9 @@ class Sights:
 @dataclass(frozen=True)
 class Tolerance:
     """close: a point this far behind what a view sees is taken to be hidden rather than wrong; wrong: beyond this an error counts
-    no more; noise: of a good fit's errors. All in half widths. fades: whether what is far behind counts nothing at all, which is
-    fair to hollows but leads nowhere from afar."""
+    no more; noise: of a good fit's errors. All in half widths. fades: whether what is far behind (1), and far in front, too (2),
+    counts nothing at all. The first is fair to hollows; the second to depth's noise, which would else push the surfaces
+    backwards, and the perspective after them; but both lead nowhere from afar."""
 
     close: float
     wrong: float
@@ -67,7 +68,8 @@ class Tolerance:
 
 ROUGH = Tolerance(0.05, 0.15, 0.02)
 EXACT = Tolerance(0.03, 0.04, 0.008)
-FINEST = Tolerance(0.008, 0.012, 0.003, 1)
+STRICT = Tolerance(0.008, 0.012, 0.003, 1)  # for numbers that are given, and may be far off
+FINEST = Tolerance(0.008, 0.016, 0.003, 2)
 
 
 @dataclass(frozen=True)
@@ -212,11 +214,9 @@ def _off_surface(higher, slope, facing, close, wrong, fades):  # type: ignore[no
     """The error of a point that lies so much higher, towards a camera, than the surface it sees there, of so steep a slope."""
     # against steep surfaces the error along the axis is larger than that across the surface
     error = higher / np.sqrt(1.0 + min(slope * slope, 25.0))
-    if error > 0:
-        return _bounded(error, wrong)
     # behind what is seen there: hidden, or turned away; then nothing is wrong
-    believed = min(max(facing * 4.0, 0.0), 1.0)
-    return believed * (error / (1.0 + (error / close) ** 2) if fades else _bounded(error, close))
+    limit, believed = (wrong, 1.0) if error > 0 else (close, min(max(facing * 4.0, 0.0), 1.0))
+    return believed * (error / (1.0 + (error / limit) ** 2) if fades > int(error > 0) else _bounded(error, limit))
 
 
 @inlined

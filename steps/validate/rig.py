@@ -17,7 +17,7 @@ from steps.geometry import rig, rig_choice, rig_photo, rig_sights
 from steps.geometry.cameras import CANONICAL_DISTANCE, CANONICAL_FOCAL_PER_WIDTH, VIEW_NAMES, Camera, Placement
 from steps.geometry.kernels import parallel_map
 from steps.geometry.rig import Candidate, Reading
-from steps.geometry.rig_fit import FINEST, PER_VIEW, SHARED, Coding, Fit, Sights
+from steps.geometry.rig_fit import PER_VIEW, SHARED, STRICT, Coding, Fit, Sights
 from steps.validate.rig_telling import ambiguous, facts_of, note_of
 
 Array = NDArray[Any]
@@ -131,7 +131,7 @@ def _holds(sights: Sights, nominal: Candidate, pictures: Pictures) -> bool:
     """Whether the nominal rig explains the depth as it stands, and colours do not speak for another that does, too."""
     limit = EXACTLY if min(p.pixels.shape[0] for p in pictures.depths) >= SMALL else ROUGHLY
     theta = nominal.fit.theta
-    if rig.cost(sights, nominal.reading, nominal.coding, theta, FINEST) > limit:
+    if rig.cost(sights, nominal.reading, nominal.coding, theta, STRICT) > limit:
         return False
     maps = [rig_photo.colour_map(_seen(p), Placement()) for p in pictures.views]
     judged = rig_choice.choose(sights, rig_choice.at_nominal(sights, nominal), maps, exact=False).judged
