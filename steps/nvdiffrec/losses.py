@@ -44,6 +44,11 @@ def normal(there: Tensor, normals: Tensor, target: Target) -> Tensor:
     return weight * (1 - cosine).sum() / target.frame
 
 
+def ripples(change: Tensor) -> Tensor:
+    """Squared differences between neighbouring texels, summed over [S, S, 3]: what the pixels of few views leave open."""
+    return ((change[1:] - change[:-1]) ** 2).sum() + ((change[:, 1:] - change[:, :-1]) ** 2).sum()
+
+
 def laplacian(offsets: Tensor, edges: Tensor, edge_length: float) -> Tensor:
     """Mean squared uniform Laplacian of (n, 3) offsets, in edge lengths: bends are dear, shifts of a whole region are free."""
     a, b = edges[:, 0].long(), edges[:, 1].long()

@@ -25,7 +25,7 @@ from steps.nvdiffrec.clock import Clock
 from steps.nvdiffrec.drawing import Look, picture, shape
 from steps.nvdiffrec.first_pass import FirstPass
 from steps.nvdiffrec.ladder import SAMPLES, Rung
-from steps.nvdiffrec.second_pass import STIFFER, STIFFNESS, SecondPass, surface_of
+from steps.nvdiffrec.second_pass import LOOSE, TIGHT, SecondPass, surface_of
 from steps.nvdiffrec.targets import Target, targets
 
 Array = NDArray[Any]
@@ -183,7 +183,7 @@ def refined(work: Work, mesh: Mesh, voxel: float) -> tuple[dict[str, Mesh], dict
     p = work.parameters
     views = targets(work.scene.views, work.rung.resolution, voxel, work.device)
     coarse = targets(work.scene.views, max(1, work.rung.resolution // 2), voxel, work.device)
-    fitted = SecondPass(mesh, p.iterations, views, work.device, STIFFNESS if work.scene.exact else STIFFER)
+    fitted = SecondPass(mesh, p.iterations, views, work.device, LOOSE if work.scene.exact else TIGHT)
     off, _ = agreement(mesh, views, work.device)
     rough = fitted.lit_from() // 3 if off > ROUGH and max(view.noise for view in views) < ROUGH else 0
 

@@ -28,16 +28,28 @@ FINE_DEPTH = 0.05  # pixels
 FINE_NORMAL = 0.05  # radians
 SHINE = 0.02  # about what a change of roughness changes in colour
 PIXELS_PER_VERTEX = 5  # about, at the default sizes
-STIFFNESS = 0.12, 0.012  # weight of the Laplacian, first and last: it relaxes
-# the same where views do not quite meet, each of which would pull the surface its own way: what that gains at the inputs is lost
-# between them
-STIFFER = 12.0, 1.2
 PRIOR = 1e-3  # weight of plain white light and a matt surface: they change only for what colour alone cannot explain
 COARSER = (
     4  # roughness and metalness have so many times fewer texels: six views say little about them, and that is blurred
 )
 SHARE_MATERIAL = 0.25  # of the iterations, at the end, go to light and material
 EXPLODED = 0.25  # of the start's diagonal: a mesh that has grown by more is broken
+
+
+@dataclass(frozen=True)
+class Restraint:
+    """What holds the mesh where the views leave it open. stiffness: weight of the offsets' Laplacian, first and last: it relaxes;
+    smoothness: how much a difference between neighbouring texels, in what the paint has changed by, counts beside as large an
+    error of a pixel."""
+
+    stiffness: tuple[float, float]
+    smoothness: float
+
+
+LOOSE = Restraint((0.12, 0.012), 0.0)
+# where views do not quite meet, each would pull the surface and paint it its own way: what that gains at the inputs is lost
+# between them
+TIGHT = Restraint((12.0, 1.2), 0.5)
 
 
 @dataclass
@@ -60,9 +72,9 @@ class SecondPass:
     """Fits a textured mesh to the views, an iteration at a time."""
 
     def __init__(
-        self, mesh: Mesh, iterations: int, views: list[Target], device: str, stiffness: tuple[float, float] = STIFFNESS
+        self, mesh: Mesh, iterations: int, views: list[Target], device: str, restraint: Restraint = LOOSE
     ) -> None:
-        self.stiffness = stiffness
+        self.restraint = restraint
         self.mesh, self.iterations, self.device = mesh, iterations, device
         self.frame, self.pixel = views[0].frame, float(views[0].pixel[views[0].depth > 0].mean())
         self.start = surface_of(mesh, device)
@@ -70,6 +82,7 @@ class SecondPass:
         self.edge_length = _edge_length(self.start)
         self.diagonal = float(np.linalg.norm(np.ptp(mesh.vertices, axis=0)))
         self.state = _initial(self.start, mesh, device)
+        self.paint = self.state.base.clone()
         for tensor in self.state.tensors().values():
             tensor.requires_grad_(True)
         self.optimizer = torch.optim.Adam(self._groups(), betas=(0.9, 0.99))
@@ -148,11 +161,18 @@ class SecondPass:
             white = torch.from_numpy(shading.WHITE).to(self.device)
             loss = PRIOR * (((s.light - white) ** 2).mean() + s.specular**2 + (s.orm[..., 2] ** 2).mean())
         else:
-            share = iteration / max(1, self.lit_from())
-            weight = self.stiffness[0] ** (1 - share) * self.stiffness[1] ** share
-            loss = weight * losses.laplacian(s.offsets, self.start.edges, self.edge_length)
+            loss = self._restrained(iteration / max(1, self.lit_from()))
         loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
+
+    def _restrained(self, share: float) -> Tensor:
+        """share: of the iterations that shape and colour have."""
+        s, (first, last) = self.state, self.restraint.stiffness
+        stiff = first ** (1 - share) * last**share * losses.laplacian(s.offsets, self.start.edges, self.edge_length)
+        if not self.restraint.smoothness:
+            return stiff
+        smooth = losses.ripples(s.base - self.paint) / (4 * len(VIEW_NAMES) * self.frame)
+        return stiff + self.restraint.smoothness * smooth
 
     def _constrain(self) -> None:
         with torch.no_grad():

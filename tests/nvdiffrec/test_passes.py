@@ -17,7 +17,7 @@ from steps.nvdiffrec import ladder, losses
 from steps.nvdiffrec.drawing import Look, picture
 from steps.nvdiffrec.first_pass import FirstPass
 from steps.nvdiffrec.reconstruct import agreement, misfit, restore, snapshot
-from steps.nvdiffrec.second_pass import SecondPass
+from steps.nvdiffrec.second_pass import LOOSE, TIGHT, Restraint, SecondPass
 from steps.nvdiffrec.targets import Target, depth_noise, targets
 from tests.conftest import Finished
 
@@ -155,3 +155,23 @@ def test_the_laplacian_charges_bends_and_not_shifts() -> None:
     shifted = torch.ones((4, 3))
     assert float(losses.laplacian(shifted, edges, 1.0)) == pytest.approx(0, abs=1e-12)
     assert float(losses.laplacian(torch.eye(4)[:, :3], edges, 1.0)) > 0.1
+
+
+def test_ripples_are_charged_and_shifts_of_all_texels_are_not() -> None:
+    change = torch.full((4, 4, 3), 0.3)
+    assert float(losses.ripples(change)) == 0
+    change[1, 1, 0] += 0.5
+    assert float(losses.ripples(change)) == pytest.approx(4 * 0.25)
+
+
+def test_noise_of_the_views_is_not_painted_where_texels_are_held_together(start: Mesh, views: list[Target]) -> None:
+    noise = torch.Generator().manual_seed(0)
+    noisy = [replace(v, rgba=v.rgba + 0.1 * torch.randn(v.rgba.shape, generator=noise)) for v in views]
+
+    def rippled(restraint: Restraint) -> float:
+        fitted = SecondPass(start, 12, noisy, "cpu", restraint)
+        for i in range(fitted.lit_from()):
+            fitted.step(i, noisy, 1, 6)
+        return float(losses.ripples(fitted.state.base.detach() - fitted.paint))
+
+    assert rippled(replace(LOOSE, smoothness=TIGHT.smoothness)) < 0.5 * rippled(LOOSE)
