@@ -248,8 +248,9 @@ def work(step: str, parameters: Step, writer: int) -> int:
 
 def share_the_cores() -> None:
     """Has BLAS compute on the thread that calls it: its own threads spin while they wait, on the cores of our kernels', and sum
-    in an order that depends on how many there are. Before numpy is loaded."""
+    in an order that depends on how many there are. Torch's threads may wait, but not spin. Before numpy and torch are loaded."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _become_worker(writer: int) -> None:

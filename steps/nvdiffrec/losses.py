@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import mse_loss
 
 from steps.nvdiffrec.targets import OWN_NOISE, Target
 
@@ -46,7 +47,8 @@ def normal(there: Tensor, normals: Tensor, target: Target) -> Tensor:
 
 def ripples(change: Tensor) -> Tensor:
     """Squared differences between neighbouring texels, summed over [S, S, 3]: what the pixels of few views leave open."""
-    return ((change[1:] - change[:-1]) ** 2).sum() + ((change[:, 1:] - change[:, :-1]) ** 2).sum()
+    down, across = (change[1:], change[:-1]), (change[:, 1:], change[:, :-1])
+    return mse_loss(*down, reduction="sum") + mse_loss(*across, reduction="sum")
 
 
 def laplacian(offsets: Tensor, edges: Tensor, edge_length: float) -> Tensor:

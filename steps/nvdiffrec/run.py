@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -29,7 +28,7 @@ START = "start.glb"  # the fused mesh, for the quality step to compare with
 def run(parameters: Nvdiffrec, out: Path, reporter: Reporter) -> None:
     """Writes mesh.obj, .mtl, .ply, .glb, texture.png, texture_orm.png, texture_normal.png, start.glb and model.json to `out`."""
     reporter.value("engine", "nvdiffrec")
-    share_the_machine()
+    keep_freed_memory()
     device = device_for(parameters.device)
     reporter.value("device", device)
     taken = scene.load(parameters.scene)
@@ -167,14 +166,7 @@ def key(parameters: Nvdiffrec, rung: Rung) -> str:
     return hashlib.sha256(told.encode()).hexdigest()
 
 
-def share_the_machine() -> None:
-    """Keeps torch's threads from spinning while they wait, which takes the cores from our kernels, and freed memory from
-    going back to the system. Before torch is loaded."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    _keep_freed_memory()
-
-
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Has the C library keep freed memory for the next picture: getting fresh pages from the kernel for every array takes
     longer than filling them."""
     with contextlib.suppress(OSError, AttributeError):

@@ -121,14 +121,19 @@ class SecondPass:
         lit = iteration >= self.lit_from()
         self._set_rates(iteration, lit)
         self.optimizer.zero_grad(set_to_none=True)
+        bent = unit(self.state.normal)
+        shared = bent.detach().requires_grad_(
+            not lit
+        )  # one for all views, whose gradients it gathers: a large map is dear
         total = 0.0
         for first in range(0, len(views), batch):
-            loss = sum(
-                (self._loss(v, samples, lit) for v in views[first : first + batch]), torch.zeros((), device=self.device)
-            )
+            part = views[first : first + batch]
+            loss = sum((self._loss(v, samples, lit, shared) for v in part), torch.zeros((), device=self.device))
             loss = loss / len(views)
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
+        if shared.grad is not None:
+            bent.backward(shared.grad)  # type: ignore[no-untyped-call]
         total += self._regularise(iteration, lit)
         self.optimizer.step()
         self._constrain()
@@ -142,18 +147,17 @@ class SecondPass:
         for group in self.optimizer.param_groups:
             group["lr"] = group["rate"] * fall if group["name"] in moving else 0.0
 
-    def look(self, lit: bool) -> Look:
+    def _loss(self, view: Target, samples: int, lit: bool, normal: Tensor) -> Tensor:
+        """normal: the normal map, of unit length."""
         s = self.state
-        return Look(s.base, s.orm, unit(s.normal), self.tangents, s.specular, s.light) if lit else Look(s.base)
-
-    def _loss(self, view: Target, samples: int, lit: bool) -> Tensor:
-        surface = self.surface()
-        loss = losses.colour(picture(surface, self.look(lit), view, 1 if lit else samples), view)
-        if lit:
-            return loss
-        bent = Look(self.state.base, normal=unit(self.state.normal), tangents=self.tangents)
-        there, depth, normal = shape(surface, bent, view)
-        return loss + losses.depth(there, depth, view) + losses.normal(there, normal, view)
+        if lit:  # the rest does not move any more, and asks for no gradient
+            surface = self.start.at(self.start.positions + s.offsets.detach())
+            look = Look(s.base.detach(), s.orm, normal, self.tangents, s.specular, s.light)
+            return losses.colour(picture(surface, look, view, 1), view)
+        surface, bent = self.surface(), Look(s.base, normal=normal, tangents=self.tangents)
+        there, depth, seen = shape(surface, bent, view)
+        loss = losses.colour(picture(surface, Look(s.base), view, samples), view)
+        return loss + losses.depth(there, depth, view) + losses.normal(there, seen, view)
 
     def _regularise(self, iteration: int, lit: bool) -> float:
         s = self.state

@@ -31,8 +31,7 @@ def main(names: list[str]) -> None:
     if unknown:
         raise SystemExit(f"There is no benchmark {', '.join(unknown)}; choose from {', '.join(NAMES)}.")
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the steps have it, and before torch and numpy are loaded
-    share_the_cores()
+    share_the_cores()  # as the steps have it
     for name in names or NAMES:
         print(f"\n## {name}", flush=True)
         importlib.import_module(f"tests.benchmarks.{name}_benchmark").main()

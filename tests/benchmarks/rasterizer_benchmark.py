@@ -76,9 +76,9 @@ def _timed(iteration: Callable[[], None]) -> float:
 
 def ours(side: int, faces: int) -> float:
     """A textured ball: gradients by vertices and texels of a squared error."""
-    from steps.nvdiffrec.run import share_the_machine
+    from steps.nvdiffrec.run import keep_freed_memory
 
-    share_the_machine()
+    keep_freed_memory()
     import torch
 
     from steps.geometry import autograd as dr

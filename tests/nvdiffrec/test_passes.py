@@ -133,7 +133,7 @@ def test_memory_kept_for_the_backward_pass_is_what_the_ladder_predicts(start: Me
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        fitted._loss(view, ladder.SAMPLES, False)
+        fitted._loss(view, ladder.SAMPLES, False, fitted.state.normal)
     parameters = sum(t.untyped_storage().nbytes() for t in fitted.state.tensors().values())
     samples = view.camera.width * view.camera.height * ladder.SAMPLES**2
     assert 0.2 * ladder.PER_SAMPLE < (sum(kept.values()) - parameters) / samples < ladder.PER_SAMPLE
