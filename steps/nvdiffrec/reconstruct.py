@@ -191,7 +191,7 @@ def refined(work: Work, mesh: Mesh, voxel: float) -> tuple[dict[str, Mesh], dict
         small = iteration < rough or iteration >= fitted.lit_from()  # light and material are smooth, and dear
         return fitted.step(iteration, coarse if small else views, SAMPLES, work.rung.batch)
 
-    plain = _iterate(work, fitted, "plain_state", fitted.lit_from(), step)
+    plain = _iterate(work, fitted, "plain_state", fitted.lit_from(), step, anew=rough)
     fitted.check()
     candidates = {"plain": fitted.result(False)}
     lit = _iterate(work, fitted, "lit_state", p.iterations, step, fitted.lit_from())
@@ -202,15 +202,18 @@ def refined(work: Work, mesh: Mesh, voxel: float) -> tuple[dict[str, Mesh], dict
     return candidates, about
 
 
-def _iterate(work: Work, fitted: Any, name: str, stop: int, step: Any, first: int = 0) -> int:
-    """Iterations `first` to `stop` - 1, going on from a checkpoint, ending early when nothing is gained. Returns how many ran."""
+def _iterate(work: Work, fitted: Any, name: str, stop: int, step: Any, first: int = 0, anew: int = 0) -> int:
+    """Iterations `first` to `stop` - 1, going on from a checkpoint, ending early when nothing is gained. anew: the iteration that
+    begins with other views, to whose losses those before say nothing. Returns how many ran."""
     state = work.saved.get(name)
     iteration, history = first, []
     if state:
         iteration, history = state["iteration"], state["history"]
         restore(fitted, state)
         work.clock.tick(iteration - first)
-    while iteration < stop and not _stalled(history):
+    while iteration < stop and (iteration <= anew or not _stalled(history)):
+        if iteration == anew:
+            history.clear()
         history.append(step(iteration))
         iteration += 1
         work.clock.tick()
@@ -219,7 +222,7 @@ def _iterate(work: Work, fitted: Any, name: str, stop: int, step: Any, first: in
             work.checkpoint.save(**work.saved)
     work.clock.tick(stop - iteration)
     work.saved[name] = {"iteration": iteration, "history": history, **snapshot(fitted)}
-    return len(history)
+    return iteration - first
 
 
 def _stalled(history: list[float]) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from steps.geometry import shading
 from steps.nvdiffrec import ladder, losses
 from steps.nvdiffrec.drawing import Look, picture
 from steps.nvdiffrec.first_pass import FirstPass
-from steps.nvdiffrec.reconstruct import agreement, misfit, restore, snapshot
+from steps.nvdiffrec.reconstruct import _iterate, agreement, misfit, restore, snapshot
 from steps.nvdiffrec.second_pass import LOOSE, TIGHT, Restraint, SecondPass
 from steps.nvdiffrec.targets import Target, depth_noise, targets
 from tests.conftest import Finished
@@ -88,6 +90,19 @@ def test_a_pass_goes_on_from_a_snapshot_as_if_it_had_not_stopped(start: Mesh, vi
         first.step(i, views, 1, 6)
     restore(second, snapshot(first))
     assert [second.step(i, views, 1, 6) for i in (2, 3)] == straight[2:]
+
+
+def test_losses_at_fewer_pixels_do_not_end_the_iterations_at_all_of_them(start: Mesh, views: list[Target]) -> None:
+    """They are lower, since small pictures are blurred: nothing after them would seem to gain."""
+    clock, checkpoint = SimpleNamespace(tick=lambda _=1: None), SimpleNamespace(due=lambda: False)
+    work: Any = SimpleNamespace(saved={}, clock=clock, checkpoint=checkpoint)
+    fitted = SecondPass(start, 8, views, "cpu")
+
+    def loss(iteration: int) -> float:
+        return (0.1 if iteration < 10 else 1.0) * 0.9**iteration
+
+    assert _iterate(work, fitted, "all", 40, loss, anew=10) == 40
+    assert _iterate(work, fitted, "stalls", 40, lambda _: 1.0, anew=10) == 10 + 24
 
 
 @pytest.mark.parametrize(("value", "words"), [(float("nan"), "not numbers"), (10.0, "flew apart")])
