@@ -127,7 +127,7 @@ def test_no_pod_compiled_a_kernel(succeeded: Succeeded) -> None:
 
 
 def test_a_zip_gives_the_same_result_as_a_folder(succeeded: Succeeded, fault: Succeeded) -> None:
-    assert fault("zip")["status"]["phase"] == "Succeeded"
+    assert fault("zip")["status"]["phase"] == "Succeeded", told(fault("zip"))
     digests = set()
     for found in (fault("zip"), succeeded("reconviagen")):
         with zipfile.ZipFile(io.BytesIO(read_key(found["metadata"]["name"], "result.zip"))) as archive:
