@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from pipeline.views import ASKED, OWNER, PREFIX, SOURCE, View
 from steps.errors import Cancelled, IncompleteResults, JobExpired, JobFailed, JobNotFound, JobNotReady, ValidationFailed
 
 JOB = re.compile(r"[a-z0-9]([a-z0-9-]{0,48}[a-z0-9])?")
+# Thirty seconds (a pod's grace period) after a step has failed, Argo's controller kills what still runs in the pod of that name.
+# A workflow that goes on gives its pods the same names again: one made sooner would be killed for the one before it
+QUIET_SECONDS = 35.0
 
 
 # -- submission ---------------------------------------------------------------------------------------------------------
@@ -141,17 +145,27 @@ def request_cancel(cluster: Any, job: str) -> str:
 
 
 def retry(cluster: Cluster, job: str) -> View:
-    """Goes on with a job from the step that failed. Raises JobNotReady where it has not failed, JobExpired where it is gone."""
+    """Goes on with a job from the step that failed, QUIET_SECONDS after its end at the earliest: until then it waits. Raises
+    JobNotReady where it has not failed, JobExpired where it is gone."""
     found = find(cluster, job)
     if found["status"] not in ("failed", "cancelled") or not found["ended_at"]:
         raise JobNotReady(f"The job {job} is {found['status']}: only a job that has failed can be tried again.")
-    if cluster.get(PREFIX + found["job_id"]) is None:
+    workflow = cluster.get(PREFIX + found["job_id"])
+    if workflow is None:
         raise JobExpired(f"The workflow of the job {job} is gone from the cluster.")
     if (found["error"] or {}).get("code") in records.PURGED_AFTER:
         raise JobExpired(f"The inputs of the job {job} were taken away when it was {found['status']}.")
+    time.sleep(quiet_in(workflow, datetime.now(UTC)))
     storage.remove(f"s3://{storage.bucket()}/{storage.record_key(found['job_id'])}")
     cluster.retry(PREFIX + found["job_id"])
     return find(cluster, job)
+
+
+def quiet_in(workflow: dict[str, Any], now: datetime) -> float:
+    """Seconds until Argo no longer kills pods for what has ended; at most QUIET_SECONDS, whatever the clocks say."""
+    ended = workflow.get("status", {}).get("finishedAt")
+    since = (now - datetime.fromisoformat(ended)).total_seconds() if ended else 0.0
+    return min(QUIET_SECONDS, max(0.0, QUIET_SECONDS - since))
 
 
 # -- results ------------------------------------------------------------------------------------------------------------

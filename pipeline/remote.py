@@ -283,7 +283,8 @@ def cancel(job: str, yes: bool, **chosen: Any) -> None:
 @click.argument("job")
 @with_cluster
 def retry(job: str, **chosen: Any) -> None:
-    """Go on with JOB from the step that failed."""
+    """Go on with JOB from the step that failed, half a minute after its end at the earliest: until then Argo may still end pods
+    by the names that the new ones get."""
     from pipeline import jobs
 
     told(jobs.retry(cluster_of(chosen), job))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -208,6 +209,16 @@ def test_a_manifest_refers_to_the_template_and_says_who_asked() -> None:
 
 
 # -- trying again -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ended", "seconds"),
+    [("12:00:00", 35.0), ("11:59:45", 20.0), ("11:59:00", 0.0), ("12:01:00", 35.0)],
+)
+def test_a_retry_comes_after_the_last_of_argos_late_kills(ended: str, seconds: float) -> None:
+    """The controller ends what is left of a failed pod by its name, half a minute later: the retried pod has the same name."""
+    workflow = {"status": {"finishedAt": f"2026-01-01T{ended}Z"}}
+    assert jobs.quiet_in(workflow, datetime(2026, 1, 1, 12, tzinfo=UTC)) == seconds
 
 
 def test_a_retry_keeps_what_succeeded_and_forgets_the_rest() -> None:
