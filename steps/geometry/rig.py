@@ -24,7 +24,7 @@ from steps.geometry.rig_fit import (
     Problem,
     Sights,
     Tolerance,
-    lift_all,
+    lifted,
 )
 from steps.geometry.rig_presets import PRESETS
 from steps.geometry.rig_sights import points_of, shown, with_furthest
@@ -91,10 +91,7 @@ def normals(sights: Sights, candidate: Candidate) -> Array:
     found = np.zeros((*sights.values.shape, 3))
     for i, values in enumerate(sights.values):
         r, c = np.nonzero(values >= 0)
-        place = np.empty((len(r), 6))
-        points = points_of(values, r, c)
-        lift_all(points, axes[i].copy(), fit.theta, i, candidate.coding.inverse, candidate.coding.ray, place)
-        found[i, r, c] = place[:, 3:]
+        found[i, r, c] = lifted(points_of(values, r, c), axes[i], candidate.coding, fit.theta, i)[:, 3:]
     return found
 
 
@@ -184,8 +181,7 @@ def _compared(sights: Sights, reading: Reading, best: Candidate) -> Candidate:
 
 def cost(sights: Sights, reading: Reading, coding: Coding, theta: Array, tolerance: Tolerance) -> float:
     """How badly a rig explains the depth renders, by all points."""
-    errors = Problem(sights, axes_of(reading), coding, ALL, PARAMETERS >= 0, 1, tolerance).errors(theta)[0]
-    return float(errors @ errors)
+    return Problem(sights, axes_of(reading), coding, ALL, PARAMETERS >= 0, 1, tolerance).state(theta).cost
 
 
 def sharpened(sights: Sights, best: Candidate) -> Candidate:

@@ -27,6 +27,7 @@ TOGETHER = 1.2
 DIRECTIONS = 16
 VISIBLE = 0.03  # half widths between a point and what a view sees there, up to which they are taken to be the same
 REACHES = 3.0  # how much more the outline's reach in one direction counts than a point's error
+UNSEEN = -9.0  # how far nothing reaches
 RIM = 0.04  # half widths inside an outline over which depth begins to count: at the rim it is steep and means little
 # of the numbers, for derivatives: small, since at a good fit the outermost points lie on the outlines, where errors begin
 NUDGE = 1e-5
@@ -103,31 +104,27 @@ def height_of(value, x, y, k, low, high, inverse, ray):  # type: ignore[no-untyp
     return height
 
 
-@kernel
-def _lookup(values, x, y):  # type: ignore[no-untyped-def]
-    """The stored share at picture coordinates, bilinear where all four neighbours know one, else the nearest; -1 for none."""
-    s = values.shape[0]
-    px, py = (x + 1.0) * 0.5 * s - 0.5, (1.0 - y) * 0.5 * s - 0.5
-    c, r = int(np.floor(px)), int(np.floor(py))
-    if c < 0 or r < 0 or c + 1 >= s or r + 1 >= s:
-        return -1.0
-    a, b, d, e = values[r, c], values[r, c + 1], values[r + 1, c], values[r + 1, c + 1]
-    u, v = px - c, py - r
-    if a >= 0 and b >= 0 and d >= 0 and e >= 0:
-        return (a * (1 - u) + b * u) * (1 - v) + (d * (1 - u) + e * u) * v
-    return values[r + int(v >= 0.5), c + int(u >= 0.5)]
-
-
-@kernel
-def _outside(distances, x, y):  # type: ignore[no-untyped-def]
-    s = distances.shape[0]
-    cx, cy = min(max(x, -1.0), 1.0), min(max(y, -1.0), 1.0)
-    px, py = min(max((cx + 1.0) * 0.5 * s - 0.5, 0.0), s - 1.001), min(max((1.0 - cy) * 0.5 * s - 0.5, 0.0), s - 1.001)
+@inlined
+def _cell(s, x, y):  # type: ignore[no-untyped-def]
+    """Row, column and shares of the four cells around picture coordinates, which are taken to the picture's rim from beyond."""
+    px, py = min(max((x + 1.0) * 0.5 * s - 0.5, 0.0), s - 1.001), min(max((1.0 - y) * 0.5 * s - 0.5, 0.0), s - 1.001)
     c, r = int(px), int(py)
-    u, v = px - c, py - r
-    above = distances[r, c] * (1 - u) + distances[r, c + 1] * u
-    below = distances[r + 1, c] * (1 - u) + distances[r + 1, c + 1] * u
-    return above * (1 - v) + below * v + abs(x - cx) + abs(y - cy)
+    return r, c, px - c, py - r
+
+
+@inlined
+def _interpolated(values, r, c, u, v):  # type: ignore[no-untyped-def]
+    above = values[r, c] * (1 - u) + values[r, c + 1] * u
+    below = values[r + 1, c] * (1 - u) + values[r + 1, c + 1] * u
+    return above * (1 - v) + below * v
+
+
+@inlined
+def _lookup(values, r, c, u, v):  # type: ignore[no-untyped-def]
+    """The stored share, bilinear where all four neighbours know one, else the nearest; -1 for none."""
+    if min(values[r, c], values[r, c + 1], values[r + 1, c], values[r + 1, c + 1]) >= 0:
+        return _interpolated(values, r, c, u, v)
+    return values[r + int(v >= 0.5), c + int(u >= 0.5)]
 
 
 @kernel
@@ -136,17 +133,24 @@ def _bounded(error, limit):  # type: ignore[no-untyped-def]
     return error / np.sqrt(1.0 + (error / limit) ** 2)
 
 
+def spelled(theta: Array) -> Array:
+    """The numbers as the kernels take them: with the views' scales in place of their logarithms."""
+    numbers = np.array(theta, np.float64)
+    numbers[SHARED::PER_VIEW] = np.exp(numbers[SHARED::PER_VIEW])
+    return numbers
+
+
 @kernel
-def lifted(point, axes, theta, i, inverse, ray, place):  # type: ignore[no-untyped-def]
+def _lifted(point, axes, numbers, i, inverse, ray, place):  # type: ignore[no-untyped-def]
     """A point of view i in the world: its position and the surface's unit normal, into place (6,). axes: (3, 3), of view i."""
-    k, low, high = theta[0], theta[1], theta[2]
+    k, low, high = numbers[0], numbers[1], numbers[2]
     a = 3 + 5 * i
-    shrink, gain = np.exp(-theta[a]), 1.0 + theta[a + 3]
-    x, y, value = (point[0] - theta[a + 1]) * shrink, (point[1] - theta[a + 2]) * shrink, point[2]
-    h = height_of(value, x, y, k, low, high, inverse, ray) * gain + theta[a + 4]
-    dx, dy = STEP * point[3] / shrink, STEP * point[4] / shrink
-    hx = (height_of(value + dx, x + STEP, y, k, low, high, inverse, ray) * gain + theta[a + 4] - h) / STEP
-    hy = (height_of(value + dy, x, y + STEP, k, low, high, inverse, ray) * gain + theta[a + 4] - h) / STEP
+    scale, gain = numbers[a], 1.0 + numbers[a + 3]
+    x, y, value = (point[0] - numbers[a + 1]) / scale, (point[1] - numbers[a + 2]) / scale, point[2]
+    h = height_of(value, x, y, k, low, high, inverse, ray) * gain + numbers[a + 4]
+    dx, dy = STEP * point[3] * scale, STEP * point[4] * scale
+    hx = (height_of(value + dx, x + STEP, y, k, low, high, inverse, ray) * gain + numbers[a + 4] - h) / STEP
+    hy = (height_of(value + dy, x, y + STEP, k, low, high, inverse, ray) * gain + numbers[a + 4] - h) / STEP
     f = 1.0 - k * h
     nx, ny, nz = -hx, -hy, f - k * (hx * x + hy * y)  # the cross product of the derivatives of (x f, y f, h), over f
     size = np.sqrt(nx * nx + ny * ny + nz * nz)
@@ -156,17 +160,23 @@ def lifted(point, axes, theta, i, inverse, ray, place):  # type: ignore[no-untyp
 
 
 @kernel
-def lift_all(points, axes, theta, i, inverse, ray, out):  # type: ignore[no-untyped-def]
-    """`lifted` for points (n, 5) of view i, into out (n, 6)."""
+def _lift_all(points, axes, numbers, i, inverse, ray, out):  # type: ignore[no-untyped-def]
     for n in range(len(points)):
-        lifted(points[n], axes, theta, i, inverse, ray, out[n])
+        _lifted(points[n], axes, numbers, i, inverse, ray, out[n])
+
+
+def lifted(points: Array, axes: Array, coding: Coding, theta: Array, i: int) -> Array:
+    """Points (n, 5) of view i in the world: (n, 6), their positions and the surface's unit normals. axes: (3, 3), of view i."""
+    out = np.empty((len(points), 6))
+    _lift_all(points, np.ascontiguousarray(axes), spelled(theta), i, coding.inverse, coding.ray, out)
+    return out
 
 
 @kernel
-def seen_from(place, axes, theta, j):  # type: ignore[no-untyped-def]
+def seen_from(place, axes, numbers, j):  # type: ignore[no-untyped-def]
     """Where view j has a point of the world (6,): ideal picture coordinates x and y, height, the coordinates in the picture as it
-    is, and the cosine between the point's normal and the direction to the camera. axes: (3, 3), of view j."""
-    k, b = theta[0], 3 + 5 * j
+    is, and the cosine between the point's normal and the direction to the camera. axes: (3, 3), of view j; numbers: `spelled`."""
+    k, b = numbers[0], 3 + 5 * j
     px, py, hj, nx, ny, nz = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     for q in range(3):
         px += axes[0, q] * place[q]
@@ -178,35 +188,45 @@ def seen_from(place, axes, theta, j):  # type: ignore[no-untyped-def]
     g = max(1.0 - k * hj, 0.05)
     facing = (g * nz - k * (px * nx + py * ny)) / np.sqrt(g * g + k * k * (px * px + py * py))
     px, py = px / g, py / g
-    scale = np.exp(theta[b])
-    return px, py, hj, px * scale + theta[b + 1], py * scale + theta[b + 2], facing
+    return px, py, hj, px * numbers[b] + numbers[b + 1], py * numbers[b] + numbers[b + 2], facing
 
 
 @kernel
-def transfers(points, values, axes, theta, inverse, ray, place, normals, out):  # type: ignore[no-untyped-def]
-    """Where each view's points lie in the others and whether they are seen there: out (6, 6, n, 3), x, y and the lesser of the
-    two cosines between normal and sight, 0 for hidden; their normals in the world: normals (6, n, 3). place: (6,), scratch."""
-    low, high = theta[1], theta[2]
+def _seen_height(value, x, y, numbers, j, inverse, ray):  # type: ignore[no-untyped-def]
+    """The height that view j means by a stored share at ideal picture coordinates."""
+    b = 3 + 5 * j
+    height = height_of(value, x, y, numbers[0], numbers[1], numbers[2], inverse, ray)
+    return height * (1.0 + numbers[b + 3]) + numbers[b + 4]
+
+
+@kernel
+def _transfers(places, values, axes, numbers, inverse, ray, out):  # type: ignore[no-untyped-def]
     for i in range(6):
-        for m in range(points.shape[1]):
-            lifted(points[i, m], axes[i], theta, i, inverse, ray, place)
-            _, _, _, _, _, own = seen_from(place, axes[i], theta, i)
-            for q in range(3):
-                normals[i, m, q] = place[3 + q]
+        for m in range(places.shape[1]):
+            _, _, _, _, _, own = seen_from(places[i, m], axes[i], numbers, i)
             for j in range(6):
                 out[i, j, m, 2] = 0.0
                 if i == j:
                     continue
-                px, py, hj, ox, oy, facing = seen_from(place, axes[j], theta, j)
-                value = _lookup(values[j], ox, oy)
-                if value < 0:
+                px, py, hj, ox, oy, facing = seen_from(places[i, m], axes[j], numbers, j)
+                value = _lookup(values[j], *_cell(values.shape[1], ox, oy))
+                if value < 0 or max(abs(ox), abs(oy)) > 1:
                     continue
-                b = 3 + 5 * j
-                seen = height_of(value, px, py, theta[0], low, high, inverse, ray) * (1.0 + theta[b + 3]) + theta[b + 4]
+                seen = _seen_height(value, px, py, numbers, j, inverse, ray)
                 if abs(hj - seen) * max(facing, 0.0) < VISIBLE:
                     out[i, j, m, 0] = ox
                     out[i, j, m, 1] = oy
                     out[i, j, m, 2] = max(0.0, min(facing, own))
+
+
+def transfers(sights: Sights, axes: Array, coding: Coding, theta: Array) -> tuple[Array, Array]:
+    """Where each view's points lie in the others and whether they are seen there: (6, 6, n, 3), x, y and the lesser of the two
+    cosines between normal and sight, 0 for hidden; and their normals in the world: (6, n, 3)."""
+    axes = np.ascontiguousarray(axes)
+    places = np.stack([lifted(sights.points[i], axes[i], coding, theta, i) for i in range(6)])
+    out = np.empty((6, 6, sights.points.shape[1], 3))
+    _transfers(places, sights.values, axes, spelled(theta), coding.inverse, coding.ray, out)
+    return out, places[..., 3:]
 
 
 @inlined
@@ -220,15 +240,17 @@ def _off_surface(higher, slope, facing, close, wrong, fades):  # type: ignore[no
 
 
 @inlined
-def _error_in(place, j, values, slopes, outside, axes, theta, inverse, ray, close, wrong, fades):  # type: ignore[no-untyped-def]
+def _error_in(place, j, values, slopes, outside, axes, numbers, inverse, ray, close, wrong, fades):  # type: ignore[no-untyped-def]
     """Where view j has a point of the world (6,) in its picture; and how far outside its outline, how far from the surface seen
     there. values, slopes, outside, axes: of view j."""
-    low, high, b = theta[1], theta[2], 3 + 5 * j
-    px, py, hj, ox, oy, facing = seen_from(place, axes, theta, j)
-    error, away, value = 0.0, _outside(outside, ox, oy), _lookup(values, ox, oy)
+    px, py, hj, ox, oy, facing = seen_from(place, axes, numbers, j)
+    r, c, u, v = _cell(values.shape[0], ox, oy)
+    away = _interpolated(outside, r, c, u, v) + max(abs(ox) - 1.0, 0.0) + max(abs(oy) - 1.0, 0.0)
+    value = _lookup(values, r, c, u, v)
+    error = 0.0
     if value >= 0 and away < 0:
-        seen = height_of(value, px, py, theta[0], low, high, inverse, ray) * (1.0 + theta[b + 3]) + theta[b + 4]
-        slope = _outside(slopes, ox, oy) * (high - low)
+        seen = _seen_height(value, px, py, numbers, j, inverse, ray)
+        slope = _interpolated(slopes, r, c, u, v) * (numbers[2] - numbers[1])
         error = _off_surface(hj - seen, slope, facing, close, wrong, fades) * min(-away / RIM, 1.0)
     if away > 0:
         error = np.sqrt(error * error + _bounded(away, wrong) ** 2)
@@ -236,81 +258,73 @@ def _error_in(place, j, values, slopes, outside, axes, theta, inverse, ray, clos
 
 
 @inlined
-def _widened(reached, ways, x, y):  # type: ignore[no-untyped-def]
+def _widened(reached, ways, x, y, least):  # type: ignore[no-untyped-def]
+    """reached, by the point (x, y). least: of all in `reached`, which it returns; nothing nearer to the middle adds to it."""
+    if least > 0.0 and x * x + y * y < least * least:
+        return least
+    least = 9.0
     for d in range(len(ways)):
         reached[d] = max(reached[d], ways[d, 0] * x + ways[d, 1] * y)
+        least = min(least, reached[d])
+    return least
 
 
 @kernel
-def _shortfalls(reached, reach, used, wrong, out):  # type: ignore[no-untyped-def]
+def _between(  # type: ignore[no-untyped-def]
+    places, j, values, slopes, outside, ways, axes, numbers, inverse, ray, close, wrong, fades, unit, reached, out
+):  # fmt: skip
+    """The errors in view j of as many of another's points in the world (n, 6) as `out` holds, in units; and how far all of them
+    reach there, into reached (DIRECTIONS,)."""
+    least = UNSEEN
+    reached[:] = least
+    for m in range(len(out), len(places)):
+        _, _, _, x, y, _ = seen_from(places[m], axes, numbers, j)
+        least = _widened(reached, ways, x, y, least)
+    for m in range(len(out)):
+        x, y, error = _error_in(
+            places[m], j, values, slopes, outside, axes, numbers, inverse, ray, close, wrong, fades
+        )  # fmt: skip
+        out[m] = error * unit
+        least = _widened(reached, ways, x, y, least)
+
+
+@kernel
+def _shortfalls(reached, reach, used, wrong, unit, out):  # type: ignore[no-untyped-def]
     """How far the points of all others, (6, 6, DIRECTIONS), fall short of each view's outline (6, DIRECTIONS), into `out`."""
     n = 0
     for j in range(6):
         if used[j]:
             for d in range(reach.shape[1]):
-                furthest = -9.0
+                furthest = UNSEEN
                 for i in range(6):
                     if used[i] and i != j:
                         furthest = max(furthest, reached[i, j, d])
-                out[n] = REACHES * _bounded(reach[j, d] - furthest, wrong)
+                out[n] = REACHES * _bounded(reach[j, d] - furthest, wrong) * unit
                 n += 1
 
 
 @kernel
-def residuals(  # type: ignore[no-untyped-def]
-    points,
-    furthest,
-    values,
-    slopes,
-    outside,
-    reach,
-    ways,
-    axes,
-    used,
-    theta,
-    inverse,
-    ray,
-    only,
-    close,
-    wrong,
-    fades,
-    place,
-    reached,
-    out,
-):
-    """All errors of one rig, in half widths, into `out`. axes: (6, 3, 3) rows right, up, back; used: views that take part. Per
-    point and other view: how far it lies outside that view's outline, and how far from the surface seen there. Per view and
-    compass direction: how far short of its outline the others' points stay (reached: (6, 6, DIRECTIONS), by each). only: a view
-    whose own numbers alone have changed since `reached` and `out` were filled; -1 for all. place: (6,), scratch."""
-    count, start, views = points.shape[1], 0, 0
-    for taken in used:
-        views += int(taken)
+def _residuals(  # type: ignore[no-untyped-def]
+    places, moved, count, values, slopes, outside, reach, ways, axes, used, numbers, inverse, ray, only, close, wrong, fades,
+    unit, reached, out,
+):  # fmt: skip
+    """All errors of one rig, into `out`, in units. places: (6, n, 6), all points in the world, the first `count` of which are
+    asked for errors, and all how far they reach. axes: (6, 3, 3) rows right, up, back; used: views that take part. Per other view
+    and point: how far it lies outside that view's outline, and how far from the surface seen there. Per view and compass
+    direction: how far short of its outline the others' points stay (reached: (6, 6, DIRECTIONS), by each). only: a view whose own
+    numbers alone have changed since `places`, `reached` and `out` were filled, and whose points lie at moved (n, 6); -1: none."""
+    n = 0
     for i in range(6):
-        if not used[i]:
-            continue
         for j in range(6):
+            if i == j or not used[i] or not used[j]:
+                continue
             if only < 0 or i == only or j == only:
-                reached[i, j, :] = -9.0
-        for m in range(furthest.shape[1]):
-            lifted(furthest[i, m], axes[i], theta, i, inverse, ray, place)
-            for j in range(6):
-                if j != i and used[j] and (only < 0 or i == only or j == only):
-                    _, _, _, x, y, _ = seen_from(place, axes[j], theta, j)
-                    _widened(reached[i, j], ways, x, y)
-        for m in range(count):
-            lifted(points[i, m], axes[i], theta, i, inverse, ray, place)
-            n = start + m
-            for j in range(6):
-                if j == i or not used[j]:
-                    continue
-                if only < 0 or i == only or j == only:
-                    x, y, out[n] = _error_in(
-                        place, j, values[j], slopes[j], outside[j], axes[j], theta, inverse, ray, close, wrong, fades
-                    )
-                    _widened(reached[i, j], ways, x, y)
-                n += count
-        start += (views - 1) * count
-    _shortfalls(reached, reach, used, wrong, out[start:])
+                _between(
+                    moved if i == only else places[i], j, values[j], slopes[j], outside[j], ways, axes[j], numbers, inverse, ray,
+                    close, wrong, fades, unit, reached[i, j], out[n : n + count],
+                )  # fmt: skip
+            n += count
+    _shortfalls(reached, reach, used, wrong, unit, out[n:])
 
 
 @dataclass(frozen=True)
@@ -321,6 +335,20 @@ class Fit:
     theta: Array
     cost: float
     doubt: float = 0.0
+
+
+@dataclass(frozen=True)
+class State:
+    """errors: everything that is squared and summed, scaled so that the squares' sum is the cost; reached: (6, 6, DIRECTIONS),
+    how far each view's points reach in each other; places: (6, n, 6), these points in the world."""
+
+    errors: Array
+    reached: Array
+    places: Array
+
+    @property
+    def cost(self) -> float:
+        return float(self.errors @ self.errors)
 
 
 class Problem:
@@ -339,70 +367,82 @@ class Problem:
         self.sights, self.axes, self.coding, self.used = sights, np.ascontiguousarray(axes), coding, used
         self.tolerance = tolerance
         self.free = np.flatnonzero(free)
-        self.points = np.ascontiguousarray(sights.points[:, ::stride])
+        asked = sights.points[:, ::stride]
+        self.asked = asked.shape[1]
+        self.points = np.concatenate([asked, sights.furthest], axis=1)
         views = int(used.sum())
-        self.count = views * (views - 1) * self.points.shape[1] + views * DIRECTIONS
+        self.count = views * (views - 1) * self.asked + views * DIRECTIONS
+        self.unit = 1 / (tolerance.noise * np.sqrt(self.count))
         self.ways = compass()
         self.expected = np.concatenate([np.full(SHARED, np.inf), np.tile(SPREAD, 6)]) * np.sqrt(EVIDENCE)
 
-    def errors(self, theta: Array, before: tuple[Array, Array] | None = None, only: int = -1) -> tuple[Array, Array]:
-        """Everything that is squared and summed, scaled so that the sum is the cost; and what each view reached. before: the
-        same for another theta that differs only in the numbers of the view `only`."""
-        s = self.sights
-        if before is None:
-            out, reached = np.empty(self.count + len(theta)), np.empty((6, 6, DIRECTIONS))
-        else:
-            out, reached = before[0].copy(), before[1].copy()
-            out[: self.count] *= self.tolerance.noise * np.sqrt(self.count)
-        residuals(
-            self.points, s.furthest, s.values, s.slopes, s.outside, s.reach, self.ways, self.axes, self.used, theta,
-            self.coding.inverse, self.coding.ray, only,
-            self.tolerance.close, self.tolerance.wrong, self.tolerance.fades, np.empty(6), reached, out,
+    def state(self, theta: Array) -> State:
+        places = np.stack([self._lifted(theta, i) for i in range(6)])
+        found = State(np.empty(self.count + len(theta)), np.full((6, 6, DIRECTIONS), UNSEEN), places)
+        self._fill(found, theta, -1, places[0])
+        return found
+
+    def moved(self, theta: Array, before: State, view: int, errors: Array) -> None:
+        """The errors for numbers that differ from those before in the ones of a view alone."""
+        errors[:] = before.errors
+        found = State(errors, before.reached.copy(), before.places)
+        self._fill(found, theta, view, self._lifted(theta, view))
+
+    def _lifted(self, theta: Array, view: int) -> Array:
+        return lifted(self.points[view], self.axes[view], self.coding, theta, view)
+
+    def _fill(self, state: State, theta: Array, only: int, moved: Array) -> None:
+        s, t = self.sights, self.tolerance
+        _residuals(
+            state.places, moved, self.asked, s.values, s.slopes, s.outside, s.reach, self.ways, self.axes, self.used,
+            spelled(theta), self.coding.inverse, self.coding.ray, only, t.close, t.wrong, t.fades, self.unit,
+            state.reached, state.errors,
         )  # fmt: skip
-        out[: self.count] /= self.tolerance.noise * np.sqrt(self.count)
-        out[self.count :] = theta / self.expected
-        out[self.count] = max(0.0, abs(theta[0] - 0.4) - 0.4)  # fields of view from 0 to 77 degrees
-        return out, reached
+        state.errors[self.count :] = theta / self.expected
+        state.errors[self.count] = max(0.0, abs(theta[0] - 0.4) - 0.4)  # fields of view from 0 to 77 degrees
 
     def fitted(self, theta: Array, rounds: int) -> Fit:
         """Levenberg and Marquardt's method from `theta`."""
-        theta = theta.copy()
-        errors, reached = self.errors(theta)
-        cost, damping = float(errors @ errors), 1e-3
+        theta, state, damping = theta.copy(), self.state(theta), 1e-3
         for _ in range(rounds):
-            jacobian = self._jacobian(theta, (errors, reached))
-            square, gradient = jacobian.T @ jacobian, jacobian.T @ errors
-            before = cost
+            jacobian = self._jacobian(theta, state)
+            square, gradient = jacobian @ jacobian.T, jacobian @ state.errors
+            before = state.cost
             for _ in range(7):
                 step = np.linalg.solve(square + damping * np.diag(np.diag(square) + 1e-9), -gradient)
                 trial = theta.copy()
                 trial[self.free] += np.clip(step, -0.15, 0.15)
                 trial[0] = max(trial[0], 0.0)
-                found, extent = self.errors(trial)
-                if found @ found < cost:
-                    theta, errors, reached = trial, found, extent
-                    cost, damping = float(found @ found), damping / 4
+                found = self.state(trial)
+                if found.cost < state.cost:
+                    theta, state, damping = trial, found, damping / 4
                     break
                 damping *= 6
-            if cost > before * (1 - 1e-5):
+            if state.cost > before * (1 - 1e-5):
                 break
-        return Fit(theta, cost)
+        return Fit(theta, state.cost)
 
     def doubt(self, theta: Array) -> float:
         """Standard error of the perspective, where all numbers are free."""
-        jacobian = self._jacobian(theta, self.errors(theta))
-        square = jacobian.T @ jacobian
+        jacobian = self._jacobian(theta, self.state(theta))
+        square = jacobian @ jacobian.T
         return TOGETHER * float(np.sqrt(np.linalg.inv(square + 1e-9 * np.eye(len(square)))[0, 0] / EVIDENCE))
 
-    def _jacobian(self, theta: Array, before: tuple[Array, Array]) -> Array:
-        columns = np.empty((len(self.free), len(before[0])))
+    def _jacobian(self, theta: Array, before: State) -> Array:
+        """(free numbers, errors): how every error changes with every number."""
+        rows = np.empty((len(self.free), len(before.errors)))
 
         def fill(start: int, stop: int) -> None:
             for row in range(start, stop):
                 index, moved = self.free[row], theta.copy()
                 moved[index] += NUDGE
-                only = -1 if index < SHARED else (index - SHARED) // PER_VIEW
-                columns[row] = (self.errors(moved, before, int(only))[0] - before[0]) / NUDGE
+                view = (index - SHARED) // PER_VIEW
+                if index < SHARED:
+                    rows[row] = self.state(moved).errors
+                else:
+                    self.moved(moved, before, int(view), rows[row])
+                rows[row] -= before.errors
+                rows[row] /= NUDGE
 
         for_bands(fill, len(self.free))
-        return columns.T
+        return rows

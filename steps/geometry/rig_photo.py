@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 
 from steps.geometry.cameras import Placement
 from steps.geometry.kernels import parallel_map
-from steps.geometry.rig_fit import Coding, Sights, lift_all, transfers
+from steps.geometry.rig_fit import Coding, Sights, lifted, transfers
 
 Array = NDArray[Any]
 # each round of the placement: half widths from the outline to where colour is taken on both sides of it, how far it shifts, in
@@ -137,9 +137,7 @@ class Disagreement:
 
 
 def disagreement(sights: Sights, maps: list[Array], axes: Array, coding: Coding, theta: Array) -> Disagreement:
-    count = sights.points.shape[1]
-    places, normals = np.empty((6, 6, count, 3)), np.empty((6, count, 3))
-    transfers(sights.points, sights.values, axes, theta, coding.inverse, coding.ray, np.empty(6), normals, places)
+    places, normals = transfers(sights, axes, coding, theta)
     own = [sampled(maps[i], sights.points[i, :, 0], sights.points[i, :, 1]) for i in range(6)]
     total, shared = np.zeros((6, 6)), np.zeros((6, 6), int)
     for i, j in product(range(6), range(6)):
@@ -169,9 +167,7 @@ class Edges(Disagreement):
 def edges(sights: Sights, maps: list[Array], axes: Array, coding: Coding, theta: Array) -> Edges:
     beside = [_beside(v, o) for v, o in zip(sights.values, sights.outside, strict=True)]
     own = [sampled(m, p[:, 0], p[:, 1]) for m, p in zip(maps, beside, strict=True)]
-    places = [np.empty((len(p), 6)) for p in beside]
-    for i in range(6):
-        lift_all(beside[i], np.ascontiguousarray(axes[i]), theta, i, coding.inverse, coding.ray, places[i])
+    places = [lifted(p, axes[i], coding, theta, i) for i, p in enumerate(beside)]
     trees = [cKDTree(p[:, :3]) for p in places]
     total, shared, alike = np.zeros((6, 6)), np.zeros((6, 6), int), np.zeros((6, 6))
     for i, j in product(range(6), range(6)):

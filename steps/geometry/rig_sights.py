@@ -11,7 +11,7 @@ from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_filte
 
 from steps.geometry.depth import dequantized
 from steps.geometry.kernels import parallel_map
-from steps.geometry.rig_fit import PER_VIEW, SHARED, Coding, Sights, compass, lift_all
+from steps.geometry.rig_fit import PER_VIEW, SHARED, Coding, Sights, compass, lifted
 
 Array = NDArray[Any]
 CELLS = 128  # to a side of the maps that rigs are compared by
@@ -157,9 +157,8 @@ def with_furthest(sights: Sights, points: list[Array], axes: Array, coding: Codi
 
 def _furthest(points: Array, axes: Array, coding: Coding, theta: Array, i: int) -> Array:
     """(5 * DIRECTIONS, 5): of the points (n, 5) of view i, for each other view those that reach furthest each way there."""
-    place = np.empty((len(points), 6))
-    lift_all(points, axes[i].copy(), theta, i, coding.inverse, coding.ray, place)
-    chosen = [_extreme(place[:, :3] @ axes[j].T, theta, j) for j in range(len(axes)) if j != i]
+    places = lifted(points, axes[i], coding, theta, i)[:, :3]
+    chosen = [_extreme(places @ axes[j].T, theta, j) for j in range(len(axes)) if j != i]
     return np.asarray(points[np.concatenate(chosen)])
 
 

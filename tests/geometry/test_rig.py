@@ -32,6 +32,7 @@ from steps.geometry.rig_fit import (
     height_of,
     lifted,
     seen_from,
+    spelled,
 )
 from steps.geometry.rig_presets import PRESETS
 from steps.sample import capture
@@ -89,9 +90,8 @@ def test_the_cameras_that_come_out_are_those_that_were_fitted(seed: int) -> None
     place = (20.5 * 2 / SIDE - 1, 1 - 20.5 * 2 / SIDE)
     point = np.array([*place, (140 - 40) / 200, 0.0, 0.0])
     axes = rig.axes_of(found.reading)
-    place = np.empty(6)
-    lifted(point, axes[i], found.fit.theta, i, 0, 0, place)
-    _, _, height, x, y, _ = seen_from(place, axes[j], found.fit.theta, j)
+    place = lifted(point[None], axes[i], found.coding, found.fit.theta, i)[0]
+    _, _, height, x, y, _ = seen_from(place, axes[j], spelled(found.fit.theta), j)
     assert ((x + 1) * SIDE / 2, (1 - y) * SIDE / 2) == pytest.approx(tuple(pixels[0]), abs=1e-3)
     assert stage.UNIT * (1 / found.fit.theta[0] - height) == pytest.approx(distance[0], rel=1e-5)
 
@@ -144,10 +144,9 @@ def test_a_lifted_point_s_normal_is_that_of_the_surface(inverse: int, ray: int) 
     axes = rig.axes_of(found.reading)[1]
 
     def position(u: float, v: float) -> Array:
-        place = np.empty(6)
         value, dx, dy = 0.4 + 0.3 * u - 0.2 * v + 0.5 * u * v, 0.3 + 0.5 * v, -0.2 + 0.5 * u
-        lifted(np.array([u, v, value, dx, dy]), axes, found.fit.theta, 1, inverse, ray, place)
-        return place
+        point = np.array([[u, v, value, dx, dy]])
+        return lifted(point, axes, Coding(inverse, ray), found.fit.theta, 1)[0]
 
     h = 1e-4
     across = [
@@ -245,9 +244,21 @@ def test_a_perspective_that_is_lost_in_its_error_is_none() -> None:
     assert found.fit.theta[0] == 0 and found.fit.doubt > 0
 
 
+def test_a_view_s_own_numbers_change_no_errors_but_those_it_has_a_part_in() -> None:
+    """What is computed anew for one view alone, for derivatives, is what all views would give."""
+    sights, best = captured(11)
+    problem = Problem(sights, rig.axes_of(best.reading), best.coding, rig.ALL, rig.PARAMETERS >= 0, stride=8)
+    before = problem.state(best.fit.theta)
+    for view in range(6):
+        moved = best.fit.theta + 0.01 * np.isin(rig.PARAMETERS, SHARED + PER_VIEW * view + np.arange(PER_VIEW))
+        errors = np.empty_like(before.errors)
+        problem.moved(moved, before, view, errors)
+        assert np.array_equal(errors, problem.state(moved).errors) and not np.array_equal(errors, before.errors)
+
+
 def _reached(sights: Sights, axes: Array, theta: Array) -> Array:
     """(6, 6, directions), with few points."""
-    return Problem(sights, axes, Coding(), rig.ALL, rig.PARAMETERS >= 0, stride=8).errors(theta)[1]
+    return Problem(sights, axes, Coding(), rig.ALL, rig.PARAMETERS >= 0, stride=8).state(theta).reached
 
 
 def test_a_wall_seen_edge_on_turns_away_from_a_camera_that_stands_before_its_middle() -> None:
@@ -256,7 +267,7 @@ def test_a_wall_seen_edge_on_turns_away_from_a_camera_that_stands_before_its_mid
     theta[0] = 0.4
     above = rig.axes_of(Reading())[4]
     side = np.array([0.5, 0.0, 0.0, 1.0, 0.0, 0.0])  # at x = 0.5, facing +x
-    assert seen_from(side, above, theta, 4)[5] < -0.1
+    assert seen_from(side, above, spelled(theta), 4)[5] < -0.1
 
 
 # -- rigs with a name ---------------------------------------------------------------------------------------------------
