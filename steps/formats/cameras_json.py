@@ -34,12 +34,14 @@ class View:
 @dataclass(frozen=True)
 class Arrangement:
     """How the cameras stand, without their numbers: by the name of a rig, or by what the views' names mean, None where that is
-    not known. left_is: `viewer` or `object`; top_turned, bottom_turned: degrees, counter-clockwise."""
+    not known. left_is: `viewer` or `object`; top_turned, bottom_turned: degrees, counter-clockwise; field_of_view: degrees across
+    the depth renders' longer side, 0 for orthographic."""
 
     preset: str = ""
     left_is: str | None = None
     top_turned: int | None = None
     bottom_turned: int | None = None
+    field_of_view: float | None = None
 
 
 Given = list[View] | Arrangement

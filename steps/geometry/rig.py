@@ -37,12 +37,13 @@ ALL = np.ones(6, bool)
 @dataclass(frozen=True)
 class Reading:
     """What the names mean. left_is: whose left; top, bottom: quarter turns of that picture, counter-clockwise. Or preset: a rig
-    with a name, whose views come in an order of its own."""
+    with a name, whose views come in an order of its own. field_of_view: degrees, None where it has to be found."""
 
     left_is: str = "viewer"
     top: int = 0
     bottom: int = 0
     preset: str = ""
+    field_of_view: float | None = None
 
 
 def axes_of(reading: Reading) -> Array:
@@ -108,7 +109,7 @@ def search(sights: Sights, allowed: list[Reading]) -> list[Candidate]:
 
 def _perspective(reading: Reading) -> float | None:
     """The tangent of half the field of view, where the reading has one of its own."""
-    angle = PRESETS[reading.preset].field_of_view if reading.preset else None
+    angle = PRESETS[reading.preset].field_of_view if reading.preset else reading.field_of_view
     return None if angle is None else float(np.tan(np.radians(angle / 2)))
 
 

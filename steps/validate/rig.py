@@ -66,7 +66,7 @@ def allowed(arrangement: Arrangement) -> list[Reading]:
         return [Reading(preset=arrangement.preset)]
     wanted = (arrangement.left_is, arrangement.top_turned, arrangement.bottom_turned)
     return [
-        r
+        replace(r, field_of_view=arrangement.field_of_view)
         for r in rig.readings()
         if all(w is None or w == v for w, v in zip(wanted, (r.left_is, 90 * r.top, 90 * r.bottom), strict=True))
     ]

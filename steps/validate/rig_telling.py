@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from steps.geometry.rig_choice import Choice
 from steps.geometry.rig_fit import PER_VIEW, SHARED
 from steps.validate import rig_picture
 
+UNSURE = 1.5  # degrees of a field of view's standard error, from which it is asked for
+
 
 def words(reading: Reading) -> str:
     if reading.preset:
@@ -31,7 +34,7 @@ def words(reading: Reading) -> str:
 
 
 def field_of_view(found: Candidate) -> float:
-    """Degrees across the picture's width; 0 for orthographic."""
+    """Degrees across the depth render's longer side; 0 for orthographic."""
     k = float(found.fit.theta[0])
     return 0.0 if k < 0.02 else float(2 * np.degrees(np.arctan(k)))
 
@@ -45,7 +48,9 @@ def note_of(choice: Choice) -> str:
     """One sentence for the report."""
     found, theta = choice.chosen, choice.chosen.fit.theta
     angle = field_of_view(found)
-    lens = f"field of view {angle:.0f} ± {doubt_of(found):.1f} degrees" if angle else "orthographic cameras"
+    doubt = doubt_of(found)
+    sure = f" ± {doubt:.1f} degrees" if doubt else " degrees, as given"
+    lens = f"field of view {angle:.0f}{sure}" if angle else "orthographic cameras"
     depth = f"depth {'inverse' if found.coding.inverse else 'linear'} along the {'ray' if found.coding.ray else 'axis'}"
     order = "larger is nearer" if theta[2] > theta[1] else "larger is farther"
     tie = f" {len(choice.alike)} other readings lead to the same mesh, up to its symmetry." if choice.alike else ""
@@ -55,6 +60,9 @@ def note_of(choice: Choice) -> str:
             f" WARNING: the pictures do not tell {questions}; another answer changes a detail of the mesh. To settle it, put a "
             f"cameras.json with one line into the set: {line_of(found.reading)} is what was taken."
         )
+    if doubt > UNSURE:
+        line = line_of(replace(found.reading, field_of_view=round(angle)))
+        tie += f" If you know the field of view better, put it into the set as cameras.json: {line}."
     return f"The rig was found from the pictures: {words(found.reading)}; {lens}; {depth}, {order}.{tie}"
 
 
@@ -127,7 +135,8 @@ def ambiguous(
 
 def line_of(reading: Reading) -> str:
     """The cameras.json that leaves only this reading."""
-    return json.dumps({"format": "sixview-cameras/1", "rig": reading.preset or reading_json(reading)})
+    known = {} if reading.field_of_view is None else {"field_of_view": reading.field_of_view}
+    return json.dumps({"format": "sixview-cameras/1", "rig": reading.preset or {**reading_json(reading), **known}})
 
 
 def _told(choice: Choice, hypotheses: list[dict[str, Any]]) -> tuple[str, str]:

@@ -140,6 +140,7 @@ def test_an_encoding_that_nobody_knows_is_left_open_and_written_as_such() -> Non
         ("wonder3d", Arrangement(preset="wonder3d")),
         ({"left_is": "object"}, Arrangement(left_is="object")),
         ({"top_turned": 90, "bottom_turned": 0}, Arrangement(top_turned=90, bottom_turned=0)),
+        ({"field_of_view": 42.5}, Arrangement(field_of_view=42.5)),
     ],
 )
 def test_one_line_says_how_the_cameras_stand(rig: Any, expected: Arrangement) -> None:
@@ -158,6 +159,7 @@ def test_a_rig_json_is_read_for_its_cameras() -> None:
         (lambda d: d.update(rig="wonder3d"), "either views"),
         (lambda d: (d.pop("views"), d.update(rig="mine")), "mine"),
         (lambda d: (d.pop("views"), d.update(rig={"top_turned": 45})), "45"),
+        (lambda d: (d.pop("views"), d.update(rig={"field_of_view": 120})), "120"),
         (lambda d: (d.pop("views"), d.update(rig="wonder3d", depth={"encoding": "metric", "scale": 1})), "depth"),
         (lambda d: d["views"][1].update(name="front"), "no camera for back"),
         (lambda d: d["views"][2]["camera_to_world"][1].__setitem__(1, 3.0), "no rotation"),

@@ -148,6 +148,15 @@ def validated(source: Path, out: Path, *flags: object) -> Path:
     return out
 
 
+def test_a_lens_that_is_known_is_not_looked_for(capture: Path, tmp_path: Path) -> None:
+    lens = tmp_path / "lens.json"
+    lens.write_text(json.dumps({"format": "sixview-cameras/1", "rig": {"field_of_view": 52}}))
+    scene = validated(capture, tmp_path / "scene", "--cameras", lens)
+    facts = json.loads((scene / "rig.json").read_text())
+    assert (facts["field_of_view"], facts["field_of_view_error"]) == (52.0, 0.0)
+    assert "field of view 52 degrees, as given" in json.loads((scene / "scene.json").read_text())["notes"][0]
+
+
 # -- cameras of others --------------------------------------------------------------------------------------------------
 
 
