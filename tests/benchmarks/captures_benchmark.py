@@ -50,7 +50,7 @@ UP = np.array([0.0, 1.0, 0.0])
 class Verdict:
     """right: the rig is the true one, or leads to the same mesh (by the object itself, not by what the report says of it) and the
     report names the true one too; warned: a detail of the mesh is wrong, and the report says that it may be; refused:
-    RIG_AMBIGUOUS."""
+    RIG_AMBIGUOUS; doubt: the standard error of `off` that the report names."""
 
     seed: int
     right: bool
@@ -59,6 +59,7 @@ class Verdict:
     coded: bool  # whether the depth's encoding was found, too
     seconds: float
     warned: bool = False
+    doubt: float = 0.0
 
 
 def main() -> None:
@@ -91,11 +92,13 @@ def print_verdicts(verdicts: list[Verdict]) -> None:
     wrong = [v.seed for v in found if not v.right and not v.warned]
     warned = [v.seed for v in found if v.warned and not v.right]
     far = [v.seed for v in found if abs(v.off) > 3]
+    missed = [v.seed for v in found if abs(v.off) > 3 and abs(v.off) > 2 * v.doubt]
     right, refused = sum(v.right for v in found), [v.seed for v in verdicts if v.refused]
     print(f"{len(verdicts)} captures: {right} right, RIG_AMBIGUOUS: {refused}, silently wrong: {wrong}")
     print(f"wrong in a detail, and said so: {warned}")
     print(
-        f"field of view off by {np.mean([abs(v.off) for v in found]):.2f} degrees in the mean, by more than 3 in: {far}"
+        f"field of view off by {np.mean([abs(v.off) for v in found]):.2f} degrees in the mean, by more than 3 in: {far}, of "
+        f"which by more than twice the error that the report names: {missed}"
     )
     print(f"depth encoding as it was in {sum(v.coded for v in found)} of {len(found)}")
     seconds = sorted(v.seconds for v in verdicts)
@@ -148,9 +151,9 @@ def compared(seed: int, name: str, found: dict[str, Any], truth: dict[str, Any],
     right = true == found["reading"] or (said and same_mesh(seed, name, true, found["reading"]))
     coded = (found["encoding"], found["distance"]) == (truth["encoding"], truth["distance"])
     off = found["field_of_view"] - truth["field_of_view"]
-    return Verdict(
-        seed, right, False, off, coded or truth["field_of_view"] == 0, seconds, true in found["nearly_alike"]
-    )
+    orthographic = truth["field_of_view"] == 0
+    warned, doubt = true in found["nearly_alike"], found["field_of_view_error"]
+    return Verdict(seed, right, False, off, coded or orthographic, seconds, warned, doubt)
 
 
 def same_mesh(seed: int, name: str, true: dict[str, Any], found: dict[str, Any]) -> bool:
