@@ -412,10 +412,11 @@ def serve(host: str, port: int, namespace: str, tokens: Path | None, no_auth: bo
 
     from pipeline.clusters import Kubernetes
     from pipeline.gateway import app
+    from pipeline.gateway.asking import Options
 
     if (tokens is None) != no_auth:
         raise click.UsageError("give --tokens FOLDER, or --no-auth where nobody else can reach this service")
-    options = app.Options(tokens=tokens, **chosen)
+    options = Options(tokens=tokens, **chosen)
     uvicorn.run(
         app.create(options, Kubernetes(namespace)),
         host=host,

@@ -1,0 +1,185 @@
+"""The routes of a job that is there: questions, orders, results. Each answers from the watch, from S3 or by an order to the
+cluster; nothing is kept here."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import HTMLResponse, Response, StreamingResponse
+from pydantic import BaseModel, ConfigDict
+
+from pipeline import jobs, storage
+from pipeline.gateway import errors, results
+from pipeline.gateway.asking import AWAY, Asker, Shared, find
+from pipeline.gateway.errors import RateLimited, Unauthorized, documented
+from pipeline.views import PREFIX, View
+from steps.contracts import MODELS
+from steps.errors import IncompleteResults, JobExpired, JobFailed, JobNotFound, JobNotReady, ValidationFailed
+
+# the report is HTML that somebody's pictures were packed into: it may show itself, and nothing else
+REPORT_SECURITY = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+router = APIRouter()
+
+
+class Confirmation(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    confirm: bool = False
+
+
+class Status(BaseModel):
+    job_id: str
+    status: str
+    progress: int
+    current_model: str | None
+    model_type: str | None
+    engine: str | None
+    stage: str | None
+    queue_position: int | None
+    created_at: str
+    updated_at: str
+    error: dict[str, Any] | None
+    note: str | None
+    links: dict[str, str]
+
+
+class Cancellation(BaseModel):
+    job_id: str
+    status: str
+    message: str
+
+
+# -- questions ----------------------------------------------------------------------------------------------------------
+
+
+@router.get(
+    "/jobs",
+    summary="Your jobs, the newest first",
+    response_model=list[Status],
+    responses=documented(Unauthorized, ValidationFailed, RateLimited),
+)
+async def listing(shared: Shared, asker: Asker, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> Any:
+    found = [view for view in list(shared.watched.jobs.values()) if asker.may_see(view["owner"])]
+    found.sort(key=lambda view: (view["created_at"], view["job_id"]), reverse=True)
+    return [shown(view) for view in found[:limit]]
+
+
+@router.get(
+    "/jobs/{job}",
+    summary="How a job is doing",
+    response_model=Status,
+    responses=documented(Unauthorized, JobNotFound, RateLimited, *AWAY),
+)
+async def status(job: str, shared: Shared, asker: Asker) -> Any:
+    return shown(await find(shared, asker, job))
+
+
+def shown(view: View) -> dict[str, Any]:
+    """A view, as clients get it."""
+    base = f"/jobs/{view['job_id']}"
+    links = {"self": base}
+    if view["status"] in ("queued", "processing"):
+        links["cancel"] = f"{base}/cancel"
+    if view["status"] == "completed":
+        links |= {"download": f"{base}/download", "mesh": f"{base}/mesh"}
+    if view["status"] in ("completed", "failed"):
+        links["report"] = f"{base}/report"
+    return {**{name: view[name] for name in Status.model_fields if name != "links"}, "links": links}
+
+
+# -- orders -------------------------------------------------------------------------------------------------------------
+
+
+@router.post(
+    "/jobs/{job}/cancel",
+    response_model=Cancellation,
+    summary="Ask for a cancellation, then confirm it",
+    responses={
+        **documented(Unauthorized, JobNotFound, ValidationFailed, RateLimited, *AWAY),
+        400: documented(JobNotReady)[409],
+    },
+)
+async def cancel(job: str, shared: Shared, asker: Asker, body: Confirmation | None = None) -> Any:
+    """The first request only asks, and is forgotten after an hour; one with `{"confirm": true}` stops the job."""
+    view = await find(shared, asker, job)
+    try:
+        if not jobs.may_cancel(view):
+            return told(view, "cancelled", "The job was cancelled already.")
+    except JobNotReady as error:
+        return errors.answer(error, 400)
+    if body is None or not body.confirm:
+        await run_in_threadpool(jobs.request_cancel, shared.cluster, view["job_id"])
+        return told(
+            view,
+            "cancel_requested",
+            'Send {"confirm": true} within an hour to cancel the job; what it has made is lost.',
+        )
+    order = (PREFIX + view["job_id"], {"sixview.dev/cancelled-by": asker.name or "http"})
+    stopped = await run_in_threadpool(shared.cluster.stop, *order)
+    if stopped:
+        shared.watched.see(stopped)
+    return told(view, "cancelled", "The job is being stopped.")
+
+
+def told(view: View, status: str, message: str) -> dict[str, str]:
+    return {"job_id": view["job_id"], "status": status, "message": message}
+
+
+# -- results ------------------------------------------------------------------------------------------------------------
+
+_RESULT_ERRORS = documented(
+    Unauthorized, JobNotFound, JobNotReady, JobExpired, JobFailed, IncompleteResults, RateLimited, *AWAY
+)
+_ZIP: dict[str, Any] = {"content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}}}
+
+
+@router.get(
+    "/jobs/{job}/download",
+    response_class=Response,
+    summary="The ZIP",
+    responses={
+        **_RESULT_ERRORS,
+        200: {"description": "The ZIP", **_ZIP},
+        206: {"description": "The range that was asked for", **_ZIP},
+        307: {"description": "Where the store itself hands it out"},
+        416: {"description": "Nothing lies in that range"},
+    },
+)
+async def download(
+    job: str,
+    shared: Shared,
+    asker: Asker,
+    range: Annotated[str, Header()] = "",
+    if_range: Annotated[str, Header()] = "",
+) -> Response:
+    """Streamed, in ranges where a client asks for them. A broken download goes on with `Range` and `If-Range`."""
+    view = await find(shared, asker, job)
+    key, head = await run_in_threadpool(jobs.result, view)
+    name = f"{view['job_id']}.zip"
+    if shared.options.redirect:
+        return await run_in_threadpool(results.redirect, key, name)
+    return await run_in_threadpool(results.download, key, head, name, range, if_range)
+
+
+@router.get(
+    "/jobs/{job}/report", response_class=HTMLResponse, summary="The report, as a page", responses=_RESULT_ERRORS
+)
+async def report(job: str, shared: Shared, asker: Asker) -> Response:
+    """Also of a job that failed: its report says why."""
+    view = await find(shared, asker, job)
+    text = await run_in_threadpool(storage.read, storage.key_of(view["job_id"], "report.html"))
+    if text is None:
+        await run_in_threadpool(jobs.result, view)  # says why there is none
+        raise JobExpired(f"The report of the job {view['job_id']} is no longer kept.")
+    return HTMLResponse(text, headers={"Content-Security-Policy": REPORT_SECURITY})
+
+
+@router.get("/jobs/{job}/mesh", response_class=Response, summary="The mesh, as GLB", responses=_RESULT_ERRORS)
+async def mesh(job: str, shared: Shared, asker: Asker, model: Annotated[str | None, Query()] = None) -> Response:
+    """model: which, where there are both; without it the last that was made."""
+    view = await find(shared, asker, job)
+    key, head = await run_in_threadpool(jobs.result, view)
+    model = model or (MODELS[-1] if view["model_type"] == "both" else view["model_type"])
+    body, size = await run_in_threadpool(results.member, key, int(head["ContentLength"]), f"{model}/mesh.glb")
+    return StreamingResponse(body, headers={"Content-Length": str(size)}, media_type="model/gltf-binary")
