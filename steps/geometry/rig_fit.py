@@ -327,6 +327,40 @@ def _residuals(  # type: ignore[no-untyped-def]
     _shortfalls(reached, reach, used, wrong, unit, out[n:])
 
 
+@inlined
+def _copied(source, target):  # type: ignore[no-untyped-def]
+    for n in range(len(source)):
+        target[n] = source[n]
+
+
+@kernel
+def _nudged(  # type: ignore[no-untyped-def]
+    points, places, before, count, values, slopes, outside, reach, ways, axes, used, theta, inverse, ray, close, wrong, fades,
+    unit, reached, indices, numbers, moved, extent, rows,
+):  # fmt: skip
+    """How every error changes with each of the numbers `indices`, into rows (indices, errors). points: (6, n, 5); before: the
+    errors as they are; the others as in `_residuals`. numbers, moved, extent: scratch of the shapes of theta, places, reached."""
+    for row in range(len(indices)):
+        _copied(theta, numbers)
+        numbers[indices[row]] += NUDGE
+        for i in range(6):
+            numbers[3 + 5 * i] = np.exp(numbers[3 + 5 * i])
+        only = (indices[row] - SHARED) // PER_VIEW if indices[row] >= SHARED else -1
+        for i in range(6):
+            if only < 0 or i == only:
+                _lift_all(points[i], axes[i], numbers, i, inverse, ray, moved[i])
+        out = rows[row]
+        _copied(before, out)
+        for pair in range(36):
+            _copied(reached[pair // 6, pair % 6], extent[pair // 6, pair % 6])
+        _residuals(
+            moved if only < 0 else places, moved[max(only, 0)], count, values, slopes, outside, reach, ways, axes, used, numbers,
+            inverse, ray, only, close, wrong, fades, unit, extent, out,
+        )  # fmt: skip
+        for m in range(len(out)):
+            out[m] = (out[m] - before[m]) / NUDGE
+
+
 @dataclass(frozen=True)
 class Fit:
     """theta: (SHARED + 6 * PER_VIEW,); cost: mean squared error in units of the tolerance's noise, and what is expected; doubt:
@@ -377,35 +411,22 @@ class Problem:
         self.expected = np.concatenate([np.full(SHARED, np.inf), np.tile(SPREAD, 6)]) * np.sqrt(EVIDENCE)
 
     def state(self, theta: Array) -> State:
-        places = np.stack([self._lifted(theta, i) for i in range(6)])
-        found = State(np.empty(self.count + len(theta)), np.full((6, 6, DIRECTIONS), UNSEEN), places)
-        self._fill(found, theta, -1, places[0])
-        return found
-
-    def moved(self, theta: Array, before: State, view: int, errors: Array) -> None:
-        """The errors for numbers that differ from those before in the ones of a view alone."""
-        errors[:] = before.errors
-        found = State(errors, before.reached.copy(), before.places)
-        self._fill(found, theta, view, self._lifted(theta, view))
-
-    def _lifted(self, theta: Array, view: int) -> Array:
-        return lifted(self.points[view], self.axes[view], self.coding, theta, view)
-
-    def _fill(self, state: State, theta: Array, only: int, moved: Array) -> None:
-        s, t = self.sights, self.tolerance
+        s, t, c = self.sights, self.tolerance, self.coding
+        places = np.stack([lifted(self.points[i], self.axes[i], c, theta, i) for i in range(6)])
+        reached, errors = np.full((6, 6, DIRECTIONS), UNSEEN), np.empty(self.count + len(theta))
         _residuals(
-            state.places, moved, self.asked, s.values, s.slopes, s.outside, s.reach, self.ways, self.axes, self.used,
-            spelled(theta), self.coding.inverse, self.coding.ray, only, t.close, t.wrong, t.fades, self.unit,
-            state.reached, state.errors,
+            places, places[0], self.asked, s.values, s.slopes, s.outside, s.reach, self.ways, self.axes, self.used,
+            spelled(theta), c.inverse, c.ray, -1, t.close, t.wrong, t.fades, self.unit, reached, errors,
         )  # fmt: skip
-        state.errors[self.count :] = theta / self.expected
-        state.errors[self.count] = max(0.0, abs(theta[0] - 0.4) - 0.4)  # fields of view from 0 to 77 degrees
+        errors[self.count :] = theta / self.expected
+        errors[self.count] = max(0.0, abs(theta[0] - 0.4) - 0.4)  # fields of view from 0 to 77 degrees
+        return State(errors, reached, places)
 
     def fitted(self, theta: Array, rounds: int) -> Fit:
         """Levenberg and Marquardt's method from `theta`."""
         theta, state, damping = theta.copy(), self.state(theta), 1e-3
         for _ in range(rounds):
-            jacobian = self._jacobian(theta, state)
+            jacobian = self.jacobian(theta, state)
             square, gradient = jacobian @ jacobian.T, jacobian @ state.errors
             before = state.cost
             for _ in range(7):
@@ -424,25 +445,24 @@ class Problem:
 
     def doubt(self, theta: Array) -> float:
         """Standard error of the perspective, where all numbers are free."""
-        jacobian = self._jacobian(theta, self.state(theta))
+        jacobian = self.jacobian(theta, self.state(theta))
         square = jacobian @ jacobian.T
         return TOGETHER * float(np.sqrt(np.linalg.inv(square + 1e-9 * np.eye(len(square)))[0, 0] / EVIDENCE))
 
-    def _jacobian(self, theta: Array, before: State) -> Array:
+    def jacobian(self, theta: Array, before: State) -> Array:
         """(free numbers, errors): how every error changes with every number."""
+        s, t, c = self.sights, self.tolerance, self.coding
         rows = np.empty((len(self.free), len(before.errors)))
 
         def fill(start: int, stop: int) -> None:
-            for row in range(start, stop):
-                index, moved = self.free[row], theta.copy()
-                moved[index] += NUDGE
-                view = (index - SHARED) // PER_VIEW
-                if index < SHARED:
-                    rows[row] = self.state(moved).errors
-                else:
-                    self.moved(moved, before, int(view), rows[row])
-                rows[row] -= before.errors
-                rows[row] /= NUDGE
+            _nudged(
+                self.points, before.places, before.errors[: self.count], self.asked, s.values, s.slopes, s.outside, s.reach,
+                self.ways, self.axes, self.used, theta, c.inverse, c.ray, t.close, t.wrong, t.fades, self.unit, before.reached,
+                self.free[start:stop], np.empty_like(theta), np.empty_like(before.places), np.empty_like(before.reached),
+                rows[start:stop, : self.count],
+            )  # fmt: skip
 
         for_bands(fill, len(self.free))
+        rows[:, self.count :] = (np.eye(len(theta)) / self.expected)[self.free]
+        rows[self.free == 0, self.count] = np.sign(theta[0] - 0.4) * (abs(theta[0] - 0.4) > 0.4)
         return rows

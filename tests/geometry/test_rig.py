@@ -22,6 +22,7 @@ from steps.geometry.rig import Candidate, Reading
 from steps.geometry.rig_choice import ALIKE_EVERYWHERE
 from steps.geometry.rig_fit import (
     FINEST,
+    NUDGE,
     PER_VIEW,
     SHARED,
     SPREAD,
@@ -244,16 +245,15 @@ def test_a_perspective_that_is_lost_in_its_error_is_none() -> None:
     assert found.fit.theta[0] == 0 and found.fit.doubt > 0
 
 
-def test_a_view_s_own_numbers_change_no_errors_but_those_it_has_a_part_in() -> None:
-    """What is computed anew for one view alone, for derivatives, is what all views would give."""
+def test_how_errors_change_with_a_number_is_what_nudging_it_alone_shows() -> None:
+    """Of a view's own numbers only the errors that it has a part in are computed anew."""
     sights, best = captured(11)
     problem = Problem(sights, rig.axes_of(best.reading), best.coding, rig.ALL, rig.PARAMETERS >= 0, stride=8)
     before = problem.state(best.fit.theta)
-    for view in range(6):
-        moved = best.fit.theta + 0.01 * np.isin(rig.PARAMETERS, SHARED + PER_VIEW * view + np.arange(PER_VIEW))
-        errors = np.empty_like(before.errors)
-        problem.moved(moved, before, view, errors)
-        assert np.array_equal(errors, problem.state(moved).errors) and not np.array_equal(errors, before.errors)
+    for index, changes in enumerate(problem.jacobian(best.fit.theta, before)):
+        nudged = best.fit.theta + NUDGE * (index == rig.PARAMETERS)
+        expected = (problem.state(nudged).errors - before.errors) / NUDGE
+        assert changes == pytest.approx(expected, rel=1e-6, abs=1e-6)
 
 
 def _reached(sights: Sights, axes: Array, theta: Array) -> Array:
