@@ -62,7 +62,10 @@ def note_of(choice: Choice) -> str:
         )
     if doubt > UNSURE:
         line = line_of(replace(found.reading, field_of_view=round(angle)))
-        tie += f" If you know the field of view better, put it into the set as cameras.json: {line}."
+        tie += (
+            " The lens, where it is known, settles the field of view: put a cameras.json with one line into the set, with its "
+            f"degrees in place of {angle:.0f}: {line}."
+        )
     return f"The rig was found from the pictures: {words(found.reading)}; {lens}; {depth}, {order}.{tie}"
 
 

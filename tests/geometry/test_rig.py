@@ -12,14 +12,14 @@ import pytest
 from PIL import Image
 
 from steps import contracts
-from steps.formats import png
-from steps.formats.cameras_json import SCHEMA
+from steps.formats import cameras_json, png
+from steps.formats.cameras_json import SCHEMA, Arrangement
 from steps.formats.checks import Pictures
 from steps.formats.depth_encoding import metric_depth
 from steps.geometry import rig, rig_photo, rig_sights
 from steps.geometry.cameras import Placement, project, ray_to_z, unproject
 from steps.geometry.rig import Candidate, Reading
-from steps.geometry.rig_choice import ALIKE_EVERYWHERE
+from steps.geometry.rig_choice import ALIKE_EVERYWHERE, Choice
 from steps.geometry.rig_fit import (
     FINEST,
     NUDGE,
@@ -130,6 +130,18 @@ def test_a_moved_depth_render_has_its_values_where_the_view_has_its_colours() ->
     moved = placement.moved(_picture(counts), shift, 0)
     assert np.array_equal(moved.pixels[16:36, 28:48, 0], counts[20:40, 20:40, 0])
     assert moved.pixels.sum() == counts.sum()
+
+
+def test_who_knows_the_lens_is_asked_for_it_where_the_pictures_hardly_tell() -> None:
+    found = random_candidate(3)
+    for degrees, asked in ((0.5, False), (4.0, True)):
+        doubt = np.radians(degrees) / 2 * (1 + found.fit.theta[0] ** 2)
+        chosen = replace(found, fit=replace(found.fit, doubt=float(doubt)))
+        note = rig_telling.note_of(Choice(chosen, [], [], [], [], np.inf, True))
+        assert ("The lens" in note) == asked
+    given = cameras_json.parse(note[note.index("{") :].rstrip(".").encode())
+    assert isinstance(given, Arrangement) and given.left_is == found.reading.left_is
+    assert given.field_of_view == round(rig_telling.field_of_view(found))
 
 
 def test_readings_are_told_in_words() -> None:
