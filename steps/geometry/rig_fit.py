@@ -338,8 +338,9 @@ def _nudged(  # type: ignore[no-untyped-def]
     points, places, before, count, values, slopes, outside, reach, ways, axes, used, theta, inverse, ray, close, wrong, fades,
     unit, reached, indices, numbers, moved, extent, rows,
 ):  # fmt: skip
-    """How every error changes with each of the numbers `indices`, into rows (indices, errors). points: (6, n, 5); before: the
-    errors as they are; the others as in `_residuals`. numbers, moved, extent: scratch of the shapes of theta, places, reached."""
+    """How every error changes with each of the numbers `indices`, into rows (indices, errors and more). points: (6, n, 5);
+    before: the errors as they are; the others as in `_residuals`. numbers, moved, extent: scratch, like theta, places and
+    reached."""
     for row in range(len(indices)):
         _copied(theta, numbers)
         numbers[indices[row]] += NUDGE
@@ -349,7 +350,7 @@ def _nudged(  # type: ignore[no-untyped-def]
         for i in range(6):
             if only < 0 or i == only:
                 _lift_all(points[i], axes[i], numbers, i, inverse, ray, moved[i])
-        out = rows[row]
+        out = rows[row][: len(before)]
         _copied(before, out)
         for pair in range(36):
             _copied(reached[pair // 6, pair % 6], extent[pair // 6, pair % 6])
@@ -459,7 +460,7 @@ class Problem:
                 self.points, before.places, before.errors[: self.count], self.asked, s.values, s.slopes, s.outside, s.reach,
                 self.ways, self.axes, self.used, theta, c.inverse, c.ray, t.close, t.wrong, t.fades, self.unit, before.reached,
                 self.free[start:stop], np.empty_like(theta), np.empty_like(before.places), np.empty_like(before.reached),
-                rows[start:stop, : self.count],
+                rows[start:stop],
             )  # fmt: skip
 
         for_bands(fill, len(self.free))
