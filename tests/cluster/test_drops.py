@@ -24,7 +24,7 @@ from tests.cluster.client import BUCKET, SMALL, finished, keys_of, kill_containe
 from tests.cluster.node import kubectl, wait_for
 from tests.cluster.places import NAMESPACE
 
-COUNT = int(os.environ.get("SIXVIEW_DROPS", "10"))
+COUNT = int(os.environ.get("SIXVIEW_DROPS", "12"))
 SEED = int(os.environ.get("SIXVIEW_DROPS_SEED", "0"))
 NAMES = ("mug", "größe ä", "a%2Fb", "plus+and space", "日本", "deep/er", "quote'\"", "{{workflow.name}}")
 # what is restarted in between: the event source, the sensor, the store
