@@ -413,11 +413,13 @@ class Problem:
 
     def state(self, theta: Array) -> State:
         s, t, c = self.sights, self.tolerance, self.coding
-        places = np.stack([lifted(self.points[i], self.axes[i], c, theta, i) for i in range(6)])
+        numbers, places = spelled(theta), np.empty((*self.points.shape[:2], 6))
+        for i in range(6):
+            _lift_all(self.points[i], self.axes[i], numbers, i, c.inverse, c.ray, places[i])
         reached, errors = np.full((6, 6, DIRECTIONS), UNSEEN), np.empty(self.count + len(theta))
         _residuals(
             places, places[0], self.asked, s.values, s.slopes, s.outside, s.reach, self.ways, self.axes, self.used,
-            spelled(theta), c.inverse, c.ray, -1, t.close, t.wrong, t.fades, self.unit, reached, errors,
+            numbers, c.inverse, c.ray, -1, t.close, t.wrong, t.fades, self.unit, reached, errors,
         )  # fmt: skip
         errors[self.count :] = theta / self.expected
         errors[self.count] = max(0.0, abs(theta[0] - 0.4) - 0.4)  # fields of view from 0 to 77 degrees

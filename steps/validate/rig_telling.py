@@ -60,7 +60,7 @@ def note_of(choice: Choice) -> str:
             f" WARNING: the pictures do not tell {questions}; another answer changes a detail of the mesh. To settle it, put a "
             f"cameras.json with one line into the set: {line_of(found.reading)} is what was taken."
         )
-    if doubt > UNSURE:
+    if doubt > UNSURE and not found.reading.preset:  # whose line has no place for a field of view
         line = line_of(replace(found.reading, field_of_view=round(angle)))
         tie += (
             " The lens, where it is known, settles the field of view: put a cameras.json with one line into the set, with its "

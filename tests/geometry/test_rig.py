@@ -139,6 +139,10 @@ def test_who_knows_the_lens_is_asked_for_it_where_the_pictures_hardly_tell() -> 
         chosen = replace(found, fit=replace(found.fit, doubt=float(doubt)))
         note = rig_telling.note_of(Choice(chosen, [], [], [], [], np.inf, True))
         assert ("The lens" in note) == asked
+    generator = replace(chosen, reading=Reading(preset="zero123plus-v1.1"))
+    assert "The lens" not in rig_telling.note_of(
+        Choice(generator, [], [], [], [], np.inf, True)
+    )  # its line has no place for it
     given = cameras_json.parse(note[note.index("{") :].rstrip(".").encode())
     assert isinstance(given, Arrangement) and given.left_is == found.reading.left_is
     assert given.field_of_view == round(rig_telling.field_of_view(found))
