@@ -21,7 +21,7 @@ run: $(VENV)/$(NEEDS).stamp  ## install, make the sample input, run the job on i
 	$(BIN)/sixview run $(OUT)/sample/$(OBJECT) --out $(OUT)/$(OBJECT) --model $(MODEL)
 
 test: lint tests/gltf/node_modules pipeline/web/vendor  ## install what the tests need, check the style, run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m $(if $(ARGS),pytest $(ARGS),tests)
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .

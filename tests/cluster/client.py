@@ -33,11 +33,14 @@ def argo(*arguments: str, check: bool = True) -> str:
     return done.stdout
 
 
-def submit(template: str = "sixview-cpu", source: str = "s3://sixview/inputs/mug", **parameters: object) -> str:
-    """argo submit --from workflowtemplate/...; returns the workflow's name."""
+def submit(
+    template: str = "sixview-cpu", source: str = "s3://sixview/inputs/mug", queue: int = 0, **parameters: object
+) -> str:
+    """argo submit --from workflowtemplate/...; returns the workflow's name. queue: its priority among those that wait."""
     given = {**SMALL, **{name.replace("_", "-"): str(value) for name, value in parameters.items()}, "input": source}
     options = [word for name, value in given.items() for word in ("-p", f"{name}={value}")]
-    return argo("submit", "--from", f"workflowtemplate/{template}", *options, "-o", "name").strip().splitlines()[-1]
+    words = ("submit", "--from", f"workflowtemplate/{template}", "--priority", str(queue), *options, "-o", "name")
+    return argo(*words).strip().splitlines()[-1]
 
 
 def workflow(name: str) -> dict[str, Any]:

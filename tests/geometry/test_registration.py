@@ -31,7 +31,7 @@ from tests.benchmarks.disturbed import disturbed
 Array = np.ndarray[Any, Any]
 RANDOM = np.random.default_rng(3)
 SIDE = 192
-SEEDS = range(20)
+SEEDS = range(5)
 
 
 @pytest.fixture(scope="module")
