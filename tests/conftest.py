@@ -22,7 +22,14 @@ SIZE = 128  # small: proves the wiring; the benchmarks run the full size
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The cluster's tests come last; of them those that read jobs which have run since the first one, then those that restart its
     store, and last of all its end."""
-    order = ("tests/cluster/", "test_success.py", "test_failures.py", "test_retries.py", "test_drops.py", "test_node.py")
+    order = (
+        "tests/cluster/",
+        "test_success.py",
+        "test_failures.py",
+        "test_retries.py",
+        "test_drops.py",
+        "test_node.py",
+    )
     items.sort(key=lambda item: [part in item.nodeid for part in reversed(order)])
 
 

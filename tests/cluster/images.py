@@ -34,17 +34,21 @@ SERVERS = {
 }
 
 
-def ensure() -> None:
-    """Builds every image that has changed and gives the node those that it lacks."""
-    allow_local_images()
+def ensure(product: dict[str, str]) -> None:
+    """Gives the node every image that it lacks. product: what `product` returned."""
     for name, programs in SERVERS.items():
         give(name, server(name, programs))
-    base()
-    for name in PRODUCT:
-        give(f"{REGISTRY}/{name}:{TAG}", product(name))
-    give(f"{REGISTRY}/engines-faults:{TAG}", faults())
-    give(f"{REGISTRY}/engines-standin:{TAG}", standin())
+    for name, identity in product.items():
+        give(name, identity)
     node.run("buildah", "rmi", "--prune", "--force")  # what no image of ours is built upon any more
+
+
+def product() -> dict[str, str]:
+    """Builds every image of the product that has changed, and those of the tests upon them. Returns their ids by name."""
+    allow_local_images()
+    base()
+    built = {f"{REGISTRY}/{name}:{TAG}": of_product(name) for name in PRODUCT}
+    return built | {f"{REGISTRY}/engines-faults:{TAG}": faults(), f"{REGISTRY}/engines-standin:{TAG}": standin()}
 
 
 def allow_local_images() -> None:
@@ -89,7 +93,7 @@ def _same_disk(folder: Path) -> bool:
     return folder.stat().st_dev == BIN.stat().st_dev
 
 
-def product(name: str) -> str:
+def of_product(name: str) -> str:
     """One of the product's images, by the recipe that its users build with. The stages that it is built from get names too, so
     that their layers are still there the next time."""
     print(f"building {name}", flush=True)
