@@ -99,11 +99,13 @@ def _node(reader: _Reader, key: str, given: dict[str, Any]) -> Node:
 
 
 def unpacked(packed: Any, reader: _Reader) -> Any:
-    """Nodes that Argo has compressed: JSON, gzip, base64. Empty where they are not that, or are larger than MOST_NODES."""
+    """Nodes that Argo has compressed: JSON, gzip, base64. Empty where they are not that, or larger than MOST_NODES."""
     try:
         unzip = zlib.decompressobj(wbits=31)
         data = unzip.decompress(base64.b64decode(text(packed, 4 << 20)), MOST_NODES)
-        return {} if unzip.unconsumed_tail else reading.decoded(data)
+        if unzip.unconsumed_tail:
+            raise ValueError
+        return reading.decoded(data)
     except (ValueError, zlib.error):
         reader.unread.append("status.compressedNodes cannot be unpacked")
         return {}

@@ -1,4 +1,4 @@
-"""A finished workflow of the test cluster, reduced to what this program reads: every kind of node, and what an exit handler left."""
+"""A finished workflow of the test cluster, reduced to what this program reads: every kind of node, and the exit handler's."""
 
 from __future__ import annotations
 
@@ -67,7 +67,9 @@ def workflow(name: str = NAME, version: int = 100) -> dict[str, Any]:
     }
     spec = {
         "workflowTemplateRef": {"name": "sixview"},
-        "arguments": {"parameters": [{"name": "input", "value": "s3://b/k"}, {"name": "model", "value": "reconviagen"}]},
+        "arguments": {
+            "parameters": [{"name": "input", "value": "s3://b/k"}, {"name": "model", "value": "reconviagen"}]
+        },
         "priority": 0,
     }
     status = {
@@ -81,7 +83,13 @@ def workflow(name: str = NAME, version: int = 100) -> dict[str, Any]:
             "arguments": {"parameters": [{"name": "priority", "value": "normal"}, {"name": "grid", "value": "64"}]}
         },
     }
-    return {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "metadata": metadata, "spec": spec, "status": status}
+    return {
+        "apiVersion": "argoproj.io/v1alpha1",
+        "kind": "Workflow",
+        "metadata": metadata,
+        "spec": spec,
+        "status": status,
+    }
 
 
 def with_record(found: dict[str, Any], **changes: Any) -> dict[str, Any]:
@@ -103,8 +111,20 @@ def _nodes(job: str) -> list[dict[str, Any]]:
         (".validate", "Retry", "validate", "Succeeded", {}),
         (".validate(0)", "Pod", "validate", "Succeeded", {"stage": "rig"}),
         (".reconviagen", "DAG", "reconviagen", "Succeeded", {}),
-        (".reconviagen.attempt(0)", "Pod", "reconviagen-pod", "Succeeded", {"engine": "fusion", "earlier-attempts": ""}),
-        (".reconviagen-quality(0)", "Pod", "reconviagen-quality", "Failed", {"failure": json.dumps(FAILURE), "engine": "fusion"}),
+        (
+            ".reconviagen.attempt(0)",
+            "Pod",
+            "reconviagen-pod",
+            "Succeeded",
+            {"engine": "fusion", "earlier-attempts": ""},
+        ),
+        (
+            ".reconviagen-quality(0)",
+            "Pod",
+            "reconviagen-quality",
+            "Failed",
+            {"failure": json.dumps(FAILURE), "engine": "fusion"},
+        ),
         (".nvdiffrec", "Skipped", "nvdiffrec", "Skipped", {}),
         (".package(0)", "Pod", "package", "Succeeded", {}),
         (".onExit(0)", "Pod", "report", "Succeeded", {"failure": json.dumps(FAILURE)}),
