@@ -5,6 +5,7 @@ Both raise StepErrors in plain words: CLUSTER_UNAVAILABLE where nobody answers o
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -81,9 +82,25 @@ class Kubernetes:
         except (config.ConfigException, OSError) as error:
             raise ClusterUnavailable(f"There is no way to the cluster: {error}") from None
         self.namespace = namespace
-        self.custom, self.core = client.CustomObjectsApi(), client.CoreV1Api()
+        self.custom = client.CustomObjectsApi()
         self.api: Any = self.custom.api_client
         self.api.configuration.retries = 2
+
+    @functools.cached_property
+    def core(self) -> Any:
+        """Pods, nodes and so on. Their types alone take 80 MiB of memory: whoever can do without them does."""
+        from kubernetes import client
+
+        return client.CoreV1Api(self.api)
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Every node, as JSON. Raises ClusterUnavailable where they may not be listed."""
+        configuration = self.api.configuration
+        token = mapping(configuration.auth_settings().get("BearerToken")).get("value")
+        headers = {"Authorization": token} if token else {}
+        ask = functools.partial(self.api.rest_client.pool_manager.request, headers=headers, timeout=5, retries=2)
+        found = self._json(lambda *_, **__: ask("GET", f"{configuration.host}/api/v1/nodes"))
+        return [mapping(node) for node in sequence(mapping(found).get("items"))]
 
     def create(self, workflow: Workflow) -> Workflow:
         return mapping(self._json(self.custom.create_namespaced_custom_object, "workflows", workflow))

@@ -25,13 +25,13 @@ import httpx
 
 from pipeline import dropped, records, report, storage, views, workflows
 from tests.benchmarks import servers
-from tests.benchmarks.common import table
 from tests.cluster import client
 from tests.cluster.node import kubectl
 from tests.cluster.places import NAMESPACE
 from tests.cluster.web import free_port
 
 WORKFLOWS, DROPS = (int(os.environ.get(name) or default) for name, default in (("WORKFLOWS", 5000), ("DROPS", 20000)))
+HEADERS = {"Authorization": f"Bearer {servers.TOKEN}"}
 QUEUED = 50
 REQUESTS = 200
 Row = list[object]
@@ -40,14 +40,15 @@ Row = list[object]
 def main() -> None:
     real = finished_workflow()
     with tempfile.TemporaryDirectory() as name, servers.api_server(Path(name)) as config:
-        fill(config, real, "a", WORKFLOWS // 2 * 2 - 1, recorded=True)
+        fill(config, real, "a", WORKFLOWS)
         for i in range(QUEUED):
             create(connection(config), queued(real, i))
         rows = [*gateway(config, f"{WORKFLOWS} kept workflows"), *command(config)]
         with servers.store(Path(name)) as environment:
             fill_drops(DROPS)
             rows.append(intake(config, environment))
-    table(["what", "measured", "may have"], rows)
+    for row in [["what", "measured", "may have"], ["---"] * 3, *rows]:
+        print(f"| {' | '.join(map(str, row))} |", flush=True)
 
 
 # -- workflows ----------------------------------------------------------------------------------------------------------
@@ -87,12 +88,12 @@ def queued(real: dict[str, Any], number: int) -> dict[str, Any]:
     return found
 
 
-def fill(config: Path, real: dict[str, Any], prefix: str, last: int, recorded: bool) -> None:
-    """last + 1 copies."""
+def fill(config: Path, real: dict[str, Any], prefix: str, count: int, recorded: bool = True) -> None:
+    """So many copies."""
     pattern = json.dumps(kept(real, "sixview-PLACE000", recorded))
-    names = [f"{prefix}{i:07d}" for i in range(last + 1)]
+    names = [f"{prefix}{i:07d}" for i in range(count)]
     print(f"{len(names)} workflows of {len(pattern) / 1000:.0f} kB", flush=True)
-    with ThreadPoolExecutor(4, initializer=lambda: None) as pool:
+    with ThreadPoolExecutor(4) as pool:
         parts = [names[i::4] for i in range(4)]
         list(pool.map(lambda part: _fill(config, pattern, part), parts))
 
@@ -114,7 +115,7 @@ def create(line: http.client.HTTPSConnection, workflow: dict[str, Any]) -> None:
 
 def send(line: http.client.HTTPSConnection, body: str) -> None:
     path = f"/apis/argoproj.io/v1alpha1/namespaces/{NAMESPACE}/workflows"
-    line.request("POST", path, body, {"Content-Type": "application/json"})
+    line.request("POST", path, body, HEADERS | {"Content-Type": "application/json"})
     answer = line.getresponse()
     text = answer.read()
     assert answer.status == 201, text[:500]
@@ -148,6 +149,7 @@ def gateway(config: Path, what: str) -> list[Row]:
         pages = waits(session, "/jobs")
         long = waits(session, "/jobs?limit=1000", 20)
         place = waits(session, "/jobs/queue049")
+        session.get("/health")  # as the probes ask: it looks at the nodes too
         first = peak(process.pid)
         disturb(config)
         time.sleep(5)
@@ -175,7 +177,7 @@ def disturb(config: Path, most: int = 500) -> None:
     for i in range(min(most, WORKFLOWS)):
         path = f"/apis/argoproj.io/v1alpha1/namespaces/{NAMESPACE}/workflows/sixview-a{i:07d}"
         body = json.dumps({"metadata": {"annotations": {"changed": str(time.time())}}})
-        line.request("PATCH", path, body, {"Content-Type": "application/merge-patch+json"})
+        line.request("PATCH", path, body, HEADERS | {"Content-Type": "application/merge-patch+json"})
         line.getresponse().read()
 
 

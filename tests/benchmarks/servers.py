@@ -19,6 +19,7 @@ from tests.cluster.places import BIN, SOURCES
 from tests.cluster.web import free_port
 
 CRDS = SOURCES / "argo" / "manifests" / "base" / "crds" / "minimal"
+TOKEN = "only-for-the-benchmark"
 QUOTA = 8 << 30  # bytes that etcd may keep
 
 
@@ -38,6 +39,7 @@ def process(folder: Path, *command: str, **environment: str) -> Iterator[subproc
 def api_server(folder: Path) -> Iterator[Path]:
     """An API server in which anybody may do anything, with Argo's kinds and the namespace sixview. Yields its kubeconfig."""
     run("openssl", "genrsa", "-out", "sa.key", "2048", cwd=folder)
+    (folder / "tokens.csv").write_text(f"{TOKEN},admin,admin,system:masters")
     client_url, peer_url, port = *(f"http://127.0.0.1:{free_port()}" for _ in range(2)), free_port()
     etcd = f"--data-dir etcd --unsafe-no-fsync --listen-client-urls {client_url} --advertise-client-urls {client_url} "
     etcd += (
@@ -50,15 +52,17 @@ def api_server(folder: Path) -> Iterator[Path]:
     server += (
         "--service-account-issuer=https://benchmark --service-account-key-file=sa.key --authorization-mode=AlwaysAllow "
     )
-    server += "--service-account-signing-key-file=sa.key --service-cluster-ip-range=10.0.0.0/24"
+    server += (
+        "--service-account-signing-key-file=sa.key --service-cluster-ip-range=10.0.0.0/24 --token-auth-file=tokens.csv"
+    )
     config = folder / "kubeconfig"
     with (
         process(folder, str(BIN / "etcd"), *etcd.split()),
         process(folder, str(BIN / "kube-apiserver"), *server.split()),
     ):
-        config.write_text(json.dumps(_kubeconfig(port)))
+        config.write_text(json.dumps(_kubeconfig(folder, port)))
         wait_for(lambda: kubectl(config, "get", "--raw", "/readyz", check=False) == 0, 180, "the API server")
-        kubectl(config, "apply", "--server-side", "-f", str(CRDS))
+        kubectl(config, "apply", "--server-side", "-k", str(CRDS))
         kubectl(config, "create", "namespace", "sixview")
         kubectl(config, "wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
         yield config
@@ -69,13 +73,15 @@ def kubectl(config: Path, *arguments: str, check: bool = True) -> int:
     return subprocess.run(command, check=check, capture_output=True, timeout=120).returncode
 
 
-def _kubeconfig(port: int) -> dict[str, Any]:
-    cluster = {"server": f"https://127.0.0.1:{port}", "insecure-skip-tls-verify": True}
+def _kubeconfig(folder: Path, port: int) -> dict[str, Any]:
+    own = str(folder / "certificates" / "apiserver.crt")  # the server signs for itself
+    cluster = {"server": f"https://127.0.0.1:{port}", "certificate-authority": own}
     return {
         "apiVersion": "v1",
         "kind": "Config",
         "clusters": [{"name": "benchmark", "cluster": cluster}],
-        "contexts": [{"name": "benchmark", "context": {"cluster": "benchmark", "user": ""}}],
+        "users": [{"name": "admin", "user": {"token": TOKEN}}],
+        "contexts": [{"name": "benchmark", "context": {"cluster": "benchmark", "user": "admin"}}],
         "current-context": "benchmark",
     }
 
