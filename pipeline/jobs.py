@@ -4,22 +4,36 @@ There is no database: a workflow in the cluster, its record and its files in S3 
 
 from __future__ import annotations
 
+import contextlib
+import heapq
 import json
 import re
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from pipeline import records, storage, views
-from pipeline.clusters import Cluster, Conflict
+from pipeline import reading, records, storage, views, workflows
+from pipeline.clusters import FINISHED, UNFINISHED, Cluster, Conflict, Expired, Workflow
 from pipeline.views import ASKED, OWNER, PREFIX, SOURCE, View
-from steps.errors import Cancelled, IncompleteResults, JobExpired, JobFailed, JobNotFound, JobNotReady, ValidationFailed
+from steps.errors import (
+    Cancelled,
+    ClusterUnavailable,
+    IncompleteResults,
+    JobExpired,
+    JobFailed,
+    JobNotFound,
+    JobNotReady,
+    ValidationFailed,
+)
 
 JOB = re.compile(r"[a-z0-9]([a-z0-9-]{0,48}[a-z0-9])?")
 # Thirty seconds (a pod's grace period) after a step has failed, Argo's controller kills what still runs in the pod of that name.
 # A workflow that goes on gives its pods the same names again: one made sooner would be killed for the one before it
 QUIET_SECONDS = 35.0
+MOST_LISTED = 50
+LISTINGS = 3  # begun before one gives up
 
 
 # -- submission ---------------------------------------------------------------------------------------------------------
@@ -87,7 +101,7 @@ def find(cluster: Cluster, job: str) -> View:
     if workflow is None:
         return ended(job)
     found = views.view(workflow)
-    return views.with_queue(found, _all(cluster)) if found["status"] == "queued" else found
+    return views.with_queue(found, unfinished(cluster)) if found["status"] == "queued" else found
 
 
 def ended(job: str) -> View:
@@ -106,15 +120,57 @@ def checked(job: str) -> str:
     return job
 
 
-def listing(cluster: Cluster) -> list[View]:
-    """Every job that the cluster still knows, the newest first."""
-    found = _all(cluster)
-    found.sort(key=lambda job: (job["created_at"], job["job_id"]), reverse=True)
-    return [views.with_queue(job, found) for job in found]
+def listing(cluster: Cluster, limit: int = MOST_LISTED) -> list[View]:
+    """The newest jobs that the cluster still knows, the newest first. Of those that have ended only the ones that are shown are
+    read whole, where their metadata does not say how they ended."""
+    waiting = unfinished(cluster)
+    found = {view["job_id"]: Shown(view["created_at"], view["job_id"], view) for view in waiting}
+    found |= ended_heads(cluster)
+    newest = heapq.nlargest(limit, found.values(), key=lambda shown: (shown.created_at, shown.job_id))
+    views_of = (shown.view or _whole(cluster, shown.job_id) for shown in newest)
+    return [views.with_queue(view, waiting) for view in views_of if view]
 
 
-def _all(cluster: Cluster) -> list[View]:
-    return [views.view(workflow) for workflow in cluster.list() if views.is_job(workflow)]
+class Shown(NamedTuple):
+    """A job in a list. view: None where its workflow has to be read whole."""
+
+    created_at: str
+    job_id: str
+    view: View | None
+
+
+def unfinished(cluster: Cluster) -> list[View]:
+    """The jobs that have not ended, a page of workflows in memory at a time."""
+    return list(_listed(cluster, UNFINISHED, True, lambda w: views.view(w) if views.is_job(w) else None).values())
+
+
+def ended_heads(cluster: Cluster) -> dict[str, Shown]:
+    """The jobs that have ended, by their metadata."""
+
+    def shown(workflow: Workflow) -> Shown:
+        head = workflows.read(workflow)["metadata"]
+        return Shown(head["creationTimestamp"], views.job_of(head["name"]), views.recorded(workflow))
+
+    return _listed(cluster, FINISHED, False, shown)
+
+
+def _listed(cluster: Cluster, selector: str, whole: bool, reduced: Callable[[Workflow], Any]) -> dict[str, Any]:
+    """Job -> what is kept of its workflow; nothing where `reduced` gives None. A listing that expired on the way begins anew."""
+    for _ in range(LISTINGS):
+        with contextlib.suppress(Expired):
+            pairs = (
+                (views.job_of(workflows.read(workflow)["metadata"]["name"]), reduced(workflow))
+                for page in cluster.pages(selector, whole)
+                for workflow in page.items
+            )
+            return {job: kept for job, kept in pairs if kept is not None}
+    raise ClusterUnavailable("The jobs could not be listed: each listing expired on the way.", "Try again in a moment.")
+
+
+def _whole(cluster: Cluster, job: str) -> View | None:
+    """Of a job that has ended; None where it is gone by now, or was made without a template."""
+    found = cluster.get(PREFIX + job)
+    return views.view(found) if found and views.is_job(found) else None
 
 
 # -- orders -------------------------------------------------------------------------------------------------------------
@@ -163,8 +219,8 @@ def retry(cluster: Cluster, job: str) -> View:
 
 def quiet_in(workflow: dict[str, Any], now: datetime) -> float:
     """Seconds until Argo no longer kills pods for what has ended; at most QUIET_SECONDS, whatever the clocks say."""
-    ended = workflow.get("status", {}).get("finishedAt")
-    since = (now - datetime.fromisoformat(ended)).total_seconds() if ended else 0.0
+    ended = reading.moment(workflows.read(workflow)["status"]["finishedAt"])
+    since = (now - ended).total_seconds() if ended else 0.0
     return min(QUIET_SECONDS, max(0.0, QUIET_SECONDS - since))
 
 
@@ -178,7 +234,7 @@ def result(view: View) -> tuple[str, dict[str, Any]]:
     if view["status"] in ("queued", "processing"):
         raise JobNotReady(f"The job {job} is {view['status']} ({view['progress']} %).", progress=view["progress"])
     if error.get("code") == IncompleteResults.code:
-        missing = error["details"].get("missing", [])
+        missing = reading.sequence(error["details"].get("missing"))
         raise IncompleteResults(error["message"], error["suggestion"], missing=missing)
     if view["status"] != "completed":
         record = error or Cancelled("The job was stopped.").record()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pipeline import storage
+from pipeline import storage, workflows
 from pipeline.clusters import Cluster
 from pipeline.report import step_nodes
 from pipeline.retries import pod_name
@@ -17,15 +17,13 @@ def of_job(
 ) -> Iterator[tuple[str, Iterator[str]]]:
     """For each pod in the order of their beginning: its step and attempt, and its lines. Raises JobNotFound, ValidationFailed."""
     name = PREFIX + job
-    workflow = cluster.get(name)
-    if workflow is None:
+    found = cluster.get(name)
+    if found is None:
         yield from archived(job, step)
         return
-    nodes = workflow.get("status", {}).get("nodes") or {}
-    pods = [
-        *step_nodes(workflow),
-        *(n for n in nodes.values() if n["type"] == "Pod" and n.get("templateName") == "report"),
-    ]
+    workflow = workflows.read(found)
+    nodes = workflow["status"]["nodes"].values()
+    pods = [*step_nodes(workflow), *(n for n in nodes if n["type"] == "Pod" and n["templateName"] == "report")]
     steps = [node["templateName"].removesuffix("-pod") for node in pods]
     if step and step not in steps:
         raise ValidationFailed(

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pipeline import dropped, storage, views
+from pipeline import dropped, reading, storage, views, workflows
 
 View = dict[str, Any]
 KEPT = (
@@ -23,29 +23,47 @@ KEPT = (
     "source",
     "priority",
 )
+MOST_ANNOTATION = 16384  # characters; Kubernetes allows 256 kB for all of an object's annotations
 PURGED_AFTER = ("CANCELLED", "MODEL_TIMEOUT")  # codes whose inputs and intermediates go at once
 RECORD_OF_A_PART = ("failure.json", "report.html", "outputs/")
 
 
 def read(job: str) -> View | None:
-    """The view of a job that has ended; None where there is no record."""
-    record = storage.read_json(storage.record_key(job))
-    return views.of_record(record) if record else None
+    """The view of a job that has ended; None where there is no record. What is wrong with a record is told in its error."""
+    data = storage.read(storage.record_key(job))
+    return None if data is None else views.of_record(reading.json_of(data)) | {"job_id": job}
+
+
+def record(workflow: dict[str, Any], changes: dict[str, Any] | None = None) -> dict[str, Any]:
+    """How a workflow ended. changes: what its own state does not say yet, as its exit handler still runs."""
+    workflow = workflows.read(workflow)
+    view = views.view(workflow) | (changes or {})
+    return {**{name: view[name] for name in KEPT}, "drop": drop_of(workflow)}
+
+
+def drop_of(workflow: dict[str, Any]) -> dict[str, str] | None:
+    """The drop that a workflow was made for; None where for none, or where its annotation cannot be read."""
+    given = reading.mapping(reading.json_of(workflow["metadata"]["annotations"].get("sixview.dev/drop", "null")))
+    return {name: reading.text(value) for name, value in given.items()} if reading.text(given.get("name")) else None
+
+
+def annotation(workflow: dict[str, Any], changes: dict[str, Any]) -> str:
+    """The record in JSON, to be left on the workflow; empty where it is too long for that."""
+    told = json.dumps({name: value for name, value in record(workflow, changes).items() if name != "drop"})
+    return told if len(told) <= MOST_ANNOTATION else ""
 
 
 def settle(workflow: dict[str, Any], changes: dict[str, Any] | None = None) -> View:
     """Writes down how a workflow ended, marks the drop it came from, and takes away what nobody wants any more. May be repeated.
 
-    changes: what the workflow's own state does not say yet, as its exit handler still runs."""
-    view = views.view(workflow) | (changes or {})
-    record = {name: view[name] for name in KEPT}
-    record["drop"] = json.loads(workflow["metadata"].get("annotations", {}).get("sixview.dev/drop", "null"))
-    storage.write_json(storage.record_key(view["job_id"]), record)
-    if record["drop"]:
-        dropped.mark(record["drop"]["name"])
-    if record["error"] and record["error"]["code"] in PURGED_AFTER:
-        forget(view["job_id"])
-    return view
+    changes: as `record` has them."""
+    found = record(workflow, changes)
+    storage.write_json(storage.record_key(found["job_id"]), found)
+    if found["drop"]:
+        dropped.mark(found["drop"]["name"])
+    if found["error"] and found["error"]["code"] in PURGED_AFTER:
+        forget(found["job_id"])
+    return views.view(workflow) | (changes or {})
 
 
 def forget(job: str) -> None:

@@ -231,7 +231,7 @@ def listing(limit: int, as_json: bool, **chosen: Any) -> None:
     """The jobs that the cluster knows, the newest first."""
     from pipeline import jobs
 
-    found = jobs.listing(cluster_of(chosen))[:limit]
+    found = jobs.listing(cluster_of(chosen), limit)
     if as_json:
         click.echo(jobs.as_json(found))
         return

@@ -7,8 +7,6 @@ takes them, and labels the workflow for `kubectl get workflows -L`.
 
 from __future__ import annotations
 
-import base64
-import gzip
 import json
 import re
 import sys
@@ -16,6 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pipeline import reading, workflows
+from pipeline.reading import MOST_RECORD, mapping, text
 from steps.contracts import FIRST_STAGE, MODELS
 from steps.errors import (
     OOM_TYPES,
@@ -61,6 +61,7 @@ STORE = re.compile(
 
 def describe(workflow: dict[str, Any], pods: list[dict[str, Any]], status: str) -> dict[str, str]:
     """Every value of RECORD. workflow: as the API server has it; pods: its pods; status: how its tasks ended."""
+    workflow = workflows.read(workflow)
     steps = step_nodes(workflow)
     values = dict(RECORD, status="completed", **_asked(workflow, steps))
     record = failure(workflow, steps, pods) if status != "Succeeded" else None
@@ -80,26 +81,23 @@ def describe(workflow: dict[str, Any], pods: list[dict[str, Any]], status: str) 
 
 
 def step_nodes(workflow: dict[str, Any]) -> list[Node]:
-    """The steps' pods, attempt by attempt, in the order in which they began. Large workflows keep their nodes packed."""
-    status = workflow.get("status", {})
-    nodes = status.get("nodes") or {}
-    if not nodes and status.get("compressedNodes"):
-        nodes = json.loads(gzip.decompress(base64.b64decode(status["compressedNodes"])))
-    pods = [node for node in nodes.values() if node["type"] == "Pod" and node.get("templateName") != "report"]
-    return sorted(pods, key=lambda node: (node.get("startedAt") or "", node["id"]))
+    """The steps' pods, attempt by attempt, in the order in which they began."""
+    nodes = workflows.read(workflow)["status"]["nodes"].values()
+    pods = [node for node in nodes if node["type"] == "Pod" and node["templateName"] != "report"]
+    return sorted(pods, key=lambda node: (node["startedAt"], node["id"]))
 
 
 def outputs(node: Node) -> dict[str, str]:
     """A node's output parameters."""
-    given = node.get("outputs", {}).get("parameters", [])
+    given = mapping(node.get("outputs")).get("parameters") or []
     return {item["name"]: item["value"] for item in given if "value" in item}
 
 
 def _asked(workflow: dict[str, Any], steps: list[Node]) -> dict[str, str]:
     """The model that was asked for, the engines that were used, and what it took."""
-    given = workflow.get("spec", {}).get("arguments", {}).get("parameters", [])
-    stored = workflow.get("status", {}).get("storedWorkflowTemplateSpec", {}).get("arguments", {}).get("parameters", [])
-    asked = {item["name"]: item.get("value", "") for item in [*stored, *given]}
+    given = workflow["spec"]["arguments"]["parameters"]
+    stored = workflow["status"]["storedWorkflowTemplateSpec"]["arguments"]["parameters"]
+    asked = {item["name"]: text(item.get("value")) for item in [*stored, *given]}
     engines = [outputs(node).get("engine", "") for node in steps if model_of(node) and step_of(node) in MODELS]
     tried = {node["templateName"]: outputs(node).get("earlier-attempts", "") for node in steps}
     told = "; ".join(f"{model_of({'templateName': name})}: {text}" for name, text in tried.items() if text)
@@ -154,7 +152,10 @@ def stopped(workflow: dict[str, Any], node: Node | None, steps: list[Node]) -> R
 def of_node(node: Node, pods: list[dict[str, Any]], workflow: dict[str, Any]) -> StepError | Record:
     """What a failed pod says of itself, and where it could not, what Argo and the kubelet say of it."""
     message = node.get("message") or ""
-    own: Record | None = json.loads(outputs(node).get("failure") or "null")
+    told = outputs(node).get("failure", "")
+    own = reading.failure(told, MOST_RECORD) or (
+        reading.unreadable("The failure record that the step left") if told else None
+    )
     if re.search(LOST, message):
         return NodeLost(f"The pod was lost: {message}.")
     if own and own["code"] == "KILLED" and ("OOMKilled" in message or _oom_killed(node, pods)):
@@ -216,10 +217,10 @@ def completed(what: StepError | Record, node: Node | None, steps: list[Node]) ->
 # -- the cluster --------------------------------------------------------------------------------------------------------
 
 
-def label(values: dict[str, str], namespace: str, name: str, api: Any) -> None:
-    """Shows the record in lists of workflows."""
+def label(values: dict[str, str], record: str, namespace: str, name: str, api: Any) -> None:
+    """Shows the record in lists of workflows. record: whole, in JSON, for whoever lists jobs; empty where it is too long."""
     labels = {PREFIX + key: re.sub(r"[^A-Za-z0-9_.-]", "_", values[key])[:63] or None for key in LABELS}
-    patch = {"metadata": {"labels": labels}}
+    patch = {"metadata": {"labels": labels, "annotations": {PREFIX + "record": record or None}}}
     api.patch_namespaced_custom_object("argoproj.io", "v1alpha1", namespace, "workflows", name, patch)
 
 
@@ -235,30 +236,40 @@ def publish(values: dict[str, str], folder: Path) -> None:
 def main(namespace: str, name: str, status: str, folder: str) -> None:
     from kubernetes import client, config
 
+    from pipeline import records
+
     config.load_incluster_config()  # type: ignore[no-untyped-call]
     api, core = client.CustomObjectsApi(), client.CoreV1Api()
-    workflow: Any = api.get_namespaced_custom_object("argoproj.io", "v1alpha1", namespace, "workflows", name)
+    answer: Any = api.get_namespaced_custom_object(
+        "argoproj.io", "v1alpha1", namespace, "workflows", name, _preload_content=False
+    )
+    workflow = workflows.read(reading.decoded(answer.data))
     found = core.list_namespaced_pod(namespace, label_selector=f"workflows.argoproj.io/workflow={name}")
     pods = client.ApiClient().sanitize_for_serialization(found)["items"]  # type: ignore[no-untyped-call]
     values = describe(workflow, pods, status)
     print(json.dumps(values), flush=True)
     publish(values, Path(folder))
-    label(values, namespace, name, api)
-    settle(workflow, values)
+    changes = ending(values)
+    label(values, records.annotation(workflow, changes), namespace, name, api)
+    settle(workflow, changes)
 
 
-def settle(workflow: dict[str, Any], values: dict[str, str]) -> None:
-    """The record that outlives the workflow. A store that refuses it is not the job's failure: the record is in the labels too,
-    and for drops the reconciler tries again."""
-    from pipeline import records
-
-    changes = {
+def ending(values: dict[str, str]) -> dict[str, Any]:
+    """What the record says, and the workflow's own state does not say yet."""
+    return {
         "status": values["status"],
         "error": json.loads(values["failure"] or "null"),
         "stage": values["stage"] or None,
         "engine": values["engine"].replace(".", ", ") or None,
         "ended_at": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
     }
+
+
+def settle(workflow: dict[str, Any], changes: dict[str, Any]) -> None:
+    """The record that outlives the workflow. A store that refuses it is not the job's failure: the record is in the labels too,
+    and for drops the reconciler tries again."""
+    from pipeline import records
+
     try:
         records.settle(workflow, changes)
     except Exception as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from pipeline import workflows
 from steps.errors import ValidationFailed
 
 FORGOTTEN_LABELS = ("workflows.argoproj.io/completed", "workflows.argoproj.io/phase")
@@ -18,17 +19,22 @@ FORGOTTEN_STATUS = ("message", "finishedAt", "conditions", "outputs", "artifactG
 
 def restarted(workflow: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The workflow as it goes on, and the names of the pods that have to go."""
-    again = copy.deepcopy(workflow)
+    read = workflows.read(workflow)
+    if read.unread or not isinstance(
+        workflow.get("status"), dict
+    ):  # it would be written back without what could not be read
+        raise ValidationFailed(f"The workflow cannot be read: {'; '.join(read.unread)}.", "Submit the job again.")
+    again = copy.deepcopy(dict(workflow))
     metadata, status = again["metadata"], again["status"]
-    metadata["labels"] = {k: v for k, v in metadata.get("labels", {}).items() if _stays(k)}
-    annotations = metadata.get("annotations", {})
+    metadata["labels"] = {k: v for k, v in (metadata.get("labels") or {}).items() if _stays(k)}
+    annotations = metadata.get("annotations") or {}
     metadata["annotations"] = {k: v for k, v in annotations.items() if k in KEPT or not k.startswith(FORGOTTEN_PREFIX)}
     again["spec"].pop("shutdown", None)
-    nodes = status.get("nodes") or {}
+    nodes, known = status.get("nodes") or {}, read["status"]["nodes"]
     if metadata["name"] not in nodes:  # a very large workflow keeps them packed, or outside of itself
         raise ValidationFailed("The workflow's nodes cannot be read.", "Use `argo retry`, or --argo-server.")
-    root, kept = nodes[metadata["name"]], kept_nodes(nodes, metadata["name"])
-    gone = [pod_name(workflow, n) for key, n in nodes.items() if n["type"] == "Pod" and key not in kept]
+    root, kept = nodes[metadata["name"]], kept_nodes(known, metadata["name"])
+    gone = [pod_name(read, n) for key, n in known.items() if n["type"] == "Pod" and key not in kept]
     root.update(phase="Running", message="", finishedAt=None)
     status["nodes"] = {key: node for key, node in nodes.items() if key in kept or node is root}
     _forget_links(status["nodes"])
@@ -68,5 +74,5 @@ def _stays(label: str) -> bool:
 def _forget_links(nodes: dict[str, dict[str, Any]]) -> None:
     for node in nodes.values():
         for kind in ("children", "outboundNodes"):
-            if kind in node:
-                node[kind] = [child for child in node[kind] if child in nodes]
+            if isinstance(node.get(kind), list):
+                node[kind] = [child for child in node[kind] if isinstance(child, str) and child in nodes]

@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from pipeline import reading
+
 INPUTS, PARTS, RESULTS, RECORDS, DROPS, LOGS = "inputs/", "jobs/", "results/", "records/", "drops/", "logs/"
 PREFIXES = (INPUTS, PARTS, RESULTS, RECORDS, DROPS, LOGS)
 FINAL = ("result.zip", "report.html", "failure.json")
@@ -89,10 +91,7 @@ def remove(address: str) -> None:
 def read_json(key: str) -> Any:
     """An object's JSON; None where there is no such object, or it holds something else."""
     data = read(key)
-    try:
-        return None if data is None else json.loads(data)
-    except ValueError:
-        return None
+    return None if data is None else reading.json_of(data)
 
 
 def read(key: str, **more: Any) -> bytes | None:

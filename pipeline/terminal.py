@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from pipeline.reading import mapping, sequence, text
 from steps.errors import Record
 
 
@@ -13,8 +14,10 @@ def explained(record: Record) -> None:
     where = f" (step {details['step']}, stage {details['pipeline_stage']})" if details.get("pipeline_stage") else ""
     click.secho(f"{record['code']}{where}", fg="red", bold=True, err=True)
     click.echo(record["message"], err=True)
-    for fault in details.get("faults", []) if len(details.get("faults", [])) > 1 else []:
-        click.echo(f"  - {fault['file'] or fault['field']} {fault['message']}", err=True)
+    faults = [mapping(fault) for fault in sequence(details.get("faults"))]
+    for fault in faults if len(faults) > 1 else []:
+        where = text(fault.get("file")) or text(fault.get("field"))
+        click.echo(f"  - {where} {text(fault.get('message'))}", err=True)
     click.echo(f"What to do: {record['suggestion']}", err=True)
     if details.get("log"):
         click.echo(f"log:    {details['log']}", err=True)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from typing import Any
 
+from pipeline import reading, workflows
+from pipeline.reading import EPOCH, mapping, moment, text
 from pipeline.report import ENDED_BY, describe, model_of, outputs, step_nodes, step_of
 from steps.contracts import MODELS
 from steps.errors import Record
 
 PREFIX = "sixview-"
 OWNER, SOURCE, ASKED = "sixview.dev/owner", "sixview.dev/source", "sixview.dev/cancel-requested"
+RECORD = "sixview.dev/record"  # annotation: the record that the exit handler left, so that nobody need read the workflow again
+COMPLETED, PHASE = "workflows.argoproj.io/completed", "workflows.argoproj.io/phase"  # the controller's labels
 CANCEL_SECONDS = 3600.0  # after which a cancellation that nobody confirmed is forgotten
 ENDED = ("Succeeded", "Failed", "Error")
 STATUSES = ("queued", "processing", "completed", "failed", "cancelled")
 SHARES = {"validate": 5, "model": 70, "quality": 8, "preview": 12, "package": 5}  # of a job's time, in percent
 STAGES = {"validate": "validation", "quality": "quality_metrics", "preview": "preview", "package": "packaging"}
+SHORT = 100  # characters of a word in a view
 PRIORITIES = {"low": -10, "normal": 0, "high": 10}
 
 Workflow = dict[str, Any]
@@ -30,12 +34,18 @@ def job_of(name: str) -> str:
 
 def is_job(workflow: Workflow) -> bool:
     """Whether a workflow was made from a template, as every job is."""
-    return "workflowTemplateRef" in workflow.get("spec", {})
+    return "workflowTemplateRef" in mapping(mapping(workflow).get("spec")) or recorded(workflow) is not None
 
 
 def view(workflow: Workflow) -> View:
     """job_id, status, progress (0-100), current_model, stage, engine, model_type, created_at, updated_at, ended_at, error (a
-    failure record or null), note, owner, source, priority. Times are ISO 8601 in UTC."""
+    failure record or null), note, owner, source, priority. Times are ISO 8601 in UTC. Never raises, whatever stands in the
+    workflow: what cannot be read is told in note. Of one that has ended its metadata is enough, see `recorded`."""
+    workflow = workflows.read(workflow)
+    return recorded(workflow) or _view(workflow)
+
+
+def _view(workflow: workflows.Workflow) -> View:
     steps = step_nodes(workflow)
     status = status_of(workflow, steps)
     asked = parameters(workflow)
@@ -46,35 +56,55 @@ def view(workflow: Workflow) -> View:
         "job_id": job_of(workflow["metadata"]["name"]),
         "status": status,
         "progress": 100 if status == "completed" else progress(workflow, steps),
-        "model_type": asked.get("model", ""),
+        "model_type": text(asked.get("model"), SHORT),
         "current_model": next((model_of(n) for n in reversed(now) if model_of(n)), None),
         "stage": stage(now[-1]) if now else details.get("pipeline_stage") or None,
         "engine": _engine(steps) or details.get("engine") or None,
         "queue_position": None,
         "created_at": workflow["metadata"]["creationTimestamp"],
         "updated_at": _updated(workflow, steps),
-        "ended_at": workflow.get("status", {}).get("finishedAt"),
+        "ended_at": workflow["status"]["finishedAt"] or None,
         "error": record,
-        "note": note(workflow) if status in ("queued", "processing") else None,
-        "owner": workflow["metadata"].get("labels", {}).get(OWNER, ""),
-        "source": workflow["metadata"].get("labels", {}).get(SOURCE, "argo"),
-        "priority": asked.get("priority", "normal"),
+        "note": note(workflow, status in ("queued", "processing")),
+        "owner": workflow["metadata"]["labels"].get(OWNER, ""),
+        "source": workflow["metadata"]["labels"].get(SOURCE, "argo"),
+        "priority": text(asked.get("priority", "normal"), SHORT),
     }
+
+
+def recorded(workflow: Workflow) -> View | None:
+    """The view of a workflow that has ended, by the record that its exit handler left in its metadata. None where it left none,
+    or one that is not of this workflow's last end."""
+    metadata = workflows.read(workflow)["metadata"]
+    labels, status = metadata["labels"], workflows.read(workflow)["status"]
+    if labels.get(COMPLETED) != "true" or RECORD not in metadata["annotations"]:
+        return None
+    record = mapping(reading.json_of(metadata["annotations"][RECORD]))
+    began, ended = moment(status["startedAt"]), moment(record.get("ended_at"))
+    of_another = (
+        record.get("job_id") != job_of(metadata["name"]) or ended is None or (began is not None and ended < began)
+    )
+    if of_another or (record.get("status") == "completed") != (labels.get(PHASE) == "Succeeded"):
+        return None
+    found = of_record(record)
+    told = {"owner": labels.get(OWNER, ""), "source": labels.get(SOURCE, "argo")}
+    return found | told | {"created_at": metadata["creationTimestamp"], "note": note(workflow, False) or found["note"]}
 
 
 def parameters(workflow: Workflow) -> dict[str, str]:
     """What the job was given, with the template's defaults where it says nothing."""
-    stored = workflow.get("status", {}).get("storedWorkflowTemplateSpec", {}).get("arguments", {}).get("parameters", [])
-    given = workflow.get("spec", {}).get("arguments", {}).get("parameters", [])
-    return {item["name"]: str(item.get("value", "")) for item in [*stored, *given]}
+    workflow = workflows.read(workflow)
+    stored = workflow["status"]["storedWorkflowTemplateSpec"]["arguments"]["parameters"]
+    given = workflow["spec"]["arguments"]["parameters"]
+    return {item["name"]: text(item.get("value")) for item in [*stored, *given]}
 
 
 def status_of(workflow: Workflow, steps: list[dict[str, Any]]) -> str:
     """One of STATUSES. A job that somebody stopped is cancelled from that moment on."""
-    phase = workflow.get("status", {}).get("phase", "")
+    phase = workflow["status"]["phase"]
     if phase == "Succeeded":
         return "completed"
-    if workflow.get("spec", {}).get("shutdown") and ENDED_BY not in workflow["metadata"].get("annotations", {}):
+    if workflow["spec"]["shutdown"] and ENDED_BY not in workflow["metadata"]["annotations"]:
         return "cancelled"
     if phase in ENDED:
         return "failed"
@@ -83,11 +113,10 @@ def status_of(workflow: Workflow, steps: list[dict[str, Any]]) -> str:
 
 def failure(workflow: Workflow) -> Record:
     """The record that the exit handler left; before it has run, and where it never does, what the workflow itself tells."""
-    nodes = workflow.get("status", {}).get("nodes") or {}
-    told = [outputs(n).get("failure", "") for n in nodes.values() if n.get("templateName") == "report"]
-    text = next((t for t in told if t), "") or describe(workflow, [], "Failed")["failure"]
-    record: Record = json.loads(text)
-    return record
+    nodes = workflow["status"]["nodes"].values()
+    told = [outputs(n)["failure"] for n in nodes if n["templateName"] == "report" and outputs(n).get("failure")]
+    found = reading.failure(told[0] if told else describe(workflow, [], "Failed")["failure"])
+    return found or reading.unreadable("The failure record that the exit handler left")
 
 
 def progress(workflow: Workflow, steps: list[dict[str, Any]]) -> int:
@@ -109,8 +138,8 @@ def _share(template: str, models: int) -> float:
 def _done(node: dict[str, Any]) -> float:
     if node["phase"] == "Succeeded":
         return 1.0
-    done, _, total = str(node.get("progress", "0/1")).partition("/")
-    return min(1.0, int(done) / max(1, int(total or 1))) if node["phase"] == "Running" else 0.0
+    done, _, total = node["progress"].partition("/")
+    return min(1.0, reading.integer(done) / max(1, reading.integer(total, 1))) if node["phase"] == "Running" else 0.0
 
 
 def stage(node: dict[str, Any]) -> str:
@@ -119,22 +148,28 @@ def stage(node: dict[str, Any]) -> str:
 
 
 def _engine(steps: list[dict[str, Any]]) -> str:
-    used = [outputs(node).get("engine", "") for node in steps if step_of(node) in MODELS]
+    used = [text(outputs(node).get("engine"), SHORT) for node in steps if step_of(node) in MODELS]
     return ", ".join(dict.fromkeys(e for e in used if e))
 
 
 def _updated(workflow: Workflow, steps: list[dict[str, Any]]) -> str:
-    times = [node.get(key) for node in steps for key in ("startedAt", "finishedAt")]
-    ended = workflow.get("status", {}).get("finishedAt")
-    return max(t for t in [workflow["metadata"]["creationTimestamp"], ended, *times] if t)
+    times = [node[key] for node in steps for key in ("startedAt", "finishedAt")]
+    known = [workflow["metadata"]["creationTimestamp"], workflow["status"]["finishedAt"], *times]
+    return max((t for t in known if moment(t)), key=lambda t: moment(t) or datetime.min, default=EPOCH)
 
 
-def note(workflow: Workflow) -> str | None:
-    """That somebody wants the job cancelled, while it waits for the confirmation."""
-    asked = workflow["metadata"].get("annotations", {}).get(ASKED)
-    if not asked or (datetime.now(UTC) - datetime.fromisoformat(asked)).total_seconds() > CANCEL_SECONDS:
-        return None
-    return f"A cancellation was requested at {asked} and waits for its confirmation."
+def note(workflow: Workflow, may_be_cancelled: bool = True) -> str | None:
+    """That somebody wants the job cancelled, while it waits for the confirmation; and what cannot be read."""
+    workflow = workflows.read(workflow)
+    asked = workflow["metadata"]["annotations"].get(ASKED, "")
+    at = moment(asked)
+    told = list(workflow.unread)
+    if asked and at is None:
+        told.append(f"the annotation {ASKED}={text(asked, SHORT)!r} is no time")
+    found = [f"Of the workflow not everything can be read: {'; '.join(told)}."] if told else []
+    if at and may_be_cancelled and (datetime.now(UTC) - at).total_seconds() <= CANCEL_SECONDS:
+        found.append(f"A cancellation was requested at {text(asked, SHORT)} and waits for its confirmation.")
+    return " ".join(found) or None
 
 
 def with_queue(one: View, others: list[View]) -> View:
@@ -149,7 +184,31 @@ def with_queue(one: View, others: list[View]) -> View:
     return one | {"queue_position": ahead + 1}
 
 
-def of_record(record: dict[str, Any]) -> View:
-    """The view of a job whose workflow is gone."""
-    known = {"progress": 100 if record["status"] == "completed" else 0, "current_model": None, "queue_position": None}
-    return {**known, "note": None, **record, "updated_at": record["ended_at"] or record["created_at"]}
+def of_record(given: Any) -> View:
+    """The view of a job by the record that is left of it. What is wrong with the record is told in its error."""
+    record = mapping(given)
+    status = record.get("status") if record.get("status") in ("completed", "failed", "cancelled") else "failed"
+    error = None if status == "completed" else reading.failure(record.get("error"))
+    if status != "completed" and error is None:
+        error = reading.unreadable("The record of the job")
+    created, ended = (reading.time_text(record.get(name)) for name in ("created_at", "ended_at"))
+    extra = {text(name, SHORT): text(value) for name, value in record.items() if isinstance(value, str)}
+    return {
+        **extra,
+        "job_id": text(record.get("job_id"), SHORT),
+        "status": status,
+        "progress": 100 if status == "completed" else 0,
+        "model_type": text(record.get("model_type"), SHORT),
+        "current_model": None,
+        "stage": text(record.get("stage"), SHORT) or None,
+        "engine": text(record.get("engine"), SHORT) or None,
+        "queue_position": None,
+        "created_at": created or ended or EPOCH,
+        "updated_at": ended or created or EPOCH,
+        "ended_at": ended or None,
+        "error": error,
+        "note": None,
+        "owner": text(record.get("owner"), SHORT),
+        "source": text(record.get("source"), SHORT),
+        "priority": text(record.get("priority"), SHORT) or "normal",
+    }

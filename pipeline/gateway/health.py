@@ -46,7 +46,7 @@ def store() -> dict[str, Any]:
 def gpus(cluster: Kubernetes) -> list[dict[str, Any]] | None:
     """The nodes' GPUs: what NVIDIA's feature discovery labels them with, and how many there are. None where we may not look."""
     try:
-        nodes = cluster.api.sanitize_for_serialization(cluster.core.list_node(_request_timeout=5))["items"]
+        nodes = cluster.nodes()
     except Exception:  # without the right to list nodes the service still does its work
         return None
     return [described(node) for node in nodes if int(node["status"].get("allocatable", {}).get(GPU, 0))]

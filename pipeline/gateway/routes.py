@@ -3,6 +3,7 @@ cluster; nothing is kept here."""
 
 from __future__ import annotations
 
+import heapq
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query
@@ -16,7 +17,15 @@ from pipeline.gateway.asking import AWAY, Asker, Shared, find
 from pipeline.gateway.errors import RateLimited, Unauthorized, documented
 from pipeline.views import PREFIX, View
 from steps.contracts import MODELS
-from steps.errors import IncompleteResults, JobExpired, JobFailed, JobNotFound, JobNotReady, ValidationFailed
+from steps.errors import (
+    ClusterUnavailable,
+    IncompleteResults,
+    JobExpired,
+    JobFailed,
+    JobNotFound,
+    JobNotReady,
+    ValidationFailed,
+)
 
 # the report is HTML that somebody's pictures were packed into: it may show itself, and nothing else
 REPORT_SECURITY = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -57,12 +66,15 @@ class Cancellation(BaseModel):
     "/jobs",
     summary="Your jobs, the newest first",
     response_model=list[Status],
-    responses=documented(Unauthorized, ValidationFailed, RateLimited),
+    responses=documented(Unauthorized, ValidationFailed, RateLimited, ClusterUnavailable),
 )
 async def listing(shared: Shared, asker: Asker, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> Any:
-    found = [view for view in list(shared.watched.jobs.values()) if asker.may_see(view["owner"])]
-    found.sort(key=lambda view: (view["created_at"], view["job_id"]), reverse=True)
-    return [shown(view) for view in found[:limit]]
+    if not shared.watched.complete:  # a part of them would be taken for all
+        raise ClusterUnavailable(
+            "This service has just started, and is still reading the jobs.", "Try again in a moment."
+        )
+    found = (view for view in list(shared.watched.jobs.values()) if asker.may_see(view["owner"]))
+    return [shown(view) for view in heapq.nlargest(limit, found, key=lambda v: (v["created_at"], v["job_id"]))]
 
 
 @router.get(

@@ -1,4 +1,8 @@
-"""The jobs of the cluster, kept up to date by a watch: so a question costs the API server nothing."""
+"""The jobs of the cluster, kept up to date by a watch: so a question costs the API server nothing.
+
+Of a workflow only its view is kept, about a kilobyte, and its version. A listing brings metadata alone, page by page; a workflow
+is read whole only where its metadata is not enough, one at a time, and where its version has changed since it was last read. A
+watch that ended goes on where it was; only after one that expired is there another listing."""
 
 from __future__ import annotations
 
@@ -7,8 +11,8 @@ import threading
 import time
 from collections import Counter
 
-from pipeline import views
-from pipeline.clusters import OURS, Kubernetes
+from pipeline import reading, views, workflows
+from pipeline.clusters import OURS, Expired, Kubernetes
 from pipeline.views import View, Workflow
 
 WATCH_SECONDS = 240
@@ -16,55 +20,22 @@ PATIENCE_SECONDS = 30.0  # without a word from the API server, after which we ar
 
 
 class Watched(threading.Thread):
-    """job -> view. It begins with a list, then follows the changes; after any trouble it begins anew."""
+    """job -> view. jobs, get, counts and active_of answer; see takes in a workflow; is_well: whether the answers are fresh."""
 
     def __init__(self, cluster: Kubernetes) -> None:
         super().__init__(daemon=True, name="watch")
         self.cluster = cluster
         self.jobs: dict[str, View] = {}
-        self.versions: dict[str, int] = {}  # resourceVersion of each
+        self.versions: dict[str, int] = {}  # resourceVersion of each workflow that was read, by its name
+        self.since = ""  # the version from which to watch on; empty: a listing comes first
+        self.complete = False  # whether a first listing has come to its end
         self.trouble_since: float | None = time.monotonic()
 
-    def run(self) -> None:
-        while True:
-            try:
-                self._follow()
-            except Exception as error:  # whatever it was, the next list may succeed
-                self.trouble_since = self.trouble_since or time.monotonic()
-                print(f"the watch ended: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-                time.sleep(1)
-
-    def _follow(self) -> None:
-        found, version = self.cluster.listing(OURS)
-        fresh = [(views.view(workflow), _version(workflow)) for workflow in found if views.is_job(workflow)]
-        self.jobs = {view["job_id"]: view for view, _ in fresh}
-        self.versions = {view["job_id"]: number for view, number in fresh}
-        self.trouble_since = None
-        for kind, workflow in self.cluster.watch(OURS, version, WATCH_SECONDS):
-            if kind == "ERROR":
-                return
-            if views.is_job(workflow):
-                self.see(workflow, gone=kind == "DELETED")
-
-    def see(self, workflow: Workflow, gone: bool = False) -> View:
-        """Takes a workflow as it is now. What the watch brings late does not undo what an answer has shown already."""
-        view, version = views.view(workflow), _version(workflow)
-        job = view["job_id"]
-        if version < self.versions.get(job, 0):
-            return self.jobs.get(job, view)
-        self.versions[job] = version
-        self.jobs[job] = view
-        if gone:
-            self.jobs.pop(job)
-            self.versions.pop(job)
-        return view
+    # -- questions ------------------------------------------------------------------------------------------------------
 
     def get(self, job: str) -> View | None:
         view = self.jobs.get(job)
         return views.with_queue(view, list(self.jobs.values())) if view and view["status"] == "queued" else view
-
-    def is_well(self) -> bool:
-        return self.trouble_since is None or time.monotonic() - self.trouble_since < PATIENCE_SECONDS
 
     def counts(self) -> Counter[str]:
         """How many jobs there are of each status."""
@@ -74,7 +45,85 @@ class Watched(threading.Thread):
         """Jobs of one owner that have not ended."""
         return sum(v["owner"] == owner and v["status"] in ("queued", "processing") for v in list(self.jobs.values()))
 
+    def is_well(self) -> bool:
+        """Whether every job is known, and the API server has told of changes of late."""
+        fresh = self.trouble_since is None or time.monotonic() - self.trouble_since < PATIENCE_SECONDS
+        return self.complete and fresh
 
-def _version(workflow: Workflow) -> int:
+    # -- changes --------------------------------------------------------------------------------------------------------
+
+    def see(self, workflow: Workflow, gone: bool = False) -> View:
+        """Takes a workflow as it is now. What the watch brings late does not undo what an answer has shown already."""
+        read = workflows.read(workflow)
+        name, version, view = read["metadata"]["name"], version_of(read), views.view(read)
+        job = view["job_id"]
+        if version < self.versions.get(name, 0):
+            return self.jobs.get(job, view)
+        self.versions[name] = version
+        if views.is_job(read):
+            self.jobs[job] = view
+        if gone:
+            self._forget(name)
+        return view
+
+    def run(self) -> None:
+        while True:
+            try:
+                self._follow()
+            except Expired:
+                self.since = ""
+            except Exception as error:  # whatever it was, the next try may succeed
+                self.trouble_since = self.trouble_since or time.monotonic()
+                print(f"the watch ended: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+                time.sleep(1)
+
+    def _follow(self) -> None:
+        """The changes of some minutes; before them a listing where none has been, or where the changes since are lost."""
+        if not self.since:
+            self.since = self._list()
+            self.complete = True
+        events = self.cluster.watch(OURS, self.since, WATCH_SECONDS)
+        self.trouble_since = None
+        for kind, workflow in events:
+            if kind != "BOOKMARK":
+                self._take(workflow, gone=kind == "DELETED")
+            version = version_of(workflow)
+            self.since = str(version) if version else self.since
+
+    def _list(self) -> str:
+        """Reads what has changed since it was last read, and forgets what is gone. Returns the version of the listing."""
+        there, lacking, version = set(), [], ""
+        for page in self.cluster.pages(OURS, whole=False):
+            version = page.version
+            for head in page.items:
+                name = workflows.read(head)["metadata"]["name"]
+                there.add(name)
+                if self.versions.get(name) == version_of(head):
+                    continue
+                if views.recorded(head):
+                    self._take(head)
+                else:
+                    lacking.append(name)
+        for name in lacking:
+            whole = self.cluster.get(name)
+            if whole:
+                self._take(whole)
+        for name in [n for n, seen in self.versions.items() if n not in there and seen <= int(version or 0)]:
+            self._forget(name)
+        return version
+
+    def _take(self, workflow: Workflow, gone: bool = False) -> None:
+        """As `see`; whatever one workflow does to us, the others are still taken."""
+        try:
+            self.see(workflow, gone)
+        except Exception as error:
+            print(f"a workflow could not be read: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+
+    def _forget(self, name: str) -> None:
+        self.versions.pop(name, None)
+        self.jobs.pop(views.job_of(name), None)
+
+
+def version_of(workflow: Workflow) -> int:
     """Grows with every change of anything in the cluster."""
-    return int(workflow["metadata"]["resourceVersion"])
+    return reading.integer(reading.mapping(reading.mapping(workflow).get("metadata")).get("resourceVersion"))

@@ -23,6 +23,7 @@ NAMES = (
     "kill",
     "cluster",
     "gateway",
+    "faults",
 )
 
 

@@ -1,0 +1,247 @@
+"""What a week of jobs and a bucket full of drops cost the service: memory of the gateway, the command and the intake, and time.
+
+The workflows are copies of a real finished one of the test cluster, in an API server of the benchmark's own. WORKFLOWS and DROPS
+may be given by the environment, for machines on which these would take too long."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import http.client
+import json
+import os
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from pipeline import dropped, records, report, storage, views, workflows
+from tests.benchmarks import servers
+from tests.cluster import client
+from tests.cluster.node import kubectl
+from tests.cluster.places import NAMESPACE
+from tests.cluster.web import free_port
+
+WORKFLOWS, DROPS = (int(os.environ.get(name) or default) for name, default in (("WORKFLOWS", 5000), ("DROPS", 20000)))
+HEADERS = {"Authorization": f"Bearer {servers.TOKEN}"}
+QUEUED = 50
+REQUESTS = 200
+Row = list[object]
+
+
+def main() -> None:
+    real = finished_workflow()
+    with tempfile.TemporaryDirectory() as name, servers.api_server(Path(name)) as config:
+        fill(config, real, "a", WORKFLOWS)
+        for i in range(QUEUED):
+            create(connection(config), queued(real, i))
+        rows = [*gateway(config, f"{WORKFLOWS} kept workflows"), *command(config)]
+        with servers.store(Path(name)) as environment:
+            fill_drops(DROPS)
+            rows.append(intake(config, environment))
+    for row in [["what", "measured", "may have"], ["---"] * 3, *rows]:
+        print(f"| {' | '.join(map(str, row))} |", flush=True)
+
+
+# -- workflows ----------------------------------------------------------------------------------------------------------
+
+
+def finished_workflow() -> dict[str, Any]:
+    """The largest finished job of the test cluster; one is made where there is none."""
+    listed = json.loads(kubectl("-n", NAMESPACE, "get", "workflows", "-l", FINISHED, "-o", "json").stdout)["items"]
+    if not listed:
+        name = client.submit(model="both")
+        listed = [client.finished(name, 1500)]
+    return dict(max(listed, key=lambda found: len(json.dumps(found))))
+
+
+FINISHED = "app.kubernetes.io/name=sixview,workflows.argoproj.io/completed=true"
+
+
+def kept(real: dict[str, Any], name: str, recorded: bool = True) -> dict[str, Any]:
+    """A copy under another name, with the record that its exit handler leaves, or without."""
+    found = copy.deepcopy(real)
+    text = json.dumps(found).replace(real["metadata"]["name"], name)
+    found = json.loads(text)
+    for field in ("resourceVersion", "uid", "managedFields", "generateName", "ownerReferences"):
+        found["metadata"].pop(field, None)
+    annotations = found["metadata"].setdefault("annotations", {})
+    annotations.pop(views.RECORD, None)
+    if recorded:
+        values = report.describe(found, [], found["status"]["phase"])
+        annotations[views.RECORD] = records.annotation(workflows.read(found), report.ending(values))
+    return dict(found)
+
+
+def queued(real: dict[str, Any], number: int) -> dict[str, Any]:
+    found = kept(real, f"sixview-queue{number:03d}", recorded=False)
+    found["metadata"]["labels"] = {"app.kubernetes.io/name": "sixview"}
+    found["status"] = {"phase": "Pending", "message": "Waiting for a lock"}
+    return found
+
+
+def fill(config: Path, real: dict[str, Any], prefix: str, count: int, recorded: bool = True) -> None:
+    """So many copies."""
+    pattern = json.dumps(kept(real, "sixview-PLACE000", recorded))
+    names = [f"{prefix}{i:07d}" for i in range(count)]
+    print(f"{len(names)} workflows of {len(pattern) / 1000:.0f} kB", flush=True)
+    with ThreadPoolExecutor(4) as pool:
+        parts = [names[i::4] for i in range(4)]
+        list(pool.map(lambda part: _fill(config, pattern, part), parts))
+
+
+def _fill(config: Path, pattern: str, names: list[str]) -> None:
+    line = connection(config)
+    for name in names:
+        send(line, pattern.replace("PLACE000", name))
+
+
+def connection(config: Path) -> http.client.HTTPSConnection:
+    server = json.loads(config.read_text())["clusters"][0]["cluster"]["server"]
+    return http.client.HTTPSConnection(urlsplit(server).netloc, context=ssl._create_unverified_context())
+
+
+def create(line: http.client.HTTPSConnection, workflow: dict[str, Any]) -> None:
+    send(line, json.dumps(workflow))
+
+
+def send(line: http.client.HTTPSConnection, body: str) -> None:
+    path = f"/apis/argoproj.io/v1alpha1/namespaces/{NAMESPACE}/workflows"
+    line.request("POST", path, body, HEADERS | {"Content-Type": "application/json"})
+    answer = line.getresponse()
+    text = answer.read()
+    assert answer.status == 201, text[:500]
+
+
+# -- the gateway --------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def serving(config: Path) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
+    """`sixview serve` as a process of its own."""
+    port = free_port()
+    words = ["serve", "--port", str(port), "--namespace", NAMESPACE, "--no-auth"]
+    env = {**os.environ, "KUBECONFIG": str(config)}
+    process = subprocess.Popen([sys.executable, "-m", "pipeline.cli", *words], env=env)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as session:
+            yield process, session
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def gateway(config: Path, what: str) -> list[Row]:
+    began = time.monotonic()
+    with serving(config) as (process, session):
+        while not _lists(session):
+            assert time.monotonic() - began < 600, "the gateway did not start"
+            time.sleep(0.1)
+        seconds = time.monotonic() - began
+        pages = waits(session, "/jobs")
+        long = waits(session, "/jobs?limit=1000", 20)
+        place = waits(session, "/jobs/queue049")
+        session.get("/health")  # as the probes ask: it looks at the nodes too
+        first = peak(process.pid)
+        disturb(config)
+        time.sleep(5)
+        assert session.get("/jobs").status_code == 200
+        rows: list[Row] = [
+            [f"gateway, {what}: start until GET /jobs answers", f"{seconds:.1f} s", "30 s"],
+            ["its peak memory", f"{first:.0f} MiB", "200 MiB"],
+            ["its peak memory after every workflow changed", f"{peak(process.pid):.0f} MiB", "200 MiB"],
+            [f"GET /jobs, p95 of {len(pages)}", f"{1000 * p95(pages):.0f} ms", "150 ms"],
+            ["GET /jobs?limit=1000, p95", f"{1000 * p95(long):.0f} ms", ""],
+            ["GET /jobs/<queued>, with its place, p95", f"{1000 * p95(place):.0f} ms", ""],
+        ]
+    return rows
+
+
+def _lists(session: httpx.Client) -> bool:
+    with contextlib.suppress(httpx.TransportError):
+        return session.get("/jobs").status_code == 200
+    return False
+
+
+def disturb(config: Path, most: int = 500) -> None:
+    """A change of many workflows within seconds, each an event of the watch with the whole of it."""
+    line = connection(config)
+    for i in range(min(most, WORKFLOWS)):
+        path = f"/apis/argoproj.io/v1alpha1/namespaces/{NAMESPACE}/workflows/sixview-a{i:07d}"
+        body = json.dumps({"metadata": {"annotations": {"changed": str(time.time())}}})
+        line.request("PATCH", path, body, HEADERS | {"Content-Type": "application/merge-patch+json"})
+        line.getresponse().read()
+
+
+def waits(session: httpx.Client, path: str, count: int = REQUESTS) -> list[float]:
+    found = []
+    for _ in range(count):
+        began = time.perf_counter()
+        assert session.get(path).status_code == 200
+        found.append(time.perf_counter() - began)
+    return found
+
+
+def p95(seconds: list[float]) -> float:
+    return sorted(seconds)[int(0.95 * len(seconds))]
+
+
+def peak(pid: int) -> float:
+    """MiB of resident memory at its most."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+# -- commands -----------------------------------------------------------------------------------------------------------
+
+
+def measured(words: list[str], **environment: str) -> tuple[float, float]:
+    """Seconds, and MiB at its most, of a Python process that ends well."""
+    began = time.monotonic()
+    process = subprocess.Popen([sys.executable, *words], env={**os.environ, **environment}, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, f"{words} ended with {process.returncode}"
+    return time.monotonic() - began, usage.ru_maxrss / 1024
+
+
+def command(config: Path) -> Iterator[Row]:
+    for words in (["list"], ["status", "queue049"]):
+        seconds, memory = measured(["-m", "pipeline.cli", *words, "-n", NAMESPACE], KUBECONFIG=str(config))
+        yield [f"sixview {' '.join(words)}", f"{seconds:.1f} s, {memory:.0f} MiB", ""]
+
+
+# -- the intake ---------------------------------------------------------------------------------------------------------
+
+
+def fill_drops(count: int) -> None:
+    """Drops that ended long ago: a marker, its job's record, and a mark."""
+    print(f"{count} drops", flush=True)
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(_drop, range(count)))
+
+
+def _drop(number: int) -> None:
+    name = f"object-{number:06d}"
+    key = f"{storage.DROPS}{name}/_READY.json"
+    answer = storage.client().put_object(Bucket=storage.bucket(), Key=key, Body=b"{}")
+    drop = dropped.Drop(name, key, answer["ETag"].strip('"'), answer.get("VersionId", ""), "")
+    storage.write_json(storage.record_key(drop.job), {"job_id": drop.job, "status": "completed"})
+    storage.write_json(f"{storage.DROPS}{name}/_DONE.json", {"job_id": drop.job, "status": "completed"})
+
+
+def intake(config: Path, environment: dict[str, str]) -> Row:
+    seconds, memory = measured(["-m", "pipeline.drops", NAMESPACE, "sixview"], KUBECONFIG=str(config), **environment)
+    return [f"intake, {DROPS} drops", f"{seconds:.1f} s, {memory:.0f} MiB", "128 MiB"]
+
+
+if __name__ == "__main__":
+    main()
