@@ -45,7 +45,7 @@ def moved(depth: png.Picture, placement: Placement, background: int | str | None
     beyond = ((rows < 0) | (rows >= height))[:, None] | ((columns < 0) | (columns >= width))[None]
     pixels[beyond] = 0
     pixels[beyond, 0] = depth.maximum if background == "max" else background if isinstance(background, int) else 0
-    if background is None and depth.alpha is None:
+    if background in (None, "alpha") and depth.alpha is None:
         alpha = np.where(beyond, 0, depth.maximum).astype(pixels.dtype)
         pixels = np.concatenate([pixels, alpha[..., None]], axis=2)
     return replace(depth, pixels=pixels)
