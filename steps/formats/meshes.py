@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from steps.errors import IncompleteResults
+from steps.errors import IncompleteResults, InvalidFileFormat, ModelConvergenceFailed
 from steps.formats.png import to_bytes, write
 from steps.geometry.shading import Material
 
@@ -44,12 +44,32 @@ class Mesh:
 
 def save(folder: Path, mesh: Mesh) -> None:
     """Writes mesh.obj, mesh.mtl, mesh.ply, mesh.glb and texture.png into `folder`, with a material also texture_orm.png and
-    texture_normal.png."""
+    texture_normal.png. Raises ModelConvergenceFailed where the mesh is none that a reader could use."""
+    if fault := fault_of(mesh):
+        raise ModelConvergenceFailed(f"The mesh that was made {fault}.")
     for name, image in _images(mesh).items():
         write(folder / name, to_bytes(image))
     _write_obj(folder, mesh)
     _write_ply(folder / "mesh.ply", mesh)
     write_glb(folder / "mesh.glb", mesh, [(folder / name).read_bytes() for name in _images(mesh)])
+
+
+def fault_of(mesh: Mesh) -> str | None:
+    """What is wrong with a mesh so that it cannot be drawn; None where nothing is."""
+    count = len(mesh.vertices)
+    if not len(mesh.faces):
+        return "has no faces"
+    if not 0 <= mesh.faces.min() <= mesh.faces.max() < count:
+        return f"has faces that name vertices {mesh.faces.min()} to {mesh.faces.max()} of {count}"
+    arrays = {"vertices": mesh.vertices, "texture coordinates": mesh.uv, "normals": mesh.normals}
+    if mesh.material:
+        arrays["tangents"] = mesh.material.tangents
+    for name, array in arrays.items():
+        if len(array) != count:
+            return f"has {len(array)} {name} for {count} vertices"
+        if wrong := int((~np.isfinite(array)).any(axis=1).sum()):
+            return f"has {wrong} of {count} {name} that are not finite numbers"
+    return None
 
 
 def _images(mesh: Mesh) -> dict[str, Array]:
@@ -69,7 +89,8 @@ def save_glb(path: Path, mesh: Mesh) -> None:
 
 
 def load(folder: Path) -> Mesh:
-    """The mesh in `folder`, read back from its GLB. Raises IncompleteResults where there is none."""
+    """The mesh in `folder`, read back from its GLB. Raises IncompleteResults where there is none, InvalidFileFormat where it
+    cannot be drawn."""
     path = folder / "mesh.glb"
     if not path.is_file():
         raise IncompleteResults(f"There is no {path.name} in {folder}.", missing=[path.name])
@@ -193,8 +214,22 @@ def _materials(material: Material | None) -> dict[str, Any]:
 
 
 def load_glb(path: Path) -> Mesh:
-    """Reads what `write_glb` wrote: one primitive, tightly packed, PNGs inside."""
+    """Reads what `write_glb` wrote: one primitive, tightly packed, PNGs inside. Raises InvalidFileFormat, with the file's name,
+    where it is something else or holds a mesh that cannot be drawn."""
     data = path.read_bytes()
+    try:
+        mesh = _parsed(data)
+    except (ValueError, LookupError, TypeError, RecursionError, struct.error, OSError) as error:
+        raise InvalidFileFormat(f"{path.name} is damaged, or not a GLB of this program: {error}", _ANEW) from None
+    if fault := fault_of(mesh):
+        raise InvalidFileFormat(f"{path.name} {fault}.", _ANEW)
+    return mesh
+
+
+_ANEW = "Make the mesh anew: run the step again that wrote it."
+
+
+def _parsed(data: bytes) -> Mesh:
     length = struct.unpack_from("<I", data, 12)[0]
     document = json.loads(data[20 : 20 + length])
     body = memoryview(data)[28 + length :]

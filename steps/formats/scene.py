@@ -106,6 +106,11 @@ def describe(cameras: list[Camera], background: Array, **about: Any) -> dict[str
     return {"format": FORMAT, **about, "background": colour, "views": [camera_json(c) for c in cameras]}
 
 
+def as_stored(rgba: Array, background: Array) -> Array:
+    """Premultiplied RGBA [H, W, 4] over a background (3,), as a PNG of 8 bits has it: what scores are taken of."""
+    return np.rint(over_premultiplied(rgba, background) * 255) / np.float32(255)
+
+
 def over_premultiplied(rgba: Array, background: Array) -> Array:
     """Premultiplied RGBA [H, W, 4] over a background (3,)."""
     return np.asarray(rgba[..., :3] + background * (1.0 - rgba[..., 3:]), np.float32)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steps.geometry.kernels import add, for_bands, inlined, kernel, summed_bands
+from steps.geometry.kernels import add, check_indices, for_bands, inlined, kernel, summed_bands
 from steps.geometry.rasterize import TINY, cross
 
 Array = NDArray[Any]
@@ -46,6 +46,7 @@ def edges_of(faces: Array) -> Array:
 
 def find_crossings(corners: Array, edges: Array, rast: Array) -> Crossings:
     """Which edges blend which pairs of pixels. corners: (n, 4) as rasterize_homogeneous takes them; rast: its result, packed."""
+    _check(edges, corners)
     height, width = rast.shape[:2]
     silhouette = np.zeros(len(edges), np.bool_)
     for_bands(lambda a, b: _mark_band(corners, edges, silhouette, a, b), len(edges))
@@ -64,6 +65,7 @@ def _walked(corners: Array, edges: Array, chosen: Array, rast: Array, axis: int,
 
 def antialias(image: Array, corners: Array, edges: Array, crossings: Crossings) -> Array:
     """`image` [H, W, C] float32 with its outlines blended."""
+    _check(edges, corners)
     out = image.copy()
     for_bands(lambda a, b: _blend_band(image, corners, edges, crossings.across, crossings.down, out, a, b), len(image))
     return out
@@ -73,6 +75,7 @@ def antialias_backward(
     image: Array, corners: Array, edges: Array, crossings: Crossings, gradient: Array
 ) -> tuple[Array, Array]:
     """Given a loss's gradient by the result, [H, W, C]: that by `image`, and by the corners' (column * w, row * w, w), (n, 3)."""
+    _check(edges, corners)
     by_image = gradient.copy()
     across, down = crossings.across, crossings.down
     for_bands(lambda a, b: _by_image_band(corners, edges, across, down, gradient, by_image, a, b), len(image))
@@ -82,6 +85,12 @@ def antialias_backward(
         (len(corners), 3),
     )
     return by_image, by_corners
+
+
+def _check(edges: Array, corners: Array) -> None:
+    """Raises ValueError where an edge names a corner that is not there."""
+    check_indices(edges[:, :3], len(corners), "edge")
+    check_indices(edges[:, 3] + 1, len(corners) + 1, "edge")  # -1: it has one face
 
 
 @inlined
@@ -125,6 +134,8 @@ def walk_edge(e, corners, edges, rast, axis, found, depths, start, stop):  # typ
     t0, z0, t1, z1 = _visible_part(p, q, along)
     if t0 > t1:
         t0, z0, t1, z1 = t1, z1, t0, z0
+    if not t0 <= t1:  # not numbers: a corner at infinity, or at the camera
+        return
     slope = (z1 - z0) / (t1 - t0) if t1 > t0 else 0.0
     lines, places = (rast.shape[0], rast.shape[1]) if axis == 0 else (rast.shape[1], rast.shape[0])
     inner_side = _side((a, b, c), corners[edges[e, 2]])
@@ -142,7 +153,7 @@ def walk_edge(e, corners, edges, rast, axis, found, depths, start, stop):  # typ
             shown = _shows(rast, r1, c1, r0, c0, z)
         else:
             shown = _shows(rast, r0, c0, r1, c1, z)
-        if shown:
+        if shown and z == z:
             claim(found, depths, r0, c0, e, z)
 
 

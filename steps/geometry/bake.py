@@ -18,7 +18,7 @@ from scipy.spatial import cKDTree
 
 from steps.geometry.cameras import Camera
 from steps.geometry.images import filled
-from steps.geometry.kernels import for_bands, inlined, kernel, parallel_map, projected
+from steps.geometry.kernels import check_indices, for_bands, inlined, kernel, parallel_map, projected, whole, within
 from steps.geometry.rasterize import Fragments, rasterize, rasterize_homogeneous
 
 Array = NDArray[Any]
@@ -94,6 +94,7 @@ def bake(
 ) -> TexturedMesh:
     """Bakes `photos` into a texture of size x size. Texels that no view saw take the colours of the nearest that were, or, where
     the mesh has colours of its own, `own` of their places (n, 3), in the photographs' tone and without a seam."""
+    check_indices(faces, min(len(vertices), len(normals)))
     fragments = texel_fragments(faces, uv, size)
     bands = np.zeros((size, size, 6), np.float32)
     weight = np.zeros((size, size, 2), np.float32)
@@ -181,11 +182,9 @@ def _cubic(t):  # type: ignore[no-untyped-def]
 def _seen(p, n, m, eye, reach, depth):  # type: ignore[no-untyped-def]
     """Where a texel lies in the picture, and the cosine between its normal and the sight; 0 where the view does not see it."""
     z, x, y = projected(p, m)
-    if z <= 0:
+    if z <= 0 or not within(x, y, depth.shape[1], depth.shape[0]):
         return 0.0, 0.0, 0.0
-    c, r = int(np.floor(x)), int(np.floor(y))
-    if c < 0 or r < 0 or c >= depth.shape[1] or r >= depth.shape[0]:
-        return 0.0, 0.0, 0.0
+    c, r = int(x), int(y)
     if depth[r, c] <= 0 or z > depth[r, c] + OCCLUSION * min(z, reach):
         return 0.0, 0.0, 0.0
     ex, ey, ez = eye[0] - p[0], eye[1] - p[1], eye[2] - p[2]
@@ -199,7 +198,7 @@ def _seen(p, n, m, eye, reach, depth):  # type: ignore[no-untyped-def]
 def _take(layers, x, y, wide, narrow, bands):  # type: ignore[no-untyped-def]
     """Adds a picture's colours at (x, y) to a texel's (6,), each band with its own weight."""
     height, width = layers.shape[:2]
-    c, r = int(np.floor(x - 0.5)), int(np.floor(y - 0.5))
+    c, r = whole(x - 0.5), whole(y - 0.5)
     wx, wy = _cubic(x - 0.5 - c), _cubic(y - 0.5 - r)
     for dy in range(4):
         rr = min(max(r + dy - 1, 0), height - 1)
@@ -245,9 +244,9 @@ def _gather(  # type: ignore[no-untyped-def]
                 p[a] = b0 * vertices[i, a] + b1 * vertices[j, a] + b2 * vertices[k, a]
                 n[a] = b0 * normals[i, a] + b1 * normals[j, a] + b2 * normals[k, a]
             x, y, cosine = _seen(p, n, m, eye, reach, depth)
-            if cosine <= GRAZING:
+            if not cosine > GRAZING:  # nan, too: a normal without a length
                 continue
-            trusted = trust[int(np.floor(y)), int(np.floor(x))]
+            trusted = trust[int(y), int(x)]
             wide, narrow = max(cosine**slow * trusted, LEAST), max(cosine**detail * trusted, LEAST)
             _take(layers, x, y, wide, narrow, bands[row, column])
             weight[row, column, 0] += wide

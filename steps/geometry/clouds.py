@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from steps.errors import ModelConvergenceFailed
 from steps.geometry.cameras import Camera, unproject
 from steps.geometry.depth import tangent_planes
-from steps.geometry.kernels import inlined, kernel, projected
+from steps.geometry.kernels import inlined, kernel, projected, within
 
 Array = NDArray[Any]
 FACING = 0.25  # least cosine between normal and sight for a colour to be compared
@@ -86,7 +87,9 @@ def _looked(points, normals, m, eye, depth, layers, thick, seen, colours, slopes
     height, width = depth.shape
     for i in range(len(points)):
         far, across, down = projected(points[i], m)
-        there = depth[min(max(int(down), 0), height - 1), min(max(int(across), 0), width - 1)]
+        if not within(across, down, width, height):
+            continue
+        there = depth[int(down), int(across)]
         u, v, w = eye[0] - points[i, 0], eye[1] - points[i, 1], eye[2] - points[i, 2]
         turned = u * normals[i, 0] + v * normals[i, 1] + w * normals[i, 2] > FACING * math.sqrt(u * u + v * v + w * w)
         if not (there > 0 and abs(far - there) < thick and turned):
@@ -110,9 +113,9 @@ def _behind(points, m, depth, thick, known, gap, normals):  # type: ignore[no-un
     height, width = depth.shape
     for i in range(len(points)):
         far, across, down = projected(points[i], m)
-        row, column = math.floor(down - 0.5), math.floor(across - 0.5)
-        if row < 0 or column < 0 or row > height - 2 or column > width - 2:
+        if not within(across - 0.5, down - 0.5, width - 1, height - 1):
             continue
+        row, column = int(down - 0.5), int(across - 0.5)
         fr, fc = down - 0.5 - row, across - 0.5 - column
         a, b, c, d = depth[row, column], depth[row, column + 1], depth[row + 1, column], depth[row + 1, column + 1]
         if min(min(a, b), min(c, d)) <= 0 or max(max(a, b), max(c, d)) - min(min(a, b), min(c, d)) > thick:
@@ -135,10 +138,13 @@ def _behind(points, m, depth, thick, known, gap, normals):  # type: ignore[no-un
 
 
 def of_mesh(vertices: Array, faces: Array, count: int, seed: int = 0) -> tuple[Cloud, Array, Array]:
-    """`count` points spread evenly over a mesh, without colours; the face that each lies on (n,) and its weights there (n, 3)."""
+    """`count` points spread evenly over a mesh, without colours; the face that each lies on (n,) and its weights there (n, 3).
+    Raises ModelConvergenceFailed where the mesh has no area, or none that is a number."""
     corners = np.asarray(vertices, np.float64)[faces]
     cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     size = np.linalg.norm(cross, axis=1)
+    if not 0 < size.sum() < np.inf:
+        raise ModelConvergenceFailed(f"The mesh has {len(faces)} faces and no area.")
     random = np.random.default_rng(seed)
     face = random.choice(len(faces), count, p=size / size.sum())
     u, v = random.random((2, count))

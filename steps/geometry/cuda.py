@@ -22,7 +22,8 @@ from steps.geometry import rasterize as rasterizer
 cuda: Any = _cuda  # its types are not told
 
 NOTHING = np.int64(np.iinfo(np.int64).max)  # in a buffer of keys, where the smallest wins
-DEPTH_SCALE = float(1 << 30)  # z / w in [-1, 1] becomes the upper half of a key
+DEPTH_SCALE = float(1 << 30)  # z / w in [-1, 1] becomes the upper half of a key, which has
+DEEPEST = float((1 << 31) - 1)  # no room for more than this
 LOWER = np.int64(0xFFFFFFFF)
 THREADS = 128
 
@@ -32,7 +33,7 @@ def _add(array, index, value):  # type: ignore[no-untyped-def]
 
 
 def _key(z, item):  # type: ignore[no-untyped-def]
-    return (np.int64((z + 1.0) * DEPTH_SCALE) << 32) | np.int64(item)
+    return (np.int64(min(max((z + 1.0) * DEPTH_SCALE, 0.0), DEEPEST)) << 32) | np.int64(item)
 
 
 def _put(face, bary, depth, row, column, f, z, u, v):  # type: ignore[no-untyped-def]

@@ -21,10 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
+from steps.errors import ModelConvergenceFailed
 from steps.geometry.cameras import Camera, project, unproject
 from steps.geometry.depth import tangent_planes
 from steps.geometry.images import box_down
-from steps.geometry.kernels import for_bands, kernel, parallel_map
+from steps.geometry.kernels import cell, for_bands, kernel, parallel_map, within
 
 Array = NDArray[Any]
 TRUNCATION = 4.0  # voxels; further from the surface the field only has the right sign
@@ -61,10 +62,15 @@ class Grid:
 
 
 def grid_around(views: list[DepthView], cells: int) -> Grid:
-    """A grid whose longest side has `cells` voxels around everything that the depth maps saw."""
+    """A grid whose longest side has `cells` voxels around everything that the depth maps saw. Raises ModelConvergenceFailed where
+    that has no extent."""
     points = np.concatenate([unproject(view.depth, view.camera)[::7] for view in views])
-    low, high = points.min(axis=0), points.max(axis=0)
+    low, high = (points.min(axis=0), points.max(axis=0)) if len(points) else (np.zeros(3), np.zeros(3))
     voxel = float((high - low).max() / (cells - 8))
+    if not 0 < voxel < np.inf:
+        raise ModelConvergenceFailed(
+            "The depth renders show no extent: all that they have lies in one point, or nowhere."
+        )
     shape = np.ceil((high - low) / voxel).astype(int) + 8
     return Grid((low + high) / 2 - (shape - 1) / 2 * voxel, voxel, (int(shape[0]), int(shape[1]), int(shape[2])))
 
@@ -205,8 +211,10 @@ def _free_space(depth, plane, half, hull, voxel, x, y, z):  # type: ignore[no-un
     depth is. A stored depth is only known to `half` a level: close to the hull, whose outline is sharper, the hull decides
     within that slack. Far in front, a steep pixel's plane says nothing any more and the gap along the axis counts."""
     height, width = depth.shape
-    c, r = int(np.floor(x)), int(np.floor(y))
-    if c < 0 or r < 0 or c >= width or r >= height or depth[r, c] <= 0:
+    if not within(x, y, width, height):
+        return np.nan
+    c, r = int(x), int(y)
+    if depth[r, c] <= 0:
         return np.nan
     gap = (depth[r, c] + plane[r, c, 0] * (x - c - 0.5) + plane[r, c, 1] * (y - r - 0.5) - z) / voxel
     slack = half[r, c] / voxel
@@ -218,20 +226,16 @@ def _free_space(depth, plane, half, hull, voxel, x, y, z):  # type: ignore[no-un
 def _bilinear(image, x, y):  # type: ignore[no-untyped-def]
     """`image` [H, W] at pixel coordinates (x, y), clamped at the border."""
     height, width = image.shape
-    x, y = min(max(x - 0.5, 0.0), width - 1.001), min(max(y - 0.5, 0.0), height - 1.001)
-    c, r = int(x), int(y)
-    u, v = x - c, y - r
-    above = image[r, c] * (1 - u) + image[r, c + 1] * u
-    return above * (1 - v) + (image[r + 1, c] * (1 - u) + image[r + 1, c + 1] * u) * v
+    c, c1, u = cell(x - 0.5, width)
+    r, r1, v = cell(y - 0.5, height)
+    above = image[r, c] * (1 - u) + image[r, c1] * u
+    return above * (1 - v) + (image[r1, c] * (1 - u) + image[r1, c1] * u) * v
 
 
 @kernel
 def _squareness(plane, x, y):  # type: ignore[no-untyped-def]
     """The weight of a view at pixel coordinates (x, y): the square of the cosine at which it sees the surface there."""
-    c, r = int(np.floor(x)), int(np.floor(y))
-    if c < 0 or r < 0 or c >= plane.shape[1] or r >= plane.shape[0]:
-        return 0.0
-    return plane[r, c, 2] ** 2
+    return plane[int(y), int(x), 2] ** 2 if within(x, y, plane.shape[1], plane.shape[0]) else 0.0
 
 
 @kernel

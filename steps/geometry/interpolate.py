@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steps.geometry.kernels import add, for_bands, inlined, kernel, summed_bands
+from steps.geometry.kernels import add, check_indices, for_bands, inlined, kernel, summed_bands
+from steps.geometry.rasterize import face_of
 
 Array = NDArray[Any]
 
 
 def interpolate(attributes: Array, faces: Array, rast: Array) -> Array:
     """`attributes` (n, C) at each pixel of `rast` (see `rasterize.packed`), [H, W, C] float32; 0 where nothing is seen."""
+    check_indices(faces, len(attributes))
     out = np.zeros((*rast.shape[:2], attributes.shape[1]), np.float32)
     for_bands(lambda a, b: _forward_band(attributes, faces, rast, out, a, b), len(out))
     return out
@@ -22,6 +24,7 @@ def interpolate(attributes: Array, faces: Array, rast: Array) -> Array:
 def interpolate_backward(attributes: Array, faces: Array, rast: Array, gradient: Array) -> tuple[Array, Array]:
     """Given a loss's gradient by the pixels, [H, W, C]: that by the attributes, (n, C) float64, and by `rast`, [H, W, 4], of
     which only the weights' is not 0."""
+    check_indices(faces, len(attributes))
     by_rast = np.zeros_like(rast)
     by_attributes = summed_bands(
         lambda out, a, b: _backward_band(attributes, faces, rast, gradient, out, by_rast, a, b),
@@ -33,6 +36,7 @@ def interpolate_backward(attributes: Array, faces: Array, rast: Array, gradient:
 
 def screen_derivatives(attributes: Array, faces: Array, rast: Array, bary_derivatives: Array) -> Array:
     """How attributes change across the screen: [H, W, 2 C] float32, d/dx and d/dy of each in turn."""
+    check_indices(faces, len(attributes))
     out = np.zeros((*rast.shape[:2], 2 * attributes.shape[1]), np.float32)
     for_bands(lambda a, b: _derivatives_band(attributes, faces, rast, bary_derivatives, out, a, b), len(out))
     return out
@@ -47,7 +51,7 @@ def _forward_band(attributes, faces, rast, out, start, stop):  # type: ignore[no
 
 @inlined
 def forward_pixel(row, column, attributes, faces, rast, out):  # type: ignore[no-untyped-def]
-    f = int(rast[row, column, 3]) - 1
+    f = face_of(rast, row, column, len(faces))
     if f < 0:
         return
     b0, b1 = rast[row, column, 0], rast[row, column, 1]
@@ -66,7 +70,7 @@ def _backward_band(attributes, faces, rast, gradient, out, by_rast, start, stop)
 
 @inlined
 def backward_pixel(row, column, attributes, faces, rast, gradient, out, by_rast):  # type: ignore[no-untyped-def]
-    f = int(rast[row, column, 3]) - 1
+    f = face_of(rast, row, column, len(faces))
     if f < 0:
         return
     b0, b1 = rast[row, column, 0], rast[row, column, 1]
@@ -93,7 +97,7 @@ def _derivatives_band(attributes, faces, rast, bary_derivatives, out, start, sto
 
 @inlined
 def derivatives_pixel(row, column, attributes, faces, rast, bary_derivatives, out):  # type: ignore[no-untyped-def]
-    f = int(rast[row, column, 3]) - 1
+    f = face_of(rast, row, column, len(faces))
     if f < 0:
         return
     i, j, k = faces[f, 0], faces[f, 1], faces[f, 2]

@@ -8,7 +8,7 @@ in NUMBA_CACHE_DIR.
 from __future__ import annotations
 
 import functools
-import os
+import math
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -17,6 +17,8 @@ import numpy as np
 from numba import njit
 from numba.core import event
 from numpy.typing import NDArray
+
+from steps.geometry.cores import core_count
 
 Array = NDArray[Any]
 SUMMED_BANDS = 8
@@ -46,9 +48,34 @@ def projected(point, m):  # type: ignore[no-untyped-def]
     return far, across, down
 
 
-def core_count() -> int:
-    """The number of cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+@inlined
+def cell(x, size):  # type: ignore[no-untyped-def]
+    """Between which two of `size` samples x lies, sample i at i, and how far from the first to the second: for linear
+    interpolation. Beyond the ends, and where x is not a number, the nearest that there are."""
+    held = (
+        min(x, size - 1.001) if x > 0.0 else 0.0
+    )  # false for nan, which no comparison after the conversion would find
+    i = int(held)
+    return i, min(i + 1, size - 1), held - i
+
+
+@inlined
+def within(x, y, width, height):  # type: ignore[no-untyped-def]
+    """Whether pixel coordinates lie in a picture; false where they are not numbers. To be asked before they become whole numbers,
+    which far away they could not."""
+    return 0.0 <= x < width and 0.0 <= y < height
+
+
+@inlined
+def whole(x):  # type: ignore[no-untyped-def]
+    """The largest whole number that is not larger than x, held to what is far outside of any picture; 0 where x is no number."""
+    return int(math.floor(min(max(x, -1e9), 1e9))) if x == x else 0
+
+
+def check_indices(indices: Array, count: int, what: str = "face") -> None:
+    """Raises ValueError unless all are indices of `count` things: kernels read without looking."""
+    if indices.size and not 0 <= indices.min() <= indices.max() < count:
+        raise ValueError(f"A {what} names vertex {indices.max()} or {indices.min()} of {count}.")
 
 
 def parallel_map(function: Callable[[T], R], items: Iterable[T]) -> list[R]:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steps.geometry.cameras import Camera
-from steps.geometry.kernels import add, for_bands, inlined, kernel, summed_bands
+from steps.geometry.kernels import add, check_indices, for_bands, inlined, kernel, summed_bands
 
 Array = NDArray[Any]
 NEAR = 1e-4  # scene units; what is closer to the camera than this is not drawn
@@ -50,10 +50,12 @@ def rasterize_homogeneous(
     corners: Array, faces: Array, width: int, height: int, lowest: float = -1.0, highest: float = 1.0
 ) -> Fragments:
     """As `rasterize`, with corners (n, 4) float64 already projected: (column * w, row * w, z, w). What is nearest has the
-    smallest z / w; outside lowest <= z / w <= highest nothing is drawn."""
+    smallest z / w; outside lowest <= z / w <= highest nothing is drawn, nor is a face with a corner that is not a number. Raises
+    ValueError where a face names a corner that is not there."""
     face = np.full((height, width), -1, np.int32)
     bary = np.zeros((height, width, 2), np.float32)
     depth = np.zeros((height, width), np.float32)
+    check_indices(faces, len(corners))
     corners = np.ascontiguousarray(corners, np.float64)
     faces = np.ascontiguousarray(faces, np.int32)
     spans = np.empty((len(faces), 4), np.int32)
@@ -73,6 +75,7 @@ def rasterize_backward(corners: Array, faces: Array, rast: Array, gradient: Arra
     """The gradient (n, 3) float64 of a loss by each corner's (column * w, row * w, w), given that by `rast`, of which only
     the weights' counts. Which face a pixel sees is taken as constant: visibility's share of the gradient comes from
     antialiasing."""
+    check_indices(faces, len(corners))
     shape = (len(corners), 3)
     return summed_bands(lambda out, a, b: _backward_band(corners, faces, rast, gradient, out, a, b), len(rast), shape)
 
@@ -103,17 +106,18 @@ def _pixel_spans(corners, faces, width, height, spans, start, stop):  # type: ig
 def span_face(f, corners, faces, width, height, spans):  # type: ignore[no-untyped-def]
     """The pixels whose centres a face may cover: first column, last column, first row, last row (inclusive)."""
     left, right, top, bottom = np.inf, -np.inf, np.inf, -np.inf
-    behind = 0
+    behind, finite = 0, True
     for k in range(3):
         corner = faces[f, k]
         x, y, w = corners[corner, 0], corners[corner, 1], corners[corner, 3]
+        finite = finite and math.isfinite(x) and math.isfinite(y) and math.isfinite(w)
         if w < TINY:
             behind += 1
         else:
             left, right = min(left, x / w), max(right, x / w)
             top, bottom = min(top, y / w), max(bottom, y / w)
-    if behind == 3:
-        left, right = 1.0, 0.0
+    if behind == 3 or not finite:
+        left, right, top, bottom = 1.0, 0.0, 1.0, 0.0
     elif behind > 0:  # it passes behind the camera: its outline may reach anywhere
         left, right, top, bottom = 0.0, float(width), 0.0, float(height)
     # held to the picture before they become whole numbers, which far away they could not
@@ -195,10 +199,17 @@ def _backward_band(corners, faces, rast, gradient, out, start, stop):  # type: i
 
 
 @inlined
+def face_of(rast, row, column, count):  # type: ignore[no-untyped-def]
+    """The face that a pixel of `packed` fragments sees, of `count`; -1 for none, and for what is no face's number."""
+    number = rast[row, column, 3]
+    return int(number) - 1 if 1 <= number <= count else -1
+
+
+@inlined
 def backward_pixel(row, column, corners, faces, rast, gradient, out):  # type: ignore[no-untyped-def]
     """With M = [p q r] the corners without Z, the weights are M^-1 (x, y, 1) over their sum, so that the gradient by corner k
     is -weight_k M^-T (g - g . weights). It needs neither the pixel's place nor its w."""
-    f = int(rast[row, column, 3]) - 1
+    f = face_of(rast, row, column, len(faces))
     if f < 0:
         return
     g0, g1 = gradient[row, column, 0], gradient[row, column, 1]
@@ -224,6 +235,7 @@ def backward_pixel(row, column, corners, faces, rast, gradient, out):  # type: i
 
 def derivatives(corners: Array, faces: Array, rast: Array) -> Array:
     """How the weights change across the screen: [H, W, 4] float32, du/dx, du/dy, dv/dx, dv/dy per pixel, y down."""
+    check_indices(faces, len(corners))
     out = np.zeros_like(rast)
     for_bands(lambda a, b: _derivatives_band(corners, faces, rast, out, a, b), len(out))
     return out
@@ -238,7 +250,7 @@ def _derivatives_band(corners, faces, rast, out, start, stop):  # type: ignore[n
 
 @inlined
 def derivatives_pixel(row, column, corners, faces, rast, out):  # type: ignore[no-untyped-def]
-    f = int(rast[row, column, 3]) - 1
+    f = face_of(rast, row, column, len(faces))
     if f < 0:
         return
     p, q, r = corners[faces[f, 0]], corners[faces[f, 1]], corners[faces[f, 2]]

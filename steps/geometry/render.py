@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from steps.geometry.cameras import Camera
 from steps.geometry.images import box_down
-from steps.geometry.kernels import for_bands, kernel
+from steps.geometry.kernels import cell, check_indices, for_bands, kernel
 from steps.geometry.rasterize import Fragments, rasterize
 from steps.geometry.shading import Material
 from steps.geometry.shading import shade as lit
@@ -92,7 +92,9 @@ def _strip(camera: Camera, row: int, samples: int) -> Camera:
 
 
 def shade(fragments: Fragments, faces: Array, uv: Array, texture: Array) -> Array:
-    """The texture's colour, bilinear, at each fragment: [H, W, 4] float32, alpha 1 on the surface, all 0 elsewhere."""
+    """The texture's colour, bilinear, at each fragment: [H, W, 4] float32, alpha 1 on the surface, all 0 elsewhere. Raises
+    ValueError where a face names a vertex that has no place in the texture."""
+    check_indices(faces, len(uv))
     out = np.zeros((*fragments.face.shape, 4), np.float32)
     texture = np.ascontiguousarray(texture, np.float32)
     for_bands(lambda a, b: _shade(fragments.face, fragments.bary, faces, uv, texture, out, a, b), len(out))
@@ -112,12 +114,11 @@ def _shade(face, bary, faces, uv, texture, out, start, stop):  # type: ignore[no
             i, j, k = faces[f, 0], faces[f, 1], faces[f, 2]
             x = (b0 * uv[i, 0] + b1 * uv[j, 0] + b2 * uv[k, 0]) * width - 0.5
             y = (1.0 - (b0 * uv[i, 1] + b1 * uv[j, 1] + b2 * uv[k, 1])) * height - 0.5
-            x, y = min(max(x, 0.0), width - 1.001), min(max(y, 0.0), height - 1.001)
-            c, r = int(x), int(y)
-            u, v = x - c, y - r
+            c, c1, u = cell(x, width)
+            r, r1, v = cell(y, height)
             for a in range(3):
-                above = texture[r, c, a] * (1 - u) + texture[r, c + 1, a] * u
-                below = texture[r + 1, c, a] * (1 - u) + texture[r + 1, c + 1, a] * u
+                above = texture[r, c, a] * (1 - u) + texture[r, c1, a] * u
+                below = texture[r1, c, a] * (1 - u) + texture[r1, c1, a] * u
                 out[row, column, a] = above * (1 - v) + below * v
             out[row, column, 3] = 1.0
 

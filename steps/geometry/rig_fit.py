@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steps.geometry.kernels import for_bands, inlined, kernel
+from steps.geometry.kernels import cell, for_bands, inlined, kernel
 
 Array = NDArray[Any]
 SHARED = 3  # perspective, height at the lowest stored value, height at the highest
@@ -52,6 +52,10 @@ class Sights:
     shares: list[Array]
     level: float
     furthest: Array = field(default_factory=lambda: np.empty((6, 0, 5)))
+
+    def __post_init__(self) -> None:
+        if self.values.shape[1] < 2 or not self.values.shape == self.slopes.shape == self.outside.shape:
+            raise ValueError(f"Maps of {self.values.shape[1:]} cells cannot be interpolated in.")
 
 
 @dataclass(frozen=True)
@@ -107,9 +111,9 @@ def height_of(value, x, y, k, low, high, inverse, ray):  # type: ignore[no-untyp
 @inlined
 def _cell(s, x, y):  # type: ignore[no-untyped-def]
     """Row, column and shares of the four cells around picture coordinates, which are taken to the picture's rim from beyond."""
-    px, py = min(max((x + 1.0) * 0.5 * s - 0.5, 0.0), s - 1.001), min(max((1.0 - y) * 0.5 * s - 0.5, 0.0), s - 1.001)
-    c, r = int(px), int(py)
-    return r, c, px - c, py - r
+    c, _, u = cell((x + 1.0) * 0.5 * s - 0.5, s)
+    r, _, v = cell((1.0 - y) * 0.5 * s - 0.5, s)
+    return r, c, u, v
 
 
 @inlined

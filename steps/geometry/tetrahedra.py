@@ -31,6 +31,8 @@ def march(inside: Array, shape: tuple[int, int, int]) -> tuple[Array, Array]:
 
     Returns ends (e, 2) int64, the two lattice points that each vertex lies between, and faces (m, 3) int32,
     counter-clockwise seen from outside."""
+    if inside.shape != (np.prod(shape),):
+        raise ValueError(f"A lattice of {shape} has {np.prod(shape)} points, not {inside.shape}.")
     counts = np.zeros(2, np.int64)
     number = np.full(len(inside) * 8, -1, np.int32)
     size = np.array(shape, np.int64)

@@ -7,13 +7,13 @@ finest level first, and a table (l, 3) int64 of each level's first texel, height
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from steps.geometry.kernels import add, core_count, for_bands, inlined, kernel
+from steps.geometry.cores import core_count
+from steps.geometry.kernels import add, for_bands, inlined, kernel, whole
 
 Array = NDArray[Any]
 BOUNDARIES = ("wrap", "clamp", "zero")
@@ -63,12 +63,12 @@ def _at(index, size, boundary):  # type: ignore[no-untyped-def]
 def _around(height, width, u, v, filter_mode, boundary):  # type: ignore[no-untyped-def]
     """The two rows and columns around a point, -1 for none, and how far it lies between them."""
     if filter_mode == 0:
-        c, r = int(math.floor(u * width)), int(math.floor(v * height))
+        c, r = whole(u * width), whole(v * height)
         return _at(r, height, boundary), -1, _at(c, width, boundary), -1, np.float32(0), np.float32(0)
     x, y = u * np.float32(width) - np.float32(0.5), v * np.float32(height) - np.float32(0.5)
     if boundary == 1:  # held at the border's texels, where it has no slope any more
         x, y = min(max(x, np.float32(0)), np.float32(width - 1)), min(max(y, np.float32(0)), np.float32(height - 1))
-    c, r = int(math.floor(x)), int(math.floor(y))
+    c, r = whole(x), whole(y)
     return (
         _at(r, height, boundary),
         _at(r + 1, height, boundary),
@@ -84,10 +84,11 @@ def _blend(level, filter_mode, count):  # type: ignore[no-untyped-def]
     """The two levels to look up and the second one's weight."""
     if filter_mode < 2:
         return 0, 0, np.float32(0)
+    level = min(level, count - 1) if level > 0 else 0  # false for nan
     if filter_mode == 2:
-        nearest = min(int(math.floor(level + 0.5)), count - 1)
+        nearest = min(whole(level + 0.5), count - 1)
         return nearest, nearest, np.float32(0)
-    low = min(int(level), count - 1)
+    low = int(level)
     return low, min(low + 1, count - 1), np.float32(level - low)
 
 

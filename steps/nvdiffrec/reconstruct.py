@@ -15,6 +15,7 @@ from steps.contracts import Nvdiffrec
 from steps.formats import scene
 from steps.formats.meshes import Mesh
 from steps.formats.scene import Scene, SceneView
+from steps.geometry import images
 from steps.geometry.cameras import Camera
 from steps.geometry.kernels import parallel_map
 from steps.geometry.render import render, samples_for
@@ -91,12 +92,11 @@ MARGIN = 0.02  # dB that light and material must gain to be kept over plain colo
 
 
 def psnr(mesh: Mesh, taken: Scene) -> float:
-    """Mean PSNR in dB at the input views, drawn as the quality step draws."""
+    """Mean PSNR in dB at the input views: the very number that the quality step's gate judges by."""
 
     def one(view: SceneView) -> float:
         rgba = drawn(mesh, view.camera, samples_for(view.camera))
-        picture = np.clip(scene.over_premultiplied(rgba, taken.background), 0, 1)
-        return float(-10 * np.log10(max(1e-10, float(((picture - view.picture()) ** 2).mean(dtype=np.float64)))))
+        return images.psnr(view.picture(), scene.as_stored(rgba, taken.background))
 
     return float(np.mean(parallel_map(one, taken.views)))
 

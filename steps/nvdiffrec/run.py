@@ -30,6 +30,7 @@ def run(parameters: Nvdiffrec, out: Path, reporter: Reporter) -> None:
     reporter.value("engine", "nvdiffrec")
     keep_freed_memory()
     device = device_for(parameters.device)
+    limit_threads()
     reporter.value("device", device)
     taken = scene.load(parameters.scene)
     asked = as_asked(parameters, taken, device)
@@ -98,6 +99,15 @@ def device_for(wanted: str) -> str:
     if wanted == "cuda" and not found:
         raise GpuUnavailable("A GPU was asked for, and torch finds none.")
     return "cuda" if found and wanted != "cpu" else "cpu"
+
+
+def limit_threads() -> None:
+    """Has torch use no more threads than the container may: it counts the machine's cores."""
+    import torch
+
+    from steps.geometry.cores import core_count
+
+    torch.set_num_threads(min(torch.get_num_threads(), core_count()))
 
 
 def device_name(device: str) -> str:

@@ -20,7 +20,7 @@ from steps.geometry.images import box_down
 Array = NDArray[Any]
 WHOLE = 1 << 16  # a side that no picture has
 MARGIN = 8  # pixels kept around the object: outlines that are still off must be seen to be pulled in
-NEAR, FAR = 0.02, 50.0  # of the object's distance
+NEAR, FAR = 0.02, 50.0  # of the least and of the largest depth that a view shows
 OWN_NOISE = 0.02  # pixels: depth noise below this is below what triangles of a few pixels can follow
 
 
@@ -63,7 +63,7 @@ def _target(view: SceneView, side: int, voxel: float, device: str) -> Target:
     rgba = np.concatenate([photo.colour * photo.coverage[..., None], photo.coverage[..., None]], axis=-1)
     return Target(
         camera,
-        tensor(clip_matrix(camera)),
+        tensor(clip_matrix(camera, *planes(seen.depth))),
         tensor(camera.projection[2]),
         tensor(camera.position),
         tensor(rgba[part]),
@@ -107,11 +107,16 @@ def _cut(camera: Camera, mask: Array) -> tuple[Camera, tuple[slice, slice]]:
     return moved, (rows, columns)
 
 
-def clip_matrix(camera: Camera) -> Array:
+def planes(depth: Array) -> tuple[float, float]:
+    """The near and far planes of a view, from its depth map [H, W], 0 for unknown: with much room for a surface that still moves.
+    Where the world's origin lies says nothing about that."""
+    known = depth[depth > 0]
+    return (NEAR * float(known.min()), FAR * float(known.max())) if len(known) else (NEAR, FAR)
+
+
+def clip_matrix(camera: Camera, near: float, far: float) -> Array:
     """(4, 4) float64: world to clip space, y down, so that row 0 of what is drawn is on top."""
     p = camera.projection
-    distance = float(np.linalg.norm(camera.position)) or 1.0
-    near, far = NEAR * distance, FAR * distance
     z = p[2] * (far + near) / (far - near)
     z[3] -= 2 * far * near / (far - near)
     return np.stack([2 * p[0] / camera.width - p[2], 2 * p[1] / camera.height - p[2], z, p[2]])

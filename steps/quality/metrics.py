@@ -8,16 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 
+from steps.geometry.images import BEST_PSNR as BEST_PSNR
+from steps.geometry.images import psnr as psnr
+
 Array = NDArray[Any]
 WINDOW = 7  # pixels, of the structural similarity
-BEST_PSNR = 100.0  # written for identical pictures, whose PSNR has no end
-
-
-def psnr(reference: Array, picture: Array, where: Array | None = None) -> float:
-    """Peak signal-to-noise ratio in dB, over all pixels or those in `where` [H, W] bool."""
-    squared = (reference - picture) ** 2
-    mean = float((squared if where is None else squared[where]).mean(dtype=np.float64))
-    return BEST_PSNR if mean <= 10 ** (-BEST_PSNR / 10) else float(-10.0 * np.log10(mean))
 
 
 def ssim(reference: Array, picture: Array, where: Array) -> tuple[float, float]:

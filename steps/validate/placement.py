@@ -18,8 +18,7 @@ def met(pictures: Pictures, views: list[View]) -> tuple[Pictures, list[View]]:
     for view, picture, depth in zip(views, pictures.views, pictures.depths, strict=True):
         height, width = picture.pixels.shape[:2]
         placement = view.colour or Placement()
-        own = view.depth.background if view.depth else 0
-        background = own if isinstance(own, (int, str)) else 0
+        background = view.depth.background if view.depth else 0
         depths.append(moved(depth, placement, background) if view.colour else depth)
         camera = placed_camera(view.camera, placement, width, height) if view.colour else view.camera
         found.append(View(camera, view.depth))
@@ -35,14 +34,18 @@ def placed_camera(camera: Camera, placement: Placement, width: int, height: int)
     return replace(own, fx=own.fx * s, fy=own.fy * s, cx=x, cy=y)
 
 
-def moved(depth: png.Picture, placement: Placement, background: int | str) -> png.Picture:
-    """The depth render as the view's camera would have it: every pixel is the nearest of those that were stored."""
+def moved(depth: png.Picture, placement: Placement, background: int | str | None) -> png.Picture:
+    """The depth render as the view's camera would have it: every pixel is the nearest of those that were stored, and where none
+    was there is background; by the picture's alpha where no value means that."""
     height, width = depth.pixels.shape[:2]
     half, s = max(width, height) / 2, placement.scale
-    columns = ((np.arange(width) + 0.5 - width / 2 - placement.x * half) / s + width / 2).astype(int)
-    rows = ((np.arange(height) + 0.5 - height / 2 + placement.y * half) / s + height / 2).astype(int)
+    columns = np.floor((np.arange(width) + 0.5 - width / 2 - placement.x * half) / s + width / 2).astype(int)
+    rows = np.floor((np.arange(height) + 0.5 - height / 2 + placement.y * half) / s + height / 2).astype(int)
     pixels = depth.pixels[np.clip(rows, 0, height - 1)][:, np.clip(columns, 0, width - 1)].copy()
     beyond = ((rows < 0) | (rows >= height))[:, None] | ((columns < 0) | (columns >= width))[None]
     pixels[beyond] = 0
-    pixels[beyond, 0] = depth.maximum if background == "max" else 0
+    pixels[beyond, 0] = depth.maximum if background == "max" else background if isinstance(background, int) else 0
+    if background in (None, "alpha") and depth.alpha is None:
+        alpha = np.where(beyond, 0, depth.maximum).astype(pixels.dtype)
+        pixels = np.concatenate([pixels, alpha[..., None]], axis=2)
     return replace(depth, pixels=pixels)

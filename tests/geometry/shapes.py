@@ -11,7 +11,7 @@ from torch import Tensor
 
 from steps.geometry import autograd as dr
 from steps.geometry.cameras import Camera, look_at
-from steps.nvdiffrec.targets import clip_matrix
+from steps.nvdiffrec.targets import FAR, NEAR, clip_matrix
 
 Array = np.ndarray[Any, Any]
 UP = np.array([0.0, 1.0, 0.0])
@@ -34,7 +34,8 @@ def camera(size: int, *position: float) -> Camera:
 
 def clip_of(vertices: Tensor, seen_by: Camera) -> Tensor:
     """Clip-space positions (n, 4) of vertices (n, 3)."""
-    matrix = torch.from_numpy(clip_matrix(seen_by)).to(vertices.dtype)
+    distance = float(np.linalg.norm(seen_by.position))
+    matrix = torch.from_numpy(clip_matrix(seen_by, NEAR * distance, FAR * distance)).to(vertices.dtype)
     return torch.cat([vertices, torch.ones_like(vertices[:, :1])], dim=1) @ matrix.T
 
 

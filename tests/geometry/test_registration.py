@@ -150,6 +150,21 @@ def test_a_view_shows_what_lies_on_its_depth_and_is_turned_to_it(folder: Path) -
     assert not view.look(points + 0.1 * to_eye, to_eye, 0.01)[0].any()
 
 
+@pytest.mark.parametrize("offset", [-43.0, -0.5, SIDE + 0.5, SIDE + 43.0])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_view_shows_nothing_of_what_lies_beside_its_picture(offset: float, axis: int, folder: Path) -> None:
+    """Even where its depth reaches the picture's edge."""
+    view = benchmark.sight(benchmark.scene_of("mug", SIDE, folder).views[0])
+    everywhere = replace(view, depth=np.full((SIDE, SIDE), 2.5))
+    c = everywhere.camera
+    for place, shows in ((offset, False), (SIDE / 2, True)):
+        pixel = np.full(2, SIDE / 2)
+        pixel[axis] = place
+        local = np.array([(pixel[0] - c.cx) / c.fx, (c.cy - pixel[1]) / c.fy, -1.0]) * 2.5
+        point = (c.camera_to_world[:3, :3] @ local + c.position)[None]
+        assert everywhere.look(point, c.position - point, np.inf)[0].tolist() == [shows]
+
+
 @pytest.mark.parametrize("step", [1, 2, 3, 4])
 def test_a_thinned_view_has_everything_in_its_place(step: int, folder: Path) -> None:
     view = benchmark.sight(benchmark.scene_of("mug", SIDE, folder).views[0])

@@ -15,7 +15,7 @@ from steps import contracts
 from steps.formats import cameras_json, png
 from steps.formats.cameras_json import SCHEMA, Arrangement
 from steps.formats.checks import Pictures
-from steps.formats.depth_encoding import metric_depth
+from steps.formats.depth_encoding import DepthEncoding, foreground, metric_depth
 from steps.geometry import rig, rig_photo, rig_sights
 from steps.geometry.cameras import Placement, project, ray_to_z, unproject
 from steps.geometry.rig import Candidate, Reading
@@ -130,6 +130,40 @@ def test_a_moved_depth_render_has_its_values_where_the_view_has_its_colours() ->
     moved = placement.moved(_picture(counts), shift, 0)
     assert np.array_equal(moved.pixels[16:36, 28:48, 0], counts[20:40, 20:40, 0])
     assert moved.pixels.sum() == counts.sum()
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("background", [0, 7, 200, "max", "alpha", None])
+def test_what_a_moved_depth_render_does_not_know_is_background(background: int | str | None, channels: int) -> None:
+    """The foreground keeps its pixels, whatever value says that there is none: 400 stay 400."""
+    empty = 255 if background == "max" else background if isinstance(background, int) else 90
+    pixels = np.full((64, 64, channels), empty, np.uint8)
+    pixels[20:40, 20:40] = 120
+    encoding = DepthEncoding(background=background)
+    if channels in (2, 4):
+        pixels[..., -1] = 255
+        pixels[pixels[..., 0] != 120, -1] = 0 if background in ("alpha", None) else 255
+    picture = png.Picture(pixels, 255)
+    for x, y in ((0.25, 0.125), (-0.26, 0.01), (0.0, -0.3)):
+        moved = placement.moved(picture, Placement(1.0, x, y), background)
+        lost = 64 * 64 - int((~_beyond(x, y)).sum())
+        before, after = foreground(picture, encoding), foreground(moved, encoding)
+        assert after.sum() == before.sum() - (lost if before.all() else 0)
+
+
+def _beyond(x: float, y: float) -> Any:
+    """Where a picture of 64 pixels, moved by so many half widths, shows what it never had."""
+    places = np.arange(64) + 0.5
+    across, down = places - 32 * x, places + 32 * y
+    return ((down < 0) | (down >= 64))[:, None] | ((across < 0) | (across >= 64))[None]
+
+
+def test_a_moved_pixel_is_the_one_that_its_middle_falls_into_before_the_first_as_after_it() -> None:
+    ramp = _picture(np.arange(1, 65)[None].repeat(64, axis=0))
+    for x in (0.5 / 32, 0.75 / 32, -0.75 / 32):
+        columns = np.floor(np.arange(64) + 0.5 - 32 * x).astype(int)
+        expected = np.where((columns >= 0) & (columns < 64), columns + 1, 0)
+        assert np.array_equal(placement.moved(ramp, Placement(1.0, x, 0.0), 0).pixels[0, :, 0], expected)
 
 
 def test_who_knows_the_lens_is_asked_for_it_where_the_pictures_hardly_tell() -> None:

@@ -311,3 +311,59 @@ def test_a_thinned_view_sees_the_same_surface() -> None:
     assert np.abs(small.depth - truth)[both].mean() < 0.002
     assert small.coverage.sum() * 4 == pytest.approx(view.coverage.sum())
     assert thinned(view, SIZE) is view
+
+
+# -- other units ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1e-3, 0.02, 0.2, 1.0, 1000.0, 1e6])
+def test_a_surface_is_unwrapped_in_any_unit(unit: float) -> None:
+    mesh = ball(4)
+    _, faces, uv = unwrap(mesh.vertices * unit, mesh.faces, 256)
+    assert np.isfinite(uv).all() and not (uv == 0).all(axis=1).any()
+    area = np.abs(np.cross(uv[faces[:, 1]] - uv[faces[:, 0]], uv[faces[:, 2]] - uv[faces[:, 0]])).sum() / 2
+    assert area > 0.4
+
+
+def test_a_surface_torn_into_specks_is_unwrapped_too() -> None:
+    """Faces of a hundred-millionth of the surface that they lie on, as depth in a wrong encoding leaves them."""
+    speck = trimesh.creation.icosphere(subdivisions=1, radius=1e-4)
+    places = np.random.default_rng(0).normal(size=(3, 3)) / 3
+    torn = trimesh.util.concatenate([speck.copy().apply_translation(place) for place in places])
+    _, _, uv = unwrap(torn.vertices, torn.faces, 256)
+    assert np.isfinite(uv).all()
+
+
+@pytest.mark.parametrize("vertices", [np.zeros((3, 3)), np.full((3, 3), np.nan), np.array([[0, 0, np.inf]] * 3)])
+def test_what_has_no_extent_has_not_converged(vertices: Array) -> None:
+    with pytest.raises(ModelConvergenceFailed, match="no extent"):
+        unwrap(vertices, np.array([[0, 1, 2]]), 64)
+
+
+@pytest.mark.parametrize("known", [0, 1])
+def test_depth_that_shows_a_point_or_nothing_has_not_converged(known: int) -> None:
+    depth = np.zeros((32, 32), np.float32)
+    depth[10, :known] = 2.0
+    view = DepthView(canonical_camera("front", 32, 32), depth, np.zeros_like(depth), np.zeros_like(depth))
+    with pytest.raises(ModelConvergenceFailed, match="no extent"):
+        grid_around([view], 64)
+
+
+# -- what is no number ---------------------------------------------------------------------------------------------------
+
+
+def test_texture_coordinates_that_are_no_numbers_are_the_corner_s_and_crash_nothing() -> None:
+    mesh = ball(3)
+    uv = np.full((len(mesh.vertices), 2), np.nan, np.float32)
+    camera = canonical_camera("front", 64, 64)
+    picture = render(mesh.vertices, mesh.faces, uv, np.ones((8, 8, 3)), camera)
+    assert np.isfinite(picture).all() and picture[32, 32] == pytest.approx(np.ones(4))
+
+
+@pytest.mark.parametrize("corner", [-1, 642])
+def test_a_face_with_a_vertex_that_is_not_there_is_refused(corner: int) -> None:
+    mesh, camera = ball(3), canonical_camera("front", 64, 64)
+    faces = np.array(mesh.faces)
+    faces[7, 1] = corner
+    with pytest.raises(ValueError, match="of 642"):
+        rasterize(mesh.vertices, faces, camera)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -12,13 +13,13 @@ import torch
 
 from steps import baseline
 from steps.errors import ModelConvergenceFailed
-from steps.formats import scene
+from steps.formats import meshes, scene
 from steps.formats.meshes import Mesh
 from steps.geometry import shading
 from steps.nvdiffrec import ladder, losses
 from steps.nvdiffrec.drawing import Look, picture
 from steps.nvdiffrec.first_pass import FirstPass
-from steps.nvdiffrec.reconstruct import _iterate, agreement, misfit, restore, snapshot
+from steps.nvdiffrec.reconstruct import _iterate, agreement, misfit, psnr, restore, snapshot
 from steps.nvdiffrec.second_pass import LOOSE, TIGHT, Restraint, SecondPass
 from steps.nvdiffrec.targets import Target, depth_noise, targets
 from tests.conftest import Finished
@@ -190,3 +191,26 @@ def test_noise_of_the_views_is_not_painted_where_texels_are_held_together(start:
         return float(losses.ripples(fitted.state.base.detach() - fitted.paint))
 
     assert rippled(replace(LOOSE, smoothness=TIGHT.smoothness)) < 0.5 * rippled(LOOSE)
+
+
+@pytest.mark.parametrize("shift", [(0.0, 0.0, 0.0), (0.0, 0.0, -2.5), (300.0, -40.0, 7.0)])
+def test_where_the_world_s_origin_lies_does_not_matter(job: Finished, start: Mesh, shift: tuple[float, ...]) -> None:
+    """A camera close to it culls nothing: near and far follow from the depth that a view shows."""
+    front = scene.load(job.out / ".sixview" / "scene").views[0]
+    pose = front.camera.camera_to_world.copy()
+    pose[:3, 3] += shift
+    moved = replace(
+        front,
+        camera=replace(front.camera, camera_to_world=pose),
+        depth_camera=replace(front.depth_camera, camera_to_world=pose),
+    )
+    shifted = replace(start, vertices=(start.vertices + np.array(shift)).astype(np.float32))
+    _, overlap = agreement(shifted, targets([moved], 128, 0.01, "cpu"), "cpu")
+    assert overlap > 0.98
+
+
+def test_the_judge_s_score_is_the_gate_s(job: Finished) -> None:
+    """To the last digit: a mesh that the judge keeps as passing cannot miss the gate by what rounding to 8 bits does."""
+    taken, mesh = scene.load(job.out / ".sixview" / "scene"), meshes.load(job.out / "reconviagen")
+    gate = json.loads((job.out / "reconviagen" / "quality.json").read_text())["psnr"]
+    assert round(psnr(mesh, taken), 6) == gate
