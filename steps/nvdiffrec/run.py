@@ -35,6 +35,8 @@ def run(parameters: Nvdiffrec, out: Path, reporter: Reporter) -> None:
     asked = as_asked(parameters, taken, device)
     size = parameters.texture_size or _texture_size(taken, parameters)
     attempts = Attempts(parameters.attempts)
+    if attempts.note:
+        reporter.note(attempts.note)
     steps = ladder.rungs(asked.batch, asked.resolution, asked.grid)
     index, reason = ladder.choose(steps, attempts, size, free_memory(device))
     reporter.value("rungs-left", len(steps) - 1 - index)
