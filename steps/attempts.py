@@ -64,4 +64,7 @@ def read(path: Path) -> tuple[list[dict[str, Any]], str]:
     kept = [a for a in found if isinstance(a, dict) and a.get("outcome") in OUTCOMES] if isinstance(found, list) else []
     if isinstance(found, list) and len(kept) == len(found):
         return kept, ""
-    return kept, f"The record of earlier attempts, {path.name}, was damaged: what it did not tell was not taken into account."
+    return (
+        kept,
+        f"The record of earlier attempts, {path.name}, was damaged: what it did not tell was not taken into account.",
+    )

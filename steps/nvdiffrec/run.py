@@ -16,7 +16,7 @@ import numpy as np
 from steps.attempts import Attempts
 from steps.contracts import Nvdiffrec
 from steps.errors import GpuUnavailable, ModelFailed
-from steps.files import tree_digests, write_json
+from steps.files import program, tree_digests, write_json
 from steps.formats import meshes, scene
 from steps.nvdiffrec import ladder
 from steps.nvdiffrec.ladder import Rung
@@ -59,7 +59,9 @@ def _work(
     from steps.nvdiffrec.clock import Clock
 
     checkpoint = Checkpoint(parameters.checkpoint, key(parameters, rung), parameters.checkpoint_seconds)
-    saved = {name: value for name, value in checkpoint.load().items() if name != "key"}
+    saved = checkpoint.load()
+    if checkpoint.note:
+        reporter.note(checkpoint.note)
     if saved:
         print(f"going on from the checkpoint {parameters.checkpoint}", file=sys.stderr)
     clock = Clock(reporter, 2 * parameters.iterations)
@@ -151,7 +153,9 @@ def _recorded(attempts: Attempts, rung: Rung, device: str, reporter: Reporter) -
 
 
 def key(parameters: Nvdiffrec, rung: Rung) -> str:
-    """What a checkpoint depends on: the scene, the options that change the result, and the rung."""
+    """What a checkpoint depends on: the scene, the options that change the result, the rung, and what computes it."""
+    import torch
+
     aside = {
         "out",
         "outputs",
@@ -164,7 +168,8 @@ def key(parameters: Nvdiffrec, rung: Rung) -> str:
         "earlier_attempts",
     }
     chosen = {name: str(value) for name, value in asdict(parameters).items() if name not in aside}
-    told = json.dumps([chosen, asdict(rung), tree_digests(parameters.scene), np.__version__], sort_keys=True)
+    versions = program(), np.__version__, str(torch.__version__)
+    told = json.dumps([chosen, asdict(rung), tree_digests(parameters.scene), versions], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()
 
 

@@ -7,8 +7,8 @@ an exit code:
 
 JOB.json: {"task": "generate" | "refine", "images": [six PNGs, RGB over black, square], "weights": folder, "parts": {hub id:
 folder below weights}, "may_lack", "may_add": {part: [patterns]}, "device", "seed", "mode", "structure", "latent": settings of
-the samplers, "batch": views encoded at a time, "low_vram", "cameras": {"extrinsics", "intrinsics"} for refine, "out": folder, "parent":
-the process that this one ends with}
+the samplers, "batch": views encoded at a time, "low_vram", "cameras": {"extrinsics", "intrinsics"} for refine, "out": folder,
+"parent": the process that this one ends with}
 
 In `out`: events.jsonl, a line for each change of stage and each step of a sampler; mesh.npz (vertices (n, 3), faces (m, 3),
 colours (n, 3)); state.pt, what refine goes on from; result.json, what ran and with what; failure.json, {"code", "message",

@@ -159,7 +159,9 @@ class Model:
     def _heard(self, heard: int, first: int, last: int) -> int:
         """Passes on what the program has told since, and nothing that is no event. Returns how many lines that makes."""
         path = self.work / "events.jsonl"
-        lines = path.read_text(errors="replace").split("\n")[:-1] if path.is_file() else []  # the last is still being written
+        lines = (
+            path.read_text(errors="replace").split("\n")[:-1] if path.is_file() else []
+        )  # the last is still being written
         for line in lines[heard:]:
             stage, done, total = event(line)
             if stage:
