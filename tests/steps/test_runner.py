@@ -192,7 +192,9 @@ def family(trouble: Trouble) -> list[int]:
     """The processes that the working child has left, see trouble.py."""
     path = trouble.out.parent / "family"
     wait_until(path.exists)
-    return [int(line) for line in path.read_text().split()]
+    pids = [int(line) for line in path.read_text().split()]
+    assert len(pids) == 4
+    return pids
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
@@ -206,8 +208,8 @@ def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
 def test_what_a_child_has_started_ends_with_it_however_it_ends(trouble: Trouble, kind: str) -> None:
     """A grandchild, one in a session of its own and a daemon, all of which hold the pipe of the child's words and write to it."""
     process = trouble.start(kind)
-    assert (process.communicate(timeout=10), process.returncode)[1] == FAMILY[kind]
-    assert len(family(trouble)) == 4 and not [pid for pid in family(trouble) if is_running(pid)]
+    assert (process.communicate(timeout=20), process.returncode)[1] == FAMILY[kind]
+    assert not [pid for pid in family(trouble) if is_running(pid)]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -215,7 +217,7 @@ def test_a_step_that_is_stopped_ends_all_that_it_has_started(trouble: Trouble, n
     process = trouble.start("wait_with_a_family")
     left = family(trouble)
     process.send_signal(number)
-    process.communicate(timeout=5)
+    process.communicate(timeout=15)
     assert process.returncode == by_code()["INTERRUPTED"].exit_code
     assert not [pid for pid in left if is_running(pid)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -14,6 +15,7 @@ from typing import Any
 from steps import contracts, runner
 from steps.contracts import FIRST_STAGE, RESULT_FILE, STEPS, Step
 from steps.errors import ModelConvergenceFailed, QualityThresholdFailed
+from steps.files import write_atomically
 from steps.reporter import Reporter
 
 MIB = 1 << 20
@@ -102,9 +104,11 @@ def _family(out: Path) -> None:
         if kind == "daemon" and os.fork():
             os._exit(0)
         os.write(writer, f"{os.getpid()}\n".encode())
-        while True:  # talks, so that whoever waits for the end of its words waits for ever
-            os.write(1, b"still here\n")
+        for _ in range(60_000):  # talks, so that whoever waits for the end of its words waits long
+            with contextlib.suppress(OSError):
+                os.write(1, b"still here\n")
             time.sleep(0.001)
+        os._exit(0)
 
     if os.fork() == 0:
         for kind in ("grandchild", "session", "daemon", "child"):
@@ -112,7 +116,7 @@ def _family(out: Path) -> None:
     told = b""
     while told.count(b"\n") < 4:
         told += os.read(reader, 100)
-    (out.parent / "family").write_bytes(told)
+    write_atomically(out.parent / "family", told)
 
 
 def end_well_with_a_family(out: Path, reporter: Reporter) -> None:
