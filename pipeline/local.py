@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import shutil
 import signal
 import subprocess
@@ -23,9 +24,12 @@ from typing import IO, Any
 from pipeline.progress import Display
 from pipeline.reuse import Task, is_done, key_of, publish, remove
 from steps import contracts
+from steps.attempts import COMPLETED
+from steps.attempts import read as earlier
 from steps.contracts import JOB_SECONDS, Nvdiffrec, Package, Preview, Quality, Reconviagen, Step, Validate
-from steps.errors import Interrupted, ModelVramOom, Record, UnknownError, ValidationFailed, by_code
-from steps.files import read_json, tree_digests, write_json
+from steps.errors import Interrupted, ModelVramOom, Record, UnknownError, ValidationFailed, as_record, by_code
+from steps.files import read_json, read_text, tree_digests, write_json
+from steps.processes import end_session
 
 POLL_SECONDS = 0.1
 LOCK_SECONDS = 10.0
@@ -155,11 +159,11 @@ class Job:
     def made(self, model: str) -> bool:
         """Runs a model. After a MODEL_VRAM_OOM it is run again, and takes the next rung of its memory ladder, to the last."""
         attempts = self.state / "attempts" / f"{model}.json"
-        if any(attempt["outcome"] == "completed" for attempt in read_json(attempts, [])):
+        if any(attempt["outcome"] == COMPLETED for attempt in earlier(attempts)[0]):
             attempts.unlink()  # of a run that is over: the device may have more memory now
         while not self.do(self.model(model)):
             failure = self.outcome.failure
-            tried = len(read_json(attempts, []))
+            tried = len(earlier(attempts)[0])
             if failure is None or failure["code"] != ModelVramOom.code or tried <= self.tried:
                 return False
             self.tried, self.outcome.failure = tried, None
@@ -199,7 +203,7 @@ class Job:
 
     def model_summary(self, model: str) -> dict[str, Any]:
         quality = read_json(self.state / model / "quality" / "quality.json", {})
-        told = {key: _value(self.state / "outputs" / model / key) or None for key in ("engine", "device")}
+        told = {key: read_text(self.state / "outputs" / model / key) or None for key in ("engine", "device")}
         facts = {key: quality.get(key, told.get(key)) for key in ("engine", "device", "psnr", "ssim", "passed")}
         folder = self.options.out / model
         files = (
@@ -232,9 +236,7 @@ class Job:
 
     def model(self, model: str) -> Task:
         scene = self.state / "scene"
-        used = sum(
-            float(_value(self.state / "outputs" / m / "seconds") or 0) for m in self.outcome.started if m != model
-        )
+        used = sum(_seconds(self.state / "outputs" / m) for m in self.outcome.started if m != model)
         common = {**self.common(model, self.state / model / "mesh", max(1.0, JOB_SECONDS - used)), "scene": scene}
         make = {"reconviagen": self.reconviagen, "nvdiffrec": self.nvdiffrec}[model]
         return Task(model, model, make(common), (scene,))
@@ -342,13 +344,16 @@ class Job:
                 start_new_session=True,
                 pass_fds=[self.lock.fileno()] if self.lock else (),
             )
-            while not _has_ended(self.child):
-                if self.stopped:
-                    self.child.terminate()
-                shown.update(*(_value(outputs / name) for name in ("stage", "progress", "seconds-left")))
-            code, self.child = self.child.returncode, None
+            try:
+                while not _has_ended(self.child):
+                    if self.stopped:
+                        self.child.terminate()
+                    shown.update(*(read_text(outputs / name) for name in ("stage", "progress", "seconds-left")))
+            finally:
+                end_session(self.child.pid)  # where the step's own watcher was killed, nobody else has done so
+                code, self.child = self.child.wait(), None
             return shown.ended(
-                _failure(outputs, code, self.state / "outputs" / f"{task.name}.stderr"), _value(outputs / "seconds")
+                _failure(outputs, code, self.state / "outputs" / f"{task.name}.stderr"), _seconds(outputs)
             )
 
     def publish(self, model: str, part: str, place: str) -> None:
@@ -392,23 +397,25 @@ def _has_ended(child: subprocess.Popen[bytes]) -> bool:
     return child.returncode is not None
 
 
-def _value(path: Path) -> str:
+def _seconds(outputs: Path) -> float:
+    """How long a step took, 0 where it has not said so."""
     try:
-        return path.read_text().strip()
-    except OSError:
-        return ""
+        seconds = float(read_text(outputs / "seconds", "0"))
+    except ValueError:
+        return 0.0
+    return seconds if 0 <= seconds < math.inf else 0.0
 
 
 def _failure(outputs: Path, code: int, errors: Path) -> Record | None:
     if code == 0:
         return None
-    record: Record | None = read_json(outputs / "failure.json")
-    if record is None:
-        last = (_value(errors).splitlines() or [""])[-1]
-        record = UnknownError(
+    last = (read_text(errors).splitlines() or [""])[-1]
+    return (
+        as_record(read_json(outputs / "failure.json"))
+        or UnknownError(
             f"The step ended with exit code {code} before it could say why. {last}".strip(), log=str(errors)
         ).record()
-    return record
+    )
 
 
 def forget(options: Options) -> None:

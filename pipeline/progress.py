@@ -22,21 +22,27 @@ class StepLine:
         self.task = bar.add_task(name, total=None, stage="") if bar else None
 
     def update(self, stage: str, progress: str, seconds_left: str) -> None:
-        done, _, total = progress.partition("/")
+        done, total = parts(progress)
         if self.bar is not None and self.task is not None:
             left = f"{stage}, about {seconds_left} s left" if seconds_left not in ("", "0") else stage
-            self.bar.update(self.task, stage=left, completed=int(done or 0), total=int(total) if total else None)
+            self.bar.update(self.task, stage=left, completed=done, total=total)
         elif self.console and stage and stage != self.stage:
             self.console.print(f"{self.name}: {stage}", highlight=False)
         self.stage = stage
 
-    def ended(self, failure: Record | None, seconds: str) -> Record | None:
+    def ended(self, failure: Record | None, seconds: float) -> Record | None:
         """Says how the step ended, and passes the record on."""
-        took = float(seconds or 0) or time.monotonic() - self.began
+        took = seconds or time.monotonic() - self.began
         if self.console:
             mark = f"[red]✗[/red] {self.name} {failure['code']}" if failure else f"[green]✓[/green] {self.name}"
             self.console.print(f"{mark} [dim]{took:.1f} s[/dim]", highlight=False)
         return failure
+
+
+def parts(progress: str) -> tuple[int, int | None]:
+    """How many parts of how many are done: "3/8" is (3, 8); (0, None) where that cannot be told."""
+    done, _, total = progress.partition("/")
+    return (int(done), int(total)) if done.isdecimal() and total.isdecimal() else (0, None)
 
 
 class Display:

@@ -9,9 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import steps
 from steps.contracts import Step
-from steps.files import sha256, tree_digests
+from steps.files import program, sha256, tree_digests
 from steps.formats.inputs import FIELDS
 
 _PLACE = {
@@ -44,14 +43,8 @@ class Task:
 def key_of(task: Task) -> str:
     """Changes whenever the program, the task's options or anything it reads changes."""
     chosen = {k: str(v) for k, v in asdict(task.parameters).items() if k not in _PLACE}
-    content = [_program(), task.step, sorted(chosen.items()), [_digest(path) for path in task.reads]]
+    content = [program(), task.step, sorted(chosen.items()), [_digest(path) for path in task.reads]]
     return hashlib.sha256(repr(content).encode()).hexdigest()
-
-
-def _program() -> str:
-    """A digest of the steps' own source."""
-    root = Path(steps.__file__).parent
-    return hashlib.sha256(b"".join(p.read_bytes() for p in sorted(root.rglob("*.py")))).hexdigest()
 
 
 def _digest(path: Path) -> object:

@@ -13,14 +13,16 @@ from steps.errors import ModelVramOom
 from steps.files import read_json, write_json
 
 OOM, COMPLETED, STOPPED = ModelVramOom.code, "completed", "stopped"  # the last: whatever ends a process without a word
+OUTCOMES = (OOM, COMPLETED, STOPPED)
 
 
 class Attempts:
-    """path: of the file, None where there is none to keep. A rung is a dataclass; its fields are in the record."""
+    """path: of the file, None where there is none to keep. A rung is a dataclass; its fields are in the record. note: a sentence
+    where the file was damaged, so that earlier attempts are not known."""
 
     def __init__(self, path: Path | None) -> None:
-        self.path = path
-        self.earlier: list[dict[str, Any]] = list(read_json(path, [])) if path else []
+        self.path = path if path and not path.is_dir() else None
+        self.earlier, self.note = read(path) if path else ([], "")
 
     def failed(self) -> list[dict[str, Any]]:
         """Those that ran out of memory, the oldest first."""
@@ -52,3 +54,17 @@ class Attempts:
         if self.path:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_json(self.path, [*self.earlier, {**asdict(rung), "outcome": outcome, "peak_vram_mib": peak_mib}])
+
+
+def read(path: Path) -> tuple[list[dict[str, Any]], str]:
+    """The attempts in a file, and a sentence where it has something else, which is left out."""
+    if not path.exists():
+        return [], ""
+    found = read_json(path)
+    kept = [a for a in found if isinstance(a, dict) and a.get("outcome") in OUTCOMES] if isinstance(found, list) else []
+    if isinstance(found, list) and len(kept) == len(found):
+        return kept, ""
+    return (
+        kept,
+        f"The record of earlier attempts, {path.name}, was damaged: what it did not tell was not taken into account.",
+    )

@@ -236,5 +236,22 @@ def by_code() -> dict[str, type[StepError]]:
     return {cls.code: cls for cls in _tree(StepError)[1:] if cls not in (BadInput, OutsideError)}
 
 
+def as_record(value: Any) -> Record | None:
+    """A failure record that somebody has read, whole; None where it is none, or of a code that nobody knows."""
+    if not isinstance(value, dict):
+        return None
+    code, message, details = value.get("code"), value.get("message"), value.get("details", {})
+    known = by_code().get(code) if isinstance(code, str) else None
+    if known is None or not isinstance(message, str) or not isinstance(details, dict):
+        return None
+    suggestion = value.get("suggestion")
+    return {
+        "code": code,
+        "message": message,
+        "suggestion": suggestion if isinstance(suggestion, str) else known.advice,
+        "details": details,
+    }
+
+
 OOM_TYPES = {"MODEL_VRAM_OOM": "vram", "MODEL_OOM": "ram"}  # every other code: "none"
 STAGES = ("validation", "rig", "weight_loading", "inference", "export", "quality_metrics", "preview", "packaging")

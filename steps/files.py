@@ -29,11 +29,27 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path, default: Any = None) -> Any:
-    """The file's value, or `default` where it is missing or damaged."""
+    """The file's value, or `default` where it is missing or damaged, or of another kind than `default`."""
     try:
-        return json.loads(path.read_text())
+        value = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
+        return default
+    return value if default is None or isinstance(value, type(default)) else default
+
+
+def read_text(path: Path, default: str = "") -> str:
+    """The file's text without white space around it, or `default` where it is missing or no text."""
+    try:
+        return path.read_text().strip()
     except (OSError, ValueError):
         return default
+
+
+def program() -> str:
+    """Hex digest of the steps' own source: another version of it may come to other results."""
+    root = Path(__file__).parent
+    sources = {p.relative_to(root).as_posix(): sha256(p) for p in sorted(root.rglob("*.py"))}
+    return hashlib.sha256(repr(sources).encode()).hexdigest()
 
 
 def sha256(path: Path) -> str:

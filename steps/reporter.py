@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,9 @@ from typing import Any
 from steps import memory
 from steps.contracts import OUTPUTS
 from steps.errors import STAGES
-from steps.files import write_atomically, write_json
+from steps.files import read_json, write_atomically, write_json
+
+NOTES = "notes.json"  # a list of sentences for the report
 
 
 class Reporter:
@@ -19,6 +23,7 @@ class Reporter:
     def __init__(self, outputs: Path, first_stage: str) -> None:
         self.outputs = outputs
         self.stages: list[dict[str, Any]] = []
+        self.notes: list[str] = []
         self._started = time.monotonic()
         self.stage(first_stage)
 
@@ -51,3 +56,26 @@ class Reporter:
         if name not in OUTPUTS:
             raise ValueError(f"{name!r} is not an output of the contract: {', '.join(OUTPUTS)}")
         write_atomically(self.outputs / name, str(value))
+
+    def note(self, sentence: str) -> None:
+        """Something that went otherwise than planned and did no harm: for the report and the log."""
+        self.notes.append(sentence)
+        write_json(self.outputs / NOTES, self.notes)
+        print(sentence, file=sys.stderr)
+
+
+def read_stages(outputs: Path) -> list[dict[str, Any]]:
+    """What a step has left in stages.json, without what is no stage: {"stage": str, "seconds": float, "peak_ram_mib": int}."""
+    return [stage for stage in read_json(outputs / "stages.json", []) if _is_stage(stage)]
+
+
+def _is_stage(value: object) -> bool:
+    if not isinstance(value, dict) or value.get("stage") not in STAGES:
+        return False
+    seconds, peak = value.get("seconds"), value.get("peak_ram_mib")
+    return isinstance(seconds, int | float) and 0 <= seconds < math.inf and isinstance(peak, int)
+
+
+def read_notes(outputs: Path) -> list[str]:
+    """The sentences that a step has noted."""
+    return [note for note in read_json(outputs / NOTES, []) if isinstance(note, str)]

@@ -2,13 +2,13 @@
 
 The parent imports nothing heavy and does nothing long, so it can always answer a signal, a deadline or a full memory, even
 while the child sits in native code. The child is forked from it before anything else is loaded. What would have to be said
-if both were killed at once is written before the work begins and kept up to date: no evidence is ever lost.
+if both were killed at once is written before the work begins and kept up to date: no evidence is ever lost. However the child
+ends, the parent ends all that the child has started: nothing keeps a device's memory after its step.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import importlib
 import os
@@ -35,14 +35,17 @@ from steps.errors import (
     StepError,
     UnknownError,
     ValidationFailed,
+    as_record,
     by_code,
 )
 from steps.files import move_into_place, read_json, write_atomically, write_json
 from steps.memory import MIB, MemoryGuard, own_cgroups
-from steps.reporter import Reporter
+from steps.processes import adopt_orphans, descendants, die_with_parent, end_descendants
+from steps.reporter import NOTES, Reporter, read_stages
 
 POLL_SECONDS = 0.1
 EOF_SECONDS = 0.005
+LAST_WORDS_SECONDS = 1.0  # for what the child had written before it ended
 _RESULT = ".result.json"  # how the child ended, for the parent
 
 
@@ -62,7 +65,7 @@ def main(step: str, argv: list[str] | None = None) -> int:
 def prepare(step: str, parameters: Step) -> None:
     """Empties the outputs folder, and writes what a kill of the whole container would mean."""
     parameters.outputs.mkdir(parents=True, exist_ok=True)
-    for old in [_RESULT, "failure.json", "stages.json", "log.txt", "progress", *OUTPUTS]:
+    for old in [_RESULT, "failure.json", "stages.json", NOTES, "log.txt", "progress", *OUTPUTS]:
         (parameters.outputs / old).unlink(missing_ok=True)
     for name, default in OUTPUTS.items():
         write_atomically(parameters.outputs / name, default)
@@ -93,22 +96,27 @@ def _is_foreign(step: str, out: Path) -> bool:
 def supervise(step: str, parameters: Step) -> int:
     """Forks the child, watches it, and writes down how it ended."""
     started = time.monotonic()
-    _die_with_parent(signal.SIGTERM)  # so that nothing goes on working for a run that was killed
+    die_with_parent(signal.SIGTERM)  # so that nothing goes on working for a run that was killed
+    adopt_orphans()
     signals: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda received, _frame: signals.append(received))
     guard = MemoryGuard(parameters.memory_limit_mib, own_cgroups())
+    others = descendants(os.getpid())  # of a shell that became this process: no work of ours
     reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(reader)
-        os._exit(work(step, parameters, writer))
-    os.close(writer)
     with open(reader, "rb", buffering=0) as pipe, open(parameters.outputs / "log.txt", "wb") as log:
-        verdict, status, usage = _watch(pid, pipe, log, guard, signals, started + parameters.deadline_seconds)
-    stages = read_json(
-        parameters.outputs / "stages.json", []
-    )  # a stage's own peak resets the kernel's count for the next one
+        pid = os.fork()
+        if pid == 0:
+            pipe.close()
+            os._exit(work(step, parameters, writer))
+        os.close(writer)
+        try:
+            verdict, status, usage = _watch(pid, pipe, log, guard, signals, started + parameters.deadline_seconds)
+        finally:
+            if not end_descendants(others):
+                print("Some processes that the step has started could not be ended.", file=sys.stderr)
+            _copy(pipe, log, 0.0, time.monotonic() + LAST_WORDS_SECONDS)
+    stages = read_stages(parameters.outputs)  # a stage's own peak resets the kernel's count for the next one
     peak = max([usage.ru_maxrss * 1024 // MIB, *(stage["peak_ram_mib"] for stage in stages)])
     with contextlib.suppress(OSError):
         write_atomically(parameters.outputs / "peak-ram-mib", str(peak))
@@ -124,7 +132,6 @@ def _watch(
         _copy(pipe, log, POLL_SECONDS)
         done, status, usage = os.wait4(pid, os.WNOHANG)
         if done:
-            _copy(pipe, log, 0.0, whole=True)
             return verdict, status, usage
         if verdict is None:
             verdict = _reason_to_end(pid, guard, signals, deadline)
@@ -142,8 +149,9 @@ def _reason_to_end(pid: int, guard: MemoryGuard, signals: list[int], deadline: f
     return ModelOom(complaint) if complaint else None
 
 
-def _copy(pipe: BinaryIO, log: BinaryIO, wait: float, whole: bool = False) -> None:
-    """What the child has written goes to the log and to our own stderr. Neither may end the step when it is full."""
+def _copy(pipe: BinaryIO, log: BinaryIO, wait: float, until: float = 0.0) -> None:
+    """What the child has written goes to the log and to our own stderr. Neither may end the step when it is full. until: the
+    time up to which all that is there is copied, rather than one piece of it."""
     while select.select([pipe], [], [], wait)[0]:
         data = pipe.read(1 << 16)
         for target in (log, sys.stderr.buffer):
@@ -151,9 +159,9 @@ def _copy(pipe: BinaryIO, log: BinaryIO, wait: float, whole: bool = False) -> No
                 target.write(data)
                 target.flush()
         if not data:  # the child has closed its end: it is about to go
-            time.sleep(0 if whole else EOF_SECONDS)
+            time.sleep(0 if until else EOF_SECONDS)
             return
-        if not whole:
+        if time.monotonic() >= until:
             return
 
 
@@ -171,11 +179,11 @@ def _record(verdict: StepError | None, status: int, outputs: Path, guard: Memory
             )
             return killed.record()
         return ModelFailed(f"The step crashed with {number.name}.").record()
-    result = read_json(outputs / _RESULT)
-    if result is None:
-        return UnknownError(f"The step ended with exit code {os.WEXITSTATUS(status)} and said nothing.").record()
-    record: Record | None = result["failure"]
-    return record
+    result = read_json(outputs / _RESULT, {})
+    if result.get("failure", "") is None:
+        return None
+    nothing = UnknownError(f"The step ended with exit code {os.WEXITSTATUS(status)} and said nothing.")
+    return as_record(result.get("failure")) or nothing.record()
 
 
 def conclude(step: str, parameters: Step, record: Record | None, started: float) -> int:
@@ -259,14 +267,9 @@ def _become_worker(writer: int) -> None:
         signal.signal(
             number, signal.SIG_IGN
         )  # the parent answers: Argo's executor signals every process of a container
-    _die_with_parent(signal.SIGKILL)
+    die_with_parent(signal.SIGKILL)
     os.dup2(writer, 1)
     os.dup2(writer, 2)
-
-
-def _die_with_parent(number: signal.Signals) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, number)  # PR_SET_PDEATHSIG
 
 
 def _run(step: str, parameters: Step) -> None:

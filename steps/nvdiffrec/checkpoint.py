@@ -1,31 +1,75 @@
-"""What a step needs to go on where it was stopped: written every so often, read when the same step starts again."""
+"""What a step needs to go on where it was stopped: written every so often, read when the same step starts again.
+
+The file may come from a store where others can write, so it holds numbers and plain values only, and nothing of it is ever
+run: an archive of NumPy arrays (NPY in ZIP, each with its checksum), of which one, HEADER, is JSON as bytes: {"format", "key",
+"state"}. In a state an array stands as {"array": its name}, a tensor as {"tensor": its name}, a mesh as {"mesh": its fields}, a
+dict as {"dict": [[key, value], ...]}, a tuple as {"tuple": [...]}.
+"""
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import time
+import zipfile
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+
+from steps.formats.meshes import Mesh
+
+FORMAT = "sixview-checkpoint/2"
+HEADER = "header"
+MESH = [field.name for field in fields(Mesh) if field.name != "material"]  # what the passes start from has none
+DAMAGED = "is damaged, or none at all"
+# all that the standard library and NumPy raise for bytes that mean nothing
+NONSENSE = (
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    RuntimeError,
+    SyntaxError,
+    MemoryError,
+    zipfile.BadZipFile,
+)
+State = dict[str, Any]
+Arrays = dict[str, NDArray[Any]]
+
+
+class Unusable(Exception):
+    """A checkpoint, or a part of it, that the work cannot go on from."""
 
 
 class Checkpoint:
-    """One file. key: what the work depends on: another key's file is not used; seconds: between two writes."""
+    """One file. path: None where nothing is kept; key: what the work depends on: another key's file is not used; seconds: between
+    two writes. note: after `load`, why a file that was there was of no use."""
 
     def __init__(self, path: Path | None, key: str, seconds: float) -> None:
         self.path, self.key, self.seconds = path, key, seconds
+        self.note = ""
         self._last = time.monotonic()
 
-    def load(self) -> dict[str, Any]:
+    def load(self) -> State:
         """What was saved, {} where there is nothing of this work."""
-        if self.path is None or not self.path.is_file():
+        if self.path is None or not self.path.exists():
             return {}
         try:
-            saved: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=False)
-        except (OSError, RuntimeError, EOFError, ValueError):  # cut off while it was copied somewhere
-            return {}
-        return saved if saved.get("key") == self.key else {}
+            if self.path.is_dir():
+                raise Unusable("is a folder")
+            return read(self.path, self.key)
+        except Unusable as problem:
+            self.note = f"The checkpoint {self.path.name} {problem}: the work began anew."
+        if self.path.is_dir():
+            self.path = None  # somebody else's: nothing is kept
+        return {}
 
     def due(self) -> bool:
         return self.path is not None and time.monotonic() - self._last >= self.seconds
@@ -36,7 +80,7 @@ class Checkpoint:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         growing = self.path.with_name(f".{self.path.name}.partial")
-        torch.save({"key": self.key, **state}, growing)
+        write(growing, self.key, state)
         os.replace(growing, self.path)
         self._last = time.monotonic()
 
@@ -44,3 +88,140 @@ class Checkpoint:
         """The work is done."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
+
+
+def write(path: Path, key: str, state: State) -> None:
+    """Writes a checkpoint. state: tensors, arrays, meshes and JSON's own values in dicts, lists and tuples."""
+    arrays: Arrays = {}
+    header = {"format": FORMAT, "key": key, "state": _packed(state, arrays)}
+    with open(path, "wb") as file:
+        np.savez(file, **{HEADER: np.frombuffer(json.dumps(header).encode(), np.uint8)}, **arrays)  # type: ignore[arg-type]
+
+
+def read(path: Path, key: str) -> State:
+    """The state in a checkpoint. Raises Unusable where it is damaged, or of other work or another version of the program."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
+            if not stored or sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+                raise Unusable(DAMAGED)  # written as it is: what would swell is none
+        with np.load(path, allow_pickle=False) as arrays:
+            header = json.loads(arrays[HEADER].tobytes())
+            if header["format"] != FORMAT or header["key"] != key:
+                raise Unusable("is of another version of the program, or of other work")
+            state: State = _unpacked(header["state"], arrays)
+    except NONSENSE as problem:
+        raise Unusable(DAMAGED) from problem
+    _check(state)
+    return state
+
+
+def _packed(value: Any, arrays: Arrays) -> Any:
+    """`value` for JSON; its arrays are put beside it."""
+    if isinstance(value, torch.Tensor | np.ndarray):
+        name = f"a{len(arrays)}"
+        tensor = isinstance(value, torch.Tensor)
+        arrays[name] = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
+        return {"tensor" if tensor else "array": name}
+    if isinstance(value, Mesh):
+        assert value.material is None
+        return {"mesh": {name: _packed(getattr(value, name), arrays) for name in MESH}}
+    if isinstance(value, dict):
+        return {"dict": [[key, _packed(item, arrays)] for key, item in value.items()]}
+    if isinstance(value, tuple):
+        return {"tuple": [_packed(item, arrays) for item in value]}
+    if isinstance(value, list):
+        return [_packed(item, arrays) for item in value]
+    return value
+
+
+def _unpacked(value: Any, arrays: Any) -> Any:
+    """What `_packed` was given."""
+    if isinstance(value, list):
+        return [_unpacked(item, arrays) for item in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    if kind == "array":
+        return arrays[content]
+    if kind == "tensor":
+        return torch.from_numpy(arrays[content].copy())
+    if kind == "mesh":
+        return Mesh(**{name: _unpacked(content[name], arrays) for name in MESH})
+    if kind == "dict":
+        return {key: _unpacked(item, arrays) for key, item in content}
+    if kind == "tuple":
+        return tuple(_unpacked(item, arrays) for item in content)
+    raise Unusable(DAMAGED)
+
+
+# -- what is in it ------------------------------------------------------------------------------------------------------
+
+
+def _check(state: Any) -> None:
+    """Raises Unusable unless the parts are what the work takes them for: native code reads them without looking."""
+    if not isinstance(state, dict) or not {"start", "facts"} <= state.keys():
+        raise Unusable("lacks its start")
+    if ("shaped" in state) != ("first_pass" in state):
+        raise Unusable("lacks a part of the first pass")
+    for name, value in state.items():
+        if not KINDS.get(name, _is_progress)(value):
+            raise Unusable(f"has a part that does not fit, {name}")
+
+
+def _is_mesh(mesh: Any) -> bool:
+    if not isinstance(mesh, Mesh) or not all(isinstance(getattr(mesh, name), np.ndarray) for name in MESH):
+        return False
+    n, side, faces = mesh.vertices.shape[:1], mesh.texture.shape[:1], mesh.faces
+    shapes = {"vertices": (*n, 3), "uv": (*n, 2), "normals": (*n, 3), "texture": (*side, *side, 3)}
+    if any(not _is_floats(getattr(mesh, name), shape) for name, shape in shapes.items()):
+        return False
+    triangles = faces.dtype == np.int32 and faces.shape == (*faces.shape[:1], 3) and faces.size > 0
+    return triangles and bool((faces >= 0).all()) and int(faces.max()) < n[0]
+
+
+def _is_floats(array: NDArray[Any], shape: tuple[int, ...]) -> bool:
+    return array.dtype == np.float32 and array.shape == shape and array.size > 0 and bool(np.isfinite(array).all())
+
+
+def _is_told(value: Any) -> bool:
+    """Whether it can stand in model.json."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_told(item) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_told, value))
+    return value is None or isinstance(value, str | bool) or (_is_number(value) and math.isfinite(value))
+
+
+def _are_facts(value: Any) -> bool:
+    return isinstance(value, dict) and _is_told(value) and _is_number(value.get("voxel")) and value["voxel"] > 0
+
+
+def _is_first_pass(value: Any) -> bool:
+    return isinstance(value, dict) and _is_told(value)
+
+
+def _is_progress(value: Any) -> bool:
+    """How far a pass has come: that it fits the pass only the pass can tell, see `fits`."""
+    if not isinstance(value, dict) or value.keys() != {"iteration", "history", "tensors", "optimizer"}:
+        return False
+    history = value["history"]
+    return isinstance(value["iteration"], int) and isinstance(history, list) and all(_is_number(x) for x in history)
+
+
+KINDS = {"start": _is_mesh, "shaped": _is_mesh, "facts": _are_facts, "first_pass": _is_first_pass}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def fits(saved: Any, own: Any) -> bool:
+    """Whether two values have the same structure: keys, lengths, kinds, and of tensors shape and type."""
+    if isinstance(own, torch.Tensor):
+        return isinstance(saved, torch.Tensor) and (saved.shape, saved.dtype) == (own.shape, own.dtype)
+    if isinstance(own, dict):
+        return isinstance(saved, dict) and saved.keys() == own.keys() and all(fits(saved[k], own[k]) for k in own)
+    if isinstance(own, list | tuple):
+        return type(saved) is type(own) and len(saved) == len(own) and all(map(fits, saved, own))
+    return _is_number(saved) if _is_number(own) else type(saved) is type(own)

@@ -21,7 +21,7 @@ from steps.geometry.kernels import parallel_map
 from steps.geometry.render import render, samples_for
 from steps.geometry.surface import decimated, taubin, without_specks
 from steps.nvdiffrec import losses
-from steps.nvdiffrec.checkpoint import Checkpoint
+from steps.nvdiffrec.checkpoint import Checkpoint, fits
 from steps.nvdiffrec.clock import Clock
 from steps.nvdiffrec.drawing import Look, picture, shape
 from steps.nvdiffrec.first_pass import FirstPass
@@ -207,7 +207,9 @@ def _iterate(work: Work, fitted: Any, name: str, stop: int, step: Any, first: in
     begins with other views, to whose losses those before say nothing. Returns how many ran."""
     state = work.saved.get(name)
     iteration, history = first, []
-    if state:
+    if state and not (first <= state["iteration"] <= stop and resumable(fitted, state)):
+        work.clock.reporter.note(f"The checkpoint's {name} does not fit this pass: it began anew.")
+    elif state:
         iteration, history = state["iteration"], state["history"]
         restore(fitted, state)
         work.clock.tick(iteration - first)
@@ -241,6 +243,19 @@ def snapshot(fitted: Any) -> dict[str, Any]:
     """All that a pass needs to go on, detached from it."""
     tensors = {name: tensor.detach().cpu().clone() for name, tensor in _tensors(fitted).items()}
     return {"tensors": tensors, "optimizer": fitted.optimizer.state_dict()}
+
+
+def resumable(fitted: Any, state: dict[str, Any]) -> bool:
+    """Whether `state` is one that `snapshot` can have made of such a pass."""
+    own, saved = fitted.optimizer.state_dict(), state["optimizer"]
+    if not fits(state["tensors"], _tensors(fitted)) or not isinstance(saved, dict) or saved.keys() != own.keys():
+        return False
+    moved = [tensor for group in fitted.optimizer.param_groups for tensor in group["params"]]
+    moments = [{"step": torch.zeros(()), "exp_avg": tensor, "exp_avg_sq": tensor} for tensor in moved]
+    known = isinstance(saved["state"], dict) and all(
+        isinstance(i, int) and 0 <= i < len(moved) and fits(entry, moments[i]) for i, entry in saved["state"].items()
+    )
+    return known and fits(saved["param_groups"], own["param_groups"])
 
 
 def restore(fitted: Any, state: dict[str, Any]) -> None:

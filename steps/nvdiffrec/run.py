@@ -16,7 +16,7 @@ import numpy as np
 from steps.attempts import Attempts
 from steps.contracts import Nvdiffrec
 from steps.errors import GpuUnavailable, ModelFailed
-from steps.files import tree_digests, write_json
+from steps.files import program, tree_digests, write_json
 from steps.formats import meshes, scene
 from steps.nvdiffrec import ladder
 from steps.nvdiffrec.ladder import Rung
@@ -36,6 +36,8 @@ def run(parameters: Nvdiffrec, out: Path, reporter: Reporter) -> None:
     asked = as_asked(parameters, taken, device)
     size = parameters.texture_size or _texture_size(taken, parameters)
     attempts = Attempts(parameters.attempts)
+    if attempts.note:
+        reporter.note(attempts.note)
     steps = ladder.rungs(asked.batch, asked.resolution, asked.grid)
     index, reason = ladder.choose(steps, attempts, size, free_memory(device))
     reporter.value("rungs-left", len(steps) - 1 - index)
@@ -58,7 +60,9 @@ def _work(
     from steps.nvdiffrec.clock import Clock
 
     checkpoint = Checkpoint(parameters.checkpoint, key(parameters, rung), parameters.checkpoint_seconds)
-    saved = {name: value for name, value in checkpoint.load().items() if name != "key"}
+    saved = checkpoint.load()
+    if checkpoint.note:
+        reporter.note(checkpoint.note)
     if saved:
         print(f"going on from the checkpoint {parameters.checkpoint}", file=sys.stderr)
     clock = Clock(reporter, 2 * parameters.iterations)
@@ -159,7 +163,9 @@ def _recorded(attempts: Attempts, rung: Rung, device: str, reporter: Reporter) -
 
 
 def key(parameters: Nvdiffrec, rung: Rung) -> str:
-    """What a checkpoint depends on: the scene, the options that change the result, and the rung."""
+    """What a checkpoint depends on: the scene, the options that change the result, the rung, and what computes it."""
+    import torch
+
     aside = {
         "out",
         "outputs",
@@ -172,7 +178,8 @@ def key(parameters: Nvdiffrec, rung: Rung) -> str:
         "earlier_attempts",
     }
     chosen = {name: str(value) for name, value in asdict(parameters).items() if name not in aside}
-    told = json.dumps([chosen, asdict(rung), tree_digests(parameters.scene), np.__version__], sort_keys=True)
+    versions = program(), np.__version__, str(torch.__version__)
+    told = json.dumps([chosen, asdict(rung), tree_digests(parameters.scene), versions], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()
 
 

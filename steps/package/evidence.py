@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from steps.contracts import OUTPUTS, VIEW_NAMES
-from steps.files import read_json
+from steps.errors import as_record
+from steps.files import read_json, read_text
+from steps.reporter import read_notes, read_stages
 
+SCHEMA = Path(__file__).parents[1] / "quality" / "quality.schema.json"
 OPTIONAL = (  # only where a model estimates material, or makes up what no view saw
     "texture_orm.png",
     "texture_normal.png",
@@ -33,8 +37,9 @@ class Model:
         return found | {"quality.json": self.folder / "quality" / "quality.json"}
 
     def missing(self) -> list[str]:
-        """Files that should be there and are not."""
-        return [name for name, path in self.files().items() if name not in OPTIONAL and not path.is_file()]
+        """Files that should be there and are not, or are damaged."""
+        lost = [name for name, path in self.files().items() if name not in OPTIONAL and not path.is_file()]
+        return lost if self.quality or "quality.json" in lost else [*lost, "quality.json"]
 
     def missing_required(self) -> list[str]:
         """Those without which there is no result: a mesh, and its quality.json."""
@@ -45,16 +50,14 @@ class Model:
 
 @dataclass(frozen=True)
 class StepRun:
-    """One step's outputs. name: `reconviagen.quality`; values: see contracts.OUTPUTS; stages: stages.json."""
+    """One step's outputs. name: `reconviagen.quality`; values: see contracts.OUTPUTS; stages: stages.json; notes: what the
+    step has noted for the report."""
 
     name: str
     values: dict[str, str]
     stages: list[dict[str, Any]]
     failure: dict[str, Any] | None
-
-    @property
-    def seconds(self) -> float:
-        return float(self.values.get("seconds") or 0)
+    notes: list[str]
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def gather(job: Path, models: list[str]) -> Job:
         models = begun
     return Job(
         job,
-        [Model(name, job / name, read_json(job / name / "quality" / "quality.json", {})) for name in models],
+        [Model(name, job / name, _quality(job / name / "quality" / "quality.json")) for name in models],
         steps,
         read_json(job / "options.json", {}),
         read_json(job / "scene" / "scene.json", {}),
@@ -94,5 +97,15 @@ def gather(job: Path, models: list[str]) -> Job:
 
 
 def _step(folder: Path) -> StepRun:
-    values = {name: (folder / name).read_text().strip() for name in OUTPUTS if (folder / name).is_file()}
-    return StepRun(folder.name, values, read_json(folder / "stages.json", []), read_json(folder / "failure.json"))
+    values = {name: read_text(folder / name, default) for name, default in OUTPUTS.items()}
+    failure = as_record(read_json(folder / "failure.json"))
+    return StepRun(folder.name, values, read_stages(folder), failure, read_notes(folder))
+
+
+def _quality(path: Path) -> dict[str, Any]:
+    """quality.json; {} where it is missing or not what its schema says."""
+    import jsonschema
+
+    found = read_json(path, {})
+    whole = jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text())).is_valid(found)
+    return found if whole else {}

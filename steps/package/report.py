@@ -87,6 +87,7 @@ def facts(job: Job) -> list[tuple[str, str]]:
             if key != "model"
         ]
     rows += [(f"{step.name}: earlier attempts", step.values.get("earlier-attempts", "")) for step in job.steps]
+    rows += [(f"{step.name}: notes", " ".join(step.notes)) for step in job.steps]
     rows += [(f"option {key}", str(value)) for key, value in job.options.items()]
     rows += [
         ("cameras", job.scene.get("rig", "")),

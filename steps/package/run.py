@@ -48,7 +48,7 @@ def write_archive(job: Job, out: Path) -> None:
 
 def run_facts(job: Job) -> dict[str, Any]:
     """run.json: what varies from run to run."""
-    steps = {step.name: {**step.values, "stages": step.stages} for step in job.steps}
+    steps = {step.name: {**step.values, "stages": step.stages, "notes": step.notes} for step in job.steps}
     host = {
         "machine": platform.machine(),
         "system": platform.platform(),

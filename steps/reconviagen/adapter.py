@@ -7,7 +7,8 @@ an exit code:
 
 JOB.json: {"task": "generate" | "refine", "images": [six PNGs, RGB over black, square], "weights": folder, "parts": {hub id:
 folder below weights}, "may_lack", "may_add": {part: [patterns]}, "device", "seed", "mode", "structure", "latent": settings of
-the samplers, "batch": views encoded at a time, "low_vram", "cameras": {"extrinsics", "intrinsics"} for refine, "out": folder}
+the samplers, "batch": views encoded at a time, "low_vram", "cameras": {"extrinsics", "intrinsics"} for refine, "out": folder,
+"parent": the process that this one ends with}
 
 In `out`: events.jsonl, a line for each change of stage and each step of a sampler; mesh.npz (vertices (n, 3), faces (m, 3),
 colours (n, 3)); state.pt, what refine goes on from; result.json, what ran and with what; failure.json, {"code", "message",
@@ -17,10 +18,12 @@ colours (n, 3)); state.pt, what refine goes on from; result.json, what ran and w
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fnmatch
 import inspect
 import json
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -50,6 +53,7 @@ def main(path: str) -> int:
     job = json.loads(Path(path).read_text())
     job["out"], job["weights"] = Path(job["out"]), Path(job["weights"])
     job["out"].mkdir(parents=True, exist_ok=True)
+    end_with(job["parent"])
     try:
         work(job, Events(job["out"]))
         return 0
@@ -61,6 +65,15 @@ def main(path: str) -> int:
             job["out"], "failure.json", {"code": failure.code, "message": failure.message, "details": failure.details}
         )
         return EXIT[failure.code]
+
+
+def end_with(parent: int) -> None:
+    """Nobody waits for the mesh, and nothing else ends this program, once the step is gone: not even a SIGKILL may leave it on
+    the device."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:  # it was gone before
+        raise SystemExit(EXIT["MODEL_FAILED"])
 
 
 def classified(error: BaseException) -> Failure:

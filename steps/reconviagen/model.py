@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steps.contracts import Reconviagen
-from steps.errors import ModelFailed, by_code
+from steps.errors import STAGES, ModelFailed, as_record, by_code
 from steps.files import read_json, write_json
 from steps.formats import weights
 from steps.formats.scene import SceneView
@@ -120,6 +122,7 @@ class Model:
             "low_vram": self.rung.low_vram,
             **self._samplers(),
             "out": str(self.work),
+            "parent": os.getpid(),
         }
         write_json(self.work / "job.json", job)
         self._run(first, last)
@@ -132,11 +135,19 @@ class Model:
         command = [interpreter(), str(ADAPTER), str(self.work / "job.json")]
         log = self.work / "log.txt"
         with open(log, "wb") as words:
-            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=words, stderr=words, env=environment())
-            heard = 0
-            while child.poll() is None:
-                heard = self._heard(heard, first, last)
-                time.sleep(POLL_SECONDS)
+            # a process group of its own: what the program starts ends with it, and leaves the device's memory to what comes next
+            child = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=words, stderr=words, env=environment(), process_group=0
+            )
+            try:
+                heard = 0
+                while child.poll() is None:
+                    heard = self._heard(heard, first, last)
+                    time.sleep(POLL_SECONDS)
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
         self._heard(heard, first, last)
         tail = log.read_text(errors="replace").splitlines()[-LINES:]
         print("\n".join(tail), file=sys.stderr)
@@ -146,15 +157,17 @@ class Model:
         self.reporter.value("peak-vram-mib", self.peak_vram_mib)
 
     def _heard(self, heard: int, first: int, last: int) -> int:
-        """Passes on what the program has told since. Returns how many lines that makes."""
+        """Passes on what the program has told since, and nothing that is no event. Returns how many lines that makes."""
         path = self.work / "events.jsonl"
-        lines = path.read_text().splitlines() if path.is_file() else []
+        lines = (
+            path.read_text(errors="replace").split("\n")[:-1] if path.is_file() else []
+        )  # the last is still being written
         for line in lines[heard:]:
-            event = json.loads(line)
-            if "stage" in event:
-                self._enter(event["stage"])
-            else:
-                self.reporter.progress(first + (last - first) * event["done"] // event["total"], 100)
+            stage, done, total = event(line)
+            if stage:
+                self._enter(stage)
+            elif total:
+                self.reporter.progress(first + (last - first) * done // total, 100)
         return len(lines)
 
     def _enter(self, stage: str) -> None:
@@ -163,14 +176,30 @@ class Model:
 
     def _failure(self, code: int, tail: list[str]) -> Exception:
         """The program's own record; what the system says where it left none."""
-        record = read_json(self.work / "failure.json")
+        record = as_record(read_json(self.work / "failure.json"))
         if record is None:
-            if code == -9:
+            if code == -signal.SIGKILL:
                 return MemoryError("The model's program was killed, most likely for want of memory.")
             return ModelFailed(f"The model's program ended with exit code {code} and said nothing.", last_words=tail)
-        error = by_code()[record["code"]]
-        details = record["details"] | ({"last_words": tail} if error is ModelFailed else {})
-        return error(record["message"], **details)
+        error = by_code()[record["code"]](record["message"])
+        error.details.update(record["details"], **({"last_words": tail} if isinstance(error, ModelFailed) else {}))
+        return error
+
+
+def event(line: str) -> tuple[str, int, int]:
+    """A line of events.jsonl: the stage it enters, or "" and how much is done of how much; ("", 0, 0) where it says neither."""
+    try:
+        told = json.loads(line)
+    except (ValueError, RecursionError):
+        return "", 0, 0
+    if not isinstance(told, dict):
+        return "", 0, 0
+    if told.get("stage") in STAGES:
+        return told["stage"], 0, 0
+    done, total = told.get("done"), told.get("total")
+    if not isinstance(done, int) or not isinstance(total, int) or not 0 <= done <= total:
+        return "", 0, 0
+    return "", done, total
 
 
 def interpreter() -> str:

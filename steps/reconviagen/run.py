@@ -59,6 +59,8 @@ def published(p: Reconviagen, choice: Choice, taken: scene.Scene, reporter: Repo
 
     ladder = model.rungs(p)
     attempts = Attempts(p.attempts)
+    if attempts.note:
+        reporter.note(attempts.note)
     index = attempts.first(ladder)
     reporter.value("rungs-left", len(ladder) - 1 - index)
     with tempfile.TemporaryDirectory(prefix="reconviagen-") as work:

@@ -69,12 +69,21 @@ def nvdiffrec(scene: Path, folder: Path, *flags: object) -> subprocess.Popen[byt
     return subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
 
 
-def test_a_killed_step_goes_on_from_its_checkpoint_and_ends_with_the_same_mesh(both: Finished, tmp_path: Path) -> None:
-    scene = both.out / ".sixview" / "scene"
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    for folder in (whole, broken):
-        folder.mkdir()
-    assert nvdiffrec(scene, whole).wait(timeout=200) == 0
+@pytest.fixture(scope="module")
+def whole(both: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the undisturbed step leaves."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert nvdiffrec(both.out / ".sixview" / "scene", folder).wait(timeout=200) == 0
+    return folder
+
+
+SAME = ("mesh.glb", "model.json", "texture.png")
+
+
+def test_a_killed_step_goes_on_from_its_checkpoint_and_ends_with_the_same_mesh(
+    both: Finished, whole: Path, tmp_path: Path
+) -> None:
+    scene, broken = both.out / ".sixview" / "scene", tmp_path
     step = nvdiffrec(scene, broken)
     give_up = time.monotonic() + 100
     while time.monotonic() < give_up and not _progress(broken) > 14:  # in the second pass: twelve go to the first
@@ -85,9 +94,23 @@ def test_a_killed_step_goes_on_from_its_checkpoint_and_ends_with_the_same_mesh(b
     assert (broken / "checkpoint.pt").is_file() and not (broken / "out").exists()
     assert nvdiffrec(scene, broken).wait(timeout=200) == 0
     assert "going on from the checkpoint" in (broken / "outputs" / "log.txt").read_text()
-    for name in ("mesh.glb", "model.json", "texture.png"):
+    for name in SAME:
         assert (whole / "out" / name).read_bytes() == (broken / "out" / name).read_bytes(), name
-    assert not (broken / "checkpoint.pt").exists()
+    assert not (broken / "checkpoint.pt").exists() and not (broken / "outputs" / "notes.json").exists()
+
+
+def test_damaged_files_of_earlier_attempts_mean_starting_anew_with_a_note(
+    both: Finished, whole: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(bytes(10_000))
+    (tmp_path / "attempts.json").write_text('{"outcome": "MODEL_VRAM_OOM"}')
+    step = nvdiffrec(both.out / ".sixview" / "scene", tmp_path, "--attempts", tmp_path / "attempts.json")
+    assert step.wait(timeout=200) == 0
+    attempts, checkpoint = json.loads((tmp_path / "outputs" / "notes.json").read_text())
+    assert "attempts.json, was damaged" in attempts and "checkpoint.pt is damaged" in checkpoint
+    for name in SAME:
+        assert (whole / "out" / name).read_bytes() == (tmp_path / "out" / name).read_bytes(), name
+    assert [a["outcome"] for a in json.loads((tmp_path / "attempts.json").read_text())] == ["completed"]
 
 
 def _progress(folder: Path) -> int:

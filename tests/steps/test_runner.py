@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -178,6 +178,67 @@ def test_a_step_s_own_children_end_with_it(trouble: Trouble) -> None:
     process.communicate(timeout=2)
     assert process.returncode == 30
     assert not is_running(child)
+
+
+FAMILY = {
+    "end_well_with_a_family": 0,
+    "crash_with_a_family": by_code()["MODEL_FAILED"].exit_code,
+    "bug_with_a_family": by_code()["MODEL_FAILED"].exit_code,
+    "killed_with_a_family": by_code()["KILLED"].exit_code,
+}
+
+
+def family(trouble: Trouble) -> list[int]:
+    """The processes that the working child has left, see trouble.py."""
+    path = trouble.out.parent / "family"
+    wait_until(path.exists)
+    pids = [int(line) for line in path.read_text().split()]
+    assert len(pids) == 4
+    return pids
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    give_up = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("kind", FAMILY)
+def test_what_a_child_has_started_ends_with_it_however_it_ends(trouble: Trouble, kind: str) -> None:
+    """A grandchild, one in a session of its own and a daemon, all of which hold the pipe of the child's words and write to it."""
+    process = trouble.start(kind)
+    assert (process.communicate(timeout=20), process.returncode)[1] == FAMILY[kind]
+    assert not [pid for pid in family(trouble) if is_running(pid)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_step_that_is_stopped_ends_all_that_it_has_started(trouble: Trouble, number: signal.Signals) -> None:
+    process = trouble.start("wait_with_a_family")
+    left = family(trouble)
+    process.send_signal(number)
+    process.communicate(timeout=15)
+    assert process.returncode == by_code()["INTERRUPTED"].exit_code
+    assert not [pid for pid in left if is_running(pid)]
+
+
+def test_the_deadline_ends_all_that_the_step_has_started(trouble: Trouble) -> None:
+    assert trouble.run("wait_with_a_family", "--deadline-seconds", 2) == by_code()["MODEL_TIMEOUT"].exit_code
+    assert not [pid for pid in family(trouble) if is_running(pid)]
+
+
+def test_processes_of_the_shell_that_became_the_step_are_spared(trouble: Trouble) -> None:
+    words = f"-m tests.steps.trouble end_well_with_a_family --out {trouble.out} --outputs {trouble.outputs}"
+    script = f"sleep 30 >/dev/null 2>&1 & echo $! > {trouble.out.parent}/beside; exec {sys.executable} {words}"
+    assert subprocess.run(["sh", "-c", script], timeout=20, check=False).returncode == 0
+    beside = int((trouble.out.parent / "beside").read_text())
+    assert is_running(beside)
+    os.kill(beside, signal.SIGKILL)
+
+
+def test_stages_that_are_damaged_do_not_cost_the_result(trouble: Trouble) -> None:
+    assert trouble.run("damage_its_outputs") == 0
+    assert (trouble.out / "result").read_text() == "done" and int(trouble.value("peak-ram-mib")) > 0
 
 
 def test_a_folder_of_somebody_else_s_is_not_replaced(trouble: Trouble) -> None:

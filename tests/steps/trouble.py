@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -14,6 +15,7 @@ from typing import Any
 from steps import contracts, runner
 from steps.contracts import FIRST_STAGE, RESULT_FILE, STEPS, Step
 from steps.errors import ModelConvergenceFailed, QualityThresholdFailed
+from steps.files import write_atomically
 from steps.reporter import Reporter
 
 MIB = 1 << 20
@@ -87,6 +89,65 @@ def leave_a_child(out: Path, _: Reporter) -> None:
     if child:
         (out.parent / "pid").write_text(str(child))
     time.sleep(60)
+
+
+def _family(out: Path) -> None:
+    """Leaves four processes at work: a child and its child, one in a session of its own, and a daemon, whose parent has gone.
+    Their ids come to be in the file `family`."""
+    reader, writer = os.pipe()
+
+    def grow(kind: str) -> None:
+        if kind != "child" and os.fork():
+            return  # the parent of a daemon ends at once
+        if kind in ("session", "daemon"):
+            os.setsid()
+        if kind == "daemon" and os.fork():
+            os._exit(0)
+        os.write(writer, f"{os.getpid()}\n".encode())
+        for _ in range(60_000):  # talks, so that whoever waits for the end of its words waits long
+            with contextlib.suppress(OSError):
+                os.write(1, b"still here\n")
+            time.sleep(0.001)
+        os._exit(0)
+
+    if os.fork() == 0:
+        for kind in ("grandchild", "session", "daemon", "child"):
+            grow(kind)
+    told = b""
+    while told.count(b"\n") < 4:
+        told += os.read(reader, 100)
+    write_atomically(out.parent / "family", told)
+
+
+def end_well_with_a_family(out: Path, reporter: Reporter) -> None:
+    _family(out)
+    succeed(out, reporter)
+
+
+def crash_with_a_family(out: Path, reporter: Reporter) -> None:
+    _family(out)
+    crash(out, reporter)
+
+
+def bug_with_a_family(out: Path, reporter: Reporter) -> None:
+    _family(out)
+    bug(out, reporter)
+
+
+def killed_with_a_family(out: Path, reporter: Reporter) -> None:
+    _family(out)
+    killed(out, reporter)
+
+
+def wait_with_a_family(out: Path, reporter: Reporter) -> None:
+    _family(out)
+    in_native_code(out, reporter)
+
+
+def damage_its_outputs(out: Path, reporter: Reporter) -> None:
+    (reporter.outputs / "stages.json").write_text('[{"stage": "inference"}, 7, {"stage": ["x"]}]')
+    (out / "result").write_text("done")
+    reporter.close = lambda: None  # type: ignore[method-assign]
 
 
 def main(kind: str, argv: list[str]) -> int:

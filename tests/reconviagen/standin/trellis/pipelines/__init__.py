@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,8 @@ def fail_at(moment: str) -> None:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
     if os.environ.get("STANDIN_FAILS") == f"killed at {moment}":
         os.kill(os.getpid(), 9)
+    if os.environ.get("STANDIN_FAILS") == f"waits at {moment}":
+        time.sleep(60)
 
 
 def from_files(base: str) -> Network:

@@ -1,0 +1,161 @@
+"""The step's conversation with the model's program: whatever that says, and however either of them ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from steps.contracts import Reconviagen
+from steps.errors import ModelFailed, ModelVramOom
+from steps.reconviagen import model
+from steps.reporter import Reporter
+from tests.reconviagen.parts import environment, write_weights
+from tests.steps.test_runner import is_running, wait_until
+
+START = """
+import json, os, sys, time
+from pathlib import Path
+out = Path(json.loads(Path(sys.argv[1]).read_text())["out"])
+"""
+FAMILY = """
+child = os.fork()
+(out / "pids").write_text(f"{os.getpid()} {child}") if child else None
+"""
+WAIT = "time.sleep(60)"
+Program = Callable[[str], model.Model]
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
+    """program(source): a conversation with a program of that source in the published model's place."""
+    weights = write_weights(tmp_path / "weights")
+    for name, value in environment().items():
+        monkeypatch.setenv(name, value)
+
+    def make(source: str) -> model.Model:
+        adapter = tmp_path / "program.py"
+        adapter.write_text(START + source)
+        monkeypatch.setattr(model, "ADAPTER", adapter)
+        (tmp_path / "outputs").mkdir()
+        place = tmp_path / "outputs"
+        asked = Reconviagen(out=place, outputs=place, scene=place, weights=weights)
+        reporter = Reporter(place, "weight_loading")
+        return model.Model(asked, "cpu", model.rungs(asked)[0], [], tmp_path / "work", reporter)
+
+    return make
+
+
+def pids(work: Path) -> list[int]:
+    return [int(pid) for pid in (work / "pids").read_text().split()]
+
+
+def test_an_exception_while_it_works_ends_the_program_and_what_that_has_started(program: Program) -> None:
+    asked = program(f"{FAMILY}{WAIT}")
+
+    def full(_heard: int, _first: int, _last: int) -> int:
+        if (asked.work / "pids").exists() and len((asked.work / "pids").read_text().split()) == 2:
+            raise OSError("No space left on device")
+        return 0
+
+    asked._heard = full  # type: ignore[method-assign]
+    with pytest.raises(OSError, match="No space"):
+        asked.generated()
+    wait_until(lambda: not any(map(is_running, pids(asked.work))), 5)
+
+
+def test_what_the_program_leaves_behind_ends_with_it(program: Program) -> None:
+    """A process of its own that stays would keep the device's memory."""
+    asked = program(f"{FAMILY}time.sleep(0 if child else 60)\nsys.exit(1)")
+    with pytest.raises(ModelFailed):
+        asked.generated()
+    wait_until(lambda: not any(map(is_running, pids(asked.work))), 5)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{",
+        "[" * 100_000,
+        "7",
+        "{}",
+        json.dumps({"stage": "breakfast"}),
+        json.dumps({"stage": ["inference"]}),
+        json.dumps({"done": 1}),
+        json.dumps({"done": 1, "total": 0}),
+        json.dumps({"done": "1", "total": "2"}),
+        json.dumps({"done": 9, "total": 2}),
+        "\0\udcff",
+    ],
+)
+def test_a_line_that_is_no_event_costs_nothing(line: str) -> None:
+    assert model.event(line) == ("", 0, 0)
+
+
+def test_events_are_passed_on_and_a_half_written_one_waits(program: Program) -> None:
+    told = [{"stage": "inference"}, {"done": 1, "total": 2}]
+    lines = "".join(json.dumps(event) + "\n" for event in told) + '{"stage": "exp'
+    asked = program(f"(out / 'events.jsonl').write_text({lines!r}); sys.exit(1)")
+    with pytest.raises(ModelFailed, match="exit code 1"):
+        asked.generated()
+    outputs = asked.reporter.outputs
+    assert (outputs / "stage").read_text() == "inference" and (outputs / "progress").read_text() == "30/100\n"
+
+
+@pytest.mark.parametrize("record", ["{", "7", {"code": "MADE_UP", "message": "x", "details": {}}, {"code": ["x"]}])
+def test_a_record_that_is_none_is_a_failure_of_the_model(program: Program, record: object) -> None:
+    text = record if isinstance(record, str) else json.dumps(record)
+    asked = program(f"(out / 'failure.json').write_text({text!r}); print('last words'); sys.exit(20)")
+    with pytest.raises(ModelFailed) as failure:
+        asked.generated()
+    assert "exit code 20" in failure.value.message and failure.value.details["last_words"] == ["last words"]
+
+
+def test_details_may_have_any_name(program: Program) -> None:
+    record = {"code": "MODEL_VRAM_OOM", "message": "Too much.", "details": {"message": "more", "suggestion": "less"}}
+    asked = program(f"(out / 'failure.json').write_text({json.dumps(record)!r}); sys.exit(20)")
+    with pytest.raises(ModelVramOom) as failure:
+        asked.generated()
+    assert failure.value.message == "Too much." and failure.value.details == record["details"]
+
+
+def test_a_sigkill_of_the_step_ends_the_published_model_s_program(tmp_path: Path) -> None:
+    """Outside a container nothing else would take it off the device."""
+    weights = write_weights(tmp_path / "weights")
+    parts = {part: part for part in ("pipeline", "vggt", "segmentation", "dinov2")}
+    job = {"task": "generate", "out": str(tmp_path / "work"), "weights": str(weights), "parts": parts, "images": []}
+    job |= {
+        "device": "cpu",
+        "seed": 0,
+        "batch": 1,
+        "low_vram": False,
+        "structure": {"steps": 1},
+        "latent": {"steps": 1},
+    }
+    (tmp_path / "job.json").write_text(json.dumps({**job, "may_lack": {}, "may_add": {}}))
+    step = f"""
+import json, os, subprocess, sys, time
+from pathlib import Path
+from steps.reconviagen import model
+place = Path({str(tmp_path / "job.json")!r})
+place.write_text(json.dumps(json.loads(place.read_text()) | {{"parent": os.getpid()}}))
+child = subprocess.Popen([sys.executable, model.ADAPTER, place], env=model.environment())
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+    surroundings = {**os.environ, **environment(STANDIN_FAILS="waits at load")}
+    with subprocess.Popen([sys.executable, "-c", step], stdout=subprocess.PIPE, text=True, env=surroundings) as process:
+        assert process.stdout is not None
+        adapter = int(process.stdout.readline())
+        wait_until((tmp_path / "work" / "events.jsonl").exists)
+        time.sleep(0.2)
+        assert is_running(adapter)
+        process.send_signal(signal.SIGKILL)
+    wait_until(lambda: not is_running(adapter), 5)
