@@ -14,16 +14,17 @@ from steps.geometry import cameras
 
 ROOT = Path(__file__).parent.parent
 STEPS = ["validate", "reconviagen", "nvdiffrec", "quality", "preview", "package", "sample"]
-SHARED = {"contracts", "errors", "files", "memory", "reporter", "runner"}
+SHARED = {"contracts", "errors", "files", "memory", "options", "reporter", "runner"}
 # room: the rooms of `steps` it may import from
 ALLOWED = {
     "attempts": {"errors", "files"},
-    "contracts": set(),
+    "contracts": {"errors", "options"},
     "errors": set(),
     "files": set(),
     "memory": set(),
+    "options": {"errors"},
     "reporter": {"contracts", "errors", "files", "memory"},
-    "runner": {"contracts", "errors", "files", "memory", "reporter"},
+    "runner": {"contracts", "errors", "files", "memory", "options", "reporter"},
     "formats": {"errors", "files", "formats", "geometry.cameras", "geometry.shading"},
     "geometry": {"errors", "geometry"},
     "baseline": {"errors", "formats", "geometry"},
@@ -43,7 +44,7 @@ ALLOWED = {
         for step in STEPS
     },
 }
-STANDARD_LIBRARY_ONLY = ["attempts", "contracts", "errors", "files", "memory", "reporter", "runner"]
+STANDARD_LIBRARY_ONLY = ["attempts", "contracts", "errors", "files", "memory", "options", "reporter", "runner"]
 
 
 def imports(path: Path) -> set[str]:
