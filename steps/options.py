@@ -35,7 +35,7 @@ MOST_SHOWN = 60  # characters of a wrong value in a message
 
 @dataclass(frozen=True)
 class Option:
-    """kind: int, float or str; text: what it means, a sentence; least, most: None where there is no bound."""
+    """kind: int, float or str; text: what it means, a sentence; least, most: None where there is no bound (most: never alone)."""
 
     kind: type
     default: Any
@@ -61,8 +61,9 @@ class Option:
         """What may be given, as the end of a sentence."""
         if self.choices:
             return f"one of {', '.join(self.choices)}"
-        bounds = {"from": self.least, "to": self.most}
-        return " ".join([KINDS[self.kind], *(f"{word} {bound}" for word, bound in bounds.items() if bound is not None)])
+        if self.least is not None and self.most is not None:
+            return f"{KINDS[self.kind]} from {self.least} to {self.most}"
+        return KINDS[self.kind] if self.least is None else f"{KINDS[self.kind]}, at least {self.least}"
 
     def _within(self, value: float) -> bool:
         return (self.least is None or value >= self.least) and (self.most is None or value <= self.most)
@@ -90,8 +91,7 @@ JOB_OPTIONS = {
     "texture-size": Option(int, 0, "Side of the texture in pixels; 0: by the views' size.", least=0, most=8192),
     "iterations": Option(int, 40, "nvdiffrec: iterations of each pass.", least=4, most=10_000),
 }
-# the workflow's other parameter is no option but the set itself; Argo's expressions add all of them as JSON under one more name
-NO_OPTIONS = ("input", "json")
+SET = "input"  # the workflow's other parameter, which is no option but the set itself
 
 
 def wrong(given: Mapping[str, Any]) -> dict[str, str | None]:
@@ -137,10 +137,10 @@ def _shown(value: Any) -> str:
 
 
 def check_file(path: Path) -> None:
-    """Checks the options of a job that nobody has checked: a JSON object of the workflow's parameters. Raises ValidationFailed."""
+    """Checks the options of a job as somebody gave them, in a JSON object. Raises ValidationFailed."""
     try:
         given = json.loads(path.read_text())
-        given = {name: value for name, value in given.items() if name not in NO_OPTIONS}
+        given = {name: value for name, value in given.items() if name != SET}
     except (ValueError, AttributeError, OSError, RecursionError):
         raise ValidationFailed(
             "The job's parameters cannot be read: they are too long, or a name has a dot.",
