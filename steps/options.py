@@ -143,7 +143,7 @@ def check_file(path: Path) -> None:
         given = {name: value for name, value in given.items() if name != SET}
     except (ValueError, AttributeError, OSError, RecursionError):
         raise ValidationFailed(
-            "The job's parameters cannot be read: they are too long, or a name has a dot.",
+            "The job's options cannot be read: they are too long.",
             f"Options are {', '.join(JOB_OPTIONS)}.",
         ) from None
     allowed = wrong(given)
