@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import re
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline import render, substitution
+from pipeline import doctor, render, substitution
 from pipeline.resources import Size
 from pipeline.settings import PODS, Settings
 from pipeline.workflow import workflow_template
@@ -246,3 +247,12 @@ def test_the_parameters_are_the_options_of_a_job_with_their_choices_and_ranges()
         assert given[name].get("enum", []) == list(option.choices)
         assert option.choices or option.allowed().capitalize() in given[name]["description"]
     assert not wrong({name: p["value"] for name, p in given.items() if name != "input"})
+
+
+def test_doctor_knows_a_template_of_another_version() -> None:
+    ours = workflow_template()
+    assert doctor._declared("sixview", ours).ok
+    others = copy.deepcopy(ours)
+    others["spec"]["arguments"]["parameters"][-1] |= {"value": "3"}
+    found = doctor._declared("sixview", others)
+    assert found.ok is False and "iterations" in found.what
