@@ -37,9 +37,10 @@ HOSTILE = {
     "lines": "a\nb\\\t'\"",
     "words": '1"],"image":"other","args":["$(id)',
 }
-# each pass of Argo's substitution would open the next one; the last is put into the pod's copy of its template
-CHAIN = {f"v{n}": f"{{{{workflow.parameters.v{n + 1}}}}}" for n in range(6)} | {
-    "v6": '"],"image":"other","args":["',
+# each pass of Argo's substitution would open the next one; the last would come into the copy of the template that the pod holds as
+# text, where its quotes would be quotes
+CHAIN = {f"v{n}": f"{{{{workflow.parameters.v{n + 1}}}}}" for n in range(3)} | {
+    "v3": 'auto"],"image":"other","args":["x',
     **dict.fromkeys(JOB_OPTIONS, "{{workflow.parameters.v0}}"),
 }
 
@@ -78,6 +79,8 @@ def check_pods(found: dict[str, Any]) -> None:
         main = next(c for c in spec["containers"] if c["name"] == "main")
         assert main["image"] != "other"
         assert "{{" not in json.dumps(main["args"])
+        environment = {e["name"]: e.get("value", "") for e in spec["initContainers"][0]["env"]}
+        assert json.loads(environment["ARGO_TEMPLATE"])["container"]["image"] == main["image"]
 
 
 def test_each_value_out_of_its_range_is_named_in_the_first_step(ended: Callable[[str], dict[str, Any]]) -> None:
