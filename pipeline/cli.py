@@ -13,11 +13,12 @@ from typing import Any
 
 import click
 
+from pipeline import flags
 from pipeline.remote import Remote, remote
 from pipeline.terminal import explained
 from pipeline.weights import commands as weights
 from steps import contracts
-from steps.contracts import DEVICES, ENGINES, MODELS, RIGS
+from steps.contracts import MODELS, RIGS, Nvdiffrec, Reconviagen, Sample, Step
 from steps.errors import StepError, ValidationFailed
 from steps.files import read_json, write_json
 
@@ -43,95 +44,32 @@ def main() -> None:
 @main.command("run")
 @click.argument("input", type=click.Path(path_type=Path))
 @click.option("--out", type=FOLDER, required=True, help="Folder for the results; a broken run in it is taken up again.")
-@click.option(
-    "--model",
-    type=click.Choice([*MODELS, *(["both"] if len(MODELS) > 1 else [])]),
-    default=MODELS[0],
-    show_default=True,
-    help="What makes the mesh.",
-)
-@click.option(
-    "--engine",
-    type=click.Choice(ENGINES),
-    default="auto",
-    show_default=True,
-    help="Engine of the model; auto says which it took and why.",
-)
-@click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Where to compute.")
+@flags.of_job("model")
+@flags.of_job("engine", "Engine of the model; auto says which it took and why.")
+@flags.of_job("device", "Where to compute.")
 @click.option("--weights", type=FOLDER, help="Folder with the reconviagen engine's weights.")
 @click.option("--refine", is_flag=True, help="Engine reconviagen: go on from its mesh with the exact cameras.")
 @click.option(
     "--low-vram", is_flag=True, help="Engine reconviagen: networks wait in main memory until it is their turn."
 )
-@click.option(
-    "--structure-steps",
-    type=click.IntRange(1, 1000),
-    default=30,
-    show_default=True,
-    help="Engine reconviagen: steps of the sampler of the coarse structure.",
-)
-@click.option(
-    "--latent-steps",
-    type=click.IntRange(1, 1000),
-    default=12,
-    show_default=True,
-    help="Engine reconviagen: steps of the sampler of the surface's latents.",
-)
+@flags.of_step(Reconviagen, "structure_steps", "Engine reconviagen: steps of the sampler of the coarse structure.")
+@flags.of_step(Reconviagen, "latent_steps", "Engine reconviagen: steps of the sampler of the surface's latents.")
 @click.option("--cameras", type=PATH, help=CAMERAS_HELP)
 @click.option("--rig", default="auto", show_default=True, metavar=f"[{'|'.join(RIGS)}|FILE]", help=RIG_HELP)
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything random.")
-@click.option(
-    "--resolution",
-    type=click.IntRange(0, 4096),
-    default=0,
-    show_default=True,
-    help="Longest side in pixels the model works on; 0: as given.",
-)
-@click.option(
-    "--grid",
-    type=click.IntRange(32, 768),
-    default=256,
-    show_default=True,
-    help="Voxels along the object's longest side.",
-)
-@click.option(
-    "--faces", type=click.IntRange(100, 2_000_000), default=20000, show_default=True, help="About how many triangles."
-)
-@click.option(
-    "--texture-size",
-    type=click.IntRange(0, 8192),
-    default=0,
-    show_default=True,
-    help="Side of the texture; 0: by the views' size.",
-)
-@click.option(
-    "--tet-grid",
-    type=click.IntRange(16, 256),
-    default=64,
-    show_default=True,
-    help="nvdiffrec: cells of its lattice along the longest side.",
-)
-@click.option(
-    "--batch", type=click.IntRange(0, 6), default=0, help="nvdiffrec: views in memory at a time; 0: 1 on CPU, 6 on GPU."
-)
-@click.option(
-    "--iterations",
-    type=click.IntRange(4, 10_000),
-    default=40,
-    show_default=True,
-    help="nvdiffrec: iterations of each pass.",
-)
+@flags.of_job("seed")
+@flags.of_job("resolution")
+@flags.of_job("grid")
+@flags.of_job("faces")
+@flags.of_job("texture-size")
+@flags.of_step(Nvdiffrec, "grid", "nvdiffrec: cells of its lattice along the longest side.", "tet-grid")
+@flags.of_step(Nvdiffrec, "batch", "nvdiffrec: views in memory at a time; 0: 1 on CPU, 6 on GPU.")
+@flags.of_job("iterations")
 @click.option(
     "--held-out", type=FOLDER, help="Folder with held_out.json and views that no model sees, to judge by too."
 )
-@click.option("--psnr-threshold", type=float, default=20.0, show_default=True, help="The gate on mean PSNR in dB.")
-@click.option("--ssim-threshold", type=float, default=0.75, show_default=True, help="The gate on mean SSIM.")
-@click.option(
-    "--memory-limit-mib",
-    type=click.IntRange(0),
-    default=0,
-    help="End a step as MODEL_OOM above this; 0: only the container's limit.",
-)
+@flags.of_job("psnr-threshold", "The gate on mean PSNR in dB.")
+@flags.of_job("ssim-threshold", "The gate on mean SSIM.")
+@flags.of_step(Step, "memory_limit_mib", "End a step as MODEL_OOM above this; 0: only the container's limit.")
 @click.option("--restart", is_flag=True, help="Forget what an earlier run in --out has finished.")
 @click.option("--json", "as_json", is_flag=True, help="Print outputs.json on stdout and nothing else.")
 def run_job(model: str, restart: bool, as_json: bool, **chosen: Any) -> None:
@@ -288,7 +226,7 @@ def render(cpu: bool, insecure: bool, **chosen: Any) -> None:
     show_default=True,
     help="Exact renders with their cameras, or pictures as shops have them, without.",
 )
-@click.option("--size", type=int, default=512, show_default=True, help="Side of the pictures in pixels.")
+@flags.of_step(Sample, "size", "Side of the pictures in pixels.")
 @click.option(
     "--depth-bits", type=click.Choice(["8", "16"]), default="16", show_default=True, help="Bits of the depth renders."
 )
@@ -306,12 +244,8 @@ def render(cpu: bool, insecure: bool, **chosen: Any) -> None:
     show_default=True,
     help="What is around the object.",
 )
-@click.option(
-    "--held-out", type=click.IntRange(0, 100), default=0, show_default=True, help="Further views to judge results by."
-)
-@click.option(
-    "--seed", type=int, default=0, show_default=True, help="Seed of the held-out views and of a real capture."
-)
+@flags.of_step(Sample, "held_out", "Further views to judge results by.")
+@flags.of_job("seed", "Seed of the held-out views and of a real capture.")
 def sample(dir: Path, depth_bits: str, **chosen: Any) -> None:
     """Write an input set of a known object into DIR, with its cameras (unless a real capture is wanted) and the true mesh."""
     with tempfile.TemporaryDirectory() as outputs:

@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.clusters import Cluster, Kubernetes
 from pipeline.gateway import health
 from steps.errors import StepError
+from steps.options import JOB_OPTIONS, SET, wrong
 
 RIGHTS = (  # what the CLI needs: verb, group, resource
     ("create", "argoproj.io", "workflows"),
@@ -54,11 +55,18 @@ def _template(cluster: Cluster, name: str) -> Finding:
     except StepError as error:
         return Finding(f"the WorkflowTemplate {name}: {error.message}", False, error.suggestion)
     advice = f"Install it: helm install -n {cluster.namespace} {name} charts/sixview; or name another with --template."
-    return (
-        Finding(f"the WorkflowTemplate {name}", True)
-        if found
-        else Finding(f"there is no WorkflowTemplate {name}", False, advice)
-    )
+    return _declared(name, found) if found else Finding(f"there is no WorkflowTemplate {name}", False, advice)
+
+
+def _declared(name: str, template: dict[str, Any]) -> Finding:
+    """Whether a WorkflowTemplate offers the options that this program knows, with defaults that it takes."""
+    offered = {p["name"]: p.get("value", "") for p in template["spec"].get("arguments", {}).get("parameters", [])}
+    offered.pop(SET, None)
+    odd = sorted({*wrong(offered), *(set(JOB_OPTIONS) - set(offered))})
+    if not odd:
+        return Finding(f"the WorkflowTemplate {name}", True)
+    advice = "It is of another version of this program, or was changed: install the chart of this one."
+    return Finding(f"the WorkflowTemplate {name} has other options: {', '.join(odd)}", False, advice)
 
 
 def _argo(cluster: Kubernetes) -> Finding:

@@ -27,6 +27,7 @@ from steps.errors import (
     JobNotReady,
     ValidationFailed,
 )
+from steps.options import refusal, wrong
 
 JOB = re.compile(r"[a-z0-9]([a-z0-9-]{0,48}[a-z0-9])?")
 # Thirty seconds (a pod's grace period) after a step has failed, Argo's controller kills what still runs in the pod of that name.
@@ -278,26 +279,22 @@ def allowed_source(address: str, buckets: tuple[str, ...]) -> str:
 
 
 def options_from(given: Any, known: dict[str, Any]) -> dict[str, str]:
-    """A job's options as text. known: the template's parameters, as the cluster has them. Raises ValidationFailed."""
+    """A job's options as text. known: the template's parameters, as the cluster has them, which may offer less than a job can be
+    asked for. Raises ValidationFailed, which names each that is wrong."""
     if not isinstance(given, dict):
         raise ValidationFailed("The options are not a JSON object.", 'Write {"model": "nvdiffrec"}, for example.')
     found = {str(name).replace("_", "-"): value for name, value in given.items()}
+    if len(found) < len(given):
+        raise ValidationFailed("An option is given twice, with hyphens and with underscores.", "Leave one out.")
+    allowed = wrong(found)
     for name, value in found.items():
-        if name not in known or name == "input":
-            raise ValidationFailed(
-                f"There is no option {name!r}.", f"Options are {', '.join(sorted(set(known) - {'input'}))}."
-            )
-        if not isinstance(value, str | int | float) or isinstance(value, bool):
-            raise ValidationFailed(f"The option {name} is neither text nor a number.", "Correct it.")
-        choices = known[name].get("enum")
-        if choices and str(value) not in choices:
-            raise ValidationFailed(
-                f"The option {name} is {str(value)!r}.", f"It may be {', '.join(choices)}.", field=name
-            )
-        if not choices and not re.fullmatch(r"[0-9.]{1,12}", str(value)):
-            raise ValidationFailed(
-                f"The option {name} is {str(value)!r}, which is no number.", "Correct it.", field=name
-            )
+        offered = known.get(name, {}).get("enum")
+        if name not in known:
+            allowed[name] = None
+        elif name not in allowed and offered and str(value) not in offered:
+            allowed[name] = f"one of {', '.join(offered)}"
+    if allowed:
+        raise refusal(found, allowed)
     return {name: str(value) for name, value in found.items()}
 
 

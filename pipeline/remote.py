@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.settings import PRIORITIES
+from pipeline import flags
 from pipeline.terminal import explained
-from steps.contracts import DEVICES, ENGINES, MODELS
 from steps.errors import StepError
 
 if TYPE_CHECKING:
@@ -104,12 +103,10 @@ def remote() -> None:
 
 @remote.command("submit")
 @click.argument("input")
-@click.option(
-    "--model", type=click.Choice([*MODELS, "both"]), default=MODELS[0], show_default=True, help="What makes the mesh."
-)
-@click.option("--engine", type=click.Choice(ENGINES), help="Engine of reconviagen.")
-@click.option("--device", type=click.Choice(DEVICES), help="Where to compute; the template's default where left out.")
-@click.option("--priority", type=click.Choice(PRIORITIES), help="Which jobs go first.")
+@flags.of_job("model")
+@flags.of_job("engine", "Engine of reconviagen.", default=None)
+@flags.of_job("device", "Where to compute; the template's default where left out.", default=None)
+@flags.of_job("priority", "Which jobs go first.", default=None)
 @click.option(
     "--parameter", "-p", "parameters", multiple=True, metavar="NAME=VALUE", help="Any other parameter of the template."
 )

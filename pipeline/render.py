@@ -30,7 +30,6 @@ WORDS = {
     "@DEVICE@": "{{ .Values.device }}",
     "@PULL@": "{{ .Values.images.pullPolicy }}",
     "@INSECURE@": "{{ .Values.s3.insecure }}",
-    "@PATCH@": '{{ with .Values.runtimeClassName }}, "runtimeClassName": "{{ . }}"{{ end }}',
     "@AFFINITY@": "{{ if .Values.retries.anotherNode }}{nodeAntiAffinity: {}}{{ else }}null{{ end }}",
 }
 NUMBERS = {
@@ -44,6 +43,9 @@ NUMBERS = {
 }
 # what has no place in the manifest where values.yaml says nothing
 EXTRAS = """\
+  {{- with .Values.runtimeClassName }}
+  podSpecPatch: {{ dict "runtimeClassName" . | toJson | quote }}
+  {{- end }}
   {{- with .Values.nodeSelector }}
   nodeSelector: {{ toJson . }}
   {{- end }}
@@ -95,7 +97,6 @@ def chart_settings() -> Settings:
         vram_retries=900004,
         infrastructure_retries=900005,
         seconds_kept=900006,
-        pod_patch="@PATCH@",
     )
 
 

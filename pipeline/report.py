@@ -30,6 +30,7 @@ from steps.errors import (
     UnknownError,
     ValidationFailed,
 )
+from steps.options import SET, refusal, wrong
 
 Node = dict[str, Any]
 # what the exit handler's node shows, and what stands there where there is nothing to say
@@ -170,17 +171,27 @@ def of_node(node: Node, pods: list[dict[str, Any]], workflow: dict[str, Any]) ->
 
 
 def _outside(message: str, node: Node, workflow: dict[str, Any]) -> StepError:
-    given = {p["name"]: p.get("value", "") for p in workflow["spec"].get("arguments", {}).get("parameters", [])}
-    if step_of(node) == "validate" and not re.match(r"s3://[^/]+/.", given.get("input", "")):
-        return ValidationFailed(
-            f"The input {given.get('input', '')!r} is not an address in S3.",
-            "Give input=s3://bucket/prefix or s3://bucket/set.zip.",
-        )
+    if step_of(node) == "validate" and (refused := _refused(workflow)):
+        return refused
     if IMAGE.search(message):
         return ImageUnavailable(message)
     if STORE.search(message):
         return StorageUnavailable(message)
     return UnknownError(message or "The pod ended without a word.", "Read the pod's log in the Argo UI.")
+
+
+def _refused(workflow: dict[str, Any]) -> ValidationFailed | None:
+    """What is wrong with the job's parameters, where validate could not even begin to say so."""
+    given = {p["name"]: str(p.get("value", "")) for p in workflow["spec"].get("arguments", {}).get("parameters", [])}
+    address = given.pop(SET, "")
+    allowed = wrong(given)
+    if allowed:
+        return refusal(given, allowed)
+    if re.match(r"s3://[^/]+/.", address) and not re.search(r"[{}]", address):
+        return None
+    return ValidationFailed(
+        f"The input {address!r} is not an address in S3.", "Give input=s3://bucket/prefix or s3://bucket/set.zip."
+    )
 
 
 def _oom_killed(node: Node, pods: list[dict[str, Any]]) -> bool:
@@ -217,9 +228,14 @@ def completed(what: StepError | Record, node: Node | None, steps: list[Node]) ->
 # -- the cluster --------------------------------------------------------------------------------------------------------
 
 
+def label_value(text: str) -> str:
+    """A text as Kubernetes takes it for a label: it begins and ends with a letter or a digit. Empty where nothing is left."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", text)[:63].strip("_.-")
+
+
 def label(values: dict[str, str], record: str, namespace: str, name: str, api: Any) -> None:
     """Shows the record in lists of workflows. record: whole, in JSON, for whoever lists jobs; empty where it is too long."""
-    labels = {PREFIX + key: re.sub(r"[^A-Za-z0-9_.-]", "_", values[key])[:63] or None for key in LABELS}
+    labels = {PREFIX + key: label_value(values[key]) or None for key in LABELS}
     patch = {"metadata": {"labels": labels, "annotations": {PREFIX + "record": record or None}}}
     api.patch_namespaced_custom_object("argoproj.io", "v1alpha1", namespace, "workflows", name, patch)
 

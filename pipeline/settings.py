@@ -10,7 +10,6 @@ from steps.contracts import JOB_SECONDS, MODELS
 
 PODS = ("validate", *MODELS, "quality", "preview", "package")
 SLIM = ("package",)  # needs neither torch nor compiled kernels
-PRIORITIES = ("low", "normal", "high")
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,6 @@ class Settings:
     weights_claim: str = (
         ""  # PersistentVolumeClaim with the weights of the engine reconviagen; none: that engine cannot run
     )
-    pod_patch: str = ""  # more of the patch that every pod gets, as JSON that begins with a comma
 
     def image(self, step: str) -> str:
         """The image of a step, or of `control`."""

@@ -26,14 +26,14 @@ from pipeline.report import LATE, LOST, RECORD
 from pipeline.resources import CONTROL, GROWTH, MOST_MEMORY_MIB, SIDECAR
 from pipeline.settings import Settings
 from pipeline.storage import key_of
+from pipeline.substitution import address_part, all_options, chosen, option, tag, whole, words
 from steps.contracts import MODELS, OUTPUTS, STEPS, arguments
 from steps.errors import DiskFull, GpuUnavailable, Interrupted
+from steps.options import PRIORITIES
 
 # How Argo ends a container. By itself it signals the first process alone, which may lose the signal before it listens, and cannot
 # be killed from within: so every other process is signalled too
 KILL = json.dumps(["sh", "-c", "kill -s %d -- -1; kill -s %[1]d 1"])
-# every parameter of the workflow, for the report
-OPTIONS = "{{=toJson(workflow.parameters)}}"
 JOB = "{{=sprig.trimPrefix('sixview-', workflow.name)}}"
 WORK = "/work"
 WEIGHTS = "/weights"
@@ -47,11 +47,11 @@ LOCKED = argo.SecurityContext(
 # no longest duration (`maxDuration`): it would count the hours that a pod waited for a GPU or worked before its node was lost,
 # and end the next attempt
 BACKOFF = argo.Backoff(duration="5s", factor=argo.IntOrString(root="2"))
-EARLIER = {"earlier_attempts": "{{inputs.parameters.earlier}}"}
-MEMORY = "{{inputs.parameters.memory}}Mi"
+EARLIER = {"earlier_attempts": tag(words("earlier"))}
+MEMORY = whole("memory") + "Mi"
 PASSED_ON = ("memory", "deadline", "earlier")  # from an attempt's template to its pod
 CHECKPOINT = "nvdiffrec/checkpoint.pt"
-MODELS_ASKED = "{{=workflow.parameters.model == 'both' ? 'reconviagen,nvdiffrec' : workflow.parameters.model}}"
+MODELS_ASKED = tag(chosen("model", {**{model: model for model in MODELS}, "both": ",".join(MODELS)}, MODELS[0]))
 # whole files keep their names in S3, for browsers and for whoever fetches them; folders travel as .tgz
 AS_IT_IS = NoneArchiveStrategy()
 
@@ -118,6 +118,7 @@ def pod(
         outputs=[*values(), *leaves, left("outputs", "outputs", f"outputs/{name}.tgz")],
         retry_strategy=infrastructure(settings),
         active_deadline_seconds=settings.pod_seconds,
+        priority_class_name=priority_class(settings),
         annotations={"sixview.dev/step": name, "workflows.argoproj.io/kill-cmd-main": KILL},
         **more,
     )
@@ -138,30 +139,34 @@ def infrastructure(settings: Settings) -> argo.RetryStrategy:
     )
 
 
-def workflow_parameter(name: str) -> str:
-    return f"{{{{workflow.parameters.{name}}}}}"
+def options_file(path: str) -> RawArtifact:
+    """What the job was given."""
+    return RawArtifact(name="options", path=f"{WORK}/{path}", data=all_options())
+
+
+def priority_class(settings: Settings) -> str:
+    """The PriorityClass of every pod of a job."""
+    classes = {level: f"{settings.name}-{level}" for level in PRIORITIES}
+    return tag(chosen("priority", classes, classes["normal"]))
 
 
 def validate(settings: Settings) -> Container:
-    flags = {"input": f"{WORK}/input", "out": f"{WORK}/scene"}
-    flags |= {name: workflow_parameter(name) for name in ("rig", "device")}
+    """Checks every option first: Argo itself checks none. So a wrong one of its own may be another here."""
+    flags = {"input": f"{WORK}/input", "out": f"{WORK}/scene", "options": f"{WORK}/options.json"}
+    flags |= {name: option(name, otherwise="auto") for name in ("rig", "device")}
     leaves = [left("scene", "scene", "scene.tgz"), left("about", "scene/scene.json", "scene.json")]
-    return pod(settings, "validate", "validate", flags, [submitted(settings)], leaves)
+    inputs = [options_file("options.json")]
+    return pod(settings, "validate", "validate", flags, [submitted(settings)], leaves, inputs=inputs)
 
 
 def submitted(settings: Settings) -> S3Artifact:
     """The input set, a prefix or a .zip of any bucket that the keys open. Argo would unpack the .zip by itself, and leave our
     checks out: it is taken as it is."""
-
-    def part(number: int) -> str:
-        address = "'^s3://([^/]+)/(.*?)/?$', workflow.parameters.input"
-        return f"{{{{=sprig.regexReplaceAll({address}, '${{{number}}}')}}}}"
-
     return S3Artifact(
         name="input",
         path=f"{WORK}/input",
-        bucket=part(1),
-        key=part(2),
+        bucket=address_part(1),
+        key=address_part(2),
         endpoint=settings.endpoint,
         insecure=settings.scheme == "http",
         access_key_secret=secret(settings, "access-key"),
@@ -177,16 +182,16 @@ def secret(settings: Settings, name: str) -> argo.SecretKeySelector:
 
 def model_flags(model: str) -> dict[str, Any]:
     """What both models are told."""
-    flags = {name: workflow_parameter(name.replace("_", "-")) for name in ("device", "resolution", "faces", "seed")}
-    flags |= {"texture_size": workflow_parameter("texture-size"), "scene": f"{WORK}/scene", "out": f"{WORK}/mesh"}
+    flags = {name: option(name) for name in ("device", "resolution", "faces", "seed")}
+    flags |= {"texture_size": option("texture-size"), "scene": f"{WORK}/scene", "out": f"{WORK}/mesh"}
     grid = "grid" if model == "reconviagen" else "fusion_grid"
-    return flags | {grid: workflow_parameter("grid"), "deadline_seconds": "{{inputs.parameters.deadline}}", **EARLIER}
+    return flags | {grid: option("grid"), "deadline_seconds": whole("deadline"), **EARLIER}
 
 
 def reconviagen(settings: Settings) -> Container:
     """With its memory of earlier attempts, which outlives the pod in S3, and the folder of the published model's weights, empty
     where there is no claim."""
-    flags = model_flags("reconviagen") | {"engine": workflow_parameter("engine"), "weights": WEIGHTS}
+    flags = model_flags("reconviagen") | {"engine": option("engine"), "weights": WEIGHTS}
     flags |= {"attempts": f"{WORK}/state/attempts.json"}
     attempts = ("attempts", "state/attempts.json", "reconviagen/attempts.json")
     mounts = [*MOUNTS, argo.VolumeMount(name="weights", mount_path=WEIGHTS, read_only=True)]
@@ -212,7 +217,7 @@ def nvdiffrec(settings: Settings) -> Container:
     """With its memory of earlier attempts and its checkpoint, which outlive the pod in S3."""
     state = f"{WORK}/state"
     flags = model_flags("nvdiffrec") | {"attempts": f"{state}/attempts.json", "checkpoint": f"{state}/checkpoint.pt"}
-    flags |= {"iterations": workflow_parameter("iterations"), "checkpoint_seconds": settings.checkpoint_seconds}
+    flags |= {"iterations": option("iterations"), "checkpoint_seconds": settings.checkpoint_seconds}
     attempts = ("attempts", "state/attempts.json", "nvdiffrec/attempts.json")
     takes = [taken(*attempts, optional=True), taken("checkpoint", "state/checkpoint.pt", CHECKPOINT, optional=True)]
     return model_pod(settings, "nvdiffrec", flags, takes, [left(*attempts)], sidecars=[checkpoints(settings)])
@@ -266,7 +271,7 @@ def store_environment(settings: Settings) -> list[Any]:
 
 def quality(settings: Settings, model: str) -> Container:
     flags = {"scene": f"{WORK}/scene", "mesh": f"{WORK}/mesh", "out": f"{WORK}/quality"}
-    flags |= {name: workflow_parameter(name.replace("_", "-")) for name in ("psnr_threshold", "ssim_threshold")}
+    flags |= {name: option(name.replace("_", "-")) for name in ("psnr_threshold", "ssim_threshold")}
     leaves = [left("quality", "quality", f"{model}/quality.tgz")]
     return pod(settings, f"{model}-quality", "quality", flags, [SCENE, mesh(model)], leaves)
 
@@ -286,12 +291,11 @@ def package(settings: Settings) -> Container:
         takes += [taken(f"{model}-{part}", f"job/{path}", f"{path}.tgz", optional=True) for part, path in parts]
     for name, template in recorded_steps().items():
         takes.append(taken(f"outputs-{template}", f"job/outputs/{name}", f"outputs/{template}.tgz", optional=True))
-    options = RawArtifact(name="options", path=f"{WORK}/job/options.json", data=OPTIONS)
     leaves = [
         left("report", "package/report/index.html", "report.html"),
         left("result", "package/result.zip", "result.zip"),
     ]
-    return pod(settings, "package", "package", flags, takes, leaves, inputs=[options])
+    return pod(settings, "package", "package", flags, takes, leaves, inputs=[options_file("job/options.json")])
 
 
 def recorded_steps() -> dict[str, str]:
@@ -313,11 +317,12 @@ def attempts(settings: Settings, model: str) -> DAG:
     rungs = "int(tasks.attempt.outputs.parameters['rungs-left'] ?? '0')"
     of_ram, of_vram = f"({code} in ['MODEL_OOM', 'KILLED'])", f"({code} == 'MODEL_VRAM_OOM')"
     grown = f"min({MOST_MEMORY_MIB}, {GROWTH} * int(inputs.parameters.memory))"
-    ended = f"{code} + ' at ' + inputs.parameters.memory + ' MiB of memory'"
+    before = words("earlier")
+    ended = f"{code} + ' at ' + string(int(inputs.parameters.memory)) + ' MiB of memory'"
     arguments = {
         "memory": f"{of_ram} ? {grown} : int(inputs.parameters.memory)",
         "deadline": f"max(1, int(inputs.parameters.deadline) - {used})",
-        "earlier": f"inputs.parameters.earlier + (inputs.parameters.earlier == '' ? '' : ', ') + {ended}",
+        "earlier": f"{before} + ({before} == '' ? '' : ', ') + {ended}",
         "rams": f"int(inputs.parameters.rams) + ({of_ram} ? 1 : 0)",
         "vrams": f"int(inputs.parameters.vrams) + ({of_vram} ? 1 : 0)",
     }
@@ -332,7 +337,7 @@ def attempts(settings: Settings, model: str) -> DAG:
         when=f"{{{{={worth}}}}}",
         arguments=[Parameter(name=name, value=f"{{{{={text}}}}}") for name, text in arguments.items()],
     )
-    same = [Parameter(name=name, value=f"{{{{inputs.parameters.{name}}}}}") for name in PASSED_ON]
+    same = [Parameter(name=name, value=tag(words(name)) if name == "earlier" else whole(name)) for name in PASSED_ON]
     first = {"earlier": "", "rams": "0", "vrams": "0"}
     return DAG(
         name=model,
@@ -368,6 +373,7 @@ def report(settings: Settings) -> Container:
         command=["python", "-m", "pipeline.report"],
         args=["{{workflow.namespace}}", "{{workflow.name}}", "{{workflow.status}}", f"{WORK}/record"],
         service_account_name=f"{settings.name}-report",
+        priority_class_name=priority_class(settings),
         automount_service_account_token=True,
         env=store_environment(settings),
         security_context=LOCKED,

@@ -8,11 +8,12 @@ from hera.workflows import DAG, Parameter, Task, WorkflowTemplate
 from hera.workflows import models as argo
 
 from pipeline import templates
-from pipeline.settings import PRIORITIES, Settings
+from pipeline.settings import Settings
+from pipeline.substitution import any_of, chosen
 from pipeline.templates import MOUNTS
-from steps.contracts import DEVICES, ENGINES, MODELS, RIGS
+from steps.contracts import MODELS
+from steps.options import JOB_OPTIONS
 
-PATCH = '{"priorityClassName": "NAME-{{workflow.parameters.priority}}"MORE}'
 LOOKS = {model: tuple(f"{model}-{part}" for part in ("quality", "preview")) for model in MODELS}
 
 
@@ -45,7 +46,7 @@ def model_task(settings: Settings, model: str, depends: str, deadline: str) -> T
         name=model,
         template=model,
         depends=depends,
-        when=f"{{{{=workflow.parameters.model in ['{model}', 'both']}}}}",
+        when=f"{{{{={any_of('model', (model, 'both'))}}}}}",
         arguments=[Parameter(name=name, value=value) for name, value in arguments.items()],
     )
 
@@ -61,42 +62,19 @@ def ended(task: str) -> str:
 
 
 def parameters(settings: Settings) -> list[Parameter]:
-    """What `argo submit -p` and the UI offer."""
-
-    def choice(name: str, value: str, choices: tuple[str, ...], text: str) -> Parameter:
-        return Parameter(name=name, value=value, enum=list(choices), description=text)
-
-    def number(name: str, value: object, text: str) -> Parameter:
-        return Parameter(name=name, value=str(value), description=text)
-
-    return [
+    """What `argo submit -p` and the UI offer. Argo checks none of it: the step validate does."""
+    text = "The set: s3://bucket/prefix with multi_views/ and depth_renders/, or s3://bucket/set.zip."
+    defaults = {name: option.default for name, option in JOB_OPTIONS.items()} | {"device": settings.device}
+    options = [
         Parameter(
-            name="input",
-            description="The set: s3://bucket/prefix with multi_views/ and depth_renders/, or s3://bucket/set.zip.",
-        ),
-        choice("model", MODELS[0], (*MODELS, "both"), "What makes the mesh."),
-        choice(
-            "engine", "auto", ENGINES, "Engine of reconviagen; auto: the published model where it can run, else fusion."
-        ),
-        choice(
-            "device", settings.device, DEVICES, "Where to compute. A pod that requests a GPU computes on cuda or fails."
-        ),
-        choice(
-            "rig",
-            "auto",
-            RIGS,
-            "Without cameras.json: found from the pictures, nominal, or that of a generator of six views.",
-        ),
-        choice("priority", "normal", PRIORITIES, "Which pods go first where there are not enough GPUs."),
-        number("resolution", 0, "Longest side in pixels that the model works on; 0: as given."),
-        number("psnr-threshold", 20.0, "Mean PSNR in dB below which the job fails."),
-        number("ssim-threshold", 0.75, "Mean SSIM below which the job fails."),
-        number("seed", 0, "Seed of everything random."),
-        number("grid", 256, "Voxels along the object's longest side."),
-        number("faces", 20000, "About how many triangles the mesh may have."),
-        number("texture-size", 0, "Side of the texture in pixels; 0: by the views' size."),
-        number("iterations", 40, "nvdiffrec: iterations of each pass."),
+            name=name,
+            value=str(defaults[name]),
+            enum=list(option.choices) or None,
+            description=option.text if option.choices else f"{option.text} {option.allowed().capitalize()}.",
+        )
+        for name, option in JOB_OPTIONS.items()
     ]
+    return [Parameter(name="input", description=text), *options]
 
 
 def workflow_template(settings: Settings | None = None) -> dict[str, Any]:
@@ -144,12 +122,12 @@ def pods(settings: Settings) -> dict[str, Any]:
             seccomp_profile=argo.SeccompProfile(type="RuntimeDefault"),
         ),
         "pod_metadata": argo.Metadata(labels={"app.kubernetes.io/name": "sixview"}),
-        "pod_spec_patch": PATCH.replace("NAME", settings.name).replace("MORE", settings.pod_patch),
     }
 
 
 def keeping(settings: Settings) -> dict[str, Any]:
     """Where results and logs go, how long things stay, how many jobs run at a time."""
+    model = chosen("model", {choice: choice for choice in JOB_OPTIONS["model"].choices})
     limit = argo.ConfigMapKeySelector(name=f"{settings.name}-limits", key="running-jobs")
     return {
         "artifact_repository_ref": argo.ArtifactRepositoryRef(config_map=f"{settings.name}-artifacts", key="default"),
@@ -160,6 +138,6 @@ def keeping(settings: Settings) -> dict[str, Any]:
         "synchronization": argo.Synchronization(semaphores=[argo.SemaphoreRef(config_map_key_ref=limit)]),
         "workflow_metadata": argo.WorkflowMetadata(
             labels={"app.kubernetes.io/name": "sixview"},
-            labels_from={"sixview.dev/model": argo.LabelValueFrom(expression="workflow.parameters.model")},
+            labels_from={"sixview.dev/model": argo.LabelValueFrom(expression=model)},
         ),
     }

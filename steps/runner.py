@@ -21,7 +21,7 @@ import traceback
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from steps.contracts import FIRST_STAGE, MODELS, OUTPUTS, RESULT_FILE, Step, parse
+from steps.contracts import FIRST_STAGE, MODELS, OUTPUTS, RESULT_FILE, Step, Validate, parse, parser, places
 from steps.errors import (
     OOM_TYPES,
     DiskFull,
@@ -40,6 +40,7 @@ from steps.errors import (
 )
 from steps.files import move_into_place, read_json, write_atomically, write_json
 from steps.memory import MIB, MemoryGuard, own_cgroups
+from steps.options import check_file
 from steps.processes import adopt_orphans, descendants, die_with_parent, end_descendants
 from steps.reporter import NOTES, Reporter, read_stages
 
@@ -51,12 +52,29 @@ _RESULT = ".result.json"  # how the child ended, for the parent
 
 def main(step: str, argv: list[str] | None = None) -> int:
     """Runs a step with the flags of its contract. Returns its exit code."""
-    parameters = parse(step, argv)
+    try:
+        parameters = parse(step, argv)
+    except ValidationFailed as error:
+        return refuse(step, argv, error)
     try:
         prepare(step, parameters)
+        if isinstance(parameters, Validate) and parameters.options:
+            check_file(parameters.options)
     except StepError as error:
         return conclude(step, parameters, error.record(), time.monotonic())
     return supervise(step, parameters)
+
+
+def refuse(step: str, argv: list[str] | None, error: ValidationFailed) -> int:
+    """Leaves the record of flags that cannot be read, where a folder for it was named. Returns the exit code."""
+    placed = places(argv)
+    if placed is None:
+        parser(step).print_usage(sys.stderr)
+        print(f"{error.message}\n{error.suggestion}", file=sys.stderr)
+        return error.exit_code
+    with contextlib.suppress(ValidationFailed):  # a folder that is somebody else's is the lesser fault
+        prepare(step, placed)
+    return conclude(step, placed, error.record(), time.monotonic())
 
 
 # -- the parent ---------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, StrictFloat, StrictInt, StrictStr
 from starlette.requests import ClientDisconnect
 
 from pipeline import ids, jobs, storage
@@ -32,7 +32,7 @@ class Order(BaseModel):
     model_config = ConfigDict(extra="forbid")
     input: str
     model_type: str = MODELS[0]
-    options: dict[str, str | int | float] = {}
+    options: dict[str, StrictStr | StrictInt | StrictFloat] = {}  # true is no number
 
 
 class Submitted(BaseModel):

@@ -93,7 +93,24 @@ KNOWN = {"input": {}, "model": {"enum": ["reconviagen", "nvdiffrec"]}, "grid": {
 
 @pytest.mark.parametrize(
     "given",
-    [{"input": "s3://x/y"}, {"modle": "x"}, {"model": "x"}, {"grid": "{{=1}}"}, {"grid": True}, {"grid": []}, [1], "x"],
+    [
+        {"input": "s3://x/y"},
+        {"modle": "x"},
+        {"model": "x"},
+        {"model": "both"},  # which this template does not offer
+        {"seed": 1},
+        {"grid": "{{=1}}"},
+        {"grid": True},
+        {"grid": []},
+        {"grid": 9999},
+        {"grid": 31},
+        {"grid": "1..2"},
+        {"grid": 64.5},
+        pytest.param({"grid": 10**5000}, id="huge"),
+        {"texture-size": 64, "texture_size": 128},
+        [1],
+        "x",
+    ],
 )
 def test_options_are_those_of_the_template_and_nothing_else(given: Any) -> None:
     with pytest.raises(ValidationFailed):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -159,3 +160,24 @@ def test_only_the_wait_for_an_image_counts() -> None:
     assert not reconciler.without_image(pod, now, 60)
     waiting["state"] = {"waiting": {"reason": "PodInitializing"}}
     assert not reconciler.without_image(pod, now, 20)
+
+
+@pytest.mark.parametrize("model", ['"-', "-x", "x.", "_", "x" * 62 + "--", "{{workflow.name}}", "größe", "a\nb", ""])
+def test_whatever_was_asked_for_the_labels_are_ones_that_kubernetes_takes(model: str) -> None:
+    value = report.label_value(describe(workflow(node("validate"), model=model), [], "Succeeded")["model"])
+    assert re.fullmatch("(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?", value) and len(value) <= 63
+
+
+def test_a_validate_that_could_not_begin_still_has_its_job_s_wrong_options_named() -> None:
+    found = workflow(node("validate", "Error", "pods is forbidden: no PriorityClass urgent"), model="x")
+    found["spec"]["arguments"]["parameters"].append({"name": "grid", "value": 9999})
+    values = describe(found, [], "Failed")
+    assert values["error-code"] == "VALIDATION_FAILED"
+    assert values["message"] == "model is 'x'; grid is '9999'."
+
+
+def test_an_address_with_braces_is_none() -> None:
+    assert (
+        code(workflow(node("validate", "Error", "no such key"), source="s3://b/{{workflow.name}}"))
+        == "VALIDATION_FAILED"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import re
@@ -11,12 +12,13 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline import render
+from pipeline import doctor, render, substitution
 from pipeline.resources import Size
 from pipeline.settings import PODS, Settings
 from pipeline.workflow import workflow_template
 from steps import contracts
 from steps.contracts import MODELS, OUTPUTS, STEPS
+from steps.options import JOB_OPTIONS, PRIORITIES, wrong
 from tests.conftest import sixview
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +46,7 @@ def test_every_pod_s_command_is_one_that_its_step_understands(name: str) -> None
     """With Argo's expressions in place of numbers."""
     container = STEP_PODS[name]["container"]
     step = container["command"][-1].removeprefix("steps.")
-    words = [re.sub(r"\{\{.*\}\}", _plausible(flag), word) for flag, word in _pairs(container["args"])]
+    words = [re.sub(r"\{\{.*\}\}", _plausible(word.split("=")[0]), word) for word in container["args"]]
     parameters = contracts.parse(step, words)
     assert parameters.outputs == Path("/work/outputs")
     assert {f"/work/outputs/{v}" for v in OUTPUTS} <= {
@@ -52,12 +54,9 @@ def test_every_pod_s_command_is_one_that_its_step_understands(name: str) -> None
     }
 
 
-def _pairs(words: list[str]) -> list[tuple[str, str]]:
-    return [(words[i - 1] if i else "", word) for i, word in enumerate(words)]
-
-
 def _plausible(flag: str) -> str:
-    return {"--device": "cpu", "--engine": "fusion", "--rig": "nominal"}.get(flag, "1")
+    words = {"--device": "cpu", "--engine": "fusion", "--rig": "nominal"}
+    return words.get(flag, "1" if flag == "--ssim-threshold" else "100")
 
 
 @pytest.mark.parametrize("name", STEP_PODS)
@@ -87,7 +86,7 @@ def test_no_attempt_s_time_counts_against_the_next(name: str) -> None:
 
 def test_no_step_gets_what_it_does_not_read() -> None:
     taken = {name: {a["name"] for a in t["inputs"].get("artifacts", [])} for name, t in STEP_PODS.items()}
-    assert taken["validate"] == {"input"}
+    assert taken["validate"] == {"input", "options"}
     assert taken["reconviagen-pod"] == {"scene", "attempts"}
     assert taken["nvdiffrec-pod"] == {"scene", "attempts", "checkpoint"}
     assert taken["nvdiffrec-quality"] == taken["nvdiffrec-preview"] == {"scene", "mesh"}
@@ -165,3 +164,95 @@ def test_parameters_explain_themselves() -> None:
     given: list[dict[str, Any]] = SPEC["arguments"]["parameters"]
     assert all(p["description"].endswith(".") for p in given)
     assert [p["name"] for p in given if "value" not in p] == ["input"]
+
+
+# -- values that others choose ------------------------------------------------------------------------------------------
+
+PARAMETER = r"workflow\.parameters\['[a-z-]+'\]"
+CONSTANT = r"'[a-z0-9.,-]+'"
+# forms of an expression whose result can hold neither brace nor quote
+SAFE = [
+    rf"(?:{PARAMETER} == {CONSTANT} \? {CONSTANT} : )+{CONSTANT}",  # a constant
+    rf"{PARAMETER} == {CONSTANT}(?: \|\| {PARAMETER} == {CONSTANT})*",  # true or false
+    rf"({PARAMETER}) matches '\^\[0-9\.eE\+-\]\{{1,32\}}\$' \? \1 : {CONSTANT}",  # a number
+]
+WORDS = r"\(inputs\.parameters\.(\w+) matches '\^\[A-Za-z0-9_, \]\*\$' \? inputs\.parameters\.\1 : 'invalid'\)"
+OWN = rf"int\(inputs\.parameters\.\w+\)|{WORDS}"
+ARGO_S = {
+    "workflow.name",
+    "workflow.namespace",
+    "workflow.status",
+}  # names that Kubernetes checks, and a word of Argo's
+
+
+def tags(tree: Any, place: str = "") -> list[tuple[str, str]]:
+    """Every tag below: where it stands, and what is in it. Other strings that name a parameter count as tags, too."""
+    if isinstance(tree, dict):
+        return [tag for name, value in tree.items() for tag in tags(value, f"{place}.{name}")]
+    if isinstance(tree, list):
+        return [tag for value in tree for tag in tags(value, place)]
+    if not isinstance(tree, str):
+        return []
+    found = re.findall(r"\{\{(.*?)\}\}(?!\})", tree, re.DOTALL)
+    return [(place, tag) for tag in found] or (
+        [(place, "=" + tree)] if "parameters" in tree and "expression" in place else []
+    )
+
+
+def is_safe(place: str, tag: str) -> bool:
+    """Whether what stands there after every substitution is nobody's own text."""
+    if not tag.startswith("="):
+        return tag in ARGO_S
+    if tag == substitution.all_options()[2:-2]:
+        return place.endswith("raw.data")
+    if tag in [substitution.address_part(number)[2:-2] for number in (1, 2)]:
+        return place.endswith((".s3.bucket", ".s3.key"))
+    if "workflow.parameters" in tag:
+        return any(re.fullmatch(form, tag[1:]) for form in SAFE)
+    return "inputs.parameters" not in re.sub(OWN, "", tag)
+
+
+def test_no_parameter_is_pasted_anywhere_as_text() -> None:
+    """Argo substitutes several times over: a value that may hold a tag or a quote is one that may do anything."""
+    found = tags(SPEC)
+    assert len([tag for _, tag in found if "workflow.parameters" in tag]) > 30
+    assert not [(place, tag) for place, tag in found if not is_safe(place, tag)]
+
+
+@pytest.mark.parametrize(
+    "tag",
+    ["workflow.parameters.grid", "=workflow.parameters.grid", "inputs.parameters.memory", "=inputs.parameters.earlier"],
+)
+def test_a_pasted_parameter_would_be_found(tag: str) -> None:
+    assert not is_safe(".templates.container.args", tag)
+
+
+def test_no_patch_holds_more_than_numbers() -> None:
+    assert "podSpecPatch" not in SPEC
+    for template in TEMPLATES.values():
+        for tag in re.findall(r"\{\{(.*?)\}\}", template.get("podSpecPatch", "")):
+            assert tag == "=int(inputs.parameters.memory)"
+
+
+def test_every_pod_s_priority_class_is_one_of_three() -> None:
+    classes = {f"'sixview-{level}'" for level in PRIORITIES}
+    for name in (*STEP_PODS, "report"):
+        assert set(re.findall(r"'sixview-\w+'", TEMPLATES[name]["priorityClassName"])) == classes
+
+
+def test_the_parameters_are_the_options_of_a_job_with_their_choices_and_ranges() -> None:
+    given = {p["name"]: p for p in SPEC["arguments"]["parameters"]}
+    assert list(given) == ["input", *JOB_OPTIONS]
+    for name, option in JOB_OPTIONS.items():
+        assert given[name].get("enum", []) == list(option.choices)
+        assert option.choices or option.allowed().capitalize() in given[name]["description"]
+    assert not wrong({name: p["value"] for name, p in given.items() if name != "input"})
+
+
+def test_doctor_knows_a_template_of_another_version() -> None:
+    ours = workflow_template()
+    assert doctor._declared("sixview", ours).ok
+    others = copy.deepcopy(ours)
+    others["spec"]["arguments"]["parameters"][-1] |= {"value": "3"}
+    found = doctor._declared("sixview", others)
+    assert found.ok is False and "iterations" in found.what

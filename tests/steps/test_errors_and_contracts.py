@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,15 +52,17 @@ def example(step: str) -> contracts.Step:
     cls, values = STEPS[step], {}
     hints = cls.__annotations__ | contracts.Step.__annotations__
     for item in dataclasses.fields(cls):
-        kind, choices = hints[item.name], item.metadata["choices"]
+        kind, known = hints[item.name], item.metadata["option"]
         if "Path" in kind:
             values[item.name] = Path("/some where") / item.name
         elif kind == "bool":
             values[item.name] = True
         elif kind == "str":
-            values[item.name] = choices[-1] if choices else "x y"
+            values[item.name] = known.choices[-1] if known.choices else "--x y"
+        elif kind == "int":
+            values[item.name] = int(known.most or 7)
         else:
-            values[item.name] = {"int": 7, "float": 0.123456789}[kind]
+            values[item.name] = 0.123456789
     return cls(**values)
 
 
@@ -66,6 +70,39 @@ def example(step: str) -> contracts.Step:
 def test_flags_and_parameters_are_inverses(step: str) -> None:
     parameters = example(step)
     assert contracts.parse(step, contracts.arguments(parameters)) == parameters
+
+
+def refusal(tmp_path: Path, *flags: str) -> tuple[int, dict[str, Any], str]:
+    """What a step makes of flags besides those of its folders: exit code, failure.json, stderr."""
+    folders = [f"--out={tmp_path / 'out'}", f"--outputs={tmp_path / 'outputs'}"]
+    command = [sys.executable, "-m", "steps.reconviagen", "--scene=x", *folders, *flags]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.returncode, json.loads((tmp_path / "outputs" / "failure.json").read_text()), done.stderr
+
+
+def test_values_that_cannot_be_taken_are_a_record_of_bad_input_that_names_them_all(tmp_path: Path) -> None:
+    code, record, told = refusal(
+        tmp_path, "--grid=9999", "--seed=1..2", "--resolution=--help", "--engine=x", "--deadline-seconds=inf"
+    )
+    assert (code, record["code"], record["details"]["pipeline_stage"]) == (10, "VALIDATION_FAILED", "weight_loading")
+    names = [option["name"] for option in record["details"]["options"]]
+    assert sorted(names) == ["--deadline-seconds", "--engine", "--grid", "--resolution", "--seed"]
+    assert "--grid may be a whole number from 32 to 768" in record["suggestion"]
+    assert (tmp_path / "outputs" / "error-code").read_text() == "VALIDATION_FAILED"
+    assert "usage" not in told and "Traceback" not in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_flag_and_a_missing_one_leave_a_record_too(tmp_path: Path) -> None:
+    code, record, _ = refusal(tmp_path, "--nonsense=1")
+    assert (code, record["code"]) == (10, "VALIDATION_FAILED")
+    assert "--nonsense=1" in record["message"]
+
+
+def test_without_a_folder_for_the_record_there_is_a_usage_text() -> None:
+    done = subprocess.run([sys.executable, "-m", "steps.package", "--x"], capture_output=True, text=True, check=False)
+    assert done.returncode == 10
+    assert "usage: python -m steps.package" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("step", STEPS)

@@ -1,0 +1,47 @@
+"""Flags of the command line that follow from the declaration of the options."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from steps.contracts import Step
+from steps.options import JOB_OPTIONS, Option
+
+Decorator = Callable[[Any], Any]
+
+
+class Declared(click.ParamType[Any]):
+    """What an option reads. Click's own types take more of a text: spaces, underscores, other scripts' digits."""
+
+    def __init__(self, option: Option) -> None:
+        self.option = option
+        self.name = {int: "integer", float: "float", str: "text"}[option.kind]
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return self.option.read(str(value))
+        except ValueError as error:
+            self.fail(f"{value!r} is not {error}.", param, ctx)
+
+
+def of_job(name: str, text: str = "", **more: Any) -> Decorator:
+    """The flag of a job's option. text: its help, where that is another one than the workflow's."""
+    return _flag(name, JOB_OPTIONS[name], text or JOB_OPTIONS[name].text, **more)
+
+
+def of_step(step: type[Step], field: str, text: str, name: str = "") -> Decorator:
+    """The flag of a step's own option."""
+    found = next(item for item in dataclasses.fields(step) if item.name == field)
+    return _flag(name or field.replace("_", "-"), found.metadata["option"], text)
+
+
+def _flag(name: str, option: Option, text: str, **more: Any) -> Decorator:
+    if option.choices:
+        kind: click.ParamType[Any] = click.Choice(option.choices)
+    else:
+        kind, text = Declared(option), f"{text} {option.allowed().capitalize()}."
+    return click.option(f"--{name}", type=kind, help=text, **{"default": option.default, "show_default": True, **more})
