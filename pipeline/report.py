@@ -127,6 +127,13 @@ def failure(workflow: dict[str, Any], steps: list[Node], pods: list[dict[str, An
     return completed(of_node(node, pods, workflow), node, steps)
 
 
+def tasks_phase(workflow: dict[str, Any]) -> str:
+    """How the steps ended as a whole, whatever became of the exit handler afterwards."""
+    status = workflow.get("status", {})
+    root = (status.get("nodes") or {}).get(workflow["metadata"].get("name", ""), {})
+    return str(root.get("phase") or status.get("phase") or "")
+
+
 def first_failure(steps: list[Node]) -> Node | None:
     """The last attempt of the first step that never succeeded."""
     attempts: dict[str, list[Node]] = {}
@@ -159,7 +166,7 @@ def of_node(node: Node, pods: list[dict[str, Any]], workflow: dict[str, Any]) ->
     if says.found(says.LIMIT, message):
         return DiskFull(
             f"The pod was ended for its use of disk: {message.strip()}",
-            "Raise the limit that is named: the volume's sizeLimit, or the containers' ephemeral-storage, which a LimitRange may set.",
+            "Raise that limit: the volume's sizeLimit, or the containers' ephemeral-storage, which a LimitRange may set.",
         )
     if says.found(says.LOST, message):
         return NodeLost(f"The pod was lost: {message.strip().rstrip('.')}.")
@@ -311,20 +318,24 @@ def main(namespace: str, name: str, status: str, folder: str) -> None:
     settle(workflow, values)
 
 
-def settle(workflow: dict[str, Any], values: dict[str, str]) -> None:
-    """The record that outlives the workflow. A store that refuses it is not the job's failure: the record is in the labels too,
-    and for drops the reconciler tries again."""
-    from pipeline import records
-
-    changes = {
+def ending(values: dict[str, str], ended_at: str = "") -> dict[str, Any]:
+    """What the record says, and the workflow's own state does not say yet. ended_at: now, where it is not given."""
+    return {
         "status": values["status"],
         "error": json.loads(values["failure"] or "null"),
         "stage": values["stage"] or None,
         "engine": values["engine"].replace(".", ", ") or None,
-        "ended_at": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "ended_at": ended_at or datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
     }
+
+
+def settle(workflow: dict[str, Any], values: dict[str, str]) -> None:
+    """The record that outlives the workflow. A store that refuses it is not the job's failure: the record is in the labels too,
+    and the reconciler tries again."""
+    from pipeline import records
+
     try:
-        records.settle(workflow, changes)
+        records.settle(workflow, ending(values))
     except Exception as error:
         print(f"the record could not be stored: {error}", file=sys.stderr, flush=True)
 

@@ -6,7 +6,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-from pipeline.report import ENDED_BY, describe, model_of, outputs, step_nodes, step_of
+from pipeline.report import ENDED_BY, describe, model_of, outputs, step_nodes, step_of, tasks_phase
 from steps.contracts import MODELS
 from steps.errors import Record
 
@@ -72,8 +72,8 @@ def parameters(workflow: Workflow) -> dict[str, str]:
 def status_of(workflow: Workflow, steps: list[dict[str, Any]]) -> str:
     """One of STATUSES. A job that somebody stopped is cancelled from that moment on."""
     phase = workflow.get("status", {}).get("phase", "")
-    if phase == "Succeeded":
-        return "completed"
+    if phase == "Succeeded" or (phase in ENDED and tasks_phase(workflow) == "Succeeded"):
+        return "completed"  # of the latter only the exit handler has failed
     if workflow.get("spec", {}).get("shutdown") and ENDED_BY not in workflow["metadata"].get("annotations", {}):
         return "cancelled"
     if phase in ENDED:
@@ -130,7 +130,9 @@ def _updated(workflow: Workflow, steps: list[dict[str, Any]]) -> str:
 
 
 def note(workflow: Workflow) -> str | None:
-    """That somebody wants the job cancelled, while it waits for the confirmation."""
+    """That the job is suspended, or that somebody wants it cancelled, while that waits for the confirmation."""
+    if workflow.get("spec", {}).get("suspend"):
+        return f"The job is suspended: `argo resume {workflow['metadata']['name']}` lets it go on."
     asked = workflow["metadata"].get("annotations", {}).get(ASKED)
     if not asked or (datetime.now(UTC) - datetime.fromisoformat(asked)).total_seconds() > CANCEL_SECONDS:
         return None
