@@ -1,7 +1,7 @@
 """A record of every job, however it ends: of what was deleted, terminated, or could not run its exit handler.
 
-The reconciler keeps one small object per unfinished job, `open/<job>.<uid>.json`: what a record needs once the workflow is gone. A
-finalizer would do the same, and would hold everything back when the chart is uninstalled."""
+The reconciler keeps one small object per unfinished job, `open/<job>.<uid>.json`: what a record needs once the workflow is gone.
+A finalizer would do the same, and would hold everything back when the chart is uninstalled."""
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ class Ledger:
         """The metadata of every workflow with these labels, one page of them in memory at a time."""
         token = ""
         while True:
-            answer = self.cluster.custom.list_namespaced_custom_object(
+            more: Any = {"_continue": token} if token else {}
+            answer: Any = self.cluster.custom.list_namespaced_custom_object(
                 "argoproj.io",
                 "v1alpha1",
                 self.cluster.namespace,
@@ -70,7 +71,7 @@ class Ledger:
                 _headers={"Accept": METADATA},
                 _preload_content=False,
                 _request_timeout=(5, 60),
-                **({"_continue": token} if token else {}),
+                **more,
             )
             page = json.loads(answer.data)
             yield from (item["metadata"] for item in page.get("items") or [])

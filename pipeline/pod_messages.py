@@ -1,9 +1,9 @@
 """What Argo's controller, the kubelet and the S3 client say of a pod that ended: regular expressions over a node's message.
 
 Argo copies the pod's `status.message` where there is one, else it names the container that failed (`inferFailedReason` in
-workflow/controller/operator.go of Argo 3.7.18). The same expressions stand in `retryStrategy.expression`, so they use what both Go's
-RE2 and Python's re read, and neither quotes nor backslashes. Kubernetes' texts are the same in 1.28.15 and in 1.34.4; its files
-are named as of 1.34.4, below pkg/."""
+workflow/controller/operator.go of Argo 3.7.18). The same expressions stand in `retryStrategy.expression`, so they use what both
+Go's RE2 and Python's re read, and neither quotes nor backslashes. Kubernetes' texts are the same in 1.28.15 and in 1.34.4; its
+files are named as of 1.34.4, below pkg/."""
 
 from __future__ import annotations
 

@@ -16,18 +16,19 @@ KEPT = ("sixview.dev/owner", "sixview.dev/source", "sixview.dev/model", "sixview
 FORGOTTEN_STATUS = ("message", "finishedAt", "conditions", "outputs", "artifactGCStatus", "taskResultsCompletionStatus")
 
 
-def restarted(workflow: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The workflow as it goes on, and the names of the pods that have to go."""
+def restarted(workflow: dict[str, Any], anew: bool = False) -> tuple[dict[str, Any], list[str]]:
+    """The workflow as it goes on, and the names of the pods that have to go. anew: from the first step, whatever succeeded."""
     again = copy.deepcopy(workflow)
     metadata, status = again["metadata"], again["status"]
     metadata["labels"] = {k: v for k, v in metadata.get("labels", {}).items() if _stays(k)}
     annotations = metadata.get("annotations", {})
     metadata["annotations"] = {k: v for k, v in annotations.items() if k in KEPT or not k.startswith(FORGOTTEN_PREFIX)}
     again["spec"].pop("shutdown", None)
+    again["spec"].pop("suspend", None)
     nodes = status.get("nodes") or {}
     if metadata["name"] not in nodes:  # a very large workflow keeps them packed, or outside of itself
         raise ValidationFailed("The workflow's nodes cannot be read.", "Use `argo retry`, or --argo-server.")
-    root, kept = nodes[metadata["name"]], kept_nodes(nodes, metadata["name"])
+    root, kept = nodes[metadata["name"]], set() if anew else kept_nodes(nodes, metadata["name"])
     gone = [pod_name(workflow, n) for key, n in nodes.items() if n["type"] == "Pod" and key not in kept]
     root.update(phase="Running", message="", finishedAt=None)
     status["nodes"] = {key: node for key, node in nodes.items() if key in kept or node is root}
@@ -48,6 +49,17 @@ def kept_nodes(nodes: dict[str, dict[str, Any]], name: str) -> set[str]:
 
     tasks = [node["name"] for node in nodes.values() if settled(node)]
     return {key for key, node in nodes.items() if any(_within(node["name"], task) for task in tasks)}
+
+
+def left_files(workflow: dict[str, Any]) -> list[str]:
+    """The keys of what the kept steps have left in the bucket for those that run again; their logs are nobody's input."""
+    nodes = workflow.get("status", {}).get("nodes") or {}
+    kept = [nodes[key] for key in kept_nodes(nodes, workflow["metadata"]["name"])]
+    artifacts = [
+        a for node in kept if node["type"] == "Pod" for a in (node.get("outputs") or {}).get("artifacts") or []
+    ]
+    needed = [a for a in artifacts if not a["name"].endswith("-logs")]
+    return sorted({a["s3"]["key"] for a in needed if (a.get("s3") or {}).get("key")})
 
 
 def _within(node: str, task: str) -> bool:
