@@ -135,11 +135,13 @@ def tasks_phase(workflow: dict[str, Any]) -> str:
 
 
 def first_failure(steps: list[Node]) -> Node | None:
-    """The last attempt of the first step that never succeeded."""
+    """The last attempt of the first step that never succeeded. Nodes that a stop ends before they have begun may all be of the same
+    second: package, which comes after every other, is only looked at where nothing else has failed."""
     attempts: dict[str, list[Node]] = {}
     for node in steps:
         attempts.setdefault(node["templateName"], []).append(node)
     failed = [tries[-1] for tries in attempts.values() if not any(t["phase"] == "Succeeded" for t in tries)]
+    failed.sort(key=lambda node: step_of(node) == "package")
     return next((node for node in failed if node["phase"] in ("Failed", "Error")), None)
 
 
