@@ -135,7 +135,7 @@ def tasks_phase(workflow: dict[str, Any]) -> str:
 
 
 def first_failure(steps: list[Node]) -> Node | None:
-    """The last attempt of the first step that never succeeded. Nodes that a stop ends before they have begun may all be of the same
+    """The last attempt of the first step that never succeeded. Nodes that a stop ends before they have begun may all be of one
     second: package, which comes after every other, is only looked at where nothing else has failed."""
     attempts: dict[str, list[Node]] = {}
     for node in steps:

@@ -6,6 +6,7 @@ is forgotten; the groups around them run again. The controller then makes what i
 from __future__ import annotations
 
 import copy
+from datetime import UTC, datetime
 from typing import Any
 
 from steps.errors import ValidationFailed
@@ -13,6 +14,7 @@ from steps.errors import ValidationFailed
 FORGOTTEN_LABELS = ("workflows.argoproj.io/completed", "workflows.argoproj.io/phase")
 FORGOTTEN_PREFIX = "sixview.dev/"
 KEPT = ("sixview.dev/owner", "sixview.dev/source", "sixview.dev/model", "sixview.dev/drop")
+FORGOTTEN_ORDERS = ("shutdown", "suspend")
 FORGOTTEN_STATUS = ("message", "finishedAt", "conditions", "outputs", "artifactGCStatus", "taskResultsCompletionStatus")
 
 
@@ -23,8 +25,9 @@ def restarted(workflow: dict[str, Any], anew: bool = False) -> tuple[dict[str, A
     metadata["labels"] = {k: v for k, v in metadata.get("labels", {}).items() if _stays(k)}
     annotations = metadata.get("annotations", {})
     metadata["annotations"] = {k: v for k, v in annotations.items() if k in KEPT or not k.startswith(FORGOTTEN_PREFIX)}
-    again["spec"].pop("shutdown", None)
-    again["spec"].pop("suspend", None)
+    for spec in (again["spec"], status.get("storedWorkflowTemplateSpec", {})):  # the controller goes by its copy
+        for name in FORGOTTEN_ORDERS:
+            spec.pop(name, None)
     nodes = status.get("nodes") or {}
     if metadata["name"] not in nodes:  # a very large workflow keeps them packed, or outside of itself
         raise ValidationFailed("The workflow's nodes cannot be read.", "Use `argo retry`, or --argo-server.")
@@ -36,6 +39,7 @@ def restarted(workflow: dict[str, Any], anew: bool = False) -> tuple[dict[str, A
     for name in FORGOTTEN_STATUS:
         status.pop(name, None)
     status["phase"] = "Running"
+    status["startedAt"] = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     return again, gone
 
 

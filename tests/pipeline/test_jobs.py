@@ -247,6 +247,10 @@ def test_a_retry_keeps_what_succeeded_and_forgets_the_rest() -> None:
     failed["status"] |= {"phase": "Failed", "message": "x"}
     failed["metadata"]["labels"] |= {"workflows.argoproj.io/completed": "true", "sixview.dev/status": "failed"}
     failed["spec"]["shutdown"] = "Stop"
+    failed["status"]["storedWorkflowTemplateSpec"] = {
+        "shutdown": "Stop",
+        "entrypoint": "job",
+    }  # what the controller goes by
     again, gone = retries.restarted(failed)
     names = {node["name"].removeprefix(job) for node in again["status"]["nodes"].values()}
     kept = {"", ".validate", ".validate(0)", ".validate(1)", ".reconviagen", ".reconviagen.again", ".nvdiffrec"}
@@ -255,6 +259,7 @@ def test_a_retry_keeps_what_succeeded_and_forgets_the_rest() -> None:
     assert (again["status"]["phase"], again["status"]["nodes"][job]["phase"]) == ("Running", "Running")
     assert set(again["metadata"]["labels"]) == {"sixview.dev/owner", "sixview.dev/source"}
     assert "shutdown" not in again["spec"]
+    assert again["status"]["storedWorkflowTemplateSpec"] == {"entrypoint": "job"}
     assert [pod.split("-")[-2] for pod in gone] == ["quality", "package", "onExit"]
     assert failed["status"]["phase"] == "Failed"
 
