@@ -55,7 +55,7 @@ class Cluster(Protocol):
     def pages(self, selector: str = OURS, whole: bool = True) -> Iterator[Page]: ...
     def list(self, selector: str = OURS) -> list[Workflow]: ...
     def stop(self, name: str, annotations: dict[str, str]) -> Workflow | None: ...
-    def retry(self, name: str) -> None: ...
+    def retry(self, name: str, anew: bool = False) -> None: ...
     def log(self, workflow: str, pod: str, follow: bool) -> Iterator[str]: ...
     def template(self, name: str) -> dict[str, Any] | None: ...
 
@@ -131,12 +131,13 @@ class Kubernetes:
     def patch(self, name: str, patch: dict[str, Any]) -> Workflow | None:
         return self._json(self.custom.patch_namespaced_custom_object, "workflows", name, patch)
 
-    def retry(self, name: str) -> None:
-        """As `argo retry`: what failed is forgotten, and its pods are deleted, so that the controller makes them anew."""
+    def retry(self, name: str, anew: bool = False) -> None:
+        """As `argo retry`: what failed is forgotten, and its pods are deleted, so that the controller makes them anew. anew: from
+        the first step."""
         workflow = self.get(name)
         if workflow is None:
             return
-        again, nodes = retries.restarted(workflow)
+        again, nodes = retries.restarted(workflow, anew)
         for node in nodes:
             with contextlib.suppress(ClusterUnavailable):
                 self._call(self.core.delete_namespaced_pod, node, ours=False)
@@ -266,7 +267,17 @@ class ArgoServer:
 
         return self._json(self.workflows.stop_workflow, name, Request())
 
-    def retry(self, name: str) -> None:
+    def retry(self, name: str, anew: bool = False) -> None:
+        """By Argo's own retry, which goes on neither after a stop ("couldn't find parent node") nor after a missed gate, whose
+        package has succeeded."""
+        workflow = self.get(name) or {}
+        nodes = (workflow.get("status", {}).get("nodes") or {}).values()
+        packed = any(n["name"] == f"{name}.package" and n["phase"] == "Succeeded" for n in nodes)
+        if anew or workflow.get("spec", {}).get("shutdown") or packed:
+            raise ValidationFailed(
+                "Argo's own retry cannot go on with this job.",
+                "Run `sixview retry` without --argo-server, or submit the set again.",
+            )
         from argo_workflows.model.io_argoproj_workflow_v1alpha1_workflow_retry_request import (
             IoArgoprojWorkflowV1alpha1WorkflowRetryRequest as Request,
         )

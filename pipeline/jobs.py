@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline import reading, records, storage, views, workflows
+from pipeline import reading, records, retries, storage, views, workflows
 from pipeline.clusters import FINISHED, UNFINISHED, Cluster, Conflict, Expired, Workflow
 from pipeline.views import ASKED, OWNER, PREFIX, SOURCE, View
 from steps.errors import (
@@ -202,20 +202,31 @@ def request_cancel(cluster: Any, job: str) -> str:
 
 
 def retry(cluster: Cluster, job: str) -> View:
-    """Goes on with a job from the step that failed, QUIET_SECONDS after its end at the earliest: until then it waits. Raises
-    JobNotReady where it has not failed, JobExpired where it is gone."""
+    """Goes on with a job from the step that failed, or from the first where what the others have left is gone from the store.
+    QUIET_SECONDS after its end at the earliest: until then it waits. Raises JobNotReady where it has not failed, JobExpired where
+    it, or its input, is gone."""
     found = find(cluster, job)
     if found["status"] not in ("failed", "cancelled") or not found["ended_at"]:
         raise JobNotReady(f"The job {job} is {found['status']}: only a job that has failed can be tried again.")
     workflow = cluster.get(PREFIX + found["job_id"])
     if workflow is None:
         raise JobExpired(f"The workflow of the job {job} is gone from the cluster.")
-    if (found["error"] or {}).get("code") in records.PURGED_AFTER:
-        raise JobExpired(f"The inputs of the job {job} were taken away when it was {found['status']}.")
+    address = views.parameters(workflow).get("input", "")
+    if not input_is_there(address):
+        raise JobExpired(f"The input of the job {job} is gone: nothing lies at {address}.")
     time.sleep(quiet_in(workflow, datetime.now(UTC)))
+    cluster.retry(PREFIX + found["job_id"], anew=any(storage.head(key) is None for key in retries.left_files(workflow)))
     storage.remove(f"s3://{storage.bucket()}/{storage.record_key(found['job_id'])}")
-    cluster.retry(PREFIX + found["job_id"])
     return find(cluster, job)
+
+
+def input_is_there(address: str) -> bool:
+    """Whether a set lies at an address. Of a bucket that these keys may not read, the job itself finds out."""
+    try:
+        name, key = storage.split(address)
+    except ValueError:
+        return True  # the job says so itself
+    return name != storage.bucket() or next(storage.listed(key), None) is not None
 
 
 def quiet_in(workflow: dict[str, Any], now: datetime) -> float:

@@ -11,6 +11,8 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+from pipeline.clusters import Kubernetes
+from pipeline.ledger import Ledger
 from pipeline.report import ENDED_BY
 
 WORKFLOW = "workflows.argoproj.io/workflow"
@@ -55,7 +57,9 @@ def main(namespace: str, prefix: str, seconds: str, interval: str) -> None:
         client.CustomObjectsApi(),
         client.ApiClient().sanitize_for_serialization,
     )
+    ledger = Ledger(Kubernetes(namespace), prefix)
     while True:
+        ledger.look()
         try:
             look(namespace, prefix, float(seconds), core, custom, serialize)
         except Exception as error:  # an API server that is away for a while: the next look may find it again

@@ -14,12 +14,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pipeline import pod_messages as says
 from pipeline import reading, workflows
 from pipeline.reading import MOST_RECORD, mapping, text
 from steps.contracts import FIRST_STAGE, MODELS
 from steps.errors import (
     OOM_TYPES,
     Cancelled,
+    DiskFull,
+    GpuUnavailable,
     ImageUnavailable,
     ModelOom,
     ModelTimeout,
@@ -48,16 +51,6 @@ RECORD = {
 LABELS = ("status", "error-code", "stage", "oom-type", "model", "engine")
 PREFIX = "sixview.dev/"
 ENDED_BY = PREFIX + "ended-by"  # annotation of a workflow that the reconciler stopped, and why
-
-# what Argo and the kubelet say of a pod; the first two stand in the workflow, too, in a syntax that Go reads as well. Go's
-# "context deadline exceeded" is no deadline of the pod's, but a server that did not answer in time
-LOST = "(?i)pod deleted|evict|node shutdown|preempt|node ?lost"
-LATE = "(?i)(specified|its) deadline"
-IMAGE = re.compile(r"ImagePull|ErrImage|InvalidImageName")
-STORE = re.compile(
-    r"artifact|s3|bucket|failed to (?:put|get|load|save|stat)|access ?denied|no such key|connection refused",
-    re.IGNORECASE,
-)
 
 
 def describe(workflow: dict[str, Any], pods: list[dict[str, Any]], status: str) -> dict[str, str]:
@@ -129,17 +122,25 @@ def failure(workflow: dict[str, Any], steps: list[Node], pods: list[dict[str, An
     if workflow.get("spec", {}).get("shutdown"):
         return stopped(workflow, node, steps)
     if node is None:
-        message = workflow.get("status", {}).get("message") or "The workflow ended before any step had failed."
-        return completed(UnknownError(message, "Read the workflow in the Argo UI."), None, steps)
+        return completed(without_step(workflow), None, steps)
     return completed(of_node(node, pods, workflow), node, steps)
 
 
+def tasks_phase(workflow: dict[str, Any]) -> str:
+    """How the steps ended as a whole, whatever became of the exit handler afterwards."""
+    workflow = workflows.read(workflow)
+    root = workflow["status"]["nodes"].get(workflow["metadata"]["name"], {})
+    return str(root.get("phase") or workflow["status"]["phase"])
+
+
 def first_failure(steps: list[Node]) -> Node | None:
-    """The last attempt of the first step that never succeeded."""
+    """The last attempt of the first step that never succeeded. Nodes that a stop ends before they have begun may all be of one
+    second: package, which comes after every other, is only looked at where nothing else has failed."""
     attempts: dict[str, list[Node]] = {}
     for node in steps:
         attempts.setdefault(node["templateName"], []).append(node)
     failed = [tries[-1] for tries in attempts.values() if not any(t["phase"] == "Succeeded" for t in tries)]
+    failed.sort(key=lambda node: step_of(node) == "package")
     return next((node for node in failed if node["phase"] in ("Failed", "Error")), None)
 
 
@@ -150,6 +151,14 @@ def stopped(workflow: dict[str, Any], node: Node | None, steps: list[Node]) -> R
     return completed(error, node, steps)
 
 
+def without_step(workflow: dict[str, Any]) -> StepError:
+    """Why a workflow ended in which no step had failed."""
+    message = workflow.get("status", {}).get("message") or "The workflow ended before any step had failed."
+    if says.found(says.LATE, message):
+        return ModelTimeout(f"Argo ended the workflow: {message}.")
+    return UnknownError(message, "Read the workflow in the Argo UI.")
+
+
 def of_node(node: Node, pods: list[dict[str, Any]], workflow: dict[str, Any]) -> StepError | Record:
     """What a failed pod says of itself, and where it could not, what Argo and the kubelet say of it."""
     message = node.get("message") or ""
@@ -157,15 +166,28 @@ def of_node(node: Node, pods: list[dict[str, Any]], workflow: dict[str, Any]) ->
     own = reading.failure(told, MOST_RECORD) or (
         reading.unreadable("The failure record that the step left") if told else None
     )
-    if re.search(LOST, message):
-        return NodeLost(f"The pod was lost: {message}.")
-    if own and own["code"] == "KILLED" and ("OOMKilled" in message or _oom_killed(node, pods)):
+    pod = pod_of(node, pods)
+    if says.found(says.LIMIT, message):
+        return DiskFull(
+            f"The pod was ended for its use of disk: {message.strip()}",
+            "Raise that limit: the volume's sizeLimit, or the containers' ephemeral-storage, which a LimitRange may set.",
+        )
+    if says.found(says.LOST, message):
+        return NodeLost(f"The pod was lost: {message.strip().rstrip('.')}.")
+    if own and own["code"] == "KILLED" and ("OOMKilled" in message or _oom_killed(pod)):
         return (
             own | ModelOom("The kernel killed the container for want of memory.").record() | {"details": own["details"]}
         )
-    if own and not (own["code"] == "INTERRUPTED" and re.search(LATE, message)):
+    late = says.found(says.LATE, message)
+    if own is None or own["code"] in ("INTERRUPTED", "KILLED"):
+        ended = says.disruption(pod)
+        if ended and not late:
+            return NodeLost(f"The pod was lost: {ended.strip().rstrip('.')}.")
+    if own and own["code"] == "INTERRUPTED" and not late:  # nobody has stopped the job
+        return NodeLost("The pod was lost: Kubernetes ended it (SIGTERM) while its step was working.")
+    if own and own["code"] != "INTERRUPTED":
         return own
-    if re.search(LATE, message):
+    if late:
         return ModelTimeout(f"Kubernetes ended the pod: {message}.")
     return _outside(message, node, workflow)
 
@@ -173,16 +195,65 @@ def of_node(node: Node, pods: list[dict[str, Any]], workflow: dict[str, Any]) ->
 def _outside(message: str, node: Node, workflow: dict[str, Any]) -> StepError:
     if step_of(node) == "validate" and (refused := _refused(workflow)):
         return refused
-    if IMAGE.search(message):
+    source = next((text(p.get("value")) for p in workflow["spec"]["arguments"]["parameters"] if p["name"] == SET), "")
+    if says.found(says.NO_IMAGE, message):
         return ImageUnavailable(message)
-    if STORE.search(message):
+    if says.found(says.NO_GPU, message):
+        return GpuUnavailable(message, "Look at the node's NVIDIA driver and container toolkit.")
+    if re.search(r"artifact '?input\b", message):
+        return _of_input(message, source)
+    return _of_store(message)
+
+
+def _of_input(message: str, source: str) -> StepError:
+    """Why the input could not be fetched: an address at which nothing can be had is the user's to correct."""
+    bucket, _, key = source.removeprefix("s3://").partition("/")
+    if says.found(says.NO_BUCKET, message):
+        return ValidationFailed(f"There is no bucket {bucket!r} in the store.", "Correct the input.", field="input")
+    if says.found(says.NO_KEY, message):
+        return ValidationFailed(f"Nothing lies at {source}.", "Upload the set, or correct the input.", field="input")
+    if says.found(says.BAD_NAME, message):
+        return ValidationFailed(f"{source} cannot be an address in S3: {message}.", "Correct the input.", field="input")
+    if says.found(says.OTHER_REGION, message):
+        return ValidationFailed(
+            f"The bucket {bucket!r} lies in another region than the store that this installation reads: {message}.",
+            "Copy the set into a bucket of the store's own region.",
+            field="input",
+        )
+    if says.found(says.REFUSED, message):
+        return StorageUnavailable(
+            f"The store does not let the installation's keys read {source}: {message}.",
+            f"Let the keys of the chart's Secret read {key} and list the bucket {bucket}, or copy the set into another one.",
+        )
+    return StorageUnavailable(message)
+
+
+def _of_store(message: str) -> StepError:
+    """Of the job's own files in the installation's own bucket."""
+    if says.found(says.NO_KEY, message):
+        return StorageUnavailable(
+            f"A file that an earlier step had left is gone from the store: {message}.",
+            "Submit the set again; see whether the bucket's lifecycle removes jobs/ sooner than jobs end.",
+        )
+    if says.found(says.REFUSED, message):
+        return StorageUnavailable(
+            f"The store refuses the installation's keys: {message}.",
+            "Correct the keys in the chart's Secret, or what they may do: they read, write and list the bucket.",
+        )
+    if says.found(says.NO_BUCKET, message):
+        return StorageUnavailable(message, "Correct `s3.bucket` in the values, or create the bucket.")
+    if says.found(says.OTHER_REGION, message):
+        return StorageUnavailable(
+            message, "Set `s3.endpoint` in the values to the endpoint of the bucket's own region."
+        )
+    if says.found(says.STORE, message):
         return StorageUnavailable(message)
     return UnknownError(message or "The pod ended without a word.", "Read the pod's log in the Argo UI.")
 
 
 def _refused(workflow: dict[str, Any]) -> ValidationFailed | None:
     """What is wrong with the job's parameters, where validate could not even begin to say so."""
-    given = {p["name"]: str(p.get("value", "")) for p in workflow["spec"].get("arguments", {}).get("parameters", [])}
+    given = {p["name"]: text(p.get("value")) for p in workflow["spec"]["arguments"]["parameters"]}
     address = given.pop(SET, "")
     allowed = wrong(given)
     if allowed:
@@ -190,19 +261,22 @@ def _refused(workflow: dict[str, Any]) -> ValidationFailed | None:
     if re.match(r"s3://[^/]+/.", address) and not re.search(r"[{}]", address):
         return None
     return ValidationFailed(
-        f"The input {address!r} is not an address in S3.", "Give input=s3://bucket/prefix or s3://bucket/set.zip."
+        f"The input {address!r} is not an address in S3.",
+        "Give input=s3://bucket/prefix or s3://bucket/set.zip.",
+        field="input",
     )
 
 
-def _oom_killed(node: Node, pods: list[dict[str, Any]]) -> bool:
-    """Whether the kubelet says so of the node's main container."""
-    for pod in pods:
-        if pod["metadata"].get("annotations", {}).get("workflows.argoproj.io/node-id") == node["id"]:
-            states = [
-                c.get("state", {}) for c in pod.get("status", {}).get("containerStatuses", []) if c["name"] == "main"
-            ]
-            return any((s.get("terminated") or {}).get("reason") == "OOMKilled" for s in states)
-    return False
+def pod_of(node: Node, pods: list[dict[str, Any]]) -> dict[str, Any]:
+    """A node's pod, empty where Kubernetes has forgotten it."""
+    known = "workflows.argoproj.io/node-id"
+    return next((p for p in pods if p["metadata"].get("annotations", {}).get(known) == node["id"]), {})
+
+
+def _oom_killed(pod: dict[str, Any]) -> bool:
+    """Whether the kubelet says so of the pod's main container."""
+    states = [c.get("state", {}) for c in pod.get("status", {}).get("containerStatuses") or [] if c["name"] == "main"]
+    return any((s.get("terminated") or {}).get("reason") == "OOMKilled" for s in states)
 
 
 def completed(what: StepError | Record, node: Node | None, steps: list[Node]) -> Record:
@@ -270,20 +344,20 @@ def main(namespace: str, name: str, status: str, folder: str) -> None:
     settle(workflow, changes)
 
 
-def ending(values: dict[str, str]) -> dict[str, Any]:
-    """What the record says, and the workflow's own state does not say yet."""
+def ending(values: dict[str, str], ended_at: str = "") -> dict[str, Any]:
+    """What the record says, and the workflow's own state does not say yet. ended_at: now, where it is not given."""
     return {
         "status": values["status"],
         "error": json.loads(values["failure"] or "null"),
         "stage": values["stage"] or None,
         "engine": values["engine"].replace(".", ", ") or None,
-        "ended_at": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "ended_at": ended_at or datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
     }
 
 
 def settle(workflow: dict[str, Any], changes: dict[str, Any]) -> None:
     """The record that outlives the workflow. A store that refuses it is not the job's failure: the record is in the labels too,
-    and for drops the reconciler tries again."""
+    and the reconciler tries again."""
     from pipeline import records
 
     try:

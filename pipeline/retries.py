@@ -6,6 +6,7 @@ is forgotten; the groups around them run again. The controller then makes what i
 from __future__ import annotations
 
 import copy
+from datetime import UTC, datetime
 from typing import Any
 
 from pipeline import workflows
@@ -14,11 +15,12 @@ from steps.errors import ValidationFailed
 FORGOTTEN_LABELS = ("workflows.argoproj.io/completed", "workflows.argoproj.io/phase")
 FORGOTTEN_PREFIX = "sixview.dev/"
 KEPT = ("sixview.dev/owner", "sixview.dev/source", "sixview.dev/model", "sixview.dev/drop")
+FORGOTTEN_ORDERS = ("shutdown", "suspend")
 FORGOTTEN_STATUS = ("message", "finishedAt", "conditions", "outputs", "artifactGCStatus", "taskResultsCompletionStatus")
 
 
-def restarted(workflow: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The workflow as it goes on, and the names of the pods that have to go."""
+def restarted(workflow: dict[str, Any], anew: bool = False) -> tuple[dict[str, Any], list[str]]:
+    """The workflow as it goes on, and the names of the pods that have to go. anew: from the first step, whatever succeeded."""
     read = workflows.read(workflow)
     if read.unread or not isinstance(
         workflow.get("status"), dict
@@ -29,11 +31,13 @@ def restarted(workflow: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     metadata["labels"] = {k: v for k, v in (metadata.get("labels") or {}).items() if _stays(k)}
     annotations = metadata.get("annotations") or {}
     metadata["annotations"] = {k: v for k, v in annotations.items() if k in KEPT or not k.startswith(FORGOTTEN_PREFIX)}
-    again["spec"].pop("shutdown", None)
+    for spec in (again["spec"], status.get("storedWorkflowTemplateSpec") or {}):  # the controller goes by its copy
+        for name in FORGOTTEN_ORDERS:
+            spec.pop(name, None)
     nodes, known = status.get("nodes") or {}, read["status"]["nodes"]
     if metadata["name"] not in nodes:  # a very large workflow keeps them packed, or outside of itself
         raise ValidationFailed("The workflow's nodes cannot be read.", "Use `argo retry`, or --argo-server.")
-    root, kept = nodes[metadata["name"]], kept_nodes(known, metadata["name"])
+    root, kept = nodes[metadata["name"]], set() if anew else kept_nodes(known, metadata["name"])
     gone = [pod_name(read, n) for key, n in known.items() if n["type"] == "Pod" and key not in kept]
     root.update(phase="Running", message="", finishedAt=None)
     status["nodes"] = {key: node for key, node in nodes.items() if key in kept or node is root}
@@ -41,6 +45,7 @@ def restarted(workflow: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     for name in FORGOTTEN_STATUS:
         status.pop(name, None)
     status["phase"] = "Running"
+    status["startedAt"] = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     return again, gone
 
 
@@ -54,6 +59,17 @@ def kept_nodes(nodes: dict[str, dict[str, Any]], name: str) -> set[str]:
 
     tasks = [node["name"] for node in nodes.values() if settled(node)]
     return {key for key, node in nodes.items() if any(_within(node["name"], task) for task in tasks)}
+
+
+def left_files(workflow: dict[str, Any]) -> list[str]:
+    """The keys of what the kept steps have left in the bucket for those that run again; their logs are nobody's input."""
+    nodes = workflow.get("status", {}).get("nodes") or {}
+    kept = [nodes[key] for key in kept_nodes(nodes, workflow["metadata"]["name"])]
+    artifacts = [
+        a for node in kept if node["type"] == "Pod" for a in (node.get("outputs") or {}).get("artifacts") or []
+    ]
+    needed = [a for a in artifacts if not a["name"].endswith("-logs")]
+    return sorted({a["s3"]["key"] for a in needed if (a.get("s3") or {}).get("key")})
 
 
 def _within(node: str, task: str) -> bool:

@@ -20,7 +20,8 @@ from typing import IO, Any
 from pipeline import reading
 
 INPUTS, PARTS, RESULTS, RECORDS, DROPS, LOGS = "inputs/", "jobs/", "results/", "records/", "drops/", "logs/"
-PREFIXES = (INPUTS, PARTS, RESULTS, RECORDS, DROPS, LOGS)
+OPEN = "open/"  # jobs that have not ended, see `ledger`
+PREFIXES = (INPUTS, PARTS, RESULTS, RECORDS, DROPS, LOGS, OPEN)
 FINAL = ("result.zip", "report.html", "failure.json")
 PATIENCE_SECONDS = 120.0  # a store that is away for less than this is waited for
 MISSING = ("404", "NoSuchKey", "NoSuchBucket", "NotFound")

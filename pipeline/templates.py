@@ -22,7 +22,8 @@ from hera.workflows import (
 )
 from hera.workflows import models as argo
 
-from pipeline.report import LATE, LOST, RECORD
+from pipeline.pod_messages import AGAIN, FINAL
+from pipeline.report import RECORD
 from pipeline.resources import CONTROL, GROWTH, MOST_MEMORY_MIB, SIDECAR
 from pipeline.settings import Settings
 from pipeline.storage import key_of
@@ -126,14 +127,14 @@ def pod(
 
 def infrastructure(settings: Settings) -> argo.RetryStrategy:
     """What is not the step's fault is tried again as it was: lost nodes, preemption, a store that was away. What the step itself
-    reports as its own failure is not."""
+    reports as its own failure is not, nor what is the same on every node: a limit of the pod's, an input that is not there."""
     codes = ", ".join(f"'{error.exit_code}'" for error in (GpuUnavailable, DiskFull, Interrupted))
-    lost, late = (f"lastRetry.message matches '{words}'" for words in (LOST, LATE))
+    lost, final = (f"lastRetry.message matches '{words}'" for words in (AGAIN, FINAL))
     affinity = argo.RetryAffinity(node_anti_affinity=argo.RetryNodeAntiAffinity()) if settings.another_node else None
     return argo.RetryStrategy(
         limit=argo.IntOrString(root=str(settings.infrastructure_retries)),
         retry_policy="Always",
-        expression=f"(lastRetry.status == 'Error' || lastRetry.exitCode in [{codes}] || {lost}) && !({late})",
+        expression=f"(lastRetry.status == 'Error' || lastRetry.exitCode in [{codes}] || {lost}) && !({final})",
         backoff=BACKOFF,
         affinity=affinity,
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline import reading, workflows
 from pipeline.reading import EPOCH, mapping, moment, text
-from pipeline.report import ENDED_BY, describe, model_of, outputs, step_nodes, step_of
+from pipeline.report import ENDED_BY, describe, model_of, outputs, step_nodes, step_of, tasks_phase
 from steps.contracts import MODELS
 from steps.errors import Record
 
@@ -102,8 +102,8 @@ def parameters(workflow: Workflow) -> dict[str, str]:
 def status_of(workflow: Workflow, steps: list[dict[str, Any]]) -> str:
     """One of STATUSES. A job that somebody stopped is cancelled from that moment on."""
     phase = workflow["status"]["phase"]
-    if phase == "Succeeded":
-        return "completed"
+    if phase == "Succeeded" or (phase in ENDED and tasks_phase(workflow) == "Succeeded"):
+        return "completed"  # of the latter only the exit handler has failed
     if workflow["spec"]["shutdown"] and ENDED_BY not in workflow["metadata"]["annotations"]:
         return "cancelled"
     if phase in ENDED:
@@ -159,7 +159,7 @@ def _updated(workflow: Workflow, steps: list[dict[str, Any]]) -> str:
 
 
 def note(workflow: Workflow, may_be_cancelled: bool = True) -> str | None:
-    """That somebody wants the job cancelled, while it waits for the confirmation; and what cannot be read."""
+    """That the job is suspended; that somebody wants it cancelled, while that waits for the confirmation; what cannot be read."""
     workflow = workflows.read(workflow)
     asked = workflow["metadata"]["annotations"].get(ASKED, "")
     at = moment(asked)
@@ -167,6 +167,8 @@ def note(workflow: Workflow, may_be_cancelled: bool = True) -> str | None:
     if asked and at is None:
         told.append(f"the annotation {ASKED}={text(asked, SHORT)!r} is no time")
     found = [f"Of the workflow not everything can be read: {'; '.join(told)}."] if told else []
+    if may_be_cancelled and workflow["spec"].get("suspend") is True:
+        found.append(f"The job is suspended: `argo resume {workflow['metadata']['name']}` lets it go on.")
     if at and may_be_cancelled and (datetime.now(UTC) - at).total_seconds() <= CANCEL_SECONDS:
         found.append(f"A cancellation was requested at {text(asked, SHORT)} and waits for its confirmation.")
     return " ".join(found) or None

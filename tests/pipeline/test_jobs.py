@@ -264,6 +264,10 @@ def test_a_retry_keeps_what_succeeded_and_forgets_the_rest() -> None:
     failed["status"] |= {"phase": "Failed", "message": "x"}
     failed["metadata"]["labels"] |= {"workflows.argoproj.io/completed": "true", "sixview.dev/status": "failed"}
     failed["spec"]["shutdown"] = "Stop"
+    failed["status"]["storedWorkflowTemplateSpec"] = {
+        "shutdown": "Stop",
+        "entrypoint": "job",
+    }  # what the controller goes by
     again, gone = retries.restarted(failed)
     names = {node["name"].removeprefix(job) for node in again["status"]["nodes"].values()}
     kept = {"", ".validate", ".validate(0)", ".validate(1)", ".reconviagen", ".reconviagen.again", ".nvdiffrec"}
@@ -272,8 +276,70 @@ def test_a_retry_keeps_what_succeeded_and_forgets_the_rest() -> None:
     assert (again["status"]["phase"], again["status"]["nodes"][job]["phase"]) == ("Running", "Running")
     assert set(again["metadata"]["labels"]) == {"sixview.dev/owner", "sixview.dev/source"}
     assert "shutdown" not in again["spec"]
+    assert again["status"]["storedWorkflowTemplateSpec"] == {"entrypoint": "job"}
     assert [pod.split("-")[-2] for pod in gone] == ["quality", "package", "onExit"]
     assert failed["status"]["phase"] == "Failed"
+
+
+class Stopped:
+    """A cluster with one workflow that has ended."""
+
+    def __init__(self, workflow: dict[str, Any]) -> None:
+        self.workflow, self.retried = workflow, None
+
+    def get(self, name: str) -> dict[str, Any]:
+        return self.workflow
+
+    def retry(self, name: str, anew: bool = False) -> None:
+        self.retried = anew
+
+
+@pytest.mark.parametrize(
+    ("stored", "retried"),
+    [
+        ({"inputs/mug/a.png", "jobs/abc12345/scene.tgz"}, False),
+        ({"inputs/mug/a.png"}, True),  # what validate left was purged: from the first step
+        ({"jobs/abc12345/scene.tgz"}, None),  # the input is gone
+    ],
+)
+@pytest.mark.parametrize("shutdown", ["Stop", "Terminate"])
+def test_whether_a_cancelled_job_can_be_tried_again_is_asked_of_the_store(
+    monkeypatch: pytest.MonkeyPatch, stored: set[str], retried: bool | None, shutdown: str
+) -> None:
+    ended = with_nodes(("validate", "Succeeded", "1/1"), phase="Failed", finishedAt="2026-01-01T00:01:00Z")
+    ended["spec"] |= {"shutdown": shutdown}
+    ended["spec"]["arguments"]["parameters"].append({"name": "input", "value": "s3://sixview/inputs/mug"})
+    node = next(iter(ended["status"]["nodes"].values()))
+    logs = {"name": "main-logs", "s3": {"key": "logs/gone"}}
+    node |= {
+        "boundaryID": "sixview-abc12345",
+        "outputs": {"artifacts": [{"name": "scene", "s3": {"key": "jobs/abc12345/scene.tgz"}}, logs]},
+    }
+    monkeypatch.setattr(jobs.storage, "listed", lambda prefix: iter([k for k in stored if k.startswith(prefix)]))
+    monkeypatch.setattr(jobs.storage, "head", lambda key: {} if key in stored else None)
+    monkeypatch.setattr(jobs.storage, "remove", lambda address: None)
+    cluster: Any = Stopped(ended)
+    if retried is None:
+        with pytest.raises(JobExpired, match="nothing lies at s3://sixview/inputs/mug"):
+            jobs.retry(cluster, "abc12345")
+    else:
+        jobs.retry(cluster, "abc12345")
+    assert cluster.retried == retried
+
+
+def test_a_job_that_begins_anew_keeps_nothing() -> None:
+    ended = with_nodes(("validate", "Succeeded", "1/1"), phase="Failed")
+    ended["status"]["nodes"]["sixview-abc12345"] = {"name": "sixview-abc12345", "type": "DAG", "phase": "Failed"}
+    next(iter(ended["status"]["nodes"].values()))["boundaryID"] = "sixview-abc12345"
+    assert len(retries.restarted(ended)[0]["status"]["nodes"]) == 2
+    again, gone = retries.restarted(ended, anew=True)
+    assert (list(again["status"]["nodes"]), len(gone)) == (["sixview-abc12345"], 1)
+
+
+def test_a_suspended_job_says_so_and_how_it_goes_on() -> None:
+    suspended = with_nodes(("validate", "Running", "0/1"))
+    suspended["spec"]["suspend"] = True
+    assert "argo resume sixview-abc12345" in views.view(suspended)["note"]
 
 
 def test_a_job_of_which_only_the_record_is_left_has_expired(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,6 +119,21 @@ def test_a_stopped_job_is_cancelled_unless_the_reconciler_says_why() -> None:
     assert (code(found), describe(found, [], "Failed")["status"]) == ("IMAGE_UNAVAILABLE", "failed")
 
 
+def test_a_job_that_was_stopped_before_any_pod_ran_stopped_in_its_first_step() -> None:
+    """It waited for its turn: Argo makes all its nodes in the same second, to fail them."""
+    message = "workflow shutdown with strategy: Stop"
+    found = workflow(node("package", "Failed", message), node("validate", "Failed", message), shutdown="Stop")
+    assert describe(found, [], "Failed")["stage"] == "validation"
+    assert describe(workflow(shutdown="Stop"), [], "Failed")["error-code"] == "CANCELLED"
+
+
+def test_a_workflow_s_own_deadline_is_told_as_such() -> None:
+    found = workflow()
+    found["status"]["message"] = "retry exceeded workflow deadline 2026-11-26 22:03:39 +0000 UTC"
+    assert code(found) == "MODEL_TIMEOUT"
+    assert code(workflow(node("validate", "Failed", "Step exceeded its deadline"))) == "MODEL_TIMEOUT"
+
+
 def test_a_pod_that_kubernetes_ended_for_its_age_timed_out() -> None:
     message = "Pod was active on the node longer than the specified deadline"
     assert code(workflow(node("nvdiffrec-pod", "Failed", message))) == "MODEL_TIMEOUT"

@@ -1,0 +1,163 @@
+"""A record of every job, however it ends: of what was deleted, terminated, or could not run its exit handler.
+
+The reconciler keeps one small object per unfinished job, `open/<job>.<uid>.json`: what a record needs once the workflow is gone.
+A finalizer would do the same, and would hold everything back when the chart is uninstalled."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from pipeline import records, report, storage, views
+from pipeline.clusters import OURS, Kubernetes
+from steps.errors import Cancelled
+
+COMPLETED = "workflows.argoproj.io/completed"
+RUNNING = f"{OURS},{COMPLETED}!=true"
+UNTOLD = f"{OURS},{COMPLETED}=true,!{report.PREFIX}status"  # ended, and no exit handler has labelled them
+METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+PAGE = 200
+KEPT_METADATA = ("name", "namespace", "uid", "creationTimestamp", "labels", "annotations")
+
+Workflow = dict[str, Any]
+
+
+class Ledger:
+    """The jobs of one release in one namespace."""
+
+    def __init__(self, cluster: Kubernetes, release: str) -> None:
+        self.cluster, self.release = cluster, release
+        self.foreign: set[str] = set()  # uids of other releases' workflows
+
+    def look(self) -> None:
+        """Brings the objects and the records up to date. What cannot be done now is done at the next look."""
+        try:
+            written = {uid_of(item["Key"]): item["Key"] for item in storage.listed(storage.OPEN)}
+            running = {head["uid"]: head["name"] for head in self.heads(RUNNING)}
+            untold = {head["uid"]: head["name"] for head in self.heads(UNTOLD)}
+        except Exception as error:
+            complain("could not look for jobs without a record", error)
+            return
+        for uid in running.keys() - written.keys() - self.foreign:
+            self.attempt(self.begin, running[uid], uid)
+        for uid in written.keys() - running.keys():
+            self.attempt(self.close, written[uid])
+        for uid in untold.keys() - written.keys() - self.foreign:
+            self.attempt(self.tell, untold[uid], uid)
+        self.foreign &= running.keys() | untold.keys()
+
+    def attempt(self, what: Callable[..., None], *arguments: str) -> None:
+        """One job that cannot be written down costs no other one its record."""
+        try:
+            what(*arguments)
+        except Exception as error:
+            complain(arguments[0], error)
+
+    def heads(self, selector: str) -> Iterator[dict[str, Any]]:
+        """The metadata of every workflow with these labels, one page of them in memory at a time."""
+        token = ""
+        while True:
+            more: Any = {"_continue": token} if token else {}
+            answer: Any = self.cluster.custom.list_namespaced_custom_object(
+                "argoproj.io",
+                "v1alpha1",
+                self.cluster.namespace,
+                "workflows",
+                label_selector=selector,
+                limit=PAGE,
+                _headers={"Accept": METADATA},
+                _preload_content=False,
+                _request_timeout=(5, 60),
+                **more,
+            )
+            page = json.loads(answer.data)
+            yield from (item["metadata"] for item in page.get("items") or [])
+            token = page.get("metadata", {}).get("continue") or ""
+            if not token:
+                return
+
+    def ours(self, name: str, uid: str) -> Workflow | None:
+        """The workflow, if it is still there and a job of this release."""
+        workflow = self.cluster.get(name)
+        if workflow is None or workflow["metadata"]["uid"] != uid:
+            return None
+        if workflow["spec"].get("workflowTemplateRef", {}).get("name") != self.release:
+            self.foreign.add(uid)
+            return None
+        return workflow
+
+    def begin(self, name: str, uid: str) -> None:
+        """Writes a job's object."""
+        workflow = self.ours(name, uid)
+        if workflow is not None:
+            storage.write_json(key_of(name, uid), {"workflow": remembered(workflow), "seen_at": now()})
+
+    def close(self, key: str) -> None:
+        """Ends a job's object: with a record, unless its exit handler has written one since the object was."""
+        entry = storage.read_json(key)
+        if isinstance(entry, dict) and isinstance(entry.get("workflow"), dict):
+            kept, since = entry["workflow"], str(entry.get("seen_at", ""))
+            workflow = self.cluster.get(kept["metadata"]["name"])
+            if workflow is not None and workflow["metadata"]["uid"] != kept["metadata"]["uid"]:
+                workflow = None
+            if workflow is not None and workflow.get("status", {}).get("phase") not in views.ENDED:
+                return  # it goes on again
+            if not recorded(views.job_of(kept["metadata"]["name"]), since):
+                self.settle(workflow) if workflow else deleted(kept)
+        storage.remove(f"s3://{storage.bucket()}/{key}")
+
+    def tell(self, name: str, uid: str) -> None:
+        """The record of a job that ended before its object was written."""
+        workflow = self.ours(name, uid)
+        if workflow is not None:
+            self.settle(workflow)
+
+    def settle(self, workflow: Workflow) -> None:
+        """What the exit handler would have written."""
+        workflow = workflows.read(workflow)
+        values = report.describe(workflow, [], report.tasks_phase(workflow))
+        changes = report.ending(values, workflow["status"]["finishedAt"] or now())
+        records.settle(workflow, changes)
+        name, told = workflow["metadata"]["name"], records.annotation(workflow, changes)
+        report.label(values, told, self.cluster.namespace, name, self.cluster.custom)
+
+
+def remembered(workflow: Workflow) -> Workflow:
+    """As much of a workflow as a record of it needs."""
+    metadata = {name: workflow["metadata"][name] for name in KEPT_METADATA if name in workflow["metadata"]}
+    given = [{"name": name, "value": value} for name, value in views.parameters(workflow).items()]
+    spec = {"workflowTemplateRef": workflow["spec"]["workflowTemplateRef"], "arguments": {"parameters": given}}
+    return {"metadata": metadata, "spec": spec, "status": {}}
+
+
+def deleted(workflow: Workflow) -> None:
+    """The record of a job whose workflow was deleted before it had ended."""
+    error = Cancelled("The workflow was deleted before it had ended.")
+    record = report.completed(error, None, [])
+    records.settle(workflow, {"status": "cancelled", "error": record, "ended_at": now()})
+
+
+def recorded(job: str, since: str) -> bool:
+    """Whether there is a record of an end after that moment: a job that was tried again may have one of its end before."""
+    found = records.read(job)
+    return found is not None and (found.get("ended_at") or "") >= since
+
+
+def key_of(name: str, uid: str) -> str:
+    """Where a job's object lies."""
+    return f"{storage.OPEN}{views.job_of(name)}.{uid}.json"
+
+
+def uid_of(key: str) -> str:
+    return key.removesuffix(".json").rpartition(".")[2]
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def complain(what: str, error: Exception) -> None:
+    print(f"{what}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)

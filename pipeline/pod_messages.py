@@ -1,0 +1,103 @@
+"""What Argo's controller, the kubelet and the S3 client say of a pod that ended: regular expressions over a node's message.
+
+Argo copies the pod's `status.message` where there is one, else it names the container that failed (`inferFailedReason` in
+workflow/controller/operator.go of Argo 3.7.18). The same expressions stand in `retryStrategy.expression`, so they use what both
+Go's RE2 and Python's re read, and neither quotes nor backslashes. Kubernetes' texts are the same in 1.28.15 and in 1.34.4; its
+files are named as of 1.34.4, below pkg/."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+# -- of Kubernetes and Argo ---------------------------------------------------------------------------------------------
+
+_LOST = (
+    "pod deleted",  # Argo, operator.go podReconciliation: the pod is gone and nobody saw how
+    "find failed message for pod",  # Argo, inferFailedReason: a failed pod without a container's status
+    "(main|wait) (container did not complete|nor wait container completed) successfully",  # the same: no container's end is known
+    "container starts due to (ContainerCreating|PodInitializing)",  # the same: failed by others before it began
+    "the node was low on resource",  # kubelet/eviction/helpers.go nodeLowMessageFmt
+    "the node had condition",  # kubelet/eviction/helpers.go nodeConditionMessageFmt, of a pod that is not admitted
+    "pod was rejected",  # kubelet/kubelet.go rejectPod, and nodeshutdown/nodeshutdown_manager.go
+    "allocate failed due to",  # kubelet/cm/admission/errors.go: a device that is not there any more
+    "cannot be allocated with topology locality",  # kubelet/cm/topologymanager/topology_manager.go
+    "SMT alignment error",  # kubelet/cm/cpumanager/policy_static.go
+    "have enough resource",  # kubelet/lifecycle/predicate.go InsufficientResourceError
+    "which is unexpected",  # kubelet/lifecycle/predicate.go
+    "preempt",  # kubelet/preemption/preemption.go; scheduler/framework/preemption/preemption.go
+    "node shutdown|node is shutting down",  # kubelet/nodeshutdown/nodeshutdown_manager.go
+    "is unresponsive|node ?lost",  # util/node/node.go NodeUnreachablePodMessage and its reason
+    "node no longer exists",  # controller/podgc/gc_controller.go
+    "noexecute taint",  # controller/tainteviction/taint_eviction.go
+    "evict",  # registry/core/pod/storage/eviction.go, and the reason Evicted
+    "could not be located when the pod was",  # kubelet/kubelet_pods.go, exit code 137: a node that began anew
+    "Unknown [(]exit code 255[)]",  # containerd, of what ran when the node went down
+)
+LOST = f"(?i){'|'.join(_LOST)}"
+# kubelet/active_deadline.go; Argo, exec_control.go and operator.go. Go's "context deadline exceeded" is no deadline of the pod's,
+# but a server that did not answer in time
+LATE = "(?i)(specified|its|workflow) deadline"
+# the pod's own limit on disk: kubelet/eviction/helpers.go emptyDirMessageFmt, containerEphemeralStorageMessageFmt, podEphemeral…
+LIMIT = "(?i)usage of emptydir volume|exceeded its local ephemeral storage limit|local storage usage exceeds the total limit"
+# kubelet/kuberuntime, containerd and the NVIDIA container toolkit, of a container that cannot be started with its GPU
+NO_GPU = "(?i)(start|cannotrun|create).*(nvidia|nvml|libcuda)"
+# kubelet/images/types.go
+NO_IMAGE = "ImagePull|ErrImage|InvalidImageName"
+
+# -- of the store -------------------------------------------------------------------------------------------------------
+
+# minio-go prints a server's own message and no code: so both are here, AWS's and MinIO's. What is not here (connection refused,
+# timeouts, SlowDown, 5xx) may be another time
+NO_KEY = "(?i)specified key does not exist|no ?such ?key|no key found of name"
+NO_BUCKET = "(?i)specified bucket (does not exist|is not valid)|no ?such ?bucket"
+# minio-go, pkg/s3utils; InvalidObjectName and KeyTooLongError of the servers
+BAD_NAME = "(?i)(bucket|object) name (is|cannot|can not|contains|too)|your key is too long"
+# PermanentRedirect, AuthorizationHeaderMalformed, InvalidRegion
+OTHER_REGION = (
+    "(?i)addressed using the specified endpoint|permanent ?redirect|the region .* is wrong|region does not match"
+)
+# AccessDenied, InvalidAccessKeyId, SignatureDoesNotMatch, ExpiredToken, AllAccessDisabled, AWS's IAM
+REFUSED = (
+    "(?i)access ?denied|is not authorized to perform|access ?key ?id|request signature we calculated|signature ?does ?not ?match"
+    "|(security )?token (included in the request )?(has|is) (expired|invalid)|access .* has been disabled"
+)
+STORE = "(?i)artifact|s3|bucket|failed to (put|get|load|save|stat)|connection refused"
+
+# another attempt may fare better, on another node
+AGAIN = f"{LOST}|{NO_GPU.removeprefix('(?i)')}"
+# another attempt would end alike, so there is none
+FINAL = "|".join((LATE, *(p.removeprefix("(?i)") for p in (LIMIT, NO_KEY, NO_BUCKET, BAD_NAME, OTHER_REGION, REFUSED))))
+
+# -- of a pod's own status ----------------------------------------------------------------------------------------------
+
+# status.reason: kubelet/eviction, preemption, nodeshutdown; util/node/node.go
+REASONS = (
+    "Evicted",
+    "Preempting",
+    "NodeShutdown",
+    "Terminated",
+    "Shutdown",
+    "NodeLost",
+    "NodeAffinity",
+    "UnexpectedAdmissionError",
+)
+
+
+def found(pattern: str, message: str) -> bool:
+    """Whether a message is of a kind."""
+    return re.search(pattern, message) is not None
+
+
+def disruption(pod: dict[str, Any]) -> str:
+    """Why a pod was ended from outside, in the words of its status; empty where it was not, or where nobody wrote it down.
+
+    The condition DisruptionTarget has the reasons EvictionByEvictionAPI, DeletionByTaintManager, DeletionByPodGC,
+    PreemptionByScheduler and TerminationByKubelet."""
+    status = pod.get("status") or {}
+    for condition in status.get("conditions") or []:
+        if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
+            return ": ".join(t for t in (condition.get("reason"), condition.get("message")) if t)
+    if status.get("reason") in REASONS:
+        return ": ".join(t for t in (status["reason"], status.get("message")) if t)
+    return ""
