@@ -45,9 +45,13 @@ MOST_CHARACTERS = 500  # of somebody else's words
 QUIET_SECONDS = 30.0  # after which a pod that nobody has said anything of is worth a word
 
 # what Argo says of a pod that the API server would not make
-REFUSED = re.compile(r'pods? "[^"]*" is (forbidden|invalid)|admission webhook "[^"]*" denied|failed calling webhook', re.IGNORECASE)
+REFUSED = re.compile(
+    r'pods? "[^"]*" is (forbidden|invalid)|admission webhook "[^"]*" denied|failed calling webhook', re.IGNORECASE
+)
 QUOTA = re.compile(r"exceeded quota: (\S+), requested: (.*), used: (.*), limited: (.*)")
-CLAIM = re.compile(r"persistentvolume|volume node affinity|volume zone|pvc\(s\)|storageclass|free storage", re.IGNORECASE)
+CLAIM = re.compile(
+    r"persistentvolume|volume node affinity|volume zone|pvc\(s\)|storageclass|free storage", re.IGNORECASE
+)
 SHORT_OF = re.compile(r"Insufficient ([\w./-]+\w)|(Too many pods)")
 NOT_HELPFUL, NO_VICTIMS = "Preemption is not helpful for scheduling", "No preemption victims found"
 
@@ -58,7 +62,11 @@ WORDS: tuple[tuple[str, str, str], ...] = (
     (r"couldn't find key (\S+) in Secret \S+/(\S+)", "the secret {1} has no key {0}", "Add the key to the secret."),
     (r"references non-existent secret key: (\S+)", "a secret has no key {0}", "Add the key to the secret."),
     (r'configmaps? "([^"]+)" not found', "the ConfigMap {0} is not there", "Install the chart again: it makes it."),
-    (r"couldn't find key (\S+) in ConfigMap \S+/(\S+)", "the ConfigMap {1} has no key {0}", "Add the key to the ConfigMap."),
+    (
+        r"couldn't find key (\S+) in ConfigMap \S+/(\S+)",
+        "the ConfigMap {1} has no key {0}",
+        "Add the key to the ConfigMap.",
+    ),
     (
         r'persistentvolumeclaims? "([^"]+)" (not found|is being deleted)',
         "the PersistentVolumeClaim {0} is not there",
@@ -148,7 +156,9 @@ def of_pod(
         waiting = (container.get("state") or {}).get("waiting") or {}
         if waiting.get("reason") in IMAGE:
             said = _cut(f"{waiting['reason']}. {waiting.get('message', '')}")
-            return Wait(step, ImageUnavailable.code, f"The image {container.get('image', '')} could not be had: {said}".strip())
+            return Wait(
+                step, ImageUnavailable.code, f"The image {container.get('image', '')} could not be had: {said}".strip()
+            )
         if waiting.get("reason") in CONTAINER:
             return fault(step, f"{waiting['reason']}: {waiting.get('message', '')}")
     last = last_event(events)
@@ -183,7 +193,12 @@ def last_event(events: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 def _seen(event: dict[str, Any]) -> str:
     series = event.get("series") or {}
-    times = (series.get("lastObservedTime"), event.get("lastTimestamp"), event.get("eventTime"), event.get("firstTimestamp"))
+    times = (
+        series.get("lastObservedTime"),
+        event.get("lastTimestamp"),
+        event.get("eventTime"),
+        event.get("firstTimestamp"),
+    )
     return next((str(time)[:19] for time in times if time), "")
 
 

@@ -48,7 +48,7 @@ def quantity(text: Any) -> Decimal:
     """An amount as Kubernetes writes it, 500m or 8192Mi, as a number."""
     from kubernetes.utils.quantity import parse_quantity
 
-    return Decimal(parse_quantity(text))
+    return Decimal(parse_quantity(text))  # type: ignore[no-untyped-call]
 
 
 def requests(pod: dict[str, Any]) -> dict[str, Decimal]:

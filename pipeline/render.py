@@ -40,6 +40,7 @@ NUMBERS = {
     900004: "{{ .Values.retries.vram }}",
     900005: "{{ .Values.retries.infrastructure }}",
     900007: "{{ .Values.limits.checkpointSeconds }}",
+    900008: "{{ .Values.retries.mostMemoryMiB }}",
     900006: "{{ mul .Values.limits.daysKept 86400 }}",
 }
 # what has no place in the manifest where values.yaml says nothing
@@ -95,6 +96,7 @@ def chart_settings() -> Settings:
         vram_retries=900004,
         infrastructure_retries=900005,
         seconds_kept=900006,
+        most_memory_mib=900008,
         pod_patch="@PATCH@",
     )
 

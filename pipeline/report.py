@@ -16,10 +16,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pipeline import pending
 from steps.contracts import FIRST_STAGE, MODELS
 from steps.errors import (
     OOM_TYPES,
     Cancelled,
+    ConfigurationError,
     ImageUnavailable,
     ModelOom,
     ModelTimeout,
@@ -29,6 +31,7 @@ from steps.errors import (
     StorageUnavailable,
     UnknownError,
     ValidationFailed,
+    by_code,
 )
 
 Node = dict[str, Any]
@@ -46,7 +49,7 @@ RECORD = {
 }
 LABELS = ("status", "error-code", "stage", "oom-type", "model", "engine")
 PREFIX = "sixview.dev/"
-ENDED_BY = PREFIX + "ended-by"  # annotation of a workflow that the reconciler stopped, and why
+ENDED_BY = PREFIX + "ended-by"  # annotation of a workflow that the reconciler stopped: {"code", "reason", "suggestion"}
 
 # what Argo and the kubelet say of a pod; the first two stand in the workflow, too, in a syntax that Go reads as well. Go's
 # "context deadline exceeded" is no deadline of the pod's, but a server that did not answer in time
@@ -147,8 +150,16 @@ def first_failure(steps: list[Node]) -> Node | None:
 def stopped(workflow: dict[str, Any], node: Node | None, steps: list[Node]) -> Record:
     """Somebody ended the workflow: a person, or the reconciler, which leaves word."""
     word = workflow["metadata"].get("annotations", {}).get(ENDED_BY)
-    error = ImageUnavailable(word) if word else Cancelled("The job was stopped.")
-    return completed(error, node, steps)
+    return completed(ended_by(word) if word else Cancelled("The job was stopped."), node, steps)
+
+
+def ended_by(word: str) -> StepError:
+    """What the reconciler's annotation says. Earlier ones were plain text, and all for want of an image."""
+    try:
+        told = json.loads(word)
+        return by_code()[told["code"]](str(told["reason"]), str(told.get("suggestion", "")))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ImageUnavailable(str(word))
 
 
 def of_node(node: Node, pods: list[dict[str, Any]], workflow: dict[str, Any]) -> StepError | Record:
@@ -175,6 +186,9 @@ def _outside(message: str, node: Node, workflow: dict[str, Any]) -> StepError:
             f"The input {given.get('input', '')!r} is not an address in S3.",
             "Give input=s3://bucket/prefix or s3://bucket/set.zip.",
         )
+    if pending.REFUSED.search(message):
+        wait = pending.fault(str(node.get("templateName", "")), message)
+        return ConfigurationError(wait.reason, wait.advice)
     if IMAGE.search(message):
         return ImageUnavailable(message)
     if STORE.search(message):

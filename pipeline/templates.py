@@ -23,7 +23,7 @@ from hera.workflows import (
 from hera.workflows import models as argo
 
 from pipeline.report import LATE, LOST, RECORD
-from pipeline.resources import CONTROL, GROWTH, MOST_MEMORY_MIB, SIDECAR
+from pipeline.resources import CONTROL, GROWTH, SIDECAR
 from pipeline.settings import Settings
 from pipeline.storage import key_of
 from steps.contracts import MODELS, OUTPUTS, STEPS, arguments
@@ -125,7 +125,8 @@ def pod(
 
 def infrastructure(settings: Settings) -> argo.RetryStrategy:
     """What is not the step's fault is tried again as it was: lost nodes, preemption, a store that was away. What the step itself
-    reports as its own failure is not."""
+    reports as its own failure is not. Argo knows no preference, only a requirement of another node, with which a pool no larger than
+    the retries is soon used up; without it Kubernetes' own taints keep pods from a node that is lost, drained or under pressure."""
     codes = ", ".join(f"'{error.exit_code}'" for error in (GpuUnavailable, DiskFull, Interrupted))
     lost, late = (f"lastRetry.message matches '{words}'" for words in (LOST, LATE))
     affinity = argo.RetryAffinity(node_anti_affinity=argo.RetryNodeAntiAffinity()) if settings.another_node else None
@@ -312,7 +313,8 @@ def attempts(settings: Settings, model: str) -> DAG:
     code, used = f"({failed} ?? '')", f"int(float({seconds} ?? '0'))"
     rungs = "int(tasks.attempt.outputs.parameters['rungs-left'] ?? '0')"
     of_ram, of_vram = f"({code} in ['MODEL_OOM', 'KILLED'])", f"({code} == 'MODEL_VRAM_OOM')"
-    grown = f"min({MOST_MEMORY_MIB}, {GROWTH} * int(inputs.parameters.memory))"
+    now = "int(inputs.parameters.memory)"
+    grown = f"max({now}, min({settings.most_memory_mib}, {GROWTH} * {now}))"  # a first attempt may have more than the cap
     ended = f"{code} + ' at ' + inputs.parameters.memory + ' MiB of memory'"
     arguments = {
         "memory": f"{of_ram} ? {grown} : int(inputs.parameters.memory)",

@@ -13,6 +13,7 @@ from steps.errors import Record
 PREFIX = "sixview-"
 OWNER, SOURCE, ASKED = "sixview.dev/owner", "sixview.dev/source", "sixview.dev/cancel-requested"
 CANCEL_SECONDS = 3600.0  # after which a cancellation that nobody confirmed is forgotten
+WAITING = "sixview.dev/waiting"  # annotation: why the job waits, see `reconciler`
 ENDED = ("Succeeded", "Failed", "Error")
 STATUSES = ("queued", "processing", "completed", "failed", "cancelled")
 SHARES = {"validate": 5, "model": 70, "quality": 8, "preview": 12, "package": 5}  # of a job's time, in percent
@@ -130,6 +131,21 @@ def _updated(workflow: Workflow, steps: list[dict[str, Any]]) -> str:
 
 
 def note(workflow: Workflow) -> str | None:
+    """Why the job waits, and that somebody wants it cancelled."""
+    return " ".join(filter(None, (waiting(workflow), cancellation(workflow)))) or None
+
+
+def waiting(workflow: Workflow) -> str:
+    """Why a job does not go on, as the reconciler found out; empty where it does."""
+    try:
+        told = json.loads(workflow["metadata"].get("annotations", {}).get(WAITING, "null"))
+        text = f"{told['reason']} Since {told['since']}."
+        return f"{text} The job ends as {told['code']} at {told['ends']} unless this changes." if told["code"] else text
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ""
+
+
+def cancellation(workflow: Workflow) -> str | None:
     """That somebody wants the job cancelled, while it waits for the confirmation."""
     asked = workflow["metadata"].get("annotations", {}).get(ASKED)
     if not asked or (datetime.now(UTC) - datetime.fromisoformat(asked)).total_seconds() > CANCEL_SECONDS:
