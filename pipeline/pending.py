@@ -50,7 +50,7 @@ REFUSED = re.compile(
 )
 QUOTA = re.compile(r"exceeded quota: (\S+), requested: (.*), used: (.*), limited: (.*)")
 CLAIM = re.compile(
-    r"persistentvolume|volume node affinity|volume zone|pvc\(s\)|storageclass|free storage", re.IGNORECASE
+    r"persistent ?volume|volume node affinity|volume zone|pvc\(s\)|storageclass|free storage", re.IGNORECASE
 )
 SHORT_OF = re.compile(r"Insufficient ([\w./-]+\w)|(Too many pods)")
 NOT_HELPFUL, NO_VICTIMS = "Preemption is not helpful for scheduling", "No preemption victims found"
@@ -182,7 +182,9 @@ def fault(step: str, message: str) -> Wait:
         if found:
             told = ours.format(*found.groups()) if found.groups() else ours
             advice = advice.replace("NAME", found.group(1)) if advice is _KEYS else advice
-            return Wait(step, ConfigurationError.code, f"{step} does not start: {told}. ({_cut(message)})", advice)
+            return Wait(
+                step, ConfigurationError.code, f"{step} does not start: {told}. ({_cut(message.strip('. '))})", advice
+            )
     return Wait(step, ConfigurationError.code, f"{step} does not start: {_cut(message)}")
 
 
@@ -216,7 +218,7 @@ def _unscheduled(pod: dict[str, Any], nodes: Sequence[placement.Node] | None, st
         return fault(step, message)
     verdict = placement.never(pod, nodes, value_of(step)) if nodes is not None else _by_words(message)
     if verdict:
-        reason = f"{step} fits on no node: {verdict.reason}. ({_cut(message)})"
+        reason = f"{step} fits on no node: {verdict.reason}."
         return Wait(step, Unschedulable.code, reason, verdict.advice)
     return Wait(step, "", busy(step, message))
 
@@ -226,13 +228,14 @@ def busy(step: str, message: str) -> str:
     short = sorted({name or "room for another pod" for name, _ in SHORT_OF.findall(message)})
     if short:
         return f"{step} waits: no node has enough {' and '.join(short)} free at the moment."
-    return f"{step} waits: no node takes it at the moment ({_cut(without_numbers(message))})."
+    return f"{step} waits: no node takes it at the moment ({without_numbers(message)})."
 
 
 def without_numbers(message: str) -> str:
     """The scheduler's message without its counts of nodes and what it says of preemption."""
     text = message.partition(" preemption: ")[0].partition("are available: ")[2] or message
-    return re.sub(r"\b\d+ (?=node|Insufficient|Too)", "", text).rstrip(". ")
+    text = text.removesuffix("no new claims to deallocate,")
+    return _cut(re.sub(r"\b\d+ (?=node|Insufficient|Too)", "", text).rstrip(". "))
 
 
 def _by_words(message: str) -> placement.Verdict | None:

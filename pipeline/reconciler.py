@@ -3,7 +3,7 @@
 Argo leaves a pod that cannot start Pending for ever, and its own limit on it would count the time in the queue for a GPU too.
 Here the reason stands in an annotation from the start, for status, HTTP and page, and only the time since one and the same fault
 was first seen counts. A job is then stopped, not terminated, so that its exit handler runs and tells; why it was stopped stands
-in an annotation, too. Where the exit handler itself cannot start the job is terminated: its place is free, whatever is missing."""
+in an annotation, too. Where the exit handler itself cannot start the job is terminated: its place is free in any case."""
 
 from __future__ import annotations
 
@@ -81,20 +81,21 @@ def since(job: Job, wait: Wait, now: datetime) -> datetime:
 
 
 def patch(job: Job, limits: Limits, nodes_known: bool, now: datetime) -> dict[str, Any] | None:
-    """What is to be changed of a workflow: the reason, or its end; None where nothing is."""
-    wait = chosen(job.waits)
+    """What is to be changed of a workflow: the reason, or its end; None where nothing is. Of a job that was stopped already only
+    the exit handler counts: the other pods are about to go."""
+    wait = chosen(
+        wait for wait in job.waits if job.shutdown in ("", "Stop") and (wait.step == REPORT or not job.shutdown)
+    )
     if wait is None:
         return {"metadata": {"annotations": {WAITING: None}}} if WAITING in job.annotations else None
     begun = since(job, wait, now)
-    if wait.code:
-        seconds = limits.seconds(wait.code, nodes_known)
-        if wait.step == REPORT and job.shutdown:
-            seconds = min(seconds, REPORT_SECONDS)
-        if (now - begun).total_seconds() >= seconds and (wait.step == REPORT or not job.shutdown):
-            return ended(job, wait)
     # step, code and reason; since when; of a fault what can be done about it, and when the job ends if nothing is
     told = {"step": wait.step, "code": wait.code, "reason": wait.reason, "since": stamp(begun)}
     if wait.code:
+        seconds = limits.seconds(wait.code, nodes_known)
+        seconds = min(seconds, REPORT_SECONDS) if job.shutdown else seconds
+        if (now - begun).total_seconds() >= seconds:
+            return ended(job, wait)
         told |= {"advice": wait.advice, "ends": stamp(begun + timedelta(seconds=seconds))}
     text = json.dumps(told, ensure_ascii=False)
     return None if job.annotations.get(WAITING) == text else {"metadata": {"annotations": {WAITING: text}}}

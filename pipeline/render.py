@@ -31,7 +31,6 @@ WORDS = {
     "@PULL@": "{{ .Values.images.pullPolicy }}",
     "@INSECURE@": "{{ .Values.s3.insecure }}",
     "@PATCH@": '{{ with .Values.runtimeClassName }}, "runtimeClassName": "{{ . }}"{{ end }}',
-    "@AFFINITY@": "{{ if .Values.retries.anotherNode }}{nodeAntiAffinity: {}}{{ else }}null{{ end }}",
 }
 NUMBERS = {
     900001: "{{ .Values.limits.jobSeconds }}",
@@ -58,6 +57,7 @@ EXTRAS = """\
   imagePullSecrets: {{ toJson . }}
   {{- end }}
 """
+AFFINITY = r"\1{{- if .Values.retries.anotherNode }}\n\1affinity: {nodeAntiAffinity: {}}\n\1{{- end }}\n"
 HEADER = "# Written by `sixview render --chart` from pipeline/workflow.py: change it there.\n"
 MEMORY = {step: 910001 + i for i, step in enumerate(PODS)}
 
@@ -115,6 +115,7 @@ def chart_template() -> str:
     }.items():
         text = text.replace(str(number), expression)
     text = re.sub(r"'?@RESOURCES ([a-z]+)@'?", r'{{ include "sixview.resources" (list . "\1") }}', text)
+    text = re.sub(r"( *)affinity: '@AFFINITY@'\n", AFFINITY, text)
     return HEADER + text + EXTRAS
 
 

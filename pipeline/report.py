@@ -180,15 +180,15 @@ def of_node(node: Node, pods: list[dict[str, Any]], workflow: dict[str, Any]) ->
 
 
 def _outside(message: str, node: Node, workflow: dict[str, Any]) -> StepError:
+    if pending.REFUSED.search(message):
+        wait = pending.fault(str(node.get("templateName", "")), message)
+        return ConfigurationError(wait.reason, wait.advice)
     given = {p["name"]: p.get("value", "") for p in workflow["spec"].get("arguments", {}).get("parameters", [])}
     if step_of(node) == "validate" and not re.match(r"s3://[^/]+/.", given.get("input", "")):
         return ValidationFailed(
             f"The input {given.get('input', '')!r} is not an address in S3.",
             "Give input=s3://bucket/prefix or s3://bucket/set.zip.",
         )
-    if pending.REFUSED.search(message):
-        wait = pending.fault(str(node.get("templateName", "")), message)
-        return ConfigurationError(wait.reason, wait.advice)
     if IMAGE.search(message):
         return ImageUnavailable(message)
     if STORE.search(message):

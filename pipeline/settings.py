@@ -39,7 +39,9 @@ class Settings:
     vram_retries: int = 8
     infrastructure_retries: int = 5
     most_memory_mib: int = MOST_MEMORY_MIB  # up to which the memory of the models' attempts doubles
-    another_node: bool = False  # whether a retry after lost infrastructure must have a node on which the pod has not failed yet
+    another_node: bool = (
+        False  # whether a retry after lost infrastructure must have a node on which the pod has not failed yet
+    )
     seconds_kept: int = 7 * 86400  # of the Workflow objects; results in S3 are not touched
     weights_claim: str = (
         ""  # PersistentVolumeClaim with the weights of the engine reconviagen; none: that engine cannot run

@@ -125,8 +125,8 @@ def pod(
 
 def infrastructure(settings: Settings) -> argo.RetryStrategy:
     """What is not the step's fault is tried again as it was: lost nodes, preemption, a store that was away. What the step itself
-    reports as its own failure is not. Argo knows no preference, only a requirement of another node, with which a pool no larger than
-    the retries is soon used up; without it Kubernetes' own taints keep pods from a node that is lost, drained or under pressure."""
+    reports as its own failure is not. Argo cannot prefer another node, only require one, and a pool no larger than the retries is
+    soon used up; without that Kubernetes' own taints keep pods from a node that is lost, drained or under pressure."""
     codes = ", ".join(f"'{error.exit_code}'" for error in (GpuUnavailable, DiskFull, Interrupted))
     lost, late = (f"lastRetry.message matches '{words}'" for words in (LOST, LATE))
     affinity = argo.RetryAffinity(node_anti_affinity=argo.RetryNodeAntiAffinity()) if settings.another_node else None
@@ -314,7 +314,9 @@ def attempts(settings: Settings, model: str) -> DAG:
     rungs = "int(tasks.attempt.outputs.parameters['rungs-left'] ?? '0')"
     of_ram, of_vram = f"({code} in ['MODEL_OOM', 'KILLED'])", f"({code} == 'MODEL_VRAM_OOM')"
     now = "int(inputs.parameters.memory)"
-    grown = f"max({now}, min({settings.most_memory_mib}, {GROWTH} * {now}))"  # a first attempt may have more than the cap
+    grown = (
+        f"max({now}, min({settings.most_memory_mib}, {GROWTH} * {now}))"  # a first attempt may have more than the cap
+    )
     ended = f"{code} + ' at ' + inputs.parameters.memory + ' MiB of memory'"
     arguments = {
         "memory": f"{of_ram} ? {grown} : int(inputs.parameters.memory)",

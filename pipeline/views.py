@@ -139,8 +139,10 @@ def waiting(workflow: Workflow) -> str:
     """Why a job does not go on, as the reconciler found out; empty where it does."""
     try:
         told = json.loads(workflow["metadata"].get("annotations", {}).get(WAITING, "null"))
-        text = f"{told['reason']} Since {told['since']}."
-        return f"{text} The job ends as {told['code']} at {told['ends']} unless this changes." if told["code"] else text
+        if not told["code"]:
+            return f"{told['reason']} Since {told['since']}."
+        ends = f"The job ends as {told['code']} at {told['ends']} unless this changes."
+        return " ".join(filter(None, (told["reason"], told["advice"], ends)))
     except (ValueError, KeyError, TypeError, RecursionError):
         return ""
 
