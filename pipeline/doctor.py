@@ -58,7 +58,7 @@ def _template(cluster: Cluster, name: str) -> Iterator[Finding]:
         return
     yield Finding(f"the WorkflowTemplate {name}", True)
     if isinstance(cluster, Kubernetes):
-        yield from installation.parts(Reader(cluster.api, cluster.namespace), name, found)
+        yield from installation.parts(Reader(cluster), name, found)
 
 
 def _waiting(cluster: Cluster) -> Iterator[Finding]:

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline import placement
+from pipeline import pending, placement
+from pipeline.clusters import Kubernetes
 from pipeline.settings import PRIORITIES
 
-EVENTS = "apis/argoproj.io/v1alpha1"
 AGAIN = "Install the chart again, with the same values: it makes what is missing."
 
 
@@ -29,18 +29,36 @@ class Hidden(Exception):
 
 
 class Reader:
-    """The API server's objects as plain data."""
+    """The API server's objects as plain data. None where there is none; raises Hidden where it may not be read."""
 
-    def __init__(self, api: Any, namespace: str) -> None:
-        self.api, self.namespace = api, namespace
+    def __init__(self, cluster: Kubernetes) -> None:
+        self.core, self.custom, self.namespace = cluster.core, cluster.custom, cluster.namespace
 
-    def get(self, path: str) -> dict[str, Any] | None:
-        """An object or a list. None where there is none; raises Hidden where it may not be read."""
+    def core_object(self, kind: str, name: str) -> dict[str, Any] | None:
+        """kind: secret, config_map, service_account, persistent_volume_claim."""
+        return self._read(getattr(self.core, f"read_namespaced_{kind}"), name, self.namespace)
+
+    def resource_quotas(self) -> list[dict[str, Any]]:
+        return items(self._read(self.core.list_namespaced_resource_quota, self.namespace))
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return items(self._read(self.core.list_node))
+
+    def priority_class(self, name: str) -> dict[str, Any] | None:
+        return self._read(self.custom.get_cluster_custom_object, "scheduling.k8s.io", "v1", "priorityclasses", name)
+
+    def of_argo(self, plural: str, name: str) -> dict[str, Any] | None:
+        where = ("argoproj.io", "v1alpha1", self.namespace, plural, name)
+        return self._read(self.custom.get_namespaced_custom_object, *where)
+
+    def deployments(self) -> list[dict[str, Any]]:
+        return items(self._read(self.custom.list_namespaced_custom_object, "apps", "v1", self.namespace, "deployments"))
+
+    def _read(self, ask: Callable[..., Any], *arguments: str) -> dict[str, Any] | None:
         from kubernetes.client import ApiException
 
-        options = {"auth_settings": ["BearerToken"], "_preload_content": False, "_request_timeout": (5, 30)}
         try:
-            answer = self.api.call_api(f"/{path}", "GET", _return_http_data_only=True, **options)
+            answer = ask(*arguments, _preload_content=False, _request_timeout=(5, 30))
         except ApiException as error:
             answer = error
         if answer.status == 404:
@@ -51,11 +69,9 @@ class Reader:
             raise RuntimeError(f"the API server answers {answer.status} {answer.reason}")
         return dict(json.loads(answer.data))
 
-    def here(self, kind: str, name: str = "", group: str = "api/v1") -> dict[str, Any] | None:
-        return self.get(f"{group}/namespaces/{self.namespace}/{kind}" + (f"/{name}" if name else ""))
 
-    def items(self, kind: str, group: str = "api/v1") -> list[dict[str, Any]]:
-        return list((self.here(kind, group=group) or {}).get("items") or [])
+def items(listing: dict[str, Any] | None) -> list[dict[str, Any]]:
+    return list((listing or {}).get("items") or [])
 
 
 def looked(what: str, findings: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
@@ -105,7 +121,7 @@ def secrets(reader: Reader, name: str, spec: dict[str, Any]) -> Iterator[Finding
     for reference in spec.get("imagePullSecrets") or []:
         wanted.setdefault(reference["name"], set())
     for secret, keys in sorted(wanted.items()):
-        found = reader.here("secrets", secret)
+        found = reader.core_object("secret", secret)
         literals = " ".join(f"--from-literal={key}=…" for key in sorted(keys))
         make = f"kubectl -n {reader.namespace} create secret generic {secret} {literals}".strip()
         if found is None:
@@ -123,7 +139,7 @@ def config_maps(reader: Reader, spec: dict[str, Any]) -> Iterator[Finding]:
     wanted = [(r["configMap"], r.get("key", "")) for r in named(spec, "artifactRepositoryRef")]
     wanted += [(r["name"], r["key"]) for r in named(spec, "configMapKeyRef")]
     for name, key in dict.fromkeys(wanted):
-        found = reader.here("configmaps", name)
+        found = reader.core_object("config_map", name)
         if found is None or (key and key not in (found.get("data") or {})):
             what = f"the ConfigMap {name} is not there" if found is None else f"the ConfigMap {name} has no {key}"
             yield Finding(f"{what}: no job can begin", False, AGAIN)
@@ -133,7 +149,7 @@ def config_maps(reader: Reader, spec: dict[str, Any]) -> Iterator[Finding]:
 
 def accounts(reader: Reader, spec: dict[str, Any]) -> Iterator[Finding]:
     for name in dict.fromkeys(named(spec, "serviceAccountName")):
-        found = reader.here("serviceaccounts", name) is not None
+        found = reader.core_object("service_account", name) is not None
         what = f"the service account {name}"
         yield Finding(
             what if found else f"{what} is not there: pods that use it cannot be made", found, "" if found else AGAIN
@@ -143,8 +159,7 @@ def accounts(reader: Reader, spec: dict[str, Any]) -> Iterator[Finding]:
 def priorities(reader: Reader, name: str, spec: dict[str, Any]) -> Iterator[Finding]:
     if "priorityClassName" not in json.dumps(spec):
         return
-    group = "apis/scheduling.k8s.io/v1/priorityclasses"
-    missing = [f"{name}-{which}" for which in PRIORITIES if reader.get(f"{group}/{name}-{which}") is None]
+    missing = [f"{name}-{which}" for which in PRIORITIES if reader.priority_class(f"{name}-{which}") is None]
     if missing:
         advice = "Install the chart with priorityClasses.create=true, or make them."
         yield Finding(f"there is no PriorityClass {', '.join(missing)}: such jobs' pods cannot be made", False, advice)
@@ -154,7 +169,7 @@ def priorities(reader: Reader, name: str, spec: dict[str, Any]) -> Iterator[Find
 
 def claims(reader: Reader, spec: dict[str, Any]) -> Iterator[Finding]:
     for name in dict.fromkeys(r["claimName"] for r in named(spec, "persistentVolumeClaim")):
-        found = reader.here("persistentvolumeclaims", name)
+        found = reader.core_object("persistent_volume_claim", name)
         if found is None:
             advice = "Make it, or correct weights.claim in the chart's values."
             yield Finding(f"the PersistentVolumeClaim {name} is not there", False, advice)
@@ -167,7 +182,7 @@ def claims(reader: Reader, spec: dict[str, Any]) -> Iterator[Finding]:
 
 
 def quotas(reader: Reader) -> Iterator[Finding]:
-    for quota in reader.items("resourcequotas"):
+    for quota in reader.resource_quotas():
         status = quota.get("status") or {}
         used = status.get("used") or {}
         full = {
@@ -185,20 +200,23 @@ def quotas(reader: Reader) -> Iterator[Finding]:
 
 def sizes(reader: Reader, spec: dict[str, Any]) -> Iterator[Finding]:
     """Whether every step fits on some node as its first attempt asks for it."""
-    nodes = [placement.node(found) for found in (reader.get("api/v1/nodes") or {}).get("items") or []]
-    wrong = 0
-    for template in spec["templates"]:
-        if "container" not in template:
-            continue
-        shared = {key: spec[key] for key in ("nodeSelector", "tolerations", "affinity") if key in spec}
-        containers = [template["container"], *(template.get("sidecars") or [])]
-        step = template["name"].removesuffix("-pod").rpartition("-")[2]
-        verdict = placement.never({"metadata": {}, "spec": {**shared, "containers": containers}}, nodes, step)
+    nodes = [placement.node(found) for found in reader.nodes()]
+    wrong: dict[placement.Verdict, list[str]] = {}
+    for template in (t for t in spec["templates"] if "container" in t):
+        verdict = placement.never(plain_pod(spec, template), nodes, pending.value_of(template["name"]))
         if verdict:
-            wrong += 1
-            yield Finding(f"{template['name']} fits on no node: {verdict.reason}", False, verdict.advice)
+            wrong.setdefault(verdict, []).append(template["name"])
+    for verdict, steps in wrong.items():
+        yield Finding(f"no node can take {', '.join(steps)}: {verdict.reason}", False, verdict.advice)
     if not wrong:
         yield Finding("every step fits on some node", True)
+
+
+def plain_pod(spec: dict[str, Any], template: dict[str, Any]) -> dict[str, Any]:
+    """As much of a template's pod as decides about its node."""
+    containers = [template["container"], *(template.get("sidecars") or [])]
+    shared = {key: spec[key] for key in ("nodeSelector", "tolerations", "affinity") if key in spec}
+    return {"metadata": {}, "spec": {**shared, "containers": containers}}
 
 
 # -- what runs beside it -------------------------------------------------------------------------------------------------
@@ -206,15 +224,16 @@ def sizes(reader: Reader, spec: dict[str, Any]) -> Iterator[Finding]:
 
 def deployments(reader: Reader, name: str) -> Iterator[Finding]:
     """Those that the chart was installed with have an account of their own."""
+    made = reader.deployments()
     for part, without in (
         ("reconciler", "jobs whose pods cannot start wait for ever"),
         ("gateway", "there is no HTTP API"),
     ):
-        if reader.here("serviceaccounts", f"{name}-{part}") is None:
+        if reader.core_object("service_account", f"{name}-{part}") is None:
             advice = f"Install the chart with {part}.enabled=true if you want it."
             yield Finding(f"the chart was installed without the {part}: {without}", None, advice)
             continue
-        found = reader.here("deployments", f"{name}-{part}", "apis/apps/v1")
+        found = next((d for d in made if d["metadata"]["name"] == f"{name}-{part}"), None)
         yield running(reader, f"the {part}", found, without)
 
 
@@ -240,16 +259,16 @@ def running(reader: Reader, what: str, found: dict[str, Any] | None, without: st
 
 def events(reader: Reader, name: str) -> Iterator[Finding]:
     """Where the chart was installed with events: what carries a drop from the bucket to a job."""
-    if reader.here("serviceaccounts", f"{name}-sensor") is None:
+    if reader.core_object("service_account", f"{name}-sensor") is None:
         return
     without = "drops are found by the clock alone, a few minutes later"
-    made = reader.items("deployments", "apis/apps/v1")
+    made = reader.deployments()
     for kind, plural, what, label in (
         ("EventSource", "eventsources", f"{name}-drops", "eventsource-name"),
         ("Sensor", "sensors", f"{name}-drops", "sensor-name"),
         ("EventBus", "eventbus", name, ""),
     ):
-        found = reader.here(plural, what, EVENTS)
+        found = reader.of_argo(plural, what)
         if found is None:
             yield Finding(f"the {kind} {what} is not there: {without}", False, AGAIN)
             continue
@@ -265,7 +284,7 @@ def events(reader: Reader, name: str) -> Iterator[Finding]:
             yield running(reader, f"the {kind} {what}", mine[0] if mine else None, without)
         else:
             yield Finding(f"the {kind} {what}", True)
-    cron = reader.here("cronworkflows", f"{name}-drops", EVENTS)
+    cron = reader.of_argo("cronworkflows", f"{name}-drops")
     late = "what was dropped while anything was down is never found"
     if cron is None:
         yield Finding(f"the CronWorkflow {name}-drops is not there: {late}", False, AGAIN)

@@ -125,11 +125,15 @@ def stamp(moment: datetime) -> str:
 
 
 def pages(ask: Callable[..., Any], limit: int, **options: Any) -> Iterator[dict[str, Any]]:
-    """Every item of a listing, one page of it in memory at a time."""
+    """Every item of a listing, one page of it in memory at a time. Raises ApiException where the API server refuses."""
+    from kubernetes.client import ApiException
+
     token = ""
     while True:
         more = {"_continue": token} if token else {}
         answer = ask(limit=limit, _preload_content=False, _request_timeout=(5, 60), **options, **more)
+        if answer.status >= 400:  # not raised for an answer that is read as it comes
+            raise ApiException(status=answer.status, reason=answer.reason)
         found = json.loads(answer.data)
         yield from found.get("items") or []
         token = (found.get("metadata") or {}).get("continue") or ""

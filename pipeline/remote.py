@@ -46,8 +46,8 @@ class Remote(click.Group):
 
 
 def closed_pipe() -> int:
-    """Whoever read our output has had enough, as `head` has: the exit code of a program that SIGPIPE ended. Nothing may be written
-    on the way out either."""
+    """Whoever read our output has had enough, as `head` has: the exit code of a program that SIGPIPE ended. Nothing may be
+    written on the way out either."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 128 + signal.SIGPIPE
 
