@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
-from pipeline.clusters import Cluster, Kubernetes
+from pipeline import installation, storage, store_words, views
+from pipeline.clusters import UNFINISHED, Cluster, Kubernetes
 from pipeline.gateway import health
+from pipeline.installation import Finding, Reader
 from steps.errors import StepError
 from steps.options import JOB_OPTIONS, SET, wrong
 
@@ -23,15 +24,6 @@ RIGHTS = (  # what the CLI needs: verb, group, resource
 )
 
 
-@dataclass(frozen=True)
-class Finding:
-    """ok: None where it could not be looked at."""
-
-    what: str
-    ok: bool | None
-    advice: str = ""
-
-
 def examine(connect: Callable[[], Cluster], template: str) -> Iterator[Finding]:
     """One finding after the other."""
     try:
@@ -41,21 +33,33 @@ def examine(connect: Callable[[], Cluster], template: str) -> Iterator[Finding]:
     except StepError as error:
         yield Finding(f"the cluster: {error.message}", False, error.suggestion)
     else:
-        yield _template(cluster, template)
+        yield from _template(cluster, template)
         if isinstance(cluster, Kubernetes):
             yield from (_argo(cluster), _gpus(cluster, template), *_rights(cluster))
         else:
-            yield Finding("Argo's version, GPUs and rights: not to be seen through an Argo Server", None)
+            yield Finding(
+                "Argo's version, GPUs, rights and all but the template: not to be seen through an Argo Server", None
+            )
+        yield from installation.looked("jobs that wait", lambda: _waiting(cluster))
     yield _store()
 
 
-def _template(cluster: Cluster, name: str) -> Finding:
+def _template(cluster: Cluster, name: str) -> Iterator[Finding]:
+    """The template, and everything that it names."""
     try:
         found = cluster.template(name)
     except StepError as error:
-        return Finding(f"the WorkflowTemplate {name}: {error.message}", False, error.suggestion)
-    advice = f"Install it: helm install -n {cluster.namespace} {name} charts/sixview; or name another with --template."
-    return _declared(name, found) if found else Finding(f"there is no WorkflowTemplate {name}", False, advice)
+        yield Finding(f"the WorkflowTemplate {name}: {error.message}", False, error.suggestion)
+        return
+    if not found:
+        advice = (
+            f"Install it: helm install -n {cluster.namespace} {name} charts/sixview; or name another with --template."
+        )
+        yield Finding(f"there is no WorkflowTemplate {name}", False, advice)
+        return
+    yield _declared(name, found)
+    if isinstance(cluster, Kubernetes):
+        yield from installation.parts(Reader(cluster), name, found)
 
 
 def _declared(name: str, template: dict[str, Any]) -> Finding:
@@ -67,6 +71,15 @@ def _declared(name: str, template: dict[str, Any]) -> Finding:
         return Finding(f"the WorkflowTemplate {name}", True)
     advice = "It is of another version of this program, or was changed: install the chart of this one."
     return Finding(f"the WorkflowTemplate {name} has other options: {', '.join(odd)}", False, advice)
+
+
+def _waiting(cluster: Cluster) -> Iterator[Finding]:
+    """Jobs that do not go on right now, and why."""
+    for workflow in cluster.list(UNFINISHED):
+        why = views.waiting(workflow)
+        if why:
+            job = views.job_of(workflow["metadata"]["name"])
+            yield Finding(f"the job {job} waits: {why}", False if " ends as " in why else None)
 
 
 def _argo(cluster: Kubernetes) -> Finding:
@@ -120,8 +133,11 @@ def _rights(cluster: Kubernetes) -> Iterator[Finding]:
 
 
 def _store() -> Finding:
-    found = health.store()
-    if found["ok"]:
-        return Finding(f"the bucket {found['bucket']} answers", True)
-    advice = "Set S3_ENDPOINT, S3_BUCKET, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; `sixview bucket setup` makes the bucket."
-    return Finding(f"the bucket {found['bucket']} does not answer ({found['message']})", False, advice)
+    """A listing, since the answer to a HEAD has no room for the reason of a refusal."""
+    bucket = storage.bucket()
+    try:
+        storage.client().list_objects_v2(Bucket=bucket, MaxKeys=1)
+    except Exception as error:  # whatever keeps us from it
+        what, advice = store_words.explained(error)
+        return Finding(f"the bucket {bucket} does not answer: {what}", False, advice)
+    return Finding(f"the bucket {bucket} answers", True)

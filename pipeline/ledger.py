@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from pipeline import records, report, storage, views
+from pipeline import records, report, storage, views, workflows
 from pipeline.clusters import OURS, Kubernetes
 from steps.errors import Cancelled
 

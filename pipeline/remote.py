@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +32,8 @@ class Remote(click.Group):
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise  # click tells these itself
+        except BrokenPipeError:
+            raise SystemExit(closed_pipe()) from None
         except StepError as error:
             raise SystemExit(refused(error)) from None
         except ImportError as error:
@@ -40,6 +44,13 @@ class Remote(click.Group):
             raise SystemExit(store_trouble(error)) from None
 
 
+def closed_pipe() -> int:
+    """Whoever read our output has had enough, as `head` has: the exit code of a program that SIGPIPE ended. Nothing may be
+    written on the way out either."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + signal.SIGPIPE
+
+
 def refused(error: StepError) -> int:
     explained(error.record())
     return error.exit_code
@@ -47,12 +58,12 @@ def refused(error: StepError) -> int:
 
 def store_trouble(error: Exception) -> int:
     """boto3's errors in our words; anything else is a fault of this program."""
-    import sys
-
+    from pipeline import store_words
     from steps.errors import StorageUnavailable, UnknownError
 
     if type(error).__module__.startswith(("botocore", "boto3", "minio", "urllib3")):
-        return refused(StorageUnavailable(f"The S3 store did not do what was asked: {error}"))
+        what, advice = store_words.explained(error)
+        return refused(StorageUnavailable(f"{what[0].upper()}{what[1:]}.".replace("..", "."), advice))
     if os.environ.get("SIXVIEW_TRACEBACK"):
         sys.excepthook(type(error), error, error.__traceback__)
     return refused(

@@ -30,7 +30,6 @@ WORDS = {
     "@DEVICE@": "{{ .Values.device }}",
     "@PULL@": "{{ .Values.images.pullPolicy }}",
     "@INSECURE@": "{{ .Values.s3.insecure }}",
-    "@AFFINITY@": "{{ if .Values.retries.anotherNode }}{nodeAntiAffinity: {}}{{ else }}null{{ end }}",
 }
 NUMBERS = {
     900001: "{{ .Values.limits.jobSeconds }}",
@@ -39,6 +38,7 @@ NUMBERS = {
     900004: "{{ .Values.retries.vram }}",
     900005: "{{ .Values.retries.infrastructure }}",
     900007: "{{ .Values.limits.checkpointSeconds }}",
+    900008: "{{ .Values.retries.mostMemoryMiB }}",
     900006: "{{ mul .Values.limits.daysKept 86400 }}",
 }
 # what has no place in the manifest where values.yaml says nothing
@@ -59,6 +59,7 @@ EXTRAS = """\
   imagePullSecrets: {{ toJson . }}
   {{- end }}
 """
+AFFINITY = r"\1{{- if .Values.retries.anotherNode }}\n\1affinity: {nodeAntiAffinity: {}}\n\1{{- end }}\n"
 HEADER = "# Written by `sixview render --chart` from pipeline/workflow.py: change it there.\n"
 MEMORY = {step: 910001 + i for i, step in enumerate(PODS)}
 
@@ -97,6 +98,7 @@ def chart_settings() -> Settings:
         vram_retries=900004,
         infrastructure_retries=900005,
         seconds_kept=900006,
+        most_memory_mib=900008,
     )
 
 
@@ -114,6 +116,7 @@ def chart_template() -> str:
     }.items():
         text = text.replace(str(number), expression)
     text = re.sub(r"'?@RESOURCES ([a-z]+)@'?", r'{{ include "sixview.resources" (list . "\1") }}', text)
+    text = re.sub(r"( *)affinity: '@AFFINITY@'\n", AFFINITY, text)
     return HEADER + text + EXTRAS
 
 

@@ -14,13 +14,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pipeline import pending, reading, workflows
 from pipeline import pod_messages as says
-from pipeline import reading, workflows
 from pipeline.reading import MOST_RECORD, mapping, text
 from steps.contracts import FIRST_STAGE, MODELS
 from steps.errors import (
     OOM_TYPES,
     Cancelled,
+    ConfigurationError,
     DiskFull,
     GpuUnavailable,
     ImageUnavailable,
@@ -32,6 +33,7 @@ from steps.errors import (
     StorageUnavailable,
     UnknownError,
     ValidationFailed,
+    by_code,
 )
 from steps.options import SET, refusal, wrong
 
@@ -50,7 +52,7 @@ RECORD = {
 }
 LABELS = ("status", "error-code", "stage", "oom-type", "model", "engine")
 PREFIX = "sixview.dev/"
-ENDED_BY = PREFIX + "ended-by"  # annotation of a workflow that the reconciler stopped, and why
+ENDED_BY = PREFIX + "ended-by"  # annotation of a workflow that the reconciler stopped: {"code", "reason", "suggestion"}
 
 
 def describe(workflow: dict[str, Any], pods: list[dict[str, Any]], status: str) -> dict[str, str]:
@@ -147,8 +149,16 @@ def first_failure(steps: list[Node]) -> Node | None:
 def stopped(workflow: dict[str, Any], node: Node | None, steps: list[Node]) -> Record:
     """Somebody ended the workflow: a person, or the reconciler, which leaves word."""
     word = workflow["metadata"].get("annotations", {}).get(ENDED_BY)
-    error = ImageUnavailable(word) if word else Cancelled("The job was stopped.")
-    return completed(error, node, steps)
+    return completed(ended_by(word) if word else Cancelled("The job was stopped."), node, steps)
+
+
+def ended_by(word: str) -> StepError:
+    """What the reconciler's annotation says. Earlier ones were plain text, and all for want of an image."""
+    try:
+        told = json.loads(word)
+        return by_code()[told["code"]](str(told["reason"]), str(told.get("suggestion", "")))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ImageUnavailable(str(word))
 
 
 def without_step(workflow: dict[str, Any]) -> StepError:
@@ -195,6 +205,9 @@ def of_node(node: Node, pods: list[dict[str, Any]], workflow: dict[str, Any]) ->
 def _outside(message: str, node: Node, workflow: dict[str, Any]) -> StepError:
     if step_of(node) == "validate" and (refused := _refused(workflow)):
         return refused
+    if pending.REFUSED.search(message):
+        wait = pending.fault(str(node.get("templateName", "")), message)
+        return ConfigurationError(wait.reason, wait.advice)
     source = next((text(p.get("value")) for p in workflow["spec"]["arguments"]["parameters"] if p["name"] == SET), "")
     if says.found(says.NO_IMAGE, message):
         return ImageUnavailable(message)

@@ -35,5 +35,5 @@ SIZES = {
 CONTROL = Size("100m", 256)  # the exit handler
 SIDECAR = Size("50m", 128)  # what carries checkpoints out
 
-MOST_MEMORY_MIB = 65536  # no attempt asks for more
+MOST_MEMORY_MIB = 65536  # no attempt after the first asks for more
 GROWTH = 2  # times the memory of the attempt before, after one that ran out of it

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from importlib import metadata
 
-from pipeline.resources import SIZES, Size
+from pipeline.resources import MOST_MEMORY_MIB, SIZES, Size
 from steps.contracts import JOB_SECONDS, MODELS
 
 PODS = ("validate", *MODELS, "quality", "preview", "package")
@@ -37,7 +37,10 @@ class Settings:
     ram_retries: int = 2
     vram_retries: int = 8
     infrastructure_retries: int = 5
-    another_node: bool = True  # whether a retry after lost infrastructure avoids the node it was on
+    most_memory_mib: int = MOST_MEMORY_MIB  # up to which the memory of the models' attempts doubles
+    another_node: bool = (
+        False  # whether a retry after lost infrastructure must have a node on which the pod has not failed yet
+    )
     seconds_kept: int = 7 * 86400  # of the Workflow objects; results in S3 are not touched
     weights_claim: str = (
         ""  # PersistentVolumeClaim with the weights of the engine reconviagen; none: that engine cannot run

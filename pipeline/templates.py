@@ -24,7 +24,7 @@ from hera.workflows import models as argo
 
 from pipeline.pod_messages import AGAIN, FINAL
 from pipeline.report import RECORD
-from pipeline.resources import CONTROL, GROWTH, MOST_MEMORY_MIB, SIDECAR
+from pipeline.resources import CONTROL, GROWTH, SIDECAR
 from pipeline.settings import Settings
 from pipeline.storage import key_of
 from pipeline.substitution import address_part, all_options, chosen, option, tag, whole, words
@@ -127,7 +127,9 @@ def pod(
 
 def infrastructure(settings: Settings) -> argo.RetryStrategy:
     """What is not the step's fault is tried again as it was: lost nodes, preemption, a store that was away. What the step itself
-    reports as its own failure is not, nor what is the same on every node: a limit of the pod's, an input that is not there."""
+    reports as its own failure is not, nor what is the same on every node: a limit of the pod's, an input that is not there. Argo
+    cannot prefer another node, only require one, and a pool no larger than the retries is soon used up; without that Kubernetes'
+    own taints keep pods from a node that is lost, drained or under pressure."""
     codes = ", ".join(f"'{error.exit_code}'" for error in (GpuUnavailable, DiskFull, Interrupted))
     lost, final = (f"lastRetry.message matches '{words}'" for words in (AGAIN, FINAL))
     affinity = argo.RetryAffinity(node_anti_affinity=argo.RetryNodeAntiAffinity()) if settings.another_node else None
@@ -317,9 +319,12 @@ def attempts(settings: Settings, model: str) -> DAG:
     code, used = f"({failed} ?? '')", f"int(float({seconds} ?? '0'))"
     rungs = "int(tasks.attempt.outputs.parameters['rungs-left'] ?? '0')"
     of_ram, of_vram = f"({code} in ['MODEL_OOM', 'KILLED'])", f"({code} == 'MODEL_VRAM_OOM')"
-    grown = f"min({MOST_MEMORY_MIB}, {GROWTH} * int(inputs.parameters.memory))"
+    now = "int(inputs.parameters.memory)"
+    grown = (
+        f"max({now}, min({settings.most_memory_mib}, {GROWTH} * {now}))"  # a first attempt may have more than the cap
+    )
     before = words("earlier")
-    ended = f"{code} + ' at ' + string(int(inputs.parameters.memory)) + ' MiB of memory'"
+    ended = f"{code} + ' at ' + string({now}) + ' MiB of memory'"
     arguments = {
         "memory": f"{of_ram} ? {grown} : int(inputs.parameters.memory)",
         "deadline": f"max(1, int(inputs.parameters.deadline) - {used})",

@@ -16,6 +16,7 @@ OWNER, SOURCE, ASKED = "sixview.dev/owner", "sixview.dev/source", "sixview.dev/c
 RECORD = "sixview.dev/record"  # annotation: the record that the exit handler left, so that nobody need read the workflow again
 COMPLETED, PHASE = "workflows.argoproj.io/completed", "workflows.argoproj.io/phase"  # the controller's labels
 CANCEL_SECONDS = 3600.0  # after which a cancellation that nobody confirmed is forgotten
+WAITING = "sixview.dev/waiting"  # annotation: why the job waits, see `reconciler`
 ENDED = ("Succeeded", "Failed", "Error")
 STATUSES = ("queued", "processing", "completed", "failed", "cancelled")
 SHARES = {"validate": 5, "model": 70, "quality": 8, "preview": 12, "package": 5}  # of a job's time, in percent
@@ -158,20 +159,48 @@ def _updated(workflow: Workflow, steps: list[dict[str, Any]]) -> str:
     return max((t for t in known if moment(t)), key=lambda t: moment(t) or datetime.min, default=EPOCH)
 
 
-def note(workflow: Workflow, may_be_cancelled: bool = True) -> str | None:
-    """That the job is suspended; that somebody wants it cancelled, while that waits for the confirmation; what cannot be read."""
+def note(workflow: Workflow, unfinished: bool = True) -> str | None:
+    """Why an unfinished job waits, that somebody wants it cancelled; and what of a workflow cannot be read."""
     workflow = workflows.read(workflow)
+    found = [unread(workflow)]
+    if unfinished:
+        found += [suspended(workflow), waiting(workflow), cancellation(workflow)]
+    return " ".join(filter(None, found)) or None
+
+
+def unread(workflow: Workflow) -> str:
+    """What of a workflow cannot be read; empty where all can."""
+    asked = workflow["metadata"]["annotations"].get(ASKED, "")
+    odd = [f"the annotation {ASKED}={text(asked, SHORT)!r} is no time"] if asked and moment(asked) is None else []
+    told = [*workflows.read(workflow).unread, *odd]
+    return f"Of the workflow not everything can be read: {'; '.join(told)}." if told else ""
+
+
+def suspended(workflow: Workflow) -> str:
+    """That somebody has told Argo to begin no more of the job."""
+    if workflow["spec"].get("suspend") is not True:
+        return ""
+    return f"The job is suspended: `argo resume {workflow['metadata']['name']}` lets it go on."
+
+
+def waiting(workflow: Workflow) -> str:
+    """Why a job does not go on, as the reconciler found out; empty where it does."""
+    told = mapping(reading.json_of(workflows.read(workflow)["metadata"]["annotations"].get(WAITING)))
+    code, reason, advice, since, ends = (text(told.get(k)) for k in ("code", "reason", "advice", "since", "ends"))
+    if not reason:
+        return ""
+    if not code:
+        return f"{reason} Since {since}."
+    return " ".join(filter(None, (reason, advice, f"The job ends as {code} at {ends} unless this changes.")))
+
+
+def cancellation(workflow: Workflow) -> str:
+    """That somebody wants the job cancelled, while it waits for the confirmation."""
     asked = workflow["metadata"]["annotations"].get(ASKED, "")
     at = moment(asked)
-    told = list(workflow.unread)
-    if asked and at is None:
-        told.append(f"the annotation {ASKED}={text(asked, SHORT)!r} is no time")
-    found = [f"Of the workflow not everything can be read: {'; '.join(told)}."] if told else []
-    if may_be_cancelled and workflow["spec"].get("suspend") is True:
-        found.append(f"The job is suspended: `argo resume {workflow['metadata']['name']}` lets it go on.")
-    if at and may_be_cancelled and (datetime.now(UTC) - at).total_seconds() <= CANCEL_SECONDS:
-        found.append(f"A cancellation was requested at {text(asked, SHORT)} and waits for its confirmation.")
-    return " ".join(found) or None
+    if at is None or (datetime.now(UTC) - at).total_seconds() > CANCEL_SECONDS:
+        return ""
+    return f"A cancellation was requested at {text(asked, SHORT)} and waits for its confirmation."
 
 
 def with_queue(one: View, others: list[View]) -> View:

@@ -24,6 +24,8 @@ StepError
     ├── Cancelled                  CANCELLED
     ├── NodeLost                   NODE_LOST
     ├── ImageUnavailable           IMAGE_UNAVAILABLE
+    ├── ConfigurationError         CONFIGURATION_ERROR
+    ├── Unschedulable              UNSCHEDULABLE
     ├── StorageUnavailable         STORAGE_UNAVAILABLE
     ├── ClusterUnavailable         CLUSTER_UNAVAILABLE
     ├── JobNotFound                JOB_NOT_FOUND
@@ -195,6 +197,20 @@ class NodeLost(OutsideError):
 class ImageUnavailable(OutsideError):
     code = "IMAGE_UNAVAILABLE"
     advice = "Check the image's name and the registry's credentials in the chart's values."
+
+
+class ConfigurationError(OutsideError):
+    """A pod cannot start for want of something that belongs to the installation: a secret, a claim, an account, a quota."""
+
+    code = "CONFIGURATION_ERROR"
+    advice = "`sixview doctor` tells what is missing; mend it, then submit the job again."
+
+
+class Unschedulable(OutsideError):
+    """No node of the cluster can take a pod, however long it waits."""
+
+    code = "UNSCHEDULABLE"
+    advice = "Lower what the steps ask for in the chart's values, or add a node that has it; then submit the job again."
 
 
 class StorageUnavailable(OutsideError):

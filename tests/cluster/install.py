@@ -37,6 +37,7 @@ def install() -> None:
     weights()
     chart("sixview-published", "cpu.yaml", "published.yaml")
     chart("sixview-full", "full.yaml")
+    chart("sixview-stuck", "cpu.yaml", "stuck.yaml")
     restart_changed()
     for deployment in (
         "sixview/sixview-cpu-gateway",

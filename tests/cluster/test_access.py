@@ -48,7 +48,12 @@ def test_the_exit_handler_may_also_read_and_label_its_workflow(cluster: None) ->
 
 
 def test_the_reconciler_may_find_and_stop_workflows(cluster: None) -> None:
-    assert rights("sixview-reconciler") == {"workflows.argoproj.io": {"get", "list", "patch"}, "pods": {"get", "list"}}
+    assert rights("sixview-reconciler") == {
+        "workflows.argoproj.io": {"get", "list", "patch"},
+        "pods": {"get", "list"},
+        "events": {"get", "list"},
+        "nodes": {"list"},  # what they have, against what pods ask for
+    }
 
 
 def test_the_gateway_may_submit_watch_and_stop_workflows(cluster: None) -> None:

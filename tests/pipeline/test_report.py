@@ -6,13 +6,12 @@ import base64
 import gzip
 import json
 import re
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline import reconciler, report
+from pipeline import report
 from pipeline.report import ENDED_BY, RECORD, describe
 from steps.errors import ModelConvergenceFailed, StepError
 
@@ -163,18 +162,6 @@ def test_failure_json_is_written_only_after_a_failure(tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "good").iterdir()) == sorted(RECORD)
     report.publish({**RECORD, "failure": '{"code": "X"}'}, tmp_path / "bad")
     assert json.loads((tmp_path / "bad" / "failure.json").read_text()) == {"code": "X"}
-
-
-def test_only_the_wait_for_an_image_counts() -> None:
-    now = datetime.now(UTC)
-    then = (now - timedelta(seconds=30)).isoformat()
-    waiting = {"name": "main", "image": "x/y:1", "state": {"waiting": {"reason": "ImagePullBackOff", "message": "no"}}}
-    pod = {"metadata": {"creationTimestamp": "2020-01-01T00:00:00Z"}, "status": {"containerStatuses": [waiting]}}
-    pod["status"]["conditions"] = [{"type": "PodScheduled", "lastTransitionTime": then}]
-    assert "x/y:1" in reconciler.without_image(pod, now, 20)
-    assert not reconciler.without_image(pod, now, 60)
-    waiting["state"] = {"waiting": {"reason": "PodInitializing"}}
-    assert not reconciler.without_image(pod, now, 20)
 
 
 @pytest.mark.parametrize("model", ['"-', "-x", "x.", "_", "x" * 62 + "--", "{{workflow.name}}", "größe", "a\nb", ""])

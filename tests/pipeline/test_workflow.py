@@ -136,7 +136,13 @@ def test_every_value_of_an_installation_reaches_the_chart() -> None:
     unmarked = {f.name for f in dataclasses.fields(Settings) if getattr(plain, f.name) == getattr(marked, f.name)}
     assert unmarked == {"pull_policy", "gpus", "another_node", "weights_claim"}
     text = render.chart_template()
-    for value in ("images.pullPolicy", "images.reconviagen", "retries.anotherNode", "s3.insecure"):
+    for value in (
+        "images.pullPolicy",
+        "images.reconviagen",
+        "retries.anotherNode",
+        "retries.mostMemoryMiB",
+        "s3.insecure",
+    ):
         assert f".Values.{value}" in text
     assert not re.findall(r"@[A-Z]+|9[01]000\d", text)
 

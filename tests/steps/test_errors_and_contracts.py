@@ -20,7 +20,7 @@ RESERVED_BY_ARGO_AND_SHELLS = {64, 65, 126, 127, 137, 139, 143}
 
 
 def test_no_code_is_used_twice_and_no_exit_code_means_something_else() -> None:
-    assert len(by_code()) == 27
+    assert len(by_code()) == 29
     assert not {cls.exit_code for cls in by_code().values()} & RESERVED_BY_ARGO_AND_SHELLS
     assert all(cls.exit_code > 0 for cls in by_code().values())
 

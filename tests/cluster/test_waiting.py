@@ -1,0 +1,141 @@
+"""Jobs whose pods can never start, on a release that waits for a few seconds only: each says why at once, ends with a code of its
+own, and gives its place free. Two may run at a time, so that the third shows that the first has."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pipeline import views
+from tests.cluster.client import ENDED, finished, job, labels_of, record_of, workflow
+from tests.cluster.node import kubectl, wait_for
+from tests.cluster.places import NAMESPACE
+from tests.cluster.test_commands import sixview
+
+RELEASE = "sixview-stuck"
+SMALL = {"resources": {"requests": {"memory": "64Mi"}, "limits": {"memory": "256Mi"}}}  # instead of too much
+
+
+def mounted(**volume: Any) -> dict[str, Any]:
+    """A pod's patch: one volume more in its own container."""
+    main = {"name": "main", **SMALL, "volumeMounts": [{"name": "more", "mountPath": "/more"}]}
+    return {"volumes": [{"name": "more", **volume}], "containers": [main]}
+
+
+def environment(**source: Any) -> dict[str, Any]:
+    """A pod's patch: one variable more in its own container."""
+    return {"containers": [{"name": "main", **SMALL, "env": [{"name": "MORE", "valueFrom": source}]}]}
+
+
+# name: (the pods' patch, priority, the code, words of the reason)
+FAULTS: dict[str, tuple[dict[str, Any], str, str, str]] = {
+    "memory": ({}, "normal", "UNSCHEDULABLE", "GiB of memory, and the largest node, node1, has"),
+    "label": ({"nodeSelector": {"zone": "nowhere"}}, "normal", "UNSCHEDULABLE", "no node has the labels"),
+    "secret": (
+        mounted(secret={"secretName": "nowhere"}),
+        "normal",
+        "CONFIGURATION_ERROR",
+        "the secret nowhere is not there",
+    ),
+    "claim": (
+        mounted(persistentVolumeClaim={"claimName": "nowhere"}),
+        "normal",
+        "CONFIGURATION_ERROR",
+        "the PersistentVolumeClaim nowhere is not there",
+    ),
+    "variable": (
+        environment(configMapKeyRef={"name": "nowhere", "key": "x"}),
+        "normal",
+        "CONFIGURATION_ERROR",
+        "the ConfigMap nowhere is not there",
+    ),
+    "class": ({"priorityClassName": "nowhere"}, "normal", "CONFIGURATION_ERROR", "there is no PriorityClass nowhere"),
+    "quota": (
+        {"priorityClassName": f"{RELEASE}-low"},
+        "low",
+        "CONFIGURATION_ERROR",
+        "asks for pods=1, and the quota nothing-low allows pods=0",
+    ),
+}
+HANDLER_RUNS = ("memory",)  # what keeps the others' pods from starting is in the exit handler's, too
+
+
+@pytest.fixture(scope="module")
+def stuck(cluster: None) -> Iterator[dict[str, str]]:
+    """What is amiss -> the workflow's name. All are submitted at once."""
+    scope = {"matchExpressions": [{"scopeName": "PriorityClass", "operator": "In", "values": [f"{RELEASE}-low"]}]}
+    quota = {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "nothing-low"},
+        "spec": {"hard": {"pods": "0"}, "scopeSelector": scope},
+    }
+    kubectl("-n", NAMESPACE, "apply", "-f", "-", given=json.dumps(quota))
+    names = {fault: submitted(fault, patch, priority) for fault, (patch, priority, _, _) in FAULTS.items()}
+    yield names
+    kubectl("-n", NAMESPACE, "delete", "resourcequota", "nothing-low")
+
+
+def submitted(fault: str, patch: dict[str, Any], priority: str) -> str:
+    """A job of the template whose pods are patched in their own way."""
+    given = [("input", "s3://sixview/inputs/mug"), ("priority", priority)]
+    spec: dict[str, Any] = {
+        "workflowTemplateRef": {"name": RELEASE},
+        "arguments": {"parameters": [{"name": name, "value": value} for name, value in given]},
+    }
+    if patch:
+        spec["podSpecPatch"] = json.dumps(patch)
+    made = {
+        "apiVersion": "argoproj.io/v1alpha1",
+        "kind": "Workflow",
+        "metadata": {"generateName": f"sixview-stuck-{fault}-", "labels": {"app.kubernetes.io/name": "sixview"}},
+        "spec": spec,
+    }
+    answer = kubectl("-n", NAMESPACE, "create", "-f", "-", "-o", "json", given=json.dumps(made)).stdout
+    return str(json.loads(answer)["metadata"]["name"])
+
+
+def test_why_a_job_waits_is_told_while_it_does(stuck: dict[str, str]) -> None:
+    """By the command, and so by HTTP and the page, which show the same view; doctor lists it."""
+    name = stuck["memory"]
+    wait_for(lambda: bool(views.waiting(workflow(name))), 60, "the reason to be told")
+    status = sixview("status", job(name)).stdout
+    if workflow(name)["status"]["phase"] not in ENDED:
+        assert FAULTS["memory"][3] in status
+        assert "The job ends as UNSCHEDULABLE at" in status
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_job_that_cannot_start_ends_with_its_code_and_gives_its_place_free(stuck: dict[str, str], fault: str) -> None:
+    *_, code, words = FAULTS[fault]
+    found = finished(stuck[fault], 240)
+    view = views.view(found)
+    assert (view["status"], view["error"]["code"]) == ("failed", code), view
+    assert words in view["error"]["message"]
+    assert view["error"]["suggestion"]
+    assert not view["note"], "it no longer waits"
+    assert not found["status"].get("synchronization", {}).get("semaphore", {}).get("holding"), "its place is free"
+    if fault in HANDLER_RUNS:
+        assert record_of(found)["error-code"] == labels_of(found)["error-code"] == code
+
+
+def test_the_doctor_names_what_the_installation_cannot_do(cluster: None) -> None:
+    found = sixview("doctor", "--template", RELEASE)
+    assert found.returncode == 1
+    assert "no node can take validate: it asks for" in found.stdout
+    assert "Lower steps.validate.memoryMiB" in found.stdout
+    assert "the secret sixview-stuck-s3" in found.stdout
+
+
+def test_keys_that_the_store_does_not_know_are_told_from_a_bucket_that_is_not_there(cluster: None) -> None:
+    wrong = sixview("doctor", "--template", "sixview-cpu", AWS_ACCESS_KEY_ID="nobody")
+    assert "the store does not know the access key" in wrong.stdout
+    forged = sixview("doctor", "--template", "sixview-cpu", AWS_SECRET_ACCESS_KEY="wrong")
+    assert "the secret key does not belong to the access key" in forged.stdout
+    nowhere = sixview("doctor", "--template", "sixview-cpu", S3_BUCKET="no-such-bucket")
+    assert "there is no such bucket" in nowhere.stdout
+    away = sixview("doctor", "--template", "sixview-cpu", S3_ENDPOINT="http://127.0.0.1:9")
+    assert "the store cannot be reached" in away.stdout

@@ -1,0 +1,535 @@
+"""Why a pod does not start, from pods, events, nodes and workflows as Kubernetes 1.28 to 1.34 and Argo 3.7 write them. On a real
+cluster: tests/cluster/test_waiting.py."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from pipeline import pending, placement, report, views
+from pipeline.pending import Wait
+from pipeline.reconciler import REPORT_SECONDS, Job, Limits, patch
+from pipeline.report import ENDED_BY, describe
+from pipeline.views import WAITING
+
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+LIMITS = Limits(image=600, configuration=300, unschedulable=1800)
+GPU = "nvidia.com/gpu"
+
+
+def pod(message: str = "", node: str = "", memory: str = "8192Mi", gpus: int = 0, **spec: Any) -> dict[str, Any]:
+    """A pod of nvdiffrec, pending. message: of the scheduler; node: where it was put."""
+    limits = {"memory": memory} | ({GPU: str(gpus)} if gpus else {})
+    waits = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
+    return {
+        "metadata": {
+            "name": "sixview-j-nvdiffrec-pod-1",
+            "uid": "u",
+            "creationTimestamp": "2026-01-01T11:00:00Z",
+            "annotations": {"sixview.dev/step": "nvdiffrec-pod"},
+        },
+        "spec": {
+            "nodeName": node or None,
+            "containers": [
+                {"name": "wait", "resources": {"requests": {"cpu": "20m", "memory": "64Mi"}}},
+                {"name": "main", "resources": {"requests": {"cpu": "1", "memory": memory}, "limits": limits}},
+            ],
+            **spec,
+        },
+        "status": {"phase": "Pending", "conditions": [waits] if message else []},
+    }
+
+
+def node(name: str = "n1", memory: str = "32867328Ki", gpus: int = 0, **more: Any) -> placement.Node:
+    """A Node as the API server has it, read."""
+    gives = {"cpu": "8", "memory": memory, "pods": "110"} | ({GPU: str(gpus)} if gpus else {})
+    return placement.node(
+        {
+            "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, **more.pop("labels", {})}},
+            "spec": more,
+            "status": {"allocatable": gives, "capacity": gives},
+        }
+    )
+
+
+# -- the scheduler -------------------------------------------------------------------------------------------------------
+
+BUSY = [  # 1.28, 1.31, 1.34
+    "0/1 nodes are available: 1 Insufficient memory. preemption: 0/1 nodes are available: 1 No preemption victims found for "
+    "incoming pod..",
+    "0/2 nodes are available: 1 Insufficient nvidia.com/gpu, 1 node(s) had untolerated taint {team: a}. "
+    "preemption: 0/2 nodes are available: 1 No preemption victims found for incoming pod, 1 Preemption is not helpful for "
+    "scheduling.",
+    "0/1 nodes are available: 1 Insufficient nvidia.com/gpu. no new claims to deallocate, preemption: 0/1 "
+    "nodes are available: 1 No "
+    "preemption victims found for incoming pod.",
+    "0/1 nodes are available: 1 Too many pods. preemption: 0/1 nodes are available: 1 No preemption victims "
+    "found for incoming pod.",
+]
+
+
+@pytest.mark.parametrize("message", BUSY)
+@pytest.mark.parametrize("nodes", [[node(gpus=1)], None], ids=["nodes", "words"])
+def test_a_node_that_is_merely_busy_is_no_fault(message: str, nodes: list[placement.Node] | None) -> None:
+    found = pending.of_pod(pod(message, gpus=1), nodes=nodes)
+    assert found is not None
+    assert found.code == ""
+    assert found.reason.startswith("nvdiffrec-pod waits: no node has enough ")
+
+
+def test_how_many_nodes_are_busy_does_not_change_the_sentence() -> None:
+    texts = [pending.busy("x", f"0/{n} nodes are available: {n} node(s) were unschedulable.") for n in (1, 7)]
+    assert texts == ["x waits: no node takes it at the moment (node(s) were unschedulable)."] * 2
+
+
+NEVER: list[tuple[str, dict[str, Any], list[placement.Node], str, str]] = [
+    ("Insufficient memory", pod("m", memory="65536Mi"), [node()], "64.06 GiB of memory", "retries.mostMemoryMiB"),
+    ("no GPU", pod("m", gpus=1), [node()], f"1 {GPU}, and no node has any", "steps.nvdiffrec.gpus=0"),
+    ("too few GPUs", pod("m", gpus=4), [node(gpus=2)], f"4 {GPU}, and the largest node, n1, has 2", "device plugin"),
+    ("selector", pod("m", nodeSelector={"gpu": "h200"}), [node()], "(gpu=h200)", "nodeSelector"),
+    (
+        "taint",
+        pod("m"),
+        [node(taints=[{"key": "team", "value": "a", "effect": "NoSchedule"}])],
+        "(team=a:NoSchedule)",
+        "tolerations",
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "waiting", "nodes", "words", "advice"), NEVER, ids=[row[0] for row in NEVER])
+def test_what_no_node_can_ever_take_is_a_fault(
+    kind: str, waiting: dict[str, Any], nodes: list[placement.Node], words: str, advice: str
+) -> None:
+    found = pending.of_pod(waiting, nodes=nodes)
+    assert found is not None
+    assert found.code == "UNSCHEDULABLE"
+    assert words in found.reason
+    assert advice in found.advice
+
+
+def test_the_largest_node_is_named() -> None:
+    found = pending.of_pod(pod("m", memory="65536Mi"), nodes=[node("small", "8Gi"), node("large", "32Gi")])
+    assert found is not None
+    assert "the largest node, large, has 32 GiB of memory" in found.reason
+
+
+def test_a_node_that_is_drained_lost_or_under_pressure_comes_back() -> None:
+    passing = [{"key": f"node.kubernetes.io/{k}", "effect": "NoSchedule"} for k in ("unschedulable", "disk-pressure")]
+    found = pending.of_pod(pod("0/1 nodes are available: 1 node(s) were unschedulable."), nodes=[node(taints=passing)])
+    assert found == Wait(
+        "nvdiffrec-pod", "", "nvdiffrec-pod waits: no node takes it at the moment (node(s) were unschedulable)."
+    )
+
+
+def test_a_device_plugin_that_restarts_takes_no_gpu_away() -> None:
+    given = {"cpu": "8", "memory": "32Gi", GPU: "1"}
+    restarting = {"metadata": {"name": "n"}, "status": {"capacity": given, "allocatable": {**given, GPU: "0"}}}
+    found = pending.of_pod(pod(BUSY[2], gpus=1), nodes=[placement.node(restarting)])
+    assert found is not None
+    assert found.code == ""
+
+
+def test_a_toleration_opens_a_tainted_node() -> None:
+    tainted = node(gpus=1, taints=[{"key": GPU, "value": "present", "effect": "NoSchedule"}])
+    tolerating = pod(BUSY[2], gpus=1, tolerations=[{"key": GPU, "operator": "Exists"}])
+    assert pending.of_pod(tolerating, nodes=[tainted]).code == ""  # type: ignore[union-attr]
+
+
+def test_only_nodes_that_failed_it_are_left() -> None:
+    """What Argo's anti-affinity makes of the second attempt on a single node."""
+    rule = {"key": "kubernetes.io/hostname", "operator": "NotIn", "values": ["n1"]}
+    required = {"nodeSelectorTerms": [{"matchExpressions": [rule]}]}
+    again = pod("m", affinity={"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}})
+    found = pending.of_pod(again, nodes=[node()])
+    assert found is not None
+    assert found.code == "UNSCHEDULABLE"
+    assert "only nodes are left on which it failed before (n1)" in found.reason
+    assert "retries.anotherNode=false" in found.advice
+    assert pending.of_pod(again, nodes=[node(), node("n2")]).code == ""  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector. preemption: 0/1 nodes are available: 1 "
+        "Preemption is not helpful for scheduling..",
+        "0/3 nodes are available: 3 node(s) had untolerated taint {team: a}. preemption: 0/3 nodes are "
+        "available: 3 Preemption is not "
+        "helpful for scheduling.",
+        "0/1 nodes are available: 1 Insufficient memory. no new claims to deallocate, preemption: 0/1 nodes are available: 1 "
+        "Preemption is not helpful for scheduling.",
+    ],
+)
+def test_without_the_right_to_read_nodes_the_scheduler_s_words_tell(message: str) -> None:
+    found = pending.of_pod(pod(message), nodes=None)
+    assert found is not None
+    assert found.code == "UNSCHEDULABLE"
+    assert "reemption" not in found.reason
+
+
+def test_a_scheduler_that_is_away_is_told() -> None:
+    young = pending.of_pod(pod(), nodes=[], now=NOW - timedelta(hours=1))
+    late = pending.of_pod(pod(), nodes=[], now=NOW)
+    assert young is None
+    assert late == Wait("nvdiffrec-pod", "", "nvdiffrec-pod waits: the scheduler has not looked at its pod yet.")
+
+
+# -- what the installation lacks ------------------------------------------------------------------------------------------
+
+
+def event(reason: str, message: str, at: str = "2026-01-01T11:01:00Z") -> dict[str, Any]:
+    return {"reason": reason, "message": message, "type": "Warning", "lastTimestamp": at}
+
+
+MISSING = [
+    (
+        "FailedMount",
+        'MountVolume.SetUp failed for volume "sixview-s3" : secret "sixview-s3" not found',
+        "the secret sixview-s3",
+    ),
+    (
+        "FailedMount",
+        'MountVolume.SetUp failed for volume "s3" : references non-existent secret key: access-key',
+        "key access-key",
+    ),
+    (
+        "FailedMount",
+        'MountVolume.SetUp failed for volume "c" : configmap "sixview-x" not found',
+        "the ConfigMap sixview-x is not there",
+    ),
+    (
+        "FailedMount",
+        "Unable to attach or mount volumes: unmounted volumes=[weights], unattached volumes=[], failed to "
+        "process volumes=[weights]: "
+        'error processing PVC sixview/mine: failed to fetch PVC from API server: persistentvolumeclaims "mine" not found',
+        "the PersistentVolumeClaim mine is not there",
+    ),
+    (
+        "FailedMount",
+        'MountVolume.SetUp failed for volume "weights" : mount failed: exit status 32 Mounting command: mount '
+        "... Connection timed out",
+        "Connection timed out",
+    ),
+    (
+        "FailedAttachVolume",
+        'Multi-Attach error for volume "pvc-1" Volume is already exclusively attached to one node and '
+        "can't be attached to another",
+        "a volume is in use on another node",
+    ),
+    (
+        "FailedCreatePodSandBox",
+        "Failed to create pod sandbox: rpc error: code = Unknown desc = failed to setup network for sandbox "
+        '"a": plugin type="calico" '
+        "failed (add): unauthorized",
+        "its node cannot set up",
+    ),
+    (
+        "NetworkNotReady",
+        "network is not ready: container runtime network not ready: NetworkReady=false",
+        "its node cannot set up",
+    ),
+]
+
+
+@pytest.mark.parametrize(("reason", "message", "words"), MISSING)
+def test_a_pod_that_has_a_node_and_no_containers_is_told_by_its_events(reason: str, message: str, words: str) -> None:
+    found = pending.of_pod(pod(node="n1"), [event("Scheduled", "ok", "2026-01-01T11:00:00Z"), event(reason, message)])
+    assert found is not None
+    assert found.code == "CONFIGURATION_ERROR"
+    assert words in found.reason
+
+
+def test_what_was_mended_in_the_meantime_is_past() -> None:
+    late = event("Pulling", "Pulling image", "2026-01-01T11:05:00Z")
+    assert pending.of_pod(pod(node="n1"), [event(*MISSING[0][:2]), late]) is None
+
+
+def waiting_container(reason: str, message: str) -> dict[str, Any]:
+    found = pod(node="n1")
+    state = {"waiting": {"reason": reason, "message": message}}
+    found["status"]["initContainerStatuses"] = [{"name": "init", "image": "x/argoexec:1", "state": {"terminated": {}}}]
+    found["status"]["containerStatuses"] = [
+        {"name": "wait", "image": "x/argoexec:1", "state": {"waiting": {"reason": "PodInitializing"}}},
+        {"name": "main", "image": "x/y:1", "state": state},
+    ]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("reason", "message", "code", "words"),
+    [
+        (
+            "ErrImagePull",
+            "rpc error: code = NotFound",
+            "IMAGE_UNAVAILABLE",
+            "The image x/y:1 could not be had: ErrImagePull.",
+        ),
+        ("ImagePullBackOff", 'Back-off pulling image "x/y:1"', "IMAGE_UNAVAILABLE", "x/y:1"),
+        ("ErrImageNeverPull", "not present with pull policy of Never", "IMAGE_UNAVAILABLE", "x/y:1"),
+        (
+            "CreateContainerConfigError",
+            'secret "sixview-s3" not found',
+            "CONFIGURATION_ERROR",
+            "the secret sixview-s3 is not there",
+        ),
+        (
+            "CreateContainerConfigError",
+            "couldn't find key access-key in Secret sixview/sixview-s3",
+            "CONFIGURATION_ERROR",
+            "the secret sixview-s3 has no key access-key",
+        ),
+        (
+            "CreateContainerConfigError",
+            'configmap "c" not found',
+            "CONFIGURATION_ERROR",
+            "the ConfigMap c is not there",
+        ),
+        (
+            "CreateContainerConfigError",
+            "container has runAsNonRoot and image will run as root",
+            "CONFIGURATION_ERROR",
+            "runAsNonRoot",
+        ),
+        ("CreateContainerError", "context deadline exceeded", "CONFIGURATION_ERROR", "CreateContainerError"),
+    ],
+)
+def test_a_container_that_cannot_be_made_is_told_by_its_state(reason: str, message: str, code: str, words: str) -> None:
+    found = pending.of_pod(waiting_container(reason, message))
+    assert found is not None
+    assert (found.code, words in found.reason) == (code, True)
+
+
+def test_a_pod_on_its_way_waits_for_nothing() -> None:
+    assert pending.of_pod(waiting_container("PodInitializing", "")) is None
+    assert pending.of_pod(waiting_container("ContainerCreating", "")) is None
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        '0/1 nodes are available: persistentvolumeclaim "nowhere" not found. not found',
+        "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims. preemption: 0/1 nodes are "
+        "available: 1 Preemption "
+        "is not helpful for scheduling..",
+        "0/1 nodes are available: 1 node(s) didn't find available persistent volumes to bind.",
+        "0/1 nodes are available: 1 node(s) had volume node affinity conflict.",
+    ],
+)
+def test_a_claim_that_cannot_be_used_is_no_matter_of_nodes(message: str) -> None:
+    assert pending.of_pod(pod(message), nodes=[node()]).code == "CONFIGURATION_ERROR"  # type: ignore[union-attr]
+
+
+# -- pods that were never made --------------------------------------------------------------------------------------------
+
+
+def refused(message: str, phase: str = "Error", retry: str = "Running") -> dict[str, Any]:
+    """A workflow one of whose pods the API server would not make."""
+    attempt = {
+        "id": "a",
+        "type": "Pod",
+        "templateName": "validate",
+        "phase": phase,
+        "message": message,
+        "displayName": "validate(0)",
+    }
+    return {
+        "metadata": {"name": "sixview-j", "annotations": {}},
+        "spec": {},
+        "status": {"nodes": {"a": attempt, "r": {"id": "r", "type": "Retry", "phase": retry, "children": ["a"]}}},
+    }
+
+
+FORBIDDEN = 'pods "sixview-j-validate-1" is forbidden: '
+REFUSALS = [
+    (f"{FORBIDDEN}no PriorityClass with name sixview-urgent was found", "there is no PriorityClass sixview-urgent"),
+    (
+        f'{FORBIDDEN}error looking up service account sixview/sixview-step: serviceaccount "sixview-step" not found',
+        "the service account sixview-step is not there",
+    ),
+    (
+        f'{FORBIDDEN}violates PodSecurity "restricted:latest": allowPrivilegeEscalation != false (containers '
+        f'"init", "wait" must set …',
+        "Pod Security (restricted:latest)",
+    ),
+    (
+        'admission webhook "validate.kyverno.svc-fail" denied the request: no latest tags',
+        "the admission webhook validate.kyverno",
+    ),
+    (
+        'Internal error occurred: failed calling webhook "mutate.example.com": failed to call webhook: no endpoints available',
+        "the admission webhook mutate.example.com does not answer",
+    ),
+    (f'{FORBIDDEN}pod rejected: RuntimeClass "nvidia" not found', "there is no RuntimeClass nvidia"),
+    (f"{FORBIDDEN}failed quota: compute: must specify limits.cpu for: main,wait", "the quota compute"),
+    (f"{FORBIDDEN}maximum memory usage per Container is 1Gi, but limit is 2Gi", "LimitRange"),
+    ('Pod "sixview-j-validate-1" is invalid: spec.containers[0].resources.requests: Invalid value', "Invalid value"),
+]
+
+
+@pytest.mark.parametrize(("message", "words"), REFUSALS)
+def test_a_pod_that_was_refused_is_told_while_argo_tries_again_and_in_the_record(message: str, words: str) -> None:
+    (found,) = pending.of_workflow(refused(message))
+    assert found.code == "CONFIGURATION_ERROR"
+    assert words in found.reason
+    values = describe(refused(message, retry="Error"), [], "Failed")
+    assert values["error-code"] == "CONFIGURATION_ERROR"
+    assert words in values["message"]
+
+
+def test_a_quota_that_others_use_up_is_waited_for_and_one_that_is_too_small_is_not() -> None:
+    words = f"{FORBIDDEN}exceeded quota: gpus, requested: requests.nvidia.com/gpu={{}}, "
+    words += "used: requests.nvidia.com/gpu=1, limited: requests.nvidia.com/gpu=1"
+    (busy,) = pending.of_workflow(refused(words.format(1), phase="Pending"))
+    (never,) = pending.of_workflow(refused(words.format(2), phase="Pending"))
+    assert (busy.code, never.code) == ("", "CONFIGURATION_ERROR")
+    assert "the quota gpus allows requests.nvidia.com/gpu=1 in all" in never.reason
+
+
+def test_what_goes_on_waits_for_nothing() -> None:
+    assert not list(pending.of_workflow(refused("main: Error (exit code 1)")))
+    assert not list(pending.of_workflow(refused(REFUSALS[0][0], retry="Succeeded")))
+    assert not list(pending.of_workflow({"metadata": {"name": "new"}}))
+
+
+# -- what becomes of the job ----------------------------------------------------------------------------------------------
+
+SECRET = Wait("validate", "CONFIGURATION_ERROR", "validate does not start: the secret s3 is not there.", "Make it.")
+LARGE = Wait("nvdiffrec-pod", "UNSCHEDULABLE", "nvdiffrec-pod fits on no node: …", "Lower it.")
+GPU_BUSY = Wait("nvdiffrec-pod", "", "nvdiffrec-pod waits: no node has enough nvidia.com/gpu free at the moment.")
+
+
+def written(job: Job, at: datetime, limits: Limits = LIMITS, nodes: bool = True) -> dict[str, Any]:
+    """Applies what the reconciler changes of a job, and returns its annotations."""
+    change = patch(job, limits, nodes, at) or {"metadata": {"annotations": {}}}
+    for name, value in change["metadata"]["annotations"].items():
+        job.annotations.pop(name, None) if value is None else job.annotations.update({name: value})
+    job.shutdown = change.get("spec", {}).get("shutdown", job.shutdown)
+    return job.annotations
+
+
+def test_the_reason_is_there_at_once_written_once_and_taken_away() -> None:
+    job = Job("sixview-j", {}, "", [SECRET])
+    told = json.loads(written(job, NOW)[WAITING])
+    assert told == {
+        "step": "validate",
+        "code": "CONFIGURATION_ERROR",
+        "reason": SECRET.reason,
+        "since": "2026-01-01T12:00:00Z",
+        "advice": "Make it.",
+        "ends": "2026-01-01T12:05:00Z",
+    }
+    assert patch(job, LIMITS, True, NOW + timedelta(seconds=10)) is None
+    job.waits = []
+    assert written(job, NOW) == {}
+    assert patch(job, LIMITS, True, NOW) is None
+
+
+@pytest.mark.parametrize(("wait", "seconds"), [(SECRET, 300), (LARGE, 1800)])
+def test_a_fault_ends_the_job_after_the_limit_of_its_kind(wait: Wait, seconds: int) -> None:
+    job = Job("sixview-j", {}, "", [wait])
+    written(job, NOW)
+    written(job, NOW + timedelta(seconds=seconds - 1))
+    assert not job.shutdown
+    found = written(job, NOW + timedelta(seconds=seconds))
+    assert (job.shutdown, WAITING in found) == ("Stop", False)
+    assert json.loads(found[ENDED_BY]) == {"code": wait.code, "reason": wait.reason, "suggestion": wait.advice}
+
+
+def test_what_is_busy_waits_for_ever() -> None:
+    job = Job("sixview-j", {}, "", [GPU_BUSY])
+    written(job, NOW)
+    assert patch(job, LIMITS, True, NOW + timedelta(days=7)) is None
+
+
+def test_the_time_in_the_queue_does_not_count_against_a_fault_that_comes_later() -> None:
+    job = Job("sixview-j", {}, "", [GPU_BUSY])
+    written(job, NOW)
+    job.waits = [LARGE]
+    assert json.loads(written(job, NOW + timedelta(hours=3))[WAITING])["since"] == "2026-01-01T15:00:00Z"
+
+
+def test_on_nodes_that_are_fixed_what_fits_on_none_ends_at_once() -> None:
+    fixed = Limits(600, 300, 1800, fixed_nodes=True)
+    job = Job("sixview-j", {}, "", [LARGE])
+    written(job, NOW, fixed)
+    assert job.shutdown == "Stop"
+    blind = Job("sixview-j", {}, "", [LARGE])
+    written(blind, NOW, fixed, nodes=False)
+    assert not blind.shutdown, "the scheduler's words alone are not enough for that"
+
+
+def test_a_fault_comes_before_what_only_takes_its_time() -> None:
+    job = Job("sixview-j", {}, "", [GPU_BUSY, SECRET])
+    assert json.loads(written(job, NOW)[WAITING])["step"] == "validate"
+
+
+def test_an_exit_handler_that_cannot_start_gives_the_place_free_too() -> None:
+    job = Job("sixview-j", {}, "", [SECRET])
+    written(job, NOW)
+    written(job, NOW + timedelta(seconds=300))
+    job.waits = [
+        SECRET,
+        Wait("report", SECRET.code, "report does not start.", "Make it."),
+    ]  # the first pod is about to go
+    written(job, NOW + timedelta(seconds=310))
+    assert job.shutdown == "Stop"
+    change = patch(job, LIMITS, True, NOW + timedelta(seconds=310 + REPORT_SECONDS))
+    assert change is not None
+    assert change["spec"] == {"shutdown": "Terminate"}
+    assert change["metadata"]["labels"]["sixview.dev/error-code"] == "CONFIGURATION_ERROR"
+    assert ENDED_BY not in change["metadata"]["annotations"], "the first reason stands"
+    job.shutdown = "Terminate"
+    assert patch(job, LIMITS, True, NOW + timedelta(hours=1)) == {"metadata": {"annotations": {WAITING: None}}}
+
+
+def test_a_cancelled_job_whose_exit_handler_cannot_start_stays_cancelled() -> None:
+    job = Job("sixview-j", {}, "Stop", [Wait("report", SECRET.code, "report does not start.")])
+    written(job, NOW)
+    change = patch(job, LIMITS, True, NOW + timedelta(seconds=REPORT_SECONDS))
+    assert change is not None
+    assert change["spec"] == {"shutdown": "Terminate"}
+    assert change["metadata"]["labels"]["sixview.dev/status"] == "cancelled"
+    assert ENDED_BY not in change["metadata"]["annotations"]
+
+
+@pytest.mark.parametrize(
+    "word", ["", "soon", "[]", "null", '{"step": 1}', '{"step":"validate","code":"CONFIGURATION_ERROR","since":"x"}']
+)
+def test_an_annotation_of_somebody_else_s_spoils_nothing(word: str) -> None:
+    job = Job("sixview-j", {WAITING: word}, "", [SECRET])
+    assert json.loads(written(job, NOW)[WAITING])["since"] == "2026-01-01T12:00:00Z"
+    assert views.waiting({"metadata": {"annotations": {WAITING: word}}}) == ""
+
+
+def test_the_view_says_why_a_job_waits_and_when_it_ends() -> None:
+    job = Job("sixview-j", {}, "", [SECRET])
+    found = {"metadata": {"annotations": written(job, NOW)}}
+    ends = "The job ends as CONFIGURATION_ERROR at 2026-01-01T12:05:00Z unless this changes."
+    assert views.note(found) == f"{SECRET.reason} Make it. {ends}"
+    job.waits = [GPU_BUSY]
+    assert (
+        views.note({"metadata": {"annotations": written(job, NOW)}}) == f"{GPU_BUSY.reason} Since 2026-01-01T12:00:00Z."
+    )
+
+
+@pytest.mark.parametrize(
+    ("word", "code", "message"),
+    [
+        (json.dumps({"code": "UNSCHEDULABLE", "reason": "r", "suggestion": "s"}), "UNSCHEDULABLE", "r"),
+        (
+            "The image x could not be had.",
+            "IMAGE_UNAVAILABLE",
+            "The image x could not be had.",
+        ),  # as it once was written
+        ('{"code": "NO_SUCH"}', "IMAGE_UNAVAILABLE", '{"code": "NO_SUCH"}'),
+        ("[" * 100000, "IMAGE_UNAVAILABLE", "[" * 100000),
+    ],
+)
+def test_the_record_says_what_the_reconciler_ended_a_job_for(word: str, code: str, message: str) -> None:
+    found = report.ended_by(word)
+    assert (found.code, found.message) == (code, message)
+    assert found.suggestion
