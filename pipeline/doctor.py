@@ -39,7 +39,7 @@ def examine(connect: Callable[[], Cluster], template: str) -> Iterator[Finding]:
             yield Finding(
                 "Argo's version, GPUs, rights and all but the template: not to be seen through an Argo Server", None
             )
-        yield from installation.looked("jobs that wait", lambda: _waiting(cluster))
+        yield from installation.looked("jobs that wait", lambda: _waiting(cluster, template))
     yield _store()
 
 
@@ -61,11 +61,12 @@ def _template(cluster: Cluster, name: str) -> Iterator[Finding]:
         yield from installation.parts(Reader(cluster), name, found)
 
 
-def _waiting(cluster: Cluster) -> Iterator[Finding]:
-    """Jobs that do not go on right now, and why."""
+def _waiting(cluster: Cluster, template: str) -> Iterator[Finding]:
+    """The template's jobs that do not go on right now, and why."""
     for workflow in cluster.list(f"{OURS},workflows.argoproj.io/completed!=true"):
+        of_template = (workflow["spec"].get("workflowTemplateRef") or {}).get("name") == template
         why = views.waiting(workflow)
-        if why:
+        if why and of_template:
             job = views.job_of(workflow["metadata"]["name"])
             yield Finding(f"the job {job} waits: {why}", False if " ends as " in why else None)
 

@@ -133,6 +133,11 @@ def failure(workflow: dict[str, Any], steps: list[Node], pods: list[dict[str, An
     if workflow.get("spec", {}).get("shutdown"):
         return stopped(workflow, node, steps)
     if node is None:
+        handler = [n for n in pending.packed_nodes(workflow).values() if n.get("templateName") == "report"]
+        refused = [n for n in handler if pending.REFUSED.search(str(n.get("message") or ""))]
+        if refused:  # every step did its work, and the exit handler's pod could not be made
+            wait = pending.fault("report", refused[-1]["message"])
+            return completed(ConfigurationError(wait.reason, wait.advice), None, steps)
         message = workflow.get("status", {}).get("message") or "The workflow ended before any step had failed."
         return completed(UnknownError(message, "Read the workflow in the Argo UI."), None, steps)
     return completed(of_node(node, pods, workflow), node, steps)
