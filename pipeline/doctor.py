@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from pipeline import installation, storage, store_words, views
+from pipeline import installation, storage, store_words, views, workflows
 from pipeline.clusters import UNFINISHED, Cluster, Kubernetes
 from pipeline.gateway import health
 from pipeline.installation import Finding, Reader
+from pipeline.reading import mapping
 from steps.errors import StepError
 from steps.options import JOB_OPTIONS, SET, wrong
 
@@ -40,7 +41,7 @@ def examine(connect: Callable[[], Cluster], template: str) -> Iterator[Finding]:
             yield Finding(
                 "Argo's version, GPUs, rights and all but the template: not to be seen through an Argo Server", None
             )
-        yield from installation.looked("jobs that wait", lambda: _waiting(cluster))
+        yield from installation.looked("jobs that wait", lambda: _waiting(cluster, template))
     yield _store()
 
 
@@ -73,11 +74,12 @@ def _declared(name: str, template: dict[str, Any]) -> Finding:
     return Finding(f"the WorkflowTemplate {name} has other options: {', '.join(odd)}", False, advice)
 
 
-def _waiting(cluster: Cluster) -> Iterator[Finding]:
-    """Jobs that do not go on right now, and why."""
-    for workflow in cluster.list(UNFINISHED):
+def _waiting(cluster: Cluster, template: str) -> Iterator[Finding]:
+    """The template's jobs that do not go on right now, and why."""
+    for workflow in map(workflows.read, cluster.list(UNFINISHED)):
+        of_template = mapping(workflow["spec"].get("workflowTemplateRef")).get("name") == template
         why = views.waiting(workflow)
-        if why:
+        if why and of_template:
             job = views.job_of(workflow["metadata"]["name"])
             yield Finding(f"the job {job} waits: {why}", False if " ends as " in why else None)
 

@@ -176,7 +176,8 @@ def value_of(step: str) -> str:
 
 
 def fault(step: str, message: str) -> Wait:
-    """A CONFIGURATION_ERROR in our words, with theirs behind it."""
+    """A CONFIGURATION_ERROR in our words, with theirs behind it, but for the pod's name: each attempt has another."""
+    message = re.sub(r'^pods? "[^"]*" is forbidden: ', "", message)
     for pattern, ours, advice in WORDS:
         found = re.search(pattern, message, re.IGNORECASE)
         if found:

@@ -163,6 +163,11 @@ def ended_by(word: str) -> StepError:
 
 def without_step(workflow: dict[str, Any]) -> StepError:
     """Why a workflow ended in which no step had failed."""
+    handler = [n for n in workflow["status"]["nodes"].values() if n["templateName"] == "report"]
+    refused = [n for n in handler if pending.REFUSED.search(n["message"])]
+    if refused:  # every step did its work, and the exit handler's pod could not be made
+        wait = pending.fault("report", refused[-1]["message"])
+        return ConfigurationError(wait.reason, wait.advice)
     message = workflow.get("status", {}).get("message") or "The workflow ended before any step had failed."
     if says.found(says.LATE, message):
         return ModelTimeout(f"Argo ended the workflow: {message}.")

@@ -380,6 +380,15 @@ def test_a_pod_that_was_refused_is_told_while_argo_tries_again_and_in_the_record
     assert words in values["message"]
 
 
+def test_an_exit_handler_that_was_refused_is_the_reason_where_nothing_else_failed() -> None:
+    account = 'error looking up service account sixview/sixview-report: serviceaccount "sixview-report" not found'
+    found = refused(FORBIDDEN + account, retry="Error")
+    found["status"]["nodes"]["a"]["templateName"] = "report"
+    values = describe(found, [], "Error")
+    assert values["error-code"] == "CONFIGURATION_ERROR"
+    assert "the service account sixview-report is not there" in values["message"]
+
+
 def test_a_quota_that_others_use_up_is_waited_for_and_one_that_is_too_small_is_not() -> None:
     words = f"{FORBIDDEN}exceeded quota: gpus, requested: requests.nvidia.com/gpu={{}}, "
     words += "used: requests.nvidia.com/gpu=1, limited: requests.nvidia.com/gpu=1"
