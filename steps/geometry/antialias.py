@@ -34,6 +34,8 @@ class Crossings:
 def edges_of(faces: Array) -> Array:
     """(e, 4) int32: the two ends of every edge and the corners opposite to it in its faces, -1 for a second face that is not
     there. Of more than two faces the first two count."""
+    if not len(faces):
+        return np.empty((0, 4), np.int32)
     ends = np.sort(faces[:, [1, 2, 2, 0, 0, 1]].reshape(-1, 2), axis=1).astype(np.int64)
     key = ends[:, 0] << 32 | ends[:, 1]
     order = np.argsort(key, kind="stable")

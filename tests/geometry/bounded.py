@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -265,14 +267,20 @@ def beyond(array, index):  # type: ignore[no-untyped-def]
 
 
 def main() -> None:
-    """Prints "checked" where bounds are; then each case's name; then "missed" with each kernel that no case ran."""
+    """Prints "checked" where bounds are; then each case's name, after "failed" if it did; then "missed" with each kernel that no
+    case ran."""
     try:
         beyond(np.zeros(3), 1000)
     except IndexError:
         print("checked")
     for name, run in CASES.items():
-        run()
-        print(name, flush=True)
+        started = time.monotonic()
+        try:
+            run()
+        except Exception:
+            traceback.print_exc()
+            print("failed", end=" ")
+        print(f"{name} {time.monotonic() - started:.1f} s", flush=True)
     ran = [kernel for kernel in every_kernel().values() if kernel.signatures]
     reached = set().union(*map(calls, ran))
     for name, kernel in every_kernel().items():

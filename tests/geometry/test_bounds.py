@@ -22,6 +22,7 @@ def test_every_kernel_stays_within_bounds_over_degenerate_meshes_and_cameras(pyt
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0] == "checked" and len(lines) > 8
+    assert not [line for line in lines if line.startswith("failed")], done.stderr
     assert not [line for line in lines if line.startswith("missed")], "kernels without a case in bounded.py"
 
 

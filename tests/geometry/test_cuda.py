@@ -26,6 +26,14 @@ def test_in_the_simulator_the_results_are_the_cpu_s() -> None:
     assert run("compare", NUMBA_ENABLE_CUDASIM="1").split() == ["same"] * 8
 
 
+def test_in_the_simulator_the_nearest_face_wins_up_to_the_far_plane() -> None:
+    assert run("far_plane", NUMBA_ENABLE_CUDASIM="1").split() == ["near"] * 8
+
+
+def test_in_the_simulator_degenerate_meshes_are_drawn_as_on_the_cpu() -> None:
+    assert run("degenerate", NUMBA_ENABLE_CUDASIM="1").split() == ["same"] * 6
+
+
 def test_every_kernel_compiles_for_a_device() -> None:
     lines = run("compile_all").splitlines()
     assert len(lines) == 17 and all(int(line.split()[1]) > 1000 for line in lines)
@@ -61,6 +69,50 @@ def compare() -> None:
     backends.Cpu = Cuda  # type: ignore[misc,assignment]
     for a, b in zip(everything(), expected, strict=True):
         print("same" if np.allclose(a, b, atol=1e-5 * np.abs(b).max()) else "different")
+
+
+def far_plane() -> None:
+    """Prints which of two faces wins every pixel: that at z / w, or that at the far plane, whose z / w is 1."""
+    import torch
+
+    from steps.geometry.cuda import Cuda
+
+    square = np.array([[0, 0], [8, 0], [0, 8]], float)  # half of the picture
+    for z in (-1.0, 0.0, 0.999, 1 - 2.0**-29):
+        layers = [np.column_stack([square, np.full(3, depth), np.ones(3)]) for depth in (z, 1.0)]
+        for first in (0, 1):
+            corners = torch.from_numpy(np.concatenate([layers[first], layers[1 - first]]))
+            tri = torch.arange(6, dtype=torch.int32).reshape(2, 3)
+            faces = Cuda().rasterize(corners, tri, 4, 4)[..., 3]
+            drawn = set(faces.numpy().ravel().tolist()) - {0.0}
+            print("near" if drawn == {first + 1.0} else f"far {z} {first} {drawn}")
+
+
+def degenerate() -> None:
+    """Prints "same" for each mesh that the simulator draws, and blends at its outlines, as the CPU does."""
+    import torch
+
+    from steps.geometry import antialias
+    from steps.geometry.backends import Cpu
+    from steps.geometry.cuda import Cuda
+
+    random = np.random.default_rng(0)
+    plain = np.column_stack([random.uniform(0, 6, (8, 2)), random.uniform(-1, 1, 8), np.ones(8)])
+    faces = random.integers(0, 8, (6, 3))
+    spoilt = {k: plain.copy() for k in ("nan", "infinite", "huge", "behind", "flat")}
+    spoilt["nan"][2] = np.nan
+    spoilt["infinite"][3, 0] = np.inf
+    spoilt["huge"][4] *= 1e300
+    spoilt["behind"][:3, 3] = -1.0
+    spoilt["flat"][:, 1] = 2.5
+    for corners, tri in [(plain, faces[:0]), *((c, faces) for c in spoilt.values())]:
+        edges = torch.from_numpy(antialias.edges_of(tri.astype(np.int32)))
+        found = []
+        for backend in (Cpu(), Cuda()):
+            rast = backend.rasterize(torch.from_numpy(corners), torch.from_numpy(tri.astype(np.int32)), 6, 6)
+            found.append((rast.numpy(), backend.find_crossings(torch.from_numpy(corners), edges, rast).numpy()))
+        same = all(np.allclose(a, b, atol=1e-5) for a, b in zip(*found, strict=True))
+        print("same" if same else "different")
 
 
 def compile_all() -> None:
