@@ -46,7 +46,8 @@ def compared(name: str) -> list[list[object]]:
     source, out = sample(name), WORK / f"quality_{name}_16"
     if not (out / "result.zip").exists():
         job(source, out)
-    taken, rows = scene.load(out / ".sixview" / "scene"), []
+    taken = scene.load(out / ".sixview" / "scene")
+    rows: list[list[object]] = []
     for method, surface in (("sixview", ours), ("Open3D", theirs)):
         began = time.perf_counter()
         vertices, faces = surface(taken)
