@@ -2,7 +2,8 @@
 
 A step is `python -m steps.<name> --flag value ...`; its flags are the fields of its dataclass here. It reads and writes
 files, and never appears finished under `--out` before it is. Beside its results it leaves a folder `--outputs` with one
-small file per value (OUTPUTS), `stages.json`, `log.txt` and, after a failure, `failure.json`.
+small file per value (OUTPUTS), `stages.json`, `log.txt`, `notes.json` where there is something to tell and, after a failure,
+`failure.json`.
 """
 
 from __future__ import annotations

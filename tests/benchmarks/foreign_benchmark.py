@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ def main() -> None:
     table(["object", "our rasterizer, dB", "Mitsuba 3, dB", "difference, dB"], [*rows, ["largest", "", "", worst]])
 
 
-def measured(name: str) -> list[object]:
+def measured(name: str) -> list[Any]:
     source, out = sample(name), WORK / f"quality_{name}_16"
     if not (out / "result.zip").exists():
         job(source, out)

@@ -22,7 +22,7 @@ from steps.nvdiffrec import reconstruct
 from steps.nvdiffrec.checkpoint import Checkpoint
 from steps.nvdiffrec.clock import Clock
 from steps.nvdiffrec.ladder import Rung
-from steps.nvdiffrec.run import _keep_freed_memory
+from steps.nvdiffrec.run import keep_freed_memory
 from steps.reporter import Reporter
 from tests.benchmarks.common import NAMES, WORK, Inputs, between, inputs, job, sample, surface_error, table
 
@@ -112,7 +112,7 @@ def row(name: str, start: Mesh, mesh: Mesh, seconds: float, taken: Scene, source
 
 def main() -> None:
     """Prints two tables."""
-    _keep_freed_memory()
+    keep_freed_memory()
     head = [
         "PSNR before",
         "between before",

@@ -4,6 +4,7 @@ otherwise. `make out/objects/package` fetches it, without what it depends on."""
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import trimesh
@@ -26,7 +27,7 @@ def glb(name: str) -> Path:
     """The object as a GLB, y up, with its texture, which the package keeps apart. Made once."""
     path = FOLDER / f"{name}.glb"
     if not path.exists():
-        mesh = trimesh.load(ASSETS / "objects" / "meshes" / f"{name}.obj", process=False, force="mesh")
+        mesh: Any = trimesh.load(ASSETS / "objects" / "meshes" / f"{name}.obj", process=False, force="mesh")
         image = Image.open(ASSETS / "textures" / f"{TEXTURES[name]}.png").convert("RGB")
         material = trimesh.visual.material.PBRMaterial(baseColorTexture=image)
         mesh.visual = trimesh.visual.TextureVisuals(mesh.visual.uv, material)

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import open3d as o3d
 
-from steps.contracts import Reconviagen
+from steps import baseline
 from steps.formats import scene
 from steps.formats.meshes import Mesh
 from steps.geometry.atlas import unwrap
 from steps.geometry.bake import bake
-from steps.geometry.surface import is_closed, simplified, vertex_normals
-from steps.reconviagen import fusion
+from steps.geometry.fusion import DepthView, grid_around
+from steps.geometry.surface import extract, is_closed, simplified, vertex_normals
 from tests.benchmarks.common import NAMES, WORK, Array, between, inputs, job, psnr, render, sample, surface_error, table
 
 HEADER = [
@@ -28,7 +28,7 @@ HEADER = [
     "F 0.5 %",
     "closed",
 ]
-PARAMETERS = Reconviagen(out=Path(), outputs=Path(), scene=Path())
+SETTINGS = baseline.Settings()
 TRUNCATION = 4.0  # voxels, as ours
 
 
@@ -46,7 +46,8 @@ def compared(name: str) -> list[list[object]]:
     source, out = sample(name), WORK / f"quality_{name}_16"
     if not (out / "result.zip").exists():
         job(source, out)
-    taken, rows = scene.load(out / ".sixview" / "scene"), []
+    taken = scene.load(out / ".sixview" / "scene")
+    rows: list[list[object]] = []
     for method, surface in (("sixview", ours), ("Open3D", theirs)):
         began = time.perf_counter()
         vertices, faces = surface(taken)
@@ -68,19 +69,19 @@ def compared(name: str) -> list[list[object]]:
 
 def ours(taken: scene.Scene) -> tuple[Array, Array]:
     """Our field, marching cubes, smoothing and decimation."""
-    field, grid = fusion.fused(taken.views, PARAMETERS)
-    return fusion.extract(field, grid, PARAMETERS.faces)
+    field, grid = baseline.fused(taken.views, SETTINGS)
+    return extract(field, grid, SETTINGS.faces)
 
 
 def theirs(taken: scene.Scene) -> tuple[Array, Array]:
     """Open3D's TSDF on a voxel block grid with the same voxel and truncation, its marching cubes, and the same decimation."""
-    raw = [fusion.depth_view(view, 1 << 30) for view in taken.views]
-    volume = _volume(fusion.grid_around(raw, PARAMETERS.grid).voxel)
+    raw = [baseline.depth_view(view, 1 << 30) for view in taken.views]
+    volume = _volume(grid_around(raw, SETTINGS.grid).voxel)
     for view in raw:
         _integrate(volume, view)
     mesh = volume.extract_triangle_mesh(weight_threshold=0.5)
     vertices, faces = mesh.vertex.positions.numpy(), mesh.triangle.indices.numpy().astype(np.int32)
-    return simplified(vertices, faces, PARAMETERS.faces)
+    return simplified(vertices, faces, SETTINGS.faces)
 
 
 def _volume(voxel: float) -> o3d.t.geometry.VoxelBlockGrid:
@@ -88,7 +89,7 @@ def _volume(voxel: float) -> o3d.t.geometry.VoxelBlockGrid:
     return o3d.t.geometry.VoxelBlockGrid(("tsdf", "weight"), (kind, kind), ((1), (1)), voxel, 16, 20000)
 
 
-def _integrate(volume: o3d.t.geometry.VoxelBlockGrid, view: fusion.DepthView) -> None:
+def _integrate(volume: o3d.t.geometry.VoxelBlockGrid, view: DepthView) -> None:
     camera = view.camera
     depth = o3d.t.geometry.Image(o3d.core.Tensor(view.depth))
     # Open3D's pixel centres lie on whole numbers, its camera looks along +z with y down
@@ -100,10 +101,10 @@ def _integrate(volume: o3d.t.geometry.VoxelBlockGrid, view: fusion.DepthView) ->
 
 def textured(taken: scene.Scene, vertices: Array, faces: Array) -> Mesh:
     """The same atlas and bake for both."""
-    size = fusion.texture_size(taken.views, 0)
+    size = baseline.texture_size(taken.views, 0)
     index, cut, uv = unwrap(vertices, faces, size)
     normals = vertex_normals(vertices, faces)[index]
-    photos = [fusion.photo(view, 0) for view in taken.views]
+    photos = [baseline.photo(view, 0) for view in taken.views]
     baked = bake(vertices[index], cut, uv, normals, photos, size)
     return Mesh(baked.vertices.astype(np.float32), cut, uv, normals.astype(np.float32), baked.texture)
 

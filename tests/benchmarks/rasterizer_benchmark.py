@@ -134,7 +134,7 @@ def mitsuba(side: int, faces: int, integrator: str) -> float:
         for name in names:
             dj.enable_grad(parameters[name])
         parameters.update()
-        loss = dj.mean(dj.square(mi.render(scene, parameters, spp=samples, seed=next(seed)) - target), axis=None)
+        loss = dj.mean(dj.square(mi.render(scene, parameters, spp=samples, seed=next(seed)) - target), axis=None)  # type: ignore[arg-type]
         dj.backward(loss)
         dj.eval(*[dj.grad(parameters[name]) for name in names])
         dj.sync_thread()
