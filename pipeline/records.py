@@ -22,6 +22,7 @@ KEPT = (
     "owner",
     "source",
     "priority",
+    "workflow",
 )
 PURGED_AFTER = ("CANCELLED", "MODEL_TIMEOUT")  # codes whose inputs and intermediates go at once
 RECORD_OF_A_PART = ("failure.json", "report.html", "outputs/")
@@ -29,7 +30,7 @@ RECORD_OF_A_PART = ("failure.json", "report.html", "outputs/")
 
 def read(job: str) -> View | None:
     """The view of a job that has ended; None where there is no record."""
-    record = storage.read_json(storage.record_key(job))
+    record = storage.record_of(job)
     return views.of_record(record) if record else None
 
 
@@ -40,17 +41,21 @@ def settle(workflow: dict[str, Any], changes: dict[str, Any] | None = None) -> V
     view = views.view(workflow) | (changes or {})
     record = {name: view[name] for name in KEPT}
     record["drop"] = json.loads(workflow["metadata"].get("annotations", {}).get("sixview.dev/drop", "null"))
-    storage.write_json(storage.record_key(view["job_id"]), record)
+    storage.write_json(storage.record_key(view["folder"]), record)
     if record["drop"]:
         dropped.mark(record["drop"]["name"])
     if record["error"] and record["error"]["code"] in PURGED_AFTER:
-        forget(view["job_id"])
+        forget(view)
     return view
 
 
-def forget(job: str) -> None:
+def forget(view: View) -> None:
     """Takes a job's uploads and intermediates away; its record, report and logs stay."""
-    storage.purge(f"{storage.INPUTS}{job}/")
-    prefix = f"{storage.PARTS}{job}/"
+    if (
+        view["workflow"] == views.PREFIX + view["job_id"]
+    ):  # uploads are kept by the job's id, which others may have in their names
+        storage.purge(f"{storage.INPUTS}{view['job_id']}/")
+        storage.purge(f"{storage.INPUTS}{view['job_id']}.")
+    prefix = f"{storage.PARTS}{view['folder']}/"
     storage.purge(prefix, keep=tuple(prefix + part for part in RECORD_OF_A_PART))
-    storage.purge(storage.key_of(job, "result.zip"))
+    storage.purge(storage.key_of(view["folder"], "result.zip"))

@@ -1,7 +1,7 @@
 """One function per step: the step's contract -> an Argo container template. And `attempts`, which runs a model again.
 
 Every pod works in /work, an emptyDir: what lies on a volume is read by Argo as it was last written even where the kernel killed
-the whole container, and what lies in the image's own layers is not. Artifacts have keys that follow from the job's name, so
+the whole container, and what lies in the image's own layers is not. Artifacts have keys that follow from the workflow, so
 that a step's inputs do not depend on which attempt of the step before made them.
 """
 
@@ -34,7 +34,8 @@ from steps.errors import DiskFull, GpuUnavailable, Interrupted
 KILL = json.dumps(["sh", "-c", "kill -s %d -- -1; kill -s %[1]d 1"])
 # every parameter of the workflow, for the report
 OPTIONS = "{{=toJson(workflow.parameters)}}"
-JOB = "{{=sprig.trimPrefix('sixview-', workflow.name)}}"
+# the job's folder, see `storage`: a workflow's name is chosen by whoever submits it, its uid is not
+JOB = "{{=sprig.trimPrefix('sixview-', workflow.name) + '.' + workflow.uid}}"
 WORK = "/work"
 WEIGHTS = "/weights"
 MOUNTS = [argo.VolumeMount(name="work", mount_path=WORK), argo.VolumeMount(name="tmp", mount_path="/tmp")]
@@ -154,8 +155,8 @@ def submitted(settings: Settings) -> S3Artifact:
     checks out: it is taken as it is."""
 
     def part(number: int) -> str:
-        address = "'^s3://([^/]+)/(.*?)/?$', workflow.parameters.input"
-        return f"{{{{=sprig.regexReplaceAll({address}, '${{{number}}}')}}}}"
+        single = "sprig.regexReplaceAll('/+', workflow.parameters.input, '/')"  # not every store tells // from /
+        return f"{{{{=sprig.regexReplaceAll('^s3:/([^/]+)/(.*?)/?$', {single}, '${{{number}}}')}}}}"
 
     return S3Artifact(
         name="input",

@@ -6,11 +6,13 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+from pipeline import ids
 from pipeline.report import ENDED_BY, describe, model_of, outputs, step_nodes, step_of
 from steps.contracts import MODELS
 from steps.errors import Record
 
-PREFIX = "sixview-"
+PREFIX = ids.PREFIX
+FOLDER = "sixview.dev/folder"  # label of workflows whose template writes into folders that have their uid in the name
 OWNER, SOURCE, ASKED = "sixview.dev/owner", "sixview.dev/source", "sixview.dev/cancel-requested"
 CANCEL_SECONDS = 3600.0  # after which a cancellation that nobody confirmed is forgotten
 ENDED = ("Succeeded", "Failed", "Error")
@@ -28,14 +30,23 @@ def job_of(name: str) -> str:
     return name.removeprefix(PREFIX)
 
 
+def folder_of(workflow: Workflow) -> str:
+    """Where a workflow's files lie, in results/ and elsewhere; see `storage`."""
+    metadata = workflow["metadata"]
+    name, uid = metadata["name"], metadata.get("uid", "")
+    is_old = FOLDER not in (metadata.get("labels") or {}) and name.startswith(PREFIX)
+    return job_of(name) if is_old or not uid else f"{job_of(name)}.{uid}"
+
+
 def is_job(workflow: Workflow) -> bool:
-    """Whether a workflow was made from a template, as every job is."""
-    return "workflowTemplateRef" in workflow.get("spec", {})
+    """Whether a workflow is a job: made from a template, and by a name that no other job's can be taken for."""
+    return "workflowTemplateRef" in workflow.get("spec", {}) and workflow["metadata"]["name"].startswith(PREFIX)
 
 
 def view(workflow: Workflow) -> View:
     """job_id, status, progress (0-100), current_model, stage, engine, model_type, created_at, updated_at, ended_at, error (a
-    failure record or null), note, owner, source, priority. Times are ISO 8601 in UTC."""
+    failure record or null), note, owner, source, priority, workflow (its name), folder (of its files in the bucket). Times are
+    ISO 8601 in UTC."""
     steps = step_nodes(workflow)
     status = status_of(workflow, steps)
     asked = parameters(workflow)
@@ -59,6 +70,8 @@ def view(workflow: Workflow) -> View:
         "owner": workflow["metadata"].get("labels", {}).get(OWNER, ""),
         "source": workflow["metadata"].get("labels", {}).get(SOURCE, "argo"),
         "priority": asked.get("priority", "normal"),
+        "workflow": workflow["metadata"]["name"],
+        "folder": folder_of(workflow),
     }
 
 
@@ -152,4 +165,5 @@ def with_queue(one: View, others: list[View]) -> View:
 def of_record(record: dict[str, Any]) -> View:
     """The view of a job whose workflow is gone."""
     known = {"progress": 100 if record["status"] == "completed" else 0, "current_model": None, "queue_position": None}
+    known["folder"] = record["job_id"]
     return {**known, "note": None, **record, "updated_at": record["ended_at"] or record["created_at"]}

@@ -10,6 +10,7 @@ from hera.workflows import models as argo
 from pipeline import templates
 from pipeline.settings import PRIORITIES, Settings
 from pipeline.templates import MOUNTS
+from pipeline.views import FOLDER
 from steps.contracts import DEVICES, ENGINES, MODELS, RIGS
 
 PATCH = '{"priorityClassName": "NAME-{{workflow.parameters.priority}}"MORE}'
@@ -159,7 +160,7 @@ def keeping(settings: Settings) -> dict[str, Any]:
         "pod_gc": argo.PodGC(strategy="OnWorkflowCompletion", delete_delay_duration="600s"),
         "synchronization": argo.Synchronization(semaphores=[argo.SemaphoreRef(config_map_key_ref=limit)]),
         "workflow_metadata": argo.WorkflowMetadata(
-            labels={"app.kubernetes.io/name": "sixview"},
+            labels={"app.kubernetes.io/name": "sixview", FOLDER: "uid"},
             labels_from={"sixview.dev/model": argo.LabelValueFrom(expression="workflow.parameters.model")},
         ),
     }

@@ -168,7 +168,7 @@ async def download(
 async def report(job: str, shared: Shared, asker: Asker) -> Response:
     """Also of a job that failed: its report says why."""
     view = await find(shared, asker, job)
-    text = await run_in_threadpool(storage.read, storage.key_of(view["job_id"], "report.html"))
+    text = await run_in_threadpool(storage.read, storage.key_of(view["folder"], "report.html"))
     if text is None:
         await run_in_threadpool(jobs.result, view)  # says why there is none
         raise JobExpired(f"The report of the job {view['job_id']} is no longer kept.")
