@@ -85,15 +85,16 @@ def text_of(moment: datetime) -> str:
 # -- marks --------------------------------------------------------------------------------------------------------------
 
 
-def mark(name: str) -> bool:
+def mark(name: str, anew: bool = False) -> bool:
     """Leaves _DONE.json or _FAILED.json beside a drop, for the newest version whose job has ended. False where it was there.
+    anew: writes it even so, since the intake takes a mark that is older than a record for one that is missing.
 
     Jobs of several versions may end at once. Whoever changes a mark looks again afterwards: so the last one to change it leaves
     what the records say."""
     changed = False
     for _ in range(TRIES):
         record = newest_record(name)
-        if record is None or not _bring_about(name, record):
+        if record is None or not _bring_about(name, record, anew and not changed):
             return changed
         changed = True
     return changed
@@ -109,11 +110,11 @@ def newest_record(name: str) -> dict[str, Any] | None:
     return None
 
 
-def _bring_about(name: str, record: dict[str, Any]) -> bool:
+def _bring_about(name: str, record: dict[str, Any], anew: bool) -> bool:
     """Writes the mark that a record asks for and takes the other one away; False where nothing was to be done."""
     own, other = (f"{DROPS}{name}/{part}" for part in (MARKS if record["status"] == "completed" else reversed(MARKS)))
     content, wrong = told(record), storage.head(other) is not None
-    missing = storage.read_json(own) != content
+    missing = anew or storage.read_json(own) != content
     if missing:
         storage.write_json(own, content)
     if wrong:

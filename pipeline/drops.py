@@ -24,7 +24,7 @@ from urllib.parse import unquote_plus
 
 from pipeline import dropped, dropped_files, jobs, records, storage, views
 from pipeline.clusters import Cluster, Workflow, connect
-from pipeline.dropped import MARKS, READY, ZIP, Drop, name_of, text_of
+from pipeline.dropped import MARKS, ZIP, Drop, name_of, text_of
 from pipeline.storage import DROPS
 from pipeline.views import PREFIX
 from steps.errors import ClusterUnavailable, StepError, StorageUnavailable, UnknownError, ValidationFailed
@@ -65,13 +65,14 @@ def reconcile(cluster: Cluster, template: str, name: str = "") -> dict[str, str]
     "waiting" for what the cluster did not take. Raises what keeps all drops from their turn."""
     intake = Intake(cluster, template, jobs.known_options(cluster, template))
     done: dict[str, str] = {}
-    waiting = listed(name).unsettled()
+    listing = listed(name)
+    waiting = listing.unsettled()
     for turn in range(TRIES):
         time.sleep(turn * PAUSE_SECONDS if waiting else 0)
         faults = {}
         for drop in waiting:
             try:
-                done[drop.job] = attend(intake, drop)
+                done[drop.job] = attend(intake, drop, drop.job in listing.ended)
             except Exception as error:
                 refuse_to_go_on(intake)
                 faults[drop] = error
@@ -134,7 +135,8 @@ def sorted_out(versions: Iterable[dict[str, Any]]) -> tuple[list[Drop], dict[str
 def endings(drops: list[Drop], objects: Iterable[dict[str, Any]]) -> dict[str, datetime]:
     """When the jobs of some drops were recorded as ended, by a listing of records."""
     keys = {storage.record_key(drop.old_job): drop.job for drop in drops}
-    wanted, ended = set(keys.values()), {}
+    wanted = set(keys.values())
+    ended: dict[str, datetime] = {}
     for item in objects:
         job = keys.get(item["Key"]) or storage.job_of_record(item["Key"])
         if job in wanted:
@@ -145,10 +147,11 @@ def endings(drops: list[Drop], objects: Iterable[dict[str, Any]]) -> dict[str, d
 # -- one drop -----------------------------------------------------------------------------------------------------------
 
 
-def attend(intake: Intake, drop: Drop) -> str:
-    """One version: starts its job, unless there is one; writes down how it ended, where that is not done yet."""
-    if dropped.record_of(drop):
-        return "recorded" if dropped.mark(drop.name) else ""
+def attend(intake: Intake, drop: Drop, has_record: bool) -> str:
+    """One version: starts its job, unless there is one; writes down how it ended, where that is not done yet. has_record: whether
+    there is one of its id, of whatever workflow."""
+    if has_record and dropped.record_of(drop):
+        return "recorded" if dropped.mark(drop.name, anew=True) else ""
     try:
         workflow = workflow_of(intake.cluster, drop)
         if workflow is None:

@@ -175,9 +175,16 @@ async def report(job: str, shared: Shared, asker: Asker) -> Response:
     return HTMLResponse(text, headers={"Content-Security-Policy": REPORT_SECURITY})
 
 
-@router.get("/jobs/{job}/mesh", response_class=Response, summary="The mesh, as GLB", responses=_RESULT_ERRORS)
+@router.get(
+    "/jobs/{job}/mesh",
+    response_class=Response,
+    summary="The mesh, as GLB",
+    responses={**_RESULT_ERRORS, **documented(ValidationFailed)},
+)
 async def mesh(job: str, shared: Shared, asker: Asker, model: Annotated[str | None, Query()] = None) -> Response:
     """model: which, where there are both; without it the last that was made."""
+    if model and model not in MODELS:
+        raise ValidationFailed("There is no such model.", f"Give {' or '.join(MODELS)}.", field="model", choices=MODELS)
     view = await find(shared, asker, job)
     key, head = await run_in_threadpool(jobs.result, view)
     model = model or (MODELS[-1] if view["model_type"] == "both" else view["model_type"])
