@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -233,8 +234,10 @@ def test_a_body_that_nobody_asked_for_is_not_held(service: Service) -> None:
 
 
 def test_a_part_s_header_has_an_end() -> None:
-    parser = uploads.Parser("multipart/form-data; boundary=x")
-    with pytest.raises(ValidationFailed):
+    with (
+        contextlib.closing(uploads.Parser("multipart/form-data; boundary=x")) as parser,
+        pytest.raises(ValidationFailed),
+    ):
         for _ in range(1000):
             parser.feed(b"--x\r\nContent-Disposition: form-data" if not parser.count else b"; a=b" * 100)
 
@@ -258,7 +261,7 @@ def test_methods_that_clients_invent_get_no_series_of_their_own(service: Service
 
 def test_json_has_a_form_for_what_others_wrote() -> None:
     body = errors.Json({"a": float("nan"), "b": "\ud800", "c": [1.5, "ä"]}).body
-    assert json.loads(body) == {"a": None, "b": "\\ud800", "c": [1.5, "ä"]}
+    assert json.loads(body) == {"a": None, "b": "\\xd800", "c": [1.5, "ä"]}
 
 
 # -- what is shown without a token --------------------------------------------------------------------------------------
