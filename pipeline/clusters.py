@@ -5,6 +5,7 @@ Both raise StepErrors in plain words: CLUSTER_UNAVAILABLE where nobody answers o
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -58,9 +59,16 @@ class Kubernetes:
         except (config.ConfigException, OSError) as error:
             raise ClusterUnavailable(f"There is no way to the cluster: {error}") from None
         self.namespace = namespace
-        self.custom, self.core = client.CustomObjectsApi(), client.CoreV1Api()
+        self.custom = client.CustomObjectsApi()
         self.api: Any = self.custom.api_client
         self.api.configuration.retries = 2
+
+    @functools.cached_property
+    def core(self) -> Any:
+        """Pods and nodes. Made when it is asked for: the client's classes for it take 80 MiB."""
+        from kubernetes import client
+
+        return client.CoreV1Api()
 
     def create(self, workflow: Workflow) -> Workflow:
         return self._call(self.custom.create_namespaced_custom_object, "workflows", workflow)
