@@ -5,6 +5,12 @@ from __future__ import annotations
 import click
 
 from steps.errors import Record
+from steps.formats.inputs import shown
+
+
+def printable(text: str) -> str:
+    """Text of others, line by line, without what a terminal would obey."""
+    return "\n".join(map(shown, text.splitlines()))
 
 
 def explained(record: Record) -> None:
@@ -12,9 +18,9 @@ def explained(record: Record) -> None:
     details = record["details"]
     where = f" (step {details['step']}, stage {details['pipeline_stage']})" if details.get("pipeline_stage") else ""
     click.secho(f"{record['code']}{where}", fg="red", bold=True, err=True)
-    click.echo(record["message"], err=True)
+    click.echo(printable(record["message"]), err=True)
     for fault in details.get("faults", []) if len(details.get("faults", [])) > 1 else []:
-        click.echo(f"  - {fault['file'] or fault['field']} {fault['message']}", err=True)
-    click.echo(f"What to do: {record['suggestion']}", err=True)
+        click.echo(printable(f"  - {fault['file'] or fault['field']} {fault['message']}"), err=True)
+    click.echo(printable(f"What to do: {record['suggestion']}"), err=True)
     if details.get("log"):
         click.echo(f"log:    {details['log']}", err=True)

@@ -55,7 +55,6 @@ class Service:
         self.cluster = Namespace()
         for name in ("alice", "bob"):
             (folder / name).write_text(tokens.digest(f"token-of-{name}"))
-        (folder / "broken").write_bytes(b"\xff\xfe not a digest")
         options = Options(tokens=folder, input_buckets=("shared", "sixview"))
         self.app = app.create(options, self.cluster)  # type: ignore[arg-type]
         shared: tuple[Any, ...] = (options, self.cluster, Watch(), tokens.Tokens(folder), tokens.Pace(10**6))
@@ -286,6 +285,12 @@ def test_health_names_nodes_and_bucket_only_with_a_token(service: Service) -> No
     assert [gpu["node"] for gpu in known["gpus"]] == ["node-0", "node-1"]
     assert known["gpus"][0]["memory_mib"] is None
     assert known["s3"]["bucket"] == storage.bucket()
+
+
+def test_a_token_file_that_holds_no_digest_locks_nobody_out(tmp_path: Path, bucket: Bucket) -> None:
+    for name, content in (("broken", b"\xff\xfe all"), ("empty", b""), ("spelled", "é".encode())):
+        (tmp_path / name).write_bytes(content)
+    assert Service(tmp_path).ask("GET", "/jobs").status_code == 200
 
 
 # -- JSON of others -----------------------------------------------------------------------------------------------------
