@@ -6,94 +6,181 @@ Every version (key + eTag) of either marker is one job, whose id follows from th
 is one workflow of that name, and its record when the name has expired. Every run looks at all versions of a name that the bucket
 still has, so it does not matter which of several events arrives. Files are copied, as they were when the marker was written, to
 `inputs/<job>/`; what happens to the drop afterwards does not touch the job.
+
+Every drop ends as _DONE.json or _FAILED.json, and none costs another its turn: what goes wrong with one is tried again after all
+others, TRIES times, and is then its own failure. A store or a cluster that is away for all ends the run instead, as failed.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
+import time
+from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote_plus
 
-from pipeline import dropped, jobs, records, storage, views
-from pipeline.clusters import Cluster, connect
-from pipeline.dropped import MARKS, ZIP, Drop, found, name_of, text_of
+from pipeline import dropped, dropped_files, jobs, records, storage, views
+from pipeline.clusters import Cluster, Workflow, connect
+from pipeline.dropped import MARKS, ZIP, Drop, name_of, text_of
 from pipeline.storage import DROPS
 from pipeline.views import PREFIX
-from steps.errors import FileTooLarge, StepError, UnknownError, ValidationFailed
-from steps.formats.inputs import FIELDS, MAX_BYTES
+from steps.errors import ClusterUnavailable, StepError, StorageUnavailable, UnknownError, ValidationFailed
+from steps.formats.inputs import shown
 
-MOST_FILES = 100
-MOST_ZIP_BYTES = 13 * MAX_BYTES
-MOST_READY_BYTES = 1_000_000
-CHUNK = 1 << 20
+TRIES = 3
+PAUSE_SECONDS = 2.0
+ANEW = "Drop it again under another name; if that fails too, the log of the intake says more."
+
+
+class Intake(NamedTuple):
+    """Where drops become jobs. known: the template's parameters."""
+
+    cluster: Cluster
+    template: str
+    known: dict[str, Any]
+
+
+class Listed(NamedTuple):
+    """What the bucket says of drops. drops: one of each job, the oldest first; marks: when each name got its last _DONE.json or
+    _FAILED.json; ended: when each job was recorded as ended."""
+
+    drops: list[Drop]
+    marks: dict[str, datetime]
+    ended: dict[str, datetime]
+
+    def unsettled(self) -> list[Drop]:
+        """The drops for which there may be something to do. A mark is written after its record."""
+        return [drop for drop in self.drops if not self._is_settled(drop)]
+
+    def _is_settled(self, drop: Drop) -> bool:
+        mark, ended = self.marks.get(drop.name), self.ended.get(drop.job)
+        return mark is not None and ended is not None and mark >= ended
 
 
 def reconcile(cluster: Cluster, template: str, name: str = "") -> dict[str, str]:
-    """Makes bucket and cluster agree, for one name or for all. Returns what was done: job -> "started", "refused" or "recorded".
+    """Makes bucket and cluster agree, for one name or for all. Returns what was done: job -> "started", "refused", "recorded", or
+    "waiting" for what the cluster did not take. Raises what keeps all drops from their turn."""
+    intake = Intake(cluster, template, jobs.known_options(cluster, template))
+    done: dict[str, str] = {}
+    listing = listed(name)
+    waiting = listing.unsettled()
+    for turn in range(TRIES):
+        time.sleep(turn * PAUSE_SECONDS if waiting else 0)
+        faults = {}
+        for drop in waiting:
+            try:
+                done[drop.job] = attend(intake, drop, drop.job in listing.ended)
+            except Exception as error:
+                refuse_to_go_on(intake)
+                faults[drop] = error
+                told(drop, error)
+        waiting = list(faults)
+    return {job: what for job, what in done.items() if what} | {d.job: give_up(d, e) for d, e in faults.items()}
 
-    Nothing that a single drop does wrong keeps the others from being looked at."""
-    listed = list(storage.versions(DROPS + name))
-    marks = marked(listed)
-    known = None if name else {o["Key"]: o["LastModified"] for o in storage.listed(storage.RECORDS)}
-    done = {}
-    for drop in found(listed):
-        if name and drop.name != name:
-            continue
-        try:
-            what = attend(cluster, template, drop, recorded(drop, known), marks.get(drop.name))
-        except Exception as error:
-            print(f"{drop.key}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-            what = "failed"
-        if what:
-            done[drop.job] = what
-    return done
+
+def told(drop: Drop, error: Exception) -> None:
+    print(shown(f"{drop.key}: {type(error).__name__}: {error}"), file=sys.stderr, flush=True)
 
 
-def marked(listed: list[dict[str, Any]]) -> dict[str, datetime]:
-    """When each name got its last _DONE.json or _FAILED.json."""
-    times: dict[str, datetime] = {}
-    for version in listed:
+def refuse_to_go_on(intake: Intake) -> None:
+    """Raises where the store or the cluster is away for everybody: then nothing is a drop's own fault."""
+    storage.client().list_objects_v2(Bucket=storage.bucket(), Prefix=DROPS, MaxKeys=1)
+    jobs.known_options(intake.cluster, intake.template)
+
+
+def give_up(drop: Drop, error: Exception) -> str:
+    """What becomes of a drop that nobody could attend to: its failure, unless it was the cluster that refused."""
+    if isinstance(error, ClusterUnavailable):
+        return "waiting"
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    of_store = isinstance(error, StorageUnavailable | BotoCoreError | ClientError)
+    kind, what = (StorageUnavailable, "The store refused it") if of_store else (UnknownError, "It could not be taken")
+    try:
+        refuse(drop, kind(shown(f"{what}: {error or type(error).__name__}")[:500], ANEW))
+    except Exception as fault:  # a name that leaves no room for a mark beside it: its record tells
+        told(drop, fault)
+    return "refused"
+
+
+# -- the bucket ---------------------------------------------------------------------------------------------------------
+
+
+def listed(name: str = "") -> Listed:
+    """Reads the bucket page by page, and keeps of it what `Listed` says."""
+    prefixes = (f"{DROPS}{name}/_", f"{DROPS}{name}{ZIP}") if name else (DROPS,)
+    drops, marks = sorted_out(version for prefix in prefixes for version in storage.versions(prefix))
+    mine = [drop for drop in drops if not name or drop.name == name]
+    heads = [f"{storage.RECORDS}{drop.old_job}" for drop in mine] if name else [storage.RECORDS]
+    return Listed(mine, marks, endings(mine, (item for head in heads for item in storage.listed(head))))
+
+
+def sorted_out(versions: Iterable[dict[str, Any]]) -> tuple[list[Drop], dict[str, datetime]]:
+    """The drops and the marks among versions of objects."""
+    drops: dict[str, Drop] = {}
+    marks: dict[str, datetime] = {}
+    for version in versions:
+        drop = dropped.drop_of(version)
+        if drop and (drop.job not in drops or drop.dropped_at < drops[drop.job].dropped_at):
+            drops[drop.job] = drop
         path, _, mark = version["Key"].removeprefix(DROPS).rpartition("/")
         if mark in MARKS and version.get("IsLatest"):
-            times[path] = max(version["LastModified"], times.get(path, version["LastModified"]))
-    return times
+            marks[path] = max(version["LastModified"], marks.get(path, version["LastModified"]))
+    return sorted(drops.values(), key=lambda drop: drop.dropped_at), marks
 
 
-def recorded(drop: Drop, known: dict[str, datetime] | None) -> datetime | None:
-    """When a drop's job was recorded as ended. known: by key, where all were listed at once."""
-    key = storage.record_key(drop.job)
-    if known is not None:
-        return known.get(key)
-    return next((o["LastModified"] for o in storage.listed(key)), None)
+def endings(drops: list[Drop], objects: Iterable[dict[str, Any]]) -> dict[str, datetime]:
+    """When the jobs of some drops were recorded as ended, by a listing of records."""
+    keys = {storage.record_key(drop.old_job): drop.job for drop in drops}
+    wanted = set(keys.values())
+    ended: dict[str, datetime] = {}
+    for item in objects:
+        job = keys.get(item["Key"]) or storage.job_of_record(item["Key"])
+        if job in wanted:
+            ended[job] = max(item["LastModified"], ended.get(job, item["LastModified"]))
+    return ended
 
 
-def attend(cluster: Cluster, template: str, drop: Drop, record: datetime | None, mark: datetime | None) -> str:
-    """One version: starts its job, unless there is one; writes down how it ended, where that is not done yet. record, mark: when
-    the job's record and the name's last mark were written. A mark is written after its record."""
-    if record:
-        overdue = mark is None or mark < record
-        return "recorded" if overdue and dropped.mark(drop.name) else ""
-    workflow = cluster.get(PREFIX + drop.job)
-    if workflow is None:
-        return start(cluster, template, drop)
+# -- one drop -----------------------------------------------------------------------------------------------------------
+
+
+def attend(intake: Intake, drop: Drop, has_record: bool) -> str:
+    """One version: starts its job, unless there is one; writes down how it ended, where that is not done yet. has_record: whether
+    there is one of its id, of whatever workflow."""
+    if has_record and dropped.record_of(drop):
+        return "recorded" if dropped.mark(drop.name, anew=True) else ""
+    try:
+        workflow = workflow_of(intake.cluster, drop)
+        if workflow is None:
+            return start(intake, drop)
+    except ClusterUnavailable:
+        raise
+    except StepError as error:
+        refuse(drop, error)
+        return "refused"
     if workflow.get("status", {}).get("phase") in views.ENDED:
         records.settle(workflow)
         return "recorded"
     return ""
 
 
-def start(cluster: Cluster, template: str, drop: Drop) -> str:
-    """Submits a drop's job, or writes down why it cannot be one."""
-    try:
-        options, source = prepared(drop, jobs.known_options(cluster, template))
-    except StepError as error:
-        refuse(drop, error)
-        return "refused"
-    jobs.submit(cluster, drop.job, source, options, template, source="drop", drop=json.dumps(asdict(drop)))
+def workflow_of(cluster: Cluster, drop: Drop) -> Workflow | None:
+    """The workflow that a drop has become. Raises ValidationFailed where another one has its name."""
+    found = cluster.get(PREFIX + drop.job)
+    if found is not None and not dropped.is_of(found, drop):
+        raise ValidationFailed(f"The workflow {PREFIX}{drop.job} did not come from this drop.", ANEW)
+    older = None if found else cluster.get(PREFIX + drop.old_job)
+    return found or (older if older and dropped.is_of(older, drop) else None)
+
+
+def start(intake: Intake, drop: Drop) -> str:
+    """Submits a drop's job. Raises StepError where it cannot be one."""
+    options, source = dropped_files.prepared(drop, intake.known)
+    about = {"source": "drop", "drop": json.dumps(asdict(drop))}
+    jobs.submit(intake.cluster, drop.job, source, options, intake.template, **about)
     return "started"
 
 
@@ -108,128 +195,41 @@ def refuse(drop: Drop, error: StepError) -> None:
         "oom_type": "none",
         **record["details"],
     }
-    now = text_of(datetime.now(UTC))
-    blank = dict.fromkeys(records.KEPT)
-    told = {"job_id": drop.job, "status": "failed", "created_at": drop.dropped_at, "ended_at": now, "error": record}
     kept = {
-        **blank,
-        **told,
+        **dict.fromkeys(records.KEPT),
+        "job_id": drop.job,
+        "status": "failed",
+        "created_at": drop.dropped_at,
+        "ended_at": text_of(datetime.now(UTC)),
+        "error": record,
         "stage": "validation",
         "owner": "",
         "source": "drop",
         "priority": "normal",
+        "workflow": "",
         "drop": asdict(drop),
     }
     storage.write_json(storage.record_key(drop.job), kept)
     dropped.mark(drop.name)
 
 
-# -- the files ----------------------------------------------------------------------------------------------------------
-
-
-def prepared(drop: Drop, known: dict[str, Any]) -> tuple[dict[str, str], str]:
-    """Checks what can be checked without opening pictures, and copies the files to where the job takes them. Returns options and
-    the job's input."""
-    if drop.key.endswith(ZIP):
-        head = storage.client().head_object(Bucket=storage.bucket(), Key=drop.key, VersionId=drop.version)
-        _refuse_large(drop.key, head["ContentLength"], MOST_ZIP_BYTES)
-        return {}, _copy({"set.zip": (drop.key, drop.version)}, drop.job) + "/set.zip"
-    ready = read_ready(drop)
-    files = at_the_time(drop)
-    check_sums(files, ready.get("checksums", {}))
-    options = jobs.options_from(ready.get("options", {}), known)
-    return options, _copy(files, drop.job)
-
-
-def read_ready(drop: Drop) -> dict[str, Any]:
-    """The marker's content. Raises ValidationFailed."""
-    text = storage.read(drop.key, VersionId=drop.version, Range=f"bytes=0-{MOST_READY_BYTES}") or b"{}"
-    try:
-        ready = json.loads(text.strip() or b"{}")
-    except ValueError:
-        ready = None
-    if not isinstance(ready, dict) or not isinstance(ready.get("checksums", {}), dict):
-        raise ValidationFailed(
-            "_READY.json is not a JSON object with options and checksums.",
-            'Write {"options": {"model": "reconviagen"}, "checksums": {"multi_views/front.png": "<sha256>"}}, or just {}.',
-            file="_READY.json",
-        )
-    unknown = set(ready) - {"options", "checksums"}
-    if unknown:
-        raise ValidationFailed(
-            f"_READY.json holds {', '.join(sorted(unknown))}.", "It may hold options and checksums.", file="_READY.json"
-        )
-    return ready
-
-
-def at_the_time(drop: Drop) -> dict[str, tuple[str, str]]:
-    """The drop's files as they were when its marker was written: path in the set -> key and version. Raises BadInput."""
-    prefix = f"{DROPS}{drop.name}/"
-    files: dict[str, tuple[str, str]] = {}
-    sizes: dict[str, int] = {}
-    for version in sorted(storage.versions(prefix), key=lambda o: o["LastModified"]):
-        path = version["Key"].removeprefix(prefix)
-        if _wanted(path) and text_of(version["LastModified"]) <= drop.dropped_at:
-            files[path], sizes[path] = (version["Key"], version["VersionId"]), version["Size"]
-    if len(files) > MOST_FILES:
-        raise ValidationFailed(
-            f"The drop holds {len(files)} files.", "A set has twelve pictures and perhaps a cameras.json."
-        )
-    for path, size in sizes.items():
-        _refuse_large(path, size, MAX_BYTES)
-    return files
-
-
-def _wanted(path: str) -> bool:
-    folder, _, name = path.rpartition("/")
-    return path == "cameras.json" or (folder in FIELDS and bool(name))
-
-
-def _refuse_large(path: str, size: int, limit: int) -> None:
-    if size > limit:
-        raise FileTooLarge(f"{path} has {size / 1e6:.1f} MB; at most {limit / 1e6:.0f} MB are read.", file=path)
-
-
-def check_sums(files: dict[str, tuple[str, str]], expected: dict[str, Any]) -> None:
-    """Raises ValidationFailed for the first file that is missing or differs."""
-    for path, digest in expected.items():
-        if path not in files:
-            raise ValidationFailed(
-                f"_READY.json lists {path!r}, which was not there when it was written.", "Write it last.", file=path
-            )
-        if _sha256(*files[path]) != str(digest).lower():
-            raise ValidationFailed(
-                f"{path} differs from its checksum.", "Upload it again, then _READY.json.", file=path
-            )
-
-
-def _sha256(key: str, version: str) -> str:
-    whole = hashlib.sha256()
-    body = storage.client().get_object(Bucket=storage.bucket(), Key=key, VersionId=version)["Body"]
-    for chunk in body.iter_chunks(CHUNK):
-        whole.update(chunk)
-    return whole.hexdigest()
-
-
-def _copy(files: dict[str, tuple[str, str]], job: str) -> str:
-    """Inside the store. Returns the address of the copy."""
-    bucket, base = storage.bucket(), f"{storage.INPUTS}{job}"
-    for path, (key, version) in files.items():
-        source = {"Bucket": bucket, "Key": key, "VersionId": version}
-        storage.client().copy_object(Bucket=bucket, Key=f"{base}/{path}", CopySource=source)
-    return f"s3://{bucket}/{base}"
-
-
 def main(namespace: str, template: str, key: str = "") -> None:
     """key: of the object that an event names, encoded as in a URL; empty: everything."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
     name = name_of(unquote_plus(key)) if key else ""
     if key and not name:
-        print(f"{key} marks no drop")
+        print(f"{shown(key)} marks no drop")
         return
-    done = reconcile(connect(namespace), template, name)
+    try:
+        done = reconcile(connect(namespace), template, name)
+    except (StepError, BotoCoreError, ClientError) as fault:
+        error = fault if isinstance(fault, StepError) else StorageUnavailable(f"The store does not answer: {fault}")
+        print(shown(f"{error.code}: {error.message} {error.suggestion}"), file=sys.stderr, flush=True)
+        raise SystemExit(error.exit_code) from None
     print(json.dumps(done), flush=True)
-    if "failed" in done.values():
-        raise SystemExit(UnknownError.exit_code)
+    if "waiting" in done.values():
+        raise SystemExit(ClusterUnavailable.exit_code)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def fetch(view: dict[str, Any], out: Path) -> dict[str, str]:
     verify(growing)
     os.replace(growing, target)
     found = {"result": str(target)}
-    report = storage.read(storage.key_of(view["job_id"], "report.html"))
+    report = storage.read(storage.key_of(view["folder"], "report.html"))
     if report is not None:
         (out / "report.html").write_bytes(report)
         found["report"] = str(out / "report.html")

@@ -7,12 +7,14 @@ from __future__ import annotations
 import contextlib
 import heapq
 import json
+import posixpath
 import re
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 from pipeline import reading, records, retries, storage, views, workflows
 from pipeline.clusters import FINISHED, UNFINISHED, Cluster, Conflict, Expired, Workflow
@@ -29,6 +31,8 @@ from steps.errors import (
 )
 from steps.options import refusal, wrong
 
+BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}")
+MOST_ADDRESS = 1100  # characters; a key in S3 has 1024 bytes at most
 JOB = re.compile(r"[a-z0-9]([a-z0-9-]{0,48}[a-z0-9])?")
 # Thirty seconds (a pod's grace period) after a step has failed, Argo's controller kills what still runs in the pod of that name.
 # A workflow that goes on gives its pods the same names again: one made sooner would be killed for the one before it
@@ -49,12 +53,22 @@ def submit(
     **about: str,
 ) -> View:
     """Starts a job whose input lies in S3. address: of the input; options: the template's parameters; about: owner, source (who
-    asked) and drop (JSON). The same id twice is the same job: the one that is there is returned."""
+    asked) and drop (JSON). The same id twice is the same job: the one that is there is returned. Raises ValidationFailed where
+    that one is somebody else's."""
     workflow = manifest(job, address, options, template, **about)
     try:
         return views.view(cluster.create(workflow))
     except Conflict:
-        return find(cluster, job)
+        return own(find(cluster, job), about.get("owner", ""), about.get("source", "cli"))
+
+
+def own(view: View, owner: str, source: str) -> View:
+    """The view, where the job came from this owner by this way. Raises ValidationFailed, which tells nothing of the job."""
+    if (view["owner"] or "", view["source"]) != (owner, source):
+        raise ValidationFailed(
+            "The id that this leads to is another job's.", "Send it under another key or name, or without one."
+        )
+    return view
 
 
 def manifest(job: str, address: str, options: dict[str, Any], template: str, **about: str) -> dict[str, Any]:
@@ -216,7 +230,7 @@ def retry(cluster: Cluster, job: str) -> View:
         raise JobExpired(f"The input of the job {job} is gone: nothing lies at {address}.")
     time.sleep(quiet_in(workflow, datetime.now(UTC)))
     cluster.retry(PREFIX + found["job_id"], anew=any(storage.head(key) is None for key in retries.left_files(workflow)))
-    storage.remove(f"s3://{storage.bucket()}/{storage.record_key(found['job_id'])}")
+    storage.remove(f"s3://{storage.bucket()}/{storage.record_key(found['folder'])}")
     return find(cluster, job)
 
 
@@ -253,7 +267,7 @@ def result(view: View) -> tuple[str, dict[str, Any]]:
         raise JobFailed(
             f"The job {job} has {_past(view['status'])}: {record['message']}", record["suggestion"], failure=record
         )
-    key = storage.key_of(job, "result.zip")
+    key = storage.key_of(view["folder"], "result.zip")
     found = storage.head(key)
     if found is None:
         raise JobExpired(f"The result of the job {job} is no longer kept.")
@@ -265,28 +279,48 @@ def _past(status: str) -> str:
 
 
 def source(address: str) -> tuple[str, str]:
-    """Bucket and key of an input's address. Raises ValidationFailed for what is none."""
+    """Bucket and key of an input's address, as every store reads them: without doubled or closing slashes. Raises
+    ValidationFailed for what names no set, or not the same one to everybody: `.` and `..`, backslashes, control characters."""
+    how = "Give s3://bucket/prefix or s3://bucket/set.zip."
+    scheme, separator, rest = address.partition("://")
     try:
-        bucket, key = storage.split(address)
-    except ValueError as error:
-        raise ValidationFailed(f"{error}.", "Give s3://bucket/prefix or s3://bucket/set.zip.", field="input") from None
-    if not key.strip("/") or ".." in key.split("/") or "{{" in address:
-        raise ValidationFailed(
-            f"{address!r} names no set.", "Give s3://bucket/prefix or s3://bucket/set.zip.", field="input"
-        )
-    return bucket, key
+        bucket, key = storage.split(scheme.lower() + separator + rest)
+    except ValueError:
+        raise ValidationFailed(f"{shown(address)!r} is no address in S3.", how, field="input") from None
+    parts = [part for part in key.split("/") if part]
+    strange = not address.isprintable() or "\\" in address or "{{" in address or not BUCKET.fullmatch(bucket)
+    if strange or not parts or {".", ".."} & set(parts) or len(address) > MOST_ADDRESS:
+        raise ValidationFailed(f"{shown(address)!r} names no set.", how, field="input")
+    return bucket, "/".join(parts)
 
 
 def allowed_source(address: str, buckets: tuple[str, ...]) -> str:
-    """An address in one of these buckets, and not where other people's jobs lie. Raises ValidationFailed for anything else."""
+    """An address in one of these buckets, in the form that `source` gives it, and not where other people's jobs lie. Raises
+    ValidationFailed for anything else."""
     bucket, key = source(address)
-    if bucket not in buckets or (bucket == storage.bucket() and key.startswith(storage.PREFIXES)):
+    if bucket not in buckets or (bucket == storage.bucket() and any(map(_is_ours, _readings(key)))):
         raise ValidationFailed(
-            f"Inputs are not taken from {address!r}.",
+            f"Inputs are not taken from {shown(address)!r}.",
             f"Allowed are sets in {', '.join(buckets) or 'no bucket'}; or upload the twelve files.",
             field="input",
         )
-    return address
+    return f"s3://{bucket}/{key}"
+
+
+def _is_ours(key: str) -> bool:
+    return f"{key}/".startswith(storage.PREFIXES)
+
+
+def _readings(key: str) -> list[str]:
+    """The key, and what it becomes wherever something on the way decodes it once more."""
+    found = [key]
+    while (decoded := posixpath.normpath("/" + unquote(found[-1]).replace("\\", "/")).lstrip("/")) != found[-1]:
+        found.append(decoded)
+    return found
+
+
+def shown(address: str) -> str:
+    return address if len(address) <= 200 else f"{address[:200]}…"
 
 
 def options_from(given: Any, known: dict[str, Any]) -> dict[str, str]:

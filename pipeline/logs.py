@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pipeline import storage, workflows
+from pipeline import records, storage, workflows
 from pipeline.clusters import Cluster
 from pipeline.report import step_nodes
 from pipeline.retries import pod_name
-from pipeline.views import PREFIX
+from pipeline.views import PREFIX, folder_of
 from steps.errors import JobNotFound, ValidationFailed
 
 
@@ -22,6 +22,7 @@ def of_job(
         yield from archived(job, step)
         return
     workflow = workflows.read(found)
+    prefix = f"{storage.LOGS}{PREFIX}{folder_of(workflow)}/"
     nodes = workflow["status"]["nodes"].values()
     pods = [*step_nodes(workflow), *(n for n in nodes if n["type"] == "Pod" and n["templateName"] == "report")]
     steps = [node["templateName"].removesuffix("-pod") for node in pods]
@@ -33,22 +34,23 @@ def of_job(
         if not step or its == step:
             yield (
                 f"{node['displayName']} ({its}): {node['phase']}",
-                lines(cluster, name, pod_name(workflow, node), follow),
+                lines(cluster, prefix, (name, pod_name(workflow, node)), follow),
             )
 
 
-def lines(cluster: Cluster, workflow: str, pod: str, follow: bool) -> Iterator[str]:
-    """From S3 once the pod has ended, else from the pod."""
-    kept = storage.read(f"{storage.LOGS}{workflow}/{pod}/main.log")
+def lines(cluster: Cluster, prefix: str, pod: tuple[str, str], follow: bool) -> Iterator[str]:
+    """From S3, below `prefix`, once the pod has ended, else from the pod. pod: its workflow's name and its own."""
+    kept = storage.read(f"{prefix}{pod[1]}/main.log")
     if kept is not None:
         yield from kept.decode("utf-8", "replace").splitlines()
         return
-    yield from cluster.log(workflow, pod, follow)
+    yield from cluster.log(*pod, follow)
 
 
 def archived(job: str, step: str | None) -> Iterator[tuple[str, Iterator[str]]]:
     """Of a workflow that is gone."""
-    prefix = f"{storage.LOGS}{PREFIX}{job}/"
+    record = records.read(job)
+    prefix = f"{storage.LOGS}{PREFIX}{record['folder'] if record else job}/"
     found = sorted(storage.listed(prefix), key=lambda o: o["LastModified"])
     if not found:
         raise JobNotFound(f"There is no job {job}, and there are no logs of it.")

@@ -22,6 +22,7 @@ KEPT = (
     "owner",
     "source",
     "priority",
+    "workflow",
 )
 MOST_ANNOTATION = 16384  # characters; Kubernetes allows 256 kB for all of an object's annotations
 PURGED_AFTER = ("CANCELLED", "MODEL_TIMEOUT")  # codes whose inputs and intermediates go at once
@@ -30,8 +31,8 @@ RECORD_OF_A_PART = ("failure.json", "report.html", "outputs/")
 
 def read(job: str) -> View | None:
     """The view of a job that has ended; None where there is no record. What is wrong with a record is told in its error."""
-    data = storage.read(storage.record_key(job))
-    return None if data is None else views.of_record(reading.json_of(data)) | {"job_id": job}
+    found = storage.record_of(job)
+    return None if found is None else views.of_record(found) | {"job_id": job, "workflow": views.PREFIX + job}
 
 
 def record(workflow: dict[str, Any], changes: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -58,17 +59,22 @@ def settle(workflow: dict[str, Any], changes: dict[str, Any] | None = None) -> V
 
     changes: as `record` has them."""
     found = record(workflow, changes)
-    storage.write_json(storage.record_key(found["job_id"]), found)
+    view = views.view(workflow) | (changes or {})
+    storage.write_json(storage.record_key(view["folder"]), found)
     if found["drop"]:
         dropped.mark(found["drop"]["name"])
     if found["error"] and found["error"]["code"] in PURGED_AFTER:
-        forget(found["job_id"])
-    return views.view(workflow) | (changes or {})
+        forget(view)
+    return view
 
 
-def forget(job: str) -> None:
+def forget(view: View) -> None:
     """Takes a job's uploads and intermediates away; its record, report and logs stay."""
-    storage.purge(f"{storage.INPUTS}{job}/")
-    prefix = f"{storage.PARTS}{job}/"
+    if (
+        view["workflow"] == views.PREFIX + view["job_id"]
+    ):  # uploads are kept by the job's id, which others may have in their names
+        storage.purge(f"{storage.INPUTS}{view['job_id']}/")
+        storage.purge(f"{storage.INPUTS}{view['job_id']}.")
+    prefix = f"{storage.PARTS}{view['folder']}/"
     storage.purge(prefix, keep=tuple(prefix + part for part in RECORD_OF_A_PART))
-    storage.purge(storage.key_of(job, "result.zip"))
+    storage.purge(storage.key_of(view["folder"], "result.zip"))

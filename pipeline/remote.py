@@ -157,7 +157,7 @@ def s3_source(address: str) -> str:
         raise ValidationFailed(
             f"There is nothing at {address}.", "Give a prefix with multi_views/ and depth_renders/, or a .zip."
         )
-    return address
+    return f"s3://{bucket}/{key}"
 
 
 def check_locally(path: Path) -> None:

@@ -14,7 +14,7 @@ from steps.errors import ValidationFailed
 
 FORGOTTEN_LABELS = ("workflows.argoproj.io/completed", "workflows.argoproj.io/phase")
 FORGOTTEN_PREFIX = "sixview.dev/"
-KEPT = ("sixview.dev/owner", "sixview.dev/source", "sixview.dev/model", "sixview.dev/drop")
+KEPT = ("sixview.dev/owner", "sixview.dev/source", "sixview.dev/model", "sixview.dev/drop", "sixview.dev/folder")
 FORGOTTEN_ORDERS = ("shutdown", "suspend")
 FORGOTTEN_STATUS = ("message", "finishedAt", "conditions", "outputs", "artifactGCStatus", "taskResultsCompletionStatus")
 

@@ -1,16 +1,21 @@
 """S3, in one place. The environment says where and who: S3_ENDPOINT (empty: AWS), AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY.
 
 What lies where in the bucket; each prefix has a lifetime of its own (see `buckets`):
-  inputs/<job>/     what was uploaded for a job          records/<job>.json  how it ended; stays for ever
-  jobs/<job>/       between its steps                    drops/              what people drop, see `drops`
-  results/<job>/    result.zip, report.html, failure.json    logs/           of its pods
+  inputs/<job>…/       what was uploaded for a job             records/<folder>.json     how it ended; stays for ever
+  jobs/<folder>/       between its steps                       logs/sixview-<folder>/    of its pods
+  results/<folder>/    result.zip, report.html, failure.json   drops/                    what people drop, see `drops`
+
+A job's folder is `<job>.<uid of its workflow>`: nobody chooses it, so no workflow's name leads into another job's folder. It is
+`<job>` alone for jobs from before there were uids in it, and for drops that never became a workflow.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -18,13 +23,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from pipeline import reading
+from pipeline.ids import PREFIX
 
 INPUTS, PARTS, RESULTS, RECORDS, DROPS, LOGS = "inputs/", "jobs/", "results/", "records/", "drops/", "logs/"
 OPEN = "open/"  # jobs that have not ended, see `ledger`
 PREFIXES = (INPUTS, PARTS, RESULTS, RECORDS, DROPS, LOGS, OPEN)
 FINAL = ("result.zip", "report.html", "failure.json")
 PATIENCE_SECONDS = 120.0  # a store that is away for less than this is waited for
-MISSING = ("404", "NoSuchKey", "NoSuchBucket", "NotFound")
+MISSING = ("404", "NoSuchKey", "NoSuchBucket", "NoSuchVersion", "NotFound")
+UID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 
 @functools.cache
@@ -60,14 +67,31 @@ def bucket() -> str:
     return os.environ.get("S3_BUCKET") or "sixview"
 
 
-def key_of(job: str, name: str) -> str:
+def key_of(folder: str, name: str) -> str:
     """Where a part of a job lies."""
-    return f"{RESULTS if name in FINAL else PARTS}{job}/{name}"
+    return f"{RESULTS if name in FINAL else PARTS}{folder}/{name}"
 
 
-def record_key(job: str) -> str:
+def record_key(folder: str) -> str:
     """Where it is written how a job ended."""
-    return f"{RECORDS}{job}.json"
+    return f"{RECORDS}{folder}.json"
+
+
+def job_of_record(key: str) -> str:
+    """The job that a record is of; empty for any other object. Of which workflow it is, stands in the record."""
+    found = re.fullmatch(rf"{RECORDS}([a-z0-9-]+)(?:\.{UID})?\.json", key)
+    return found[1] if found else ""
+
+
+def record_of(job: str) -> dict[str, Any] | None:
+    """The newest record of the job: workflows of other names may have the same id in theirs. None where there is none; only its
+    folder where it cannot be read."""
+    found = [item for item in listed(f"{RECORDS}{job}.") if job_of_record(item["Key"]) == job]
+    for item in sorted(found, key=lambda o: o["LastModified"], reverse=True):
+        record = reading.mapping(read_json(item["Key"]))
+        if record.get("workflow") in (None, "", PREFIX + job):
+            return {**record, "folder": item["Key"].removeprefix(RECORDS).removesuffix(".json")}
+    return None
 
 
 # -- objects ------------------------------------------------------------------------------------------------------------
@@ -95,10 +119,12 @@ def read_json(key: str) -> Any:
     return None if data is None else reading.json_of(data)
 
 
-def read(key: str, **more: Any) -> bytes | None:
-    """A small object's bytes; None where there is none."""
+def read(key: str, most: int | None = None, **more: Any) -> bytes | None:
+    """A small object's bytes, `most` of them at most; None where there is none."""
     try:
-        return bytes(client().get_object(Bucket=bucket(), Key=key, **more)["Body"].read())
+        body = client().get_object(Bucket=bucket(), Key=key, **more)["Body"]
+        with contextlib.closing(body):
+            return bytes(body.read(most))
     except client().exceptions.ClientError as error:
         if error.response["Error"]["Code"] in MISSING:
             return None

@@ -70,7 +70,9 @@ def all_options() -> str:
 
 
 def address_part(number: int) -> str:
-    """Bucket (1) and key (2) of the workflow's input. A key with braces is none of ours to look for."""
+    """Bucket (1) and key (2) of the workflow's input. A key with braces is none of ours to look for. Not every store tells //
+    from /, so to all of them it is the latter."""
     value = parameter("input")
-    part = f"sprig.regexReplaceAll('^s3://([^/]+)/(.*?)/?$', {value}, '${{{number}}}')"
+    single = f"sprig.regexReplaceAll('/+', {value}, '/')"
+    part = f"sprig.regexReplaceAll('^s3:/([^/]+)/(.*?)/?$', {single}, '${{{number}}}')"
     return tag(f"{value} matches '[{{}}]' ? '{INVALID}' : {part}")

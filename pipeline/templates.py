@@ -1,7 +1,7 @@
 """One function per step: the step's contract -> an Argo container template. And `attempts`, which runs a model again.
 
 Every pod works in /work, an emptyDir: what lies on a volume is read by Argo as it was last written even where the kernel killed
-the whole container, and what lies in the image's own layers is not. Artifacts have keys that follow from the job's name, so
+the whole container, and what lies in the image's own layers is not. Artifacts have keys that follow from the workflow, so
 that a step's inputs do not depend on which attempt of the step before made them.
 """
 
@@ -35,7 +35,8 @@ from steps.options import PRIORITIES
 # How Argo ends a container. By itself it signals the first process alone, which may lose the signal before it listens, and cannot
 # be killed from within: so every other process is signalled too
 KILL = json.dumps(["sh", "-c", "kill -s %d -- -1; kill -s %[1]d 1"])
-JOB = "{{=sprig.trimPrefix('sixview-', workflow.name)}}"
+# the job's folder, see `storage`: a workflow's name is chosen by whoever submits it, its uid is not
+JOB = "{{=sprig.trimPrefix('sixview-', workflow.name) + '.' + workflow.uid}}"
 WORK = "/work"
 WEIGHTS = "/weights"
 MOUNTS = [argo.VolumeMount(name="work", mount_path=WORK), argo.VolumeMount(name="tmp", mount_path="/tmp")]

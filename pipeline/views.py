@@ -5,13 +5,14 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from pipeline import reading, workflows
+from pipeline import ids, reading, workflows
 from pipeline.reading import EPOCH, mapping, moment, text
 from pipeline.report import ENDED_BY, describe, model_of, outputs, step_nodes, step_of, tasks_phase
 from steps.contracts import MODELS
 from steps.errors import Record
 
-PREFIX = "sixview-"
+PREFIX = ids.PREFIX
+FOLDER = "sixview.dev/folder"  # label of workflows whose template writes into folders that have their uid in the name
 OWNER, SOURCE, ASKED = "sixview.dev/owner", "sixview.dev/source", "sixview.dev/cancel-requested"
 RECORD = "sixview.dev/record"  # annotation: the record that the exit handler left, so that nobody need read the workflow again
 COMPLETED, PHASE = "workflows.argoproj.io/completed", "workflows.argoproj.io/phase"  # the controller's labels
@@ -33,15 +34,25 @@ def job_of(name: str) -> str:
     return name.removeprefix(PREFIX)
 
 
+def folder_of(workflow: Workflow) -> str:
+    """Where a workflow's files lie, in results/ and elsewhere; see `storage`."""
+    metadata = workflows.read(workflow)["metadata"]
+    name, uid = metadata["name"], metadata["uid"]
+    is_old = FOLDER not in metadata["labels"] and name.startswith(PREFIX)
+    return job_of(name) if is_old or not uid else f"{job_of(name)}.{uid}"
+
+
 def is_job(workflow: Workflow) -> bool:
-    """Whether a workflow was made from a template, as every job is."""
-    return "workflowTemplateRef" in mapping(mapping(workflow).get("spec")) or recorded(workflow) is not None
+    """Whether a workflow is a job: made from a template, and by a name that no other job's can be taken for."""
+    of_template = "workflowTemplateRef" in mapping(mapping(workflow).get("spec")) or recorded(workflow) is not None
+    return of_template and workflows.read(workflow)["metadata"]["name"].startswith(PREFIX)
 
 
 def view(workflow: Workflow) -> View:
     """job_id, status, progress (0-100), current_model, stage, engine, model_type, created_at, updated_at, ended_at, error (a
-    failure record or null), note, owner, source, priority. Times are ISO 8601 in UTC. Never raises, whatever stands in the
-    workflow: what cannot be read is told in note. Of one that has ended its metadata is enough, see `recorded`."""
+    failure record or null), note, owner, source, priority, workflow (its name), folder (of its files in the bucket). Times are
+    ISO 8601 in UTC. Never raises, whatever stands in the workflow: what cannot be read is told in note. Of one that has ended its
+    metadata is enough, see `recorded`."""
     workflow = workflows.read(workflow)
     return recorded(workflow) or _view(workflow)
 
@@ -70,6 +81,8 @@ def _view(workflow: workflows.Workflow) -> View:
         "owner": workflow["metadata"]["labels"].get(OWNER, ""),
         "source": workflow["metadata"]["labels"].get(SOURCE, "argo"),
         "priority": text(asked.get("priority", "normal"), SHORT),
+        "workflow": workflow["metadata"]["name"],
+        "folder": folder_of(workflow),
     }
 
 
@@ -89,6 +102,7 @@ def recorded(workflow: Workflow) -> View | None:
         return None
     found = of_record(record)
     told = {"owner": labels.get(OWNER, ""), "source": labels.get(SOURCE, "argo")}
+    told |= {"workflow": metadata["name"], "folder": folder_of(workflow)}
     return found | told | {"created_at": metadata["creationTimestamp"], "note": note(workflow, False) or found["note"]}
 
 
@@ -242,4 +256,6 @@ def of_record(given: Any) -> View:
         "owner": text(record.get("owner"), SHORT),
         "source": text(record.get("source"), SHORT),
         "priority": text(record.get("priority"), SHORT) or "normal",
+        "workflow": text(record.get("workflow"), SHORT),
+        "folder": text(record.get("folder"), SHORT) or text(record.get("job_id"), SHORT),
     }

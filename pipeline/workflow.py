@@ -11,6 +11,7 @@ from pipeline import templates
 from pipeline.settings import Settings
 from pipeline.substitution import any_of, chosen
 from pipeline.templates import MOUNTS
+from pipeline.views import FOLDER
 from steps.contracts import MODELS
 from steps.options import JOB_OPTIONS
 
@@ -137,7 +138,7 @@ def keeping(settings: Settings) -> dict[str, Any]:
         "pod_gc": argo.PodGC(strategy="OnWorkflowCompletion", delete_delay_duration="600s"),
         "synchronization": argo.Synchronization(semaphores=[argo.SemaphoreRef(config_map_key_ref=limit)]),
         "workflow_metadata": argo.WorkflowMetadata(
-            labels={"app.kubernetes.io/name": "sixview"},
+            labels={"app.kubernetes.io/name": "sixview", FOLDER: "uid"},
             labels_from={"sixview.dev/model": argo.LabelValueFrom(expression=model)},
         ),
     }

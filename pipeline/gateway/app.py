@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -11,18 +13,21 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
+from starlette.exceptions import HTTPException
 
+from pipeline import ids
 from pipeline.clusters import Kubernetes
 from pipeline.gateway import errors, health, metrics, routes, submission
 from pipeline.gateway.asking import Gateway, Options, Shared
 from pipeline.gateway.tokens import Pace, Tokens
+from pipeline.gateway.uploads import MOST_TEXT
 from pipeline.gateway.watching import Watched
 
 WEB = Path(__file__).parent.parent / "web"
@@ -53,8 +58,11 @@ def service(app: FastAPI) -> None:
         responses={503: {"description": "Something is away", "model": Healthy}},
     )
     @app.get("/api/health", include_in_schema=False)
-    async def healthy(shared: Shared) -> Any:
+    async def healthy(request: Request, shared: Shared) -> Any:
+        """With a token also the names of nodes and bucket."""
         found = await run_in_threadpool(health.look, shared.cluster, shared.watched)
+        known = shared.tokens.client(request.headers.get("authorization", ""))
+        found = health.shown(found, details=known is not None)
         return JSONResponse(found, 200 if found["status"] == "healthy" else 503)
 
     @app.get("/live", include_in_schema=False)
@@ -96,6 +104,12 @@ def create(options: Options, cluster: Kubernetes) -> FastAPI:
             options, cluster, watched, Tokens(options.tokens), Pace(options.requests_per_minute), slots
         )
         watched.start()
+        if not os.environ.get(ids.KEY):
+            print(
+                f"{ids.KEY} is not set: an Idempotency-Key is known until this process ends.",
+                file=sys.stderr,
+                flush=True,
+            )
         yield
 
     app = FastAPI(
@@ -106,6 +120,7 @@ def create(options: Options, cluster: Kubernetes) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        default_response_class=errors.Json,
     )
     errors.install(app)
     app.openapi = partial(described, app.openapi)  # type: ignore[method-assign]
@@ -120,6 +135,7 @@ def create(options: Options, cluster: Kubernetes) -> FastAPI:
         app.add_middleware(
             CORSMiddleware, allow_origins=list(options.origins), allow_methods=["*"], allow_headers=["*"]
         )
+    app.add_middleware(Small)
     app.add_middleware(metrics.Measured)
     app.add_middleware(Secured)
     return app
@@ -137,6 +153,27 @@ def described(original: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     order = submission.Order.model_json_schema()
     found["components"]["schemas"]["Order"] = order
     return found
+
+
+class Small:
+    """Lets no body but that of a submission, which is counted there, be larger than MOST_TEXT: FastAPI would hold it whole."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        size = 0
+
+        async def receiving() -> Any:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > MOST_TEXT:
+                raise HTTPException(413, "The request is too large")
+            return message
+
+        is_small = scope["type"] == "http" and not scope["path"].rstrip("/").endswith("/jobs")
+        await self.app(scope, receiving if is_small else receive, send)
 
 
 class Secured:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import traceback
 from typing import Any
@@ -23,6 +24,7 @@ from steps.errors import (
     UnknownError,
     ValidationFailed,
 )
+from steps.formats.inputs import shown
 
 
 class Unauthorized(OutsideError):
@@ -64,6 +66,26 @@ def status_of(error: StepError) -> int:
     return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
 
 
+class Json(JSONResponse):
+    """JSON, also of what JSON has no word for: records and workflows are written by others."""
+
+    def render(self, content: Any) -> bytes:
+        try:
+            return super().render(content)
+        except ValueError:  # NaN, or half a surrogate pair
+            return super().render(_plain(content))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {shown(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return shown(value) if isinstance(value, str) else value
+
+
 def answer(error: StepError, status: int = 0) -> JSONResponse:
     status = status or status_of(error)
     headers = {"Cache-Control": "no-store"}
@@ -71,7 +93,7 @@ def answer(error: StepError, status: int = 0) -> JSONResponse:
         headers["WWW-Authenticate"] = "Bearer"
     if "retry_after" in error.details:
         headers["Retry-After"] = str(error.details["retry_after"])
-    return JSONResponse({"error": error.record()}, status, headers)
+    return Json({"error": error.record()}, status, headers)
 
 
 def install(app: FastAPI) -> None:
@@ -95,10 +117,10 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def starlette(_request: Request, error: HTTPException) -> JSONResponse:
         record = {**NotFound(str(error.detail) + ".").record(), "code": _code(error.status_code)}
-        return JSONResponse({"error": record}, error.status_code, error.headers)
+        return Json({"error": record}, error.status_code, error.headers)
 
     async def store(_request: Request, error: Exception) -> JSONResponse:
-        print(f"S3: {error}", file=sys.stderr, flush=True)
+        print(f"S3: {shown(error)}", file=sys.stderr, flush=True)
         return answer(StorageUnavailable("The S3 store did not answer as it should.", "Try again in a moment."))
 
     app.add_exception_handler(BotoCoreError, store)
@@ -111,7 +133,9 @@ def install(app: FastAPI) -> None:
 
 
 def _code(status: int) -> str:
-    return {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 400: "BAD_REQUEST"}.get(status, "HTTP_ERROR")
+    return {404: "NOT_FOUND", 413: "REQUEST_TOO_LARGE", 405: "METHOD_NOT_ALLOWED", 400: "BAD_REQUEST"}.get(
+        status, "HTTP_ERROR"
+    )
 
 
 def documented(*kinds: type[StepError]) -> dict[int | str, dict[str, Any]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+from collections import Counter
 from importlib import metadata
 from typing import Any
 
@@ -34,6 +36,19 @@ def look(cluster: Kubernetes, watched: Watched) -> dict[str, Any]:
     return found
 
 
+def shown(found: dict[str, Any], details: bool) -> dict[str, Any]:
+    """What a client gets to see. Without details: no names of buckets, nodes and errors, only whether things are there, and how
+    many GPUs of which kind."""
+    if details:
+        return found
+    gpus = found["gpus"]
+    counts = Counter[str | None]()
+    for gpu in gpus or []:
+        counts[gpu["name"]] += gpu["count"]
+    kinds = [{"count": count, "name": name} for name, count in counts.items()]
+    return {**found, "s3": {"ok": found["s3"]["ok"]}, "gpus": None if gpus is None else kinds}
+
+
 def store() -> dict[str, Any]:
     """Whether the bucket answers."""
     try:
@@ -49,7 +64,16 @@ def gpus(cluster: Kubernetes) -> list[dict[str, Any]] | None:
         nodes = cluster.nodes()
     except Exception:  # without the right to list nodes the service still does its work
         return None
-    return [described(node) for node in nodes if int(node["status"].get("allocatable", {}).get(GPU, 0))]
+    return [described(node) for node in nodes if _count(node)]
+
+
+def _count(node: dict[str, Any]) -> int:
+    return _whole(node.get("status", {}).get("allocatable", {}).get(GPU)) or 0
+
+
+def _whole(text: Any) -> int | None:
+    """A number that somebody else wrote; None where it is none."""
+    return int(text) if re.fullmatch("[0-9]{1,9}", str(text)) else None
 
 
 def described(node: dict[str, Any]) -> dict[str, Any]:
@@ -60,8 +84,8 @@ def described(node: dict[str, Any]) -> dict[str, Any]:
     memory = labels.get("nvidia.com/gpu.memory")
     return {
         "node": node["metadata"]["name"],
-        "count": int(node["status"]["allocatable"][GPU]),
+        "count": _count(node),
         "name": labels.get("nvidia.com/gpu.product"),
         "driver": labels.get("nvidia.com/cuda.driver-version.full") or driver or None,
-        "memory_mib": int(memory) if memory else None,
+        "memory_mib": _whole(memory),
     }

@@ -17,6 +17,8 @@ UPLOADS = Gauge("sixview_uploads_in_progress", "Uploads that are being read")
 UPLOADED = Counter("sixview_uploaded_bytes_total", "Bytes of sets that arrived")
 JOBS = Gauge("sixview_jobs", "Jobs that the cluster knows, by status", ["status"])
 
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")  # clients may invent others
+
 
 def page(counts: Count[str]) -> Response:
     for status in STATUSES:
@@ -39,7 +41,8 @@ class Measured:
         async def sending(message: Any) -> None:
             if message["type"] == "http.response.start":
                 route = getattr(scope.get("route"), "path", "other")
-                REQUESTS.labels(route, scope["method"] if route != "other" else "", str(message["status"])).inc()
+                method = scope["method"] if route != "other" and scope["method"] in METHODS else ""
+                REQUESTS.labels(route, method, str(message["status"])).inc()
                 SECONDS.labels(route).observe(time.perf_counter() - began)
             await send(message)
 

@@ -16,7 +16,8 @@ from steps.errors import IncompleteResults
 
 CHUNK = 1 << 18
 LINK_SECONDS = 3600
-RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+RANGE = re.compile("bytes=([0-9]*)-([0-9]*)", re.IGNORECASE)
+BEYOND = 10**18  # stands for every larger number: no object has so many bytes
 
 
 def download(key: str, head: dict[str, Any], name: str, wanted: str, if_range: str) -> Response:
@@ -42,16 +43,24 @@ def download(key: str, head: dict[str, Any], name: str, wanted: str, if_range: s
 
 
 def span(wanted: str, size: int) -> tuple[int, int] | tuple[()] | None:
-    """First and last byte of a Range header; None for the whole; () where nothing lies in it. Several ranges: the whole."""
+    """First and last byte of a Range header; None for the whole; () where nothing lies in it. What is no valid range is ignored,
+    as RFC 9110 has it (14.1.1, 14.2), and so are several ranges."""
     found = RANGE.fullmatch(wanted.strip())
     if not found or not any(found.groups()):
         return None
-    first, last = found.groups()
-    if not first:
-        start, end = max(0, size - int(last)), size - 1
+    first, last = map(_position, found.groups())
+    if first is None:
+        start, end = max(0, size - (last or 0)), size - 1
+    elif last is not None and last < first:
+        return None
     else:
-        start, end = int(first), min(size - 1, int(last) if last else size - 1)
-    return (start, end) if start <= end and start < size else ()
+        start, end = first, size - 1 if last is None else min(size - 1, last)
+    return (start, end) if start <= end else ()
+
+
+def _position(digits: str) -> int | None:
+    digits = digits.lstrip("0") or digits[:1]
+    return min(BEYOND, int(digits[:20])) if digits else None
 
 
 def pieces(body: Any) -> Iterator[bytes]:
@@ -101,11 +110,11 @@ class Remote(io.RawIOBase):
 
 
 def member(key: str, size: int, name: str) -> tuple[Iterator[bytes], int]:
-    """A file of result.zip, and its size. Raises IncompleteResults where it has none of that name."""
-    archive = zipfile.ZipFile(io.BufferedReader(Remote(key, size), CHUNK))
+    """A file of result.zip, and its size. Raises IncompleteResults where it has none of that name, or is no ZIP."""
     try:
+        archive = zipfile.ZipFile(io.BufferedReader(Remote(key, size), CHUNK))
         info = archive.getinfo(name)
-    except KeyError:
+    except (KeyError, zipfile.BadZipFile):
         raise IncompleteResults(f"The result holds no {name}.", missing=[name]) from None
     return _unpacked(archive, info), info.file_size
 

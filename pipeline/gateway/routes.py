@@ -180,16 +180,23 @@ async def download(
 async def report(job: str, shared: Shared, asker: Asker) -> Response:
     """Also of a job that failed: its report says why."""
     view = await find(shared, asker, job)
-    text = await run_in_threadpool(storage.read, storage.key_of(view["job_id"], "report.html"))
+    text = await run_in_threadpool(storage.read, storage.key_of(view["folder"], "report.html"))
     if text is None:
         await run_in_threadpool(jobs.result, view)  # says why there is none
         raise JobExpired(f"The report of the job {view['job_id']} is no longer kept.")
     return HTMLResponse(text, headers={"Content-Security-Policy": REPORT_SECURITY})
 
 
-@router.get("/jobs/{job}/mesh", response_class=Response, summary="The mesh, as GLB", responses=_RESULT_ERRORS)
+@router.get(
+    "/jobs/{job}/mesh",
+    response_class=Response,
+    summary="The mesh, as GLB",
+    responses={**_RESULT_ERRORS, **documented(ValidationFailed)},
+)
 async def mesh(job: str, shared: Shared, asker: Asker, model: Annotated[str | None, Query()] = None) -> Response:
     """model: which, where there are both; without it the last that was made."""
+    if model and model not in MODELS:
+        raise ValidationFailed("There is no such model.", f"Give {' or '.join(MODELS)}.", field="model", choices=MODELS)
     view = await find(shared, asker, job)
     key, head = await run_in_threadpool(jobs.result, view)
     model = model or (MODELS[-1] if view["model_type"] == "both" else view["model_type"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
@@ -15,12 +15,13 @@ from starlette.requests import ClientDisconnect
 
 from pipeline import ids, jobs, storage
 from pipeline.gateway import metrics, uploads
-from pipeline.gateway.asking import AWAY, Asker, Gateway, Shared, find
+from pipeline.gateway.asking import AWAY, Asker, Gateway, Shared
 from pipeline.gateway.errors import RateLimited, RequestTooLarge, Unauthorized, documented
-from pipeline.gateway.tokens import ANYBODY
+from pipeline.gateway.tokens import ANYBODY, Client
 from pipeline.views import View
 from steps.contracts import MODELS
 from steps.errors import FileTooLarge, InvalidFileCount, InvalidFileFormat, JobNotFound, ValidationFailed
+from steps.formats import json_text
 
 BAD_INPUT = (InvalidFileCount, FileTooLarge, InvalidFileFormat, ValidationFailed)
 router = APIRouter()
@@ -85,17 +86,17 @@ async def submit(
 ) -> Any:
     """The files go to S3 as they arrive. A request whose answer was lost may be sent again with the same Idempotency-Key."""
     length = request.headers.get("content-length", "0")
-    if not length.isdigit() or int(length) > uploads.MOST_BODY:
+    if not re.fullmatch("[0-9]{1,12}", length) or int(length) > uploads.MOST_BODY:
         raise RequestTooLarge(f"A request may have {uploads.MOST_BODY / 1e6:.0f} MB at most.")
-    job = ids.new_id() if idempotency_key is None else ids.id_from("http", asker.name, idempotency_key)
-    if idempotency_key is not None:
-        try:
-            return submitted(await find(shared, asker, job))
-        except JobNotFound:
-            pass
+    key = (idempotency_key or "").strip()
+    job = ids.keyed_id("http", asker.name, key) if key else ids.new_id()
+    before = await earlier(shared, asker, job) if key else None
+    if before:
+        return submitted(before)
     if asker is not ANYBODY and shared.watched.active_of(asker.name) >= shared.options.jobs_per_token:
         raise RateLimited(f"{shared.options.jobs_per_token} jobs of this token have not ended yet.", retry_after=60)
-    source, options = await received(request, shared, job)
+    folder = f"{job}.{ids.new_id()}"  # of this request alone: whatever becomes of it, no other one's files are touched
+    source, options = await received(request, shared, folder)
     asked = options.pop("model_type", None)
     options = {"model": model_type or asked or MODELS[0], **options}
     try:
@@ -103,16 +104,27 @@ async def submit(
         order = (shared.cluster, job, source, options, shared.options.template)
         view = await run_in_threadpool(jobs.submit, *order, owner=asker.name, source="http")
     except BaseException:
-        forget(job)
+        forget(folder)
         raise
     return submitted(view)
+
+
+async def earlier(shared: Gateway, asker: Client, job: str) -> View | None:
+    """The job that an Idempotency-Key has led to before. Raises ValidationFailed where it is not the asker's."""
+    view = shared.watched.get(job)
+    if view is None:
+        try:
+            view = await run_in_threadpool(jobs.find, shared.cluster, job)
+        except JobNotFound:
+            return None
+    return jobs.own(view, asker.name, "http")
 
 
 def submitted(view: View) -> dict[str, Any]:
     return {name: view[name] for name in ("job_id", "status", "model_type", "created_at")}
 
 
-async def received(request: Request, shared: Gateway, job: str) -> tuple[str, dict[str, Any]]:
+async def received(request: Request, shared: Gateway, folder: str) -> tuple[str, dict[str, Any]]:
     """The input's address in S3 and the options."""
     content_type = request.headers.get("content-type", "")
     if content_type.partition(";")[0].strip().lower() == "application/json":
@@ -124,14 +136,14 @@ async def received(request: Request, shared: Gateway, job: str) -> tuple[str, di
     async with turn(shared):
         try:
             with metrics.UPLOADS.track_inprogress():
-                arrived = await uploads.receive(request.stream(), content_type, job)
+                arrived = await uploads.receive(request.stream(), content_type, folder)
                 source = await uploads.settle(arrived)
                 options = form_options(arrived.texts)
         except ClientDisconnect:
-            forget(job)
+            forget(folder)
             raise ValidationFailed("The client went away before the request was whole.") from None
         except BaseException:
-            forget(job)
+            forget(folder)
             raise
     metrics.UPLOADED.inc(arrived.total)
     return source, options
@@ -160,14 +172,10 @@ def form_options(texts: dict[str, str]) -> dict[str, Any]:
     unknown = set(texts) - {"model_type", "options"}
     if unknown:
         raise ValidationFailed(
-            f"The form has the field {sorted(unknown)[0]!r}, which nobody reads.", "See /docs for its fields."
+            f"The form has the field {sorted(unknown)[0][:100]!r}, which nobody reads.", "See /docs for its fields."
         )
-    try:
-        options = json.loads(texts.get("options") or "{}")
-    except ValueError:
-        options = None
-    if not isinstance(options, dict):
-        raise ValidationFailed("The field options is not a JSON object.", 'Write {"resolution": 512}, for example.')
+    how = 'Write {"resolution": 512}, for example.'
+    options = json_text.parsed(texts.get("options", "").strip() or "{}", "The field options", how, field="options")
     return {"model_type": texts.get("model_type"), **options}
 
 
@@ -187,6 +195,6 @@ async def turn(shared: Gateway) -> AsyncIterator[None]:
         shared.uploads.release()
 
 
-def forget(job: str) -> None:
+def forget(folder: str) -> None:
     """What arrived of a job that is none goes away, soon; what is missed here, the bucket's lifecycle takes."""
-    asyncio.get_running_loop().run_in_executor(None, storage.purge, f"{storage.INPUTS}{job}/")
+    asyncio.get_running_loop().run_in_executor(None, storage.purge, f"{storage.INPUTS}{folder}/")

@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+DIGEST = re.compile("[0-9a-f]{64}")
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 REREAD_SECONDS = 10.0
 
@@ -67,8 +68,9 @@ class Tokens:
         found = {}
         for file in self.folder.iterdir() if self.folder.is_dir() else ():
             if file.is_file() and NAME.fullmatch(file.name):
-                hashed, *rights = file.read_text().split() or [""]
-                found[hashed.lower()] = Client(file.name, "all" in rights)
+                hashed, *rights = file.read_text(errors="replace").lower().split() or [""]
+                if DIGEST.fullmatch(hashed):
+                    found[hashed] = Client(file.name, "all" in rights)
         self.known = found
 
 

@@ -23,6 +23,7 @@ FIELDS = {"views": "multi_views", "depth_renders": "depth_renders"}  # as client
 CAMERAS = "cameras"
 MOST_TEXT = 65536
 MOST_PARTS = 40
+MOST_HEADER = 8192  # of one line
 MOST_BODY = 12 * inputs.MAX_BYTES + (2 << 20)
 IDLE_SECONDS = 60.0
 IN_MEMORY = 65536  # of a file; the rest goes to disk
@@ -102,9 +103,15 @@ class Parser:
 
     def _header_field(self, data: bytes, start: int, end: int) -> None:
         self.header += data[start:end]
+        self._check_header()
 
     def _header_value(self, data: bytes, start: int, end: int) -> None:
         self.value += data[start:end]
+        self._check_header()
+
+    def _check_header(self) -> None:
+        if len(self.header) + len(self.value) > MOST_HEADER:
+            raise ValidationFailed(f"A part of the request has a header of more than {MOST_HEADER} bytes.")
 
     def _header_end(self) -> None:
         if self.part and self.header.lower() == b"content-disposition":
@@ -120,9 +127,9 @@ class Parser:
 
 @dataclass
 class Set:
-    """What has arrived for a job. keys: per field, where each file was put, in the order of the parts."""
+    """What has arrived for a job. folder: below inputs/; keys: per field, where each file was put, in the order of the parts."""
 
-    job: str
+    folder: str
     keys: dict[str, list[str]] = field(default_factory=lambda: {name: [] for name in FIELDS})
     names: dict[str, list[str]] = field(default_factory=lambda: {name: [] for name in FIELDS})
     shapes: dict[str, list[tuple[int, int]]] = field(default_factory=lambda: {name: [] for name in FIELDS})
@@ -132,12 +139,12 @@ class Set:
 
     @property
     def base(self) -> str:
-        return f"{storage.INPUTS}{self.job}"
+        return f"{storage.INPUTS}{self.folder}"
 
 
-async def receive(stream: AsyncIterator[bytes], content_type: str, job: str) -> Set:
+async def receive(stream: AsyncIterator[bytes], content_type: str, folder: str) -> Set:
     """Reads a request to its end. Faults of single files are collected: `settle` raises them all at once."""
-    arrived = Set(job)
+    arrived = Set(folder)
     with contextlib.closing(Parser(content_type)) as parser:
         async for data in flowing(stream):
             arrived.total += len(data)
@@ -165,6 +172,8 @@ async def flowing(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 async def _place(part: Part, arrived: Set) -> None:
     with part.file:
         if not part.is_file:
+            if part.size > MOST_TEXT:
+                raise FileTooLarge(f"The field {part.name[:100]!r} is longer than {MOST_TEXT} bytes.")
             arrived.texts[part.name] = part.text()
             return
         field_name = FIELDS.get(part.name, CAMERAS)

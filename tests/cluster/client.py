@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline import storage
+from pipeline import storage, views
 from pipeline.report import outputs, step_nodes
 from tests.cluster.node import CGROUP, CGROUPS, kubectl, wait_for
 from tests.cluster.places import BIN, KUBECONFIG, NAMESPACE
@@ -184,14 +184,19 @@ def job(name: str) -> str:
     return name.removeprefix("sixview-")
 
 
+def folder(name: str) -> str:
+    """Where a workflow's files lie in the bucket."""
+    return views.folder_of(workflow(name))
+
+
 def keys_of(name: str) -> dict[str, int]:
-    """What a job has left in the bucket: name without jobs/<job>/ or results/<job>/ -> bytes."""
-    prefixes = [f"{storage.PARTS}{job(name)}/", f"{storage.RESULTS}{job(name)}/"]
+    """What a job has left in the bucket: name without jobs/<folder>/ or results/<folder>/ -> bytes."""
+    prefixes = [f"{storage.PARTS}{folder(name)}/", f"{storage.RESULTS}{folder(name)}/"]
     listed = [(prefix, item) for prefix in prefixes for item in storage.listed(prefix)]
     return {item["Key"].removeprefix(prefix): item["Size"] for prefix, item in listed}
 
 
 def read_key(name: str, part: str) -> bytes:
-    found = storage.read(storage.key_of(job(name), part))
+    found = storage.read(storage.key_of(folder(name), part))
     assert found is not None, f"{name} has left no {part}"
     return found

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable
 from datetime import datetime
@@ -22,9 +23,11 @@ from tests.cluster.client import (
     address,
     argo,
     finished,
+    folder,
     job,
     keys_of,
     labels_of,
+    read_key,
     submit,
     told,
     workflow,
@@ -97,7 +100,24 @@ def test_every_way_in_gives_the_same_job(done: dict[str, Any], mug: Path) -> Non
     listed = argo("list", "-l", "app.kubernetes.io/name=sixview", "-o", "name").split()
     assert {name, workflow_of(done["job_id"])} <= set(listed)
     assert answer("status", job(name))["status"] == "completed"
-    assert storage.read_json(f"{storage.RECORDS}{job(name)}.json")["source"] == "argo"
+    assert (storage.record_of(job(name)) or {})["source"] == "argo"
+
+
+def test_no_name_of_a_workflow_leads_into_another_job_s_folder(inputs: str) -> None:
+    """Both are refused by validate: what each says of it lies where the other's does not."""
+    theirs = f"named{time.time_ns() % 10**8:08d}"
+    names = (f"sixview-{theirs}", theirs)
+    for name in names:
+        argo("submit", "--from", "workflowtemplate/sixview-cpu", "--name", name, "-p", f"input={inputs}/none")
+    folders = [folder(name) for name in names if finished(name)]
+    assert len({found.partition(".")[0] for found in folders}) == 1
+    assert len(set(folders)) == 2
+    assert all(json.loads(read_key(name, "failure.json"))["code"] for name in names)
+    assert answer("status", theirs)["folder"] == folders[0]
+    for name in names:
+        kubectl("-n", NAMESPACE, "delete", "workflow", name)
+    assert answer("status", theirs)["folder"] == folders[0]  # by the record of its own workflow
+    assert not list(storage.listed(f"results/{theirs}/"))
 
 
 def by_command() -> set[str]:
@@ -164,7 +184,7 @@ def test_a_result_is_fetched_checked_and_taken_up_again(done: dict[str, Any], tm
     whole = Path(found["result"]).read_bytes()
     assert zipfile.is_zipfile(found["result"])
     assert Path(found["report"]).read_text().startswith("<!doctype html>")
-    tag = storage.head(storage.key_of(done["job_id"], "result.zip"))["ETag"].strip('"')[:12]  # type: ignore[index]
+    tag = storage.head(storage.key_of(done["folder"], "result.zip"))["ETag"].strip('"')[:12]  # type: ignore[index]
     part = tmp_path / f".result.{done['job_id']}.{tag}.part"
     part.write_bytes(whole[: len(whole) // 2])  # as a fetch that was killed leaves it
     Path(found["result"]).unlink()

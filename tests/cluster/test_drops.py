@@ -20,7 +20,7 @@ import pytest
 
 from pipeline import dropped, ids, storage, views
 from pipeline.storage import DROPS
-from tests.cluster.client import BUCKET, SMALL, finished, keys_of, kill_container, labels_of, submit
+from tests.cluster.client import BUCKET, SMALL, finished, folder, keys_of, kill_container, labels_of, submit
 from tests.cluster.node import kubectl, wait_for
 from tests.cluster.places import NAMESPACE
 
@@ -81,7 +81,7 @@ def workflows() -> dict[str, dict[str, Any]]:
 
 
 def record(job: str) -> Any:
-    return storage.read_json(f"{storage.RECORDS}{job}.json")
+    return storage.record_of(job)
 
 
 def mark(name: str) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def test_a_folder_and_a_zip_are_done_with_links_and_labels(mug: dict[str, bytes]
         found = mark(name)
         assert (found["mark"], found["job_id"], found["status"]) == ("_DONE.json", job, "completed")
         bucket, key = storage.split(found["links"]["result.zip"])
-        assert (bucket, key) == (BUCKET, storage.key_of(job, "result.zip"))
+        assert (bucket, key) == (BUCKET, storage.key_of(folder(f"sixview-{job}"), "result.zip"))
         assert storage.head(key)
         labels = labels_of(workflows()[job])
         assert (labels["source"], labels["status"]) == ("drop", "completed")
@@ -121,6 +121,8 @@ BAD = {
     "another-input": (b'{"options": {"input": "s3://private/mug"}}', "VALIDATION_FAILED"),
     "a-template": (b'{"options": {"grid": "{{=1}}"}}', "VALIDATION_FAILED"),
     "another-key": (b'{"inputs": 1}', "VALIDATION_FAILED"),
+    "deep": (b"[" * 100_000 + b"]" * 100_000, "VALIDATION_FAILED"),
+    "deep-option": (b'{"options": {"grid": ' + b"[" * 100_000 + b"]" * 100_000 + b"}}", "VALIDATION_FAILED"),
     "wrong-sum": (json.dumps({"checksums": {"multi_views/front.png": "0" * 64}}).encode(), "VALIDATION_FAILED"),
     "missing-file": (json.dumps({"checksums": {"multi_views/front2.png": "0" * 64}}).encode(), "VALIDATION_FAILED"),
 }
@@ -131,9 +133,12 @@ def test_a_bad_drop_ends_as_failed_with_its_record(mug: dict[str, bytes]) -> Non
     dropped = {name: drop_folder(name, mug, marker) for name, (marker, _) in BAD.items()}
     eleven = dict(list(mug.items())[1:])
     dropped["eleven"] = drop_folder("eleven", eleven)
+    dropped["none"] = drop_folder("none", {}, b"{}")
+    empty = drop_folder("empty-marker", mug, b"")
     dropped["no-zip"] = drop_zip("no-zip", b"not a zip")
     expected = {name: code for name, (_, code) in BAD.items()} | {
         "eleven": "INVALID_FILE_COUNT",
+        "none": "INVALID_FILE_COUNT",
         "no-zip": "INVALID_FILE_FORMAT",
     }
     wait_for(lambda: all(mark(name)["mark"] for name in dropped), 600, "every mark")
@@ -142,6 +147,7 @@ def test_a_bad_drop_ends_as_failed_with_its_record(mug: dict[str, bytes]) -> Non
         assert (found["mark"], found["job_id"], found["error"]["code"]) == ("_FAILED.json", job, expected[name])
         assert record(job)["error"] == found["error"]
         assert (job in workflows()) == (name in ("eleven", "no-zip"))
+    assert empty in workflows()  # an empty marker says no more than {}
 
 
 def test_every_version_becomes_one_job_whatever_is_restarted(mug: dict[str, bytes]) -> None:

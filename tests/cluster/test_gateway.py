@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import io
@@ -20,8 +21,10 @@ import httpx
 import pytest
 
 from pipeline import storage
+from pipeline.views import PREFIX
 from tests.cluster import web
 from tests.cluster.client import BUCKET, finished, keys_of, labels_of, submit, workflow
+from tests.cluster.client import folder as folder_of
 from tests.cluster.node import kubectl, wait_for
 from tests.cluster.places import NAMESPACE
 from tests.cluster.web import client, ended, form, parts
@@ -128,6 +131,33 @@ def test_the_same_idempotency_key_is_the_same_job(alice: httpx.Client, mug: Path
         assert other["job_id"] != answers[0]["job_id"]
         for session, job in ((alice, answers[0]), (bob, other)):
             session.post(f"/jobs/{job['job_id']}/cancel", json={"confirm": True})
+
+
+def test_replicas_agree_on_the_ids_of_keys_under_one_secret(alice: httpx.Client) -> None:
+    """By the Secret that the chart makes once: an upgrade leaves it as it is."""
+    found = kubectl("-n", NAMESPACE, "get", "secret", "sixview-cpu-ids", "-o", "jsonpath={.data.key}").stdout
+    assert len(base64.b64decode(found)) >= 32
+    for pod in gateways():
+        there = kubectl("-n", NAMESPACE, "exec", pod, "--", "printenv", "SIXVIEW_ID_KEY").stdout.strip()
+        assert there == base64.b64decode(found).decode()
+
+
+@pytest.mark.parametrize("key", ["", " "])
+def test_an_empty_idempotency_key_is_no_key(alice: httpx.Client, mug: Path, key: str) -> None:
+    sent = [
+        alice.post("/jobs", data=form(resolution=64), files=parts(mug), headers={"Idempotency-Key": key})
+        for _ in range(2)
+    ]
+    found = {answer.json()["job_id"] for answer in sent}
+    for job in found:
+        alice.post(f"/jobs/{job}/cancel", json={"confirm": True})
+    assert len(found) == 2
+
+
+@pytest.mark.parametrize("options", ["[" * 30_000 + "]" * 30_000, '{"grid": NaN}', '{"a": "\\ud800"}'])
+def test_options_that_are_no_json_are_refused(alice: httpx.Client, mug: Path, options: str) -> None:
+    answer = alice.post("/jobs", data={"options": options}, files=parts(mug))
+    refused(answer, 422, "VALIDATION_FAILED")
 
 
 def test_a_set_in_an_allowed_bucket_needs_no_upload(alice: httpx.Client, mug: Path) -> None:
@@ -292,6 +322,8 @@ def test_names_lead_to_jobs_and_nowhere_else(alice: httpx.Client, job: str) -> N
         f"s3://{BUCKET}/results/abc12345",
         f"s3://{BUCKET}/records",
         f"s3://{BUCKET}/sets/../inputs/abc12345",
+        f"s3://{BUCKET}//inputs/abc12345/set.zip",
+        f"S3://{BUCKET}/%69nputs/abc12345",
         "http://169.254.169.254/latest/meta-data",
         "file:///etc/passwd",
         "s3://",
@@ -299,8 +331,6 @@ def test_names_lead_to_jobs_and_nowhere_else(alice: httpx.Client, job: str) -> N
     ],
 )
 def test_sets_are_taken_from_allowed_buckets_only(alice: httpx.Client, source: str) -> None:
-    if source == f"s3://{BUCKET}/records":
-        source += "/x"
     refused(alice.post("/jobs", json={"input": source}), 422, "VALIDATION_FAILED")
 
 
@@ -326,15 +356,12 @@ def test_a_cancellation_is_asked_for_and_then_confirmed(alice: httpx.Client, mug
     assert (found["status"], found["error"]["code"]) == ("cancelled", "CANCELLED")
     error = refused(alice.get(f"/jobs/{job}/download"), 500, "JOB_FAILED")
     assert error["details"]["failure"]["code"] == "CANCELLED"
-    record = f"{storage.RECORDS}{job}.json"
-    wait_for(lambda: storage.read_json(record) is not None, 120, "the exit handler")
-    wait_for(lambda: not list(storage.versions(f"{storage.INPUTS}{job}/")), 30, "the inputs to go")
-    left = {
-        o["Key"].removeprefix(f"{storage.PARTS}{job}/").split("/")[0]
-        for o in storage.versions(f"{storage.PARTS}{job}/")
-    }
-    assert left <= {"outputs"}
-    assert list(storage.listed(f"{storage.LOGS}{web.workflow_of(job)}/"))
+    wait_for(lambda: storage.record_of(job) is not None, 120, "the exit handler")
+    wait_for(lambda: not list(storage.versions(f"{storage.INPUTS}{job}")), 30, "the inputs to go")
+    folder = folder_of(web.workflow_of(job))
+    prefix = f"{storage.PARTS}{folder}/"
+    assert {o["Key"].removeprefix(prefix).split("/")[0] for o in storage.versions(prefix)} <= {"outputs"}
+    assert list(storage.listed(f"{storage.LOGS}{PREFIX}{folder}/"))
 
 
 def test_what_has_ended_cannot_be_cancelled(alice: httpx.Client, done: dict[str, Any], failed: dict[str, Any]) -> None:
@@ -358,6 +385,8 @@ def test_a_download_goes_on_where_it_stopped(alice: httpx.Client, done: dict[str
     assert rest.content == whole.content[size // 2 :]
     assert alice.get(path, headers={"Range": "bytes=0-9", "If-Range": '"other"'}).content == whole.content
     assert alice.get(path, headers={"Range": f"bytes={size}-"}).status_code == 416
+    assert alice.get(path, headers={"Range": "bytes=" + "9" * 5000 + "-"}).status_code == 416
+    assert alice.get(path, headers={"Range": "bytes=5-2"}).content == whole.content
 
 
 def test_the_mesh_and_the_report_can_be_looked_at(
@@ -371,6 +400,8 @@ def test_the_mesh_and_the_report_can_be_looked_at(
         assert report.headers["content-type"].startswith("text/html")
         assert report.headers["content-security-policy"].startswith("sandbox")
     refused(alice.get(f"/jobs/{done['job_id']}/mesh?model=nvdiffrec"), 500, "INCOMPLETE_RESULTS")
+    error = refused(alice.get(f"/jobs/{done['job_id']}/mesh?model=nonsense"), 422, "VALIDATION_FAILED")
+    assert error["details"]["choices"] == ["reconviagen", "nvdiffrec"]
 
 
 def test_a_failure_is_told_with_its_record(alice: httpx.Client, failed: dict[str, Any]) -> None:
@@ -383,9 +414,9 @@ def test_a_result_that_is_gone_has_expired(alice: httpx.Client, mug: Path) -> No
     """Here by hand, elsewhere by the bucket's lifecycle; and the record outlives the workflow too."""
     job = alice.post("/jobs", data=form(resolution=64, **{"psnr-threshold": 1}), files=parts(mug)).json()["job_id"]
     assert ended(alice, job)["status"] == "completed"
-    storage.purge(storage.key_of(job, "result.zip"))
+    storage.purge(storage.key_of(folder_of(web.workflow_of(job)), "result.zip"))
     refused(alice.get(f"/jobs/{job}/download"), 410, "JOB_EXPIRED")
-    wait_for(lambda: storage.read_json(f"{storage.RECORDS}{job}.json") is not None, 60, "the record")
+    wait_for(lambda: storage.record_of(job) is not None, 60, "the record")
     kubectl("-n", NAMESPACE, "delete", "workflow", web.workflow_of(job))
     wait_for(
         lambda: not alice.get("/jobs").json() or job not in [j["job_id"] for j in alice.get("/jobs").json()],
@@ -401,7 +432,7 @@ def test_a_result_that_is_gone_has_expired(alice: httpx.Client, mug: Path) -> No
 def test_a_job_whose_files_are_missing_says_which(alice: httpx.Client, done: dict[str, Any]) -> None:
     """As package would have recorded it."""
     job = "missing0"
-    record = json.loads(storage.read(f"{storage.RECORDS}{done['job_id']}.json") or b"{}")
+    record = {**(storage.record_of(done["job_id"]) or {}), "workflow": ""}
     error = {
         "code": "INCOMPLETE_RESULTS",
         "message": "m",
@@ -487,6 +518,9 @@ def test_health_shows_gpus_queue_and_store(cluster: None) -> None:
     found = answer.json()
     assert (found["status"], found["s3"]["ok"], found["cluster"]["ok"]) == ("healthy", True, True)
     assert found["gpus"][0]["count"] == 1
+    assert "node" not in found["gpus"][0] and "bucket" not in found["s3"]
+    with client("alice") as alice:
+        assert alice.get("/health").json()["gpus"][0]["node"]
     assert set(found["queue"]) == {"queued", "processing"}
     assert httpx.get(f"{web.address_of()}/api/health").json().keys() == found.keys()
 

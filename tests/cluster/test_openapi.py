@@ -141,7 +141,7 @@ def finished_job(inputs: str, sample_set: Callable[..., Path]) -> str:
 
 def test_every_way_in_which_a_result_is_missing(finished_job: str) -> None:
     """By records as the exit handler leaves them, of jobs whose workflows are gone."""
-    record = storage.read_json(f"{storage.RECORDS}{finished_job}.json")
+    record = {**(storage.record_of(finished_job) or {}), "workflow": ""}
     failure = {"code": "MODEL_OOM", "message": "m", "suggestion": "s", "details": {}}
     for job, status, error in (("expired0", "completed", None), ("failed00", "failed", failure)):
         storage.write_json(f"{storage.RECORDS}{job}.json", {**record, "job_id": job, "status": status, "error": error})

@@ -12,6 +12,7 @@ from pipeline.report import outputs, step_nodes
 from tests.cluster.client import (
     BUCKET,
     finished,
+    folder,
     keys_of,
     moment,
     node_of,
@@ -70,7 +71,7 @@ def test_a_preempted_job_goes_on_from_its_checkpoint(inputs: str) -> None:
 
 def log_of(name: str, node: dict[str, Any]) -> str:
     """A step's archived log."""
-    prefix = f"logs/{name}/"
+    prefix = f"logs/sixview-{folder(name)}/"
     listed = storage.client().list_objects_v2(Bucket=BUCKET, Prefix=prefix)["Contents"]
     number = node["id"].rpartition("-")[2]
     key = next(item["Key"] for item in listed if number in item["Key"] and item["Key"].endswith("main.log"))

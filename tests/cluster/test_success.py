@@ -140,7 +140,9 @@ def test_what_a_job_leaves_in_the_store(succeeded: Succeeded) -> None:
     left = set(keys_of(name))
     assert {"result.zip", "report.html", "scene.tgz", "scene.json", "reconviagen/mesh.tgz"} <= left
     assert "failure.json" not in left
-    logs = client.storage.client().list_objects_v2(Bucket=client.BUCKET, Prefix=f"logs/{name}/")["Contents"]
+    logs = client.storage.client().list_objects_v2(Bucket=client.BUCKET, Prefix=f"logs/sixview-{client.folder(name)}/")[
+        "Contents"
+    ]
     assert len(logs) == 6  # five steps and the exit handler
 
 

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from pipeline import dropped, ids, jobs, retries, views
+from pipeline import dropped, ids, jobs, records, retries, storage, views
 from steps.errors import JobExpired, JobFailed, JobNotFound, JobNotReady, ValidationFailed
+from tests.pipeline.doubles import Bucket, bucket
 
+__all__ = ["bucket"]
 WORKFLOW: dict[str, Any] = {
     "metadata": {
         "name": "sixview-abc12345",
@@ -47,16 +49,21 @@ def with_nodes(*nodes: tuple[str, str, str], **status: Any) -> dict[str, Any]:
 # -- ids ----------------------------------------------------------------------------------------------------------------
 
 
-def test_an_id_is_eight_characters_that_may_stand_in_every_name() -> None:
+def test_an_id_is_thirteen_characters_that_may_stand_in_every_name() -> None:
     found = {ids.new_id() for _ in range(1000)}
     assert len(found) == 1000
-    assert all(re.fullmatch("[0-9a-z]{8}", job) and jobs.checked(job) == job for job in found)
+    assert all(re.fullmatch("[0-9a-z]{13}", job) and jobs.checked(job) == job for job in found)
 
 
 def test_the_id_of_a_drop_follows_from_key_and_etag_alone() -> None:
     assert ids.id_from("drops/a.zip", "1") == ids.id_from("drops/a.zip", "1")
     assert len({ids.id_from(key, etag) for key in ("drops/a.zip", "drops/b.zip") for etag in ("1", "2")}) == 4
     assert ids.id_from("ab", "c") != ids.id_from("a", "bc")
+
+
+def test_the_ids_of_drops_go_on_from_those_of_eight_characters() -> None:
+    """What was done under one has its record under it."""
+    assert ids.old_id(ids.id_from("drops/a.zip", "1")) == "0076av1k"
 
 
 @pytest.mark.parametrize("job", ["", "../x", "a/b", "A", "a" * 60, "a.b", "a%2fb", "-a", "a\n", "{{workflow.name}}"])
@@ -80,12 +87,101 @@ def test_what_never_was_an_id_reaches_neither_names_nor_keys(job: str) -> None:
         "http://169.254.169.254/latest",
         "file:///etc/passwd",
         "s3://shared/{{=sprig.env('X')}}",
+        "s3://sixview//inputs/abc12345/set.zip",
+        "s3://sixview///inputs//abc12345",
+        "s3://sixview/results",
+        "s3://sixview/inputs",
+        "s3://sixview/./inputs/abc12345",
+        "s3://sixview/x/../inputs/abc12345",
+        "s3://sixview/%69nputs/abc12345",
+        "s3://sixview/%2569nputs/abc12345",
+        "s3://sixview/x%2F..%2Finputs/abc12345",
+        "s3://sixview/%2Finputs/abc12345",
+        "s3://sixview\\inputs\\abc12345",
+        "s3://sixview/\\inputs/abc12345",
+        "s3://sixview/%5Cinputs/abc12345",
+        "S3://sixview/inputs/abc12345",
+        "s3://shared/a\nb",
+        "s3://shared/a\x00b",
+        "s3://shared/\ud800",
+        "s3://shared/.",
+        "s3:///inputs/abc12345",
+        "s3://sha red/x",
+        "s3://shared/" + "x" * 5000,
+        "s3:" + "/" * 5000,
     ],
 )
 def test_inputs_come_only_from_allowed_places(address: str) -> None:
     with pytest.raises(ValidationFailed):
         jobs.allowed_source(address, ("shared", "sixview"))
-    assert jobs.allowed_source("s3://shared/sets/mug.zip", ("shared",)) == "s3://shared/sets/mug.zip"
+
+
+@pytest.mark.parametrize(
+    ("given", "passed_on"),
+    [
+        ("s3://shared/sets/mug.zip", "s3://shared/sets/mug.zip"),
+        ("S3://shared//sets///mug/", "s3://shared/sets/mug"),
+        ("s3://shared/größe ä/100%25", "s3://shared/größe ä/100%25"),
+        ("s3://sixview/sets/inputs/x", "s3://sixview/sets/inputs/x"),
+        ("s3://shared/inputs/x", "s3://shared/inputs/x"),
+    ],
+)
+def test_an_address_is_passed_on_as_it_was_judged(given: str, passed_on: str) -> None:
+    assert jobs.allowed_source(given, ("shared", "sixview")) == passed_on
+
+
+# -- where a job's files lie --------------------------------------------------------------------------------------------
+
+
+UID = "5c8efd93-79b1-4dbd-83e5-23b994bf684f"
+
+
+def test_no_name_of_a_workflow_leads_into_another_job_s_folder() -> None:
+    mine, theirs = copy.deepcopy(WORKFLOW), copy.deepcopy(WORKFLOW)
+    for number, workflow in enumerate((mine, theirs)):
+        workflow["metadata"]["uid"] = f"{number}{UID[1:]}"
+        workflow["metadata"]["labels"][views.FOLDER] = "uid"
+    theirs["metadata"]["name"] = "abc12345"
+    assert views.view(mine)["folder"] == f"abc12345.0{UID[1:]}"
+    assert views.view(theirs)["folder"] == f"abc12345.1{UID[1:]}"
+    assert views.is_job(mine) and not views.is_job(theirs)
+    del theirs["metadata"]["labels"]  # nor does one that takes its mark away
+    assert views.folder_of(theirs) == f"abc12345.1{UID[1:]}"
+
+
+def test_what_a_template_without_uids_made_is_found_where_it_lies() -> None:
+    old = copy.deepcopy(WORKFLOW)
+    old["metadata"]["uid"] = UID
+    assert views.view(old)["folder"] == "abc12345"
+
+
+def test_a_job_s_record_is_the_newest_of_its_own_workflow(bucket: Bucket) -> None:
+    assert storage.record_of("abc12345") is None
+    storage.write_json("records/abc12345.json", {"job_id": "abc12345", "status": "failed"})
+    assert storage.record_of("abc12345") == {"job_id": "abc12345", "status": "failed", "folder": "abc12345"}
+    key = f"records/abc12345.{UID}.json"
+    storage.write_json(key, {"workflow": "sixview-abc12345", "status": "completed", "folder": "elsewhere"})
+    storage.write_json(f"records/abc12345.1{UID[1:]}.json", {"workflow": "abc12345", "status": "failed"})
+    storage.write_json("records/abc12345.other.json", {"status": "cancelled"})
+    storage.write_json("records/abc123456.json", {"status": "cancelled"})
+    found = storage.record_of("abc12345")
+    assert found and (found["status"], found["folder"]) == ("completed", f"abc12345.{UID}")
+
+
+def test_a_cancelled_workflow_takes_no_other_job_s_inputs_away(bucket: Bucket) -> None:
+    stopped = copy.deepcopy(WORKFLOW)
+    stopped["metadata"] |= {"name": "abc12345", "uid": UID, "labels": {views.FOLDER: "uid"}}
+    stopped["spec"]["shutdown"] = "Stop"
+    for key in ("inputs/abc12345/set.zip", "inputs/abc12345.x/set.zip", f"jobs/abc12345.{UID}/scene.tgz"):
+        bucket.put_object(key, b"x")
+    records.settle(stopped)
+    assert [key for key in bucket.objects if not key.startswith("records/")] == [
+        "inputs/abc12345/set.zip",
+        "inputs/abc12345.x/set.zip",
+    ]
+    stopped["metadata"]["name"] = "sixview-abc12345"
+    records.settle(stopped)
+    assert not [key for key in bucket.objects if key.startswith("inputs/")]
 
 
 KNOWN = {"input": {}, "model": {"enum": ["reconviagen", "nvdiffrec"]}, "grid": {"value": "256"}}

@@ -1,0 +1,171 @@
+"""Doubles of the two services: an S3 with versions, and the workflows of a namespace, both in memory."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import io
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from pipeline import storage
+from pipeline.clusters import Conflict
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+PARAMETERS = [{"name": "input"}, {"name": "model", "enum": ["reconviagen", "nvdiffrec"]}, {"name": "grid"}]
+
+
+def refusal(code: str, operation: str = "GetObject") -> ClientError:
+    return ClientError({"Error": {"Code": code, "Message": code}}, operation)
+
+
+class Bucket:
+    """What `storage` asks of a boto3 client, for one bucket. requests: how often each operation was asked for; refused: key ->
+    error code of whatever reads it; away: every request fails."""
+
+    class exceptions:  # noqa: N801 - as boto3 has it
+        ClientError = ClientError
+
+    def __init__(self) -> None:
+        self.objects: dict[str, list[dict[str, Any]]] = {}  # the newest last
+        self.moments = itertools.count()
+        self.requests: Counter[str] = Counter()
+        self.refused: dict[str, str] = {}
+        self.away = False
+
+    def _asked(self, operation: str, key: str = "") -> None:
+        self.requests[operation] += 1
+        if self.away:
+            raise refusal("InternalError", operation)
+        if key in self.refused:
+            raise refusal(self.refused[key], operation)
+
+    def put_object(self, Key: str, Body: Any = b"", **_: Any) -> dict[str, Any]:  # noqa: N803
+        self._asked("put", Key)
+        data = Body if isinstance(Body, bytes) else Body.read()
+        number = next(self.moments)
+        found = {
+            "Key": Key,
+            "ETag": f'"{hashlib.md5(data).hexdigest()}"',
+            "VersionId": str(number),
+            "LastModified": START + timedelta(seconds=number),
+            "Size": len(data),
+            "data": data,
+        }
+        self.objects.setdefault(Key, []).append(found)
+        return found
+
+    def get_object(self, Key: str, VersionId: str = "", Range: str = "", **_: Any) -> dict[str, Any]:  # noqa: N803
+        self._asked("get", Key)
+        found = self._version(Key, VersionId)
+        if Range and not found["data"]:
+            raise refusal("InvalidRange")
+        return {"Body": Body(found["data"]), **found}
+
+    def head_object(self, Key: str, VersionId: str = "", **_: Any) -> dict[str, Any]:  # noqa: N803
+        self._asked("head", Key)
+        found = self._version(Key, VersionId)
+        return {"ContentLength": found["Size"], **found}
+
+    def copy_object(self, Key: str, CopySource: dict[str, str], **_: Any) -> None:  # noqa: N803
+        self._asked("copy", CopySource["Key"])
+        self.put_object(Key, self._version(CopySource["Key"], CopySource.get("VersionId", ""))["data"])
+
+    def delete_object(self, Key: str, **_: Any) -> None:  # noqa: N803
+        self._asked("delete", Key)
+        self.objects.pop(Key, None)
+
+    def delete_objects(self, Delete: dict[str, Any], **_: Any) -> None:  # noqa: N803
+        for item in Delete["Objects"]:
+            self.delete_object(item["Key"])
+
+    def list_objects_v2(self, **_: Any) -> dict[str, Any]:
+        self._asked("list")
+        return {}
+
+    def head_bucket(self, **_: Any) -> None:
+        self._asked("head")
+
+    def get_paginator(self, operation: str) -> Bucket:
+        self._asked(operation)
+        return self
+
+    def paginate(self, Prefix: str, **_: Any) -> Iterator[dict[str, Any]]:  # noqa: N803
+        keys = sorted(key for key in self.objects if key.startswith(Prefix))
+        for place in range(0, len(keys), 1000):
+            page = keys[place : place + 1000]
+            versions = [{**v, "IsLatest": v is self.objects[k][-1]} for k in page for v in reversed(self.objects[k])]
+            yield {"Contents": [v for v in versions if v["IsLatest"]], "Versions": versions}
+
+    def _version(self, key: str, version: str) -> dict[str, Any]:
+        found = [v for v in self.objects.get(key, []) if version in ("", v["VersionId"])]
+        if not found:
+            raise refusal("NoSuchKey")
+        return found[-1]
+
+
+class Body(io.BytesIO):
+    def iter_chunks(self, size: int) -> Iterator[bytes]:
+        while piece := self.read(size):
+            yield piece
+
+
+class Namespace:
+    """What `jobs` asks of a cluster. refusing: what `create` raises."""
+
+    namespace = "here"
+
+    def __init__(self) -> None:
+        self.workflows: dict[str, dict[str, Any]] = {}
+        self.refusing: Exception | None = None
+        self.requests: Counter[str] = Counter()
+
+    def create(self, workflow: dict[str, Any]) -> dict[str, Any]:
+        self.requests["create"] += 1
+        if self.refusing:
+            raise self.refusing
+        name = workflow["metadata"]["name"]
+        if name in self.workflows:
+            raise Conflict(name)
+        self.workflows[name] = made(workflow, len(self.workflows))
+        return self.workflows[name]
+
+    def get(self, name: str) -> dict[str, Any] | None:
+        self.requests["get"] += 1
+        return self.workflows.get(name)
+
+    def list(self, selector: str = "") -> list[dict[str, Any]]:
+        return list(self.workflows.values())
+
+    def template(self, name: str) -> dict[str, Any] | None:
+        return {"spec": {"arguments": {"parameters": PARAMETERS}}}
+
+
+def made(workflow: dict[str, Any], number: int) -> dict[str, Any]:
+    """A workflow as the API server and the controller leave it."""
+    found = copy.deepcopy(workflow)
+    found["metadata"] |= {
+        "uid": f"00000000-0000-4000-8000-{number:012d}",
+        "creationTimestamp": "2026-01-01T00:00:00Z",
+        "resourceVersion": str(number + 1),
+    }
+    found["metadata"].setdefault("labels", {})["sixview.dev/folder"] = "uid"
+    found["status"] = {"phase": "Running", "nodes": {}}
+    return found
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    found = Bucket()
+
+    def client(endpoint: str = "") -> Any:
+        return found
+
+    monkeypatch.setattr(storage, "client", client)
+    return found
