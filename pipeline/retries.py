@@ -22,9 +22,8 @@ FORGOTTEN_STATUS = ("message", "finishedAt", "conditions", "outputs", "artifactG
 def restarted(workflow: dict[str, Any], anew: bool = False) -> tuple[dict[str, Any], list[str]]:
     """The workflow as it goes on, and the names of the pods that have to go. anew: from the first step, whatever succeeded."""
     read = workflows.read(workflow)
-    if read.unread or not isinstance(
-        workflow.get("status"), dict
-    ):  # it would be written back without what could not be read
+    parts = (workflow.get(part) for part in ("metadata", "spec", "status"))
+    if read.unread or not all(isinstance(part, dict) for part in parts):  # what is not read would not be written back
         raise ValidationFailed(f"The workflow cannot be read: {'; '.join(read.unread)}.", "Submit the job again.")
     again = copy.deepcopy(dict(workflow))
     metadata, status = again["metadata"], again["status"]

@@ -31,7 +31,7 @@ def process(folder: Path, *command: str, **environment: str) -> Iterator[subproc
     try:
         yield started
     finally:
-        started.terminate()
+        started.kill()  # what they have written goes with the folder
         started.wait(timeout=60)
 
 

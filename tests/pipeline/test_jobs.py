@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from pipeline import dropped, ids, jobs, records, retries, storage, views
-from steps.errors import JobExpired, JobFailed, JobNotFound, JobNotReady, ValidationFailed
+from pipeline.clusters import FINISHED, Expired, Page
+from steps.errors import ClusterUnavailable, JobExpired, JobFailed, JobNotFound, JobNotReady, ValidationFailed
+from tests.pipeline import finished
 from tests.pipeline.doubles import Bucket, bucket
 
 __all__ = ["bucket"]
@@ -319,6 +322,64 @@ def test_a_manifest_refers_to_the_template_and_says_who_asked() -> None:
         "texture-size": "64",
     }
     assert found["metadata"]["labels"]["sixview.dev/owner"] == "alice"
+
+
+# -- listings -----------------------------------------------------------------------------------------------------------
+
+
+class Cluster:
+    """A cluster that counts what it hands out. expired: so many listings end before they are over."""
+
+    namespace = "sixview"
+
+    def __init__(self, *found: dict[str, Any], expired: int = 0) -> None:
+        self.found = {one["metadata"]["name"]: one for one in found}
+        self.whole: list[str] = []
+        self.expired = expired
+
+    def get(self, name: str) -> dict[str, Any] | None:
+        self.whole.append(name)
+        return self.found.get(name)
+
+    def pages(self, selector: str, whole: bool) -> Iterator[Page]:
+        for name, one in self.found.items():
+            ended = one["metadata"].get("labels", {}).get("workflows.argoproj.io/completed") == "true"
+            if ended == (selector == FINISHED):
+                self.whole += [name] if whole else []
+                yield Page([one if whole else finished.head(one)], "1")
+        if self.expired:
+            self.expired -= 1
+            raise Expired("The provided continue parameter is too old")
+
+
+def made(job: str, created: str, recorded: bool) -> dict[str, Any]:
+    found = finished.workflow(f"sixview-{job}")
+    found["metadata"]["creationTimestamp"] = created
+    return finished.with_record(found) if recorded else found
+
+
+def test_a_list_reads_only_those_whole_that_it_shows() -> None:
+    old = [made(f"old{i:05d}", "2025-01-01T00:00:00Z", recorded=False) for i in range(20)]
+    new = [made(f"new{i:05d}", f"2026-01-01T00:00:0{i}Z", recorded=i != 1) for i in range(3)]
+    cluster = Cluster(*old, *new, with_nodes(phase="Pending"))
+    found = jobs.listing(cluster, 4)  # type: ignore[arg-type]
+    assert [view["job_id"] for view in found] == ["new00002", "new00001", "new00000", "abc12345"]
+    assert [view["queue_position"] for view in found] == [None, None, None, 1]
+    assert cluster.whole == ["sixview-abc12345", "sixview-new00001"]
+
+
+def test_a_queued_job_s_place_costs_no_look_at_those_that_have_ended() -> None:
+    cluster = Cluster(
+        *(made(f"old{i:05d}", "2025-01-01T00:00:00Z", True) for i in range(9)), with_nodes(phase="Pending")
+    )
+    assert jobs.find(cluster, "abc12345")["queue_position"] == 1  # type: ignore[arg-type]
+    assert set(cluster.whole) == {"sixview-abc12345"}
+
+
+def test_a_listing_that_expires_begins_anew_and_never_for_ever() -> None:
+    assert len(jobs.listing(Cluster(made("done1111", "2026-01-01T00:00:00Z", True), expired=2))) == 1  # type: ignore[arg-type]
+    with pytest.raises(ClusterUnavailable, match="expired"):
+        jobs.listing(Cluster(expired=9))  # type: ignore[arg-type]
 
 
 # -- trying again -------------------------------------------------------------------------------------------------------

@@ -266,7 +266,7 @@ class Listed:
 
     def pages(self, selector: str = "", whole: bool = True) -> Any:
         for one in self.found:
-            ended = one["metadata"].get("labels") == workflow()["metadata"]["labels"]
+            ended = reading.mapping(one["metadata"]).get("labels") == workflow()["metadata"]["labels"]
             if not selector.endswith("=true") or ended != ("!=" in selector):
                 yield Page([one if whole else head(one)], "200")
 

@@ -1,0 +1,82 @@
+"""What somebody else writes into a workflow spoils that one alone: at the gateway, at its watch, and for the command."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from pipeline import ids
+from pipeline.views import PREFIX
+from tests.cluster import web
+from tests.cluster.node import kubectl
+from tests.cluster.places import NAMESPACE
+from tests.cluster.test_commands import sixview
+
+
+@pytest.fixture
+def waiting(cluster: None) -> Iterator[Callable[[], str]]:
+    """waiting() -> a job that waits for ever."""
+    made: list[str] = []
+
+    def make() -> str:
+        job = ids.new_id()
+        workflow = {
+            "apiVersion": "argoproj.io/v1alpha1",
+            "kind": "Workflow",
+            "metadata": {
+                "name": PREFIX + job,
+                "labels": {"app.kubernetes.io/name": "sixview", "sixview.dev/owner": "alice"},
+            },
+            "spec": {
+                "suspend": True,
+                "workflowTemplateRef": {"name": "sixview-cpu"},
+                "arguments": {"parameters": [{"name": "input", "value": "s3://sixview/inputs/none"}]},
+            },
+        }
+        kubectl("create", "-n", NAMESPACE, "-f", "-", given=json.dumps(workflow))
+        made.append(job)
+        return job
+
+    yield make
+    for job in made:
+        kubectl("-n", NAMESPACE, "delete", "workflow", PREFIX + job, "--wait=false", check=False)
+
+
+def patch(job: str, change: dict[str, Any]) -> None:
+    kubectl("-n", NAMESPACE, "patch", "workflow", PREFIX + job, "--type=merge", "-p", json.dumps(change))
+
+
+def seen(session: httpx.Client, job: str, field: str, part: str) -> None:
+    for _ in range(100):
+        if part in str(session.get(f"/jobs/{job}").json().get(field)):
+            return
+        time.sleep(0.2)
+    raise TimeoutError(f"the gateway never showed {part!r} of {job}: {session.get(f'/jobs/{job}').json()}")
+
+
+def test_one_bad_workflow_spoils_its_own_view_and_nothing_else(waiting: Callable[[], str], tmp_path: Path) -> None:
+    bad, deep = waiting(), waiting()
+    patch(bad, {"metadata": {"annotations": {"sixview.dev/cancel-requested": "soon"}}})
+    nested: Any = 1
+    for _ in range(900):
+        nested = [nested]
+    with web.serving(tmp_path) as session:
+        seen(session, bad, "note", "'soon' is no time")  # as the listing brought it
+        patch(deep, {"spec": {"arguments": {"parameters": nested}}})
+        good = waiting()
+        seen(session, good, "status", "queued")
+        patch(bad, {"metadata": {"annotations": {"sixview.dev/cancel-requested": "later"}}})
+        seen(session, bad, "note", "'later' is no time")  # as the watch did
+        seen(session, deep, "note", "not everything can be read")
+        listed = {job["job_id"] for job in session.get("/jobs").raise_for_status().json()}
+        assert {bad, deep, good} <= listed
+        assert session.get("/health").json()["cluster"] == {"ok": True}
+    done = sixview("list", "--json")
+    assert {bad, deep, good} <= {job["job_id"] for job in json.loads(done.stdout)}
+    assert sixview("status", bad).returncode == 0
