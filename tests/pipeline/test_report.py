@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import reconciler, report
+from pipeline import reconciler, report, views
 from pipeline.report import ENDED_BY, RECORD, describe
 from steps.errors import ModelConvergenceFailed, StepError
 
@@ -174,3 +174,35 @@ def test_only_the_wait_for_an_image_counts() -> None:
     assert not reconciler.without_image(pod, now, 60)
     waiting["state"] = {"waiting": {"reason": "PodInitializing"}}
     assert not reconciler.without_image(pod, now, 20)
+
+
+# Workflows as Argo 3.7.18 on Kubernetes 1.34.4 left them (endings.json, cut down to what is read): code, stage, status, attempts
+ENDINGS = {
+    "missing key": ("VALIDATION_FAILED", "validation", "failed", 1),
+    "missing bucket": ("VALIDATION_FAILED", "validation", "failed", 1),
+    "bad bucket name": (
+        "VALIDATION_FAILED",
+        "validation",
+        "failed",
+        2,
+    ),  # this and the next ran before they were told at once
+    "refused keys": ("STORAGE_UNAVAILABLE", "validation", "failed", 2),
+    "own limit on disk": ("DISK_FULL", "weight_loading", "failed", 1),
+    "rejected by the kubelet": ("NODE_LOST", "validation", "failed", 2),
+    "workflow deadline": ("MODEL_TIMEOUT", "weight_loading", "failed", 1),
+    "stopped in the queue": ("CANCELLED", "validation", "cancelled", 1),
+    "stopped in its first step": ("CANCELLED", "validation", "cancelled", 1),
+    "terminated": ("CANCELLED", "weight_loading", "cancelled", 1),
+    "missed gate": ("QUALITY_THRESHOLD_FAILED", "quality_metrics", "failed", 1),
+}
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+def test_every_way_in_which_a_workflow_ended_has_its_words(name: str) -> None:
+    """As the exit handler tells it, as a view does where no exit handler ran, and as the reconciler writes it down."""
+    found = json.loads((Path(__file__).parent / "endings.json").read_text())[name]
+    values = describe(found, [], report.tasks_phase(found))
+    details = json.loads(values["failure"])["details"]
+    assert (values["error-code"], values["stage"], values["status"], details["attempts"]) == ENDINGS[name]
+    seen = views.view(found)
+    assert (seen["error"]["code"], seen["stage"], seen["status"]) == ENDINGS[name][:3]
