@@ -208,12 +208,19 @@ def of_node(node: Node, pods: list[dict[str, Any]], workflow: dict[str, Any]) ->
 
 
 def _outside(message: str, node: Node, workflow: dict[str, Any]) -> StepError:
-    if step_of(node) == "validate" and (refused := _refused(workflow)):
-        return refused
+    given = {p["name"]: text(p.get("value")) for p in workflow["spec"]["arguments"]["parameters"]}
+    source, first = given.pop(SET, ""), step_of(node) == "validate"
+    if first and (allowed := wrong(given)):
+        return refusal(given, allowed)  # validate could not even begin to say so
     if pending.REFUSED.search(message):
         wait = pending.fault(str(node.get("templateName", "")), message)
         return ConfigurationError(wait.reason, wait.advice)
-    source = next((text(p.get("value")) for p in workflow["spec"]["arguments"]["parameters"] if p["name"] == SET), "")
+    if first and (not re.match(r"s3://[^/]+/.", source) or re.search(r"[{}]", source)):
+        return ValidationFailed(
+            f"The input {source!r} is not an address in S3.",
+            "Give input=s3://bucket/prefix or s3://bucket/set.zip.",
+            field="input",
+        )
     if says.found(says.NO_IMAGE, message):
         return ImageUnavailable(message)
     if says.found(says.NO_GPU, message):
@@ -267,22 +274,6 @@ def _of_store(message: str) -> StepError:
     if says.found(says.STORE, message):
         return StorageUnavailable(message)
     return UnknownError(message or "The pod ended without a word.", "Read the pod's log in the Argo UI.")
-
-
-def _refused(workflow: dict[str, Any]) -> ValidationFailed | None:
-    """What is wrong with the job's parameters, where validate could not even begin to say so."""
-    given = {p["name"]: text(p.get("value")) for p in workflow["spec"]["arguments"]["parameters"]}
-    address = given.pop(SET, "")
-    allowed = wrong(given)
-    if allowed:
-        return refusal(given, allowed)
-    if re.match(r"s3://[^/]+/.", address) and not re.search(r"[{}]", address):
-        return None
-    return ValidationFailed(
-        f"The input {address!r} is not an address in S3.",
-        "Give input=s3://bucket/prefix or s3://bucket/set.zip.",
-        field="input",
-    )
 
 
 def pod_of(node: Node, pods: list[dict[str, Any]]) -> dict[str, Any]:

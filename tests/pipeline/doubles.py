@@ -15,7 +15,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from pipeline import storage
-from pipeline.clusters import Conflict
+from pipeline.clusters import Conflict, Page
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 PARAMETERS = [{"name": "input"}, {"name": "model", "enum": ["reconviagen", "nvdiffrec"]}, {"name": "grid"}]
@@ -139,6 +139,9 @@ class Namespace:
     def get(self, name: str) -> dict[str, Any] | None:
         self.requests["get"] += 1
         return self.workflows.get(name)
+
+    def pages(self, selector: str = "", whole: bool = True) -> Iterator[Page]:
+        yield Page(list(self.workflows.values()), "1")
 
     def list(self, selector: str = "") -> list[dict[str, Any]]:
         return list(self.workflows.values())

@@ -8,7 +8,7 @@ import copy
 import gzip
 import json
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -240,13 +240,15 @@ def test_the_logs_of_any_workflow_have_their_headings(store: Store, found: Any) 
 @given(odd)
 def test_a_pod_of_any_content_does_not_end_the_reconciler_s_look(value: Any) -> None:
     pod = {
-        "metadata": {"creationTimestamp": "2026-01-01T00:00:00Z"},
+        "metadata": {"name": "x", "creationTimestamp": "2026-01-01T00:00:00Z"},
+        "spec": {},
         "status": {
             "conditions": [{"type": "PodScheduled", "lastTransitionTime": "2026-01-01T00:00:00Z"}],
             "containerStatuses": [{"image": "x", "state": {"waiting": {"reason": "ErrImagePull", "message": value}}}],
         },
     }
-    reconciler.without_image(pod, datetime.now(UTC), 1)
+    told = reconciler.Reconciler.of_pod(cast(reconciler.Reconciler, None), pod, [])
+    assert told is None or told.reason
 
 
 # -- one bad one among good ones ----------------------------------------------------------------------------------------

@@ -11,11 +11,7 @@ from typing import Any
 
 import pytest
 
-<<<<<<< HEAD
-from pipeline import report
-=======
-from pipeline import reconciler, report, views
->>>>>>> wt-endings
+from pipeline import report, views
 from pipeline.report import ENDED_BY, RECORD, describe
 from steps.errors import ModelConvergenceFailed, StepError
 
@@ -168,7 +164,6 @@ def test_failure_json_is_written_only_after_a_failure(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "bad" / "failure.json").read_text()) == {"code": "X"}
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize("model", ['"-', "-x", "x.", "_", "x" * 62 + "--", "{{workflow.name}}", "größe", "a\nb", ""])
 def test_whatever_was_asked_for_the_labels_are_ones_that_kubernetes_takes(model: str) -> None:
     value = report.label_value(describe(workflow(node("validate"), model=model), [], "Succeeded")["model"])
@@ -188,17 +183,6 @@ def test_an_address_with_braces_is_none() -> None:
         code(workflow(node("validate", "Error", "no such key"), source="s3://b/{{workflow.name}}"))
         == "VALIDATION_FAILED"
     )
-=======
-def test_only_the_wait_for_an_image_counts() -> None:
-    now = datetime.now(UTC)
-    then = (now - timedelta(seconds=30)).isoformat()
-    waiting = {"name": "main", "image": "x/y:1", "state": {"waiting": {"reason": "ImagePullBackOff", "message": "no"}}}
-    pod = {"metadata": {"creationTimestamp": "2020-01-01T00:00:00Z"}, "status": {"containerStatuses": [waiting]}}
-    pod["status"]["conditions"] = [{"type": "PodScheduled", "lastTransitionTime": then}]
-    assert "x/y:1" in reconciler.without_image(pod, now, 20)
-    assert not reconciler.without_image(pod, now, 60)
-    waiting["state"] = {"waiting": {"reason": "PodInitializing"}}
-    assert not reconciler.without_image(pod, now, 20)
 
 
 # Workflows as Argo 3.7.18 on Kubernetes 1.34.4 left them (endings.json, cut down to what is read): code, stage, status, attempts
@@ -231,4 +215,3 @@ def test_every_way_in_which_a_workflow_ended_has_its_words(name: str) -> None:
     assert (values["error-code"], values["stage"], values["status"], details["attempts"]) == ENDINGS[name]
     seen = views.view(found)
     assert (seen["error"]["code"], seen["stage"], seen["status"]) == ENDINGS[name][:3]
->>>>>>> wt-endings
