@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ def main() -> None:
             show(intake(config, environment))
 
 
-def show(row: Row) -> None:
+def show(row: Sequence[object]) -> None:
     print(f"| {' | '.join(map(str, row))} |", flush=True)
 
 

@@ -37,8 +37,8 @@ HOSTILE = {
     "lines": "a\nb\\\t'\"",
     "words": '1"],"image":"other","args":["$(id)',
 }
-# each pass of Argo's substitution would open the next one; the last would come into the copy of the template that the pod
-# holds as text, where its quotes would be quotes
+# each pass of Argo's substitution would open the next one; the last would come into the copy of the template that the pod holds
+# as text, where its quotes would be quotes
 CHAIN = {f"v{n}": f"{{{{workflow.parameters.v{n + 1}}}}}" for n in range(3)} | {
     "v3": 'auto"],"image":"other","args":["x',
     **dict.fromkeys(JOB_OPTIONS, "{{workflow.parameters.v0}}"),

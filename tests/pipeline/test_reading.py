@@ -198,7 +198,8 @@ class Store:
         self.written: dict[str, Any] = {}
         monkeypatch.setattr(storage, "read", lambda key, **more: self.data)
         monkeypatch.setattr(storage, "write_json", lambda key, value: self.written.update({key: json.dumps(value)}))
-        monkeypatch.setattr(storage, "listed", lambda prefix: iter([]))
+        there = {"Key": storage.record_key(JOB), "LastModified": datetime(2026, 1, 1, tzinfo=UTC)}
+        monkeypatch.setattr(storage, "listed", lambda prefix: iter([there] if there["Key"].startswith(prefix) else []))
         monkeypatch.setattr(storage, "purge", lambda *args, **more: None)
         monkeypatch.setattr(dropped, "mark", lambda name: isinstance(name, str) or pytest.fail(str(name)))
 
