@@ -159,7 +159,7 @@ def _beyond(x: float, y: float) -> Any:
 
 
 def test_a_moved_pixel_is_the_one_that_its_middle_falls_into_before_the_first_as_after_it() -> None:
-    ramp = _picture(np.arange(1, 65)[None].repeat(64, axis=0))
+    ramp = png.Picture(np.arange(1, 65, dtype=np.uint8)[None, :, None].repeat(64, axis=0), 255)
     for x in (0.5 / 32, 0.75 / 32, -0.75 / 32):
         columns = np.floor(np.arange(64) + 0.5 - 32 * x).astype(int)
         expected = np.where((columns >= 0) & (columns < 64), columns + 1, 0)
