@@ -41,8 +41,8 @@ def main() -> None:
     real = finished_workflow()
     with tempfile.TemporaryDirectory() as name, servers.api_server(Path(name)) as config:
         fill(config, real)
-        for row in (["what", "measured", "may have"], ["---"] * 3):
-            show(row)
+        for line in (["what", "measured", "may have"], ["---"] * 3):
+            show(line)
         for row in (*gateway(config), *command(config)):
             show(row)
         with servers.store(Path(name)) as environment:

@@ -345,7 +345,8 @@ def test_what_fastapi_says_itself_has_the_same_form(alice: httpx.Client) -> None
 
 def test_a_cancellation_is_asked_for_and_then_confirmed(alice: httpx.Client, mug: Path) -> None:
     job = alice.post("/jobs", data=form(seed=7002), files=parts(mug)).json()["job_id"]
-    for body in ({}, {"json": {"confirm": False}}):
+    unconfirmed: list[dict[str, Any]] = [{}, {"json": {"confirm": False}}]
+    for body in unconfirmed:
         asked = alice.post(f"/jobs/{job}/cancel", **body).json()
         assert (asked["job_id"], asked["status"]) == (job, "cancel_requested")
     wait_for(lambda: "waits" in (alice.get(f"/jobs/{job}").json()["note"] or ""), 10, "the note")
@@ -365,8 +366,9 @@ def test_a_cancellation_is_asked_for_and_then_confirmed(alice: httpx.Client, mug
 
 
 def test_what_has_ended_cannot_be_cancelled(alice: httpx.Client, done: dict[str, Any], failed: dict[str, Any]) -> None:
+    asked: list[dict[str, Any]] = [{}, {"json": {"confirm": True}}]
     for job in (done, failed):
-        for body in ({}, {"json": {"confirm": True}}):
+        for body in asked:
             refused(alice.post(f"/jobs/{job['job_id']}/cancel", **body), 400, "JOB_NOT_READY")
     refused(alice.post("/jobs/nothing0/cancel"), 404, "JOB_NOT_FOUND")
     refused(alice.post(f"/jobs/{done['job_id']}/cancel", json={"confirm": "perhaps"}), 422, "VALIDATION_FAILED")
