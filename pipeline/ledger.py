@@ -5,21 +5,16 @@ A finalizer would do the same, and would hold everything back when the chart is 
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 from pipeline import records, report, storage, views, workflows
-from pipeline.clusters import OURS, Kubernetes
+from pipeline.clusters import FINISHED, UNFINISHED, Kubernetes
 from steps.errors import Cancelled
 
-COMPLETED = "workflows.argoproj.io/completed"
-RUNNING = f"{OURS},{COMPLETED}!=true"
-UNTOLD = f"{OURS},{COMPLETED}=true,!{report.PREFIX}status"  # ended, and no exit handler has labelled them
-METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
-PAGE = 200
+UNTOLD = f"{FINISHED},!{report.PREFIX}status"  # ended, and no exit handler has labelled them
 KEPT_METADATA = ("name", "namespace", "uid", "creationTimestamp", "labels", "annotations")
 
 Workflow = dict[str, Any]
@@ -36,7 +31,7 @@ class Ledger:
         """Brings the objects and the records up to date. What cannot be done now is done at the next look."""
         try:
             written = {uid_of(item["Key"]): item["Key"] for item in storage.listed(storage.OPEN)}
-            running = {head["uid"]: head["name"] for head in self.heads(RUNNING)}
+            running = {head["uid"]: head["name"] for head in self.heads(UNFINISHED)}
             untold = {head["uid"]: head["name"] for head in self.heads(UNTOLD)}
         except Exception as error:
             complain("could not look for jobs without a record", error)
@@ -56,28 +51,10 @@ class Ledger:
         except Exception as error:
             complain(arguments[0], error)
 
-    def heads(self, selector: str) -> Iterator[dict[str, Any]]:
-        """The metadata of every workflow with these labels, one page of them in memory at a time."""
-        token = ""
-        while True:
-            more: Any = {"_continue": token} if token else {}
-            answer: Any = self.cluster.custom.list_namespaced_custom_object(
-                "argoproj.io",
-                "v1alpha1",
-                self.cluster.namespace,
-                "workflows",
-                label_selector=selector,
-                limit=PAGE,
-                _headers={"Accept": METADATA},
-                _preload_content=False,
-                _request_timeout=(5, 60),
-                **more,
-            )
-            page = json.loads(answer.data)
-            yield from (item["metadata"] for item in page.get("items") or [])
-            token = page.get("metadata", {}).get("continue") or ""
-            if not token:
-                return
+    def heads(self, selector: str) -> Iterator[dict[str, str]]:
+        """Name and uid of every workflow with these labels."""
+        for page in self.cluster.pages(selector, whole=False):
+            yield from (workflows.read(item)["metadata"] for item in page.items)
 
     def ours(self, name: str, uid: str) -> Workflow | None:
         """The workflow, if it is still there and a job of this release."""

@@ -3,16 +3,13 @@ even be made. The words that are looked for are those of Kubernetes 1.28 to 1.34
 
 from __future__ import annotations
 
-import base64
-import gzip
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from pipeline import placement
+from pipeline import placement, workflows
 from steps.errors import ConfigurationError, ImageUnavailable, Unschedulable
 
 IMAGE = (
@@ -256,7 +253,7 @@ def _by_words(message: str) -> placement.Verdict | None:
 
 def of_workflow(workflow: dict[str, Any]) -> Iterator[Wait]:
     """What Argo could not make a pod for. Argo tries again: at once where a quota is used up, else by the template's retries."""
-    nodes = packed_nodes(workflow)
+    nodes = workflows.read(workflow)["status"]["nodes"]
     for node in nodes.values():
         if node.get("type") == "Pod" and node.get("phase") == "Pending":
             yield from _refused(node)
@@ -288,15 +285,6 @@ def _more(asked: str, limit: str) -> bool:
     allowed = dict(pair.partition("=")[::2] for pair in re.split(r",\s*", limit))
     pairs = [pair.partition("=")[::2] for pair in re.split(r",\s*", asked)]
     return any(name in allowed and placement.quantity(v) > placement.quantity(allowed[name]) for name, v in pairs)
-
-
-def packed_nodes(workflow: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Argo's nodes, those of a large workflow unpacked."""
-    status = workflow.get("status") or {}
-    nodes = status.get("nodes") or {}
-    if not nodes and status.get("compressedNodes"):
-        nodes = json.loads(gzip.decompress(base64.b64decode(status["compressedNodes"])))
-    return dict(nodes)
 
 
 def _cut(text: str) -> str:

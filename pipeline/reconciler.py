@@ -17,16 +17,19 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from pipeline import pending, placement
+from pipeline import pending, placement, views, workflows
 from pipeline.clusters import Kubernetes
 from pipeline.ledger import Ledger
 from pipeline.pending import Wait
+from pipeline.reading import mapping, moment
 from pipeline.report import ENDED_BY, PREFIX
 from pipeline.views import WAITING
 from steps.errors import ConfigurationError, ImageUnavailable, Unschedulable, by_code
 
 WORKFLOW = "workflows.argoproj.io/workflow"
 RUNNING = "app.kubernetes.io/name=sixview,workflows.argoproj.io/phase=Running"
+UNTAKEN = "!workflows.argoproj.io/phase"  # Argo's controller has not begun with them
+UNTAKEN_SECONDS = 60.0  # after which that is worth telling
 REPORT = "report"  # the exit handler's template
 REPORT_SECONDS = 60.0  # an exit handler that cannot start, of a job that was ended for the same reason
 PAGE = {"workflows": 10, "pods": 50, "nodes": 50, "events": 50}  # of each at a time in memory
@@ -183,6 +186,21 @@ class Reconciler:
             except Exception as error:  # whatever stands in its status
                 complain(f"{job.name} cannot be read: {type(error).__name__}: {error}")
             yield job
+        for workflow in pages(ask, PAGE["workflows"], label_selector=UNTAKEN):
+            yield from self.untaken(workflow, datetime.now(UTC))
+
+    def untaken(self, workflow: dict[str, Any], now: datetime) -> Iterator[Job]:
+        """A job that Argo's controller has not begun with for a while: it is away, or has given up without a word. Nothing but the
+        reason can be written: an order to stop would be the controller's to carry out, too."""
+        found = workflows.read(workflow)
+        of_release = mapping(found["spec"].get("workflowTemplateRef")).get("name") == self.release
+        since = moment(found["metadata"]["creationTimestamp"])
+        if of_release and since and (now - since).total_seconds() > UNTAKEN_SECONDS:
+            reason = "Argo's controller has not begun with the job: see whether it runs, and what its log says of it."
+            metadata = found["metadata"]
+            yield Job(
+                metadata["name"], metadata["annotations"], found["spec"]["shutdown"], [Wait(views.UNTAKEN, "", reason)]
+            )
 
     def pods(self) -> Iterator[dict[str, Any]]:
         ask = functools.partial(self.core.list_namespaced_pod, self.namespace)

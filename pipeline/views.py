@@ -18,6 +18,7 @@ RECORD = "sixview.dev/record"  # annotation: the record that the exit handler le
 COMPLETED, PHASE = "workflows.argoproj.io/completed", "workflows.argoproj.io/phase"  # the controller's labels
 CANCEL_SECONDS = 3600.0  # after which a cancellation that nobody confirmed is forgotten
 WAITING = "sixview.dev/waiting"  # annotation: why the job waits, see `reconciler`
+UNTAKEN = "argo"  # its step where Argo's controller itself has not begun with the job
 ENDED = ("Succeeded", "Failed", "Error")
 STATUSES = ("queued", "processing", "completed", "failed", "cancelled")
 SHARES = {"validate": 5, "model": 70, "quality": 8, "preview": 12, "package": 5}  # of a job's time, in percent
@@ -199,7 +200,10 @@ def suspended(workflow: Workflow) -> str:
 
 def waiting(workflow: Workflow) -> str:
     """Why a job does not go on, as the reconciler found out; empty where it does."""
-    told = mapping(reading.json_of(workflows.read(workflow)["metadata"]["annotations"].get(WAITING)))
+    workflow = workflows.read(workflow)
+    told = mapping(reading.json_of(workflow["metadata"]["annotations"].get(WAITING)))
+    if told.get("step") == UNTAKEN and workflow["status"]["phase"]:
+        return ""  # it has begun since
     code, reason, advice, since, ends = (text(told.get(k)) for k in ("code", "reason", "advice", "since", "ends"))
     if not reason:
         return ""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
-from types import SimpleNamespace
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from pipeline import ledger, storage
-from pipeline.ledger import COMPLETED, Ledger
+from pipeline import storage
+from pipeline.clusters import COMPLETED, UNFINISHED, Page
+from pipeline.ledger import Ledger
 from pipeline.views import view
 
 NAME, UID = "sixview-abc12345", "5a0b2c6e-0000-4000-8000-0123456789ab"
@@ -53,14 +54,15 @@ class Cluster:
     def get(self, name: str) -> dict[str, Any] | None:
         return copy.deepcopy(self.workflow) if self.workflow and self.workflow["metadata"]["name"] == name else None
 
-    def list_namespaced_custom_object(self, *_: str, label_selector: str, **more: Any) -> Any:
+    def pages(self, selector: str, whole: bool) -> Iterator[Page]:
+        assert not whole
         items = []
         if self.workflow:
             labels = self.workflow["metadata"]["labels"]
             done, told = labels.get(COMPLETED) == "true", "sixview.dev/status" in labels
-            if done != (label_selector == ledger.RUNNING) and not (done and told):
+            if done != (selector == UNFINISHED) and not (done and told):
                 items = [{"metadata": self.workflow["metadata"]}]
-        return SimpleNamespace(data=json.dumps({"items": items, "metadata": {}}))
+        yield Page(items, "")
 
     def patch_namespaced_custom_object(self, *arguments: Any) -> None:
         assert self.workflow is not None

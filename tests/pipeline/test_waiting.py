@@ -3,15 +3,17 @@ cluster: tests/cluster/test_waiting.py."""
 
 from __future__ import annotations
 
+import functools
 import json
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from pipeline import pending, placement, report, views
 from pipeline.pending import Wait
-from pipeline.reconciler import REPORT_SECONDS, Job, Limits, patch
+from pipeline.reconciler import REPORT_SECONDS, Job, Limits, Reconciler, patch
 from pipeline.report import ENDED_BY, describe
 from pipeline.views import WAITING
 
@@ -512,6 +514,21 @@ def test_an_annotation_of_somebody_else_s_spoils_nothing(word: str) -> None:
     job = Job("sixview-j", {WAITING: word}, "", [SECRET])
     assert json.loads(written(job, NOW)[WAITING])["since"] == "2026-01-01T12:00:00Z"
     assert views.waiting({"metadata": {"annotations": {WAITING: word}}}) == ""
+
+
+def test_a_job_that_argo_does_not_begin_with_says_so_until_it_does() -> None:
+    found = {
+        "metadata": {"name": "sixview-j", "creationTimestamp": "2026-01-01T11:00:00Z"},
+        "spec": {"workflowTemplateRef": {"name": "sixview"}},
+    }
+    untaken = functools.partial(Reconciler.untaken, cast(Reconciler, SimpleNamespace(release="sixview")), found)
+    assert not list(untaken(datetime.fromisoformat("2026-01-01T11:00:59Z")))
+    (job,) = untaken(datetime.fromisoformat("2026-01-01T11:01:01Z"))
+    change = patch(job, LIMITS, True, NOW)
+    assert change is not None and "shutdown" not in str(change)
+    waiting = found | {"metadata": found["metadata"] | {"annotations": change["metadata"]["annotations"]}}
+    assert "Argo's controller has not begun" in views.waiting(waiting)
+    assert not views.waiting(waiting | {"status": {"phase": "Pending"}})
 
 
 def test_the_view_says_why_a_job_waits_and_when_it_ends() -> None:
