@@ -190,8 +190,8 @@ class Reconciler:
             yield from self.untaken(workflow, datetime.now(UTC))
 
     def untaken(self, workflow: dict[str, Any], now: datetime) -> Iterator[Job]:
-        """A job that Argo's controller has not begun with for a while: it is away, or has given up without a word. Only the reason
-        is written: an order to stop would be the controller's to carry out, too."""
+        """A job that Argo's controller has not begun with for a while: it is away, or has given up without a word. Only the
+        reason is written: an order to stop would be the controller's to carry out, too."""
         found = workflows.read(workflow)
         of_release = mapping(found["spec"].get("workflowTemplateRef")).get("name") == self.release
         since = moment(found["metadata"]["creationTimestamp"])
