@@ -27,7 +27,8 @@ def unwrap(vertices: Array, faces: Array, texture_size: int) -> tuple[Array, Arr
     Returns index (k,) of the original vertex for each new one, faces (m, 3) int32 over the new ones, in the order of
     `faces`, and uv (k, 2) float32 in [0, 1]. Vertices on seams appear once per chart. Raises ModelConvergenceFailed where the
     mesh has no extent, or none that is a number."""
-    diagonal = float(np.linalg.norm(np.ptp(vertices, axis=0))) if len(faces) else 0.0
+    usable = len(faces) > 0 and bool(np.isfinite(vertices).all())
+    diagonal = float(np.linalg.norm(np.ptp(vertices, axis=0))) if usable else 0.0
     if not 0 < diagonal < np.inf:
         raise ModelConvergenceFailed("The surface has no extent, so that no texture can be laid on it.")
     scale = 2.0 ** -np.floor(np.log2(diagonal / UNIT))
