@@ -112,7 +112,7 @@ def newest_record(name: str) -> dict[str, Any] | None:
 
 def _bring_about(name: str, record: dict[str, Any], anew: bool) -> bool:
     """Writes the mark that a record asks for and takes the other one away; False where nothing was to be done."""
-    own, other = (f"{DROPS}{name}/{part}" for part in (MARKS if record["status"] == "completed" else reversed(MARKS)))
+    own, other = (f"{DROPS}{name}/{part}" for part in (MARKS if record.get("status") == "completed" else reversed(MARKS)))
     content, wrong = told(record), storage.head(other) is not None
     missing = anew or storage.read_json(own) != content
     if missing:
@@ -124,8 +124,8 @@ def _bring_about(name: str, record: dict[str, Any], anew: bool) -> bool:
 
 def told(record: dict[str, Any]) -> dict[str, Any]:
     """What a mark says."""
-    bucket, job, completed = storage.bucket(), record["job_id"], record["status"] == "completed"
+    bucket, completed = storage.bucket(), record.get("status") == "completed"
     final = [name for name in storage.FINAL if name != "failure.json" or not completed]
     links = {name: f"s3://{bucket}/{storage.key_of(record['folder'], name)}" for name in final}
-    found = {"job_id": job, "status": record["status"], **record["drop"], "links": links}
-    return found if completed else {**found, "error": record["error"]}
+    found = {"job_id": record.get("job_id"), "status": record.get("status"), **record["drop"], "links": links}
+    return found if completed else {**found, "error": record.get("error")}

@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from urllib.parse import unquote_plus
 
-from pipeline import dropped, dropped_files, jobs, records, storage, views
+from pipeline import dropped, dropped_files, jobs, records, storage, views, workflows
 from pipeline.clusters import Cluster, Workflow, connect
 from pipeline.dropped import MARKS, ZIP, Drop, name_of, text_of
 from pipeline.storage import DROPS
@@ -161,7 +161,7 @@ def attend(intake: Intake, drop: Drop, has_record: bool) -> str:
     except StepError as error:
         refuse(drop, error)
         return "refused"
-    if workflow.get("status", {}).get("phase") in views.ENDED:
+    if workflows.read(workflow)["status"]["phase"] in views.ENDED:
         records.settle(workflow)
         return "recorded"
     return ""
