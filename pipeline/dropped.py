@@ -112,7 +112,9 @@ def newest_record(name: str) -> dict[str, Any] | None:
 
 def _bring_about(name: str, record: dict[str, Any], anew: bool) -> bool:
     """Writes the mark that a record asks for and takes the other one away; False where nothing was to be done."""
-    own, other = (f"{DROPS}{name}/{part}" for part in (MARKS if record.get("status") == "completed" else reversed(MARKS)))
+    own, other = (
+        f"{DROPS}{name}/{part}" for part in (MARKS if record.get("status") == "completed" else reversed(MARKS))
+    )
     content, wrong = told(record), storage.head(other) is not None
     missing = anew or storage.read_json(own) != content
     if missing:

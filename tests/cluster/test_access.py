@@ -153,12 +153,15 @@ def test_what_one_node_cannot_show_is_there_as_rendered(cluster: None) -> None:
     """Another node for a retry, the NetworkPolicy, GPU nodes: this cluster has one node, and its bridge enforces no policy."""
     documents = {
         (d["kind"], d["metadata"]["name"]): d
-        for d in yaml.safe_load_all(rendered("-f", str(CHART / "ci/gpu-values.yaml")))
+        for d in yaml.safe_load_all(
+            rendered("-f", str(CHART / "ci/gpu-values.yaml"), "--set", "retries.anotherNode=true")
+        )
         if d
     }
     spec = documents["WorkflowTemplate", "sixview"]["spec"]
     pods = [t for t in spec["templates"] if t.get("container") and t["name"] != "report"]
     assert all(t["retryStrategy"]["affinity"] == {"nodeAntiAffinity": {}} for t in pods)
+    assert "nodeAntiAffinity" not in rendered()  # it is a requirement: only where the values ask for it
     assert all(t["container"]["resources"]["limits"]["nvidia.com/gpu"] == "1" for t in pods)
     assert spec["tolerations"][0]["key"] == "nvidia.com/gpu"
     assert spec["nodeSelector"] == {"nvidia.com/gpu.product": "NVIDIA-H200"}
