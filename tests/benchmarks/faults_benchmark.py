@@ -44,10 +44,13 @@ def main() -> None:
         fill(config, real)
         for row in itertools.chain([["what", "measured", "may have"], ["---"] * 3], gateway(config), command(config)):
             show(row)
-    with tempfile.TemporaryDirectory() as name, servers.api_server(Path(name)) as config:  # the other had 12 GB by now
-        with servers.store(Path(name)) as environment:
-            fill_drops()
-            show(intake(config, environment))
+    with (
+        tempfile.TemporaryDirectory() as name,
+        servers.api_server(Path(name)) as config,  # the other one had 12 GB by now
+        servers.store(Path(name)) as environment,
+    ):
+        fill_drops()
+        show(intake(config, environment))
 
 
 def show(row: Row) -> None:
