@@ -1,7 +1,7 @@
 """What a week of jobs and a bucket full of drops cost the service: memory of the gateway, the command and the intake, and time.
 
 The workflows are copies of a real finished one of the test cluster, in an API server of the benchmark's own. WORKFLOWS and DROPS
-may be given by the environment, for machines on which these would take too long."""
+may be given by the environment: 5,000 workflows fill 13 GB of the API server's own memory."""
 
 from __future__ import annotations
 
@@ -41,13 +41,17 @@ def main() -> None:
     real = finished_workflow()
     with tempfile.TemporaryDirectory() as name, servers.api_server(Path(name)) as config:
         fill(config, real)
-        for line in (["what", "measured", "may have"], ["---"] * 3):
-            show(line)
+        show(["what", "measured", "may have"])
+        show(["---"] * 3)
         for row in (*gateway(config), *command(config)):
             show(row)
-        with servers.store(Path(name)) as environment:
-            fill_drops()
-            show(intake(config, environment))
+    with (
+        tempfile.TemporaryDirectory() as name,
+        servers.api_server(Path(name)) as config,  # the other one had 12 GB by now
+        servers.store(Path(name)) as environment,
+    ):
+        fill_drops()
+        show(intake(config, environment))
 
 
 def show(row: Sequence[object]) -> None:
