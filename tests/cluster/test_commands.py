@@ -199,8 +199,8 @@ def test_a_result_is_fetched_checked_and_taken_up_again(done: dict[str, Any], tm
     fetching.verify(tmp_path / "result.zip")
 
 
-def test_a_job_is_watched_asked_about_and_cancelled(inputs: str) -> None:
-    sent = answer("submit", "s3://sixview/inputs/mug", *TEMPLATE, *OPTIONS, "-p", "seed=7002", "--priority", "high")
+def test_a_job_is_watched_asked_about_and_cancelled(mug: Path) -> None:
+    sent = answer("submit", str(mug), *TEMPLATE, *OPTIONS, "-p", "seed=7002", "--priority", "high")
     name = workflow_of(sent["job_id"])
     assert workflow(name)["spec"]["priority"] == 10
     working_pod(name, "reconviagen-pod")
