@@ -195,7 +195,7 @@ class Reconciler:
         found = workflows.read(workflow)
         of_release = mapping(found["spec"].get("workflowTemplateRef")).get("name") == self.release
         since = moment(found["metadata"]["creationTimestamp"])
-        if of_release and since and (now - since).total_seconds() > UNTAKEN_SECONDS:
+        if of_release and not found["status"]["phase"] and since and (now - since).total_seconds() > UNTAKEN_SECONDS:
             reason = "Argo's controller has not begun with the job: see whether it runs, and what its log says of it."
             metadata = found["metadata"]
             yield Job(

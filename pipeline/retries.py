@@ -12,7 +12,8 @@ from typing import Any
 from pipeline import workflows
 from steps.errors import ValidationFailed
 
-FORGOTTEN_LABELS = ("workflows.argoproj.io/completed", "workflows.argoproj.io/phase")
+FORGOTTEN_LABELS = ("workflows.argoproj.io/completed",)
+PHASE = "workflows.argoproj.io/phase"  # label; the controller sets it where the phase changes, and here none does
 FORGOTTEN_PREFIX = "sixview.dev/"
 KEPT = ("sixview.dev/owner", "sixview.dev/source", "sixview.dev/model", "sixview.dev/drop", "sixview.dev/folder")
 FORGOTTEN_ORDERS = ("shutdown", "suspend")
@@ -27,7 +28,7 @@ def restarted(workflow: dict[str, Any], anew: bool = False) -> tuple[dict[str, A
         raise ValidationFailed(f"The workflow cannot be read: {'; '.join(read.unread)}.", "Submit the job again.")
     again = copy.deepcopy(dict(workflow))
     metadata, status = again["metadata"], again["status"]
-    metadata["labels"] = {k: v for k, v in (metadata.get("labels") or {}).items() if _stays(k)}
+    metadata["labels"] = {k: v for k, v in (metadata.get("labels") or {}).items() if _stays(k)} | {PHASE: "Running"}
     annotations = metadata.get("annotations") or {}
     metadata["annotations"] = {k: v for k, v in annotations.items() if k in KEPT or not k.startswith(FORGOTTEN_PREFIX)}
     for spec in (again["spec"], status.get("storedWorkflowTemplateSpec") or {}):  # the controller goes by its copy

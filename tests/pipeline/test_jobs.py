@@ -431,7 +431,8 @@ def test_a_retry_keeps_what_succeeded_and_forgets_the_rest() -> None:
     assert names == kept
     assert len(again["status"]["nodes"][job]["children"]) == len(kept) - 1
     assert (again["status"]["phase"], again["status"]["nodes"][job]["phase"]) == ("Running", "Running")
-    assert set(again["metadata"]["labels"]) == {"sixview.dev/owner", "sixview.dev/source"}
+    assert set(again["metadata"]["labels"]) == {"sixview.dev/owner", "sixview.dev/source", retries.PHASE}
+    assert again["metadata"]["labels"][retries.PHASE] == again["status"]["phase"] == "Running"
     assert "shutdown" not in again["spec"]
     assert again["status"]["storedWorkflowTemplateSpec"] == {"entrypoint": "job"}
     assert [pod.split("-")[-2] for pod in gone] == ["quality", "package", "onExit"]
