@@ -264,7 +264,8 @@ def test_the_doctor_finds_everything_in_order_and_what_is_not(inputs: str) -> No
     ill = sixview("doctor", "--template", "nothing", S3_ENDPOINT="http://127.0.0.1:9")
     assert ill.returncode == 1
     assert "helm install" in ill.stdout
-    assert "sixview bucket setup" in ill.stdout
+    assert "Set S3_ENDPOINT" in ill.stdout
+    assert "sixview bucket setup" in sixview("doctor", *TEMPLATE, S3_BUCKET="nobody-s").stdout
 
 
 def test_an_argo_server_is_enough_where_there_is_no_kubeconfig(inputs: str, mug: Path) -> None:
