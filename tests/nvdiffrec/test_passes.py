@@ -193,7 +193,7 @@ def test_noise_of_the_views_is_not_painted_where_texels_are_held_together(start:
     assert rippled(replace(LOOSE, smoothness=TIGHT.smoothness)) < 0.5 * rippled(LOOSE)
 
 
-@pytest.mark.parametrize("shift", [(0.0, 0.0, 0.0), (0.0, 0.0, -2.5), (300.0, -40.0, 7.0)])
+@pytest.mark.parametrize("shift", [(0.0, 0.0, 0.0), (0.0, 0.0, -2.49), (300.0, -40.0, 7.0)])
 def test_where_the_world_s_origin_lies_does_not_matter(job: Finished, start: Mesh, shift: tuple[float, ...]) -> None:
     """A camera close to it culls nothing: near and far follow from the depth that a view shows."""
     front = scene.load(job.out / ".sixview" / "scene").views[0]
