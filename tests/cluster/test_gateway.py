@@ -142,10 +142,9 @@ def test_replicas_agree_on_the_ids_of_keys_under_one_secret(alice: httpx.Client)
         assert there == base64.b64decode(found).decode()
 
 
-@pytest.mark.parametrize("key", ["", " "])
-def test_an_empty_idempotency_key_is_no_key(alice: httpx.Client, mug: Path, key: str) -> None:
+def test_an_empty_idempotency_key_is_no_key(alice: httpx.Client, mug: Path) -> None:
     sent = [
-        alice.post("/jobs", data=form(resolution=64), files=parts(mug), headers={"Idempotency-Key": key})
+        alice.post("/jobs", data=form(resolution=64), files=parts(mug), headers={"Idempotency-Key": ""})
         for _ in range(2)
     ]
     found = {answer.json()["job_id"] for answer in sent}
