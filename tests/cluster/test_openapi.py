@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import time
@@ -14,6 +15,7 @@ import httpx
 import hypothesis
 import pytest
 import schemathesis
+import yaml
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -23,6 +25,7 @@ from schemathesis.specs.openapi.checks import (
 
 from pipeline import storage
 from tests.cluster import web
+from tests.cluster.places import KUBECONFIG
 
 CHECKS = (not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance)
 EXAMPLES = int(os.environ.get("SIXVIEW_EXAMPLES", "25"))
@@ -116,6 +119,16 @@ def test_a_store_that_is_away_is_told(cluster: None, tmp_path: Path, sample_set:
             assert (answer.status_code, code(answer)) == (503, "STORAGE_UNAVAILABLE"), route
         health = session.get("/health")
         assert (health.status_code, health.json()["status"], health.json()["s3"]["ok"]) == (503, "unhealthy", False)
+
+
+def test_a_cluster_that_is_away_is_told(cluster: None, tmp_path: Path) -> None:
+    """Nothing is listed before the first listing is whole: a part of it would look like all."""
+    config = yaml.safe_load(Path(os.environ.get("KUBECONFIG") or KUBECONFIG).read_text())
+    config["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:9"
+    (tmp_path / ".away").write_text(json.dumps(config))
+    with web.serving(tmp_path, KUBECONFIG=str(tmp_path / ".away")) as session:
+        answer = ask(session, "GET", "/jobs")
+        assert (answer.status_code, code(answer)) == (503, "CLUSTER_UNAVAILABLE")
 
 
 def test_downloads_can_be_left_to_the_store(cluster: None, tmp_path: Path, finished_job: str) -> None:
