@@ -125,8 +125,10 @@ class Kubernetes:
         return [workflow for page in self.pages(selector) for workflow in page.items]
 
     def stop(self, name: str, annotations: dict[str, str]) -> Workflow | None:
-        """As `argo stop`: the exit handler still runs. Returns the workflow as it is now."""
-        return self.patch(name, {"metadata": {"annotations": annotations}, "spec": {"shutdown": "Stop"}})
+        """As `argo stop`: the exit handler still runs. A suspended one is resumed with it: Argo would never look at the order.
+        Returns the workflow as it is now."""
+        order = {"shutdown": "Stop", "suspend": None}
+        return self.patch(name, {"metadata": {"annotations": annotations}, "spec": order})
 
     def patch(self, name: str, patch: dict[str, Any]) -> Workflow | None:
         return self._json(self.custom.patch_namespaced_custom_object, "workflows", name, patch)
@@ -261,11 +263,17 @@ class ArgoServer:
         return [workflow for page in self.pages(selector) for workflow in page.items]
 
     def stop(self, name: str, annotations: dict[str, str]) -> Workflow | None:
+        from argo_workflows.model.io_argoproj_workflow_v1alpha1_workflow_resume_request import (
+            IoArgoprojWorkflowV1alpha1WorkflowResumeRequest as Resume,
+        )
         from argo_workflows.model.io_argoproj_workflow_v1alpha1_workflow_stop_request import (
             IoArgoprojWorkflowV1alpha1WorkflowStopRequest as Request,
         )
 
-        return self._json(self.workflows.stop_workflow, name, Request())
+        stopped = self._json(self.workflows.stop_workflow, name, Request())
+        if mapping(mapping(stopped).get("spec")).get("suspend"):  # Argo would never look at the order
+            return self._json(self.workflows.resume_workflow, name, Resume())
+        return stopped
 
     def retry(self, name: str, anew: bool = False) -> None:
         """By Argo's own retry, which goes on neither after a stop ("couldn't find parent node") nor after a missed gate, whose

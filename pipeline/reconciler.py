@@ -118,7 +118,8 @@ def ended(job: Job, wait: Wait) -> dict[str, Any]:
         cancelled = job.shutdown and ENDED_BY not in job.annotations
         code = "CANCELLED" if cancelled else wait.code
         metadata["labels"] = {PREFIX + "status": "cancelled" if cancelled else "failed", PREFIX + "error-code": code}
-    return {"metadata": metadata, "spec": {"shutdown": "Terminate" if wait.step == REPORT else "Stop"}}
+    order = "Terminate" if wait.step == REPORT else "Stop"
+    return {"metadata": metadata, "spec": {"shutdown": order, "suspend": None}}  # Argo looks at no suspended workflow
 
 
 def stamp(moment: datetime) -> str:

@@ -190,14 +190,14 @@ def test_a_missed_gate_is_measured_anew_by_a_retry(inputs: str) -> None:
         assert (begun[0] != begun[1]) == again, template
 
 
-def test_a_suspended_job_says_so(inputs: str) -> None:
+def test_a_suspended_job_says_so_and_can_be_cancelled(inputs: str) -> None:
+    """Argo itself looks at no suspended workflow, not even at an order to stop it."""
     name = submit(seed=7002)
     running_pod(name, "validate")
     argo("suspend", name)
-    try:
-        assert "argo resume" in (jobs.find(connect(NAMESPACE), job(name))["note"] or "")
-    finally:
-        argo("terminate", name)
+    assert "argo resume" in (jobs.find(connect(NAMESPACE), job(name))["note"] or "")
+    jobs.cancel(connect(NAMESPACE), job(name))
+    assert record_of(finished(name, 120))["error-code"] == "CANCELLED"
 
 
 # -- the expressions ----------------------------------------------------------------------------------------------------

@@ -490,7 +490,7 @@ def test_an_exit_handler_that_cannot_start_gives_the_place_free_too() -> None:
     assert job.shutdown == "Stop"
     change = patch(job, LIMITS, True, NOW + timedelta(seconds=310 + REPORT_SECONDS))
     assert change is not None
-    assert change["spec"] == {"shutdown": "Terminate"}
+    assert change["spec"] == {"shutdown": "Terminate", "suspend": None}
     assert change["metadata"]["labels"]["sixview.dev/error-code"] == "CONFIGURATION_ERROR"
     assert ENDED_BY not in change["metadata"]["annotations"], "the first reason stands"
     job.shutdown = "Terminate"
@@ -502,7 +502,7 @@ def test_a_cancelled_job_whose_exit_handler_cannot_start_stays_cancelled() -> No
     written(job, NOW)
     change = patch(job, LIMITS, True, NOW + timedelta(seconds=REPORT_SECONDS))
     assert change is not None
-    assert change["spec"] == {"shutdown": "Terminate"}
+    assert change["spec"] == {"shutdown": "Terminate", "suspend": None}
     assert change["metadata"]["labels"]["sixview.dev/status"] == "cancelled"
     assert ENDED_BY not in change["metadata"]["annotations"]
 
