@@ -319,7 +319,7 @@ class Verdict:
             wrong.append(f"no sentence to act on: {self.record.get('message')!r}")
         if "Traceback" in self.printed:
             wrong.append("a traceback")
-        if self.seconds > 5:
+        if self.seconds > 60:  # it hangs: how long it takes is the benchmark's to print, alone on its machine
             wrong.append(f"{self.seconds:.1f} s")
         if self.peak_mib > 1000:
             wrong.append(f"{self.peak_mib} MiB")
