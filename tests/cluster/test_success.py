@@ -30,6 +30,7 @@ def test_a_submitted_sample_succeeds_and_leaves_its_result(succeeded: Succeeded,
         "model": model,
         "engine": ".".join("fusion" if m == "reconviagen" else m for m in ASKED[model]),
         "oom-type": "none",
+        "folder": "uid",
     }
     assert record_of(found)["status"] == "completed"
     with zipfile.ZipFile(io.BytesIO(read_key(found["metadata"]["name"], "result.zip"))) as archive:
