@@ -189,8 +189,8 @@ def test_an_image_that_cannot_be_had_ends_the_job(fault: Fault) -> None:
 
 
 def annotated(found: dict[str, Any]) -> dict[str, Any]:
-    """The failure record that the exit handler left on the workflow itself. A store that refuses refuses its artifact too, and then
-    Argo may lose what its node would show."""
+    """The failure record that the exit handler left on the workflow itself. A store that refuses refuses its artifact, too, and
+    then Argo may lose what its node would show."""
     labels = labels_of(found)
     assert (labels["error-code"], labels["stage"], labels["status"]) == ("STORAGE_UNAVAILABLE", "validation", "failed")
     return dict(json.loads(found["metadata"]["annotations"]["sixview.dev/record"])["error"])
