@@ -21,7 +21,7 @@ from pipeline import pending, placement, views, workflows
 from pipeline.clusters import Kubernetes
 from pipeline.ledger import Ledger
 from pipeline.pending import Wait
-from pipeline.reading import mapping, moment
+from pipeline.reading import decoded, mapping, moment
 from pipeline.report import ENDED_BY, PREFIX
 from pipeline.views import WAITING
 from steps.errors import ConfigurationError, ImageUnavailable, Unschedulable, by_code
@@ -139,7 +139,7 @@ def pages(ask: Callable[..., Any], limit: int, **options: Any) -> Iterator[dict[
         answer = ask(limit=limit, _preload_content=False, _request_timeout=(5, 60), **options, **more)
         if answer.status >= 400:  # not raised for an answer that is read as it comes
             raise ApiException(status=answer.status, reason=answer.reason)
-        found = json.loads(answer.data)
+        found = mapping(decoded(answer.data))  # one object that is nested too deep costs the others nothing
         yield from found.get("items") or []
         token = (found.get("metadata") or {}).get("continue") or ""
         if not token:
@@ -179,7 +179,7 @@ class Reconciler:
         )
         for workflow in pages(ask, PAGE["workflows"], label_selector=RUNNING):
             metadata, spec = workflow["metadata"], workflow.get("spec") or {}
-            if (spec.get("workflowTemplateRef") or {}).get("name") != self.release:
+            if mapping(spec.get("workflowTemplateRef")).get("name") != self.release:
                 continue
             job = Job(metadata["name"], metadata.get("annotations") or {}, str(spec.get("shutdown") or ""))
             try:

@@ -34,6 +34,7 @@ from tests.cluster.client import (
 from tests.cluster.node import kubectl, wait_for
 from tests.cluster.places import KUBECONFIG, NAMESPACE
 from tests.cluster.test_failures import check_record
+from tests.conftest import need
 from tests.pipeline.test_pod_messages import (
     ANOTHER_TIME,
     CONDITIONS,
@@ -203,9 +204,9 @@ def test_a_suspended_job_says_so_and_can_be_cancelled(inputs: str) -> None:
 # -- the expressions ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not shutil.which("go"), reason="Go's regexp is what Argo uses")
 def test_go_reads_the_expressions_as_python_does(cluster: None, tmp_path: Path) -> None:
     """expr-lang's `matches` is Go's regexp.MatchString. Here, as the cluster's build has compiled Go's own packages already."""
+    need(shutil.which("go") is not None, "Go, whose regexp Argo uses")
     messages = [
         *LOST,
         *LIMITS,
