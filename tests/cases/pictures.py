@@ -1,0 +1,7 @@
+"""Views: alpha, background, orientation."""
+
+from __future__ import annotations
+
+from tests.cases.kit import Case
+
+CASES: list[Case] = []
