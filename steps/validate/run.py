@@ -17,7 +17,7 @@ from steps.formats.cameras_json import Arrangement, Given, View
 from steps.formats.depth_encoding import MetricDepth, metric_depth
 from steps.geometry.cameras import ray_to_z
 from steps.reporter import Reporter
-from steps.validate import agreement, devices, masks, placement
+from steps.validate import agreement, devices, local_frame, masks, placement
 
 Array = NDArray[Any]
 
@@ -79,10 +79,15 @@ def known(
 
 
 def write_scene(pictures: checks.Pictures, cameras: Cameras, out: Path) -> None:
-    """Masks, metric depth and cameras of a set that passed the checks."""
+    """Masks, and in the local frame metric depth and cameras, of a set that passed the checks."""
     source, notes = cameras.source, cameras.notes
     views = [_view_of(i, picture, cameras.views) for i, picture in enumerate(pictures.views)]
-    depths = [_metric(picture, view) for picture, view in zip(pictures.depths, views, strict=True)]
+    frame = local_frame.found(pictures.depths, views)
+    notes = [*notes, *local_frame.notes(frame)]
+    depths = [
+        local_frame.moved(_metric(picture, view), frame) for picture, view in zip(pictures.depths, views, strict=True)
+    ]
+    views = [replace(view, camera=frame.camera_in(view.camera)) for view in views]
     shapes = [d.depth.shape for d in depths]
     own = [v.camera.resized(w, h) for v, (h, w) in zip(views, shapes, strict=True)]
     share = agreement.contradicted([d.depth for d in depths], own)
@@ -112,7 +117,7 @@ def write_scene(pictures: checks.Pictures, cameras: Cameras, out: Path) -> None:
         "found": cameras.facts,
         "notes": notes,
     }
-    write_json(out / "scene.json", scene.describe([v.camera for v in views], background, **about))
+    write_json(out / "scene.json", scene.describe([v.camera for v in views], background, frame, **about))
 
 
 def _doubt(share: float, source: str) -> str:
