@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from steps.geometry.cameras import Camera
 from steps.geometry.kernels import parallel_map
 from steps.geometry.rasterize import rasterize
 from steps.geometry.render import render, samples_for
+from steps.geometry.soundness import soundness
 from steps.quality import between, metrics
 from steps.reporter import Reporter
 
@@ -81,7 +83,7 @@ def summary(views: list[dict[str, Any]], mesh: Mesh, about: dict[str, Any], para
     facts = {
         "faces": len(mesh.faces),
         "vertices": len(mesh.vertices),
-        "watertight": metrics.is_watertight(mesh.vertices, mesh.faces),
+        **asdict(soundness(mesh.vertices, mesh.faces)),
         "texture_size": len(mesh.texture),
         "seen": about.get("seen"),
         "bounds": [mesh.vertices.min(axis=0).tolist(), mesh.vertices.max(axis=0).tolist()],
