@@ -16,6 +16,7 @@ from steps.geometry.kernels import check_indices, for_bands, inlined, kernel
 
 Array = NDArray[Any]
 ROUNDING = 1e-14  # of the cube of a pair's size: volumes below are no more than what doubles round away
+COPLANAR = 1e-9  # likewise: what lies flatter counts as in one plane, since coordinates are rounded, too
 PER_FACE = 16  # cells that a face may cover on average, before they are made larger
 MOST_CELLS = 1 << 22
 UNDONE = 4  # rounds after which what still crosses goes back all the way
@@ -153,7 +154,8 @@ def cross(p, a0, a1, a2, b0, b1, b2):  # type: ignore[no-untyped-def]
     """Whether two triangles of the points' rows have more in common than the corners of the same row."""
     size = max(max(_reach(p, a0, a1), _reach(p, a0, a2)), max(_reach(p, a0, b0), max(_reach(p, a0, b1), _reach(p, a0, b2))))
     tiny = ROUNDING * size * size * size
-    flat = ROUNDING * size * size
+    flat = COPLANAR * size * size
+    plane = flat * size
     # turned so that shared corners come first
     for _ in range(2):
         if not (a0 == b0 or a0 == b1 or a0 == b2):
@@ -174,18 +176,18 @@ def cross(p, a0, a1, a2, b0, b1, b2):  # type: ignore[no-untyped-def]
     if shared == 3:
         return True
     if shared == 2:
-        return abs(_volume(p, a0, a1, a2, b2)) <= tiny and _folded(p, a0, a1, a2, b2)
+        return abs(_volume(p, a0, a1, a2, b2)) <= plane and _folded(p, a0, a1, a2, b2)
     if _on_one_side(p, a0, a1, a2, b0, b1, b2, shared, tiny) or _on_one_side(p, b0, b1, b2, a0, a1, a2, shared, tiny):
         return False
-    if _meets(p, a1, a2, b0, b1, b2, tiny, flat) or _meets(p, b1, b2, a0, a1, a2, tiny, flat):
+    if _meets(p, a1, a2, b0, b1, b2, tiny, plane, flat) or _meets(p, b1, b2, a0, a1, a2, tiny, plane, flat):
         return True
     if shared == 1:
         return False
     return (
-        _meets(p, a0, a1, b0, b1, b2, tiny, flat)
-        or _meets(p, a0, a2, b0, b1, b2, tiny, flat)
-        or _meets(p, b0, b1, a0, a1, a2, tiny, flat)
-        or _meets(p, b0, b2, a0, a1, a2, tiny, flat)
+        _meets(p, a0, a1, b0, b1, b2, tiny, plane, flat)
+        or _meets(p, a0, a2, b0, b1, b2, tiny, plane, flat)
+        or _meets(p, b0, b1, a0, a1, a2, tiny, plane, flat)
+        or _meets(p, b0, b2, a0, a1, a2, tiny, plane, flat)
     )
 
 
@@ -209,12 +211,12 @@ def _folded(p, u, v, a, b):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _meets(p, s, t, a, b, c, tiny, flat):  # type: ignore[no-untyped-def]
+def _meets(p, s, t, a, b, c, tiny, plane, flat):  # type: ignore[no-untyped-def]
     """Whether the segment s t meets the triangle a b c; in the triangle's own plane, whether it enters it."""
     u, v = _volume(p, a, b, c, s), _volume(p, a, b, c, t)
     if (u > tiny and v > tiny) or (u < -tiny and v < -tiny):
         return False
-    if abs(u) <= tiny and abs(v) <= tiny:
+    if abs(u) <= plane and abs(v) <= plane:
         return _enters(p, s, t, a, b, c, flat)
     x, y, z = _volume(p, s, t, a, b), _volume(p, s, t, b, c), _volume(p, s, t, c, a)
     return (x >= -tiny and y >= -tiny and z >= -tiny) or (x <= tiny and y <= tiny and z <= tiny)
