@@ -6,12 +6,13 @@ either behind the object or a hole in its depth: colour tells which. A pixel of 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_fill_holes, distance_transform_edt, label, median_filter
+from scipy.ndimage import binary_fill_holes, distance_transform_edt, label, maximum, mean, median_filter
 
 from steps.formats.cameras_json import Given
 from steps.formats.checks import Pictures
@@ -23,6 +24,7 @@ Array = NDArray[Any]
 JUMP = 0.1  # of the object's range of values: an extreme value that differs so much from those around it is no distance
 MOSTLY = 0.8  # of the extreme values that have to jump so: a near plane through the object does not
 EVIDENCE = 0.002  # of the object's pixels, enclosed by it, without depth, and of its colour: the depth has holes
+SPECKLE = 2  # pixels from the rim to the middle, at most
 REACH = 0.08  # of the object's extent: how far a hole may open outwards from what has depth
 LARGEST = 0.1  # of the object's pixels: a larger thing beside it is another thing
 CLOSER = 0.5  # of its distance from the background's colour, within which a pixel is of the colours beside it
@@ -86,32 +88,47 @@ def _without_invalid(picture: Picture, background: int | str | None) -> tuple[Pi
 # -- holes in the outline -----------------------------------------------------------------------------------------------
 
 
-def found(insides: list[Array], colours: list[Array], behind: list[Array]) -> list[Array]:
-    """The object in opaque views, [H, W] float: where there is depth, and in holes of the depth that have the object's colours.
-    insides: [H, W] float, where there is depth; colours: [H, W, 3] in [0, 1]; behind: (3,) or [H, W, 3], the background's."""
-    parts = [_candidates(*view) for view in zip(insides, colours, behind, strict=True)]
-    evidence = sum(int((part & sure).sum()) for part, _, sure in parts)
+def found(insides: list[Array], views: list[Picture], behind: Callable[[Array, Array], Array]) -> list[Array] | None:
+    """The object in opaque views, [H, W] float: where there is depth, and in holes of the depth that have the object's colours;
+    None where depth has no such holes. insides: [H, W] float, where there is depth; behind: from a view's colours [H, W, 3] in
+    [0, 1] and its inside to the background's, (3,) or [H, W, 3]."""
+    parts, evidence = [], 0
+    for inside, view in zip(insides, views, strict=True):
+        colour = view.colour / np.float32(255)
+        part, sure = _candidates(inside, colour, behind(colour, inside))
+        parts.append(part)
+        evidence += sure
     if evidence < max(12, EVIDENCE * sum(int((i >= 0.5).sum()) for i in insides)):
-        return insides
-    return [np.where(a | b, np.float32(1), i) for i, (a, b, _) in zip(insides, parts, strict=True)]
+        return None
+    return [np.where(part, np.float32(1), i) for i, part in zip(insides, parts, strict=True)]
 
 
-def _candidates(inside: Array, colour: Array, behind: Array) -> tuple[Array, Array, Array]:
-    """Pixels [H, W] bool without depth that look like the object: enclosed by it, and beside it; and all that have the colours of
-    the object's nearest pixels."""
+def _candidates(inside: Array, colour: Array, behind: Array) -> tuple[Array, int]:
+    """Pixels [H, W] bool without depth that look like the object; and how many of them it encloses, with the colours of its
+    nearest pixels."""
     solid = inside >= 0.5
     if not solid.any() or solid.all():
-        return np.zeros(solid.shape, bool), np.zeros(solid.shape, bool), np.zeros(solid.shape, bool)
+        return np.zeros(solid.shape, bool), 0
     own = filled(colour.astype(np.float32), solid)
     away, from_own = np.abs(colour - behind).max(axis=2), np.abs(colour - own).max(axis=2)
     like_object = (away > 0.1) & (from_own < CLOSER * away)
-    distinct = (away > 0.1) & ~_shadow(colour, behind)
+    possible = like_object | ((away > 0.1) & ~_shadow(colour, behind))
     enclosed = binary_fill_holes(solid) & ~solid
-    return (
-        _regions(enclosed, like_object, like_object | distinct, solid),
-        _regions(~solid & ~enclosed, like_object, like_object | distinct, solid),
-        like_object,
-    )
+    within = _enclosed(enclosed, away <= 0.1) | _regions(enclosed, like_object, possible, solid)
+    beside = _regions(~solid & ~enclosed, like_object, possible, solid)
+    return within | beside, int((within & like_object).sum())
+
+
+def _enclosed(void: Array, like_behind: Array) -> Array:
+    """The pieces of `void`, within the object, that are speckles, or mostly do not look like what is behind it. The others are
+    holes that one sees through."""
+    pieces, count = label(void)
+    if not count:
+        return np.zeros(void.shape, bool)
+    numbers = np.arange(1, count + 1)
+    thickness = np.asarray(maximum(distance_transform_edt(void), pieces, numbers))
+    seen_through = np.asarray(mean(like_behind, pieces, numbers)) > 0.5
+    return np.isin(pieces, numbers[(thickness <= SPECKLE) | ~seen_through])
 
 
 def _shadow(colour: Array, behind: Array) -> Array:

@@ -29,8 +29,9 @@ AROUND = 3  # pixels beside the object that are not asked for the background's c
 
 @dataclass(frozen=True)
 class Masks:
-    """views: the pictures to go on with, where the background differs with transparency of their own; coverages: [H, W] float32
-    each; background: (3,), what renders are compared over; source: what told the object; notes: what was decided."""
+    """views: the pictures to go on with, where the background differs with transparency of their own; coverages: [H, W] uint8
+    each, the object's share; background: (3,), what renders are compared over; source: what told the object; notes: what was
+    decided."""
 
     views: list[Picture]
     coverages: list[Array]
@@ -42,35 +43,61 @@ class Masks:
 def decided(views: list[Picture], insides: list[Array]) -> Masks:
     """The object in each view. insides: [H, W] float at the views' size, where there is depth."""
     opaque = [i for i, view in enumerate(views) if view.alpha is None]
-    coverages = [np.asarray(i if v.alpha is None else v.alpha, np.float32) for v, i in zip(views, insides, strict=True)]
     if not opaque:
-        return Masks(views, coverages, WHITE, "alpha")
-    pictures, depths = [views[i].colour for i in opaque], [insides[i] for i in opaque]
-    background, even = background_colour(pictures, depths)
-    colours = [p / np.float32(255) for p in pictures]
-    behind = [background if even else surroundings(c, i) for c, i in zip(colours, depths, strict=True)]
-    outlines = holes.found(depths, colours, behind)
-    notes = []
-    if any(a is not b for a, b in zip(outlines, depths, strict=True)):
+        return Masks(views, [_stored(view) for view in views], WHITE, "alpha")
+    depths = [insides[i] for i in opaque]
+    background, even = background_colour([views[i].colour for i in opaque], depths)
+    outlines, notes = depths, []
+    told = holes.found(depths, [views[i] for i in opaque], lambda c, i: background if even else trend(c, i))
+    if told is not None:
+        outlines = told
         notes.append("Holes in the depth renders that have the object's colours were taken for the object.")
-    shown = list(views)
-    for i, outline, colour, back in zip(opaque, outlines, colours, behind, strict=True):
-        coverages[i] = sharpened(outline, colour, back)
-        if not even:
-            shown[i] = cut_out(colour, coverages[i], back)
     if not even:
+        names = _named([(VIEW_NAMES[i], views[i].colour, insides[i]) for i in opaque])
         notes.append(
-            f"What is behind the object is not of one colour ({_named(opaque, colours, depths)}): it was found for each view and "
-            "taken away, and pictures and renders are compared over white."
+            f"What is behind the object is not of one colour ({names}): it was found for each view and taken away, and pictures "
+            "and renders are compared over white."
         )
+    outline = dict(zip(opaque, outlines, strict=True))
+    shown, coverages = list(views), [np.zeros(0, np.uint8)] * len(views)
+    for i, view in enumerate(views):  # one at a time: six large views as numbers would fill the memory
+        if view.alpha is not None:
+            coverages[i] = _stored(view)
+            continue
+        colour = view.colour / np.float32(255)
+        behind = background if even else surroundings(colour, outline[i])
+        coverage = sharpened(outline[i], colour, behind)
+        coverages[i] = png.to_bytes(coverage)
+        shown[i] = view if even else cut_out(colour, coverage, behind)
     return Masks(shown, coverages, background if even else WHITE, "depth and colour", notes)
 
 
-def _named(indices: list[int], colours: list[Array], insides: list[Array]) -> str:
+def _stored(view: Picture) -> Array:
+    """The view's alpha, [H, W] uint8."""
+    assert view.alpha is not None
+    return png.to_bytes(view.alpha)
+
+
+def _named(views: list[tuple[str, Array, Array]]) -> str:
     """The colour that most of each view's frame has."""
-    told = [background_colour([png.to_bytes(c)], [i])[0] for c, i in zip(colours, insides, strict=True)]
-    codes = ["#" + "".join(f"{round(255 * float(v)):02x}" for v in colour) for colour in told]
-    return ", ".join(f"{VIEW_NAMES[i]} {code}" for i, code in zip(indices, codes, strict=True))
+    told = [(name, background_colour([colour], [inside])[0]) for name, colour, inside in views]
+    return ", ".join(f"{name} #{''.join(f'{round(255 * float(v)):02x}' for v in colour)}" for name, colour in told)
+
+
+def trend(colour: Array, inside: Array) -> Array:
+    """What is behind the object, [H, W, 3], as a cubic polynomial over the picture that most of the pixels around it follow
+    (iteratively reweighted least squares, Cauchy's weights): parts of the object that depth leaves out do not bend it."""
+    height, width = inside.shape
+    y, x = np.mgrid[0:height, 0:width] / max(height, width) - 0.5
+    terms = np.stack([x**i * y**j for i in range(4) for j in range(4 - i)], axis=-1)
+    outside = inside < 0.5
+    step = max(1, int(outside.sum()) // 20_000)
+    rows, values = terms[outside][::step], colour[outside][::step].astype(np.float64)
+    weight = np.ones(len(rows))
+    for _ in range(10):
+        fitted = np.linalg.lstsq(rows * weight[:, None], values * weight[:, None], rcond=None)[0]
+        weight = 1 / np.sqrt(1 + (np.abs(values - rows @ fitted).max(axis=1) / EVEN) ** 2)
+    return np.asarray(np.clip(terms @ fitted, 0, 1), np.float32)
 
 
 def surroundings(colour: Array, inside: Array) -> Array:

@@ -21,6 +21,7 @@ from steps.reporter import Reporter
 from steps.validate import agreement, alpha, devices, holes, masks, placement
 
 Array = NDArray[Any]
+HALF = 127.5  # of a stored coverage
 UNKNOWN = 0.002  # of the object's pixels: more without depth are told
 
 
@@ -98,20 +99,20 @@ def write_scene(pictures: checks.Pictures, cameras: Cameras, out: Path) -> None:
     source, notes = cameras.source, cameras.notes
     views = [_view_of(i, picture, cameras.views) for i, picture in enumerate(pictures.views)]
     depths = [_metric(picture, view) for picture, view in zip(pictures.depths, views, strict=True)]
-    shapes = [d.depth.shape for d in depths]
-    own = [v.camera.resized(w, h) for v, (h, w) in zip(views, shapes, strict=True)]
-    share = agreement.contradicted([d.depth for d in depths], own)
-    if share > agreement.SUSPICIOUS:
-        notes = [*notes, _doubt(share, source)]
     insides = [masks.resized(d.depth > 0, p.pixels.shape[:2]) for d, p in zip(depths, pictures.views, strict=True)]
     decided = masks.decided(pictures.views, insides)
     notes = [*notes, *decided.notes, *_unknown(decided.coverages, insides)]
+    seen = [_with_unknown(d.depth, c) for d, c in zip(depths, decided.coverages, strict=True)]
+    own = [v.camera.resized(d.shape[1], d.shape[0]) for v, d in zip(views, seen, strict=True)]
+    share = agreement.contradicted(seen, own)
+    if share > agreement.SUSPICIOUS:
+        notes = [*notes, _doubt(share, source)]
     faults = []
     for folder in ("views", "masks", "depth", "steps"):
         (out / folder).mkdir()
     for index, (view, picture, depth) in enumerate(zip(views, decided.views, depths, strict=True)):
         coverage = decided.coverages[index]
-        if not (coverage >= 0.5).any() or not depth.depth.any():
+        if not (coverage >= HALF).any() or not depth.depth.any():
             faults.append(_empty(index))
         _write_view(out, view.camera.name, picture, coverage, depth)
     checks.raise_all(faults)
@@ -126,9 +127,15 @@ def write_scene(pictures: checks.Pictures, cameras: Cameras, out: Path) -> None:
     write_json(out / "scene.json", scene.describe([v.camera for v in views], decided.background, **about))
 
 
+def _with_unknown(depth: Array, coverage: Array) -> Array:
+    """Depth, not a number where the object is and depth is missing: such a pixel denies nothing."""
+    unknown = (depth == 0) & (masks.resized(coverage.astype(np.float32), depth.shape) >= HALF)
+    return np.where(unknown, np.float32(np.nan), depth)
+
+
 def _unknown(coverages: list[Array], insides: list[Array]) -> list[str]:
     """A sentence about pixels that are the object's and have no depth, away from its outline, where there are many."""
-    objects = [c >= 0.5 for c in coverages]
+    objects = [c >= HALF for c in coverages]
     deep = [distance_transform_edt(o) > alpha.DEEP for o in objects]
     missing = sum(int((d & (i < 0.5)).sum()) for d, i in zip(deep, insides, strict=True))
     share = missing / max(1, sum(int(o.sum()) for o in objects))
@@ -165,6 +172,6 @@ def _empty(index: int) -> checks.Fault:
 def _write_view(out: Path, name: str, picture: png.Picture, coverage: Array, depth: MetricDepth) -> None:
     pixels = picture.colour if picture.alpha is None else np.dstack([picture.colour, png.to_bytes(picture.alpha)])
     png.write(out / "views" / f"{name}.png", pixels, level=1)
-    png.write(out / "masks" / f"{name}.png", png.to_bytes(coverage), level=1)
+    png.write(out / "masks" / f"{name}.png", coverage, level=1)
     np.save(out / "depth" / f"{name}.npy", depth.depth)
     np.save(out / "steps" / f"{name}.npy", depth.step)
