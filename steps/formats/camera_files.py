@@ -46,6 +46,11 @@ def read(path: Path, sizes: Sizes | None) -> Given:
 
 def parse(data: bytes, sizes: Sizes | None) -> Given:
     """What a cameras.json, rig.json or transforms.json holds, told apart by what is in them. Raises ValidationFailed."""
+    if data.lstrip()[:1] == b"#":
+        raise ValidationFailed(
+            "is no JSON but looks like part of a COLMAP model",
+            "Name the model's folder with --cameras, and take the file out.",
+        )
     document = cameras_json.loaded(data)
     if isinstance(document, dict) and "frames" in document:
         return of_transforms(document, sizes)

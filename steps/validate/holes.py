@@ -100,7 +100,15 @@ def found(insides: list[Array], views: list[Picture], behind: Callable[[Array, A
         evidence += sure
     if evidence < max(12, EVIDENCE * sum(int((i >= 0.5).sum()) for i in insides)):
         return None
-    return [np.where(part, np.float32(1), i) for i, part in zip(insides, parts, strict=True)]
+    return [_with(i, part) for i, part in zip(insides, parts, strict=True)]
+
+
+def _with(inside: Array, part: Array) -> Array:
+    """The inside with a part added, and the speckles filled that remain in it."""
+    whole = np.where(part, np.float32(1), inside)
+    solid = whole >= 0.5
+    left = binary_fill_holes(solid) & ~solid
+    return np.where(_enclosed(left, left), np.float32(1), whole)
 
 
 def _candidates(inside: Array, colour: Array, behind: Array) -> tuple[Array, int]:
