@@ -40,14 +40,15 @@ class DepthEncoding:
 
 @dataclass(frozen=True)
 class MetricDepth:
-    """depth: [H, W] float32 along the viewing axis, 0 where nothing is; step: [H, W] float32, the size of one stored level."""
+    """depth: [H, W] along the viewing axis, 0 where nothing is; step: [H, W], the size of one stored level."""
 
     depth: Array
     step: Array
 
 
 def metric_depth(picture: Picture, encoding: DepthEncoding, to_z: Array) -> MetricDepth:
-    """Decodes a depth render. to_z: [H, W] factor from ray to axis (see `cameras.ray_to_z`), used for distance = "ray"."""
+    """Decodes a depth render: float64, in the encoding's unit. to_z: [H, W] factor from ray to axis (see `cameras.ray_to_z`),
+    used for distance = "ray"."""
     counts = picture.pixels[..., 0].astype(np.float64)
     known = foreground(picture, encoding)
     level = _level(picture.pixels[..., 0][known])
@@ -55,9 +56,7 @@ def metric_depth(picture: Picture, encoding: DepthEncoding, to_z: Array) -> Metr
     if encoding.distance == "ray":
         depth, slope = depth * to_z, slope * to_z
     usable = known & np.isfinite(depth) & (depth > 0)
-    return MetricDepth(
-        np.where(usable, depth, 0).astype(np.float32), np.where(usable, np.abs(slope) * level, 0).astype(np.float32)
-    )
+    return MetricDepth(np.where(usable, depth, 0.0), np.where(usable, np.abs(slope) * level, 0.0))
 
 
 def foreground(picture: Picture, encoding: DepthEncoding) -> Array:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from PIL import Image
 
 from steps.errors import IncompleteResults, InvalidFileFormat, ModelConvergenceFailed
 from steps.formats.png import to_bytes, write
+from steps.geometry.frame import Frame
 from steps.geometry.shading import Material
 
 Array = NDArray[Any]
@@ -27,12 +28,13 @@ TEXTURE, ORM, NORMAL = "texture.png", "texture_orm.png", "texture_normal.png"
 _JSON, _BIN = 0x4E4F534A, 0x004E4942
 _FLOAT, _UNSIGNED = 5126, 5125
 _ARRAY_BUFFER, _ELEMENT_BUFFER = 34962, 34963
+_OWN = Frame()  # the user's own frame
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """vertices: (n, 3) float32; faces: (m, 3) int32; uv: (n, 2) float32, origin bottom left; normals: (n, 3) float32;
-    texture: [S, S, 3] float32 in [0, 1]; material: what a surface has beside its colour, where a model estimates it."""
+    """vertices: (n, 3) float32, in the local frame; faces: (m, 3) int32; uv: (n, 2) float32, origin bottom left; normals: (n, 3)
+    float32; texture: [S, S, 3] float32 in [0, 1]; material: what a surface has beside its colour, where a model estimates it."""
 
     vertices: Array
     faces: Array
@@ -42,16 +44,21 @@ class Mesh:
     material: Material | None = None
 
 
-def save(folder: Path, mesh: Mesh) -> None:
+def save(folder: Path, mesh: Mesh, frame: Frame = _OWN) -> None:
     """Writes mesh.obj, mesh.mtl, mesh.ply, mesh.glb and texture.png into `folder`, with a material also texture_orm.png and
-    texture_normal.png. Raises ModelConvergenceFailed where the mesh is none that a reader could use."""
+    texture_normal.png. frame: the mesh's. Raises ModelConvergenceFailed where the mesh is none that a reader could use."""
     if fault := fault_of(mesh):
         raise ModelConvergenceFailed(f"The mesh that was made {fault}.")
     for name, image in _images(mesh).items():
         write(folder / name, to_bytes(image))
-    _write_obj(folder, mesh)
-    _write_ply(folder / "mesh.ply", mesh)
-    write_glb(folder / "mesh.glb", mesh, [(folder / name).read_bytes() for name in _images(mesh)])
+    _write_obj(folder, mesh, frame)
+    _write_ply(folder / "mesh.ply", mesh, frame)
+    write_glb(folder / "mesh.glb", mesh, [(folder / name).read_bytes() for name in _images(mesh)], frame)
+
+
+def as_stored(mesh: Mesh, frame: Frame) -> Mesh:
+    """The mesh as `load` finds what `save` has written of it: what is scored has to be what users get."""
+    return replace(mesh, vertices=frame.read(frame.stored(mesh.vertices), frame.origin))
 
 
 def fault_of(mesh: Mesh) -> str | None:
@@ -78,38 +85,44 @@ def _images(mesh: Mesh) -> dict[str, Array]:
     return {TEXTURE: mesh.texture, **more}
 
 
-def save_glb(path: Path, mesh: Mesh) -> None:
+def save_glb(path: Path, mesh: Mesh, frame: Frame = _OWN) -> None:
     """Writes only the GLB."""
     encoded = []
     for image in _images(mesh).values():
         buffer = io.BytesIO()
         Image.fromarray(to_bytes(image)).save(buffer, "png")
         encoded.append(buffer.getvalue())
-    write_glb(path, mesh, encoded)
+    write_glb(path, mesh, encoded, frame)
 
 
-def load(folder: Path) -> Mesh:
-    """The mesh in `folder`, read back from its GLB. Raises IncompleteResults where there is none, InvalidFileFormat where it
-    cannot be drawn."""
+def load(folder: Path, frame: Frame = _OWN) -> Mesh:
+    """The mesh in `folder`, read back from its GLB into `frame`. Raises IncompleteResults where there is none, InvalidFileFormat
+    where it cannot be drawn."""
     path = folder / "mesh.glb"
     if not path.is_file():
         raise IncompleteResults(f"There is no {path.name} in {folder}.", missing=[path.name])
-    return load_glb(path)
+    return load_glb(path, frame)
 
 
 # -- OBJ ----------------------------------------------------------------------------------------------------------------
 
 
-def _write_obj(folder: Path, mesh: Mesh) -> None:
+def _write_obj(folder: Path, mesh: Mesh, frame: Frame) -> None:
     corners = (mesh.faces + 1).repeat(3, axis=1).reshape(-1, 9)
     with open(folder / "mesh.obj", "w") as file:
         file.write("mtllib mesh.mtl\no object\n")
-        np.savetxt(file, mesh.vertices, "v %.7g %.7g %.7g")
+        np.savetxt(file, frame.points_out(mesh.vertices), _digits(frame))
         np.savetxt(file, mesh.uv, "vt %.7g %.7g")
         np.savetxt(file, mesh.normals, "vn %.5g %.5g %.5g")
         file.write("usemtl material\ns 1\n")
         np.savetxt(file, corners, "f %d/%d/%d %d/%d/%d %d/%d/%d")
     (folder / "mesh.mtl").write_text("\n".join([*_MTL, *(_MTL_PBR if mesh.material else []), ""]))
+
+
+def _digits(frame: Frame) -> str:
+    """How an OBJ's vertices are printed: each to a ten-millionth of the object's size."""
+    more = int(np.ceil(np.log10(max(map(abs, frame.offset)) / frame.scale))) if frame.is_far else 0
+    return "v" + f" %.{min(7 + more, 17)}g" * 3
 
 
 # no ambient colour: viewers of the VTK family (ParaView, F3D) add it to the lit texture, and white burns photographs out
@@ -120,10 +133,12 @@ _MTL_PBR = [f"map_Pr -imfchan g {ORM}", f"map_Pm -imfchan b {ORM}", f"norm {NORM
 # -- PLY ----------------------------------------------------------------------------------------------------------------
 
 
-def _write_ply(path: Path, mesh: Mesh) -> None:
-    names = ["x", "y", "z", "nx", "ny", "nz", "s", "t"]
-    rows = np.hstack([mesh.vertices, mesh.normals, mesh.uv]).astype("<f4")
-    write_ply(path, [f"float {name}" for name in names], rows, mesh.faces, f"TextureFile {TEXTURE}")
+def _write_ply(path: Path, mesh: Mesh, frame: Frame) -> None:
+    kind, name = ("<f8", "double") if frame.is_far else ("<f4", "float")
+    rows = np.empty(len(mesh.vertices), [("place", kind, 3), ("normal", "<f4", 3), ("uv", "<f4", 2)])
+    rows["place"], rows["normal"], rows["uv"] = frame.points_out(mesh.vertices), mesh.normals, mesh.uv
+    properties = [f"{name} {n}" for n in "xyz"] + [f"float {n}" for n in ("nx", "ny", "nz", "s", "t")]
+    write_ply(path, properties, rows, mesh.faces, f"TextureFile {TEXTURE}")
 
 
 def write_ply(path: Path, properties: list[str], rows: Array, faces: Array, comment: str = "") -> None:
@@ -140,10 +155,10 @@ def write_ply(path: Path, properties: list[str], rows: Array, faces: Array, comm
 # -- GLB ----------------------------------------------------------------------------------------------------------------
 
 
-def write_glb(path: Path, mesh: Mesh, images: list[bytes]) -> None:
+def write_glb(path: Path, mesh: Mesh, images: list[bytes], frame: Frame = _OWN) -> None:
     """images: the textures as PNG files, in the order of `_images`."""
     flipped = np.stack([mesh.uv[:, 0], 1.0 - mesh.uv[:, 1]], axis=1)  # glTF counts rows from the top
-    arrays = {"POSITION": mesh.vertices, "NORMAL": mesh.normals, "TEXCOORD_0": flipped}
+    arrays = {"POSITION": frame.stored(mesh.vertices), "NORMAL": mesh.normals, "TEXCOORD_0": flipped}
     if mesh.material:
         arrays["TANGENT"] = mesh.material.tangents
     parts = {name: np.ascontiguousarray(array, "<f4") for name, array in arrays.items()}
@@ -152,6 +167,8 @@ def write_glb(path: Path, mesh: Mesh, images: list[bytes]) -> None:
     offsets = np.cumsum([0] + [_padded(len(blob)) for blob in blobs])
     body = b"".join(blob.ljust(_padded(len(blob)), b"\0") for blob in blobs)
     document = _gltf(parts, mesh.material, [len(b) for b in blobs], offsets.tolist())
+    if any(frame.origin):
+        document["nodes"][0]["translation"] = list(frame.origin)
     text = json.dumps(document, separators=(",", ":")).encode()
     text = text.ljust(_padded(len(text)), b" ")
     header = struct.pack("<III", 0x46546C67, 2, 12 + 8 + len(text) + 8 + len(body))
@@ -213,12 +230,12 @@ def _materials(material: Material | None) -> dict[str, Any]:
     return {"extensionsUsed": ["KHR_materials_specular"], "materials": [about]}
 
 
-def load_glb(path: Path) -> Mesh:
-    """Reads what `write_glb` wrote: one primitive, tightly packed, PNGs inside. Raises InvalidFileFormat, with the file's name,
-    where it is something else or holds a mesh that cannot be drawn."""
+def load_glb(path: Path, frame: Frame = _OWN) -> Mesh:
+    """Reads what `write_glb` wrote into `frame`: one primitive, tightly packed, PNGs inside. Raises InvalidFileFormat, with the
+    file's name, where it is something else or holds a mesh that cannot be drawn."""
     data = path.read_bytes()
     try:
-        mesh = _parsed(data)
+        mesh = _parsed(data, frame)
     except (ValueError, LookupError, TypeError, RecursionError, struct.error, OSError) as error:
         raise InvalidFileFormat(f"{path.name} is damaged, or not a GLB of this program: {error}", _ANEW) from None
     if fault := fault_of(mesh):
@@ -229,7 +246,7 @@ def load_glb(path: Path) -> Mesh:
 _ANEW = "Make the mesh anew: run the step again that wrote it."
 
 
-def _parsed(data: bytes) -> Mesh:
+def _parsed(data: bytes, frame: Frame) -> Mesh:
     length = struct.unpack_from("<I", data, 12)[0]
     document = json.loads(data[20 : 20 + length])
     body = memoryview(data)[28 + length :]
@@ -256,4 +273,6 @@ def _parsed(data: bytes) -> Mesh:
         light = np.array(about["extras"]["light"], np.float32)
         material = Material(image(1), image(2), array(attributes["TANGENT"], 4), specular, light)
     faces = array(primitive["indices"], 3).astype(np.int32)
-    return Mesh(array(attributes["POSITION"], 3), faces, uv, array(attributes["NORMAL"], 3), image(0), material)
+    x, y, z = map(float, document["nodes"][0].get("translation", (0, 0, 0)))
+    vertices = frame.read(array(attributes["POSITION"], 3), (x, y, z))
+    return Mesh(vertices, faces, uv, array(attributes["NORMAL"], 3), image(0), material)

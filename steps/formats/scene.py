@@ -1,10 +1,12 @@
 """The scene: what validate writes and every later step reads.
 
-scene.json          cameras, background, where they came from, notes
+scene.json          cameras, background, where they came from, notes, and the local frame that the scene is in
 views/<name>.png    the view as given, 8-bit RGB, or RGBA where it had transparency (straight alpha)
 masks/<name>.png    8-bit grey: the share of each pixel that the object covers
-depth/<name>.npy    [H, W] float32: depth along the viewing axis in scene units, 0 where nothing is
+depth/<name>.npy    [H, W] float32: depth along the viewing axis in local units, 0 where nothing is
 steps/<name>.npy    [H, W] float32: the size of one stored depth level at each pixel
+
+Cameras and depth are in the local frame (`steps.geometry.frame`); what users get is in theirs.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from PIL import Image
 from steps.files import read_json
 from steps.formats.cameras_json import camera_json
 from steps.geometry.cameras import VIEW_NAMES, Camera
+from steps.geometry.frame import Frame
 
 Array = NDArray[Any]
 FORMAT = "sixview-scene/1"
@@ -75,6 +78,11 @@ class Scene:
         return {**told, "background": self.about["background"], **self.about.get("found", {})}
 
     @property
+    def frame(self) -> Frame:
+        """From this scene's local frame to the user's."""
+        return Frame.from_json(self.about["frame"]) if "frame" in self.about else Frame()
+
+    @property
     def exact(self) -> bool:
         """Whether the views are known to meet, and to be lit alike."""
         return bool(self.about.get("exact", True))
@@ -98,12 +106,13 @@ def over(colour: Array, alpha: Array, background: Array) -> Array:
     return colour * alpha[..., None] + background * (1.0 - alpha[..., None])
 
 
-def describe(cameras: list[Camera], background: Array, **about: Any) -> dict[str, Any]:
-    """scene.json."""
+def describe(cameras: list[Camera], background: Array, frame: Frame, **about: Any) -> dict[str, Any]:
+    """scene.json. cameras: in the local frame."""
     if [camera.name for camera in cameras] != list(VIEW_NAMES):
         raise ValueError("cameras must be in the order of VIEW_NAMES")
     colour = [round(float(c), 6) for c in background]
-    return {"format": FORMAT, **about, "background": colour, "views": [camera_json(c) for c in cameras]}
+    views = [camera_json(c) for c in cameras]
+    return {"format": FORMAT, **about, "frame": frame.to_json(), "background": colour, "views": views}
 
 
 def as_stored(rgba: Array, background: Array) -> Array:

@@ -59,6 +59,14 @@ class Camera:
             self, fx=self.fx * sx, fy=self.fy * sy, cx=self.cx * sx, cy=self.cy * sy, width=width, height=height
         )
 
+    def thinned(self, step: int) -> Camera:
+        """The camera whose pixels are every step-th of this one's in both directions, from step // 2 on."""
+        first = step // 2
+        # the pixel with its centre at `first` + 0.5 has it at 0.5 now
+        cx, cy = ((p - first - 0.5) / step + 0.5 for p in (self.cx, self.cy))
+        width, height = (len(range(first, size, step)) for size in (self.width, self.height))
+        return replace(self, fx=self.fx / step, fy=self.fy / step, cx=cx, cy=cy, width=width, height=height)
+
 
 @dataclass(frozen=True)
 class Placement:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -61,13 +61,8 @@ class Sight:
     def thinned(self, step: int) -> Sight:
         """Every step-th pixel, and the camera that has just these."""
         first = step // 2
-        c = self.camera
-        # the pixel with the middle at `first` + 0.5 has it at 0.5 now
-        cx, cy = ((p - first - 0.5) / step + 0.5 for p in (c.cx, c.cy))
         depth, colour = (np.ascontiguousarray(a[first::step, first::step]) for a in (self.depth, self.colour))
-        height, width = depth.shape
-        camera = replace(c, fx=c.fx / step, fy=c.fy / step, cx=cx, cy=cy, width=width, height=height)
-        return Sight(camera, depth, colour)
+        return Sight(self.camera.thinned(step), depth, colour)
 
     @cached_property
     def layers(self) -> Array:

@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 from steps import baseline
 from steps.contracts import Nvdiffrec
 from steps.formats import scene
-from steps.formats.meshes import Mesh
+from steps.formats.meshes import Mesh, as_stored
 from steps.formats.scene import Scene, SceneView
 from steps.geometry import images
 from steps.geometry.cameras import Camera
@@ -94,8 +94,10 @@ MARGIN = 0.02  # dB that light and material must gain to be kept over plain colo
 def psnr(mesh: Mesh, taken: Scene) -> float:
     """Mean PSNR in dB at the input views: the very number that the quality step's gate judges by."""
 
+    written = as_stored(mesh, taken.frame)
+
     def one(view: SceneView) -> float:
-        rgba = drawn(mesh, view.camera, samples_for(view.camera))
+        rgba = drawn(written, view.camera, samples_for(view.camera))
         return images.psnr(view.picture(), scene.as_stored(rgba, taken.background))
 
     return float(np.mean(parallel_map(one, taken.views)))

@@ -71,8 +71,8 @@ def _work(
     reporter.stage("inference")
     mesh, found = reconstruct.optimised(work, first, facts["voxel"])
     reporter.stage("export")
-    meshes.save(out, mesh)
-    meshes.save_glb(out / START, first)
+    meshes.save(out, mesh, taken.frame)
+    meshes.save_glb(out / START, first, taken.frame)
     about = {
         "model": "nvdiffrec",
         "engine": "nvdiffrec",
@@ -82,6 +82,7 @@ def _work(
         "seed": parameters.seed,
         "rung": reconstruct.described(rung, asked, reason),
         **facts,
+        "voxel": taken.frame.length_out(facts["voxel"]),
         **found,
         "texture_size": len(mesh.texture),
         "specular": mesh.material.specular if mesh.material else 0.0,

@@ -28,7 +28,8 @@ FIELD_OF_VIEW = np.radians(35.0)
 
 def run(parameters: Preview, out: Path, reporter: Reporter) -> None:
     """Writes textured_00..05.png, wireframe_00..05.png, compare_00..05.png and turntable.webp to `out`."""
-    mesh, taken = meshes.load(parameters.mesh), scene.load(parameters.scene)
+    taken = scene.load(parameters.scene)
+    mesh = meshes.load(parameters.mesh, taken.frame)
     jobs = list(enumerate(taken.views))
     parallel_map(lambda job: write_view(mesh, taken, job[0], job[1], parameters.size, out), jobs)
     reporter.progress(1, 2)

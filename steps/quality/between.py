@@ -34,8 +34,8 @@ class HeldOut:
 
 
 def load(folder: Path, taken: Scene) -> list[HeldOut]:
-    """The views listed in held_out.json, as `sixview sample --held-out` writes them to ground_truth/: <name>.png, and
-    where there is one <name>_depth.npy. Raises ValidationFailed where a file is missing."""
+    """The views listed in held_out.json, as `sixview sample --held-out` writes them to ground_truth/: <name>.png, and where there
+    is one <name>_depth.npy; in the scene's frame. Raises ValidationFailed where a file is missing."""
     listing = read_json(folder / "held_out.json")
     if not isinstance(listing, dict) or not listing.get("views"):
         raise ValidationFailed(f"There is no held_out.json with views in {folder}.", "Name the folder that has it.")
@@ -43,7 +43,7 @@ def load(folder: Path, taken: Scene) -> list[HeldOut]:
 
 
 def _view(folder: Path, item: dict[str, Any], taken: Scene) -> HeldOut:
-    camera = Camera(item["name"], np.array(item["camera_to_world"]), **item["intrinsics"])
+    camera = taken.frame.camera_in(Camera(item["name"], np.array(item["camera_to_world"]), **item["intrinsics"]))
     path = folder / f"{camera.name}.png"
     if not path.is_file():
         raise ValidationFailed(f"held_out.json names {path.name}, which is not there.", f"Put it into {folder}.")
@@ -51,7 +51,7 @@ def _view(folder: Path, item: dict[str, Any], taken: Scene) -> HeldOut:
     picture = over(rgba[..., :3], rgba[..., 3], taken.background)
     counts = np.ones(picture.shape[:2], bool)
     if (depth_file := folder / f"{camera.name}_depth.npy").is_file():
-        depth = np.load(depth_file)
+        depth = taken.frame.lengths_in(np.load(depth_file))
         counts[depth > 0] = _seen(unproject(depth, camera), taken)
     return HeldOut(camera, picture, counts)
 

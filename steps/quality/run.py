@@ -16,6 +16,7 @@ from steps.formats import meshes, scene
 from steps.formats.meshes import Mesh
 from steps.formats.scene import Scene, SceneView
 from steps.geometry.cameras import Camera
+from steps.geometry.frame import Frame
 from steps.geometry.kernels import parallel_map
 from steps.geometry.rasterize import rasterize
 from steps.geometry.render import render, samples_for
@@ -25,16 +26,18 @@ from steps.reporter import Reporter
 
 Array = NDArray[Any]
 FORMAT = "sixview-quality/1"
+LENGTHS = ("bounds", "offset", "depth_error", "voxel", "to_scene")  # in the user's unit, rounded for that
 START = "start.glb"  # what a model that starts from another mesh leaves of that
 
 
 def run(parameters: Quality, out: Path, reporter: Reporter) -> None:
     """Writes quality.json to `out`. Raises QualityThresholdFailed, with the file written, where the mesh does not pass."""
     about = read_json(parameters.mesh / "model.json", {})
-    mesh, taken = meshes.load(parameters.mesh), scene.load(parameters.scene)
-    start = meshes.load_glb(parameters.mesh / START) if (parameters.mesh / START).is_file() else None
+    taken = scene.load(parameters.scene)
+    mesh = meshes.load(parameters.mesh, taken.frame)
+    start = meshes.load_glb(parameters.mesh / START, taken.frame) if (parameters.mesh / START).is_file() else None
     views = parallel_map(lambda view: judged(mesh, view, taken), taken.views)
-    report = summary(views, mesh, about, parameters)
+    report = summary(views, mesh, about, parameters, taken.frame)
     report["before"] = before(start, taken) if start else None
     report["between"] = between_views(mesh, start, taken, parameters.held_out)
     report["rig"] = taken.rig
@@ -66,7 +69,7 @@ def judged(mesh: Mesh, view: SceneView, taken: Scene) -> dict[str, Any]:
         "object": {"psnr": metrics.psnr(reference, picture, inside), "ssim": object_ssim},
         "blank": {"psnr": metrics.psnr(reference, blank), "ssim": blank_ssim},
         "iou": metrics.iou(inside, rgba[..., 3] >= 0.5),
-        "depth_error": metrics.depth_error(view.depth(), depth),
+        "depth_error": {k: taken.frame.length_out(v) for k, v in metrics.depth_error(view.depth(), depth).items()},
     }
 
 
@@ -76,9 +79,12 @@ def drawn(mesh: Mesh, camera: Camera) -> Array:
     return render(*geometry, camera, samples_for(camera), mesh.material, mesh.normals)
 
 
-def summary(views: list[dict[str, Any]], mesh: Mesh, about: dict[str, Any], parameters: Quality) -> dict[str, Any]:
+def summary(
+    views: list[dict[str, Any]], mesh: Mesh, about: dict[str, Any], parameters: Quality, frame: Frame
+) -> dict[str, Any]:
     """quality.json (see quality.schema.json)."""
     psnr, ssim = _mean(views, "psnr"), _mean(views, "ssim")
+    low, high = mesh.vertices.min(axis=0), mesh.vertices.max(axis=0)
     thresholds = {"psnr": parameters.psnr_threshold, "ssim": parameters.ssim_threshold}
     facts = {
         "faces": len(mesh.faces),
@@ -86,7 +92,8 @@ def summary(views: list[dict[str, Any]], mesh: Mesh, about: dict[str, Any], para
         **asdict(soundness(mesh.vertices, mesh.faces)),
         "texture_size": len(mesh.texture),
         "seen": about.get("seen"),
-        "bounds": [mesh.vertices.min(axis=0).tolist(), mesh.vertices.max(axis=0).tolist()],
+        "bounds": [list(map(frame.rounded, frame.points_out(end))) for end in (low, high)],
+        "offset": list(frame.origin),
     }
     return {
         "format": FORMAT,
@@ -130,7 +137,7 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, float):
         return round(value, 6)
     if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
+        return {key: item if key in LENGTHS else _rounded(item) for key, item in value.items()}
     return [_rounded(item) for item in value] if isinstance(value, list) else value
 
 

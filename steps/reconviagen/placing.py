@@ -15,7 +15,7 @@ from steps.baseline import Settings, textured
 from steps.errors import ModelConvergenceFailed
 from steps.formats import png
 from steps.formats.meshes import Mesh
-from steps.formats.scene import SceneView
+from steps.formats.scene import Scene, SceneView
 from steps.geometry import clouds
 from steps.geometry.cameras import look_at
 from steps.geometry.rasterize import rasterize
@@ -73,16 +73,17 @@ def numbers(found: Registration) -> dict[str, float]:
     }
 
 
-def facts(found: Registration, mesh: Mesh, views: list[SceneView]) -> dict[str, Any]:
-    """For the report: how well the mesh fits where it was put, and the transform, row by row."""
-    pose = found.pose
+def facts(found: Registration, mesh: Mesh, taken: Scene) -> dict[str, Any]:
+    """For the report: how well the mesh fits where it was put, and the transform from the model's frame to the user's, row by
+    row."""
+    pose, frame = found.pose, taken.frame
     matrix = np.eye(4)
-    matrix[:3, :3], matrix[:3, 3] = pose.scale * pose.rotation, pose.shift
-    overlaps = [overlap(mesh, view) for view in views]
+    matrix[:3, :3], matrix[:3, 3] = frame.scale * pose.scale * pose.rotation, frame.points_out(pose.shift)
+    overlaps = [overlap(mesh, view) for view in taken.views]
     return {
         **numbers(found),
         "iou": round(float(np.mean(overlaps)), 4),
-        "to_scene": [[round(float(x), 6) for x in r] for r in matrix],
+        "to_scene": [[frame.rounded(x) for x in r] for r in matrix],
     }
 
 

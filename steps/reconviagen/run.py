@@ -28,7 +28,7 @@ def run(parameters: Reconviagen, out: Path, reporter: Reporter) -> None:
     reporter.value("device", choice.device)
     taken = scene.load(parameters.scene)
     mesh, facts = (published if choice.engine == "reconviagen" else fused)(parameters, choice, taken, reporter, out)
-    meshes.save(out, mesh)
+    meshes.save(out, mesh, taken.frame)
     about = {
         "model": "reconviagen",
         "engine": choice.engine,
@@ -49,7 +49,8 @@ def fused(p: Reconviagen, choice: Choice, taken: scene.Scene, reporter: Reporter
     parts = baseline.PARTS + 1
     found = baseline.reconstruct(taken.views, settings, lambda part: reporter.progress(part, parts))
     reporter.stage("export")
-    return found
+    mesh, facts = found
+    return mesh, {**facts, "voxel": taken.frame.length_out(facts["voxel"])}
 
 
 def published(p: Reconviagen, choice: Choice, taken: scene.Scene, reporter: Reporter, out: Path) -> Made:
@@ -77,6 +78,6 @@ def published(p: Reconviagen, choice: Choice, taken: scene.Scene, reporter: Repo
             placing.coverage(mesh, unseen, out / COVERAGE)
         told = {
             "rung": asdict(ladder[0]) | {"stood_on": asdict(ladder[index])},
-            "registration": placing.facts(found, mesh, taken.views),
+            "registration": placing.facts(found, mesh, taken),
         }
         return mesh, {**facts, **asked.facts(), **told}

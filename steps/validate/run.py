@@ -18,7 +18,7 @@ from steps.formats.cameras_json import Arrangement, Given, View
 from steps.formats.depth_encoding import DepthEncoding, MetricDepth, foreground, metric_depth
 from steps.geometry.cameras import ray_to_z
 from steps.reporter import Reporter
-from steps.validate import agreement, alpha, devices, holes, masks, placement
+from steps.validate import agreement, alpha, devices, holes, local_frame, masks, outside, placement
 
 Array = NDArray[Any]
 HALF = 127.5  # of a stored coverage
@@ -95,13 +95,20 @@ def known(
 
 
 def write_scene(pictures: checks.Pictures, cameras: Cameras, out: Path) -> None:
-    """Masks, metric depth and cameras of a set that passed the checks."""
+    """Masks, and in the local frame metric depth and cameras, of a set that passed the checks."""
     source, notes = cameras.source, cameras.notes
     views = [_view_of(i, picture, cameras.views) for i, picture in enumerate(pictures.views)]
-    depths = [_metric(picture, view) for picture, view in zip(pictures.depths, views, strict=True)]
+    frame = local_frame.found(pictures.depths, views)
+    notes = [*notes, *local_frame.notes(frame)]
+    depths = [
+        local_frame.moved(_metric(picture, view), frame) for picture, view in zip(pictures.depths, views, strict=True)
+    ]
+    views = [replace(view, camera=frame.camera_in(view.camera)) for view in views]
     insides = [masks.resized(d.depth > 0, p.pixels.shape[:2]) for d, p in zip(depths, pictures.views, strict=True)]
     decided = masks.decided(pictures.views, insides)
     notes = [*notes, *decided.notes, *_unknown(decided.coverages, insides)]
+    depths, told = outside.removed(depths, decided.coverages)
+    notes = [*notes, *told]
     seen = [_with_unknown(d.depth, c) for d, c in zip(depths, decided.coverages, strict=True)]
     own = [v.camera.resized(d.shape[1], d.shape[0]) for v, d in zip(views, seen, strict=True)]
     share = agreement.contradicted(seen, own)
@@ -124,7 +131,7 @@ def write_scene(pictures: checks.Pictures, cameras: Cameras, out: Path) -> None:
         "found": cameras.facts,
         "notes": notes,
     }
-    write_json(out / "scene.json", scene.describe([v.camera for v in views], decided.background, **about))
+    write_json(out / "scene.json", scene.describe([v.camera for v in views], decided.background, frame, **about))
 
 
 def _with_unknown(depth: Array, coverage: Array) -> Array:

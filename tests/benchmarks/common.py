@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ import open3d as o3d
 import trimesh
 from PIL import Image
 
-from steps.formats import meshes
+from steps.formats import meshes, scene
 from steps.formats.meshes import Mesh
-from steps.geometry.cameras import VIEW_NAMES, Camera, project, unproject
+from steps.geometry.cameras import Camera, project, unproject
 from steps.geometry.render import render
 from steps.quality.metrics import psnr
 from steps.sample.objects import OBJECTS
@@ -94,10 +94,18 @@ class Inputs:
         return seen
 
 
-def inputs(scene: Path) -> Inputs:
-    about = json.loads((scene / "scene.json").read_text())["views"]
-    cameras = [Camera(v["name"], np.array(v["camera_to_world"]), **v["intrinsics"]) for v in about]
-    return Inputs(cameras, [np.load(scene / "depth" / f"{name}.npy") for name in VIEW_NAMES])
+def inputs(folder: Path) -> Inputs:
+    """In the user's frame."""
+    taken = scene.load(folder)
+    scale, poses = taken.frame.scale, [np.array(view.depth_camera.camera_to_world) for view in taken.views]
+    for pose in poses:
+        pose[:3, 3] = taken.frame.points_out(pose[:3, 3])
+    cameras = [replace(v.depth_camera, camera_to_world=pose) for v, pose in zip(taken.views, poses, strict=True)]
+    return Inputs(cameras, [view.depth() * np.float32(scale) for view in taken.views])
+
+
+def in_users_frame(mesh: Mesh, taken: scene.Scene) -> Mesh:
+    return replace(mesh, vertices=taken.frame.points_out(mesh.vertices).astype(np.float32))
 
 
 def between(mesh: Mesh, source: Path, seen: Inputs) -> tuple[float, float]:
@@ -128,9 +136,9 @@ def _distances(on: Any, to: Any, seen: Inputs) -> Array:
     """From seen points on one surface to the other."""
     points, _ = trimesh.sample.sample_surface(on, POINTS, seed=0)
     points = points[seen.saw(points)]
-    scene = o3d.t.geometry.RaycastingScene()
-    scene.add_triangles(np.asarray(to.vertices, np.float32), np.asarray(to.faces, np.uint32))
-    return scene.compute_distance(points.astype(np.float32)).numpy()
+    rays = o3d.t.geometry.RaycastingScene()
+    rays.add_triangles(np.asarray(to.vertices, np.float32), np.asarray(to.faces, np.uint32))
+    return rays.compute_distance(points.astype(np.float32)).numpy()
 
 
 def table(header: list[str], rows: list[list[object]]) -> None:

@@ -24,7 +24,18 @@ from steps.nvdiffrec.clock import Clock
 from steps.nvdiffrec.ladder import Rung
 from steps.nvdiffrec.run import keep_freed_memory
 from steps.reporter import Reporter
-from tests.benchmarks.common import NAMES, WORK, Inputs, between, inputs, job, sample, surface_error, table
+from tests.benchmarks.common import (
+    NAMES,
+    WORK,
+    Inputs,
+    between,
+    in_users_frame,
+    inputs,
+    job,
+    sample,
+    surface_error,
+    table,
+)
 
 Array = NDArray[Any]
 DEPTH_NOISE, MASK_PIXELS, DEGREES = 0.01, 2, 0.5
@@ -104,8 +115,9 @@ def row(name: str, start: Mesh, mesh: Mesh, seconds: float, taken: Scene, source
     """Before and after, side by side."""
     cells: list[object] = [name]
     for found in (start, mesh):
-        chamfer, _ = surface_error(found.vertices, found.faces, source, seen)
-        cells += [reconstruct.psnr(found, taken), between(found, source, seen)[0], chamfer]
+        placed = in_users_frame(found, taken)
+        chamfer, _ = surface_error(placed.vertices, placed.faces, source, seen)
+        cells += [reconstruct.psnr(found, taken), between(placed, source, seen)[0], chamfer]
     print(*(f"{cell:.4g}" if isinstance(cell, float) else cell for cell in cells), f"{seconds:.0f} s", flush=True)
     return [*cells, cells[4] - cells[1], cells[5] - cells[2], seconds]  # type: ignore[operator]
 

@@ -16,7 +16,20 @@ from steps.geometry.bake import bake
 from steps.geometry.fusion import DepthView, grid_around
 from steps.geometry.soundness import is_closed
 from steps.geometry.surface import extract, simplified, vertex_normals
-from tests.benchmarks.common import NAMES, WORK, Array, between, inputs, job, psnr, render, sample, surface_error, table
+from tests.benchmarks.common import (
+    NAMES,
+    WORK,
+    Array,
+    between,
+    in_users_frame,
+    inputs,
+    job,
+    psnr,
+    render,
+    sample,
+    surface_error,
+    table,
+)
 
 HEADER = [
     "object",
@@ -117,8 +130,9 @@ def judged(mesh: Mesh, source: Path, taken: scene.Scene, out: Path) -> list[floa
         rgba = render(mesh.vertices, mesh.faces, mesh.uv, mesh.texture, view.camera, 4)
         scores.append(psnr(view.picture(), np.clip(scene.over_premultiplied(rgba, taken.background), 0, 1)))
     seen = inputs(out / ".sixview" / "scene")
+    placed = in_users_frame(mesh, taken)
     return [
         float(np.mean(scores)),
-        between(mesh, source, seen)[0],
-        *surface_error(mesh.vertices, mesh.faces, source, seen),
+        between(placed, source, seen)[0],
+        *surface_error(placed.vertices, placed.faces, source, seen),
     ]

@@ -105,14 +105,15 @@ def cloud_of(mesh: Disturbed) -> clouds.Cloud:
 
 def tried(name: str, seed: int, size: int = 512, folder: Path = FOLDER) -> Result:
     truth = truth_of(name)
-    views = scene_of(name, size, folder).views
+    taken = scene_of(name, size, folder)
     mesh = disturbed(truth, seed)
-    cloud, sights = cloud_of(mesh), [sight(view) for view in views]
+    cloud, sights = cloud_of(mesh), [sight(view) for view in taken.views]
     began = time.perf_counter()
     found = register(cloud, sights)
     seconds = time.perf_counter() - began
-    turned = float(np.degrees(angle(found.pose.rotation, mesh.back.rotation)))
-    return Result(turned, displaced(mesh, found.pose), iou(truth, mesh, found.pose, views), seconds, found)
+    pose = Similarity(taken.frame.scale, np.eye(3), np.array(taken.frame.offset)).after(found.pose)
+    turned = float(np.degrees(angle(pose.rotation, mesh.back.rotation)))
+    return Result(turned, displaced(mesh, pose), iou(truth, mesh, pose, taken), seconds, found)
 
 
 def displaced(mesh: Disturbed, pose: Similarity) -> float:
@@ -120,10 +121,10 @@ def displaced(mesh: Disturbed, pose: Similarity) -> float:
     return float(np.sqrt(((there - true) ** 2).sum(axis=1).mean()) / np.linalg.norm(np.ptp(true, axis=0)))
 
 
-def iou(truth: GroundTruth, mesh: Disturbed, pose: Similarity, views: list[scene.SceneView]) -> float:
-    vertices = pose(mesh.back.inverse()(truth.vertices))
+def iou(truth: GroundTruth, mesh: Disturbed, pose: Similarity, taken: scene.Scene) -> float:
+    vertices = taken.frame.points_in(pose(mesh.back.inverse()(truth.vertices)))
     found = []
-    for view in views:
+    for view in taken.views:
         own = rasterize(vertices, truth.faces, view.camera).face >= 0
         mask = view.coverage() > 0.5
         found.append((own & mask).sum() / max(1, (own | mask).sum()))

@@ -41,7 +41,7 @@ def test_without_cameras_json_the_canonical_rig_and_encoding_hold(set_copy: Path
 
 def test_the_six_depth_maps_agree_on_one_object_in_the_world(duck: Path, tmp_path: Path) -> None:
     taken = validated(duck, tmp_path)
-    clouds = {v.camera.name: unproject(v.depth(), v.depth_camera) for v in taken.views}
+    clouds = {v.camera.name: taken.frame.points_out(unproject(v.depth(), v.depth_camera)) for v in taken.views}
     assert clouds["front"][:, 2].mean() > 0.1 > -0.1 > clouds["back"][:, 2].mean()
     assert clouds["top"][:, 1].mean() > 0.1 > -0.1 > clouds["bottom"][:, 1].mean()
     assert clouds["right"][:, 0].mean() > 0.1 > -0.1 > clouds["left"][:, 0].mean()

@@ -1,0 +1,118 @@
+"""The local frame that a scene is worked on in: origin near the object, unit about its size. Thresholds and 32-bit numbers then
+mean the same whatever the user's unit is and wherever the user's origin lies, and the same set in another unit, or moved, is the
+same in it to the last bit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steps.geometry.cameras import Camera, unproject
+
+Array = NDArray[Any]
+Place = tuple[float, float, float]
+DIAGONAL = 2.25  # local units of the diagonal around the object's outline, in the median of the views
+INNER = (1.0, 99.0)  # percentiles between which the object's points are measured: single depths may be anything
+FAR = 8.0  # local units from the user's origin beyond which 32 bits move a vertex by more than a millionth of a local unit
+FINEST = 2.0**-20  # local units to which cameras' places are rounded: what is left of the user's rounding is less
+
+
+@dataclass(frozen=True)
+class Frame:
+    """user = local * scale + offset. scale: user units per local one; offset: (3,) user units."""
+
+    scale: float = 1.0
+    offset: Place = (0.0, 0.0, 0.0)
+
+    @property
+    def is_far(self) -> bool:
+        """Whether 32-bit numbers are too coarse for the object's points in the user's frame."""
+        return max(map(abs, self.offset)) > FAR * self.scale
+
+    @property
+    def origin(self) -> Place:
+        """What files of 32-bit numbers leave out of the user's coordinates: a round place near the object; 0 where nothing."""
+        if not self.is_far:
+            return (0.0, 0.0, 0.0)
+        digits = -int(np.ceil(np.log10(self.scale)))
+        x, y, z = (round(c, digits) for c in self.offset)
+        return (x, y, z)
+
+    def less(self, origin: Place) -> Frame:
+        """From the same local frame to the user's coordinates less `origin`."""
+        x, y, z = (a - b for a, b in zip(self.offset, origin, strict=True))
+        return Frame(self.scale, (x, y, z))
+
+    def points_in(self, points: Array) -> Array:
+        """The user's points (n, 3) in the local frame, float64."""
+        return np.asarray((np.asarray(points, np.float64) - self.offset) / self.scale)
+
+    def points_out(self, points: Array) -> Array:
+        """Local points (n, 3) in the user's frame, float64."""
+        return np.asarray(np.asarray(points, np.float64) * self.scale + self.offset)
+
+    def lengths_in(self, lengths: Array) -> Array:
+        """The user's lengths in local units, float32."""
+        return np.asarray(lengths / self.scale, np.float32)
+
+    def length_out(self, length: float) -> float:
+        """A local length in the user's units, rounded."""
+        return self.rounded(length * self.scale)
+
+    def rounded(self, length: float) -> float:
+        """A length or coordinate in the user's units, to a millionth of a local unit."""
+        return round(float(length), 6 - round(np.log10(self.scale)))
+
+    def stored(self, points: Array) -> Array:
+        """Local points (n, 3) as files of 32-bit numbers have them, in the user's unit and relative to `origin`."""
+        return self.less(self.origin).points_out(points).astype(np.float32)
+
+    def read(self, points: Array, origin: Place) -> Array:
+        """The local points (n, 3), float32, that such a file holds relative to `origin`."""
+        return self.less(origin).points_in(points).astype(np.float32)
+
+    def camera_in(self, camera: Camera) -> Camera:
+        """The user's camera in the local frame."""
+        pose = np.array(camera.camera_to_world, np.float64)
+        pose[:3, 3] = np.round(self.points_in(pose[:3, 3]) / FINEST) * FINEST
+        return replace(camera, camera_to_world=pose)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"scale": self.scale, "offset": list(self.offset)}
+
+    @staticmethod
+    def from_json(value: dict[str, Any]) -> Frame:
+        x, y, z = map(float, value["offset"])
+        return Frame(float(value["scale"]), (x, y, z))
+
+
+def around(cameras: list[Camera], depths: list[Array]) -> Frame:
+    """The local frame of the object that views show. cameras: the user's; depths: [h, w] float64, of their sizes, 0 where nothing
+    is. The user's own frame where there is no extent."""
+    own = [_seen(camera, depth) for camera, depth in zip(cameras, depths, strict=True)]
+    spans = [float(np.hypot(*np.ptp(_box(points)[:, :2], axis=0))) for points in own if len(points)]
+    scale = float(np.median(spans)) / DIAGONAL if spans else 0.0
+    if not 0 < scale < np.inf:
+        return Frame()
+    first = cameras[0].position  # the user's origin may be so far away that places relative to it have few digits left
+    places = [
+        points @ np.asarray(camera.camera_to_world)[:3, :3].T + (camera.position - first)
+        for points, camera in zip(own, cameras, strict=True)
+    ]
+    middle = first + _box(np.concatenate(places)).mean(axis=0)
+    x, y, z = map(float, middle)
+    return Frame(scale, (x, y, z))
+
+
+def _seen(camera: Camera, depth: Array) -> Array:
+    """The points (n, 3) that a view shows, seen from its own camera: they do not depend on where that stands."""
+    points = unproject(depth, replace(camera, camera_to_world=np.eye(4)))
+    return points[np.isfinite(points).all(axis=1)]
+
+
+def _box(points: Array) -> Array:
+    """(2, 3): the ends of what most of the points fill."""
+    return np.asarray(np.percentile(points, INNER, axis=0))
