@@ -151,6 +151,9 @@ def signed_field(views: list[DepthView], grid: Grid, slack: float | None = None)
         ),
         grid.shape[0],
     )
+    for axis in range(3):  # what reaches beyond the grid ends at its border
+        layers = np.moveaxis(field, axis, 0)
+        layers[0], layers[-1] = np.maximum(layers[0], 0.5), np.maximum(layers[-1], 0.5)
     return field
 
 

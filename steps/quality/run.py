@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from steps.geometry.frame import Frame
 from steps.geometry.kernels import parallel_map
 from steps.geometry.rasterize import rasterize
 from steps.geometry.render import render, samples_for
+from steps.geometry.soundness import soundness
 from steps.quality import between, metrics
 from steps.reporter import Reporter
 
@@ -87,7 +89,7 @@ def summary(
     facts = {
         "faces": len(mesh.faces),
         "vertices": len(mesh.vertices),
-        "watertight": metrics.is_watertight(mesh.vertices, mesh.faces),
+        **asdict(soundness(mesh.vertices, mesh.faces)),
         "texture_size": len(mesh.texture),
         "seen": about.get("seen"),
         "bounds": [list(map(frame.rounded, frame.points_out(end))) for end in (low, high)],

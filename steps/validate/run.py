@@ -8,18 +8,21 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
 
 from steps.contracts import PRESETS, VIEW_NAMES, Validate
 from steps.errors import ValidationFailed
 from steps.files import write_json
 from steps.formats import cameras_json, checks, png, scene
 from steps.formats.cameras_json import Arrangement, Given, View
-from steps.formats.depth_encoding import MetricDepth, metric_depth
+from steps.formats.depth_encoding import DepthEncoding, MetricDepth, foreground, metric_depth
 from steps.geometry.cameras import ray_to_z
 from steps.reporter import Reporter
-from steps.validate import agreement, devices, local_frame, masks, placement
+from steps.validate import agreement, alpha, devices, holes, local_frame, masks, outside, placement
 
 Array = NDArray[Any]
+HALF = 127.5  # of a stored coverage
+UNKNOWN = 0.002  # of the object's pixels: more without depth are told
 
 
 def run(parameters: Validate, out: Path, reporter: Reporter) -> None:
@@ -27,7 +30,9 @@ def run(parameters: Validate, out: Path, reporter: Reporter) -> None:
     write_json(parameters.outputs / "preflight.json", devices.preflight(parameters.device))
     pictures, given = checks.check_set(parameters.input, parameters.cameras)
     reporter.progress(1, 3)
+    pictures = judged(pictures, given)
     cameras = known(pictures, given, parameters, out, reporter)
+    cameras = replace(cameras, notes=[*pictures.notes, *cameras.notes])
     if cameras.views is not None:
         pictures, views = placement.met(pictures, cameras.views)
         cameras = replace(cameras, views=views, exact=cameras.exact and not any(v.colour for v in cameras.views))
@@ -38,6 +43,16 @@ def run(parameters: Validate, out: Path, reporter: Reporter) -> None:
 
         rig_picture.drawn(rig_picture.boards_of(scene.load(out))).save(out / "rig.png")
     reporter.progress(3, 3)
+
+
+def judged(pictures: checks.Pictures, given: Given | None) -> checks.Pictures:
+    """The set with depth that is distance and alpha that is coverage; what was decided stands in its notes."""
+    nothing = holes.backgrounds(pictures, given)
+    pictures, told = holes.without_invalid(pictures, nothing)
+    outlines = [foreground(p, DepthEncoding(background=b)) for p, b in zip(pictures.depths, nothing, strict=True)]
+    insides = [masks.resized(o, p.pixels.shape[:2]) for o, p in zip(outlines, pictures.views, strict=True)]
+    views, more = alpha.judged(pictures.views, insides)
+    return replace(pictures, views=views, notes=[*pictures.notes, *told, *more])
 
 
 @dataclass(frozen=True)
@@ -57,6 +72,7 @@ def known(
 ) -> Cameras:
     """The cameras that were given, with what has to be found of them."""
     if isinstance(given, list) and all(view.depth for view in given):
+        write_json(out / "rig.json", {"decision": "given", "cameras": cameras_json.document(given)})
         return Cameras(given, "cameras.json", [])
     if given is None and parameters.rig == "nominal":
         return Cameras(None, "canonical", [])
@@ -88,36 +104,49 @@ def write_scene(pictures: checks.Pictures, cameras: Cameras, out: Path) -> None:
         local_frame.moved(_metric(picture, view), frame) for picture, view in zip(pictures.depths, views, strict=True)
     ]
     views = [replace(view, camera=frame.camera_in(view.camera)) for view in views]
-    shapes = [d.depth.shape for d in depths]
-    own = [v.camera.resized(w, h) for v, (h, w) in zip(views, shapes, strict=True)]
-    share = agreement.contradicted([d.depth for d in depths], own)
+    insides = [masks.resized(d.depth > 0, p.pixels.shape[:2]) for d, p in zip(depths, pictures.views, strict=True)]
+    decided = masks.decided(pictures.views, insides)
+    notes = [*notes, *decided.notes, *_unknown(decided.coverages, insides)]
+    depths, told = outside.removed(depths, decided.coverages)
+    notes = [*notes, *told]
+    seen = [_with_unknown(d.depth, c) for d, c in zip(depths, decided.coverages, strict=True)]
+    own = [v.camera.resized(d.shape[1], d.shape[0]) for v, d in zip(views, seen, strict=True)]
+    share = agreement.contradicted(seen, own)
     if share > agreement.SUSPICIOUS:
         notes = [*notes, _doubt(share, source)]
-    insides = [masks.resized(d.depth > 0, p.pixels.shape[:2]) for d, p in zip(depths, pictures.views, strict=True)]
-    opaque = [(p.colour, i) for p, i in zip(pictures.views, insides, strict=True) if p.alpha is None]
-    background, even = (
-        masks.background_colour([c for c, _ in opaque], [i for _, i in opaque]) if opaque else (masks.WHITE, True)
-    )
     faults = []
     for folder in ("views", "masks", "depth", "steps"):
         (out / folder).mkdir()
-    for index, (view, picture, depth, inside) in enumerate(zip(views, pictures.views, depths, insides, strict=True)):
-        coverage = _coverage(picture, inside, background)
-        if not (coverage >= 0.5).any() or not depth.depth.any():
+    for index, (view, picture, depth) in enumerate(zip(views, decided.views, depths, strict=True)):
+        coverage = decided.coverages[index]
+        if not (coverage >= HALF).any() or not depth.depth.any():
             faults.append(_empty(index))
         _write_view(out, view.camera.name, picture, coverage, depth)
     checks.raise_all(faults)
-    if not even:
-        notes = [*notes, "The background of the views is not even; metrics compare over its median colour."]
     about = {
         "rig": source,
         "depth": [v.depth.to_json() for v in views if v.depth],
-        "mask": "depth and colour" if opaque else "alpha",
+        "mask": decided.source,
         "exact": cameras.exact,
         "found": cameras.facts,
         "notes": notes,
     }
-    write_json(out / "scene.json", scene.describe([v.camera for v in views], background, frame, **about))
+    write_json(out / "scene.json", scene.describe([v.camera for v in views], decided.background, frame, **about))
+
+
+def _with_unknown(depth: Array, coverage: Array) -> Array:
+    """Depth, not a number where the object is and depth is missing: such a pixel denies nothing."""
+    unknown = (depth == 0) & (masks.resized(coverage.astype(np.float32), depth.shape) >= HALF)
+    return np.where(unknown, np.float32(np.nan), depth)
+
+
+def _unknown(coverages: list[Array], insides: list[Array]) -> list[str]:
+    """A sentence about pixels that are the object's and have no depth, away from its outline, where there are many."""
+    objects = [c >= HALF for c in coverages]
+    deep = [distance_transform_edt(o) > alpha.DEEP for o in objects]
+    missing = sum(int((d & (i < 0.5)).sum()) for d, i in zip(deep, insides, strict=True))
+    share = missing / max(1, sum(int(o.sum()) for o in objects))
+    return [f"{share:.1%} of the object's pixels have no depth; it is unknown there."] if share > UNKNOWN else []
 
 
 def _doubt(share: float, source: str) -> str:
@@ -139,13 +168,6 @@ def _metric(picture: png.Picture, view: View) -> MetricDepth:
     return metric_depth(picture, view.depth, ray_to_z(view.camera.resized(shape[1], shape[0]), shape))
 
 
-def _coverage(picture: png.Picture, inside: Array, background: Array) -> Array:
-    """The picture's own transparency where it has any, else what depth says, sharpened by colour."""
-    if picture.alpha is not None:
-        return picture.alpha
-    return masks.sharpened(inside, picture.colour / np.float32(255), background)
-
-
 def _empty(index: int) -> checks.Fault:
     error = ValidationFailed(
         "shows nothing: no pixel belongs to the object",
@@ -157,6 +179,6 @@ def _empty(index: int) -> checks.Fault:
 def _write_view(out: Path, name: str, picture: png.Picture, coverage: Array, depth: MetricDepth) -> None:
     pixels = picture.colour if picture.alpha is None else np.dstack([picture.colour, png.to_bytes(picture.alpha)])
     png.write(out / "views" / f"{name}.png", pixels, level=1)
-    png.write(out / "masks" / f"{name}.png", png.to_bytes(coverage), level=1)
+    png.write(out / "masks" / f"{name}.png", coverage, level=1)
     np.save(out / "depth" / f"{name}.npy", depth.depth)
     np.save(out / "steps" / f"{name}.npy", depth.step)
