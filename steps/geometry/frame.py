@@ -109,8 +109,7 @@ def around(cameras: list[Camera], depths: list[Array]) -> Frame:
 
 def _seen(camera: Camera, depth: Array) -> Array:
     """The points (n, 3) that a view shows, seen from its own camera: they do not depend on where that stands."""
-    points = unproject(depth, replace(camera, camera_to_world=np.eye(4)))
-    return points[np.isfinite(points).all(axis=1)]
+    return unproject(np.where(np.isfinite(depth), depth, 0.0), replace(camera, camera_to_world=np.eye(4)))
 
 
 def _box(points: Array) -> Array:
