@@ -80,6 +80,12 @@ class Frame:
         pose[:3, 3] = np.round(self.points_in(pose[:3, 3]) / FINEST) * FINEST
         return replace(camera, camera_to_world=pose)
 
+    def camera_out(self, camera: Camera) -> Camera:
+        """A local camera in the user's frame."""
+        pose = np.array(camera.camera_to_world, np.float64)
+        pose[:3, 3] = self.points_out(pose[:3, 3])
+        return replace(camera, camera_to_world=pose)
+
     def to_json(self) -> dict[str, Any]:
         return {"scale": self.scale, "offset": list(self.offset)}
 

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from steps.formats import checks, scene
+from steps.contracts import Validate
+from steps.formats import scene
 from steps.geometry.cameras import VIEW_NAMES, canonical_camera, unproject
 from steps.geometry.frame import Frame, around
 from steps.geometry.rasterize import rasterize
-from steps.validate.run import Cameras, write_scene
+from steps.reporter import Reporter
+from steps.validate.run import run
 from tests.cases import units
 from tests.cases.kit import Case
 
@@ -21,11 +23,11 @@ BALL = 0.4  # radius
 
 def validated(source: Path, work: Path) -> scene.Scene:
     """The scene of a set with cameras, without the process around the step."""
-    pictures, given = checks.check_set(source)
-    assert isinstance(given, list)
-    (work / "scene").mkdir(parents=True)
-    write_scene(pictures, Cameras(given, "cameras.json", []), work / "scene")
-    return scene.load(work / "scene")
+    out, outputs = work / "scene", work / "outputs"
+    for folder in (out, outputs):
+        folder.mkdir(parents=True)
+    run(Validate(out=out, outputs=outputs, input=source), out, Reporter(outputs, "validation"))
+    return scene.load(out)
 
 
 @pytest.fixture(scope="module")
