@@ -11,7 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from tests.cases.kit import MUG, Case, cameras, write_cameras
+from steps.formats.depth_encoding import encode_linear
+from steps.formats.png import to_bytes
+from steps.geometry.cameras import Camera
+from steps.geometry.rasterize import rasterize
+from steps.sample.render import GroundTruth, render
+from steps.sample.run import truth_of
+from tests.cases.kit import MUG, Array, Case, cameras, write_cameras, write_depth, write_view
 
 UTM = (431200.0, 5812300.0, 112.0)  # metres, as photogrammetry has them: east, north, height
 UTM_Y_UP = (500000.0, 120.0, 4649776.0)
@@ -35,6 +41,36 @@ def placed(factor: float = 1.0, offset: Place = (0.0, 0.0, 0.0)) -> Callable[[Pa
         return folder
 
     return make
+
+
+def from_afar(times: float) -> Callable[[Path], Path]:
+    """The mug by cameras so many times further away with as much longer lenses: nearly a parallel projection."""
+
+    def make(folder: Path) -> Path:
+        document, truth = cameras(folder), truth_of("mug")
+        for view in document["views"]:
+            move(view, times, (0.0, 0.0, 0.0))
+            for focal in ("fx", "fy"):
+                view["intrinsics"][focal] *= times
+            camera = Camera(view["name"], np.array(view["camera_to_world"]), **view["intrinsics"])
+            near, far = (view["depth"][end] + 2.5 * (times - 1) for end in ("near", "far"))
+            view["depth"].update(near=near, far=far)
+            write_view(folder, camera.name, to_bytes(render(truth, camera)[0]))
+            write_depth(folder, camera.name, encode_linear(exact_depth(truth, camera), near, far, 16))
+        write_cameras(folder, document)
+        return folder
+
+    return make
+
+
+def exact_depth(truth: GroundTruth, camera: Camera) -> Array:
+    """[H, W] float64: what 32 bits cannot hold from far away."""
+    seen = rasterize(truth.vertices, truth.faces, camera)
+    weights = np.concatenate([seen.bary, 1 - seen.bary.sum(axis=2, keepdims=True)], axis=2).astype(np.float64)
+    corners = np.asarray(truth.vertices, np.float64)[truth.faces[np.maximum(seen.face, 0)]]
+    places = (corners * weights[..., None]).sum(axis=2)
+    depth = places @ camera.projection[2, :3] + camera.projection[2, 3]
+    return np.where(seen.face >= 0, depth, 0.0)
 
 
 def move(view: Any, factor: float, offset: Place) -> None:
@@ -86,6 +122,9 @@ CASES: list[Case] = [
         placed(0.001, UTM_Y_UP),
         base=("--object", "donut", *MUG[2:]),
         loss=0.1,
+    ),
+    Case(
+        "a very long lens, as orthographic cameras are approximated", from_afar(1e5), loss=1.5, says=("very far away",)
     ),
     Case("centimetres, encoding not said", without_encoding(placed(0.02)), loss=0.5),
     Case("map coordinates, encoding not said", without_encoding(placed(offset=UTM)), loss=0.5),

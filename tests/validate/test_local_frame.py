@@ -10,7 +10,7 @@ import pytest
 
 from steps.contracts import Validate
 from steps.formats import scene
-from steps.geometry.cameras import VIEW_NAMES, canonical_camera, unproject
+from steps.geometry.cameras import VIEW_NAMES, Camera, canonical_camera, unproject
 from steps.geometry.frame import Frame, around
 from steps.geometry.rasterize import rasterize
 from steps.reporter import Reporter
@@ -89,6 +89,26 @@ def test_the_frame_lies_in_the_middle_of_a_ball_and_has_its_size(
         2 * 2**0.5 * BALL * factor, rel=0.15
     )  # the ends of a disc have few points
     assert found.is_far == (abs(centre[0]) > 100)
+
+
+def test_cameras_very_far_away_are_brought_near_enough_for_their_depth_and_it_is_told(
+    duck: Path, tmp_path: Path
+) -> None:
+    """As orthographic cameras are approximated: in 32 bits their depth would have steps of a tenth of the object."""
+    source = Case("", units.from_afar(1e6)).write(duck, tmp_path / "set")  # the mug, in the duck's place
+    taken = validated(source, tmp_path)
+    assert any("very far away" in note for note in taken.about["notes"])
+    truth = units.truth_of("mug")
+    for view, given in zip(taken.views, units.cameras(source)["views"], strict=True):
+        shown = taken.frame.points_out(unproject(view.depth(), view.depth_camera))
+        exact = units.exact_depth(
+            truth, Camera(view.camera.name, np.array(given["camera_to_world"]), **given["intrinsics"])
+        )
+        axis = np.array(given["camera_to_world"])[:3, :3]
+        near = (shown @ axis)[:, 2]  # towards the camera
+        assert near == pytest.approx(2.5e6 - exact[exact > 0], abs=5e-4)
+        across = np.ptp(shown @ axis[:, :2], axis=0)
+        assert across == pytest.approx(np.ptp(truth.vertices @ axis[:, :2], axis=0), rel=0.03)
 
 
 def test_single_depths_that_may_be_anything_do_not_move_the_frame() -> None:
