@@ -44,8 +44,8 @@ def _of_cameras(frame: Frame, views: list[View]) -> list[str]:
         return []
     return [
         f"The cameras of {', '.join(far)} are very far away: they were brought to {FURTHEST / 2:.0f} times the object's size "
-        "along their axes, with their focal lengths. Nothing in a picture of 1000 pixels moves by more than a tenth; 32-bit depth "
-        "from further away would be coarse."
+        "along their axes, with their focal lengths. Nothing in a picture of 1000 pixels moves by more than a tenth; "
+        "32-bit depth from further away would be coarse."
     ]
 
 
