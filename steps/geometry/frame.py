@@ -17,6 +17,9 @@ Place = tuple[float, float, float]
 DIAGONAL = 2.25  # local units of the diagonal around the object's outline, in the median of the views
 INNER = (1.0, 99.0)  # percentiles between which the object's points are measured: single depths may be anything
 FAR = 8.0  # local units from the user's origin beyond which 32 bits move a vertex by more than a millionth of a local unit
+# local units to the object beyond which depth in 32 bits is too coarse. A camera further away, as orthographic ones stand for, is
+# brought there along its axis, with its focal length: in a picture of 1000 pixels nothing moves by more than a tenth
+FURTHEST = 4096.0
 FINEST = 2.0**-20  # local units to which cameras' places are rounded: what is left of the user's rounding is less
 
 
@@ -58,6 +61,16 @@ class Frame:
         """The user's lengths in local units, float32."""
         return np.asarray(lengths / self.scale, np.float32)
 
+    def depth_in(self, depth: Array, camera: Camera) -> Array:
+        """The depth [H, W] that the user's camera sees, 0 where nothing, from where `camera_in` puts it; local units, float32."""
+        nearer = depth / self.scale - self.brought(camera)
+        return np.where(depth > 0, np.maximum(nearer, 0), 0).astype(np.float32)
+
+    def brought(self, camera: Camera) -> float:
+        """Local units by which the user's camera stands further away than FURTHEST, 0 where not."""
+        pose = np.asarray(camera.camera_to_world, np.float64)
+        return max(0.0, float(self.points_in(pose[:3, 3]) @ pose[:3, 2]) - FURTHEST)
+
     def length_out(self, length: float) -> float:
         """A local length in the user's units, rounded."""
         return self.rounded(length * self.scale)
@@ -75,9 +88,17 @@ class Frame:
         return self.less(origin).points_in(points).astype(np.float32)
 
     def camera_in(self, camera: Camera) -> Camera:
-        """The user's camera in the local frame."""
+        """The user's camera in the local frame, no further away than FURTHEST."""
+        pose, brought = np.array(camera.camera_to_world, np.float64), self.brought(camera)
+        place = self.points_in(pose[:3, 3]) - brought * pose[:3, 2]
+        pose[:3, 3] = np.round(place / FINEST) * FINEST
+        share = FURTHEST / (FURTHEST + brought) if brought else 1.0
+        return replace(camera, camera_to_world=pose, fx=camera.fx * share, fy=camera.fy * share)
+
+    def camera_out(self, camera: Camera) -> Camera:
+        """A local camera in the user's frame."""
         pose = np.array(camera.camera_to_world, np.float64)
-        pose[:3, 3] = np.round(self.points_in(pose[:3, 3]) / FINEST) * FINEST
+        pose[:3, 3] = self.points_out(pose[:3, 3])
         return replace(camera, camera_to_world=pose)
 
     def to_json(self) -> dict[str, Any]:
@@ -109,8 +130,7 @@ def around(cameras: list[Camera], depths: list[Array]) -> Frame:
 
 def _seen(camera: Camera, depth: Array) -> Array:
     """The points (n, 3) that a view shows, seen from its own camera: they do not depend on where that stands."""
-    points = unproject(depth, replace(camera, camera_to_world=np.eye(4)))
-    return points[np.isfinite(points).all(axis=1)]
+    return unproject(np.where(np.isfinite(depth), depth, 0.0), replace(camera, camera_to_world=np.eye(4)))
 
 
 def _box(points: Array) -> Array:

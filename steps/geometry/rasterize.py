@@ -20,8 +20,10 @@ from steps.geometry.cameras import Camera
 from steps.geometry.kernels import add, check_indices, for_bands, inlined, kernel, summed_bands
 
 Array = NDArray[Any]
-NEAR = 1e-4  # scene units; what is closer to the camera than this is not drawn
-SLIVER = 1e-12  # homogeneous area below which a face has no useful gradient
+NEAR = 1e-4  # of the furthest corner's depth; what is closer to the camera than this is not drawn
+SLIVER = (
+    1e-12  # of the terms that a face's homogeneous area is summed from: below that it is rounding, and has no gradient
+)
 TINY = 1e-9  # w below which a corner counts as behind the camera
 
 
@@ -39,9 +41,11 @@ class Fragments:
 def rasterize(positions: Array, faces: Array, camera: Camera) -> Fragments:
     """Draws positions (n, 3) and faces (m, 3) as `camera` sees them, both sides of every face."""
     seen = np.asarray(positions, np.float64) @ camera.projection[:, :3].T + camera.projection[:, 3]
+    furthest = float(np.max(seen[:, 2], where=np.isfinite(seen[:, 2]), initial=0.0))
     # with z = -1 the buffer holds -1 / depth, which is linear on the screen as a z-buffer's values have to be
     corners = np.concatenate([seen[:, :2], np.full((len(seen), 1), -1.0), seen[:, 2:]], axis=1)
-    found = rasterize_homogeneous(corners, faces, camera.width, camera.height, lowest=-1.0 / NEAR)
+    lowest = -1.0 / (NEAR * furthest) if furthest > 0 else -np.inf
+    found = rasterize_homogeneous(corners, faces, camera.width, camera.height, lowest)
     for_bands(lambda a, b: _to_depth(found.face, found.depth, a, b), camera.height)
     return found
 
@@ -220,7 +224,7 @@ def backward_pixel(row, column, corners, faces, rast, gradient, out):  # type: i
     a1, b1, c1 = cross(r, p)
     a2, b2, c2 = cross(p, q)
     determinant = a0 * p[0] + b0 * p[1] + c0 * p[3]
-    if abs(determinant) < SLIVER:
+    if abs(determinant) <= SLIVER * (abs(a0 * p[0]) + abs(b0 * p[1]) + abs(c0 * p[3])):
         return
     u, v = rast[row, column, 0], rast[row, column, 1]
     mean = g0 * u + g1 * v

@@ -43,7 +43,8 @@ def load(folder: Path, taken: Scene) -> list[HeldOut]:
 
 
 def _view(folder: Path, item: dict[str, Any], taken: Scene) -> HeldOut:
-    camera = taken.frame.camera_in(Camera(item["name"], np.array(item["camera_to_world"]), **item["intrinsics"]))
+    given = Camera(item["name"], np.array(item["camera_to_world"]), **item["intrinsics"])
+    camera = taken.frame.camera_in(given)
     path = folder / f"{camera.name}.png"
     if not path.is_file():
         raise ValidationFailed(f"held_out.json names {path.name}, which is not there.", f"Put it into {folder}.")
@@ -51,7 +52,7 @@ def _view(folder: Path, item: dict[str, Any], taken: Scene) -> HeldOut:
     picture = over(rgba[..., :3], rgba[..., 3], taken.background)
     counts = np.ones(picture.shape[:2], bool)
     if (depth_file := folder / f"{camera.name}_depth.npy").is_file():
-        depth = taken.frame.lengths_in(np.load(depth_file))
+        depth = taken.frame.depth_in(np.load(depth_file), given)
         counts[depth > 0] = _seen(unproject(depth, camera), taken)
     return HeldOut(camera, picture, counts)
 

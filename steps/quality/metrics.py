@@ -49,7 +49,7 @@ def iou(a: Array, b: Array) -> float:
 
 
 def depth_error(reference: Array, depth: Array) -> dict[str, float]:
-    """Absolute differences in scene units where both depth maps [H, W] see the object."""
+    """Absolute differences where both depth maps [H, W] see the object."""
     both = (reference > 0) & (depth > 0)
     difference = np.abs(reference[both] - depth[both]) if both.any() else np.zeros(1)
     return {

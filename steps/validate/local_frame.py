@@ -7,8 +7,8 @@ from dataclasses import replace
 from steps.formats.cameras_json import View
 from steps.formats.depth_encoding import MetricDepth, metric_depth
 from steps.formats.png import Picture
-from steps.geometry.cameras import ray_to_z
-from steps.geometry.frame import Frame, around
+from steps.geometry.cameras import Camera, ray_to_z
+from steps.geometry.frame import FURTHEST, Frame, around
 
 SIDE = 128  # pixels: more would measure the object no better
 
@@ -28,13 +28,28 @@ def found(pictures: list[Picture], views: list[View]) -> Frame:
     return around(cameras, depths)
 
 
-def moved(depth: MetricDepth, frame: Frame) -> MetricDepth:
-    """Depth in the frame's units, float32."""
-    return MetricDepth(frame.lengths_in(depth.depth), frame.lengths_in(depth.step))
+def moved(depth: MetricDepth, camera: Camera, frame: Frame) -> MetricDepth:
+    """What the user's camera sees, in the frame, float32."""
+    return MetricDepth(frame.depth_in(depth.depth, camera), frame.lengths_in(depth.step))
 
 
-def notes(frame: Frame) -> list[str]:
-    """What users of the mesh have to know of where it lies."""
+def notes(frame: Frame, views: list[View]) -> list[str]:
+    """What has to be said of where the object and the user's cameras are."""
+    return [*_of_origin(frame), *_of_cameras(frame, views)]
+
+
+def _of_cameras(frame: Frame, views: list[View]) -> list[str]:
+    far = [view.camera.name for view in views if frame.brought(view.camera)]
+    if not far:
+        return []
+    return [
+        f"The cameras of {', '.join(far)} are very far away: they were brought to {FURTHEST / 2:.0f} times the object's size "
+        "along their axes, with their focal lengths. Nothing in a picture of 1000 pixels moves by more than a tenth; "
+        "32-bit depth from further away would be coarse."
+    ]
+
+
+def _of_origin(frame: Frame) -> list[str]:
     if not frame.is_far:
         return []
     x, y, z = (f"{c:.15g}" for c in frame.origin)

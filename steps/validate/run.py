@@ -99,9 +99,10 @@ def write_scene(pictures: checks.Pictures, cameras: Cameras, out: Path) -> None:
     source, notes = cameras.source, cameras.notes
     views = [_view_of(i, picture, cameras.views) for i, picture in enumerate(pictures.views)]
     frame = local_frame.found(pictures.depths, views)
-    notes = [*notes, *local_frame.notes(frame)]
+    notes = [*notes, *local_frame.notes(frame, views)]
     depths = [
-        local_frame.moved(_metric(picture, view), frame) for picture, view in zip(pictures.depths, views, strict=True)
+        local_frame.moved(_metric(picture, view), view.camera, frame)
+        for picture, view in zip(pictures.depths, views, strict=True)
     ]
     views = [replace(view, camera=frame.camera_in(view.camera)) for view in views]
     insides = [masks.resized(d.depth > 0, p.pixels.shape[:2]) for d, p in zip(depths, pictures.views, strict=True)]

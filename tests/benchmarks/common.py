@@ -96,11 +96,8 @@ class Inputs:
 def inputs(folder: Path) -> Inputs:
     """In the user's frame."""
     taken = scene.load(folder)
-    scale, poses = taken.frame.scale, [np.array(view.depth_camera.camera_to_world) for view in taken.views]
-    for pose in poses:
-        pose[:3, 3] = taken.frame.points_out(pose[:3, 3])
-    cameras = [replace(v.depth_camera, camera_to_world=pose) for v, pose in zip(taken.views, poses, strict=True)]
-    return Inputs(cameras, [view.depth() * np.float32(scale) for view in taken.views])
+    cameras = [taken.frame.camera_out(view.depth_camera) for view in taken.views]
+    return Inputs(cameras, [view.depth() * np.float32(taken.frame.scale) for view in taken.views])
 
 
 def in_users_frame(mesh: Mesh, taken: scene.Scene) -> Mesh:
