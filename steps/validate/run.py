@@ -33,6 +33,8 @@ def run(parameters: Validate, out: Path, reporter: Reporter) -> None:
     pictures = judged(pictures, given)
     cameras = known(pictures, given, parameters, out, reporter)
     cameras = replace(cameras, notes=[*pictures.notes, *cameras.notes])
+    if not (out / "rig.json").exists():
+        write_json(out / "rig.json", {"decision": cameras.source, "cameras": document(pictures, cameras.views)})
     if cameras.views is not None:
         pictures, views = placement.met(pictures, cameras.views)
         cameras = replace(cameras, views=views, exact=cameras.exact and not any(v.colour for v in cameras.views))
@@ -43,6 +45,13 @@ def run(parameters: Validate, out: Path, reporter: Reporter) -> None:
 
         rig_picture.drawn(rig_picture.boards_of(scene.load(out))).save(out / "rig.png")
     reporter.progress(3, 3)
+
+
+def document(pictures: checks.Pictures, given: list[View] | None) -> dict[str, Any]:
+    """The cameras.json that says what holds, of a set whose rig did not have to be found."""
+    sizes = [picture.pixels.shape[1::-1] for picture in pictures.depths]
+    views = given or [cameras_json.canonical_views(*size)[i] for i, size in enumerate(sizes)]
+    return cameras_json.document(views)
 
 
 def judged(pictures: checks.Pictures, given: Given | None) -> checks.Pictures:
@@ -72,7 +81,6 @@ def known(
 ) -> Cameras:
     """The cameras that were given, with what has to be found of them."""
     if isinstance(given, list) and all(view.depth for view in given):
-        write_json(out / "rig.json", {"decision": "given", "cameras": cameras_json.document(given)})
         return Cameras(given, "cameras.json", [])
     if given is None and parameters.rig == "nominal":
         return Cameras(None, "canonical", [])
