@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
-from steps.contracts import PRESETS, VIEW_NAMES, Validate
+from steps.contracts import OUTLINES, PRESETS, VIEW_NAMES, Validate
 from steps.errors import ValidationFailed
 from steps.files import write_json
 from steps.formats import cameras_json, checks, png, scene
@@ -18,7 +18,7 @@ from steps.formats.cameras_json import Arrangement, Given, View
 from steps.formats.depth_encoding import DepthEncoding, MetricDepth, foreground, metric_depth
 from steps.geometry.cameras import ray_to_z
 from steps.reporter import Reporter
-from steps.validate import agreement, alpha, devices, holes, masks, placement
+from steps.validate import agreement, alpha, devices, holes, masks, outlines, placement
 
 Array = NDArray[Any]
 HALF = 127.5  # of a stored coverage
@@ -40,6 +40,7 @@ def run(parameters: Validate, out: Path, reporter: Reporter) -> None:
         cameras = replace(cameras, views=views, exact=cameras.exact and not any(v.colour for v in cameras.views))
     reporter.progress(2, 3)
     write_scene(pictures, cameras, out)
+    outlines.sheet(out).save(parameters.outputs / OUTLINES, quality=85)
     if parameters.picture:
         from steps.validate import rig_picture  # only now: hardly anybody asks for it
 
