@@ -21,6 +21,7 @@ from steps.options import DEVICES, ENGINES, JOB_OPTIONS, MODELS, PRESETS, RIGS, 
 __all__ = ["DEVICES", "ENGINES", "MODELS", "PRESETS", "RIGS"]
 
 VIEW_NAMES = ("front", "back", "left", "right", "top", "bottom")
+OUTLINES = "outlines.webp"  # among validate's outputs: which pixels it took for the object
 MODES = ("stochastic", "multidiffusion")  # of the published model
 JOB_SECONDS = 7200.0  # the models' running time together, after which a job ends as MODEL_TIMEOUT
 

@@ -51,12 +51,13 @@ _DRIVE = re.compile(r"[A-Za-z]:")
 @dataclass(frozen=True)
 class Entry:
     """One file of the set. path: inside the set, `multi_views/front.png`; size: bytes as announced; problem: why it may
-    not be read, if so."""
+    not be read, if so; source: where it lies, if that is a file of its own."""
 
     path: PurePosixPath
     size: int
     opened: Callable[[int], bytes]
     problem: BadInput | None = None
+    source: Path | None = None
 
     def read(self, limit: int = MAX_BYTES) -> bytes:
         """The file's bytes. Raises FileTooLarge above `limit`, and the entry's own problem."""
@@ -112,10 +113,15 @@ def _is_side_file(name: str) -> bool:
     return lower.startswith(".") or lower in _SIDE_FILES or lower.endswith(_SIDE_SUFFIXES)
 
 
+def named_as_cameras(name: str) -> bool:
+    """Whether a file is called as a file with cameras is, or nearly so."""
+    return _CAMERA_NAME.fullmatch(name.lower()) is not None
+
+
 def _holds_cameras(entry: Entry) -> bool:
     """By its name; beside the pictures also by what is in it."""
     lower = entry.path.name.lower()
-    if _CAMERA_NAME.fullmatch(lower):
+    if named_as_cameras(lower):
         return True
     if entry.problem or entry.size > MAX_CAMERAS_BYTES or not lower.endswith((".json", ".json.txt")):
         return False
@@ -164,7 +170,7 @@ def _file(path: Path, name: PurePosixPath) -> Entry:
         problem = ValidationFailed("is a symbolic link", "Give the file itself: links are not followed.")
     elif not stat.S_ISREG(mode.st_mode):
         problem = InvalidFileFormat("is not a file")
-    return Entry(name, mode.st_size, lambda limit: _head(path, limit), problem)
+    return Entry(name, mode.st_size, lambda limit: _head(path, limit), problem, path)
 
 
 def _head(path: Path, limit: int) -> bytes:

@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from steps.contracts import VIEW_NAMES
+from steps.contracts import OUTLINES, VIEW_NAMES
 from steps.package import chart
 from steps.package.evidence import Job, Model
 
@@ -36,6 +36,7 @@ def page(job: Job) -> str:
         chart=Markup(chart.svg(job.steps)),
         facts=facts(job),
         rig=job.scene.get("found"),
+        outlines=_embedded(job.folder / "outputs" / "validate" / OUTLINES),
     )
 
 

@@ -28,7 +28,7 @@ TOO_WIDE = (
     0.15  # of the opaque pixels, without depth and of one colour: alpha does not tell the object from what is behind
 )
 DEEP = 2.5  # pixels from an outline, beyond which a surface covers pixels whole
-MATTED = 0.02  # of the deep pixels, which are not opaque: matting, not thin slits
+MATTED = 0.02  # of the deep pixels, which are not opaque
 HAZE = 0.002  # of all pixels
 MIXED = 0.05  # RGB, root mean square: how far soft edges must differ from the colours beside them
 EXPLAINED = 0.4  # of that, squared, that may remain where a mixture explains it
@@ -156,7 +156,8 @@ def _cleaned(view: Picture, inside: Array, name: str, notes: Notes) -> Picture:
     assert given is not None
     alpha = _without_gaps(given, inside, name, notes)
     deep = distance_transform_edt(alpha >= 0.5) >= DEEP
-    if deep.any() and (alpha[deep] < 0.999).mean() > MATTED:
+    below = maximum_filter(alpha, 3) < 0.999  # a pixel that is covered in part by the rim of a slit has full neighbours
+    if deep.any() and below[deep].mean() > MATTED:
         lowest = float(alpha[deep].min())
         notes.add("Alpha inside the object is below full, as matting leaves it, and was taken for full", name)
         if lowest < 0.6:

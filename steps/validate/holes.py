@@ -12,7 +12,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_fill_holes, distance_transform_edt, label, maximum, mean, median_filter
+from scipy.ndimage import (
+    binary_dilation,
+    binary_fill_holes,
+    distance_transform_edt,
+    label,
+    maximum,
+    mean,
+    median_filter,
+)
 
 from steps.formats.cameras_json import Given
 from steps.formats.checks import Pictures
@@ -25,8 +33,8 @@ JUMP = 0.1  # of the object's range of values: an extreme value that differs so 
 MOSTLY = 0.8  # of the extreme values that have to jump so: a near plane through the object does not
 EVIDENCE = 0.002  # of the object's pixels, enclosed by it, without depth, and of its colour: the depth has holes
 SPECKLE = 2  # pixels from the rim to the middle, at most
-REACH = 0.08  # of the object's extent: how far a hole may open outwards from what has depth
-LARGEST = 0.1  # of the object's pixels: a larger thing beside it is another thing
+REACH = 0.12  # of the object's extent: how far a hole may open outwards from what has depth
+LARGEST = 0.25  # of the object's pixels: a larger thing beside it is another thing
 CLOSER = 0.5  # of its distance from the background's colour, within which a pixel is of the colours beside it
 SHADE = 0.04  # RGB: a colour that is the background's, darkened, up to this is its shadow
 
@@ -150,12 +158,10 @@ def _regions(void: Array, sure: Array, possible: Array, solid: Array) -> Array:
     touch it, lie close by, are not large, and are more than the soft rim around what is behind it."""
     distance = distance_transform_edt(~solid)
     rows, columns = np.nonzero(solid)
-    close = distance <= REACH * max(int(np.ptp(rows)), int(np.ptp(columns)), 1)
-    pieces, count = label(void & possible & close, np.ones((3, 3)))
-    if not count:
-        return np.zeros(void.shape, bool)
-    numbers = np.arange(count + 1)
+    possible = void & possible & (distance <= REACH * max(int(np.ptp(rows)), int(np.ptp(columns)), 1))
+    pieces, count = label(possible & (distance >= 2), np.ones((3, 3)))  # the mixed pixels of a rim would join them all
     size = np.bincount(pieces.ravel(), minlength=count + 1)
-    touches, inner = (np.bincount(pieces[d], minlength=count + 1) > 0 for d in (distance < 1.5, distance >= 2))
-    whole = touches & inner & (size < LARGEST * solid.sum()) & (numbers > 0)
-    return np.asarray(whole[pieces] | (void & sure & close & (distance < 2)))
+    touches, inner = (np.bincount(pieces[d], minlength=count + 1) > 0 for d in (distance < 3, distance >= 3))
+    whole = touches & inner & (size < LARGEST * solid.sum()) & (np.arange(count + 1) > 0)
+    grown = binary_dilation(whole[pieces], np.ones((3, 3)), iterations=2) & possible
+    return np.asarray(grown | (sure & possible & (distance < 2)))

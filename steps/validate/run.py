@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
-from steps.contracts import PRESETS, VIEW_NAMES, Validate
+from steps.contracts import OUTLINES, PRESETS, VIEW_NAMES, Validate
 from steps.errors import ValidationFailed
 from steps.files import write_json
 from steps.formats import cameras_json, checks, png, scene
@@ -18,7 +18,7 @@ from steps.formats.cameras_json import Arrangement, Given, View
 from steps.formats.depth_encoding import DepthEncoding, MetricDepth, foreground, metric_depth
 from steps.geometry.cameras import ray_to_z
 from steps.reporter import Reporter
-from steps.validate import agreement, alpha, devices, holes, local_frame, masks, outside, placement
+from steps.validate import agreement, alpha, devices, holes, local_frame, masks, outlines, placement
 
 Array = NDArray[Any]
 HALF = 127.5  # of a stored coverage
@@ -33,16 +33,26 @@ def run(parameters: Validate, out: Path, reporter: Reporter) -> None:
     pictures = judged(pictures, given)
     cameras = known(pictures, given, parameters, out, reporter)
     cameras = replace(cameras, notes=[*pictures.notes, *cameras.notes])
+    if not (out / "rig.json").exists():
+        write_json(out / "rig.json", {"decision": cameras.source, "cameras": document(pictures, cameras.views)})
     if cameras.views is not None:
         pictures, views = placement.met(pictures, cameras.views)
         cameras = replace(cameras, views=views, exact=cameras.exact and not any(v.colour for v in cameras.views))
     reporter.progress(2, 3)
     write_scene(pictures, cameras, out)
+    outlines.sheet(out).save(parameters.outputs / OUTLINES, quality=85)
     if parameters.picture:
         from steps.validate import rig_picture  # only now: hardly anybody asks for it
 
         rig_picture.drawn(rig_picture.boards_of(scene.load(out))).save(out / "rig.png")
     reporter.progress(3, 3)
+
+
+def document(pictures: checks.Pictures, given: list[View] | None) -> dict[str, Any]:
+    """The cameras.json that says what holds, of a set whose rig did not have to be found."""
+    sizes = [picture.pixels.shape[1::-1] for picture in pictures.depths]
+    views = given or [cameras_json.canonical_views(*size)[i] for i, size in enumerate(sizes)]
+    return cameras_json.document(views)
 
 
 def judged(pictures: checks.Pictures, given: Given | None) -> checks.Pictures:
@@ -72,7 +82,6 @@ def known(
 ) -> Cameras:
     """The cameras that were given, with what has to be found of them."""
     if isinstance(given, list) and all(view.depth for view in given):
-        write_json(out / "rig.json", {"decision": "given", "cameras": cameras_json.document(given)})
         return Cameras(given, "cameras.json", [])
     if given is None and parameters.rig == "nominal":
         return Cameras(None, "canonical", [])

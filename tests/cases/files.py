@@ -116,8 +116,9 @@ BOXES = (
 def needed_cameras(folder: Path, place: str, encoding: str = "utf-8") -> Path:
     """Each view cropped anyhow, so that the cameras must be read; their file lies at another place, or is called otherwise."""
     document = cameras(folder)
-    for (left, top, right, bottom), item in zip(BOXES, document["views"], strict=True):
+    for box, item in zip(BOXES, document["views"], strict=True):
         name, k = item["name"], item["intrinsics"]
+        left, top, right, bottom = (edge * k["width"] // 256 for edge in box)
         write_view(folder, name, view(folder, name)[top:bottom, left:right])
         write_depth(folder, name, depth(folder, name)[top:bottom, left:right])
         k.update(cx=k["cx"] - left, cy=k["cy"] - top, width=right - left, height=bottom - top)

@@ -109,17 +109,15 @@ def over_white(folder: Path) -> Path:
 
 
 def sensor_holes(folder: Path, seed: int = 1, share: float = 0.08, block: int = 20) -> Path:
-    """Depth of 0 in speckles, and in a few blocks that may open outwards."""
+    """Depth of 0 in speckles, and in a few blocks (pixels of 256) that may open outwards."""
     rng = np.random.default_rng(seed)
     for name in VIEW_NAMES:
         pixels = depth(folder, name).copy()
+        half = block * len(pixels) // 512
         rows, columns = np.nonzero(pixels)
         pixels[rng.random(pixels.shape) < share] = 0
         for i in rng.integers(0, len(rows), 3):
-            at = np.s_[
-                max(0, rows[i] - block // 2) : rows[i] + block // 2,
-                max(0, columns[i] - block // 2) : columns[i] + block // 2,
-            ]
+            at = tuple(slice(max(0, middle - half), middle + half) for middle in (rows[i], columns[i]))
             pixels[at] = 0
         write_depth(folder, name, pixels)
     return folder
