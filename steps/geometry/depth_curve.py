@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.interpolate import PchipInterpolator
 
 Array = NDArray[Any]
 Curve = str | dict[str, Any] | None
@@ -40,6 +39,8 @@ def _srgb(v: Array) -> tuple[Array, Array]:
 
 
 def _through(knots: Array, v: Array) -> tuple[Array, Array]:
+    from scipy.interpolate import PchipInterpolator  # only now: hardly any set has such a curve
+
     x, y = knots.T
     spline = PchipInterpolator(x, y)
     inside = np.clip(v, x[0], x[-1])

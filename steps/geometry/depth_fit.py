@@ -319,11 +319,13 @@ def solved(p: Problem, model: Model, theta: Array, widths: tuple[float, ...] = W
     """Levenberg and Marquardt's method from `theta`, with patience for ever smaller errors."""
     least = LEAST * p.pixel
     for width in (w for w in widths if w > least):
-        theta = _descended(p, model, theta, Scale(OUTLINE, OUTLINE, width, width))
+        theta = _descended(p, model, theta, Scale(OUTLINE, OUTLINE, width, width), 1e-2)
     for _ in range(SHARPENED):
         asked = with_furthest(p, model, theta)
         noise = surface_noise(asked.rows(model, theta, False), least)
-        theta = _descended(asked, model, theta, Scale(noise, OUTLINE, min(SIGMAS * noise * p.pixel, least), least))
+        theta = _descended(
+            asked, model, theta, Scale(noise, OUTLINE, min(SIGMAS * noise * p.pixel, least), least), 1e-3
+        )
     return judged(p, model, theta)
 
 
@@ -334,7 +336,8 @@ def judged(p: Problem, model: Model, theta: Array) -> Fit:
     return Fit(model, theta, cost(rows, Scale(OUTLINE, OUTLINE, least, least)), surface_noise(rows, least), rows)
 
 
-def _descended(p: Problem, model: Model, theta: Array, scale: Scale) -> Array:
+def _descended(p: Problem, model: Model, theta: Array, scale: Scale, enough: float) -> Array:
+    """The parameters where the cost sinks no more, but for the share `enough`."""
     spans = p.spans if model.per_view else [p.span]
     prior = model.prior(len(p.views))
     rows, damping = p.rows(model, theta), 1e-4
@@ -352,6 +355,6 @@ def _descended(p: Problem, model: Model, theta: Array, scale: Scale) -> Array:
             break
         gained, moved = before - now, float(np.abs(trial - theta).max())
         theta, rows, before, damping = trial, found, now, damping / 10
-        if gained < 1e-3 * before or moved < 1e-7:
+        if gained < enough * before or moved < 1e-7:
             break
     return theta

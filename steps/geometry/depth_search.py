@@ -19,18 +19,17 @@ from steps.geometry.depth_views import Frame
 from steps.geometry.kernels import parallel_map
 
 Array = NDArray[Any]
-SCAN = 12  # depths of the furthest value that are tried
+SCAN = 10  # depths of the furthest value that are tried
 SHAPES = (0.45, 1.0, 2.2)  # exponents that a curve may begin with
 COARSE, ROUGH = 250, 350  # pixels of each view for the scan, and to compare models by
 FOLLOWED, NEARLY = 3, 1.6  # so many of the models, and so many times the best cost, are fitted with more
 PLACES = 9  # at which a curve is taken over from one model to the next
 KNOTS = 9  # of a curve without a name
 BEGINNING = Scale(OUTLINE, OUTLINE, WIDTHS[0], WIDTHS[0])
-CLOSE = WIDTHS[1:3]  # widths to go on with, where the start is near
+CLOSE = WIDTHS[2:3]  # widths to go on with, where the start is near
 EXPLAINS, MEETS = 1.6, 0.08  # cost and noise (pixels) with which a model leaves nothing to explain
 AS_GOOD = 1.15  # times the best one's cost, up to which a model explains as much
 BELIEVED = 9.0  # cost of a model with one curve for all views that may be right, but for a curve without a name
-FITS = 3.0  # the largest cost of a model that is believed
 SHARED = (
     Model("inverse"), Model("logarithmic"), Model(ray=True), Model("inverse", ray=True), Model(curve="srgb"),
     Model(curve={"gamma": 2.2}), Model("inverse", curve="srgb"), Model(bends=True), Model("inverse", bends=True),
@@ -56,7 +55,7 @@ class Start:
 
 
 def found(p: Problem, frame: Frame) -> Fit:
-    """The best model. Its cost tells whether to believe it, see FITS."""
+    """The best model. Its cost tells whether to believe it: about 1 where it is right."""
     start = shared_starts(p, frame)[0]
     rough = problem(p.views, ROUGH)
     plain = solved(rough, Model(), start.of(Model()))
@@ -66,7 +65,7 @@ def found(p: Problem, frame: Frame) -> Fit:
     if common[0].cost < BELIEVED:
         best = simplest(p, _sharpened(p, common))
         return best if explains(best) else simplest(p, [best, _freed(p, best)])
-    own = _ranked(_fitted(rough, OWN, own_starts(p, frame)[0], WIDTHS[1:]))
+    own = _ranked(_fitted(rough, OWN, own_starts(p, frame)[0], WIDTHS[1:3]))
     if own[0].cost < BELIEVED:
         return simplest(p, _sharpened(p, own))
     return min(_freed(p, _sharpened(p, common)[0]), own[0], key=lambda f: f.cost)
@@ -108,7 +107,7 @@ def _freed(p: Problem, base: Fit) -> Fit:
     knots = (np.quantile(values, np.linspace(0, 1, KNOTS)) + np.linspace(*p.span, KNOTS)) / 2
     knots[0], knots[-1] = p.span
     model = Offset(ray=base.model.ray, base=base.model, fixed=tuple(base.theta), knots=tuple(knots))
-    return solved(p, model, np.zeros(KNOTS), CLOSE[1:])
+    return solved(p, model, np.zeros(KNOTS), CLOSE)
 
 
 # -- where to begin -----------------------------------------------------------------------------------------------------

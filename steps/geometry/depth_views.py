@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
 from steps.geometry.cameras import Camera, project, ray_to_z
-from steps.geometry.depth import dequantized
 
 Array = NDArray[Any]
 WIDEST = 512  # pixels to a side that are looked at
@@ -90,6 +89,8 @@ def _smoothed(value: Array, level: float) -> Array:
     """Without the staircase of few levels."""
     if level < 1e-4:
         return value
+    from steps.geometry.depth import dequantized  # only now: it loads kernels
+
     shifted = np.where(value >= 0, value + 1, 0).astype(np.float32)  # zero means nothing there
     smooth = dequantized(shifted, np.full_like(shifted, level)).astype(np.float64) - 1
     return np.where(value >= 0, np.maximum(smooth, 0), -1.0)

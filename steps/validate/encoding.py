@@ -12,15 +12,16 @@ from steps.errors import RigAmbiguous
 from steps.formats.cameras_json import View
 from steps.formats.checks import Pictures
 from steps.formats.depth_encoding import DepthEncoding
-from steps.geometry import depth_fit, depth_search
+from steps.geometry import depth_fit
 from steps.geometry.depth_curve import Curve
 from steps.geometry.depth_fit import Fit, Problem
 from steps.geometry.depth_models import Model, Offset
 from steps.geometry.depth_views import DepthView, Frame, depth_view, normalised
 from steps.validate.encoding_telling import told
-from steps.validate.rig import background_of, counts_of
+from steps.validate.stored import background_of, counts_of
 
 Array = NDArray[Any]
+FITS = 3.0  # the largest cost of an encoding that is believed
 DENIED = 4.0  # cost from which the pictures deny an encoding that was given
 BETTER = 3.0  # how many times better another one must explain them to be taken in its place
 KNOTS = 33  # of a curve as it is written down
@@ -39,8 +40,10 @@ class _Set:
 def found(pictures: Pictures, views: list[View]) -> tuple[list[View], str]:
     """The views with an encoding each, and what to say about it. Raises RigAmbiguous where none fits."""
     prepared = _prepared(pictures, views, background_of(pictures.depths))
+    from steps.geometry import depth_search  # only now: it loads kernels
+
     fit = depth_search.found(prepared.problem, prepared.frame)
-    if fit.cost > depth_search.FITS:
+    if fit.cost > FITS:
         raise RigAmbiguous(
             f"No depth encoding makes the six depth renders agree under the cameras given: the best misses by {fit.cost:.1f}, "
             "about 1 is usual.",
@@ -67,8 +70,10 @@ def checked(pictures: Pictures, views: list[View]) -> tuple[list[View], str]:
     before = depth_fit.judged(prepared.problem, model, theta)
     if before.cost <= DENIED:
         return views, ""
+    from steps.geometry import depth_search  # only now: it loads kernels
+
     fit = depth_search.found(prepared.problem, prepared.frame)
-    if fit.cost > depth_search.FITS or fit.cost * BETTER > before.cost:
+    if fit.cost > FITS or fit.cost * BETTER > before.cost:
         return views, ""
     depths = encodings(fit, prepared)
     note = (

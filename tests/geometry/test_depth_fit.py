@@ -20,6 +20,7 @@ from tests.geometry.shapes import ball
 Array = np.ndarray[Any, Any]
 SIZE = 128
 DISTANCE = 3.0
+FITS = 3.0
 NEAR, FAR = 1.9, 4.2
 
 
@@ -82,7 +83,7 @@ def test_a_curve_that_all_views_share_is_found(name: str) -> None:
     true = depths()
     values = [np.where(z > 0, CURVES[name](np.where(z > 0, z, 2.0)), -1.0) for z in true]
     fit, frame = found(values, cameras())
-    assert fit.cost < depth_search.FITS
+    assert fit.cost < FITS
     assert worst(fit, frame, values, true) < 0.02  # 0.8 of a pixel
 
 
@@ -132,4 +133,4 @@ def test_depth_of_another_object_agrees_in_no_encoding() -> None:
         turned = vertices[:, [1, 2, 0]] * [1.0, -1.0, 0.6] if index % 2 else vertices
         depth = rasterize(turned, faces if index % 2 == 0 else faces[:, ::-1].copy(), camera).depth.astype(np.float64)
         values.append(np.where(depth > 0, (depth - 1.9) / 2.3, -1.0))
-    assert found(values, cameras())[0].cost > depth_search.FITS
+    assert found(values, cameras())[0].cost > FITS
