@@ -17,6 +17,7 @@ from steps.errors import ValidationFailed
 from steps.formats.depth_encoding import DepthEncoding
 from steps.formats.inputs import shown
 from steps.geometry.cameras import VIEW_NAMES, Camera, Placement, canonical_camera
+from steps.geometry.depth_curve import is_monotone
 
 Array = NDArray[Any]
 SCHEMA = Path(__file__).with_name("cameras.schema.json")
@@ -168,12 +169,15 @@ def checked_pose(name: str, rows: Any) -> Array:
 
 
 def _check_range(name: str, depth: dict[str, Any]) -> None:
+    if not is_monotone(depth.get("curve")):
+        raise ValidationFailed(f"has a curve for {name} whose knots do not rise, in both numbers", _HELP)
     near, far = depth.get("near"), depth.get("far")
     if near is None or far is None:
         return
     if near == far:
         raise ValidationFailed(f"has near equal to far for {name}", _HELP)
-    if max(near, far) <= 0 or (depth["encoding"] == "inverse" and 0 in (near, far)):
+    undefined = {"inverse": 0 in (near, far), "logarithmic": min(near, far) <= 0}
+    if max(near, far) <= 0 or undefined.get(depth["encoding"], False):
         raise ValidationFailed(f"has near and far for {name} between which nothing lies before the camera", _HELP)
 
 

@@ -82,7 +82,10 @@ def known(
 ) -> Cameras:
     """The cameras that were given, with what has to be found of them."""
     if isinstance(given, list) and all(view.depth for view in given):
-        return Cameras(given, "cameras.json", [])
+        from steps.validate import encoding
+
+        views, note = encoding.checked(pictures, given)
+        return Cameras(views, "cameras.json", [note] if note else [])
     if given is None and parameters.rig == "nominal":
         return Cameras(None, "canonical", [])
     reporter.stage("rig")
