@@ -18,7 +18,7 @@ from steps.formats.cameras_json import Arrangement, Given, View
 from steps.formats.depth_encoding import DepthEncoding, MetricDepth, foreground, metric_depth
 from steps.geometry.cameras import ray_to_z
 from steps.reporter import Reporter
-from steps.validate import agreement, alpha, devices, holes, local_frame, masks, outlines, placement
+from steps.validate import agreement, alpha, devices, holes, local_frame, masks, outlines, outside, placement
 
 Array = NDArray[Any]
 HALF = 127.5  # of a stored coverage
