@@ -38,6 +38,7 @@ OUTPUTS = {
     "psnr": "",
     "ssim": "",
     "passed": "",
+    "warnings": "",  # a line for each: what to know before the result is trusted
     "seconds": "0",
     "startup-seconds": "0",
     "compile-seconds": "0",

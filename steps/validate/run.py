@@ -17,7 +17,7 @@ from steps.formats.cameras_json import Arrangement, Given, View
 from steps.formats.depth_encoding import MetricDepth, metric_depth
 from steps.geometry.cameras import ray_to_z
 from steps.reporter import Reporter
-from steps.validate import agreement, devices, masks, placement
+from steps.validate import devices, judgement, masks, placement
 
 Array = NDArray[Any]
 
@@ -32,7 +32,7 @@ def run(parameters: Validate, out: Path, reporter: Reporter) -> None:
         pictures, views = placement.met(pictures, cameras.views)
         cameras = replace(cameras, views=views, exact=cameras.exact and not any(v.colour for v in cameras.views))
     reporter.progress(2, 3)
-    write_scene(pictures, cameras, out)
+    write_scene(pictures, cameras, out, reporter)
     if parameters.picture:
         from steps.validate import rig_picture  # only now: hardly anybody asks for it
 
@@ -78,48 +78,46 @@ def known(
     return Cameras(found.views, "found", [found.note], exact=False, facts=facts)
 
 
-def write_scene(pictures: checks.Pictures, cameras: Cameras, out: Path) -> None:
-    """Masks, metric depth and cameras of a set that passed the checks."""
+def write_scene(pictures: checks.Pictures, cameras: Cameras, out: Path, reporter: Reporter) -> None:
+    """Masks, metric depth and cameras of a set that passed the checks. Raises ValidationFailed where the views contradict each
+    other too much."""
     source, notes = cameras.source, cameras.notes
     views = [_view_of(i, picture, cameras.views) for i, picture in enumerate(pictures.views)]
     depths = [_metric(picture, view) for picture, view in zip(pictures.depths, views, strict=True)]
     shapes = [d.depth.shape for d in depths]
     own = [v.camera.resized(w, h) for v, (h, w) in zip(views, shapes, strict=True)]
-    share = agreement.contradicted([d.depth for d in depths], own)
-    if share > agreement.SUSPICIOUS:
-        notes = [*notes, _doubt(share, source)]
     insides = [masks.resized(d.depth > 0, p.pixels.shape[:2]) for d, p in zip(depths, pictures.views, strict=True)]
     opaque = [(p.colour, i) for p, i in zip(pictures.views, insides, strict=True) if p.alpha is None]
     background, even = (
         masks.background_colour([c for c, _ in opaque], [i for _, i in opaque]) if opaque else (masks.WHITE, True)
     )
-    faults = []
+    faults, coverages = [], []
     for folder in ("views", "masks", "depth", "steps"):
         (out / folder).mkdir()
     for index, (view, picture, depth, inside) in enumerate(zip(views, pictures.views, depths, insides, strict=True)):
         coverage = _coverage(picture, inside, background)
         if not (coverage >= 0.5).any() or not depth.depth.any():
             faults.append(_empty(index))
+        coverages.append(coverage)
         _write_view(out, view.camera.name, picture, coverage, depth)
     checks.raise_all(faults)
     if not even:
         notes = [*notes, "The background of the views is not even; metrics compare over its median colour."]
+    evidence = judgement.evidence_of(own, [d.depth for d in depths], pictures.views, coverages, background if even else None)
+    agreement = judgement.given(evidence, pictures, source, reporter)
+    notes = [*notes, *agreement.warnings]
+    for note in notes:
+        reporter.warn(note)
     about = {
         "rig": source,
         "depth": [v.depth.to_json() for v in views if v.depth],
         "mask": "depth and colour" if opaque else "alpha",
         "exact": cameras.exact,
         "found": cameras.facts,
+        "agreement": agreement.facts,
         "notes": notes,
     }
     write_json(out / "scene.json", scene.describe([v.camera for v in views], background, **about))
-
-
-def _doubt(share: float, source: str) -> str:
-    return (
-        f"WARNING: {share:.0%} of what the depth renders show is denied by another view, so cameras or depth encoding "
-        f"({source}) do not fit these pictures."
-    )
 
 
 def _view_of(index: int, picture: png.Picture, given: list[View] | None) -> View:
