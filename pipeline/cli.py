@@ -124,6 +124,8 @@ def told(summary: dict[str, Any]) -> None:
             verdict = "passes" if model["passed"] else "does not pass"
             scores = f"PSNR {model['psnr']:.2f} dB, SSIM {model['ssim']:.4f}"
             click.echo(f"{name} ({model['engine']}) on {model['device']}: {scores}; {verdict}")
+    for warning in summary["warnings"]:
+        click.echo(f"WARNING: {warning}")
     if summary["error"]:
         explained(summary["error"])
     click.echo(f"{'Finished' if not summary['error'] else 'Ended'} after {summary['seconds']:.1f} s")

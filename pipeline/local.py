@@ -30,6 +30,7 @@ from steps.contracts import JOB_SECONDS, Nvdiffrec, Package, Preview, Quality, R
 from steps.errors import Interrupted, ModelVramOom, Record, UnknownError, ValidationFailed, as_record, by_code
 from steps.files import read_json, read_text, tree_digests, write_json
 from steps.processes import end_session
+from steps.reporter import read_warnings
 
 POLL_SECONDS = 0.1
 LOCK_SECONDS = 10.0
@@ -73,6 +74,7 @@ class Outcome:
 
     failure: Record | None = None
     reused: list[str] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)  # the steps that ran or were kept, in their order
     ran: list[str] = field(default_factory=list)
     started: list[str] = field(default_factory=list)  # models
     current: set[Path] = field(default_factory=set)  # result folders that belong to this run's options
@@ -197,9 +199,15 @@ class Job:
             "seconds": round(seconds, 2),
             "steps": {"ran": self.outcome.ran, "reused": self.outcome.reused},
             "error": failure,
+            "warnings": self.warnings(),
         }
         write_json(out / "outputs.json", summary)
         return summary, code
+
+    def warnings(self) -> list[str]:
+        """What the steps of this run warn of, those that were kept from an earlier run as well."""
+        of_each = (read_warnings(self.state / "outputs" / name) for name in self.outcome.told)
+        return list(dict.fromkeys(line for lines in of_each for line in lines))
 
     def model_summary(self, model: str) -> dict[str, Any]:
         quality = read_json(self.state / model / "quality" / "quality.json", {})
@@ -309,6 +317,7 @@ class Job:
         if self.stopped:
             return False
         done = self.state / "done" / f"{task.name}.json"
+        self.outcome.told.append(task.name)
         key = key_of(task)
         if task.reads and is_done(read_json(done, {}), key, task.parameters.out):
             self.outcome.reused.append(task.name)

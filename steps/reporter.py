@@ -12,10 +12,10 @@ from typing import Any
 from steps import memory
 from steps.contracts import OUTPUTS
 from steps.errors import STAGES
-from steps.files import read_json, write_atomically, write_json
+from steps.files import read_json, read_text, write_atomically, write_json
 
 NOTES = "notes.json"  # a list of sentences for the report
-MOST_WARNINGS, MOST_CHARACTERS = 20, 1000  # of a step, and of each: they go into records and annotations
+MOST_WARNINGS, MOST_CHARACTERS = 10, 600  # of a step, and of each: they go into records and annotations
 WARNING = "WARNING: "  # begins a note that a person has to see before the result is trusted
 
 
@@ -95,3 +95,8 @@ def _is_stage(value: object) -> bool:
 def read_notes(outputs: Path) -> list[str]:
     """The sentences that a step has noted."""
     return [note for note in read_json(outputs / NOTES, []) if isinstance(note, str)]
+
+
+def read_warnings(outputs: Path) -> list[str]:
+    """The warnings of a step, without the word."""
+    return [line for line in read_text(outputs / "warnings").splitlines() if line]

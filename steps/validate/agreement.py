@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from steps.geometry.cameras import Camera, project
 
@@ -143,6 +142,15 @@ def _pooled(near: Array, step: int) -> Array:
     return np.asarray(padded.reshape(height // step, step, width // step, step).min(axis=(1, 3)))
 
 
+def least_around(image: Array, reach: int) -> Array:
+    """The least value within `reach` rows and columns of each pixel of `image` [H, W]."""
+    for axis in (0, 1):
+        pad = [(reach, reach) if k == axis else (0, 0) for k in (0, 1)]
+        windows = np.lib.stride_tricks.sliding_window_view(np.pad(image, pad, mode="edge"), 2 * reach + 1, axis=axis)
+        image = windows.min(axis=-1)
+    return image
+
+
 def diagonal(views: list[Seen]) -> float:
     """Of the box around what the median view sees: one view that stands elsewhere does not make the object large."""
     sizes = [float(np.linalg.norm(np.ptp(view.points, axis=0))) for view in views if len(view.points)]
@@ -250,7 +258,7 @@ class Window:
         reach = int(np.ceil(np.clip(blocks, 1, SIDE / 8)))
         # what lies beyond the edge of a picture that cuts the object off is not known
         padded = np.pad(view.nearest, reach, constant_values=0.0 if view.cut else np.inf)
-        return Window(view, ndimage.minimum_filter(padded, 2 * reach + 1, mode="nearest"), reach, tolerance)
+        return Window(view, least_around(padded, reach), reach, tolerance)
 
     def denies(self, points: Array) -> Array:
         """(n,) bool: which points (n, 3) this view says are not there."""

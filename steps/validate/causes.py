@@ -77,21 +77,27 @@ def of_depth(evidence: Evidence, share: float, more: Callable[[], Iterator[Trial
         pairs = ", ".join(f"{a} and {b}" for a, b in same[:3]) + (", …" if len(same) > 3 else "")
         return Cause(f"Two views have one and the same camera: {pairs}. Give each its own.", 0.0)
     evidence = evidence.thinned()
-    best = _best(trials(evidence), share)
-    if best is None and more is not None:
-        best = _best(more(), share)
-    return best
+    given = share + fits_of(evidence).cost(SIX)
+    return _best(trials(evidence), share, given) or (_best(more(), share, given) if more else None)
 
 
-def _best(tried: Iterator[Trial], share: float) -> Cause | None:
-    """Of the hypotheses that mend it, the one under which depth and colours agree best; of equals the first."""
+def of_order(evidence: Evidence, share: float) -> Cause | None:
+    """The same where little is denied: only that depth renders or cameras are exchanged."""
+    evidence = evidence.thinned()
+    return _best(_orders(evidence), share, share + fits_of(evidence).cost(SIX))
+
+
+def _best(tried: Iterator[Trial], share: float, given: float) -> Cause | None:
+    """Of the hypotheses that mend it, the one under which depth and colours agree best; of equals the first. given: how badly they
+    agree now."""
     found: list[tuple[float, Cause]] = []
     for trial in tried:
         views = trial.evidence.views
         if denied_share(views, FEW) > 0.5 * share or (left := compare(views).share) > MENDS * share:
             continue
-        cost = fits_of(trial.evidence).cost(SIX)
-        found.append((round(left + cost, 2), Cause(trial.sentence, left)))
+        cost = left + fits_of(trial.evidence).cost(SIX)
+        if given - cost > GAIN:
+            found.append((round(cost, 2), Cause(trial.sentence, left)))
     return min(found, key=lambda item: item[0])[1] if found else None
 
 
@@ -184,15 +190,17 @@ def _share(window: Window, one: Seen) -> float:
 # -- pictures against depth ---------------------------------------------------------------------------------------------
 
 
-def of_pictures(evidence: Evidence, fits: Fits) -> Cause | None:
+def of_pictures(evidence: Evidence, fits: Fits, suspected: bool = True) -> Cause | None:
     """Pictures that stand for other depth renders than their own, or of which one is there twice. None where all fit as they
-    stand."""
+    stand. suspected: whether their outlines are other ones than their depth renders'."""
     copied = _copied(evidence, fits)
     if copied:
         return Cause(copied, 0.0)
     order = fits.best()
     words = exchange_words(order, evidence.names)
     found = [(fits.cost(order), fits.outline_cost(order), f"The pictures of {words}: exchanging them mends it.")]
+    if order == SIX and not suspected:
+        return None
     for words, turn in _TURNS.items():
         looks = [Look(turn(v.colour), None if v.object is None else turn(v.object)) for v in evidence.looks]
         turned = fits_of(replace(evidence, looks=looks))
@@ -212,6 +220,8 @@ def _copied(evidence: Evidence, fits: Fits) -> str:
     """One picture under two names, of places that do not look the same; empty where there is none."""
     for a, b in ((a, b) for a in SIX for b in SIX if a < b):
         if np.abs(evidence.looks[a].colour - evidence.looks[b].colour).mean() > SAME_PICTURE:
+            continue
+        if exchanged.is_thin(evidence.looks[a].object):
             continue
         worse = max((a, b), key=lambda k: (_misfit(fits, k), k))
         other = a if worse == b else b

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 from steps.geometry.cameras import Camera
 
@@ -102,6 +101,8 @@ def _degrees(cameras: list[Camera], poses: list[Array]) -> Iterator[Reading]:
 
 
 def _of_degrees(rotation: Array, sequence: str) -> Array | None:
+    from scipy.spatial.transform import Rotation  # only where something is wrong: it takes a while to load
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that two of the angles turn about the same axis does no harm here
         first = Rotation.from_matrix(rotation).as_euler(sequence)
@@ -134,8 +135,9 @@ def scaled(cameras: list[Camera], clouds: list[Array], score: Callable[[list[Cam
     for factor, words in (*UNITS.items(), *((1 / f, _other_way(w)) for f, w in UNITS.items())):
         if 0.6 < factor / estimate < 1.7:
             yield f"positions {words} (multiply them by {factor:.6g})", _moved(cameras, factor)
-    best = min(estimate * np.geomspace(0.8, 1.5, 33), key=lambda factor: score(_moved(cameras, factor)))
-    yield f"positions in another unit than depth (multiply them by about {best:.3g})", _moved(cameras, best)
+    best = _middle(estimate * np.geomspace(0.8, 1.5, 33), lambda factor: score(_moved(cameras, factor)))
+    if abs(np.log(best)) > 0.1:
+        yield f"positions in another unit than depth (multiply them by about {best:.3g})", _moved(cameras, best)
 
 
 def _other_way(words: str) -> str:
@@ -157,9 +159,17 @@ def lenses(cameras: list[Camera], score: Callable[[list[Camera]], float]) -> Ite
     def zoomed(factor: float) -> list[Camera]:
         return [replace(c, fx=c.fx * factor, fy=c.fy * factor) for c in cameras]
 
-    factor = min((f for f in np.geomspace(0.3, 3.0, 41) if abs(f - 1) > 0.05), key=lambda f: score(zoomed(f)))
+    factors = np.geomspace(0.3, 3.0, 41)
+    factor = _middle(factors[np.abs(np.log(factors)) > 0.1], lambda f: score(zoomed(f)))
     angle = np.degrees(2 * np.arctan(cameras[0].width / 2 / (cameras[0].fx * factor)))
     yield f"those of another lens (about {angle:.0f} degrees across the picture would fit)", zoomed(factor)
+
+
+def _middle(factors: Array, score: Callable[[float], float]) -> float:
+    """The middle one of those that score best: a whole range of them may be within the tolerance."""
+    scores = np.array([score(float(factor)) for factor in factors])
+    best = np.flatnonzero(scores <= scores.min() + 0.01)
+    return float(factors[best[len(best) // 2]])
 
 
 def twice(cameras: list[Camera]) -> list[tuple[str, str]]:

@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from steps.validate.agreement import DepthView, Seen, met
+from steps.validate.agreement import DepthView, Seen, least_around, met
 
 Array = NDArray[Any]
 SIDE = 96  # pixels to which pictures are reduced: finer detail does not lie alike in two views
 ALIKE = 0.35  # colour difference (0 to sqrt 3) from which it does not matter how unlike two colours are
 CONTRAST = 0.12  # of a channel, from which a pixel is not the background
+LEAST_SIZE = 40  # pixels of two outlines together, below which they tell nothing
 LEAST = 12  # points that two views must both see for their colours to count
 
 
@@ -74,6 +75,30 @@ def look(colour: Array, object_share: Array | None) -> Look:
 def outline(view: DepthView) -> Array:
     """[SIDE, SIDE]: the share of each pixel in which a depth map has something."""
     return _reduced((view.depth > 0).astype(np.float32)[..., None])[..., 0]
+
+
+def mismatch(object_share: Array | None, shape: Array) -> float:
+    """How much of two outlines [SIDE, SIDE] lies where the other one has nothing, even nearby; 0 where there is only one. Parts
+    thinner than three pixels do not count: of those a depth render that is sampled at pixel centres may lack any."""
+    if object_share is None:
+        return 0.0
+    a, b = (_opened(mask >= 0.5) for mask in (object_share, shape))
+    near_a, near_b = (~least_around(mask <= 0.02, 2) for mask in (object_share, shape))
+    total = int(a.sum() + b.sum())
+    return float((a & ~near_b).sum() + (b & ~near_a).sum()) / total if total > LEAST_SIZE else 0.0
+
+
+def is_thin(object_share: Array | None) -> bool:
+    """Whether less than half of an outline is in parts of three pixels or more."""
+    if object_share is None:
+        return False
+    mask = object_share >= 0.5
+    return bool(2 * _opened(mask).sum() < max(mask.sum(), (object_share > 0.1).sum() / 2))
+
+
+def _opened(mask: Array) -> Array:
+    """A mask [H, W] bool without parts thinner than three pixels (erosion, then dilation)."""
+    return ~least_around(~least_around(mask, 1), 1)
 
 
 def against(colour: Array, background: Array) -> Array:

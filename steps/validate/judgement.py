@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from scipy import ndimage
 
 from steps.errors import RigAmbiguous, ValidationFailed
 from steps.formats import png
@@ -23,12 +22,11 @@ from steps.formats.depth_encoding import metric_depth
 from steps.geometry.cameras import Camera, ray_to_z
 from steps.reporter import Reporter
 from steps.validate import causes, exchanged, masks
-from steps.validate.agreement import Agreement, DepthView, compare
+from steps.validate.agreement import Agreement, DepthView, compare, least_around
 from steps.validate.causes import Cause, Evidence, Trial
-from steps.validate.exchanged import Look, outline
 
 Array = NDArray[Any]
-SUSPECTED = 0.01  # the share of denied points from which hypotheses are tried; exact renders have none
+SUSPECTED = 0.01  # the share of denied points from which it is seen whether views are exchanged; exact renders have none
 WARNS, FAILS = 0.05, 0.30  # the same, from which there is a warning, and from which the job fails
 OUTLINE = 0.12  # of a view's outline, the share that lies elsewhere in its depth render from which there is a warning
 TILE = 256  # pixels to a side of a view in the picture
@@ -125,21 +123,16 @@ def judged(evidence: Evidence, more: Callable[[], Iterator[Trial]] | None = None
     agreement = compare(evidence.views)
     fits = causes.fits_of(evidence)
     cause = None
-    if agreement.share > SUSPECTED:
-        cause = causes.of_depth(evidence, agreement.share, more if agreement.share > WARNS else None)
-    cause = cause or causes.of_pictures(evidence, fits)
-    outlines = [_elsewhere(look, view) for look, view in zip(evidence.looks, evidence.views, strict=True)]
+    if agreement.share > WARNS:
+        cause = causes.of_depth(evidence, agreement.share, more)
+    elif agreement.share > SUSPECTED:
+        cause = causes.of_order(evidence, agreement.share)
+    outlines = [
+        exchanged.mismatch(look.object, exchanged.outline(view))
+        for look, view in zip(evidence.looks, evidence.views, strict=True)
+    ]
+    cause = cause or causes.of_pictures(evidence, fits, max(outlines) > OUTLINE / 3)
     return Judgement(agreement, outlines, fits.colour_cost(causes.SIX), cause)
-
-
-def _elsewhere(look: Look, view: DepthView) -> float:
-    """How much of a picture's outline, and of its depth render's, lies where the other one has nothing, even nearby."""
-    if look.object is None:
-        return 0.0
-    a, b = look.object >= 0.5, outline(view) >= 0.5
-    total = int(a.sum() + b.sum())
-    near_a, near_b = (ndimage.binary_dilation(m, np.ones((5, 5))) for m in (a, b))
-    return float((a & ~near_b).sum() + (b & ~near_a).sum()) / total if total else 0.0
 
 
 def warnings(judgement: Judgement, names: list[str], source: str) -> list[str]:
@@ -193,7 +186,7 @@ def drawn(judgement: Judgement, views: list[DepthView], pictures: list[Array]) -
         tile = Image.fromarray(picture).convert("RGB").resize((TILE, TILE))
         inside = np.asarray(Image.fromarray(view.depth > 0).resize((TILE, TILE)))
         pixels = np.array(tile)
-        pixels[inside ^ ndimage.binary_erosion(inside)] = BLUE
+        pixels[inside ^ least_around(inside, 1)] = BLUE
         tile = Image.fromarray(pixels)
         draw = ImageDraw.Draw(tile)
         height, width = view.depth.shape
