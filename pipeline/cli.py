@@ -69,6 +69,8 @@ def main() -> None:
 )
 @flags.of_job("psnr-threshold", "The gate on mean PSNR in dB.")
 @flags.of_job("ssim-threshold", "The gate on mean SSIM.")
+@flags.of_job("object-psnr-threshold")
+@flags.of_job("object-ssim-threshold")
 @flags.of_step(Step, "memory_limit_mib", "End a step as MODEL_OOM above this; 0: only the container's limit.")
 @click.option("--restart", is_flag=True, help="Forget what an earlier run in --out has finished.")
 @click.option("--json", "as_json", is_flag=True, help="Print outputs.json on stdout and nothing else.")

@@ -23,14 +23,13 @@ from typing import IO, Any
 
 from pipeline.progress import Display
 from pipeline.reuse import Task, is_done, key_of, publish, remove
-from steps import contracts
+from steps import contracts, reporter
 from steps.attempts import COMPLETED
 from steps.attempts import read as earlier
 from steps.contracts import JOB_SECONDS, Nvdiffrec, Package, Preview, Quality, Reconviagen, Step, Validate
 from steps.errors import Interrupted, ModelVramOom, Record, UnknownError, ValidationFailed, as_record, by_code
 from steps.files import read_json, read_text, tree_digests, write_json
 from steps.processes import end_session
-from steps.reporter import read_warnings
 
 POLL_SECONDS = 0.1
 LOCK_SECONDS = 10.0
@@ -64,6 +63,8 @@ class Options:
     held_out: Path | None = None
     psnr_threshold: float = 20.0
     ssim_threshold: float = 0.75
+    object_psnr_threshold: float = 0.0
+    object_ssim_threshold: float = -1.0
     preview_size: int = 512
     memory_limit_mib: int = 0
 
@@ -206,7 +207,7 @@ class Job:
 
     def warnings(self) -> list[str]:
         """What the steps of this run warn of, those that were kept from an earlier run as well."""
-        of_each = (read_warnings(self.state / "outputs" / name) for name in self.outcome.told)
+        of_each = (reporter.read_warnings(self.state / "outputs" / name) for name in self.outcome.told)
         return list(dict.fromkeys(line for lines in of_each for line in lines))
 
     def model_summary(self, model: str) -> dict[str, Any]:
@@ -294,6 +295,8 @@ class Job:
             held_out=self.options.held_out,
             psnr_threshold=self.options.psnr_threshold,
             ssim_threshold=self.options.ssim_threshold,
+            object_psnr_threshold=self.options.object_psnr_threshold,
+            object_ssim_threshold=self.options.object_ssim_threshold,
         )
         more = (self.options.held_out,) if self.options.held_out else ()
         return Task(name, "quality", parameters, (scene, mesh, *more))
