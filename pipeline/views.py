@@ -7,7 +7,17 @@ from typing import Any
 
 from pipeline import ids, reading, workflows
 from pipeline.reading import EPOCH, mapping, moment, text
-from pipeline.report import ENDED_BY, MOST_WARNINGS, describe, model_of, outputs, step_nodes, step_of, tasks_phase, warnings_of
+from pipeline.report import (
+    ENDED_BY,
+    MOST_WARNINGS,
+    describe,
+    model_of,
+    outputs,
+    step_nodes,
+    step_of,
+    tasks_phase,
+    warnings_of,
+)
 from steps.contracts import MODELS
 from steps.errors import Record
 
@@ -51,9 +61,9 @@ def is_job(workflow: Workflow) -> bool:
 
 def view(workflow: Workflow) -> View:
     """job_id, status, progress (0-100), current_model, stage, engine, model_type, created_at, updated_at, ended_at, error (a
-    failure record or null), note, warnings (sentences), owner, source, priority, workflow (its name), folder (of its files in the bucket). Times are
-    ISO 8601 in UTC. Never raises, whatever stands in the workflow: what cannot be read is told in note. Of one that has ended its
-    metadata is enough, see `recorded`."""
+    failure record or null), note, warnings (sentences), owner, source, priority, workflow (its name), folder (of its files in the
+    bucket). Times are ISO 8601 in UTC. Never raises, whatever stands in the workflow: what cannot be read is told in note. Of one
+    that has ended its metadata is enough, see `recorded`."""
     workflow = workflows.read(workflow)
     return recorded(workflow) or _view(workflow)
 

@@ -86,7 +86,11 @@ JOB_OPTIONS = {
     "psnr-threshold": Option(float, 20.0, "Mean PSNR in dB below which the job fails.", least=0, most=100),
     "ssim-threshold": Option(float, 0.75, "Mean SSIM below which the job fails.", least=-1, most=1),
     "object-psnr-threshold": Option(
-        float, 0.0, "Mean PSNR in dB over the object alone below which the job fails; 0: any will do.", least=0, most=100
+        float,
+        0.0,
+        "Mean PSNR in dB over the object alone below which the job fails; 0: any will do.",
+        least=0,
+        most=100,
     ),
     "object-ssim-threshold": Option(
         float, -1.0, "Mean SSIM over the object alone below which the job fails; -1: any will do.", least=-1, most=1

@@ -67,7 +67,6 @@ class Reporter:
         write_json(self.outputs / NOTES, self.notes)
         print(sentence, file=sys.stderr)
 
-
     def warn(self, note: str) -> None:
         """Passes a note on to everybody who looks at the job, if it is a warning: the output `warnings` has one on each line."""
         if note.startswith(WARNING) and note not in self.warnings:

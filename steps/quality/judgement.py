@@ -14,8 +14,8 @@ OUTLINES = 0.8  # mean IoU of the silhouettes
 
 
 def allowed(agreement: dict[str, Any]) -> float:
-    """The PSNR in dB on the object that can be asked for: ten decibels less for each tenfold distance between the surfaces that two
-    views have, since what is moved by twice as much differs in twice as many pixels. agreement: of scene.json."""
+    """The PSNR in dB on the object that can be asked for: ten decibels less for each tenfold distance between two views'
+    surfaces, since what is moved by twice as much differs in twice as many pixels. agreement: of scene.json."""
     distance = float(agreement.get("surface_distance", 0.0))
     return USUAL - 10 * float(np.log10(max(1.0, distance / UNNOTICED)))
 
@@ -26,9 +26,9 @@ def warnings(report: dict[str, Any], agreement: dict[str, Any]) -> list[str]:
     worst = min(report["views"], key=lambda view: view["object"]["psnr"])
     if report["object"]["psnr"] < least:
         found.append(
-            f"{WARNING}The object alone has a PSNR of {report['object']['psnr']:.1f} dB, where views that agree as these do allow "
-            f"{least:.0f} dB or more (least in {worst['name']}, {worst['object']['psnr']:.1f} dB): look at the mesh before you "
-            "trust it."
+            f"{WARNING}The object alone has a PSNR of {report['object']['psnr']:.1f} dB, where views that agree as these do "
+            f"allow {least:.0f} dB or more (least in {worst['name']}, {worst['object']['psnr']:.1f} dB): look at the mesh "
+            "before you trust it."
         )
     overlap = float(np.mean([view["iou"] for view in report["views"]]))
     if overlap < OUTLINES:

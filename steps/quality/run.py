@@ -38,7 +38,11 @@ def run(parameters: Quality, out: Path, reporter: Reporter) -> None:
     report["rig"] = taken.rig
     agreement = taken.about.get("agreement", {})
     told = judgement.warnings(report, agreement)
-    report["judgement"] = {"object_psnr_allowed": judgement.allowed(agreement), "agreement": agreement, "warnings": told}
+    report["judgement"] = {
+        "object_psnr_allowed": judgement.allowed(agreement),
+        "agreement": agreement,
+        "warnings": told,
+    }
     report = dict(_rounded(report))
     write_json(out / "quality.json", report)
     for name in ("model", "engine", "device"):

@@ -88,8 +88,8 @@ def of_order(evidence: Evidence, share: float) -> Cause | None:
 
 
 def _best(tried: Iterator[Trial], share: float, given: float) -> Cause | None:
-    """Of the hypotheses that mend it, the one under which depth and colours agree best; of equals the first. given: how badly they
-    agree now."""
+    """Of the hypotheses that mend it, the one under which depth and colours agree best; of equals the first. given: how badly
+    they agree now."""
     found: list[tuple[float, Cause]] = []
     for trial in tried:
         views = trial.evidence.views
@@ -114,7 +114,10 @@ def trials(evidence: Evidence) -> Iterator[Trial]:
         return denied_share(with_cameras(evidence, cameras).views, FEW)
 
     clouds = [_own_axes(view) for view in evidence.views]
-    for words, cameras in (*conventions.scaled(evidence.cameras, clouds, denied), *conventions.lenses(evidence.cameras, denied)):
+    for words, cameras in (
+        *conventions.scaled(evidence.cameras, clouds, denied),
+        *conventions.lenses(evidence.cameras, denied),
+    ):
         yield Trial(f"The cameras look like {words}.", with_cameras(evidence, cameras))
 
 
@@ -155,7 +158,8 @@ def exchange_words(order: tuple[int, ...], names: list[str]) -> str:
     moved = [(names[a], names[p]) for a, p in enumerate(order) if a != p]
     if len(moved) == 2:
         return f"{moved[0][0]} and {moved[1][0]} are exchanged"
-    return f"{', '.join(name for name, _ in moved)} are mixed up ({', '.join(f'{a} has that of {_owner(a, order, names)}' for a, _ in moved)})"
+    each = ", ".join(f"{name} has that of {_owner(name, order, names)}" for name, _ in moved)
+    return f"{', '.join(name for name, _ in moved)} are mixed up ({each})"
 
 
 def _owner(name: str, order: tuple[int, ...], names: list[str]) -> str:
@@ -166,7 +170,9 @@ def _owner(name: str, order: tuple[int, ...], names: list[str]) -> str:
 def _best_order(views: list[DepthView]) -> tuple[int, ...]:
     """Which depth render belongs to which camera, by what they deny of each other; as they stand where nothing is better."""
     tolerance = TOLERANCE * diagonal([seen(view, FEW, normals=False) for view in views])
-    placed = [[seen(view.with_camera(own.camera), FEW, normals=False) for view in views] for own in views]  # [camera][depth render]
+    placed = [
+        [seen(view.with_camera(own.camera), FEW, normals=False) for view in views] for own in views
+    ]  # [camera][depth render]
     table = np.zeros((6, 6, 6, 6))  # [a, b, d, e]: of render d under camera a, what render e under camera b denies
     for b in SIX:
         for e in SIX:
@@ -226,10 +232,8 @@ def _copied(evidence: Evidence, fits: Fits) -> str:
         worse = max((a, b), key=lambda k: (_misfit(fits, k), k))
         other = a if worse == b else b
         if _misfit(fits, worse) - _misfit(fits, other) > GAIN:
-            names = evidence.names
-            return (
-                f"The picture of {names[worse]} is that of {names[other]} once more: put the view of {names[worse]} in its place."
-            )
+            name = evidence.names[worse]
+            return f"The picture of {name} is that of {evidence.names[other]} once more: put the view of {name} in its place."
     return ""
 
 
@@ -238,5 +242,7 @@ def _misfit(fits: Fits, k: int) -> float:
     outline = 1 - fits.outlines[k, k]
     weights = fits.weights[k] + fits.weights[:, k]
     total = float(weights.sum())
-    pairs = sum(fits.weights[k, b] * fits.colours[k, b, k, b] + fits.weights[b, k] * fits.colours[b, k, b, k] for b in SIX)
+    pairs = sum(
+        fits.weights[k, b] * fits.colours[k, b, k, b] + fits.weights[b, k] * fits.colours[b, k, b, k] for b in SIX
+    )
     return float(np.nan_to_num(outline)) + (float(pairs) / total if total else 0.0)

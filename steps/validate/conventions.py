@@ -42,7 +42,7 @@ def readings(cameras: list[Camera]) -> Iterator[Reading]:
     yield "world-to-camera matrices (invert them)", _posed(cameras, inverse)
     yield f"camera-to-world matrices with {_axes_words(OPENCV)}", _posed(cameras, [p @ OPENCV for p in poses])
     yield (
-        f"world-to-camera matrices with {_axes_words(OPENCV)} (invert them, then change the signs of the second and third columns)",
+        f"world-to-camera matrices with {_axes_words(OPENCV)} (invert them, then negate the second and third columns)",
         _posed(cameras, [i @ OPENCV for i in inverse]),
     )
     yield "matrices whose rotation is transposed", _posed(cameras, [_rotated(p, p[:3, :3].T) for p in poses])
@@ -87,9 +87,7 @@ def _degrees(cameras: list[Camera], poses: list[Array]) -> Iterator[Reading]:
     for sequence in EULER:
         turned = [_of_degrees(pose[:3, :3], sequence) for pose in poses]
         rotations = [rotation for rotation in turned if rotation is not None]
-        if len(rotations) < len(poses) or all(
-            np.allclose(r, p[:3, :3]) for r, p in zip(rotations, poses, strict=True)
-        ):
+        if len(rotations) < len(poses) or all(np.allclose(r, p[:3, :3]) for r, p in zip(rotations, poses, strict=True)):
             continue
         words = "rotations by angles in degrees that were taken for radians"
         yield words, _posed(cameras, [_rotated(p, r) for p, r in zip(poses, rotations, strict=True)])
@@ -142,7 +140,10 @@ def scaled(cameras: list[Camera], clouds: list[Array], score: Callable[[list[Cam
 
 def _other_way(words: str) -> str:
     """What the same factor's inverse would mean."""
-    parts = [part.split(" where depth is in ") for part in words.removeprefix("in ").replace("it is", "depth is").split(", or ")]
+    parts = [
+        part.split(" where depth is in ")
+        for part in words.removeprefix("in ").replace("it is", "depth is").split(", or ")
+    ]
     return "in " + ", or ".join(f"{depth} where depth is in {own}" for own, depth in parts)
 
 

@@ -25,8 +25,8 @@ LEAST = 12  # points that two views must both see for their colours to count
 
 @dataclass(frozen=True)
 class Look:
-    """One picture. colour: [SIDE, SIDE, 3] in [0, 1]; object: [SIDE, SIDE] in [0, 1], its share of each pixel by the picture itself, None where
-    the picture does not tell."""
+    """One picture. colour: [SIDE, SIDE, 3] in [0, 1]; object: [SIDE, SIDE] in [0, 1], its share of each pixel by the picture itself,
+    None where the picture does not tell."""
 
     colour: Array
     object: Array | None
@@ -64,7 +64,7 @@ class Fits:
 
 
 def look(colour: Array, object_share: Array | None) -> Look:
-    """Of a picture [H, W, 3] uint8 and its object's share of each pixel [H, W] in [0, 1], None where the picture does not tell."""
+    """Of a picture [H, W, 3] uint8 and its object's share of each pixel [H, W] in [0, 1], None where it does not tell."""
     if object_share is None:
         return Look(_reduced(colour.astype(np.float32) / 255), None)
     share = _reduced(object_share[..., None])

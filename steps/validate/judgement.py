@@ -26,7 +26,9 @@ from steps.validate.agreement import Agreement, DepthView, compare, least_around
 from steps.validate.causes import Cause, Evidence, Trial
 
 Array = NDArray[Any]
-SUSPECTED = 0.01  # the share of denied points from which it is seen whether views are exchanged; exact renders have none
+SUSPECTED = (
+    0.01  # the share of denied points from which it is seen whether views are exchanged; exact renders have none
+)
 WARNS, FAILS = 0.05, 0.30  # the same, from which there is a warning, and from which the job fails
 OUTLINE = 0.12  # of a view's outline, the share that lies elsewhere in its depth render from which there is a warning
 TILE = 256  # pixels to a side of a view in the picture
@@ -36,8 +38,8 @@ RED, BLUE = (220, 40, 30), (30, 90, 220)
 
 @dataclass(frozen=True)
 class Judgement:
-    """agreement: of the depth renders; outlines: for each view, how much of its outline lies elsewhere in its depth render, 0 where
-    the picture does not tell; colours: how unlike what two views see looks in both, 0 to 1; cause: what is most likely wrong,
+    """agreement: of the depth renders; outlines: for each view, how much of its outline lies elsewhere in its depth render, 0
+    where the picture does not tell; colours: how unlike what two views see looks in both, 0 to 1; cause: what is most likely wrong,
     None where nothing is or nobody knows."""
 
     agreement: Agreement
@@ -72,9 +74,9 @@ def evidence_of(
     coverages: list[Array],
     background: Array | None,
 ) -> Evidence:
-    """cameras, depths: of the depth maps, [H, W], 0 where nothing is; coverages: of the pictures, the object's share of each pixel;
-    background: the colour (3,) behind opaque pictures, None where it is not even. A picture without transparency tells its outline by that
-    alone: its coverage comes from depth."""
+    """cameras, depths: of the depth maps, [H, W], 0 where nothing is; coverages: of the pictures, the object's share of each
+    pixel; background: the colour (3,) behind opaque pictures, None where it is not even. A picture without transparency tells its
+    outline by that alone: its coverage comes from depth."""
     views = []
     for camera, depth, coverage in zip(cameras, depths, coverages, strict=True):
         inside = masks.resized(coverage, depth.shape) >= 0.5

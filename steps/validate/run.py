@@ -103,7 +103,9 @@ def write_scene(pictures: checks.Pictures, cameras: Cameras, out: Path, reporter
     checks.raise_all(faults)
     if not even:
         notes = [*notes, "The background of the views is not even; metrics compare over its median colour."]
-    evidence = judgement.evidence_of(own, [d.depth for d in depths], pictures.views, coverages, background if even else None)
+    evidence = judgement.evidence_of(
+        own, [d.depth for d in depths], pictures.views, coverages, background if even else None
+    )
     agreement = judgement.given(evidence, pictures, source, reporter)
     notes = [*notes, *agreement.warnings]
     for note in notes:

@@ -144,15 +144,21 @@ CASES: list[Case] = [
     told("one twice", renamed({"back": "front"}, True), "back", "front once more", base=MUG),
     told("one twice, right", renamed({"right": "left"}, True), "right", "left once more", base=HOUSE),
     told("depth exchanged", renamed(swap("left", "right"), False, True), "depth renders", "left and right", base=MUG),
-    told("depth exchanged, front and top", renamed(swap("front", "top"), False, True), "depth renders", "front and top"),
+    told(
+        "depth exchanged, front and top", renamed(swap("front", "top"), False, True), "depth renders", "front and top"
+    ),
     told("depth in another order", renamed(ROUND, False, True), "depth renders", "mixed up", base=MUG),
     told("and depth exchanged", renamed(swap("left", "right"), True, True), "cameras of left and right", base=MUG),
     told("and depth exchanged on a house", renamed(swap("left", "right"), True, True), "left and right", base=HOUSE),
     told("mirrored", lambda folder: each_view(folder, lambda p: p[:, ::-1]), "pictures stand mirrored", base=MUG),
-    told("and depth upside down", lambda folder: each_depth(folder, lambda p: p[::-1]), "depth renders stand upside down"),
+    told(
+        "and depth upside down", lambda folder: each_depth(folder, lambda p: p[::-1]), "depth renders stand upside down"
+    ),
     refused("world to camera", posed(np.linalg.inv), "world-to-camera", base=MUG),
     refused("of OpenCV", posed(lambda pose: pose @ OPENCV), "OpenCV", base=MUG),
-    refused("of OpenCV, world to camera", posed(lambda pose: OPENCV @ np.linalg.inv(pose)), "world-to-camera", "OpenCV"),
+    refused(
+        "of OpenCV, world to camera", posed(lambda pose: OPENCV @ np.linalg.inv(pose)), "world-to-camera", "OpenCV"
+    ),
     refused("of PyTorch3D", posed(lambda pose: pose @ np.diag([-1.0, 1, -1, 1])), "PyTorch3D"),
     refused("looking along x", posed(lambda pose: pose @ np.eye(4)[[2, 0, 1, 3]]), "camera-to-world matrices with x"),
     refused("transposed", posed(np.transpose), "transposed", base=MUG),
