@@ -159,6 +159,11 @@ def checked_pose(name: str, rows: Any) -> Array:
     if pose.shape != (4, 4):
         raise ValidationFailed(f"has a camera_to_world for {name} that is no 4 x 4 matrix", _HELP)
     rotation = pose[:3, :3]
+    if np.allclose(pose[:, 3], [0, 0, 0, 1]) and not np.allclose(pose[3], [0, 0, 0, 1]):
+        raise ValidationFailed(
+            f"has a camera_to_world for {name} that looks transposed: its translation stands in the last row",
+            "Write each matrix row by row, with the translation in the last column.",
+        )
     if not np.isfinite(pose).all() or not np.allclose(pose[3], [0, 0, 0, 1]):
         raise ValidationFailed(f"has a camera_to_world for {name} whose last row is not 0 0 0 1", _HELP)
     if np.abs(rotation @ rotation.T - np.eye(3)).max() > ROTATION_TOLERANCE or np.linalg.det(rotation) < 0:

@@ -29,5 +29,9 @@ def removed(depths: list[MetricDepth], coverages: list[Array]) -> tuple[list[Met
     if beside <= TOLD * max(1, inside):
         return kept, []
     if beside > EVERYWHERE * empty:
-        return kept, ["The depth renders show something behind the object, too, a wall or a floor: the views' outlines leave it out."]
-    return kept, [f"{beside} pixels of the depth renders lie beside the object, as the views show it: they were left out."]
+        return kept, [
+            "The depth renders show something behind the object, too, a wall or a floor: the views' outlines leave it out."
+        ]
+    return kept, [
+        f"{beside} pixels of the depth renders lie beside the object, as the views show it: they were left out."
+    ]

@@ -18,7 +18,7 @@ from steps.formats.cameras_json import Arrangement, Given, View
 from steps.formats.depth_encoding import DepthEncoding, MetricDepth, foreground, metric_depth
 from steps.geometry.cameras import ray_to_z
 from steps.reporter import Reporter
-from steps.validate import agreement, alpha, devices, holes, local_frame, masks, outlines, outside, placement
+from steps.validate import alpha, devices, holes, judgement, local_frame, masks, outlines, outside, placement
 
 Array = NDArray[Any]
 HALF = 127.5  # of a stored coverage
@@ -39,7 +39,7 @@ def run(parameters: Validate, out: Path, reporter: Reporter) -> None:
         pictures, views = placement.met(pictures, cameras.views)
         cameras = replace(cameras, views=views, exact=cameras.exact and not any(v.colour for v in cameras.views))
     reporter.progress(2, 3)
-    write_scene(pictures, cameras, out)
+    write_scene(pictures, cameras, out, reporter)
     outlines.sheet(out).save(parameters.outputs / OUTLINES, quality=85)
     if parameters.picture:
         from steps.validate import rig_picture  # only now: hardly anybody asks for it
@@ -106,8 +106,9 @@ def known(
     return Cameras(found.views, "found", [found.note], exact=False, facts=facts)
 
 
-def write_scene(pictures: checks.Pictures, cameras: Cameras, out: Path) -> None:
-    """Masks, and in the local frame metric depth and cameras, of a set that passed the checks."""
+def write_scene(pictures: checks.Pictures, cameras: Cameras, out: Path, reporter: Reporter) -> None:
+    """Masks, and in the local frame metric depth and cameras, of a set that passed the checks. Raises ValidationFailed where the
+    views contradict each other too much."""
     source, notes = cameras.source, cameras.notes
     views = [_view_of(i, picture, cameras.views) for i, picture in enumerate(pictures.views)]
     frame = local_frame.found(pictures.depths, views)
@@ -122,11 +123,6 @@ def write_scene(pictures: checks.Pictures, cameras: Cameras, out: Path) -> None:
     notes = [*notes, *decided.notes, *_unknown(decided.coverages, insides)]
     depths, told = outside.removed(depths, decided.coverages)
     notes = [*notes, *told]
-    seen = [_with_unknown(d.depth, c) for d, c in zip(depths, decided.coverages, strict=True)]
-    own = [v.camera.resized(d.shape[1], d.shape[0]) for v, d in zip(views, seen, strict=True)]
-    share = agreement.contradicted(seen, own)
-    if share > agreement.SUSPICIOUS:
-        notes = [*notes, _doubt(share, source)]
     faults = []
     for folder in ("views", "masks", "depth", "steps"):
         (out / folder).mkdir()
@@ -136,21 +132,23 @@ def write_scene(pictures: checks.Pictures, cameras: Cameras, out: Path) -> None:
             faults.append(_empty(index))
         _write_view(out, view.camera.name, picture, coverage, depth)
     checks.raise_all(faults)
+    own = [v.camera.resized(*d.depth.shape[::-1]) for v, d in zip(views, depths, strict=True)]
+    shares = [c / np.float32(255) for c in decided.coverages]
+    evidence = judgement.evidence_of(own, [d.depth for d in depths], decided.views, shares, decided.background)
+    agreement = judgement.given(evidence, pictures, source, reporter)
+    notes = [*notes, *agreement.warnings]
+    for note in notes:
+        reporter.warn(note)
     about = {
         "rig": source,
         "depth": [v.depth.to_json() for v in views if v.depth],
         "mask": decided.source,
         "exact": cameras.exact,
         "found": cameras.facts,
+        "agreement": agreement.facts,
         "notes": notes,
     }
     write_json(out / "scene.json", scene.describe([v.camera for v in views], decided.background, frame, **about))
-
-
-def _with_unknown(depth: Array, coverage: Array) -> Array:
-    """Depth, not a number where the object is and depth is missing: such a pixel denies nothing."""
-    unknown = (depth == 0) & (masks.resized(coverage.astype(np.float32), depth.shape) >= HALF)
-    return np.where(unknown, np.float32(np.nan), depth)
 
 
 def _unknown(coverages: list[Array], insides: list[Array]) -> list[str]:
@@ -160,13 +158,6 @@ def _unknown(coverages: list[Array], insides: list[Array]) -> list[str]:
     missing = sum(int((d & (i < 0.5)).sum()) for d, i in zip(deep, insides, strict=True))
     share = missing / max(1, sum(int(o.sum()) for o in objects))
     return [f"{share:.1%} of the object's pixels have no depth; it is unknown there."] if share > UNKNOWN else []
-
-
-def _doubt(share: float, source: str) -> str:
-    return (
-        f"WARNING: {share:.0%} of what the depth renders show is denied by another view, so cameras or depth encoding "
-        f"({source}) do not fit these pictures."
-    )
 
 
 def _view_of(index: int, picture: png.Picture, given: list[View] | None) -> View:
