@@ -20,9 +20,8 @@ FAR = 8.0  # local units from the user's origin beyond which 32 bits move a vert
 # local units to the object beyond which depth in 32 bits is too coarse. A camera further away, as orthographic ones stand for, is
 # brought there along its axis, with its focal length: in a picture of 1000 pixels nothing moves by more than a tenth
 FURTHEST = 4096.0
-FINEST = (
-    2.0**-18
-)  # local units to which depth and cameras' places are rounded: what the user's unit has left of rounding is less
+# local units to which depth and cameras' places are rounded: no rounding in the user's unit is left in them
+FINEST = 2.0**-18
 
 
 @dataclass(frozen=True)
