@@ -20,7 +20,8 @@ FAR = 8.0  # local units from the user's origin beyond which 32 bits move a vert
 # local units to the object beyond which depth in 32 bits is too coarse. A camera further away, as orthographic ones stand for, is
 # brought there along its axis, with its focal length: in a picture of 1000 pixels nothing moves by more than a tenth
 FURTHEST = 4096.0
-FINEST = 2.0**-20  # local units to which cameras' places are rounded: what is left of the user's rounding is less
+# local units to which depth and cameras' places are rounded: no rounding in the user's unit is left in them
+FINEST = 2.0**-18
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Frame:
 
     def depth_in(self, depth: Array, camera: Camera) -> Array:
         """The depth [H, W] that the user's camera sees, 0 where nothing, from where `camera_in` puts it; local units, float32."""
-        nearer = depth / self.scale - self.brought(camera)
+        nearer = np.round((depth / self.scale - self.brought(camera)) / FINEST) * FINEST
         return np.where(depth > 0, np.maximum(nearer, 0), 0).astype(np.float32)
 
     def brought(self, camera: Camera) -> float:

@@ -50,6 +50,15 @@ def test_the_scene_of_a_set_in_another_unit_or_place_is_the_same_to_the_last_bit
     assert all(word in told for word in case.says) and bool(told) == bool(case.says)
 
 
+def test_an_encoding_is_found_as_well_in_any_unit_and_place(duck: Path, tmp_path: Path) -> None:
+    plain, moved = (
+        validated(Case("", units.without_encoding(make)).write(duck, tmp_path / name / "set"), tmp_path / name)
+        for name, make in (("plain", units.placed()), ("moved", units.placed(1e-3, units.UTM)))
+    )
+    for a, b in zip(plain.views, moved.views, strict=True):
+        assert np.abs(a.depth() - b.depth()).max() < 0.01
+
+
 @pytest.mark.parametrize(("factor", "offset"), [(0.02, (0.0, 0.0, 0.0)), (1000.0, units.UTM_Y_UP)])
 def test_the_scene_s_points_are_where_the_user_has_them(
     factor: float, offset: tuple[float, float, float], clean: scene.Scene, duck: Path, tmp_path: Path
