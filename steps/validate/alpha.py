@@ -29,6 +29,7 @@ TOO_WIDE = (
 )
 DEEP = 2.5  # pixels from an outline, beyond which a surface covers pixels whole
 MATTED = 0.02  # of the deep pixels, which are not opaque
+NEARLY = 0.96  # of the level inside the object: all of it, since the level itself varies
 HAZE = 0.002  # of all pixels
 MIXED = 0.05  # RGB, root mean square: how far soft edges must differ from the colours beside them
 EXPLAINED = 0.4  # of that, squared, that may remain where a mixture explains it
@@ -162,13 +163,21 @@ def _cleaned(view: Picture, inside: Array, name: str, notes: Notes) -> Picture:
         notes.add("Alpha inside the object is below full, as matting leaves it, and was taken for full", name)
         if lowest < 0.6:
             notes.add("WARNING: parts of the object are half transparent (glass?) and were taken for opaque", name)
-        alpha = np.where(deep, 1, alpha / np.clip(maximum_filter(alpha, 7), 0.5, 1))
+        alpha = np.where(deep, 1, _over_level(alpha, deep))
     away = distance_transform_edt((alpha < 0.5) & (inside < 0.5)) > 1 + DEEP
     haze = away & (alpha > 0)
     if haze.sum() > HAZE * alpha.size:
         notes.add("A haze of low alpha away from the object, such as a shadow, was left out", name)
         alpha = np.where(haze, 0, alpha)
     return view if alpha is given else _with(view, alpha)
+
+
+def _over_level(alpha: Array, deep: Array) -> Array:
+    """Alpha over its level inside the object, which is that of the nearest deep pixel; of thin parts the largest around."""
+    distance, (rows, columns) = distance_transform_edt(~deep, return_indices=True)
+    level = np.where(distance <= 2 * DEEP, alpha[rows, columns], maximum_filter(alpha, 7))
+    share = alpha / np.clip(level, 0.5, 1)
+    return np.where(share > NEARLY, 1, share)
 
 
 def _without_gaps(alpha: Array, inside: Array, name: str, notes: Notes) -> Array:

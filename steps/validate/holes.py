@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from scipy.ndimage import (
     binary_dilation,
     binary_fill_holes,
@@ -31,6 +32,8 @@ from steps.geometry.images import filled
 Array = NDArray[Any]
 JUMP = 0.1  # of the object's range of values: an extreme value that differs so much from those around it is no distance
 MOSTLY = 0.8  # of the extreme values that have to jump so: a near plane through the object does not
+UNKNOWN = 0.002  # of the object's pixels: more without depth are told
+DEEP = 2.5  # pixels from an outline: closer to it, depth and view may differ by what a pixel is
 EVIDENCE = 0.002  # of the object's pixels, enclosed by it, without depth, and of its colour: the depth has holes
 SPECKLE = 2  # pixels from the rim to the middle, at most
 REACH = 0.12  # of the object's extent: how far a hole may open outwards from what has depth
@@ -165,3 +168,28 @@ def _regions(void: Array, sure: Array, possible: Array, solid: Array) -> Array:
     whole = touches & inner & (size < LARGEST * solid.sum()) & (np.arange(count + 1) > 0)
     grown = binary_dilation(whole[pieces], np.ones((3, 3)), iterations=2) & possible
     return np.asarray(grown | (sure & possible & (distance < 2)))
+
+
+# -- what is not known --------------------------------------------------------------------------------------------------
+
+
+def with_unknown(depth: Array, coverage: Array) -> Array:
+    """Depth, not a number where the object is and depth is missing: such a pixel denies nothing."""
+    unknown = (depth == 0) & (_at(coverage, depth.shape) >= 128)
+    return np.where(unknown, np.float32(np.nan), depth)
+
+
+def unknown(coverages: list[Array], insides: list[Array]) -> list[str]:
+    """A sentence about pixels that are the object's and have no depth, away from its outline, where there are many."""
+    objects = [c >= 128 for c in coverages]
+    deep = [distance_transform_edt(o) > DEEP for o in objects]
+    missing = sum(int((d & (i < 0.5)).sum()) for d, i in zip(deep, insides, strict=True))
+    share = missing / max(1, sum(int(o.sum()) for o in objects))
+    return [f"{share:.1%} of the object's pixels have no depth; it is unknown there."] if share > UNKNOWN else []
+
+
+def _at(coverage: Array, shape: tuple[int, ...]) -> Array:
+    """A coverage at another size."""
+    if coverage.shape == shape:
+        return coverage
+    return np.asarray(Image.fromarray(coverage).resize((shape[1], shape[0]), Image.Resampling.BILINEAR))
