@@ -30,6 +30,7 @@ TOO_WIDE = (
 DEEP = 2.5  # pixels from an outline, beyond which a surface covers pixels whole
 MATTED = 0.02  # of the deep pixels, which are not opaque
 NEARLY = 0.96  # of the level inside the object: all of it, since the level itself varies
+RIM = 1.5  # pixels from the object, within which a pixel may be covered in part
 HAZE = 0.002  # of all pixels
 MIXED = 0.05  # RGB, root mean square: how far soft edges must differ from the colours beside them
 EXPLAINED = 0.4  # of that, squared, that may remain where a mixture explains it
@@ -164,11 +165,10 @@ def _cleaned(view: Picture, inside: Array, name: str, notes: Notes) -> Picture:
         if lowest < 0.6:
             notes.add("WARNING: parts of the object are half transparent (glass?) and were taken for opaque", name)
         alpha = np.where(deep, 1, _over_level(alpha, deep))
-    away = distance_transform_edt((alpha < 0.5) & (inside < 0.5)) > 1 + DEEP
-    haze = away & (alpha > 0)
-    if haze.sum() > HAZE * alpha.size:
+    outside = distance_transform_edt((alpha < 0.5) & (inside < 0.5))
+    if ((outside > 1 + DEEP) & (alpha > 0)).sum() > HAZE * alpha.size:
         notes.add("A haze of low alpha away from the object, such as a shadow, was left out", name)
-        alpha = np.where(haze, 0, alpha)
+        alpha = np.where(outside > RIM, 0, alpha)
     return view if alpha is given else _with(view, alpha)
 
 
