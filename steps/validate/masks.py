@@ -84,16 +84,20 @@ def trend(colour: Array, inside: Array) -> Array:
     """What is behind the object, [H, W, 3], as a cubic polynomial over the picture that most of the pixels around it follow
     (iteratively reweighted least squares, Cauchy's weights): parts of the object that depth leaves out do not bend it."""
     height, width = inside.shape
-    y, x = np.mgrid[0:height, 0:width] / max(height, width) - 0.5
-    terms = np.stack([x**i * y**j for i in range(4) for j in range(4 - i)], axis=-1)
-    outside = inside < 0.5
-    step = max(1, int(outside.sum()) // 20_000)
-    rows, values = terms[outside][::step], colour[outside][::step].astype(np.float64)
-    weight = np.ones(len(rows))
+    x, y = (np.linspace(-0.5, 0.5, n) for n in (width, height))
+    powers = [(i, j) for i in range(4) for j in range(4 - i)]
+    rows, columns = np.nonzero(inside < 0.5)
+    step = max(1, len(rows) // 20_000)
+    rows, columns = rows[::step], columns[::step]
+    terms = np.stack([x[columns] ** i * y[rows] ** j for i, j in powers], axis=-1)
+    values, weight = colour[rows, columns].astype(np.float64), np.ones(len(rows))
     for _ in range(10):
-        fitted = np.linalg.lstsq(rows * weight[:, None], values * weight[:, None], rcond=None)[0]
-        weight = 1 / np.sqrt(1 + (np.abs(values - rows @ fitted).max(axis=1) / EVEN) ** 2)
-    return np.asarray(np.clip(terms @ fitted, 0, 1), np.float32)
+        fitted = np.linalg.lstsq(terms * weight[:, None], values * weight[:, None], rcond=None)[0]
+        weight = 1 / np.sqrt(1 + (np.abs(values - terms @ fitted).max(axis=1) / EVEN) ** 2)
+    whole = np.zeros(colour.shape, np.float32)
+    for (i, j), share in zip(powers, fitted.astype(np.float32), strict=True):
+        whole += (y[:, None] ** j * x**i).astype(np.float32)[..., None] * share
+    return np.clip(whole, 0, 1)
 
 
 def surroundings(colour: Array, inside: Array) -> Array:
