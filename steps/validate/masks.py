@@ -87,7 +87,7 @@ def trend(colour: Array, inside: Array) -> Array:
     x, y = (np.linspace(-0.5, 0.5, n) for n in (width, height))
     powers = [(i, j) for i in range(4) for j in range(4 - i)]
     rows, columns = np.nonzero(inside < 0.5)
-    step = max(1, len(rows) // 20_000)
+    step = max(1, len(rows) // 5_000)
     rows, columns = rows[::step], columns[::step]
     terms = np.stack([x[columns] ** i * y[rows] ** j for i, j in powers], axis=-1)
     values, weight = colour[rows, columns].astype(np.float64), np.ones(len(rows))
