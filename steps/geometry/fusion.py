@@ -268,7 +268,9 @@ def _outvoted(fronts, weights, slack):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _carve(projections, focals, outlines, depths, planes, halves, guesses, origin, voxel, slack, seen, field, start, stop):  # type: ignore[no-untyped-def]
+def _carve(
+    projections, focals, outlines, depths, planes, halves, guesses, origin, voxel, slack, seen, field, start, stop
+):  # type: ignore[no-untyped-def]
     views = len(projections)
     x, y, z, fronts, weights = seen[0], seen[1], seen[2], seen[3], seen[4]
     for i in range(start, stop):
