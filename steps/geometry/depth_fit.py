@@ -152,7 +152,7 @@ def _seen(view: DepthView, j: int, placed: Placed, model: Model, theta: Array, v
         (outside[off] - 0.5) * unit[off], view.away[r[off], c[off]], unit[off], moves[off], placed.slopes[off]
     )
     ways = directions()
-    along = (pixels - 0.5) @ ways.T
+    along = pixels @ ways.T
     first = along.argmax(axis=0)
     short = (along[first, np.arange(len(ways))] - view.reach) * unit[first]
     reach = _outlines(short, ways, unit[first], moves[first], placed.slopes[first], REACHES)
