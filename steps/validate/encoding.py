@@ -21,7 +21,7 @@ from steps.validate.encoding_telling import told
 from steps.validate.stored import background_of, counts_of
 
 Array = NDArray[Any]
-FITS = 3.0  # the largest cost of an encoding that is believed
+FITS = 2.5  # the largest cost of an encoding that is believed
 DENIED = 4.0  # cost from which the pictures deny an encoding that was given
 BETTER = 3.0  # how many times better another one must explain them to be taken in its place
 _HELP = "Check that each camera belongs to its view, or give the encoding as `depth` in cameras.json."
