@@ -45,7 +45,9 @@ def found(pictures: Pictures, views: list[View]) -> tuple[list[View], str]:
     try:
         prepared = _prepared(pictures, views, background_of(pictures.depths))
     except NothingSeen:
-        raise RigAmbiguous("Under the cameras given, the six outlines have no place in common.", _HELP, hypotheses=[]) from None
+        raise RigAmbiguous(
+            "Under the cameras given, the six outlines have no place in common.", _HELP, hypotheses=[]
+        ) from None
     fit = depth_search.found(prepared.problem, prepared.frame)
     if fit.cost > FITS:
         raise RigAmbiguous(
