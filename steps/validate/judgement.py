@@ -31,6 +31,9 @@ SUSPECTED = (
 )
 WARNS, FAILS = 0.05, 0.30  # the same, from which there is a warning, and from which the job fails
 OUTLINE = 0.12  # of a view's outline, the share that lies elsewhere in its depth render from which there is a warning
+TOUCHED = (
+    0.05  # of a pixel: where a picture shows so much of the object, depth that has nothing is unknown, as on wires
+)
 TILE = 256  # pixels to a side of a view in the picture
 PICTURE = "contradictions.png"  # among the step's outputs
 RED, BLUE = (220, 40, 30), (30, 90, 220)
@@ -38,9 +41,9 @@ RED, BLUE = (220, 40, 30), (30, 90, 220)
 
 @dataclass(frozen=True)
 class Judgement:
-    """agreement: of the depth renders; outlines: for each view, how much of its outline lies elsewhere in its depth render, 0
-    where the picture does not tell; colours: how unlike what two views see looks in both, 0 to 1; cause: what is most likely wrong,
-    None where nothing is or nobody knows."""
+    """agreement: of the depth renders; outlines: how much of each view's outline lies elsewhere in its depth render, 0 where the
+    picture does not tell; colours: how unlike what two views see looks in both, 0 to 1; cause: what is most likely wrong, None
+    where nothing is or nobody knows."""
 
     agreement: Agreement
     outlines: list[float]
@@ -79,8 +82,8 @@ def evidence_of(
     outline by that alone: its coverage comes from depth."""
     views = []
     for camera, depth, coverage in zip(cameras, depths, coverages, strict=True):
-        inside = masks.resized(coverage, depth.shape) >= 0.5
-        views.append(DepthView.of(camera, depth, inside & (depth <= 0)))
+        touched = masks.resized(coverage, depth.shape) > TOUCHED
+        views.append(DepthView.of(camera, depth, touched & (depth <= 0)))
     looks = []
     for picture, coverage in zip(pictures, coverages, strict=True):
         told = coverage if picture.alpha is not None else None
