@@ -48,8 +48,8 @@ def seen(vertices: Array, faces: Array) -> list[DepthView]:
         depth, finer = (
             rasterize(vertices, np.asarray(faces, np.int32), camera.resized(n, n)).depth for n in (SIDE, 8 * SIDE)
         )
-        touched = (finer > 0).reshape(SIDE, 8, SIDE, 8).mean(axis=(1, 3)) > judgement.TOUCHED
-        views.append(DepthView.of(camera, depth, touched & (depth <= 0)))
+        coverage = (finer > 0).reshape(SIDE, 8, SIDE, 8).mean(axis=(1, 3))
+        views.append(DepthView.of(camera, depth, judgement.unknown(depth, coverage)))
     return views
 
 
