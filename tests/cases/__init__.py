@@ -4,6 +4,7 @@ a few of each kind, `python -m tests.benchmarks inputs` prints the whole table."
 from __future__ import annotations
 
 import importlib
+from collections import Counter
 
 from tests.cases.kit import Case
 
@@ -13,6 +14,8 @@ TOPICS = ("units", "files", "pictures", "depths", "cameras", "holes")
 def by_topic() -> dict[str, list[Case]]:
     """The cases of each topic."""
     found = {topic: importlib.import_module(f"tests.cases.{topic}").CASES for topic in TOPICS}
-    names = [case.name for cases in found.values() for case in cases]
-    assert len(set(names)) == len(names), "two cases of one name"
+    names = Counter(case.name for cases in found.values() for case in cases)
+    twice = [name for name, count in names.items() if count > 1]
+    if twice:
+        raise ValueError(f"Several cases are called {', '.join(twice)}.")
     return found
