@@ -69,6 +69,8 @@ def main() -> None:
 )
 @flags.of_job("psnr-threshold", "The gate on mean PSNR in dB.")
 @flags.of_job("ssim-threshold", "The gate on mean SSIM.")
+@flags.of_job("object-psnr-threshold")
+@flags.of_job("object-ssim-threshold")
 @flags.of_step(Step, "memory_limit_mib", "End a step as MODEL_OOM above this; 0: only the container's limit.")
 @click.option("--restart", is_flag=True, help="Forget what an earlier run in --out has finished.")
 @click.option("--json", "as_json", is_flag=True, help="Print outputs.json on stdout and nothing else.")
@@ -124,6 +126,8 @@ def told(summary: dict[str, Any]) -> None:
             verdict = "passes" if model["passed"] else "does not pass"
             scores = f"PSNR {model['psnr']:.2f} dB, SSIM {model['ssim']:.4f}"
             click.echo(f"{name} ({model['engine']}) on {model['device']}: {scores}; {verdict}")
+    for warning in summary["warnings"]:
+        click.echo(f"WARNING: {warning}")
     if summary["error"]:
         explained(summary["error"])
     click.echo(f"{'Finished' if not summary['error'] else 'Ended'} after {summary['seconds']:.1f} s")

@@ -10,7 +10,7 @@ from pipeline.dropped import ZIP, Drop, text_of
 from pipeline.storage import DROPS
 from steps.errors import FileTooLarge, InvalidFileCount, ValidationFailed
 from steps.formats import json_text
-from steps.formats.inputs import FIELDS, MAX_BYTES, shown
+from steps.formats.inputs import FIELDS, MAX_BYTES, named_as_cameras, shown
 
 MOST_FILES = 100
 MOST_ZIP_BYTES = 13 * MAX_BYTES
@@ -81,7 +81,8 @@ def at_the_time(drop: Drop) -> dict[str, tuple[str, str]]:
 
 def _wanted(path: str) -> bool:
     folder, _, name = path.rpartition("/")
-    return path == "cameras.json" or (folder in FIELDS and bool(name))
+    cameras = "/" not in folder and named_as_cameras(name)  # validate says what becomes of those at another place
+    return cameras or (folder in FIELDS and bool(name))
 
 
 def _refuse_large(path: str, size: int, limit: int) -> None:

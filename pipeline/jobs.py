@@ -29,6 +29,7 @@ from steps.errors import (
     JobNotReady,
     ValidationFailed,
 )
+from steps.formats import inputs
 from steps.options import refusal, wrong
 
 BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}")
@@ -101,9 +102,10 @@ def upload(source: Path, job: str) -> str:
     if source.is_file():
         storage.upload(source, f"{base}/set.zip")
         return f"{base}/set.zip"
-    for path in sorted([*source.glob("cameras.json"), *source.glob("multi_views/*"), *source.glob("depth_renders/*")]):
-        if path.is_file() and not path.name.startswith("."):
-            storage.upload(path, f"{base}/{path.relative_to(source).as_posix()}")
+    found = inputs.opened(source)
+    for entry in [*found.cameras, *found.pictures]:
+        if entry.source and not entry.problem:
+            storage.upload(entry.source, f"{base}/{entry.path.as_posix()}")
     return base
 
 

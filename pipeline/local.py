@@ -23,7 +23,7 @@ from typing import IO, Any
 
 from pipeline.progress import Display
 from pipeline.reuse import Task, is_done, key_of, publish, remove
-from steps import contracts
+from steps import contracts, reporter
 from steps.attempts import COMPLETED
 from steps.attempts import read as earlier
 from steps.contracts import JOB_SECONDS, Nvdiffrec, Package, Preview, Quality, Reconviagen, Step, Validate
@@ -63,6 +63,8 @@ class Options:
     held_out: Path | None = None
     psnr_threshold: float = 20.0
     ssim_threshold: float = 0.75
+    object_psnr_threshold: float = 0.0
+    object_ssim_threshold: float = -1.0
     preview_size: int = 512
     memory_limit_mib: int = 0
 
@@ -73,6 +75,7 @@ class Outcome:
 
     failure: Record | None = None
     reused: list[str] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)  # the steps that ran or were kept, in their order
     ran: list[str] = field(default_factory=list)
     started: list[str] = field(default_factory=list)  # models
     current: set[Path] = field(default_factory=set)  # result folders that belong to this run's options
@@ -197,9 +200,15 @@ class Job:
             "seconds": round(seconds, 2),
             "steps": {"ran": self.outcome.ran, "reused": self.outcome.reused},
             "error": failure,
+            "warnings": self.warnings(),
         }
         write_json(out / "outputs.json", summary)
         return summary, code
+
+    def warnings(self) -> list[str]:
+        """What the steps of this run warn of, those that were kept from an earlier run as well."""
+        of_each = (reporter.read_warnings(self.state / "outputs" / name) for name in self.outcome.told)
+        return list(dict.fromkeys(line for lines in of_each for line in lines))
 
     def model_summary(self, model: str) -> dict[str, Any]:
         quality = read_json(self.state / model / "quality" / "quality.json", {})
@@ -286,6 +295,8 @@ class Job:
             held_out=self.options.held_out,
             psnr_threshold=self.options.psnr_threshold,
             ssim_threshold=self.options.ssim_threshold,
+            object_psnr_threshold=self.options.object_psnr_threshold,
+            object_ssim_threshold=self.options.object_ssim_threshold,
         )
         more = (self.options.held_out,) if self.options.held_out else ()
         return Task(name, "quality", parameters, (scene, mesh, *more))
@@ -309,6 +320,7 @@ class Job:
         if self.stopped:
             return False
         done = self.state / "done" / f"{task.name}.json"
+        self.outcome.told.append(task.name)
         key = key_of(task)
         if task.reads and is_done(read_json(done, {}), key, task.parameters.out):
             self.outcome.reused.append(task.name)

@@ -122,6 +122,11 @@ def moment(value: Any) -> datetime | None:
         return None
 
 
+def texts(value: Any, most: int) -> list[str]:
+    """The first `most` texts of a list."""
+    return [text(item) for item in sequence(value)[:most] if isinstance(item, str)]
+
+
 def time_text(value: Any) -> str:
     """A time as it was given; empty where it cannot be read."""
     return text(value) if moment(value) else ""

@@ -19,6 +19,7 @@ KEPT = (
     "created_at",
     "ended_at",
     "error",
+    "warnings",
     "owner",
     "source",
     "priority",

@@ -220,6 +220,8 @@ def told(view: dict[str, Any]) -> None:
     )
     if view["note"]:
         click.echo(view["note"])
+    for warning in view["warnings"]:
+        click.echo(f"WARNING: {warning}")
     if view["error"]:
         explained(view["error"])
 

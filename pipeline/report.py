@@ -47,11 +47,14 @@ RECORD = {
     "model": "",
     "engine": "",
     "message": "",
+    "warnings": "",
     "earlier-attempts": "",
     "failure": "",
 }
+MOST_WARNINGS = 10  # of a job, in its record and its view
 LABELS = ("status", "error-code", "stage", "oom-type", "model", "engine")
 PREFIX = "sixview.dev/"
+WARNINGS = PREFIX + "warnings"  # label: how many there are; annotation: a line for each
 ENDED_BY = PREFIX + "ended-by"  # annotation of a workflow that the reconciler stopped: {"code", "reason", "suggestion"}
 
 
@@ -60,6 +63,7 @@ def describe(workflow: dict[str, Any], pods: list[dict[str, Any]], status: str) 
     workflow = workflows.read(workflow)
     steps = step_nodes(workflow)
     values = dict(RECORD, status="completed", **_asked(workflow, steps))
+    values["warnings"] = "\n".join(warnings_of(steps))
     record = failure(workflow, steps, pods) if status != "Succeeded" else None
     if record is None:
         return values
@@ -87,6 +91,12 @@ def outputs(node: Node) -> dict[str, str]:
     """A node's output parameters."""
     given = mapping(node.get("outputs")).get("parameters") or []
     return {item["name"]: item["value"] for item in given if "value" in item}
+
+
+def warnings_of(steps: list[Node]) -> list[str]:
+    """What the steps warn of, in their order; the same words once, however many attempts said them."""
+    lines = [line for node in steps for line in text(outputs(node).get("warnings")).splitlines() if line]
+    return list(dict.fromkeys(lines))[:MOST_WARNINGS]
 
 
 def _asked(workflow: dict[str, Any], steps: list[Node]) -> dict[str, str]:
@@ -319,7 +329,9 @@ def label_value(text: str) -> str:
 def label(values: dict[str, str], record: str, namespace: str, name: str, api: Any) -> None:
     """Shows the record in lists of workflows. record: whole, in JSON, for whoever lists jobs; empty where it is too long."""
     labels = {PREFIX + key: label_value(values[key]) or None for key in LABELS}
-    patch = {"metadata": {"labels": labels, "annotations": {PREFIX + "record": record or None}}}
+    labels[WARNINGS] = str(len(values["warnings"].splitlines())) if values["warnings"] else None
+    annotations = {PREFIX + "record": record or None, WARNINGS: values["warnings"] or None}
+    patch = {"metadata": {"labels": labels, "annotations": annotations}}
     api.patch_namespaced_custom_object("argoproj.io", "v1alpha1", namespace, "workflows", name, patch)
 
 

@@ -49,6 +49,7 @@ LOCKED = argo.SecurityContext(
 # no longest duration (`maxDuration`): it would count the hours that a pod waited for a GPU or worked before its node was lost,
 # and end the next attempt
 BACKOFF = argo.Backoff(duration="5s", factor=argo.IntOrString(root="2"))
+GATES = ("psnr_threshold", "ssim_threshold", "object_psnr_threshold", "object_ssim_threshold")
 EARLIER = {"earlier_attempts": tag(words("earlier"))}
 MEMORY = whole("memory") + "Mi"
 PASSED_ON = ("memory", "deadline", "earlier")  # from an attempt's template to its pod
@@ -275,7 +276,7 @@ def store_environment(settings: Settings) -> list[Any]:
 
 def quality(settings: Settings, model: str) -> Container:
     flags = {"scene": f"{WORK}/scene", "mesh": f"{WORK}/mesh", "out": f"{WORK}/quality"}
-    flags |= {name: option(name.replace("_", "-")) for name in ("psnr_threshold", "ssim_threshold")}
+    flags |= {name: option(name.replace("_", "-")) for name in GATES}
     leaves = [left("quality", "quality", f"{model}/quality.tgz")]
     return pod(settings, f"{model}-quality", "quality", flags, [SCENE, mesh(model)], leaves)
 

@@ -7,7 +7,17 @@ from typing import Any
 
 from pipeline import ids, reading, workflows
 from pipeline.reading import EPOCH, mapping, moment, text
-from pipeline.report import ENDED_BY, describe, model_of, outputs, step_nodes, step_of, tasks_phase
+from pipeline.report import (
+    ENDED_BY,
+    MOST_WARNINGS,
+    describe,
+    model_of,
+    outputs,
+    step_nodes,
+    step_of,
+    tasks_phase,
+    warnings_of,
+)
 from steps.contracts import MODELS
 from steps.errors import Record
 
@@ -51,9 +61,9 @@ def is_job(workflow: Workflow) -> bool:
 
 def view(workflow: Workflow) -> View:
     """job_id, status, progress (0-100), current_model, stage, engine, model_type, created_at, updated_at, ended_at, error (a
-    failure record or null), note, owner, source, priority, workflow (its name), folder (of its files in the bucket). Times are
-    ISO 8601 in UTC. Never raises, whatever stands in the workflow: what cannot be read is told in note. Of one that has ended its
-    metadata is enough, see `recorded`."""
+    failure record or null), note, warnings (sentences), owner, source, priority, workflow (its name), folder (of its files in the
+    bucket). Times are ISO 8601 in UTC. Never raises, whatever stands in the workflow: what cannot be read is told in note. Of one
+    that has ended its metadata is enough, see `recorded`."""
     workflow = workflows.read(workflow)
     return recorded(workflow) or _view(workflow)
 
@@ -79,6 +89,7 @@ def _view(workflow: workflows.Workflow) -> View:
         "ended_at": workflow["status"]["finishedAt"] or None,
         "error": record,
         "note": note(workflow, status in ("queued", "processing")),
+        "warnings": warnings_of(steps),
         "owner": workflow["metadata"]["labels"].get(OWNER, ""),
         "source": workflow["metadata"]["labels"].get(SOURCE, "argo"),
         "priority": text(asked.get("priority", "normal"), SHORT),
@@ -257,6 +268,7 @@ def of_record(given: Any) -> View:
         "ended_at": ended or None,
         "error": error,
         "note": None,
+        "warnings": reading.texts(record.get("warnings"), MOST_WARNINGS),
         "owner": text(record.get("owner"), SHORT),
         "source": text(record.get("source"), SHORT),
         "priority": text(record.get("priority"), SHORT) or "normal",

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.ndimage import binary_erosion
 
 from steps.errors import ModelConvergenceFailed
 from steps.formats.meshes import Mesh
 from steps.formats.scene import SceneView
 from steps.geometry.atlas import unwrap
 from steps.geometry.bake import EXACT, ROUGH, Photo, bake
-from steps.geometry.depth import dequantized
+from steps.geometry.depth import bridged, dequantized
 from steps.geometry.fusion import DepthView, Grid, grid_around, signed_field, thinned
 from steps.geometry.kernels import parallel_map
 from steps.geometry.surface import extract, vertex_normals
@@ -110,7 +111,7 @@ def fused(views: list[SceneView], settings: Settings) -> tuple[Array, Grid]:
     side = min(settings.resolution or SAMPLES_PER_VOXEL * settings.grid, SAMPLES_PER_VOXEL * settings.grid)
     raw = parallel_map(lambda view: depth_view(view, side), views)
     grid = grid_around(raw, settings.grid)
-    smooth = parallel_map(lambda view: smoothed(view, grid.voxel), raw)
+    smooth = parallel_map(lambda view: smoothed(without_holes(view), grid.voxel), raw)
     return signed_field(smooth, grid), grid
 
 
@@ -122,6 +123,17 @@ def depth_view(view: SceneView, side: int) -> DepthView:
         size = camera.width, camera.height
         coverage = np.asarray(Image.fromarray(coverage).resize(size, Image.Resampling.BOX), np.float32)
     return thinned(DepthView(camera, view.depth(), coverage, view.step()), side)
+
+
+def without_holes(view: DepthView) -> DepthView:
+    """The view with its depth bridged where there is none inside the outline: what was guessed is marked. Not along the outline,
+    where a pixel's middle may lie outside."""
+    unknown = (view.depth <= 0) & (view.coverage >= 0.5)
+    unknown &= binary_erosion(view.coverage > 0, np.ones((3, 3)), border_value=1)
+    if not unknown.any():
+        return view
+    step = np.where(unknown, float(np.median(view.step[view.depth > 0])), view.step).astype(np.float32)
+    return replace(view, depth=bridged(view.depth, unknown), step=step, guessed=unknown)
 
 
 def smoothed(view: DepthView, voxel: float) -> DepthView:

@@ -21,6 +21,7 @@ from steps.options import DEVICES, ENGINES, JOB_OPTIONS, MODELS, PRESETS, RIGS, 
 __all__ = ["DEVICES", "ENGINES", "MODELS", "PRESETS", "RIGS"]
 
 VIEW_NAMES = ("front", "back", "left", "right", "top", "bottom")
+OUTLINES = "outlines.webp"  # among validate's outputs: which pixels it took for the object
 MODES = ("stochastic", "multidiffusion")  # of the published model
 JOB_SECONDS = 7200.0  # the models' running time together, after which a job ends as MODEL_TIMEOUT
 
@@ -38,6 +39,7 @@ OUTPUTS = {
     "psnr": "",
     "ssim": "",
     "passed": "",
+    "warnings": "",  # a line for each: what to know before the result is trusted
     "seconds": "0",
     "startup-seconds": "0",
     "compile-seconds": "0",
@@ -193,6 +195,8 @@ class Quality(Step):
     held_out: Path | None = option(None, "folder with held_out.json and views that no model saw, to judge by as well")
     psnr_threshold: float = of_job("psnr-threshold", "mean full-frame PSNR in dB below which the job fails")
     ssim_threshold: float = of_job("ssim-threshold", "mean full-frame SSIM below which the job fails")
+    object_psnr_threshold: float = of_job("object-psnr-threshold")
+    object_ssim_threshold: float = of_job("object-ssim-threshold")
 
 
 @dataclass(frozen=True, kw_only=True)

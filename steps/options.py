@@ -85,6 +85,16 @@ JOB_OPTIONS = {
     "resolution": Option(int, 0, "Longest side in pixels that the model works on; 0: as given.", least=0, most=4096),
     "psnr-threshold": Option(float, 20.0, "Mean PSNR in dB below which the job fails.", least=0, most=100),
     "ssim-threshold": Option(float, 0.75, "Mean SSIM below which the job fails.", least=-1, most=1),
+    "object-psnr-threshold": Option(
+        float,
+        0.0,
+        "Mean PSNR in dB over the object alone below which the job fails; 0: any will do.",
+        least=0,
+        most=100,
+    ),
+    "object-ssim-threshold": Option(
+        float, -1.0, "Mean SSIM over the object alone below which the job fails; -1: any will do.", least=-1, most=1
+    ),
     "seed": Option(int, 0, "Seed of everything random.", least=0, most=2**32 - 1),
     "grid": Option(int, 256, "Voxels along the object's longest side.", least=32, most=768),
     "faces": Option(int, 20000, "About how many triangles the mesh may have.", least=100, most=2_000_000),

@@ -12,9 +12,11 @@ from typing import Any
 from steps import memory
 from steps.contracts import OUTPUTS
 from steps.errors import STAGES
-from steps.files import read_json, write_atomically, write_json
+from steps.files import read_json, read_text, write_atomically, write_json
 
 NOTES = "notes.json"  # a list of sentences for the report
+MOST_WARNINGS, MOST_CHARACTERS = 10, 600  # of a step, and of each: they go into records and annotations
+WARNING = "WARNING: "  # begins a note that a person has to see before the result is trusted
 
 
 class Reporter:
@@ -24,6 +26,7 @@ class Reporter:
         self.outputs = outputs
         self.stages: list[dict[str, Any]] = []
         self.notes: list[str] = []
+        self.warnings: list[str] = []
         self._started = time.monotonic()
         self.stage(first_stage)
 
@@ -59,9 +62,21 @@ class Reporter:
 
     def note(self, sentence: str) -> None:
         """Something that went otherwise than planned and did no harm: for the report and the log."""
+        self.warn(sentence)
         self.notes.append(sentence)
         write_json(self.outputs / NOTES, self.notes)
         print(sentence, file=sys.stderr)
+
+    def warn(self, note: str) -> None:
+        """Passes a note on to everybody who looks at the job, if it is a warning: the output `warnings` has one on each line."""
+        if note.startswith(WARNING) and note not in self.warnings:
+            self.warnings.append(note)
+            self.value("warnings", warnings_text(self.warnings))
+
+
+def warnings_text(warnings: list[str]) -> str:
+    """Warnings as an output of a step: a line for each, without the word."""
+    return "\n".join(" ".join(w.removeprefix(WARNING).split())[:MOST_CHARACTERS] for w in warnings[:MOST_WARNINGS])
 
 
 def read_stages(outputs: Path) -> list[dict[str, Any]]:
@@ -79,3 +94,8 @@ def _is_stage(value: object) -> bool:
 def read_notes(outputs: Path) -> list[str]:
     """The sentences that a step has noted."""
     return [note for note in read_json(outputs / NOTES, []) if isinstance(note, str)]
+
+
+def read_warnings(outputs: Path) -> list[str]:
+    """The warnings of a step, without the word."""
+    return [line for line in read_text(outputs / "warnings").splitlines() if line]

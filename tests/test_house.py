@@ -26,7 +26,15 @@ ALLOWED = {
     "processes": set(),
     "reporter": {"contracts", "errors", "files", "memory"},
     "runner": {"contracts", "errors", "files", "memory", "options", "processes", "reporter"},
-    "formats": {"errors", "files", "formats", "geometry.cameras", "geometry.frame", "geometry.shading"},
+    "formats": {
+        "errors",
+        "files",
+        "formats",
+        "geometry.cameras",
+        "geometry.depth_curve",
+        "geometry.frame",
+        "geometry.shading",
+    },
     "geometry": {"errors", "geometry"},
     "baseline": {"errors", "formats", "geometry"},
     **{

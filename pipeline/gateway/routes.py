@@ -50,6 +50,7 @@ class Status(BaseModel):
     updated_at: str
     error: dict[str, Any] | None
     note: str | None
+    warnings: list[str]
     links: dict[str, str]
 
 

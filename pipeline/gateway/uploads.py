@@ -267,14 +267,15 @@ def _ambiguous(arrived: Set) -> list[Fault]:
 
 
 def _proportions(arrived: Set) -> list[Fault]:
-    """As `checks.check_pairs`, where the files come in the same order: the whole check is validate's."""
+    """As `checks.check_pairs`, where the files come in the same order: the whole check is validate's. A picture may lie on its
+    side, with a note in it of how it is to be turned."""
     if arrived.faults or _counts(arrived):
         return []
     faults = []
     ordered = {name: dict(zip(_order(arrived, name), shapes, strict=True)) for name, shapes in arrived.shapes.items()}
     for index, (w, h) in sorted(ordered["views"].items()):
         dw, dh = ordered["depth_renders"].get(index, (w, h))
-        if abs(w * dh - h * dw) > checks.ASPECT_TOLERANCE * w * dh:
+        if min(abs(w * dh - h * dw), abs(h * dh - w * dw)) > checks.ASPECT_TOLERANCE * w * dh:
             error = ValidationFailed(f"has {dw} x {dh} pixels, while the view has {w} x {h}: their proportions differ")
             faults.append(Fault(error, "depth_renders", index, f"depth_renders/{VIEW_NAMES[index]}"))
     return faults

@@ -215,6 +215,7 @@ function facts(job) {
     Model: model,
     Stage: job.stage,
     Note: job.note,
+    Warnings: job.warnings.join(" "),
   };
   at("facts").replaceChildren(...Object.entries(told).filter(([, value]) => value).flatMap(([name, value]) => {
     const term = document.createElement("dt"), text = document.createElement("dd");

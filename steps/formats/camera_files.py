@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steps.errors import ValidationFailed
+from steps.errors import FileTooLarge, ValidationFailed
 from steps.formats import cameras_json
 from steps.formats.cameras_json import Given, View
 from steps.formats.depth_encoding import DepthEncoding
@@ -21,6 +21,7 @@ from steps.formats.inputs import MAX_CAMERAS_BYTES, shown, view_index
 from steps.geometry.cameras import VIEW_NAMES, Camera
 
 Array = NDArray[Any]
+UNDISTORT = "Undistort the views before (colmap image_undistorter), or render them with a plain perspective camera."
 Sizes = list[tuple[int, int]]  # width and height of the six views
 OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])  # from OpenCV's axes, x right, y down, z forward
 Y_UP = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])  # from Blender's world, z up
@@ -38,10 +39,22 @@ def read(path: Path, sizes: Sizes | None) -> Given:
         raise ValidationFailed(
             f"There is no file {shown(path)}.", "Name an existing cameras.json, or leave the option out."
         )
-    data = path.read_bytes()[:MAX_CAMERAS_BYTES]
-    if b'"frames"' not in data:
-        return cameras_json.parse(data)
-    return of_transforms(cameras_json.loaded(data), sizes)
+    if path.stat().st_size > MAX_CAMERAS_BYTES:
+        raise FileTooLarge(f"has {path.stat().st_size / 1e6:.1f} MB; at most {MAX_CAMERAS_BYTES / 1e6:.0f} MB are read")
+    return parse(path.read_bytes(), sizes)
+
+
+def parse(data: bytes, sizes: Sizes | None) -> Given:
+    """What a cameras.json, rig.json or transforms.json holds, told apart by what is in them. Raises ValidationFailed."""
+    if data.lstrip()[:1] == b"#":
+        raise ValidationFailed(
+            "is no JSON but looks like part of a COLMAP model",
+            "Name the model's folder with --cameras, and take the file out.",
+        )
+    document = cameras_json.loaded(data)
+    if isinstance(document, dict) and "frames" in document:
+        return of_transforms(document, sizes)
+    return cameras_json.of_document(document)
 
 
 # -- NeRF ---------------------------------------------------------------------------------------------------------------
@@ -79,17 +92,57 @@ _NAMES = (
 )
 
 
+PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE", "PERSPECTIVE", "OPENCV", "SIMPLE_RADIAL", "RADIAL", "FULL_OPENCV")
+DISTORTION = ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2", "distortion", "distortion_params")
+
+
 def _of_frame(index: int, frame: dict[str, Any], size: tuple[int, int]) -> View:
-    if any(frame.get(key) for key in ("k1", "k2", "k3", "k4", "p1", "p2")):
-        raise ValidationFailed(f"has a distorted lens for {VIEW_NAMES[index]}", "Undistort the views before.")
-    width, height = int(frame.get("w", size[0])), int(frame.get("h", size[1]))
-    fx = frame["fl_x"] if "fl_x" in frame else width / 2 / np.tan(float(frame["camera_angle_x"]) / 2)
-    fy = frame.get("fl_y", fx)
-    pose = Y_UP @ cameras_json.checked_pose(VIEW_NAMES[index], frame["transform_matrix"])
-    middle = frame.get("cx", width / 2), frame.get("cy", height / 2)
-    camera = Camera(VIEW_NAMES[index], pose, float(fx), float(fy), float(middle[0]), float(middle[1]), width, height)
-    scale = frame.get("integer_depth_scale")
-    return View(camera, DepthEncoding("metric", scale=float(scale)) if scale else None)
+    name = VIEW_NAMES[index]
+    _check_lens(name, frame)
+    width, height = (int(_positive(name, frame, k, size[i])) for i, k in enumerate(("w", "h")))
+    fx = _positive(name, frame, "fl_x") if "fl_x" in frame else width / 2 / np.tan(_angle(name, frame) / 2)
+    fy = _positive(name, frame, "fl_y", fx)
+    pose = Y_UP @ cameras_json.checked_pose(name, _whole(frame["transform_matrix"]))
+    cx, cy = float(frame.get("cx", width / 2)), float(frame.get("cy", height / 2))
+    scale = _positive(name, frame, "integer_depth_scale") if "integer_depth_scale" in frame else None
+    camera = Camera(name, pose, fx, fy, cx, cy, width, height)
+    return View(camera, DepthEncoding("metric", scale=scale) if scale else None)
+
+
+def _check_lens(name: str, frame: dict[str, Any]) -> None:
+    """Only a pinhole is what the six views can be of. Raises ValidationFailed with the lens's name."""
+    model = str(frame.get("camera_model", "PINHOLE")).upper()
+    fisheye = bool(frame.get("is_fisheye")) or "FISHEYE" in model
+    if fisheye or model not in PINHOLES:
+        kind = "a fisheye lens" if fisheye else "a lens that is no pinhole"
+        raise ValidationFailed(f"has {kind} for {name} (camera_model {model})", UNDISTORT)
+    if any(np.any(np.asarray(frame.get(key) or 0, np.float64)) for key in DISTORTION):
+        raise ValidationFailed(f"has a distorted lens for {name}", UNDISTORT)
+
+
+def _positive(name: str, frame: dict[str, Any], key: str, default: float = 0.0) -> float:
+    """A number of the frame. Raises ValidationFailed where it is not above zero."""
+    value = float(frame.get(key, default))
+    if not 0 < value < np.inf:
+        raise ValidationFailed(f"has {key} {value:g} for {name}, which must be a number above zero", "Export it again.")
+    return value
+
+
+def _angle(name: str, frame: dict[str, Any]) -> float:
+    """camera_angle_x in radians. Raises ValidationFailed where no lens has it."""
+    angle = float(frame["camera_angle_x"])
+    if not 0 < angle < np.pi:
+        degrees = "; that looks like degrees, where radians are meant" if angle > 2 * np.pi else ""
+        raise ValidationFailed(
+            f"has camera_angle_x {angle:g} for {name}, which no pinhole has{degrees}",
+            f"Write radians{f': {np.radians(angle):.6f}' if degrees and angle < 180 else ', between 0 and pi'}.",
+        )
+    return angle
+
+
+def _whole(rows: Any) -> Any:
+    """A matrix as (4, 4) where its last row was left out, as some programs do."""
+    return [*rows, [0, 0, 0, 1]] if isinstance(rows, list) and len(rows) == 3 else rows
 
 
 # -- COLMAP -------------------------------------------------------------------------------------------------------------
@@ -107,7 +160,7 @@ def of_colmap(folder: Path) -> list[View]:
             "Name the folder of a COLMAP model as text: colmap model_converter --output_type TXT.",
         )
     try:
-        lenses = {line.split()[0]: line.split() for line in _lines(folder / "cameras.txt")}
+        lenses: dict[str, list[str]] = {line.split()[0]: line.split() for line in _lines(folder / "cameras.txt")}
         poses = _six({words[9]: words for words in _images(folder / "images.txt")})
         found = [_of_image(i, poses[i], lenses[poses[i][8]]) for i in range(len(VIEW_NAMES))]
     except (KeyError, IndexError, ValueError) as error:
@@ -133,16 +186,22 @@ def _images(path: Path) -> Iterator[list[str]]:
 
 
 def _of_image(index: int, words: list[str], lens: list[str]) -> Camera:
-    w, x, y, z, tx, ty, tz = (float(word) for word in words[1:8])
-    to_camera = np.eye(4)
-    to_camera[:3, :3], to_camera[:3, 3] = _rotation(w, x, y, z), (tx, ty, tz)
-    model, width, height, numbers = lens[1], int(lens[2]), int(lens[3]), [float(word) for word in lens[4:]]
-    if model not in COLMAP or any(numbers[COLMAP[model] + 2 :]):
+    name = VIEW_NAMES[index]
+    model, width, height = lens[1], int(lens[2]), int(lens[3])
+    pose, numbers = [float(word) for word in words[1:8]], [float(word) for word in lens[4:]]
+    if not np.isfinite(pose + numbers).all() or not any(pose[:4]):
         raise ValidationFailed(
-            f"has a {model} lens with distortion for {VIEW_NAMES[index]}", "Undistort first: colmap image_undistorter."
+            f"has numbers for {name} that are not finite, or a quaternion of zeros", "Export it again."
         )
+    if model not in COLMAP or any(numbers[COLMAP[model] + 2 :]):
+        kind = "a fisheye lens" if "FISHEYE" in model else "a lens with distortion"
+        raise ValidationFailed(f"has {kind} for {name} ({model})", "Undistort first: colmap image_undistorter.")
     fx, fy, (cx, cy) = numbers[0], numbers[COLMAP[model] - 1], numbers[COLMAP[model] : COLMAP[model] + 2]
-    return Camera(VIEW_NAMES[index], np.linalg.inv(to_camera) @ OPENGL, fx, fy, cx, cy, width, height)
+    if min(fx, fy, width, height) <= 0:
+        raise ValidationFailed(f"has a focal length or a size for {name} that is not above zero", "Export it again.")
+    to_camera = np.eye(4)
+    to_camera[:3, :3], to_camera[:3, 3] = _rotation(*pose[:4]), pose[4:]
+    return Camera(name, np.linalg.inv(to_camera) @ OPENGL, fx, fy, cx, cy, width, height)
 
 
 def _rotation(w: float, x: float, y: float, z: float) -> Array:

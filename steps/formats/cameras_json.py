@@ -4,6 +4,8 @@ beside this file."""
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,9 @@ from numpy.typing import NDArray
 
 from steps.errors import ValidationFailed
 from steps.formats.depth_encoding import DepthEncoding
+from steps.formats.inputs import shown
 from steps.geometry.cameras import VIEW_NAMES, Camera, Placement, canonical_camera
+from steps.geometry.depth_curve import is_monotone
 
 Array = NDArray[Any]
 SCHEMA = Path(__file__).with_name("cameras.schema.json")
@@ -55,11 +59,16 @@ def canonical_views(width: int, height: int) -> list[View]:
 def parse(data: bytes) -> Given:
     """The six views in the order of VIEW_NAMES, or how they stand; of a rig.json the cameras in it. Raises ValidationFailed with
     the place and what is wrong there."""
-    document = loaded(data)
+    return of_document(loaded(data))
+
+
+def of_document(document: Any) -> Given:
+    """The same of its JSON."""
     if isinstance(document, dict) and "decision" in document:
         document = document.get("cameras", document)
     if isinstance(document, dict) and ("views" in document) == ("rig" in document):
         raise ValidationFailed("needs either views, with all cameras, or rig, with how they stand", _HELP)
+    _check_lenses(document)
     _check_schema(document)
     if "rig" in document:
         rig = document["rig"]
@@ -72,11 +81,55 @@ def parse(data: bytes) -> Given:
 
 
 def loaded(data: bytes) -> Any:
-    """The JSON. Raises ValidationFailed."""
+    """The JSON, in any Unicode encoding. Raises ValidationFailed, also for numbers that are not finite."""
     try:
-        return json.loads(data)
+        document = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise ValidationFailed(f"is not valid JSON: {error}", _HELP) from None
+    if places := list(_not_finite(document, "")):
+        raise ValidationFailed(
+            f"has numbers that are not finite: {', '.join(places[:5])}",
+            "Export the cameras again, and look at these places.",
+        )
+    return document
+
+
+def _not_finite(value: Any, place: str) -> Iterator[str]:
+    """Where NaN and Infinity stand, as `views/2 (left)/intrinsics/fx: nan`."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield f"{place.lstrip('/')}: {value}"
+    named = isinstance(value, dict) and isinstance(value.get("name", value.get("file_path")), str)
+    label = f" ({shown(value.get('name', value.get('file_path')))[:80]})" if named else ""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield from _not_finite(item, f"{place}{label}/{shown(key)[:80]}")
+
+
+def _check_lenses(document: Any) -> None:
+    """cameras.json has no words for a lens that is not a pinhole. Raises ValidationFailed where somebody has used others'."""
+    views = document.get("views") if isinstance(document, dict) else None
+    for item in views if isinstance(views, list) else []:
+        inner = item.get("intrinsics") if isinstance(item, dict) else None
+        words = [key for part in (item, inner) if isinstance(part, dict) for key in part if str(key).lower() in _LENSES]
+        if words:
+            name = item.get("name", "a view") if isinstance(item, dict) else "a view"
+            raise ValidationFailed(
+                f"has a lens with distortion for {shown(name)} ({shown(', '.join(map(str, words)))})",
+                "Undistort the views before, and leave these out: only pinhole cameras are known here.",
+            )
+
+
+_LENSES = {
+    *(f"k{i}" for i in range(1, 7)),
+    "p1",
+    "p2",
+    "distortion",
+    "dist_coeffs",
+    "is_fisheye",
+    "fisheye",
+    "camera_model",
+    "model",
+}
 
 
 def _check_schema(document: Any) -> None:
@@ -106,6 +159,11 @@ def checked_pose(name: str, rows: Any) -> Array:
     if pose.shape != (4, 4):
         raise ValidationFailed(f"has a camera_to_world for {name} that is no 4 x 4 matrix", _HELP)
     rotation = pose[:3, :3]
+    if np.allclose(pose[:, 3], [0, 0, 0, 1]) and not np.allclose(pose[3], [0, 0, 0, 1]):
+        raise ValidationFailed(
+            f"has a camera_to_world for {name} that looks transposed: its translation stands in the last row",
+            "Write each matrix row by row, with the translation in the last column.",
+        )
     if not np.isfinite(pose).all() or not np.allclose(pose[3], [0, 0, 0, 1]):
         raise ValidationFailed(f"has a camera_to_world for {name} whose last row is not 0 0 0 1", _HELP)
     if np.abs(rotation @ rotation.T - np.eye(3)).max() > ROTATION_TOLERANCE or np.linalg.det(rotation) < 0:
@@ -116,12 +174,15 @@ def checked_pose(name: str, rows: Any) -> Array:
 
 
 def _check_range(name: str, depth: dict[str, Any]) -> None:
+    if not is_monotone(depth.get("curve")):
+        raise ValidationFailed(f"has a curve for {name} whose knots do not rise, in both numbers", _HELP)
     near, far = depth.get("near"), depth.get("far")
     if near is None or far is None:
         return
     if near == far:
         raise ValidationFailed(f"has near equal to far for {name}", _HELP)
-    if max(near, far) <= 0 or (depth["encoding"] == "inverse" and 0 in (near, far)):
+    undefined = {"inverse": 0 in (near, far), "logarithmic": min(near, far) <= 0}
+    if max(near, far) <= 0 or undefined.get(depth["encoding"], False):
         raise ValidationFailed(f"has near and far for {name} between which nothing lies before the camera", _HELP)
 
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from steps.errors import BadInput, FileTooLarge, InvalidFileCount, InvalidFileFormat, ValidationFailed
-from steps.formats import camera_files, cameras_json, inputs, png
+from steps.formats import camera_files, inputs, orientation, png, png_metadata
 from steps.formats.cameras_json import Given
 from steps.formats.inputs import FIELDS, Entry, shown
 from steps.geometry.cameras import VIEW_NAMES
 
 ORDER: tuple[type[BadInput], ...] = (InvalidFileCount, FileTooLarge, InvalidFileFormat, ValidationFailed)
 ASPECT_TOLERANCE = 0.01
+GREY = 2  # of 255: how far channels may differ in a depth render that was stored as a colour picture
 
 
 @dataclass(frozen=True)
@@ -58,29 +62,36 @@ def raise_all(faults: list[Fault]) -> None:
 
 @dataclass(frozen=True)
 class Pictures:
-    """The twelve pictures, each list in the order of VIEW_NAMES."""
+    """The twelve pictures, each list in the order of VIEW_NAMES. notes: what was decided while they were read."""
 
     views: list[png.Picture]
     depths: list[png.Picture]
+    notes: list[str] = dataclasses.field(default_factory=list, kw_only=True)
 
 
 def check_set(source: Path, cameras: Path | None = None) -> tuple[Pictures, Given | None]:
-    """The twelve pictures of a folder or .zip, and the cameras, if any were given. Raises one BadInput that lists every fault."""
-    entries = inputs.entries(source)
-    slots, faults = check_names([e for e in entries if e.path.name != "cameras.json"])
-    pictures, more = check_pictures(slots)
-    given, camera_faults = check_cameras(entries, cameras, pictures)
+    """The twelve pictures of a folder or .zip, as they are to be looked at, and the cameras, if any were given. Raises one
+    BadInput that lists every fault."""
+    found = inputs.opened(source)
+    slots, faults, left_out = check_names(found.pictures)
+    read, more = check_pictures(slots)
+    pictures, turned = orientation.upright(read)
+    given, told, camera_faults = check_cameras(found.cameras, cameras, pictures)
     raise_all(faults + more + check_pairs(pictures) + camera_faults)
     by_field = [[pictures[field, i] for i in range(len(VIEW_NAMES))] for field in FIELDS]
-    return Pictures(*by_field), given
+    views, lightened = displayed(by_field[0])
+    return Pictures(views, by_field[1], notes=[*found.notes, *left_out, *turned, *lightened, *told]), given
 
 
-def check_names(entries: list[Entry]) -> tuple[dict[str, dict[int, Entry]], list[Fault]]:
-    """Which file is which view of which field."""
+def check_names(entries: list[Entry]) -> tuple[dict[str, dict[int, Entry]], list[Fault], list[str]]:
+    """Which file is which view of which field; what is wrong with their names; and which were left out, for the notes."""
     slots: dict[str, dict[int, Entry]] = {field: {} for field in FIELDS}
-    faults = []
+    faults, notes = [], []
     for field in FIELDS:
         files = [e for e in entries if e.path.parts[0] == field]
+        if others := _beside_six(field, files):
+            files = [e for e in files if e not in others]
+            notes.append(f"Left out, since the six PNGs are there: {', '.join(shown(e.path) for e in others)}.")
         if len(files) != len(VIEW_NAMES):
             faults.append(
                 Fault(
@@ -101,7 +112,16 @@ def check_names(entries: list[Entry]) -> tuple[dict[str, dict[int, Entry]], list
                 faults.append(_fault(error, field, index, entry))
             else:
                 slots[field][index] = entry
-    return slots, faults
+    return slots, faults, notes
+
+
+def _beside_six(field: str, files: list[Entry]) -> list[Entry]:
+    """Files of other formats beside a PNG for each view, as programs write both."""
+    pictures = [e for e in files if e.path.suffix.lower() == ".png"]
+    views = sorted(
+        -1 if i is None else i for i in (inputs.view_index(field, e.path.name, VIEW_NAMES) for e in pictures)
+    )
+    return [e for e in files if e not in pictures] if views == list(range(len(VIEW_NAMES))) else []
 
 
 def _naming(field: str) -> str:
@@ -127,23 +147,51 @@ def check_pictures(slots: dict[str, dict[int, Entry]]) -> tuple[dict[tuple[str, 
 def _read(field: str, entry: Entry) -> png.Picture | BadInput:
     try:
         picture = png.decode(entry.read())
-        if field == "depth_renders":
-            check_depth(picture)
-        return picture
+        return depth_of(picture) if field == "depth_renders" else picture
     except BadInput as error:
         return error
 
 
-def check_depth(picture: png.Picture) -> None:
-    """A depth render is grey and not all one value."""
-    if not picture.is_grey:
+def depth_of(picture: png.Picture) -> png.Picture:
+    """A depth render as [H, W, 1], or [H, W, 2] with its alpha. It is grey, whatever its kind of file, and not all one value.
+    Raises ValidationFailed."""
+    channels = picture.pixels.shape[2] - (picture.alpha is not None)
+    colours = picture.pixels[..., :channels]
+    apart = np.ptp(colours, axis=2).max() if channels > 1 else 0
+    if apart > GREY * picture.maximum / 255:
         raise ValidationFailed(
             "is a colour picture, not a depth render",
-            "Put depth renders into depth_renders/ and views into multi_views/; were they swapped?",
+            "Put depth renders into depth_renders/ and views into multi_views/; were they swapped? Depth drawn with a colour "
+            "map cannot be read: save it as grey.",
         )
-    counts = picture.pixels[..., 0]
+    counts = np.median(colours, axis=2).astype(colours.dtype) if apart else colours[..., 0]
     if int(counts.min()) == int(counts.max()):
         raise ValidationFailed("has the same value everywhere: it holds no depth", "Render the depth again.")
+    alpha = [picture.pixels[..., -1]] if picture.alpha is not None else []
+    return replace(picture, pixels=np.stack([counts, *alpha], axis=2))
+
+
+def displayed(views: list[png.Picture]) -> tuple[list[png.Picture], list[str]]:
+    """The views with colours of 8 bits and sRGB's curve, and what was done to them."""
+    told = {name: v.gamma for name, v in zip(VIEW_NAMES, views, strict=True) if _is_unlike_a_display(v)}
+    names = ", ".join(f"{name} {gamma:g}" for name, gamma in told.items())
+    note = f"Colours were brought to sRGB's curve, since the files say that theirs is another one (gAMA: {names})."
+    return [_displayed(v) for v in views], [note] if told else []
+
+
+def _is_unlike_a_display(picture: png.Picture) -> bool:
+    return picture.gamma is not None and abs(picture.gamma - png_metadata.DISPLAY) > png_metadata.LIKE_DISPLAY
+
+
+def _displayed(picture: png.Picture) -> png.Picture:
+    channels = picture.pixels.shape[2] - (picture.alpha is not None)
+    pixels, maximum = picture.pixels, picture.maximum
+    if _is_unlike_a_display(picture):
+        assert picture.gamma is not None
+        colours = png_metadata.for_display(pixels[..., :channels], maximum, picture.gamma)
+        pixels = np.dstack([colours, pixels[..., channels:]])
+    eight = pixels if maximum == 255 else np.rint(pixels / 257.0).astype(np.uint8)
+    return png.Picture(eight, 255)
 
 
 def check_pairs(pictures: dict[tuple[str, int], png.Picture]) -> list[Fault]:
@@ -165,14 +213,36 @@ def check_pairs(pictures: dict[tuple[str, int], png.Picture]) -> list[Fault]:
 
 def check_cameras(
     entries: list[Entry], cameras: Path | None, pictures: dict[tuple[str, int], png.Picture]
-) -> tuple[Given | None, list[Fault]]:
-    """The cameras of a file, else the set's own, if any."""
-    own = [e for e in entries if e.path.as_posix() == "cameras.json"]
+) -> tuple[Given | None, list[str], list[Fault]]:
+    """The cameras of a file that was named, else those in the set, if any; what is to be said about it; and what is wrong.
+    entries: the files in the set that hold cameras, or should by their names."""
     views = [pictures.get(("multi_views", i)) for i in range(len(VIEW_NAMES))]
     sizes = [(p.pixels.shape[1], p.pixels.shape[0]) for p in views if p is not None]
+    known = sizes if len(sizes) == len(VIEW_NAMES) else None
+    places = [shown(e.path.as_posix()) for e in entries]
     try:
         if cameras is not None:
-            return camera_files.read(cameras, sizes if len(sizes) == len(VIEW_NAMES) else None), []
-        return (cameras_json.parse(own[0].read(inputs.MAX_CAMERAS_BYTES)) if own else None), []
+            return camera_files.read(cameras, known), _not_read(shown(cameras.name), places), []
+        if not entries:
+            return None, [], []
+        if len(entries) > 1 and places[0] != inputs.CAMERAS:
+            raise ValidationFailed(
+                f"and {', '.join(places[1:])} might both be the cameras",
+                "Call the one that holds them cameras.json, beside multi_views; or name it with --cameras.",
+            )
+        given = camera_files.parse(entries[0].read(inputs.MAX_CAMERAS_BYTES), known)
+        return given, _not_read(places[0], places[1:]) + _misplaced(places[0]), []
     except BadInput as error:
-        return None, [Fault(error, "cameras", None, shown(cameras.name) if cameras else "cameras.json")]
+        return None, [], [Fault(error, "cameras", None, shown(cameras.name) if cameras else places[0])]
+
+
+def _not_read(taken: str, others: list[str]) -> list[str]:
+    return [f"The cameras are those of {taken}; not read: {', '.join(others)}."] if others else []
+
+
+def _misplaced(place: str) -> list[str]:
+    if place == inputs.CAMERAS:
+        return []
+    return [
+        f"The cameras were read from {place}; the place where they are looked for is cameras.json beside multi_views."
+    ]

@@ -3,7 +3,10 @@
 With v the stored value divided by the largest the PNG can hold (255 or 65535):
 linear    depth = near + v * (far - near)
 inverse   1 / depth = 1 / near + v * (1 / far - 1 / near)
+logarithmic  log depth = log near + v * (log far - log near)
 metric    depth = stored value * scale, in scene units per count (0.001 for millimetres in metres)
+`curve` is what v goes through first, to undo what a view transform or tone mapping has done (see `steps.geometry.depth_curve`);
+metric depth has none.
 Where larger values are nearer, near and far are simply given the other way round.
 `distance` says whether that depth is measured along the viewing axis ("z") or along the pixel's ray ("ray").
 `background` is the stored value that means "nothing here": a count, "max" for the largest, "alpha" where the PNG's own alpha
@@ -19,13 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steps.formats.png import Picture
+from steps.geometry.depth_curve import Curve, undone
 
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
 class DepthEncoding:
-    """See the module's text. near, far: scene units, for linear and inverse; scale: for metric."""
+    """See the module's text. near, far: scene units, for all but metric; scale: for metric."""
 
     encoding: str = "linear"
     distance: str = "z"
@@ -33,9 +37,10 @@ class DepthEncoding:
     far: float = 3.5
     scale: float = 0.001
     background: int | str | None = 0
+    curve: Curve = None
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {key: value for key, value in asdict(self).items() if key != "curve" or value is not None}
 
 
 @dataclass(frozen=True)
@@ -80,12 +85,16 @@ def _decoded(counts: Array, maximum: int, e: DepthEncoding) -> tuple[Array, Arra
     """Depth and its change per count."""
     if e.encoding == "metric":
         return counts * e.scale, np.full_like(counts, e.scale)
-    share = counts / maximum
+    share, rise = undone(e.curve, counts / maximum)
+    rise = rise / maximum
     if e.encoding == "linear":
-        return e.near + share * (e.far - e.near), np.full_like(counts, (e.far - e.near) / maximum)
+        return e.near + share * (e.far - e.near), rise * (e.far - e.near)
+    if e.encoding == "logarithmic":
+        depth = e.near * (e.far / e.near) ** share
+        return depth, depth * np.log(e.far / e.near) * rise
     with np.errstate(divide="ignore", invalid="ignore"):
         depth = 1.0 / (1.0 / e.near + share * (1.0 / e.far - 1.0 / e.near))
-    return depth, depth**2 * (1.0 / e.far - 1.0 / e.near) / maximum
+    return depth, depth**2 * (1.0 / e.far - 1.0 / e.near) * rise
 
 
 def encode_linear(depth: Array, near: float, far: float, bits: int) -> Array:

@@ -2,7 +2,7 @@
 
 A file is judged by its bytes: signature, chunk structure, CRC of every chunk, and the compressed data unpacked under a
 bound. Only the chunks that make the picture are handed to the decoder: text, profiles and animations are left out, so that
-nothing hidden in them is ever unpacked.
+nothing hidden in them is ever unpacked. What eXIf and gAMA say is told with the picture, and not applied.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from steps.errors import InvalidFileFormat, ValidationFailed
+from steps.formats import png_metadata, png_rows
 
 Array = NDArray[Any]
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -54,10 +55,13 @@ class Header:
 
 @dataclass(frozen=True)
 class Picture:
-    """pixels: [H, W, C] uint8 or uint16, C = 1, 2, 3 or 4 for grey, grey + alpha, RGB, RGBA; maximum: 255 or 65535."""
+    """pixels: [H, W, C] uint8 or uint16, C = 1, 2, 3 or 4 for grey, grey + alpha, RGB, RGBA; maximum: 255 or 65535.
+    orientation: Exif's, 1 to 8, 1 for as stored; gamma: what gAMA says of colours, None where that is nothing of its own."""
 
     pixels: Array
     maximum: int
+    orientation: int = 1
+    gamma: float | None = None
 
     @property
     def alpha(self) -> Array | None:
@@ -84,11 +88,14 @@ def decode(data: bytes) -> Picture:
     body = b"".join(content for kind, content in chunks if kind == b"IDAT")
     if not header.interlaced:
         _check_stream(header, body)
+    turned, gamma = png_metadata.orientation_of(chunks), png_metadata.gamma_of(chunks)
+    if header.bits == 16 and header.channels > 1:
+        return replace(_deep(header, body, dict(chunks).get(b"tRNS")), orientation=turned, gamma=gamma)
     clean = SIGNATURE + b"".join(_packed(kind, content) for kind, content in chunks if kind in _KEPT)
     try:
         with Image.open(io.BytesIO(clean), formats=["PNG"]) as image:
             image.load()
-            return _picture(image, header)
+            return replace(_picture(image), orientation=turned, gamma=gamma)
     except (OSError, ValueError, SyntaxError, zlib.error, Image.DecompressionBombError) as error:
         raise InvalidFileFormat(f"is a damaged PNG: {error}") from None
 
@@ -172,7 +179,21 @@ def _packed(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-def _picture(image: Image.Image, header: Header) -> Picture:
+def _deep(header: Header, body: bytes, key: bytes | None) -> Picture:
+    """A picture of 16 bits and several channels. key: the colour that tRNS makes transparent."""
+    most = 2 * header.height * (8 + header.width * header.channels * 2)  # interlaced, there are more and shorter rows
+    try:
+        data = zlib.decompressobj().decompress(body, most)
+        pixels = png_rows.pixels(data, header.width, header.height, header.channels, header.interlaced)
+    except (ValueError, zlib.error):
+        raise InvalidFileFormat("is damaged: its data does not fill the picture that the header announces") from None
+    if header.colour_type == 2 and key is not None and len(key) == 6:
+        clear = (pixels == np.frombuffer(key, ">u2")).all(axis=2)
+        pixels = np.dstack([pixels, np.where(clear, 0, 65535).astype(np.uint16)])
+    return Picture(pixels, 65535)
+
+
+def _picture(image: Image.Image) -> Picture:
     if image.mode.startswith("I"):
         return Picture(np.asarray(image).astype(np.uint16)[..., None], 65535)
     wanted = "RGB" if image.mode in ("P", "RGB") else "L"

@@ -8,9 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steps.geometry.cameras import Camera
+from steps.geometry.images import filled
 from steps.geometry.kernels import kernel
 
 Array = NDArray[Any]
+RELAXATIONS = 60  # sweeps: holes of some tens of pixels come to rest
 
 
 def dequantized(depth: Array, step: Array, passes: int = 120) -> Array:
@@ -50,6 +52,40 @@ def _relax(stored, step, smooth, colour):  # type: ignore[no-untyped-def]
                 value = smooth[r, c] + np.float32(1.6) * (total / count - smooth[r, c])
                 half = step[r, c] / 2
                 smooth[r, c] = min(max(value, stored[r, c] - half), stored[r, c] + half)
+
+
+def bridged(depth: Array, unknown: Array) -> Array:
+    """The depth [H, W] with values at `unknown` pixels [H, W] bool that continue what surrounds them, as far as that has any. In the
+    inverse of depth, in which a plane is linear: by a pyramid, then relaxed to the membrane over the hole."""
+    known = (depth > 0) & ~unknown
+    if not unknown.any() or not known.any():
+        return depth
+    inverse = np.where(known, 1.0 / np.where(known, depth, 1.0), 0.0).astype(np.float32)
+    first = filled(inverse[..., None], known)[..., 0]
+    membrane = np.where(unknown, first, inverse).astype(np.float32)
+    for _ in range(RELAXATIONS):
+        for colour in range(2):
+            _stretch(membrane, unknown, colour)
+    return np.asarray(np.where(unknown, 1.0 / np.maximum(membrane, 1e-30), depth), np.float32)
+
+
+@kernel
+def _stretch(values, unknown, colour):  # type: ignore[no-untyped-def]
+    """One over-relaxed sweep over the unknown pixels of one colour of a chequerboard, towards the mean of their neighbours that
+    have a value."""
+    height, width = values.shape
+    for r in range(height):
+        for c in range((r + colour) & 1, width, 2):
+            if not unknown[r, c]:
+                continue
+            total, count = np.float32(0), 0
+            for dr, dc in ((0, 1), (1, 0), (0, -1), (-1, 0)):
+                i, j = r + dr, c + dc
+                if 0 <= i < height and 0 <= j < width and values[i, j] > 0:
+                    total += values[i, j]
+                    count += 1
+            if count:
+                values[r, c] += np.float32(1.6) * (total / count - values[r, c])
 
 
 def tangent_planes(depth: Array, camera: Camera) -> Array:

@@ -6,6 +6,9 @@ stays solid and the surface is closed. (The idea is space carving, Kutulakos and
 Levoy 1996.) Distances are measured to the pixel's tangent plane, not along its ray; along the ray, oblique views
 overestimate free space and the maximum shrinks everything.
 
+What a view does not know it does not carve. Where its depth has holes these are bridged, as flat as what surrounds them allows, and
+such a guess carves only where no view that sees has a surface.
+
 Where depth is only roughly right the maximum would carve at every error. How far the views disagree about surfaces that they see
 together is measured, and within a few times that they vote: their surface is the mean of what they see, each by how squarely it
 looks. What lies further in front of a view's surface is free, whatever the others say. Exact depth disagrees by less than voxels
@@ -44,12 +47,19 @@ REACH = 6.0  # voxels in front of a pixel's surface over which its tangent plane
 @dataclass(frozen=True)
 class DepthView:
     """camera: of the depth map; depth: [H, W] float32; coverage: [H, W] float32 in [0, 1], the share of
-    the pixel inside; step: [H, W] float32, the size of one stored depth level."""
+    the pixel inside; step: [H, W] float32, the size of one stored depth level; guessed: [H, W] bool, where depth was not seen but
+    bridged, None for nowhere."""
 
     camera: Camera
     depth: Array
     coverage: Array
     step: Array
+    guessed: Array | None = None
+
+    @property
+    def seen(self) -> Array:
+        """The depth without what was guessed, [H, W]."""
+        return self.depth if self.guessed is None else np.where(self.guessed, np.float32(0), self.depth)
 
 
 @dataclass(frozen=True)
@@ -132,6 +142,7 @@ def signed_field(views: list[DepthView], grid: Grid, slack: float | None = None)
     planes = tuple(parallel_map(lambda view: tangent_planes(view.depth, view.camera), views))
     depths = tuple(np.ascontiguousarray(view.depth, np.float32) for view in views)
     halves = tuple(np.ascontiguousarray(view.step / 2, np.float32) for view in views)
+    guesses = tuple(np.zeros(v.depth.shape, bool) if v.guessed is None else v.guessed for v in views)
     field = np.empty(grid.shape, np.float32)
     for_bands(
         lambda a, b: _carve(
@@ -141,6 +152,7 @@ def signed_field(views: list[DepthView], grid: Grid, slack: float | None = None)
             depths,
             planes,
             halves,
+            guesses,
             grid.origin,
             grid.voxel,
             slack,
@@ -151,6 +163,9 @@ def signed_field(views: list[DepthView], grid: Grid, slack: float | None = None)
         ),
         grid.shape[0],
     )
+    for axis in range(3):  # what reaches beyond the grid ends at its border
+        layers = np.moveaxis(field, axis, 0)
+        layers[0], layers[-1] = np.maximum(layers[0], 0.5), np.maximum(layers[-1], 0.5)
     return field
 
 
@@ -164,14 +179,14 @@ def disagreement(views: list[DepthView]) -> float:
     """How far apart two views have the same surface, in scene units: the standard deviation that the median distance across the
     surface stands for. 0 where they see none together."""
     cameras = [view.camera for view in views]
-    clouds = [unproject(view.depth, camera) for view, camera in zip(views, cameras, strict=True)]
+    clouds = [unproject(view.seen, camera) for view, camera in zip(views, cameras, strict=True)]
     if not any(map(len, clouds)):
         return 0.0
     far = SAME_SURFACE * float(np.linalg.norm(np.ptp(np.concatenate(clouds), axis=0)))
     planes = parallel_map(lambda view: tangent_planes(view.depth, view.camera), views)
     found = []
     for i, (cloud, own) in enumerate(zip(clouds, planes, strict=True)):
-        cosine = own[views[i].depth > 0][:, 2]
+        cosine = own[views[i].seen > 0][:, 2]
         step = max(1, int((cosine > SQUARELY).sum()) // WITNESSES)
         points, cosines = cloud[cosine > SQUARELY][::step], cosine[cosine > SQUARELY][::step]
         found += [
@@ -253,7 +268,7 @@ def _outvoted(fronts, weights, slack):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _carve(projections, focals, outlines, depths, planes, halves, origin, voxel, slack, seen, field, start, stop):  # type: ignore[no-untyped-def]
+def _carve(projections, focals, outlines, depths, planes, halves, guesses, origin, voxel, slack, seen, field, start, stop):  # type: ignore[no-untyped-def]
     views = len(projections)
     x, y, z, fronts, weights = seen[0], seen[1], seen[2], seen[3], seen[4]
     for i in range(start, stop):
@@ -275,12 +290,18 @@ def _carve(projections, focals, outlines, depths, planes, halves, origin, voxel,
                         break
                 value = hull
                 if value < TRUNCATION:
+                    guess = -np.inf
                     for v in range(views):
                         fronts[v] = np.nan
                         if z[v] > 0:
                             fronts[v] = _free_space(depths[v], planes[v], halves[v], hull, voxel, x[v], y[v], z[v])
                             weights[v] = _squareness(planes[v], x[v], y[v])
+                            if fronts[v] == fronts[v] and guesses[v][int(y[v]), int(x[v])]:
+                                guess = max(guess, fronts[v])
+                                fronts[v] = np.nan
                     front = _outvoted(fronts, weights, slack)
+                    if not front > -TRUNCATION:  # no view that sees has a surface just before this point
+                        front = guess
                     if front > value:  # false for nan and for views that see nothing
                         value = front
                 field[i, j, k] = min(value, TRUNCATION)

@@ -2,28 +2,35 @@
 
 Kernels are compiled without the GIL, so plain threads over bands of rows use all cores. numba's own threading layers are
 avoided on purpose: they abort on concurrent calls and do not survive a fork. Compiled code is cached beside the source, or
-in NUMBA_CACHE_DIR.
+in NUMBA_CACHE_DIR; see `kernel_cache` for where neither can be written to.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from numba import njit
+from numba import config, njit
 from numba.core import event
 from numpy.typing import NDArray
 
 from steps.geometry.cores import core_count
+from steps.geometry.kernel_cache import fallback
 
 Array = NDArray[Any]
 SUMMED_BANDS = 8
 T = TypeVar("T")
 R = TypeVar("R")
+
+if folder := fallback(Path(__file__)):
+    os.environ["NUMBA_CACHE_DIR"] = str(folder)
+    config.reload_config()
 
 # Kernels write into arrays that they are given and make none (`_nrt=False`): reference counts, which are kept atomically, cost
 # several times what a pixel's arithmetic does.

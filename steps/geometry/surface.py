@@ -1,4 +1,4 @@
-"""A signed field to a closed mesh of a wanted size."""
+"""A signed field to a sound mesh of a wanted size."""
 
 from __future__ import annotations
 
@@ -12,25 +12,60 @@ from scipy.sparse.csgraph import connected_components
 from skimage.measure import marching_cubes
 
 from steps.errors import ModelConvergenceFailed
+from steps.geometry.collapse import collapsed
+from steps.geometry.crossings import uncrossed
 from steps.geometry.fusion import Grid
+from steps.geometry.soundness import is_closed, soundness
+from steps.geometry.tetrahedra import march
 
 Array = NDArray[Any]
 SPECK = 0.01  # components with less than this share of the faces are noise
-
 SMOOTHING = 10  # Taubin passes: removes the grain that 8-bit depth leaves, which would otherwise use up the faces
+OFF_ZERO = 1e-3  # voxels: how far from zero the field is held at lattice points, so that no two vertices fall into one
+MILDER = 1.0, 0.97, 1.05  # times the wanted faces, in turn, where rounding to 32 bits makes faces cross
 
 
 def extract(field: Array, grid: Grid, target_faces: int) -> tuple[Array, Array]:
     """The zero level of `field` [nx, ny, nz] as vertices (n, 3) float64 in the world and faces (m, 3) int32, m <= about
-    target_faces. Marching cubes (Lewiner et al. 2003), specks dropped, quadric decimation (Garland and Heckbert 1997).
-    Raises ModelConvergenceFailed where the field has no surface."""
+    target_faces: always sound (see `soundness`), as 32 bits hold it. Marching cubes (Lewiner et al. 2003), specks dropped, smoothed,
+    decimated. Where marching cubes leave something else, marching tetrahedra, which cannot.
+    Raises ModelConvergenceFailed where the field has no surface, or none whose faces do not cross."""
     if not (field.min() < 0 < field.max()):
         raise ModelConvergenceFailed("The fused depth encloses nothing: the views do not agree on any solid.")
+    held = np.where(np.abs(field) < OFF_ZERO, np.copysign(np.float32(OFF_ZERO), field), field)
+    for surface_of in (_by_cubes, _by_tetrahedra):
+        rough, faces = without_specks(*surface_of(held))
+        if len(faces) and is_closed(faces):
+            smooth = taubin(rough, faces, SMOOTHING)
+            places = (points * grid.voxel + grid.origin for points in (smooth.astype(np.float64), rough))
+            if found := solid(*places, faces, target_faces):
+                return found
+    raise ModelConvergenceFailed("The fused depth has no surface whose faces do not cross.")
+
+
+def solid(wanted: Array, safe: Array, faces: Array, target_faces: int) -> tuple[Array, Array] | None:
+    """A sound mesh of about `target_faces` faces, its vertices (n, 3) float64 such that 32 bits hold them; None where none is found.
+    wanted: (n, 3), the vertices of a closed mesh; safe: (n, 3), where they go as far as faces would cross otherwise."""
+    points, _ = uncrossed(wanted, faces, safe)
+    for share in MILDER:
+        vertices, fewer = collapsed(points, faces, int(share * target_faces))
+        vertices = vertices.astype(np.float32)
+        if soundness(vertices, fewer).sound:
+            return vertices.astype(np.float64), fewer
+    return None
+
+
+def _by_cubes(field: Array) -> tuple[Array, Array]:
     vertices, faces, _, _ = marching_cubes(field, 0.0)
-    vertices, faces = without_specks(vertices, faces)
-    vertices = taubin(vertices, faces, SMOOTHING)
-    vertices, faces = decimated(vertices, faces, target_faces)
-    return vertices.astype(np.float64) * grid.voxel + grid.origin, faces
+    return vertices.astype(np.float64), faces
+
+
+def _by_tetrahedra(field: Array) -> tuple[Array, Array]:
+    ends, faces = march((field < 0).reshape(-1), field.shape)
+    values = field.reshape(-1)[ends].astype(np.float64)
+    share = (values[:, 0] / (values[:, 0] - values[:, 1]))[:, None]
+    first, second = (np.stack(np.unravel_index(ends[:, k], field.shape), axis=1) for k in (0, 1))
+    return first * (1 - share) + second * share, faces
 
 
 def taubin(vertices: Array, faces: Array, passes: int, down: float = 0.5, up: float = -0.53) -> Array:
@@ -68,15 +103,6 @@ def simplified(vertices: Array, faces: Array, target_faces: int) -> tuple[Array,
     """One quadric decimation to about `target_faces`."""
     v, f = fast_simplification.simplify(vertices.astype(np.float32), faces.astype(np.int32), target_count=target_faces)
     return v, f.astype(np.int32)
-
-
-def is_closed(faces: Array) -> bool:
-    """Whether every edge is shared by exactly two faces that run along it in opposite directions."""
-    edges = faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2).astype(np.int64)
-    forward, backward = edges[:, 0] << 32 | edges[:, 1], edges[:, 1] << 32 | edges[:, 0]
-    forward.sort()
-    backward.sort()
-    return bool((forward == backward).all() and (np.diff(forward) > 0).all())
 
 
 def without_specks(vertices: Array, faces: Array) -> tuple[Array, Array]:

@@ -65,7 +65,7 @@ class FirstPass:
         """The zero level as it stands, its vertices' colours (n, 3), and the field at the ends (n, 2) of the edges it cuts."""
         ends, tri, edges = self._faces()
         values = self.parameters["field"][ends]
-        share = (values[:, :1] / (values[:, :1] - values[:, 1:])).clamp(0.001, 0.999)
+        share = _share(values)
         places = self.points[ends] + REACH * torch.tanh(self.parameters["shift"][ends])
         positions = places[:, 0] * (1 - share) + places[:, 1] * share
         colours = self.parameters["colour"][ends]
@@ -96,10 +96,20 @@ class FirstPass:
             raise ModelConvergenceFailed("The optimisation diverged: the field came to values that are not numbers.")
         return total
 
-    def mesh(self) -> tuple[Array, Array]:
-        """Vertices (n, 3) float64 and faces (m, 3) int32 of the surface as it stands."""
-        surface, _, _ = self.surface()
-        return surface.positions.detach().cpu().numpy().astype(np.float64), surface.tri.cpu().numpy()
+    def mesh(self) -> tuple[Array, Array, Array]:
+        """The surface as it stands: vertices (n, 3) float64, where they are without the shifts of the lattice's points (faces that
+        lie in tetrahedra each cannot cross there), and faces (m, 3) int32."""
+        surface, _, values = self.surface()
+        ends, *_ = self._faces()
+        share = _share(values)
+        unshifted = self.points[ends[:, 0]] * (1 - share) + self.points[ends[:, 1]] * share
+        places = (surface.positions, unshifted * self.voxel + self.origin)
+        return *(p.detach().cpu().numpy().astype(np.float64) for p in places), surface.tri.cpu().numpy()  # type: ignore[return-value]
+
+
+def _share(values: Tensor) -> Tensor:
+    """How far along each edge (n, 2) its zero is, (n, 1)."""
+    return (values[:, :1] / (values[:, :1] - values[:, 1:])).clamp(0.001, 0.999)
 
 
 def sign_entropy(values: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from steps.geometry import images
 from steps.geometry.cameras import Camera
 from steps.geometry.kernels import parallel_map
 from steps.geometry.render import render, samples_for
-from steps.geometry.surface import decimated, taubin, without_specks
+from steps.geometry.surface import solid, taubin, without_specks
 from steps.nvdiffrec import losses
 from steps.nvdiffrec.checkpoint import Checkpoint, fits
 from steps.nvdiffrec.clock import Clock
@@ -127,26 +127,34 @@ def reshaped(work: Work, first: Mesh, voxel: float) -> tuple[Mesh, dict[str, Any
         close = "a lattice's cells" if exact else "the views are to each other, as far as is known"
         shaped, about["skipped"] = first, f"the start is closer to the views than {close}"
     else:
-        mesh = _from_lattice(work, views)
-        fits = {"start": misfit(first, views, work.device), "lattice": misfit(mesh, views, work.device)}
-        about.update(misfit=fits, kept=min(fits, key=lambda name: fits[name]), faces=len(mesh.faces))
-        shaped = mesh if about["kept"] == "lattice" else first
+        made = {"start": first}
+        if (mesh := _from_lattice(work, views)) is not None:
+            made["lattice"] = mesh
+        fits = {name: misfit(mesh, views, work.device) for name, mesh in made.items()}
+        about.update(misfit=fits, kept=min(fits, key=lambda name: fits[name]))
+        shaped = made[about["kept"]]
+        about["faces"] = len(made.get("lattice", first).faces)
     work.saved.pop("first_pass_state", None)
     work.saved.update(shaped=shaped, first_pass=about)
     work.checkpoint.save(**work.saved)
     return shaped, about
 
 
-def _from_lattice(work: Work, views: list[Target]) -> Mesh:
+def _from_lattice(work: Work, views: list[Target]) -> Mesh | None:
+    """None where the fitted surface cannot be had without faces that cross."""
     p = work.parameters
     field, grid = baseline.fused(work.start_views, baseline.Settings(grid=work.rung.grid))
     if max(view.noise for view in views) > ROUGH:
         field = gaussian_filter(field, 1.0)
     fitted = FirstPass(field, grid, p.iterations, views, work.device)
     _iterate(work, fitted, "first_pass_state", p.iterations, lambda i: fitted.step(i, views))
-    vertices, faces = without_specks(*fitted.mesh())
-    vertices, faces = decimated(taubin(vertices, faces, SMOOTHING), faces, p.faces)
-    mesh, *_ = baseline.textured(vertices.astype(np.float64), faces, work.scene.views, work.settings)
+    vertices, unshifted, faces = fitted.mesh()
+    both, faces = without_specks(np.hstack([vertices, unshifted]), faces)
+    smooth = taubin(both[:, :3], faces, SMOOTHING).astype(np.float64)
+    found = solid(smooth, both[:, 3:], faces, p.faces)
+    if found is None:
+        return None
+    mesh, *_ = baseline.textured(*found, work.scene.views, work.settings)
     return mesh
 
 

@@ -15,6 +15,7 @@ from steps.errors import ModelConvergenceFailed
 from steps.formats.meshes import Mesh
 from steps.geometry import shading
 from steps.geometry.autograd import antialias_construct_topology_hash
+from steps.geometry.crossings import uncrossed
 from steps.geometry.shading import Material, tangents_of
 from steps.nvdiffrec import losses
 from steps.nvdiffrec.drawing import Look, Surface, picture, shape, vertex_normals
@@ -195,9 +196,12 @@ class SecondPass:
             raise ModelConvergenceFailed("The optimisation diverged: vertices flew apart.")
 
     def result(self, lit: bool) -> Mesh:
-        """The mesh as it stands, with its material; lit: whether light, roughness and metalness count or stay plain."""
+        """The mesh as it stands, with its material; lit: whether light, roughness and metalness count or stay plain. Where its
+        faces cross, vertices go back towards the start."""
         s = self.state
-        positions = self.surface().positions.detach()
+        wanted, start = (p.detach().cpu().numpy() for p in (self.surface().positions, self.start.positions))
+        uncrossing, _ = uncrossed(wanted, self.start.tri.cpu().numpy(), start)
+        positions = _tensor(uncrossing, self.device)
         normals = vertex_normals(positions, self.start.tri)[self.start.welded].cpu().numpy()
         vertices = positions[self.start.welded].cpu().numpy()
         plain = _initial(self.start, self.mesh, self.device)

@@ -10,7 +10,7 @@ from typing import Any
 from steps.contracts import OUTPUTS, VIEW_NAMES
 from steps.errors import as_record
 from steps.files import read_json, read_text
-from steps.reporter import read_notes, read_stages
+from steps.reporter import read_notes, read_stages, read_warnings
 
 SCHEMA = Path(__file__).parents[1] / "quality" / "quality.schema.json"
 OPTIONAL = (  # only where a model estimates material, or makes up what no view saw
@@ -51,13 +51,14 @@ class Model:
 @dataclass(frozen=True)
 class StepRun:
     """One step's outputs. name: `reconviagen.quality`; values: see contracts.OUTPUTS; stages: stages.json; notes: what the
-    step has noted for the report."""
+    step has noted for the report; warnings: those of its notes that have to be seen."""
 
     name: str
     values: dict[str, str]
     stages: list[dict[str, Any]]
     failure: dict[str, Any] | None
     notes: list[str]
+    warnings: list[str]
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def gather(job: Path, models: list[str]) -> Job:
 def _step(folder: Path) -> StepRun:
     values = {name: read_text(folder / name, default) for name, default in OUTPUTS.items()}
     failure = as_record(read_json(folder / "failure.json"))
-    return StepRun(folder.name, values, read_stages(folder), failure, read_notes(folder))
+    return StepRun(folder.name, values, read_stages(folder), failure, read_notes(folder), read_warnings(folder))
 
 
 def _quality(path: Path) -> dict[str, Any]:

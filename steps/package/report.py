@@ -11,11 +11,12 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from steps.contracts import VIEW_NAMES
+from steps.contracts import OUTLINES, VIEW_NAMES
 from steps.package import chart
 from steps.package.evidence import Job, Model
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
+CONTRADICTIONS = "contradictions.png"  # of validate: the views, with what others deny
 PACKAGES = ("sixview", "numpy", "scipy", "numba", "scikit-image", "pillow", "xatlas", "fast-simplification", "torch")
 
 
@@ -29,6 +30,8 @@ def page(job: Job) -> str:
         status="failed" if job.failure or not all(m["q"] for m in models) else "passed",
         failure=job.failure,
         hypotheses=_hypotheses(job),
+        warnings=[(step.name, warning) for step in job.steps for warning in step.warnings],
+        contradictions=_embedded(job.folder / "outputs" / "validate" / CONTRADICTIONS),
         models=models,
         scored=[m for m in models if m["q"]],
         has_between=any(m["q"].get("between") for m in models if m["q"]),
@@ -36,6 +39,7 @@ def page(job: Job) -> str:
         chart=Markup(chart.svg(job.steps)),
         facts=facts(job),
         rig=job.scene.get("found"),
+        outlines=_embedded(job.folder / "outputs" / "validate" / OUTLINES),
     )
 
 

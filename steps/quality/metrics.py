@@ -57,12 +57,3 @@ def depth_error(reference: Array, depth: Array) -> dict[str, float]:
         "median": float(np.median(difference)),
         "p95": float(np.percentile(difference, 95)),
     }
-
-
-def is_watertight(vertices: Array, faces: Array) -> bool:
-    """Whether every edge is shared by exactly two faces, after vertices at the same place are made one (seams cut them)."""
-    _, index = np.unique(vertices, axis=0, return_inverse=True)
-    welded = index.reshape(-1)[faces]
-    edges = np.sort(welded[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
-    _, count = np.unique(edges, axis=0, return_counts=True)
-    return bool((count == 2).all())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from steps.geometry.frame import Frame
 from steps.geometry.kernels import parallel_map
 from steps.geometry.rasterize import rasterize
 from steps.geometry.render import render, samples_for
-from steps.quality import between, metrics
+from steps.geometry.soundness import soundness
+from steps.quality import between, judgement, metrics
 from steps.reporter import Reporter
 
 Array = NDArray[Any]
@@ -39,6 +41,13 @@ def run(parameters: Quality, out: Path, reporter: Reporter) -> None:
     report["before"] = before(start, taken) if start else None
     report["between"] = between_views(mesh, start, taken, parameters.held_out)
     report["rig"] = taken.rig
+    agreement = taken.about.get("agreement", {})
+    told = judgement.warnings(report, agreement)
+    report["judgement"] = {
+        "object_psnr_allowed": judgement.allowed(agreement),
+        "agreement": agreement,
+        "warnings": told,
+    }
     report = dict(_rounded(report))
     write_json(out / "quality.json", report)
     for name in ("model", "engine", "device"):
@@ -46,6 +55,8 @@ def run(parameters: Quality, out: Path, reporter: Reporter) -> None:
     for name in ("psnr", "ssim"):
         reporter.value(name, f"{report[name]:.4f}")
     reporter.value("passed", str(report["passed"]).lower())
+    for warning in told:
+        reporter.warn(warning)
     reporter.progress(1, 1)
     if not report["passed"]:
         raise failure(report)
@@ -83,11 +94,16 @@ def summary(
     """quality.json (see quality.schema.json)."""
     psnr, ssim = _mean(views, "psnr"), _mean(views, "ssim")
     low, high = mesh.vertices.min(axis=0), mesh.vertices.max(axis=0)
-    thresholds = {"psnr": parameters.psnr_threshold, "ssim": parameters.ssim_threshold}
+    of_object = {"psnr": _mean(views, "object", "psnr"), "ssim": _mean(views, "object", "ssim")}
+    thresholds = {
+        "psnr": parameters.psnr_threshold,
+        "ssim": parameters.ssim_threshold,
+        "object": {"psnr": parameters.object_psnr_threshold, "ssim": parameters.object_ssim_threshold},
+    }
     facts = {
         "faces": len(mesh.faces),
         "vertices": len(mesh.vertices),
-        "watertight": metrics.is_watertight(mesh.vertices, mesh.faces),
+        **asdict(soundness(mesh.vertices, mesh.faces)),
         "texture_size": len(mesh.texture),
         "seen": about.get("seen"),
         "bounds": [list(map(frame.rounded, frame.points_out(end))) for end in (low, high)],
@@ -100,9 +116,9 @@ def summary(
         "device": about.get("device", ""),
         "psnr": psnr,
         "ssim": ssim,
-        "passed": psnr >= thresholds["psnr"] and ssim >= thresholds["ssim"],
+        "passed": not _low({"psnr": psnr, "ssim": ssim, "object": of_object, "thresholds": thresholds}),
         "thresholds": thresholds,
-        "object": {"psnr": _mean(views, "object", "psnr"), "ssim": _mean(views, "object", "ssim")},
+        "object": of_object,
         "blank": {"psnr": _mean(views, "blank", "psnr"), "ssim": _mean(views, "blank", "ssim")},
         "views": views,
         "mesh": facts,
@@ -139,14 +155,22 @@ def _rounded(value: Any) -> Any:
     return [_rounded(item) for item in value] if isinstance(value, list) else value
 
 
+def _low(report: dict[str, Any]) -> dict[str, str]:
+    """The scores below their thresholds, each with its sentence."""
+    asked = report["thresholds"]
+    pairs = [(name, name.upper(), report[name], asked[name]) for name in ("psnr", "ssim")]
+    pairs += [
+        (f"object_{name}", f"{name.upper()} on the object alone", report["object"][name], asked["object"][name])
+        for name in ("psnr", "ssim")
+    ]
+    return {key: f"{words} {score:.4g} is below {least:g}" for key, words, score, least in pairs if score < least}
+
+
 def failure(report: dict[str, Any]) -> QualityThresholdFailed:
     """The record of a mesh below the gate."""
-    scores: dict[str, Any] = {
-        name: {"actual": report[name], "threshold": report["thresholds"][name]} for name in ("psnr", "ssim")
-    }
-    low = [
-        f"{name.upper()} {s['actual']:.4g} is below {s['threshold']:g}"
-        for name, s in scores.items()
-        if s["actual"] < s["threshold"]
-    ]
-    return QualityThresholdFailed(f"The mesh does not match its views: {' and '.join(low)}.", "", **scores)
+    low, asked = _low(report), report["thresholds"]
+    scores: dict[str, Any] = {name: {"actual": report[name], "threshold": asked[name]} for name in ("psnr", "ssim")}
+    for name in ("psnr", "ssim"):
+        if f"object_{name}" in low:
+            scores[f"object_{name}"] = {"actual": report["object"][name], "threshold": asked["object"][name]}
+    return QualityThresholdFailed(f"The mesh does not match its views: {' and '.join(low.values())}.", "", **scores)

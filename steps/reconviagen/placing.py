@@ -21,7 +21,8 @@ from steps.geometry.cameras import look_at
 from steps.geometry.rasterize import rasterize
 from steps.geometry.registration import FULL, Registration, register
 from steps.geometry.render import render
-from steps.geometry.surface import decimated, is_closed, simplified
+from steps.geometry.soundness import is_closed
+from steps.geometry.surface import decimated, simplified
 from steps.reconviagen.model import Made
 
 Array = NDArray[Any]

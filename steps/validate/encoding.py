@@ -1,38 +1,160 @@
-"""The depth encoding of a set whose cameras are known."""
+"""The depth encoding of a set whose cameras are known: found where it is not given, and checked where it is."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from steps.errors import RigAmbiguous
 from steps.formats.cameras_json import View
 from steps.formats.checks import Pictures
+from steps.formats.depth_encoding import DepthEncoding
 from steps.geometry import depth_fit
-from steps.validate.rig import background_of, counts_of, encoding_of
+from steps.geometry.depth_curve import Curve
+from steps.geometry.depth_fit import Fit, Problem
+from steps.geometry.depth_models import Model, Offset
+from steps.geometry.depth_views import DepthView, Frame, depth_view, normalised
+from steps.validate.encoding_telling import told
+from steps.validate.stored import background_of, counts_of
+
+Array = NDArray[Any]
+FITS = 3.0  # the largest cost of an encoding that is believed
+DENIED = 4.0  # cost from which the pictures deny an encoding that was given
+BETTER = 3.0  # how many times better another one must explain them to be taken in its place
+KNOTS = 33  # of a curve as it is written down
+
+
+@dataclass(frozen=True)
+class _Set:
+    """The pictures as the fit wants them. maximum: the largest value that they can hold; background: what means nothing."""
+
+    problem: Problem
+    frame: Frame
+    maximum: int
+    background: int | str | None
 
 
 def found(pictures: Pictures, views: list[View]) -> tuple[list[View], str]:
     """The views with an encoding each, and what to say about it. Raises RigAmbiguous where none fits."""
-    background = background_of(pictures.depths)
-    counts, known, span = counts_of(pictures.depths, background)
-    width = max(span[1] - span[0], 1.0)
-    sights = [
-        depth_fit.sight(
-            view.camera.resized(count.shape[1], count.shape[0]), np.where(inside, (count - span[0]) / width, -1.0)
-        )
-        for view, count, inside in zip(views, counts, known, strict=True)
-    ]
-    ends = depth_fit.fitted(sights)
-    if ends.error > depth_fit.FITS:
+    prepared = _prepared(pictures, views, background_of(pictures.depths))
+    from steps.geometry import depth_search  # only now: it loads kernels
+
+    fit = depth_search.found(prepared.problem, prepared.frame)
+    if fit.cost > FITS:
         raise RigAmbiguous(
-            "No depth encoding makes the six depth renders agree under the cameras given.",
+            f"No depth encoding makes the six depth renders agree under the cameras given: the best misses by {fit.cost:.1f}, "
+            "about 1 is usual.",
             "Check that each camera belongs to its view, or give the encoding as `depth` in cameras.json.",
             hypotheses=[],
         )
-    depths = [encoding_of(ends.coding, [ends.low, ends.high], span, p.maximum, background) for p in pictures.depths]
-    result = [v if v.depth else replace(v, depth=depth) for v, depth in zip(views, depths, strict=True)]
-    kind, along = "inverse" if ends.coding.inverse else "linear", "ray" if ends.coding.ray else "axis"
-    order = "farther" if ends.high > ends.low else "nearer"
-    return result, f"The depth's encoding was found from the pictures: {kind} along the {along}, larger is {order}."
+    depths = encodings(fit, prepared)
+    result = [v if v.depth else replace(v, depth=d) for v, d in zip(views, depths, strict=True)]
+    return result, f"The depth's encoding was found from the pictures: {told(depths)}"
+
+
+def checked(pictures: Pictures, views: list[View]) -> tuple[list[View], str]:
+    """The views as they were given where their encoding explains the pictures, or where no other does; else with the one that
+    does, and what to say about it."""
+    given = [v.depth for v in views if v.depth]
+    if (
+        len(given) < len(views)
+        or any(v.colour for v in views)
+        or len({(d.encoding, d.distance, str(d.curve)) for d in given}) > 1
+    ):
+        return views, ""
+    prepared = _prepared(pictures, views, given[0].background)
+    model, theta = _as_model(given, prepared)
+    before = depth_fit.judged(prepared.problem, model, theta)
+    if before.cost <= DENIED:
+        return views, ""
+    from steps.geometry import depth_search  # only now: it loads kernels
+
+    fit = depth_search.found(prepared.problem, prepared.frame)
+    if fit.cost > FITS or fit.cost * BETTER > before.cost:
+        return views, ""
+    depths = encodings(fit, prepared)
+    note = (
+        f"WARNING: the pictures deny the depth encoding that cameras.json gives ({_short(given[0])}); under its cameras they "
+        f"agree with another one, which was taken: {told(depths, given)}"
+    )
+    return [replace(v, depth=d) for v, d in zip(views, depths, strict=True)], note
+
+
+def _short(e: DepthEncoding) -> str:
+    return f"metric, scale {e.scale:g}" if e.encoding == "metric" else f"{e.encoding} from {e.near:g} to {e.far:g}"
+
+
+def _prepared(pictures: Pictures, views: list[View], background: int | str | None) -> _Set:
+    counts, known, _ = counts_of(pictures.depths, "alpha" if background is None else background)
+    maximum = pictures.depths[0].maximum
+    values = [np.where(k, c / p.maximum, -1.0) for c, k, p in zip(counts, known, pictures.depths, strict=True)]
+    shapes = [k.shape for k in known]
+    cameras, frame = normalised([v.camera.resized(w, h) for v, (h, w) in zip(views, shapes, strict=True)], known)
+    levels = np.unique(np.concatenate([v[v >= 0] for v in values]))
+    level = float(np.diff(levels).min()) if len(levels) > 1 else 1.0
+    seen: list[DepthView] = [depth_view(c, v, level) for c, v in zip(cameras, values, strict=True)]
+    return _Set(depth_fit.problem(seen), frame, maximum, background)
+
+
+def _as_model(given: list[DepthEncoding], prepared: _Set) -> tuple[Model, Array]:
+    """Encodings as the fit has them, for radii."""
+    radius, first = prepared.frame.radius, given[0]
+    kind = "linear" if first.encoding == "metric" else first.encoding
+    model = Model(kind, first.distance == "ray", first.curve, per_view=True)
+    theta = []
+    for e in given:
+        if e.encoding == "metric":
+            theta += [0.0, e.scale * prepared.maximum / radius]
+            continue
+        near, far = (
+            model.into(np.array(v / radius)) if kind == "logarithmic" else _line(kind, v / radius)
+            for v in (e.near, e.far)
+        )
+        theta += [float(near), float(far - near)]
+    return model, np.array(theta)
+
+
+def _line(kind: str, depth: float) -> float:
+    return 1 / depth if kind == "inverse" else depth
+
+
+def encodings(fit: Fit, prepared: _Set) -> list[DepthEncoding]:
+    """One for each view, in scene units."""
+    return [_encoding(fit.model, fit.model.own(fit.theta, i), prepared) for i in range(len(prepared.problem.views))]
+
+
+def _encoding(model: Model, own: Array, prepared: _Set) -> DepthEncoding:
+    radius, distance = prepared.frame.radius, "ray" if model.ray else "z"
+    if isinstance(model, Offset):
+        return _knotted(model, own, prepared)
+    curve: Curve = {"gamma": round(float(np.exp(own[2])), 4)} if model.bends else model.curve
+    ends = own[0], own[0] + own[1]
+    if model.encoding == "logarithmic":
+        near, far = (float(np.exp(y)) * radius for y in ends)
+    elif model.encoding == "inverse":
+        near, far = (radius / y if abs(y) > 1e-9 else 1e9 * radius for y in ends)
+    else:
+        near, far = (float(y) * radius for y in ends)
+    return DepthEncoding(model.encoding, distance, float(near), float(far), background=prepared.background, curve=curve)
+
+
+def _knotted(model: Offset, own: Array, prepared: _Set) -> DepthEncoding:
+    """Linear, after a curve through as many knots as are needed to draw it."""
+    low, high = prepared.problem.span
+    v = np.linspace(low, high, KNOTS)
+    z = model.depth(v, own)[0]
+    near, far = z[0] - low * (z[-1] - z[0]) / (high - low), z[0] + (1 - low) * (z[-1] - z[0]) / (high - low)
+    knots = [[round(float(a), 6), round(float(b), 6)] for a, b in zip(v, (z - near) / (far - near), strict=True)]
+    radius = prepared.frame.radius
+    distance = "ray" if model.ray else "z"
+    return DepthEncoding(
+        "linear",
+        distance,
+        float(near * radius),
+        float(far * radius),
+        background=prepared.background,
+        curve={"knots": knots},
+    )

@@ -1,7 +1,12 @@
-"""Which part of each pixel the object covers, and what is behind it."""
+"""Which part of each pixel the object covers, and what is behind it.
+
+Where a view has transparency, that says it (see `alpha`, which judges it before). In opaque views depth says where the object is,
+colour where depth has holes (see `holes`), and the pixels at the rim are split between the object and what is behind it.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
 
@@ -9,10 +14,105 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from steps.contracts import VIEW_NAMES
+from steps.formats import png
+from steps.formats.png import Picture
+from steps.geometry.images import filled
+from steps.validate import holes
+
 Array = NDArray[Any]
 CONTRAST = 0.1  # least distance (in RGB, 0 to sqrt 3) between object and background by which an edge pixel can be split
 EVEN = 0.04  # largest spread of a background that counts as even
 WHITE = np.ones(3, np.float32)
+AROUND = 3  # pixels beside the object that are not asked for the background's colour: they are mixed
+
+
+@dataclass(frozen=True)
+class Masks:
+    """views: the pictures to go on with, where the background differs with transparency of their own; coverages: [H, W] uint8
+    each, the object's share; background: (3,), what renders are compared over; source: what told the object; notes: what was
+    decided."""
+
+    views: list[Picture]
+    coverages: list[Array]
+    background: Array
+    source: str
+    notes: list[str] = field(default_factory=list)
+
+
+def decided(views: list[Picture], insides: list[Array]) -> Masks:
+    """The object in each view. insides: [H, W] float at the views' size, where there is depth."""
+    opaque = [i for i, view in enumerate(views) if view.alpha is None]
+    if not opaque:
+        return Masks(views, [_stored(view) for view in views], WHITE, "alpha")
+    depths = [insides[i] for i in opaque]
+    background, even = background_colour([views[i].colour for i in opaque], depths)
+    outlines, notes = depths, []
+    told = holes.found(depths, [views[i] for i in opaque], lambda c, i: background if even else trend(c, i))
+    if told is not None:
+        outlines = told
+        notes.append("Holes in the depth renders that have the object's colours were taken for the object.")
+    if not even:
+        names = _named([(VIEW_NAMES[i], views[i].colour, insides[i]) for i in opaque])
+        notes.append(
+            f"What is behind the object is not of one colour ({names}): it was found for each view and taken away, and pictures "
+            "and renders are compared over white."
+        )
+    outline = dict(zip(opaque, outlines, strict=True))
+    shown, coverages = list(views), [np.zeros(0, np.uint8)] * len(views)
+    for i, view in enumerate(views):  # one at a time: six large views as numbers would fill the memory
+        if view.alpha is not None:
+            coverages[i] = _stored(view)
+            continue
+        colour = view.colour / np.float32(255)
+        behind = background if even else surroundings(colour, outline[i])
+        coverage = sharpened(outline[i], colour, behind)
+        coverages[i] = png.to_bytes(coverage)
+        shown[i] = view if even else cut_out(colour, coverage, behind)
+    return Masks(shown, coverages, background if even else WHITE, "depth and colour", notes)
+
+
+def _stored(view: Picture) -> Array:
+    """The view's alpha, [H, W] uint8."""
+    assert view.alpha is not None
+    return png.to_bytes(view.alpha)
+
+
+def _named(views: list[tuple[str, Array, Array]]) -> str:
+    """The colour that most of each view's frame has."""
+    told = [(name, background_colour([colour], [inside])[0]) for name, colour, inside in views]
+    return ", ".join(f"{name} #{''.join(f'{round(255 * float(v)):02x}' for v in colour)}" for name, colour in told)
+
+
+def trend(colour: Array, inside: Array) -> Array:
+    """What is behind the object, [H, W, 3], as a cubic polynomial over the picture that most of the pixels around it follow
+    (iteratively reweighted least squares, Cauchy's weights): parts of the object that depth leaves out do not bend it."""
+    height, width = inside.shape
+    y, x = np.mgrid[0:height, 0:width] / max(height, width) - 0.5
+    terms = np.stack([x**i * y**j for i in range(4) for j in range(4 - i)], axis=-1)
+    outside = inside < 0.5
+    step = max(1, int(outside.sum()) // 20_000)
+    rows, values = terms[outside][::step], colour[outside][::step].astype(np.float64)
+    weight = np.ones(len(rows))
+    for _ in range(10):
+        fitted = np.linalg.lstsq(rows * weight[:, None], values * weight[:, None], rcond=None)[0]
+        weight = 1 / np.sqrt(1 + (np.abs(values - rows @ fitted).max(axis=1) / EVEN) ** 2)
+    return np.asarray(np.clip(terms @ fitted, 0, 1), np.float32)
+
+
+def surroundings(colour: Array, inside: Array) -> Array:
+    """What is behind the object, [H, W, 3]: the view itself, and within the object a smooth continuation of what is around it."""
+    outside = inside < 0.5
+    for _ in range(AROUND):
+        outside = _shrunk(outside)
+    return filled(colour.astype(np.float32), outside) if outside.any() else np.broadcast_to(WHITE, colour.shape)
+
+
+def cut_out(colour: Array, coverage: Array, behind: Array) -> Picture:
+    """An opaque view [H, W, 3] in [0, 1] as RGBA: the object's own colours, where they were mixed with what is behind."""
+    share = np.maximum(coverage, 1e-3)[..., None]
+    own = np.clip((colour - (1 - share) * behind) / share, 0, 1)
+    return Picture(np.dstack([png.to_bytes(own), png.to_bytes(coverage)]), 255)
 
 
 def resized(mask: Array, shape: tuple[int, int]) -> Array:
@@ -42,10 +142,11 @@ def _border(shape: tuple[int, ...]) -> Array:
 
 def sharpened(inside: Array, colour: Array, background: Array) -> Array:
     """A hard mask [H, W] with its rim pixels split by colour: a rim pixel is a mixture of the background and of the object's
-    colour next to it, and the mixing share is its coverage. Where the two look alike the mask stays as it was."""
+    colour next to it, and the mixing share is its coverage. Where the two look alike the mask stays as it was. background: (3,)
+    or [H, W, 3]."""
     solid = _shrunk(inside >= 0.5)
     rim = _grown(inside >= 0.5) & ~solid
-    near = _neighbour_mean(colour, _shrunk(solid))
+    near = neighbour_mean(colour, _shrunk(solid))
     direction = near - background
     contrast = np.maximum((direction**2).sum(axis=-1), 1e-9)
     share = np.clip(((colour - background) * direction).sum(axis=-1) / contrast, 0.0, 1.0)
@@ -67,7 +168,7 @@ def _shrunk(mask: Array) -> Array:
     return np.asarray(np.logical_and.reduce(_shifts(mask)))
 
 
-def _neighbour_mean(colour: Array, known: Array) -> Array:
+def neighbour_mean(colour: Array, known: Array) -> Array:
     """The mean of the known colours within three pixels, -1 where there is none."""
     total, weight = colour * known[..., None], known.astype(np.float32)
     for _ in range(3):

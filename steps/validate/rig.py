@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from steps.formats import cameras_json, png
 from steps.formats.cameras_json import Arrangement
 from steps.formats.checks import Pictures
-from steps.formats.depth_encoding import DepthEncoding, foreground
+from steps.formats.depth_encoding import DepthEncoding
 from steps.geometry import rig, rig_choice, rig_photo, rig_sights
 from steps.geometry.cameras import CANONICAL_DISTANCE, CANONICAL_FOCAL_PER_WIDTH, VIEW_NAMES, Camera, Placement
 from steps.geometry.kernels import parallel_map
 from steps.geometry.rig import Candidate, Reading
 from steps.geometry.rig_fit import PER_VIEW, SHARED, STRICT, Coding, Fit, Sights
 from steps.validate.rig_telling import ambiguous, facts_of, note_of
+from steps.validate.stored import FRAME, background_of, counts_of
 
 Array = NDArray[Any]
 ANY = Arrangement()
@@ -81,25 +82,6 @@ def _thinned(picture: png.Picture) -> png.Picture:
     return replace(picture, pixels=picture.pixels[step // 2 :: step, step // 2 :: step])
 
 
-def counts_of(depths: list[png.Picture], background: int | str) -> tuple[list[Array], list[Array], tuple[float, float]]:
-    """Six [H, W] stored values, six [H, W] bool, where the object is, and the lowest and the highest value of it."""
-    known = [foreground(p, DepthEncoding(background=background)) for p in depths]
-    known = [k if k.any() else np.ones_like(k) for k in known]
-    counts = [p.pixels[..., 0].astype(np.float64) for p in depths]
-    inside = np.concatenate([c[k] for c, k in zip(counts, known, strict=True)])
-    return counts, known, (float(inside.min()), float(inside.max()))
-
-
-def background_of(depths: list[png.Picture]) -> int | str:
-    """Which stored value means nothing: what most of the frames around the pictures hold."""
-    frames = [np.concatenate([p.pixels[e].reshape(-1, p.pixels.shape[2])[:, 0] for e in _EDGES]) for p in depths]
-    votes = sum(float((f == p.maximum).mean() - (f == 0).mean()) for f, p in zip(frames, depths, strict=True))
-    return "max" if votes > 0 else 0
-
-
-_EDGES = (np.s_[:1], np.s_[-1:], np.s_[:, :1], np.s_[:, -1:])
-
-
 def _seen(picture: png.Picture) -> Array:
     """The view over white, [H, W, 3] in [0, 1]."""
     colour = picture.colour / np.float32(255)
@@ -108,7 +90,7 @@ def _seen(picture: png.Picture) -> Array:
 
 def _placed(picture: png.Picture, outside: Array) -> Placement:
     colour = _seen(picture)
-    behind = np.median(np.concatenate([colour[e].reshape(-1, 3) for e in _EDGES]), axis=0)
+    behind = np.median(np.concatenate([colour[e].reshape(-1, 3) for e in FRAME]), axis=0)
     return rig_photo.placed(colour, behind, outside)
 
 

@@ -8,18 +8,21 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
 
-from steps.contracts import PRESETS, VIEW_NAMES, Validate
+from steps.contracts import OUTLINES, PRESETS, VIEW_NAMES, Validate
 from steps.errors import ValidationFailed
 from steps.files import write_json
 from steps.formats import cameras_json, checks, png, scene
 from steps.formats.cameras_json import Arrangement, Given, View
-from steps.formats.depth_encoding import MetricDepth, metric_depth
+from steps.formats.depth_encoding import DepthEncoding, MetricDepth, foreground, metric_depth
 from steps.geometry.cameras import ray_to_z
 from steps.reporter import Reporter
-from steps.validate import agreement, devices, local_frame, masks, placement
+from steps.validate import alpha, devices, holes, judgement, local_frame, masks, outlines, outside, placement
 
 Array = NDArray[Any]
+HALF = 127.5  # of a stored coverage
+UNKNOWN = 0.002  # of the object's pixels: more without depth are told
 
 
 def run(parameters: Validate, out: Path, reporter: Reporter) -> None:
@@ -27,17 +30,39 @@ def run(parameters: Validate, out: Path, reporter: Reporter) -> None:
     write_json(parameters.outputs / "preflight.json", devices.preflight(parameters.device))
     pictures, given = checks.check_set(parameters.input, parameters.cameras)
     reporter.progress(1, 3)
+    pictures = judged(pictures, given)
     cameras = known(pictures, given, parameters, out, reporter)
+    cameras = replace(cameras, notes=[*pictures.notes, *cameras.notes])
+    if not (out / "rig.json").exists():
+        write_json(out / "rig.json", {"decision": cameras.source, "cameras": document(pictures, cameras.views)})
     if cameras.views is not None:
         pictures, views = placement.met(pictures, cameras.views)
         cameras = replace(cameras, views=views, exact=cameras.exact and not any(v.colour for v in cameras.views))
     reporter.progress(2, 3)
-    write_scene(pictures, cameras, out)
+    write_scene(pictures, cameras, out, reporter)
+    outlines.sheet(out).save(parameters.outputs / OUTLINES, quality=85)
     if parameters.picture:
         from steps.validate import rig_picture  # only now: hardly anybody asks for it
 
         rig_picture.drawn(rig_picture.boards_of(scene.load(out))).save(out / "rig.png")
     reporter.progress(3, 3)
+
+
+def document(pictures: checks.Pictures, given: list[View] | None) -> dict[str, Any]:
+    """The cameras.json that says what holds, of a set whose rig did not have to be found."""
+    sizes = [picture.pixels.shape[1::-1] for picture in pictures.depths]
+    views = given or [cameras_json.canonical_views(*size)[i] for i, size in enumerate(sizes)]
+    return cameras_json.document(views)
+
+
+def judged(pictures: checks.Pictures, given: Given | None) -> checks.Pictures:
+    """The set with depth that is distance and alpha that is coverage; what was decided stands in its notes."""
+    nothing = holes.backgrounds(pictures, given)
+    pictures, told = holes.without_invalid(pictures, nothing)
+    outlines = [foreground(p, DepthEncoding(background=b)) for p, b in zip(pictures.depths, nothing, strict=True)]
+    insides = [masks.resized(o, p.pixels.shape[:2]) for o, p in zip(outlines, pictures.views, strict=True)]
+    views, more = alpha.judged(pictures.views, insides)
+    return replace(pictures, views=views, notes=[*pictures.notes, *told, *more])
 
 
 @dataclass(frozen=True)
@@ -57,7 +82,10 @@ def known(
 ) -> Cameras:
     """The cameras that were given, with what has to be found of them."""
     if isinstance(given, list) and all(view.depth for view in given):
-        return Cameras(given, "cameras.json", [])
+        from steps.validate import encoding
+
+        views, note = encoding.checked(pictures, given)
+        return Cameras(views, "cameras.json", [note] if note else [])
     if given is None and parameters.rig == "nominal":
         return Cameras(None, "canonical", [])
     reporter.stage("rig")
@@ -78,54 +106,58 @@ def known(
     return Cameras(found.views, "found", [found.note], exact=False, facts=facts)
 
 
-def write_scene(pictures: checks.Pictures, cameras: Cameras, out: Path) -> None:
-    """Masks, and in the local frame metric depth and cameras, of a set that passed the checks."""
+def write_scene(pictures: checks.Pictures, cameras: Cameras, out: Path, reporter: Reporter) -> None:
+    """Masks, and in the local frame metric depth and cameras, of a set that passed the checks. Raises ValidationFailed where the
+    views contradict each other too much."""
     source, notes = cameras.source, cameras.notes
     views = [_view_of(i, picture, cameras.views) for i, picture in enumerate(pictures.views)]
-    frame = local_frame.found(pictures.depths, views)
-    notes = [*notes, *local_frame.notes(frame, views)]
-    depths = [
-        local_frame.moved(_metric(picture, view), view.camera, frame)
-        for picture, view in zip(pictures.depths, views, strict=True)
-    ]
-    views = [replace(view, camera=frame.camera_in(view.camera)) for view in views]
-    shapes = [d.depth.shape for d in depths]
-    own = [v.camera.resized(w, h) for v, (h, w) in zip(views, shapes, strict=True)]
-    share = agreement.contradicted([d.depth for d in depths], own)
-    if share > agreement.SUSPICIOUS:
-        notes = [*notes, _doubt(share, source)]
+    local = local_frame.found(pictures.depths, views)
+    notes = [*notes, *local_frame.notes(local)]
+    depths = [local.depth(i, _metric(p, v)) for i, (p, v) in enumerate(zip(pictures.depths, views, strict=True))]
+    users, views = views, local.cameras(views)
     insides = [masks.resized(d.depth > 0, p.pixels.shape[:2]) for d, p in zip(depths, pictures.views, strict=True)]
-    opaque = [(p.colour, i) for p, i in zip(pictures.views, insides, strict=True) if p.alpha is None]
-    background, even = (
-        masks.background_colour([c for c, _ in opaque], [i for _, i in opaque]) if opaque else (masks.WHITE, True)
-    )
+    decided = masks.decided(pictures.views, insides)
+    notes = [*notes, *decided.notes, *_unknown(decided.coverages, insides)]
+    depths, told = outside.removed(depths, decided.coverages)
+    notes = [*notes, *told]
     faults = []
     for folder in ("views", "masks", "depth", "steps"):
         (out / folder).mkdir()
-    for index, (view, picture, depth, inside) in enumerate(zip(views, pictures.views, depths, insides, strict=True)):
-        coverage = _coverage(picture, inside, background)
-        if not (coverage >= 0.5).any() or not depth.depth.any():
+    for index, (view, picture, depth) in enumerate(zip(views, decided.views, depths, strict=True)):
+        coverage = decided.coverages[index]
+        if not (coverage >= HALF).any() or not depth.depth.any():
             faults.append(_empty(index))
         _write_view(out, view.camera.name, picture, coverage, depth)
     checks.raise_all(faults)
-    if not even:
-        notes = [*notes, "The background of the views is not even; metrics compare over its median colour."]
+    own, given = (
+        [v.camera.resized(*d.depth.shape[::-1]) for v, d in zip(each, depths, strict=True)] for each in (views, users)
+    )
+    shares = [c / np.float32(255) for c in decided.coverages]
+    evidence = judgement.evidence_of(own, [d.depth for d in depths], decided.views, shares, decided.background)
+    evidence = replace(evidence, users=given, unit=local.frame.scale)
+    agreement = judgement.given(evidence, pictures, source, reporter)
+    notes = [*notes, *agreement.warnings]
+    for note in notes:
+        reporter.warn(note)
     about = {
         "rig": source,
         "depth": [v.depth.to_json() for v in views if v.depth],
-        "mask": "depth and colour" if opaque else "alpha",
+        "mask": decided.source,
         "exact": cameras.exact,
         "found": cameras.facts,
+        "agreement": agreement.facts,
         "notes": notes,
     }
-    write_json(out / "scene.json", scene.describe([v.camera for v in views], background, frame, **about))
+    write_json(out / "scene.json", scene.describe([v.camera for v in views], decided.background, local.frame, **about))
 
 
-def _doubt(share: float, source: str) -> str:
-    return (
-        f"WARNING: {share:.0%} of what the depth renders show is denied by another view, so cameras or depth encoding "
-        f"({source}) do not fit these pictures."
-    )
+def _unknown(coverages: list[Array], insides: list[Array]) -> list[str]:
+    """A sentence about pixels that are the object's and have no depth, away from its outline, where there are many."""
+    objects = [c >= HALF for c in coverages]
+    deep = [distance_transform_edt(o) > alpha.DEEP for o in objects]
+    missing = sum(int((d & (i < 0.5)).sum()) for d, i in zip(deep, insides, strict=True))
+    share = missing / max(1, sum(int(o.sum()) for o in objects))
+    return [f"{share:.1%} of the object's pixels have no depth; it is unknown there."] if share > UNKNOWN else []
 
 
 def _view_of(index: int, picture: png.Picture, given: list[View] | None) -> View:
@@ -140,13 +172,6 @@ def _metric(picture: png.Picture, view: View) -> MetricDepth:
     return metric_depth(picture, view.depth, ray_to_z(view.camera.resized(shape[1], shape[0]), shape))
 
 
-def _coverage(picture: png.Picture, inside: Array, background: Array) -> Array:
-    """The picture's own transparency where it has any, else what depth says, sharpened by colour."""
-    if picture.alpha is not None:
-        return picture.alpha
-    return masks.sharpened(inside, picture.colour / np.float32(255), background)
-
-
 def _empty(index: int) -> checks.Fault:
     error = ValidationFailed(
         "shows nothing: no pixel belongs to the object",
@@ -158,6 +183,6 @@ def _empty(index: int) -> checks.Fault:
 def _write_view(out: Path, name: str, picture: png.Picture, coverage: Array, depth: MetricDepth) -> None:
     pixels = picture.colour if picture.alpha is None else np.dstack([picture.colour, png.to_bytes(picture.alpha)])
     png.write(out / "views" / f"{name}.png", pixels, level=1)
-    png.write(out / "masks" / f"{name}.png", png.to_bytes(coverage), level=1)
+    png.write(out / "masks" / f"{name}.png", coverage, level=1)
     np.save(out / "depth" / f"{name}.npy", depth.depth)
     np.save(out / "steps" / f"{name}.npy", depth.step)

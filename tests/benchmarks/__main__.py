@@ -12,6 +12,7 @@ from steps.runner import share_the_cores
 NAMES = (
     "quality",
     "captures",
+    "inputs",
     "registration",
     "foreign",
     "open3d",

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import open3d as o3d
 import trimesh
 from PIL import Image
 
@@ -131,6 +130,8 @@ def surface_error(vertices: Array, faces: Array, source: Path, seen: Inputs) -> 
 
 def _distances(on: Any, to: Any, seen: Inputs) -> Array:
     """From seen points on one surface to the other."""
+    import open3d as o3d  # here: most benchmarks do without it
+
     points, _ = trimesh.sample.sample_surface(on, POINTS, seed=0)
     points = points[seen.saw(points)]
     rays = o3d.t.geometry.RaycastingScene()

@@ -14,7 +14,8 @@ from steps.formats.meshes import Mesh
 from steps.geometry.atlas import unwrap
 from steps.geometry.bake import bake
 from steps.geometry.fusion import DepthView, grid_around
-from steps.geometry.surface import extract, is_closed, simplified, vertex_normals
+from steps.geometry.soundness import is_closed
+from steps.geometry.surface import extract, simplified, vertex_normals
 from tests.benchmarks.common import (
     NAMES,
     WORK,

@@ -2,6 +2,176 @@
 
 from __future__ import annotations
 
-from tests.cases.kit import Case
+from collections.abc import Callable
+from pathlib import Path
 
-CASES: list[Case] = []
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from steps.contracts import VIEW_NAMES
+from tests.cases.kit import (
+    Array,
+    Case,
+    cameras,
+    depth,
+    each_depth,
+    each_view,
+    view,
+    write_cameras,
+    write_depth,
+    write_view,
+)
+
+DUCK = ("--object", "duck", "--size", "256")
+HOUSE = ("--object", "house", "--size", "256")
+BOWL = ("--object", "bowl", "--size", "256")
+OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
+BAD = "VALIDATION_FAILED"
+Make = Callable[[Path], Path]
+
+
+def posed(change: Callable[[Array], Array]) -> Make:
+    """Every camera_to_world changed."""
+
+    def make(folder: Path) -> Path:
+        document = cameras(folder)
+        for item in document["views"]:
+            item["camera_to_world"] = change(np.array(item["camera_to_world"])).tolist()
+        write_cameras(folder, document)
+        return folder
+
+    return make
+
+
+def placed(factor: float) -> Make:
+    """Positions in another unit than depth."""
+    return posed(lambda pose: np.block([[pose[:3, :3], pose[:3, 3:] * factor], [np.array([[0, 0, 0, 1.0]])]]))
+
+
+def near_and_far(near: float, far: float) -> Make:
+    """The range of depth as it is not."""
+
+    def make(folder: Path) -> Path:
+        document = cameras(folder)
+        for item in document["views"]:
+            item["depth"].update(near=near, far=far)
+        write_cameras(folder, document)
+        return folder
+
+    return make
+
+
+def zoomed(factor: float) -> Make:
+    """Another focal length."""
+
+    def make(folder: Path) -> Path:
+        document = cameras(folder)
+        for item in document["views"]:
+            for key in ("fx", "fy"):
+                item["intrinsics"][key] *= factor
+        write_cameras(folder, document)
+        return folder
+
+    return make
+
+
+def exchanged_cameras(a: str, b: str) -> Make:
+    def make(folder: Path) -> Path:
+        document = cameras(folder)
+        of = {item["name"]: item for item in document["views"]}
+        of[a]["camera_to_world"], of[b]["camera_to_world"] = of[b]["camera_to_world"], of[a]["camera_to_world"]
+        write_cameras(folder, document)
+        return folder
+
+    return make
+
+
+def one_camera(folder: Path) -> Path:
+    document = cameras(folder)
+    for item in document["views"]:
+        item["camera_to_world"] = document["views"][0]["camera_to_world"]
+    write_cameras(folder, document)
+    return folder
+
+
+def renamed(order: dict[str, str], views: bool = False, depths: bool = False) -> Make:
+    """Under each name what belongs to another one."""
+
+    def make(folder: Path) -> Path:
+        seen = {name: (view(folder, name), depth(folder, name)) for name in VIEW_NAMES}
+        for name, source in order.items():
+            if views:
+                write_view(folder, name, seen[source][0])
+            if depths:
+                write_depth(folder, name, seen[source][1])
+        return folder
+
+    return make
+
+
+def turned_by_degrees(along: bool) -> Callable[[Array], Array]:
+    """Angles about y and x in degrees, taken for radians. along: the positions are made with them."""
+
+    def change(pose: Array) -> Array:
+        angles = Rotation.from_matrix(pose[:3, :3]).as_euler("YXZ", degrees=True).round()
+        wrong = np.eye(4)
+        wrong[:3, :3] = Rotation.from_euler("YXZ", angles).as_matrix()
+        wrong[:3, 3] = wrong[:3, :3] @ pose[:3, :3].T @ pose[:3, 3] if along else pose[:3, 3]
+        return wrong
+
+    return change
+
+
+def swap(a: str, b: str) -> dict[str, str]:
+    return {a: b, b: a}
+
+
+def told(name: str, make: Make, *says: str, base: tuple[str, ...] = DUCK) -> Case:
+    """A mesh with a warning, or a refusal: either names the cause."""
+    return Case(f"views {name}", make, base, or_code=BAD, says=says, closed=False)
+
+
+def refused(name: str, make: Make, *says: str, base: tuple[str, ...] = DUCK) -> Case:
+    return Case(f"cameras {name}", make, base, code=BAD, says=says)
+
+
+MUG = ("--object", "mug", "--size", "256")
+ROUND = dict(zip(VIEW_NAMES, (*VIEW_NAMES[1:], VIEW_NAMES[0]), strict=True))
+CASES: list[Case] = [
+    told("left and right exchanged", renamed(swap("left", "right"), True), "pictures", "left and right", base=MUG),
+    told("front and top exchanged", renamed(swap("front", "top"), True), "pictures", "front and top", base=HOUSE),
+    told("front and left exchanged on a bowl", renamed(swap("front", "left"), True), "front and left", base=BOWL),
+    told("one twice", renamed({"back": "front"}, True), "back", "front once more", base=MUG),
+    told("one twice, right", renamed({"right": "left"}, True), "right", "left once more", base=HOUSE),
+    told("depth exchanged", renamed(swap("left", "right"), False, True), "depth renders", "left and right", base=MUG),
+    told(
+        "depth exchanged, front and top", renamed(swap("front", "top"), False, True), "depth renders", "front and top"
+    ),
+    told("depth in another order", renamed(ROUND, False, True), "depth renders", "mixed up", base=MUG),
+    told("and depth exchanged", renamed(swap("left", "right"), True, True), "cameras of left and right", base=MUG),
+    told("and depth exchanged on a house", renamed(swap("left", "right"), True, True), "left and right", base=HOUSE),
+    told("mirrored", lambda folder: each_view(folder, lambda p: p[:, ::-1]), "pictures stand mirrored", base=MUG),
+    told(
+        "and depth upside down", lambda folder: each_depth(folder, lambda p: p[::-1]), "depth renders stand upside down"
+    ),
+    refused("world to camera", posed(np.linalg.inv), "world-to-camera", base=MUG),
+    refused("of OpenCV", posed(lambda pose: pose @ OPENCV), "OpenCV", base=MUG),
+    refused(
+        "of OpenCV, world to camera", posed(lambda pose: OPENCV @ np.linalg.inv(pose)), "world-to-camera", "OpenCV"
+    ),
+    refused("of PyTorch3D", posed(lambda pose: pose @ np.diag([-1.0, 1, -1, 1])), "PyTorch3D"),
+    refused("looking along x", posed(lambda pose: pose @ np.eye(4)[[2, 0, 1, 3]]), "camera-to-world matrices with x"),
+    refused("transposed", posed(np.transpose), "transposed", base=MUG),
+    refused("with transposed rotations", posed(lambda p: np.block([[p[:3, :3].T, p[:3, 3:]], [p[3:]]])), "transposed"),
+    refused("exchanged", exchanged_cameras("left", "right"), "cameras of left and right", base=MUG),
+    refused("exchanged, front and bottom", exchanged_cameras("front", "bottom"), "cameras of front and bottom"),
+    refused("all the front's", one_camera, "one and the same camera", base=MUG),
+    refused("with depth in metres and positions in kilometres", near_and_far(1500.0, 3500.0), "kilometres", base=MUG),
+    refused("with positions in millimetres", placed(1000.0), "millimetres"),
+    refused("with positions in inches", placed(39.3701), "inches", base=HOUSE),
+    refused("with positions in no known unit", placed(1.7), "multiply them by about"),
+    refused("turned by degrees for radians", posed(turned_by_degrees(False)), "degrees", base=MUG),
+    refused("turned and placed by degrees for radians", posed(turned_by_degrees(True)), "degrees", base=MUG),
+    refused("of another lens", zoomed(1.5), "another lens"),
+    refused("with Blender's clip range for near and far", near_and_far(0.1, 100.0), "encoding", base=MUG),
+]

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from PIL import Image
 
 from tests.cluster import client, node
 from tests.cluster.client import ended_pods, finished, kill_container, running_pod, submit
-from tests.cluster.places import CACHE, ROOT
+from tests.cluster.node import kubectl
+from tests.cluster.places import CACHE, NAMESPACE, ROOT
 from tests.conftest import need
 
 
@@ -29,6 +30,29 @@ def begin() -> None:
         begin.process = subprocess.Popen(  # type: ignore[attr-defined]
             [sys.executable, "-m", "tests.cluster", "up"], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log
         )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What the cluster was doing when a test failed stands beside the failure: afterwards nobody can look."""
+    report = yield
+    if call.excinfo is not None and not call.excinfo.errisinstance(pytest.skip.Exception):
+        report.sections.append(("the cluster", state_of_cluster()))
+    return report
+
+
+def state_of_cluster() -> str:
+    """Jobs that have not ended or did last, pods that have not, and the last events."""
+    jobs = "-n", NAMESPACE, "get", "workflows", "--sort-by=.metadata.creationTimestamp", "-o"
+    fields = "metadata.name", "status.phase", "status.message", "spec.shutdown", "spec.suspend", "spec.priority"
+    columns = "custom-columns=" + ",".join(f"{field}:.{field}" for field in fields)
+    pods = "get", "pods", "-A", "--field-selector=status.phase!=Succeeded,status.phase!=Failed", "-o", "wide"
+    events = "-n", NAMESPACE, "get", "events", "--sort-by=.lastTimestamp", "--no-headers"
+    try:
+        told = [kubectl(*words, check=False).stdout for words in ((*jobs, columns), pods, events)]
+    except (OSError, subprocess.SubprocessError) as error:  # the cluster may be what failed
+        return f"cannot be asked: {error}"
+    return "\n\n".join("\n".join(text.splitlines()[-40:]) for text in told)
 
 
 @pytest.fixture(scope="session")

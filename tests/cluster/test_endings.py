@@ -194,7 +194,7 @@ def test_a_missed_gate_is_measured_anew_by_a_retry(inputs: str) -> None:
 def test_a_suspended_job_says_so_and_can_be_cancelled(inputs: str) -> None:
     """Argo itself looks at no suspended workflow, not even at an order to stop it."""
     name = submit(seed=7002)
-    running_pod(name, "validate")
+    running_pod(name, "reconviagen")  # not validate: its pod may come and go between two looks
     argo("suspend", name)
     assert "argo resume" in (jobs.find(connect(NAMESPACE), job(name))["note"] or "")
     jobs.cancel(connect(NAMESPACE), job(name))

@@ -356,7 +356,7 @@ def test_a_cancellation_is_asked_for_and_then_confirmed(alice: httpx.Client, mug
     assert (found["status"], found["error"]["code"]) == ("cancelled", "CANCELLED")
     error = refused(alice.get(f"/jobs/{job}/download"), 500, "JOB_FAILED")
     assert error["details"]["failure"]["code"] == "CANCELLED"
-    wait_for(lambda: storage.record_of(job) is not None, 120, "the exit handler")
+    wait_for(lambda: storage.record_of(job) is not None, 240, "the exit handler")
     wait_for(lambda: not list(storage.versions(f"{storage.INPUTS}{job}")), 30, "the inputs to go")
     folder = folder_of(web.workflow_of(job))
     prefix = f"{storage.PARTS}{folder}/"

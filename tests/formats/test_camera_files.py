@@ -142,7 +142,7 @@ def test_a_colmap_model_is_found_where_colmap_puts_it_and_names_may_be_numbers(t
     ("lens", "names", "words"),
     [
         (f"SIMPLE_RADIAL {SIZE} {SIZE} 400 160 160 0.1", "{}.png", "distortion"),
-        (f"THIN_PRISM_FISHEYE {SIZE} {SIZE} 400 400 160 160 0 0 0 0 0 0 0 0", "{}.png", "distortion"),
+        (f"THIN_PRISM_FISHEYE {SIZE} {SIZE} 400 400 160 160 0 0 0 0 0 0 0 0", "{}.png", "fisheye"),
         (f"PINHOLE {SIZE} {SIZE} 400", "{}.png", "understood"),
         (f"PINHOLE {SIZE} {SIZE} 400 400 160 160", "photo_of_{}.jpg", "no camera for front"),
     ],

@@ -1,22 +1,27 @@
-"""Stored depth of known cameras: the distances it means are found again."""
+"""Stored depth of known cameras: the curve that it went through is found again, whatever it is."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
-from steps.geometry import depth_fit
+from steps.geometry import depth_fit, depth_search
 from steps.geometry.cameras import Camera, look_at, ray_to_z
+from steps.geometry.depth_fit import Fit
+from steps.geometry.depth_models import Model
+from steps.geometry.depth_views import Frame, depth_view, normalised
 from steps.geometry.rasterize import rasterize
-from steps.geometry.rig_fit import Coding
 from steps.geometry.rig_presets import PRESETS
 from tests.geometry.shapes import ball
 
 Array = np.ndarray[Any, Any]
 SIZE = 128
 DISTANCE = 3.0
+FITS = 3.0
+NEAR, FAR = 1.9, 4.2
 
 
 def cameras() -> list[Camera]:
@@ -32,38 +37,100 @@ def bean() -> tuple[Array, Array]:
     return vertices * radius[:, None] * [1.0, 1.2, 0.8], faces
 
 
-@pytest.mark.parametrize("ray", [0, 1])
-@pytest.mark.parametrize("inverse", [0, 1])
-@pytest.mark.parametrize("larger_is_farther", [True, False])
-def test_the_ends_of_an_encoding_are_found(inverse: int, ray: int, larger_is_farther: bool) -> None:
-    ends = (1.9, 4.2) if larger_is_farther else (4.2, 1.9)
+def depths() -> list[Array]:
     vertices, faces = bean()
-    sights = []
+    return [rasterize(vertices, faces, camera).depth.astype(np.float64) for camera in cameras()]
+
+
+def found(values: list[Array], given: list[Camera]) -> tuple[Fit, Frame]:
+    """values: six [H, W], -1 where nothing is."""
+    placed, frame = normalised(given, [v >= 0 for v in values])
+    levels = np.unique(np.concatenate([v[v >= 0] for v in values]))
+    views = [depth_view(c, v, float(np.diff(levels).min())) for c, v in zip(placed, values, strict=True)]
+    return depth_search.found(depth_fit.problem(views), frame), frame
+
+
+def share(z: Array) -> Array:
+    return (z - NEAR) / (FAR - NEAR)
+
+
+def smoothstep(x: Array) -> Array:
+    return x * x * (3 - 2 * x)
+
+
+CURVES: dict[str, Callable[[Array], Array]] = {
+    "linear": share,
+    "linear, larger is nearer": lambda z: 1 - share(z),
+    "a reversed z-buffer": lambda z: (1 / z - 1e-3) / (1 / 0.3 - 1e-3),
+    "logarithmic": lambda z: np.log(z / NEAR) / np.log(FAR / NEAR),
+    "gamma 1.6 on disparity": lambda z: ((1 / z - 1 / FAR) / (1 / NEAR - 1 / FAR)) ** (1 / 1.6),
+    "an S, without a name": lambda z: smoothstep(smoothstep(share(z))),
+}
+
+
+def worst(fit: Fit, frame: Frame, values: list[Array], true: list[Array]) -> float:
+    """Scene units, but for one pixel in a hundred."""
+    errors = []
+    for i, (value, z, camera) in enumerate(zip(values, true, cameras(), strict=True)):
+        seen = value >= 0
+        factor = ray_to_z(camera, z.shape)[seen] if fit.model.ray else 1.0
+        errors.append(frame.radius * fit.model.depth(value[seen], fit.model.own(fit.theta, i))[0] * factor - z[seen])
+    return float(np.percentile(np.abs(np.concatenate(errors)), 99))
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_a_curve_that_all_views_share_is_found(name: str) -> None:
+    true = depths()
+    values = [np.where(z > 0, CURVES[name](np.where(z > 0, z, 2.0)), -1.0) for z in true]
+    fit, frame = found(values, cameras())
+    assert fit.cost < FITS
+    assert worst(fit, frame, values, true) < 0.02  # 0.8 of a pixel
+
+
+def test_the_simplest_of_those_that_fit_is_taken() -> None:
+    true = depths()
+    plain, frame = found([np.where(z > 0, share(z), -1.0) for z in true], cameras())
+    assert plain.model == Model()
+    assert frame.radius * plain.theta == pytest.approx([NEAR, FAR - NEAR], abs=0.01)
+
+
+def test_distance_along_the_ray_is_told_from_depth() -> None:
+    true = depths()
+    values = [np.where(z > 0, share(z / ray_to_z(c, z.shape)), -1.0) for z, c in zip(true, cameras(), strict=True)]
+    fit, frame = found(values, cameras())
+    assert fit.model.ray and worst(fit, frame, values, true) < 0.02
+
+
+def test_views_stretched_to_their_own_range_get_a_curve_each() -> None:
+    true = depths()
+    values = []
+    for z in true:
+        near = 1 / z[z > 0]
+        stretched = (1 / np.maximum(z, 1e-9) - near.min()) / np.ptp(near)
+        values.append(np.where(z > 0, np.rint(1 + 254 * stretched) / 255, -1.0))
+    fit, frame = found(values, cameras())
+    assert fit.model.per_view and fit.model.encoding == "inverse"
+    assert worst(fit, frame, values, true) < 0.03
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1e6])
+def test_no_unit_and_no_place_matters(unit: float) -> None:
+    true = depths()
+    values = [np.where(z > 0, share(z), -1.0) for z in true]
+    moved = []
     for camera in cameras():
-        depth = rasterize(vertices, faces, camera).depth.astype(np.float64)
-        stored = depth / ray_to_z(camera, depth.shape) if ray else depth
-        with np.errstate(divide="ignore"):
-            low, high, value = (1 / np.array(v) if inverse else np.array(v) for v in (*ends, stored))
-        share = (value - low) / (high - low)
-        sights.append(depth_fit.sight(camera, np.where(depth > 0, np.rint(share * 255) / 255, -1.0)))
-    found = depth_fit.fitted(sights)
-    assert found.error < depth_fit.FITS
-    # another coding can say the same over the span that the object takes up: what counts is the depth at its ends
-    for share in (0.2, 0.8):
-        expected = _depth(Coding(inverse, ray), *ends, share)
-        assert _depth(found.coding, found.low, found.high, share) == pytest.approx(expected, abs=0.04)
-
-
-def _depth(coding: Coding, low: float, high: float, share: float) -> float:
-    """On the axis."""
-    return 1 / (1 / low + share * (1 / high - 1 / low)) if coding.inverse else low + share * (high - low)
+        pose = np.array(camera.camera_to_world)
+        pose[:3, 3] = (pose[:3, 3] + [700.0, -20.0, 3.0]) * unit
+        moved.append(Camera(camera.name, pose, camera.fx, camera.fy, camera.cx, camera.cy, SIZE, SIZE))
+    fit, frame = found(values, moved)
+    assert frame.radius * fit.theta / unit == pytest.approx([NEAR, FAR - NEAR], abs=0.01)
 
 
 def test_depth_of_another_object_agrees_in_no_encoding() -> None:
     vertices, faces = bean()
-    sights = []
+    values = []
     for index, camera in enumerate(cameras()):
         turned = vertices[:, [1, 2, 0]] * [1.0, -1.0, 0.6] if index % 2 else vertices
         depth = rasterize(turned, faces if index % 2 == 0 else faces[:, ::-1].copy(), camera).depth.astype(np.float64)
-        sights.append(depth_fit.sight(camera, np.where(depth > 0, (depth - 1.9) / 2.3, -1.0)))
-    assert depth_fit.fitted(sights).error > depth_fit.FITS
+        values.append(np.where(depth > 0, (depth - 1.9) / 2.3, -1.0))
+    assert found(values, cameras())[0].cost > FITS

@@ -27,7 +27,8 @@ from steps.geometry.fusion import (
 from steps.geometry.images import box_down, filled
 from steps.geometry.rasterize import rasterize
 from steps.geometry.render import render, wireframe
-from steps.geometry.surface import decimated, extract, is_closed, taubin, vertex_normals, without_specks
+from steps.geometry.soundness import is_closed
+from steps.geometry.surface import decimated, extract, taubin, vertex_normals, without_specks
 
 Array = np.ndarray[Any, Any]
 SIZE, RADIUS = 128, 0.8

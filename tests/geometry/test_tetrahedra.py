@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from steps.geometry.surface import is_closed
+from steps.geometry.soundness import is_closed
 from steps.geometry.tetrahedra import lattice, march
 
 SHAPE = (14, 15, 16)

@@ -94,7 +94,7 @@ def test_the_nominal_rig_can_be_insisted_on(tmp_path: Path) -> None:
     words = ["--input", source, "--out", tmp_path / "scene", "--outputs", tmp_path / "outputs", "--rig", "nominal"]
     subprocess.run([sys.executable, "-m", "steps.validate", *map(str, words)], check=True, stderr=subprocess.DEVNULL)
     assert json.loads((tmp_path / "scene" / "scene.json").read_text())["rig"] == "canonical"
-    assert not (tmp_path / "scene" / "rig.json").exists()
+    assert json.loads((tmp_path / "scene" / "rig.json").read_text())["decision"] == "canonical"
 
 
 def box_set(folder: Path) -> Path:

@@ -1,0 +1,39 @@
+"""Where compiled kernels are kept, also where the program is installed read-only.
+
+numba keeps them beside the source, else in the user's cache, and refuses to compile where it can write to neither. Then they go
+to a folder of this user's own under the system's temporary folder. NUMBA_CACHE_DIR, where it is set, goes before all that.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+
+def fallback(source: Path) -> Path | None:
+    """The folder to use in place of numba's choice, for kernels in the file `source`; None where numba finds one by itself."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    usual = (source.parent / "__pycache__", Path(home) / "numba")
+    if os.environ.get("NUMBA_CACHE_DIR") or any(writable(folder) for folder in usual):
+        return None
+    own = Path(tempfile.gettempdir()) / f"sixview-kernels-{os.getuid()}"
+    try:
+        own.mkdir(mode=0o700, exist_ok=True)
+        about = own.lstat()
+    except OSError:
+        return None
+    # compiled code is loaded from there: a folder that others can write to would be theirs to fill
+    private = stat.S_ISDIR(about.st_mode) and about.st_uid == os.getuid() and not about.st_mode & 0o022
+    return own if private and writable(own) else Path(tempfile.mkdtemp(prefix="sixview-kernels-"))
+
+
+def writable(folder: Path) -> bool:
+    """Whether files can be made in the folder, or in one that would be made for it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except (OSError, RuntimeError):  # without a home, its path cannot be told
+        return False

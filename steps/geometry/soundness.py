@@ -1,0 +1,80 @@
+"""Whether a mesh is the border of a solid, by four checks that any program can repeat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from steps.geometry.crossings import crossing_faces
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Soundness:
+    """watertight: every edge is shared by exactly two faces; oriented: they run along it in opposite directions; vertex_manifold:
+    the faces around every vertex form one fan; crossing_faces: how many faces have more in common with another than the corners and
+    edges that both share (see `crossings`)."""
+
+    watertight: bool
+    oriented: bool
+    vertex_manifold: bool
+    crossing_faces: int
+
+    @property
+    def sound(self) -> bool:
+        return self.watertight and self.oriented and self.vertex_manifold and not self.crossing_faces
+
+
+def soundness(vertices: Array, faces: Array) -> Soundness:
+    """The checks of a mesh (n, 3), (m, 3), after vertices at the same place are made one: a texture's seams cut them."""
+    places, index = np.unique(vertices, axis=0, return_inverse=True)
+    welded = index.reshape(-1)[faces].astype(np.int32)
+    oriented = is_closed(welded)
+    return Soundness(
+        watertight=oriented or _paired(welded),
+        oriented=oriented,
+        vertex_manifold=oriented and _one_fan_each(welded),
+        crossing_faces=int(crossing_faces(places, welded).sum()),
+    )
+
+
+def is_closed(faces: Array) -> bool:
+    """Whether every edge is shared by exactly two faces that run along it in opposite directions."""
+    edges = faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2).astype(np.int64)
+    forward, backward = edges[:, 0] << 32 | edges[:, 1], edges[:, 1] << 32 | edges[:, 0]
+    forward.sort()
+    backward.sort()
+    return bool((forward == backward).all() and (np.diff(forward) > 0).all())
+
+
+def _paired(faces: Array) -> bool:
+    """Whether every edge is shared by exactly two faces, whichever way they run along it."""
+    edges = np.sort(faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
+    _, count = np.unique(edges, axis=0, return_counts=True)
+    return bool((count == 2).all())
+
+
+def twins(faces: Array) -> Array:
+    """The other half of each edge, (3 m,) int32, of a closed mesh: half-edge 3 f + k runs from corner k of face f to the next.
+    Raises ValueError where an edge has not just two halves."""
+    if not is_closed(faces):
+        raise ValueError("The mesh is not closed.")
+    start, end = faces.reshape(-1).astype(np.int64), faces[:, [1, 2, 0]].reshape(-1).astype(np.int64)
+    twin = np.empty(len(start), np.int32)
+    twin[np.argsort(start << 32 | end)] = np.argsort(end << 32 | start)
+    return twin
+
+
+def _one_fan_each(faces: Array) -> bool:
+    """Whether the faces around every vertex hang together by edges at it."""
+    twin, half = twins(faces), np.arange(3 * len(faces))
+    previous = half + np.where(half % 3 == 0, 2, -1)
+    graph = coo_array((np.ones(len(half), np.int8), (half, twin[previous])), shape=(len(half),) * 2)
+    fans = connected_components(graph, directed=False, return_labels=False)
+    return bool(fans == len(np.unique(faces)))

@@ -1,0 +1,66 @@
+"""What is said about a depth encoding that was found: its name, what may have made it, and what to do."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from steps.formats.depth_encoding import DepthEncoding
+
+SAME = 2e-3  # relative difference up to which two numbers are one
+TRANSFORM = (
+    "To have depth stored without it, set the view transform to Raw (Blender: Color Management) or save without gamma; it can "
+    "also be left, for it is undone here."
+)
+
+
+def told(depths: list[DepthEncoding], given: list[DepthEncoding] | None = None) -> str:
+    """Sentences for the report."""
+    first = depths[0]
+    kind = {"linear": "linear", "inverse": "inverse (disparity)", "logarithmic": "logarithmic"}[first.encoding]
+    along = "ray" if first.distance == "ray" else "axis"
+    order = "farther" if first.far > first.near else "nearer"
+    text = f"{kind} along the {along}, larger is {order}, {_range(depths)}{_curve(first)}."
+    return " ".join([text, *_causes(depths, given)])
+
+
+def is_per_view(depths: list[DepthEncoding]) -> bool:
+    return any(abs(d.near - depths[0].near) + abs(d.far - depths[0].far) > 1e-9 * abs(d.far) for d in depths)
+
+
+def _range(depths: list[DepthEncoding]) -> str:
+    if is_per_view(depths):
+        return "with a range of its own in every view"
+    return f"from {depths[0].near:.5g} at 0 to {depths[0].far:.5g} at the largest value"
+
+
+def _curve(e: DepthEncoding) -> str:
+    if e.curve is None:
+        return ""
+    if e.curve == "srgb":
+        return ", as if saved through sRGB"
+    if isinstance(e.curve, dict) and "gamma" in e.curve:
+        return f", as if saved with a gamma of {e.curve['gamma']:.3g}"
+    return ", through a curve without a name, as a view transform like Filmic or AgX makes it"
+
+
+def _causes(depths: list[DepthEncoding], given: list[DepthEncoding] | None) -> list[str]:
+    causes = []
+    if depths[0].curve is not None:
+        causes.append(TRANSFORM)
+    if is_per_view(depths):
+        causes.append(
+            "Each view looks stretched between its own nearest and farthest point, as cv2.normalize, Blender's Normalize node "
+            "and monocular estimators do; one range for all six views keeps more of what was measured."
+        )
+    factor = _factor(depths, given)
+    if factor:
+        causes.append(f"It is the encoding given, times {factor:.6g}: the depth is in another unit than the cameras.")
+    return causes
+
+
+def _factor(depths: list[DepthEncoding], given: list[DepthEncoding] | None) -> float:
+    """By how much the ends of the encoding differ from those given, where that is all; else 0."""
+    if given is None or any(d.curve is not None for d in depths) or given[0].encoding != depths[0].encoding:
+        return 0.0
+    ratios = np.array([[d.near / g.near, d.far / g.far] for d, g in zip(depths, given, strict=True)])
+    return float(ratios.mean()) if np.ptp(ratios) < 10 * SAME * abs(ratios.mean()) else 0.0

@@ -1,0 +1,167 @@
+"""Depth renders with holes, as sensors leave them: speckles and blocks where nothing was measured.
+
+A stored 0 (or the largest value) amid the object is no distance. And where a view is opaque, what the depth render leaves out is
+either behind the object or a hole in its depth: colour tells which. A pixel of the object without depth is unknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import (
+    binary_dilation,
+    binary_fill_holes,
+    distance_transform_edt,
+    label,
+    maximum,
+    mean,
+    median_filter,
+)
+
+from steps.formats.cameras_json import Given
+from steps.formats.checks import Pictures
+from steps.formats.depth_encoding import DepthEncoding, foreground
+from steps.formats.png import Picture
+from steps.geometry.images import filled
+
+Array = NDArray[Any]
+JUMP = 0.1  # of the object's range of values: an extreme value that differs so much from those around it is no distance
+MOSTLY = 0.8  # of the extreme values that have to jump so: a near plane through the object does not
+EVIDENCE = 0.002  # of the object's pixels, enclosed by it, without depth, and of its colour: the depth has holes
+SPECKLE = 2  # pixels from the rim to the middle, at most
+REACH = 0.12  # of the object's extent: how far a hole may open outwards from what has depth
+LARGEST = 0.25  # of the object's pixels: a larger thing beside it is another thing
+CLOSER = 0.5  # of its distance from the background's colour, within which a pixel is of the colours beside it
+SHADE = 0.04  # RGB: a colour that is the background's, darkened, up to this is its shadow
+
+
+# -- values that are no distance ----------------------------------------------------------------------------------------
+
+
+def backgrounds(pictures: Pictures, given: Given | None) -> list[int | str | None]:
+    """What value means nothing in each depth render, as the cameras say, else as most of the frames around them have it."""
+    told = [view.depth.background if view.depth else "" for view in given] if isinstance(given, list) else [""] * 6
+    frames = [_frame(p) for p in pictures.depths]
+    votes = sum(float((f == p.maximum).mean() - (f == 0).mean()) for f, p in zip(frames, pictures.depths, strict=True))
+    common: int | str = "max" if votes > 0 else 0
+    return [common if t == "" else t for t in told]
+
+
+def _frame(picture: Picture) -> Array:
+    counts = picture.pixels[..., 0]
+    return np.concatenate([counts[0], counts[-1], counts[:, 0], counts[:, -1]])
+
+
+def without_invalid(pictures: Pictures, means_nothing: list[int | str | None]) -> tuple[Pictures, list[str]]:
+    """The set with what is no distance set to the background's value, and what was done."""
+    both = [_without_invalid(p, b) for p, b in zip(pictures.depths, means_nothing, strict=True)]
+    count = sum(number for _, number in both)
+    note = (
+        f"{count} pixels of the depth renders hold an extreme value amid the object, as sensors write where they measure "
+        "nothing; their depth is unknown."
+    )
+    return replace(pictures, depths=[p for p, _ in both]), [note] if count else []
+
+
+def _without_invalid(picture: Picture, background: int | str | None) -> tuple[Picture, int]:
+    counts, known = picture.pixels[..., 0], foreground(picture, DepthEncoding(background=background))
+    bad = np.zeros(counts.shape, bool)
+    for extreme in (0, picture.maximum):
+        here = known & (counts == extreme)
+        usual = known & ~here
+        if not here.any() or not usual.any():
+            continue
+        low, high = np.percentile(counts[usual], [0.5, 99.5])
+        if here.sum() > 0.3 * usual.sum():
+            continue
+        around = median_filter(filled(counts[..., None].astype(np.float32), usual)[..., 0], 5)
+        jumps = np.abs(around[here] - extreme) > JUMP * max(high - low, 1)
+        if jumps.mean() > MOSTLY:
+            bad |= here
+    if not bad.any():
+        return picture, 0
+    pixels = picture.pixels.copy()
+    if background in (None, "alpha"):
+        alpha = np.full(counts.shape, picture.maximum) if picture.alpha is None else pixels[..., -1]
+        pixels = np.dstack([counts, np.where(bad, 0, alpha)]).astype(pixels.dtype)
+    else:
+        pixels[bad, 0] = picture.maximum if background == "max" else background
+    return replace(picture, pixels=pixels), int(bad.sum())
+
+
+# -- holes in the outline -----------------------------------------------------------------------------------------------
+
+
+def found(insides: list[Array], views: list[Picture], behind: Callable[[Array, Array], Array]) -> list[Array] | None:
+    """The object in opaque views, [H, W] float: where there is depth, and in holes of the depth that have the object's colours;
+    None where depth has no such holes. insides: [H, W] float, where there is depth; behind: from a view's colours [H, W, 3] in
+    [0, 1] and its inside to the background's, (3,) or [H, W, 3]."""
+    parts, evidence = [], 0
+    for inside, view in zip(insides, views, strict=True):
+        colour = view.colour / np.float32(255)
+        part, sure = _candidates(inside, colour, behind(colour, inside))
+        parts.append(part)
+        evidence += sure
+    if evidence < max(12, EVIDENCE * sum(int((i >= 0.5).sum()) for i in insides)):
+        return None
+    return [_with(i, part) for i, part in zip(insides, parts, strict=True)]
+
+
+def _with(inside: Array, part: Array) -> Array:
+    """The inside with a part added, and the speckles filled that remain in it."""
+    whole = np.where(part, np.float32(1), inside)
+    solid = whole >= 0.5
+    left = binary_fill_holes(solid) & ~solid
+    return np.where(_enclosed(left, left), np.float32(1), whole)
+
+
+def _candidates(inside: Array, colour: Array, behind: Array) -> tuple[Array, int]:
+    """Pixels [H, W] bool without depth that look like the object; and how many of them it encloses, with the colours of its
+    nearest pixels."""
+    solid = inside >= 0.5
+    if not solid.any() or solid.all():
+        return np.zeros(solid.shape, bool), 0
+    own = filled(colour.astype(np.float32), solid)
+    away, from_own = np.abs(colour - behind).max(axis=2), np.abs(colour - own).max(axis=2)
+    like_object = (away > 0.1) & (from_own < CLOSER * away)
+    possible = like_object | ((away > 0.1) & ~_shadow(colour, behind))
+    enclosed = binary_fill_holes(solid) & ~solid
+    within = _enclosed(enclosed, away <= 0.1) | _regions(enclosed, like_object, possible, solid)
+    beside = _regions(~solid & ~enclosed, like_object, possible, solid)
+    return within | beside, int((within & like_object).sum())
+
+
+def _enclosed(void: Array, like_behind: Array) -> Array:
+    """The pieces of `void`, within the object, that are speckles, or mostly do not look like what is behind it. The others are
+    holes that one sees through."""
+    pieces, count = label(void)
+    if not count:
+        return np.zeros(void.shape, bool)
+    numbers = np.arange(1, count + 1)
+    thickness = np.asarray(maximum(distance_transform_edt(void), pieces, numbers))
+    seen_through = np.asarray(mean(like_behind, pieces, numbers)) > 0.5
+    return np.isin(pieces, numbers[(thickness <= SPECKLE) | ~seen_through])
+
+
+def _shadow(colour: Array, behind: Array) -> Array:
+    """Where a colour is the background's, only darker."""
+    strength = colour.sum(axis=2) / np.maximum(np.broadcast_to(behind, colour.shape).sum(axis=2), 1e-3)
+    return np.asarray((strength < 1) & (np.abs(colour - strength[..., None] * behind).max(axis=2) < SHADE))
+
+
+def _regions(void: Array, sure: Array, possible: Array, solid: Array) -> Array:
+    """The part of `void` that is the object: pixels that are surely of its colours, and whole pieces of `possible` ones that
+    touch it, lie close by, are not large, and are more than the soft rim around what is behind it."""
+    distance = distance_transform_edt(~solid)
+    rows, columns = np.nonzero(solid)
+    possible = void & possible & (distance <= REACH * max(int(np.ptp(rows)), int(np.ptp(columns)), 1))
+    pieces, count = label(possible & (distance >= 2), np.ones((3, 3)))  # the mixed pixels of a rim would join them all
+    size = np.bincount(pieces.ravel(), minlength=count + 1)
+    touches, inner = (np.bincount(pieces[d], minlength=count + 1) > 0 for d in (distance < 3, distance >= 3))
+    whole = touches & inner & (size < LARGEST * solid.sum()) & (np.arange(count + 1) > 0)
+    grown = binary_dilation(whole[pieces], np.ones((3, 3)), iterations=2) & possible
+    return np.asarray(grown | (sure & possible & (distance < 2)))

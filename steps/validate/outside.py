@@ -1,0 +1,37 @@
+"""Depth beside the object: of a wall or a floor behind it, smeared over its rim, or a picture format's noise. The views' outlines
+say where the object is, and depth elsewhere is none of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steps.formats.depth_encoding import MetricDepth
+from steps.validate import masks
+
+Array = NDArray[Any]
+TOLD = 0.02  # of the object's pixels: more depth beside it is told
+EVERYWHERE = 0.9  # of the pixels beside the object: so much depth is of something behind it
+
+
+def removed(depths: list[MetricDepth], coverages: list[Array]) -> tuple[list[MetricDepth], list[str]]:
+    """The depth maps without what lies beside the object, and what was done. coverages: [H, W] uint8, of the views."""
+    kept, beside, empty, inside = [], 0, 0, 0
+    for depth, coverage in zip(depths, coverages, strict=True):
+        nothing = masks.resized(coverage.astype(np.float32), depth.depth.shape) <= 0
+        stray = nothing & (depth.depth > 0)
+        beside, empty, inside = beside + int(stray.sum()), empty + int(nothing.sum()), inside + int((~nothing).sum())
+        clean = (np.where(nothing, np.float32(0), layer) for layer in (depth.depth, depth.step))
+        kept.append(replace(depth, **dict(zip(("depth", "step"), clean, strict=True))) if stray.any() else depth)
+    if beside <= TOLD * max(1, inside):
+        return kept, []
+    if beside > EVERYWHERE * empty:
+        return kept, [
+            "The depth renders show something behind the object, too, a wall or a floor: the views' outlines leave it out."
+        ]
+    return kept, [
+        f"{beside} pixels of the depth renders lie beside the object, as the views show it: they were left out."
+    ]

@@ -1,0 +1,140 @@
+"""Inputs as people's tools write them: every case of `tests.cases`, as a whole run beside that of the unchanged sample.
+
+`python -m tests.benchmarks inputs` prints the table; SIXVIEW_CASES=units,depths or names of cases choose some of it. Each run's
+results lie in out/benchmarks/inputs/<case>."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import trimesh
+from scipy.spatial import cKDTree
+
+from steps.formats import meshes
+from tests import cases
+from tests.benchmarks.captures_benchmark import similarity
+from tests.benchmarks.common import WORK, table
+from tests.cases.kit import Case
+
+Array = np.ndarray[Any, Any]
+FOLDER = WORK / "inputs"
+HEADER = ["case", "PSNR", "object", "clean", "Chamfer %", "clean", "closed", "warnings", "ended", "is"]
+POINTS = 40_000
+NEARLY = 0.05  # dB and percent of the diagonal: what may differ of itself
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run. code: of its failure; psnr, inner: at the inputs, full frame and object only, dB; chamfer: percent of the true
+    diagonal after similarity alignment; said: notes and error in one text; warnings: how many of the notes warn."""
+
+    code: str
+    psnr: float = float("nan")
+    inner: float = float("nan")
+    chamfer: float = float("nan")
+    closed: bool = False
+    said: str = ""
+    warnings: int = 0
+
+
+def main() -> None:
+    wanted = {name for name in os.environ.get("SIXVIEW_CASES", "").split(",") if name}
+    everything = [(topic, case) for topic, of_topic in cases.by_topic().items() for case in of_topic]
+    chosen = [case for topic, case in everything if not wanted or wanted & {topic, case.name}]
+    clean: dict[tuple[str, ...], Result] = {}
+    rows, wrong = [], []
+    for case in chosen:
+        source = sample(case.base)
+        if case.base not in clean:
+            clean[case.base] = run(source, FOLDER / f"clean_{source.name}", source)
+        found = run(case.write(source, FOLDER / f"{case.name}.input"), FOLDER / case.name, source, *case.flags)
+        verdict = judged(case, found, clean[case.base])
+        wrong += [case.name] if verdict != "right" else []
+        rows.append(row_of(case, found, clean[case.base], verdict))
+        print(f"{case.name}: {verdict}", flush=True)
+    table(HEADER, rows)
+    print(f"{len(chosen)} cases, {len(chosen) - len(wrong)} right; not right: {', '.join(wrong) or 'none'}", flush=True)
+
+
+def row_of(case: Case, found: Result, clean: Result, verdict: str) -> list[object]:
+    scores = [found.psnr, found.inner, clean.inner, found.chamfer, clean.chamfer]
+    return [case.name, *scores, "yes" if found.closed else "no", found.warnings, found.code or "completed", verdict]
+
+
+def judged(case: Case, found: Result, clean: Result) -> str:
+    """`right`, or what is not."""
+    allowed = {case.code, case.or_code} if case.or_code else {case.code}
+    if found.code not in allowed:
+        return f"ends with {found.code or 'a mesh'} instead of {' or '.join(sorted(c or 'a mesh' for c in allowed))}"
+    unsaid = [words for words in case.says if words not in found.said]
+    if unsaid:
+        return f"does not say {unsaid[0]!r}"
+    if found.code:
+        return "right"
+    if case.loss is not None and found.inner < clean.inner - case.loss - NEARLY:
+        return f"loses {clean.inner - found.inner:.2f} dB of at most {case.loss:g}"
+    if case.ratio is not None and found.chamfer > case.ratio * clean.chamfer + NEARLY / 10:
+        return f"Chamfer is {found.chamfer / clean.chamfer:.2f} times the clean one, of at most {case.ratio:g}"
+    return "right" if found.closed or not case.closed else "not closed"
+
+
+def sample(flags: tuple[str, ...]) -> Path:
+    """The sample of these flags; made once."""
+    folder = FOLDER / "samples" / "_".join(flag.strip("-").replace("/", "_") for flag in flags)
+    if not (folder / "sample.json").exists():
+        command = [sys.executable, "-m", "pipeline.cli", "sample", str(folder), *flags]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return folder
+
+
+def run(source: Path, out: Path, truth: Path, *flags: str) -> Result:
+    words = ["run", source, "--out", out, "--restart", "--json", "--preview-size", 128, *flags]
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", *map(str, words)], capture_output=True, text=True, check=False
+    )
+    try:
+        summary: dict[str, Any] = json.loads(done.stdout)
+    except json.JSONDecodeError:  # it ended before it could say anything
+        return Result("NO RESULT", said=done.stdout + done.stderr)
+    error = summary["error"] or {}
+    notes = notes_of(out / ".sixview")
+    said = " ".join(
+        [*notes, error.get("message", ""), error.get("suggestion", ""), json.dumps(error.get("details", ""))]
+    )
+    warnings = sum(note.startswith("WARNING") for note in notes)
+    quality_file = out / "reconviagen" / "quality.json"
+    if not quality_file.is_file():
+        return Result(error.get("code", ""), said=said, warnings=warnings)
+    quality = json.loads(quality_file.read_text())
+    mesh = meshes.load(out / "reconviagen")
+    scores = quality["psnr"], quality["object"]["psnr"], chamfer(mesh.vertices, mesh.faces, truth)
+    return Result(error.get("code", ""), *scores, quality["mesh"]["watertight"], said, warnings)
+
+
+def notes_of(state: Path) -> list[str]:
+    scene = state / "scene" / "scene.json"
+    return list(json.loads(scene.read_text())["notes"]) if scene.is_file() else []
+
+
+def chamfer(vertices: Array, faces: Array, sample_folder: Path) -> float:
+    """Chamfer-L1 in percent of the true diagonal after the similarity transform that fits best: units and places differ, and a
+    rig that was found knows no scale."""
+    truth = trimesh.load_mesh(sample_folder / "ground_truth" / "mesh.ply", process=False)
+    found = trimesh.Trimesh(np.asarray(vertices, np.float64), faces, process=False)
+    a, b = (np.asarray(trimesh.sample.sample_surface(m, POINTS, seed=0)[0]) for m in (found, truth))
+    larger = np.linalg.norm(np.ptp(b, axis=0)) / np.linalg.norm(np.ptp(a, axis=0))
+    start = (a - a.mean(axis=0)) * larger + b.mean(axis=0)
+    tree = cKDTree(b)
+    moved = start
+    for _ in range(30):
+        scale, turn, shift = similarity(start, b[tree.query(moved, workers=-1)[1]])
+        moved = scale * start @ turn.T + shift
+    both = tree.query(moved, workers=-1)[0].mean() + cKDTree(moved).query(b, workers=-1)[0].mean()
+    return float(50 * both / np.linalg.norm(np.ptp(b, axis=0)))

@@ -1,0 +1,122 @@
+"""Sets as other programs leave them: names, archives, camera files. What is taken is the clean set, what is not is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from steps.errors import BadInput, ValidationFailed
+from steps.formats import inputs
+from steps.formats.cameras_json import View
+from steps.formats.checks import check_set
+from steps.geometry.cameras import VIEW_NAMES
+from tests.cases.files import CASES, needed_cameras, side_files
+from tests.cases.kit import Case
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if not c.code and "misplaced" not in c.name], ids=lambda c: c.name)
+def test_what_is_understood_is_the_clean_set(case: Case, duck: Path, tmp_path: Path) -> None:
+    pictures, given = check_set(case.write(duck, tmp_path / "set"))
+    clean, own = check_set(duck)
+    assert isinstance(given, list) and isinstance(own, list)
+    for a, b in zip(pictures.views, clean.views, strict=True):
+        assert np.array_equal(a.pixels, b.pixels)
+    for c, d in zip(given, own, strict=True):
+        assert_same_camera(c, d)
+    assert all(any(words in note for note in pictures.notes) for words in case.says), pictures.notes
+
+
+def assert_same_camera(a: View, b: View) -> None:
+    for key in ("fx", "fy", "cx", "cy", "width", "height"):
+        assert getattr(a.camera, key) == pytest.approx(getattr(b.camera, key))
+    assert np.asarray(a.camera.camera_to_world) == pytest.approx(np.asarray(b.camera.camera_to_world), abs=1e-9)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.code], ids=lambda c: c.name)
+def test_what_is_not_is_refused_by_name(case: Case, duck: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput) as caught:
+        check_set(case.write(duck, tmp_path / "set"))
+    record = caught.value.record()
+    assert caught.value.code == case.code and caught.value.exit_code == 10
+    assert all(words in f"{record['message']} {record['suggestion']}" for words in case.says), record
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if "misplaced" in c.name and not c.code], ids=lambda c: c.name)
+def test_cameras_at_another_place_are_those_that_count(case: Case, duck: Path, tmp_path: Path) -> None:
+    pictures, given = check_set(case.write(duck, tmp_path / "set"))
+    assert isinstance(given, list)
+    shapes = [(p.pixels.shape[1], p.pixels.shape[0]) for p in pictures.views]
+    assert [(v.camera.width, v.camera.height) for v in given] == shapes and len(set(shapes)) > 1
+    assert all(any(words in note for note in pictures.notes) for words in case.says), pictures.notes
+
+
+def test_cameras_that_are_named_go_before_those_in_the_set_which_is_said(duck: Path, tmp_path: Path) -> None:
+    source = Case("", lambda f: needed_cameras(f, "multi_views/camera.json")).write(duck, tmp_path / "set")
+    pictures, given = check_set(source, duck / "cameras.json")
+    assert isinstance(given, list) and {v.camera.width for v in given} == {128}
+    assert any("not read: multi_views/camera.json" in note for note in pictures.notes)
+
+
+def test_two_files_called_nearly_so_beside_the_right_one_are_named_and_not_read(set_copy: Path) -> None:
+    (set_copy / "rig.json").write_text((set_copy / "cameras.json").read_text())
+    assert any("not read: rig.json" in note for note in check_set(set_copy)[0].notes)
+
+
+def test_a_json_that_holds_no_cameras_is_nobody_s_business(set_copy: Path) -> None:
+    (set_copy / "notes.json").write_text('{"weight": 3}')
+    assert check_set(set_copy)[0].notes == []
+
+
+def test_a_camera_file_that_cannot_be_understood_is_refused_and_never_left_out(set_copy: Path) -> None:
+    (set_copy / "cameras.json").rename(set_copy / "multi_views" / "cameras.JSON.txt")
+    (set_copy / "multi_views" / "cameras.JSON.txt").write_text("{broken")
+    with pytest.raises(ValidationFailed, match=r"multi_views/cameras.JSON.txt is not valid JSON"):
+        check_set(set_copy)
+
+
+@pytest.mark.parametrize(
+    "name", ["frontal.png", "view_6.png", "view_0x1.png", "0.png", "front_back.png", "depth_0.png"]
+)
+def test_a_name_that_tells_no_view_tells_none(name: str) -> None:
+    assert inputs.view_index("multi_views", name, VIEW_NAMES) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "view"),
+    [
+        ("front.png", 0),
+        ("Back0001.PNG", 1),
+        ("left_0042.png", 2),
+        ("rgb-right.png", 3),
+        ("top_view.png", 4),
+        ("VIEW005.png", 5),
+    ],
+)
+def test_a_name_with_a_number_or_a_word_tells_its_view(name: str, view: int) -> None:
+    assert inputs.view_index("multi_views", name, VIEW_NAMES) == view
+
+
+def test_other_formats_count_where_the_pngs_are_not_all_there(set_copy: Path) -> None:
+    side_files(set_copy)
+    (set_copy / "multi_views" / "front.png").unlink()
+    with pytest.raises(BadInput) as caught:
+        check_set(set_copy)
+    assert any(f["file"].endswith("front.exr") for f in caught.value.details["faults"])
+
+
+def test_what_is_uploaded_of_a_folder_is_what_would_be_read(set_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline import jobs, storage
+
+    sent: dict[str, Path] = {}
+    monkeypatch.setattr(storage, "upload", lambda path, address: sent.update({address: path}))
+    monkeypatch.setattr(storage, "bucket", lambda: "b")
+    (set_copy / "cameras.json").rename(set_copy / "Camera.json")
+    (set_copy / "multi_views").rename(set_copy / "Multi_Views")
+    (set_copy / "Multi_Views" / "front.png.meta").write_text("guid: 1")
+    base = jobs.upload(set_copy, "job")
+    expected: set[Any] = {f"{f}/{n}.png" for f in inputs.FIELDS for n in VIEW_NAMES} | {"Camera.json"}
+    assert {address.removeprefix(f"{base}/") for address in sent} == expected
+    assert sent[f"{base}/multi_views/top.png"].read_bytes()[:4] == b"\x89PNG"
