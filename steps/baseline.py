@@ -17,12 +17,14 @@ from steps.formats.meshes import Mesh
 from steps.formats.scene import SceneView
 from steps.geometry.atlas import unwrap
 from steps.geometry.bake import EXACT, ROUGH, Photo, bake
-from steps.geometry.depth import bridged, dequantized
+from steps.geometry.depth import bridged, depth_noise, dequantized
 from steps.geometry.fusion import DepthView, Grid, grid_around, signed_field, thinned
 from steps.geometry.kernels import parallel_map
 from steps.geometry.surface import extract, vertex_normals
 
 Array = NDArray[Any]
+NOISY = 0.1  # voxels: depth noise finer than this is left to the mesh's smoothing
+BAND = 4.0  # standard deviations of its noise, between the least and the largest value that a depth may really have
 FINE = 0.05  # voxels: depth levels finer than this need no smoothing
 LARGEST_TEXTURE = 2048  # by default; more on request
 SAMPLES_PER_VOXEL = 4  # pixels of depth per voxel and axis: more cost memory and change nothing
@@ -137,10 +139,17 @@ def without_holes(view: DepthView) -> DepthView:
 
 
 def smoothed(view: DepthView, voxel: float) -> DepthView:
-    """The view with a staircase of coarse depth levels undone, where they are coarse against a voxel."""
-    if float(np.median(view.step[view.depth > 0])) < FINE * voxel:
+    """The view with a staircase of coarse depth levels undone, and with noise: the smoothest depth within what either allows, where
+    that is coarse against a voxel."""
+    noise = depth_noise(view.depth, np.zeros_like(view.depth), np.ones_like(view.depth))
+    known = view.step[view.depth > 0]
+    step = view.step
+    if len(known) and noise > max(NOISY * voxel, float(np.median(known))):
+        step = np.where(view.depth > 0, np.maximum(step, BAND * noise), 0).astype(np.float32)
+        known = step[view.depth > 0]
+    if float(np.median(known)) < FINE * voxel:
         return view
-    return replace(view, depth=dequantized(view.depth, view.step))
+    return replace(view, depth=dequantized(view.depth, step), step=step)
 
 
 def texture_size(views: list[SceneView], side: int) -> int:

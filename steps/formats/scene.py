@@ -3,6 +3,7 @@
 scene.json          cameras, background, where they came from, notes, and the local frame that the scene is in
 views/<name>.png    the view as given, 8-bit RGB, or RGBA where it had transparency (straight alpha)
 masks/<name>.png    8-bit grey: the share of each pixel that the object covers
+backgrounds/<name>.png  8-bit RGB: what is behind the object, where that is not one colour for all views
 depth/<name>.npy    [H, W] float32: depth along the viewing axis in local units, 0 where nothing is
 steps/<name>.npy    [H, W] float32: the size of one stored depth level at each pixel
 
@@ -53,6 +54,11 @@ class SceneView:
         """[H, W, 3] float32: the view over the scene's background, as a person sees it."""
         pixels = self._pixels()
         return over(pixels[..., :3], pixels[..., 3], self.background) if pixels.shape[2] == 4 else pixels
+
+    def behind(self) -> Array:
+        """What is behind the object, over which renders are compared with the picture: (3,), or [H, W, 3] float32."""
+        path = self.folder / "backgrounds" / f"{self.camera.name}.png"
+        return np.asarray(Image.open(path), np.float32) / np.float32(255) if path.is_file() else self.background
 
     def depth(self) -> Array:
         """[h, w] float32, 0 where nothing is."""
@@ -116,10 +122,10 @@ def describe(cameras: list[Camera], background: Array, frame: Frame, **about: An
 
 
 def as_stored(rgba: Array, background: Array) -> Array:
-    """Premultiplied RGBA [H, W, 4] over a background (3,), as a PNG of 8 bits has it: what scores are taken of."""
+    """Premultiplied RGBA [H, W, 4] over a background (3,) or [H, W, 3], as a PNG of 8 bits has it: what scores are taken of."""
     return np.rint(over_premultiplied(rgba, background) * 255) / np.float32(255)
 
 
 def over_premultiplied(rgba: Array, background: Array) -> Array:
-    """Premultiplied RGBA [H, W, 4] over a background (3,)."""
+    """Premultiplied RGBA [H, W, 4] over a background (3,) or [H, W, 3]."""
     return np.asarray(rgba[..., :3] + background * (1.0 - rgba[..., 3:]), np.float32)

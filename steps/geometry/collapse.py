@@ -214,7 +214,9 @@ def _judge(mesh, edges, cost, place, start, stop):  # type: ignore[no-untyped-de
         if not sx * sx + sy * sy + sz * sz <= long:  # nan, too
             sx, sy, sz = 0.0, 0.0, 0.0
         x, y, z = mx + sx, my + sy, mz + sz
-        error = x * (xx * x + 2 * (xy * y + xz * z + xd)) + y * (yy * y + 2 * (yz * z + yd)) + z * (zz * z + 2 * zd) + dd
+        error = (
+            x * (xx * x + 2 * (xy * y + xz * z + xd)) + y * (yy * y + 2 * (yz * z + yd)) + z * (zz * z + 2 * zd) + dd
+        )
         place[e, 0], place[e, 1], place[e, 2] = x, y, z
         cost[e] = max(error, 0.0) + pull * long * 0.1
 
@@ -351,9 +353,7 @@ def _crosses(mesh, cells, added, scratch, count, trial, now):  # type: ignore[no
         return True
     for k in range(count):
         for l in range(k):
-            if cross(
-                p, trial, scratch.left[k], scratch.right[k], trial, scratch.left[l], scratch.right[l]
-            ):
+            if cross(p, trial, scratch.left[k], scratch.right[k], trial, scratch.left[l], scratch.right[l]):
                 return True
     for axis in range(3):
         low = high = p[trial, axis]

@@ -152,7 +152,9 @@ def _reach(p, a, b):  # type: ignore[no-untyped-def]
 @kernel
 def cross(p, a0, a1, a2, b0, b1, b2):  # type: ignore[no-untyped-def]
     """Whether two triangles of the points' rows have more in common than the corners of the same row."""
-    size = max(max(_reach(p, a0, a1), _reach(p, a0, a2)), max(_reach(p, a0, b0), max(_reach(p, a0, b1), _reach(p, a0, b2))))
+    size = max(
+        max(_reach(p, a0, a1), _reach(p, a0, a2)), max(_reach(p, a0, b0), max(_reach(p, a0, b1), _reach(p, a0, b2)))
+    )
     tiny = ROUNDING * size * size * size
     flat = COPLANAR * size * size
     plane = flat * size
@@ -206,7 +208,9 @@ def _folded(p, u, v, a, b):  # type: ignore[no-untyped-def]
     for k in range(3):
         i, j = (k + 1) % 3, (k + 2) % 3
         x, y = p[v, i] - p[u, i], p[v, j] - p[u, j]
-        total += (x * (p[a, j] - p[u, j]) - y * (p[a, i] - p[u, i])) * (x * (p[b, j] - p[u, j]) - y * (p[b, i] - p[u, i]))
+        total += (x * (p[a, j] - p[u, j]) - y * (p[a, i] - p[u, i])) * (
+            x * (p[b, j] - p[u, j]) - y * (p[b, i] - p[u, i])
+        )
     return total >= 0.0
 
 
@@ -257,6 +261,4 @@ def _enters(p, s, t, a, b, c, flat):  # type: ignore[no-untyped-def]
         x, y = p[s, i] + share * (p[t, i] - p[s, i]), p[s, j] + share * (p[t, j] - p[s, j])
         if _within(p, x, y, a, b, c, i, j, flat):
             return True
-    return (
-        _parts(p, s, t, a, b, i, j, flat) or _parts(p, s, t, b, c, i, j, flat) or _parts(p, s, t, c, a, i, j, flat)
-    )
+    return _parts(p, s, t, a, b, i, j, flat) or _parts(p, s, t, b, c, i, j, flat) or _parts(p, s, t, c, a, i, j, flat)

@@ -12,6 +12,7 @@ from steps.geometry.images import filled
 from steps.geometry.kernels import kernel
 
 Array = NDArray[Any]
+OWN_NOISE = 0.02  # pixels: depth noise below this is below what triangles of a few pixels can follow
 RELAXATIONS = 60  # sweeps: holes of some tens of pixels come to rest
 
 
@@ -127,3 +128,15 @@ def _tangent_planes(depth, fx, fy, cx, cy, planes):  # type: ignore[no-untyped-d
             planes[r, c, 0] = dx
             planes[r, c, 1] = dy
             planes[r, c, 2] = abs(nx * x + ny * y + nz) / np.sqrt(nx * nx + ny * ny + nz * nz)
+
+
+def depth_noise(depth: Array, step: Array, pixel: Array) -> float:
+    """How far a depth map [H, W] is off, in pixels: from its second differences, whose median a smooth surface leaves near zero
+    (after Donoho's estimator), but no less than what its levels round away."""
+    a, b, c = depth[:, :-2], depth[:, 1:-1], depth[:, 2:]
+    both = (a > 0) & (b > 0) & (c > 0)
+    if not both.any():
+        return OWN_NOISE
+    bend = np.abs(a - 2 * b + c)[both] / pixel[:, 1:-1][both]
+    levels = float(np.median(step[:, 1:-1][both] / pixel[:, 1:-1][both])) / 12**0.5
+    return max(float(np.median(bend)) / (0.6745 * 6**0.5), levels)

@@ -29,6 +29,7 @@ SIGMAS = 6.0  # of the surfaces' noise: their width
 OUTLINE = 0.4  # pixels: standard deviation of an outline
 FLOOR, COARSEST = 0.02, 2.0  # pixels: bounds of the surfaces' standard deviation
 FEW = 50  # points with which noise cannot be measured
+SHY = 0.25  # pixels that the middles of pixels fall short of an edge, in the mean
 REACHES = 30.0  # how many points one direction of an outline counts as
 FACING = 0.15  # cosine from which a surface is seen well enough to be compared
 ALIKE = 0.6  # cosine between two normals of what may be one surface
@@ -152,9 +153,9 @@ def _seen(view: DepthView, j: int, placed: Placed, model: Model, theta: Array, v
         (outside[off] - 0.5) * unit[off], view.away[r[off], c[off]], unit[off], moves[off], placed.slopes[off]
     )
     ways = directions()
-    along = (pixels - 0.5) @ ways.T
+    along = pixels @ ways.T
     first = along.argmax(axis=0)
-    short = (along[first, np.arange(len(ways))] - view.reach) * unit[first]
+    short = (along[first, np.arange(len(ways))] - view.reach + SHY) * unit[first]
     reach = _outlines(short, ways, unit[first], moves[first], placed.slopes[first], REACHES)
     inside = np.flatnonzero((outside <= 0.5) & view.smooth[r, c])
     return [beside, reach, _between(view, j, placed, inside, (pixels, z), model, theta, views)]

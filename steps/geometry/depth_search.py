@@ -27,8 +27,9 @@ PLACES = 9  # at which a curve is taken over from one model to the next
 KNOTS = 9  # of a curve without a name
 BEGINNING = Scale(OUTLINE, OUTLINE, WIDTHS[0], WIDTHS[0])
 CLOSE = WIDTHS[2:3]  # widths to go on with, where the start is near
-EXPLAINS, MEETS = 1.6, 0.08  # cost and noise (pixels) with which a model leaves nothing to explain
+EXPLAINS, MEETS = 0.8, 0.12  # cost and noise (pixels) with which a model leaves nothing to explain
 AS_GOOD = 1.15  # times the best one's cost, up to which a model explains as much
+SIMPLER = 1.01  # times the cost of one that is simpler by one, where both have as many parameters
 BELIEVED = 9.0  # cost of a model with one curve for all views that may be right, but for a curve without a name
 SHARED = (
     Model("inverse"), Model("logarithmic"), Model(ray=True), Model("inverse", ray=True), Model(curve="srgb"),
@@ -92,13 +93,14 @@ def _sharpened(p: Problem, rough: list[Fit]) -> list[Fit]:
 
 
 def simplest(p: Problem, fits: list[Fit]) -> Fit:
-    """Of those that explain as much as the best one, by the noise of surfaces that the best one leaves."""
+    """The one with the fewest parameters of those that explain as much as the best, by the noise of surfaces that it leaves."""
     noise = min(f.noise for f in fits if f.cost <= 2 * min(g.cost for g in fits))
     least = LEAST * p.pixel
     scale = Scale(noise, OUTLINE, least, least)
     costs = [cost(f.rows, scale) for f in fits if f.rows is not None]
-    good = [f for f, c in zip(fits, costs, strict=True) if c <= AS_GOOD * min(costs)]
-    return min(good, key=lambda f: f.model.complexity)
+    good = [(f, c) for f, c in zip(fits, costs, strict=True) if c <= AS_GOOD * min(costs)]
+    fewest = min(len(f.theta) for f, _ in good)
+    return min((c * SIMPLER**f.model.complexity, i, f) for i, (f, c) in enumerate(good) if len(f.theta) == fewest)[2]
 
 
 def _freed(p: Problem, base: Fit) -> Fit:

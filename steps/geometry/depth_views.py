@@ -110,6 +110,10 @@ def _slopes(value: Array, known: Array, level: float) -> tuple[Array, Array]:
     return slopes, smooth
 
 
+class NothingSeen(Exception):
+    """The six outlines have nothing in common: these are not the cameras that saw them."""
+
+
 @dataclass(frozen=True)
 class Frame:
     """What the outlines say of the object. middle (3,), radius: scene units; nearest, furthest: (6,), the hull's depth from each
@@ -123,15 +127,17 @@ class Frame:
 
 def normalised(cameras: list[Camera], known: list[Array]) -> tuple[list[Camera], Frame]:
     """The cameras as seen from the object's middle, in its radii, and that frame. known: six [H, W] bool, where the object is;
-    cameras: at these sizes."""
+    cameras: at these sizes. Raises NothingSeen where no place lies inside all six outlines."""
     middle, radius = _around(cameras, known)
+    if not np.isfinite(radius) or radius <= 0:
+        raise NothingSeen
     for _ in range(2):  # the second time with the hull's own size
         hull = _hull(cameras, known, middle, radius)
         if not len(hull):
-            break
+            raise NothingSeen
         low, high = hull.min(axis=0), hull.max(axis=0)
-        middle, radius = (low + high) / 2, max(float(np.linalg.norm(high - low)) / 2, 1e-3 * radius)
-    depths = [project(hull if len(hull) else middle[None], c)[1] / radius for c in cameras]
+        middle, radius = (low + high) / 2, max(float(np.linalg.norm(high - low)) / 2, radius / HULL)
+    depths = [project(hull, c)[1] / radius for c in cameras]
     frame = Frame(middle, radius, np.array([d.min() for d in depths]), np.array([d.max() for d in depths]))
     return [_moved(c, middle, radius) for c in cameras], frame
 
@@ -158,7 +164,7 @@ def _around(cameras: list[Camera], known: list[Array]) -> tuple[Array, float]:
     middle = np.linalg.lstsq(square, right, rcond=None)[0]
     away = [float(np.linalg.norm(c.position - middle)) for c in cameras]
     sizes = [r / 2 / c.fx * a for r, c, a in zip(reach, cameras, away, strict=True)]
-    return middle, max(1.3 * float(np.max(sizes)), 1e-9 * max(away))
+    return middle, 1.3 * float(np.max(sizes))
 
 
 def _hull(cameras: list[Camera], known: list[Array], middle: Array, radius: float) -> Array:

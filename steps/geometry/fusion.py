@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import distance_transform_edt, maximum_filter
 
 from steps.errors import ModelConvergenceFailed
 from steps.geometry.cameras import Camera, project, unproject
@@ -40,6 +40,7 @@ ROUGHNESS, FINE_ENOUGH = (
 SAME_SURFACE = 0.02  # of the diagonal: what two views see further apart are two surfaces
 SQUARELY = 0.35  # least cosine between a surface and the sight of it, for views to be compared there
 TURNED = 0.1  # by how much squared cosines may contradict each other
+BESIDE = 0.03  # of a picture's longest side: views that do not quite meet have outlines so far apart
 WITNESSES = 3000  # points of each view that they are compared at
 REACH = 6.0  # voxels in front of a pixel's surface over which its tangent plane is believed
 
@@ -72,9 +73,11 @@ class Grid:
 
 
 def grid_around(views: list[DepthView], cells: int) -> Grid:
-    """A grid whose longest side has `cells` voxels around everything that the depth maps saw. Raises ModelConvergenceFailed where
-    that has no extent."""
+    """A grid whose longest side has `cells` voxels around everything that the depth maps saw, but for what lies clearly beside
+    another view's outline. Raises ModelConvergenceFailed where that has no extent."""
     points = np.concatenate([unproject(view.depth, view.camera)[::7] for view in views])
+    inside = _inside_outlines(points, views)
+    points = points[inside] if inside.any() else points
     low, high = (points.min(axis=0), points.max(axis=0)) if len(points) else (np.zeros(3), np.zeros(3))
     voxel = float((high - low).max() / (cells - 8))
     if not 0 < voxel < np.inf:
@@ -83,6 +86,19 @@ def grid_around(views: list[DepthView], cells: int) -> Grid:
         )
     shape = np.ceil((high - low) / voxel).astype(int) + 8
     return Grid((low + high) / 2 - (shape - 1) / 2 * voxel, voxel, (int(shape[0]), int(shape[1]), int(shape[2])))
+
+
+def _inside_outlines(points: Array, views: list[DepthView]) -> Array:
+    """Which points (n, 3) no view has beside its outline by more than BESIDE."""
+    inside = np.ones(len(points), bool)
+    for view in views:
+        height, width = view.coverage.shape
+        wide = maximum_filter(view.coverage, 2 * int(np.ceil(BESIDE * max(height, width))) + 1)
+        pixels, z = project(points, view.camera)
+        shown = (z > 0) & (pixels >= 0).all(axis=1) & (pixels[:, 0] < width) & (pixels[:, 1] < height)
+        column, row = pixels[shown].astype(int).T
+        inside[shown] &= wide[row, column] > 0
+    return inside
 
 
 def thinned(view: DepthView, side: int) -> DepthView:
@@ -268,7 +284,9 @@ def _outvoted(fronts, weights, slack):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _carve(projections, focals, outlines, depths, planes, halves, guesses, origin, voxel, slack, seen, field, start, stop):  # type: ignore[no-untyped-def]
+def _carve(
+    projections, focals, outlines, depths, planes, halves, guesses, origin, voxel, slack, seen, field, start, stop
+):  # type: ignore[no-untyped-def]
     views = len(projections)
     x, y, z, fronts, weights = seen[0], seen[1], seen[2], seen[3], seen[4]
     for i in range(start, stop):

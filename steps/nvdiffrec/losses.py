@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from steps.nvdiffrec.targets import OWN_NOISE, Target
+from steps.geometry.depth import OWN_NOISE
+from steps.nvdiffrec.targets import Target
 
 COLOUR_NOISE = 0.003  # of a colour, about one of 255 levels: against it depth is weighed
 NORMAL = 0.1  # weight of normals beside depth, from which they come

@@ -98,7 +98,7 @@ def psnr(mesh: Mesh, taken: Scene) -> float:
 
     def one(view: SceneView) -> float:
         rgba = drawn(written, view.camera, samples_for(view.camera))
-        return images.psnr(view.picture(), scene.as_stored(rgba, taken.background))
+        return images.psnr(view.picture(), scene.as_stored(rgba, view.behind()))
 
     return float(np.mean(parallel_map(one, taken.views)))
 

@@ -16,10 +16,11 @@ from steps.formats.meshes import Mesh
 from steps.geometry import shading
 from steps.geometry.autograd import antialias_construct_topology_hash
 from steps.geometry.crossings import uncrossed
+from steps.geometry.depth import OWN_NOISE
 from steps.geometry.shading import Material, tangents_of
 from steps.nvdiffrec import losses
 from steps.nvdiffrec.drawing import Look, Surface, picture, shape, vertex_normals
-from steps.nvdiffrec.targets import OWN_NOISE, Target
+from steps.nvdiffrec.targets import Target
 
 Array = NDArray[Any]
 VERTEX_RATE = 0.008  # edge lengths per iteration, at first

@@ -14,14 +14,13 @@ from steps import baseline
 from steps.formats.scene import SceneView
 from steps.geometry.bake import Photo
 from steps.geometry.cameras import Camera
-from steps.geometry.depth import tangent_planes
+from steps.geometry.depth import OWN_NOISE, depth_noise, tangent_planes
 from steps.geometry.images import box_down
 
 Array = NDArray[Any]
 WHOLE = 1 << 16  # a side that no picture has
 MARGIN = 8  # pixels kept around the object: outlines that are still off must be seen to be pulled in
 NEAR, FAR = 0.02, 50.0  # of the least and of the largest depth that a view shows
-OWN_NOISE = 0.02  # pixels: depth noise below this is below what triangles of a few pixels can follow
 
 
 @dataclass(frozen=True)
@@ -134,15 +133,3 @@ def normals(depth: Array, camera: Camera) -> Array:
     normal /= np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-20)
     world = (normal * [1.0, -1.0, -1.0]) @ np.asarray(camera.camera_to_world)[:3, :3].T
     return np.where(depth[..., None] > 0, world, 0.0)
-
-
-def depth_noise(depth: Array, step: Array, pixel: Array) -> float:
-    """How far a depth map [H, W] is off, in pixels: from its second differences, whose median a smooth surface leaves near zero
-    (after Donoho's estimator), but no less than what its levels round away."""
-    a, b, c = depth[:, :-2], depth[:, 1:-1], depth[:, 2:]
-    both = (a > 0) & (b > 0) & (c > 0)
-    if not both.any():
-        return OWN_NOISE
-    bend = np.abs(a - 2 * b + c)[both] / pixel[:, 1:-1][both]
-    levels = float(np.median(step[:, 1:-1][both] / pixel[:, 1:-1][both])) / 12**0.5
-    return max(float(np.median(bend)) / (0.6745 * 6**0.5), levels)

@@ -123,7 +123,9 @@ def _background(scene: dict[str, Any]) -> str:
         return ""
     code = "".join(f"{round(255 * c):02x}" for c in scene["background"])
     return f"#{code}, over which pictures and renders are compared" + (
-        "; told from the frames of the views" if scene.get("mask") != "alpha" else ""
+        "; told from the frames of the views, and for each view where they differ"
+        if scene.get("mask") != "alpha"
+        else ""
     )
 
 

@@ -47,7 +47,8 @@ def write_view(mesh: Mesh, taken: Scene, index: int, view: SceneView, size: int,
     png.write(out / f"textured_{index:02d}.png", png.to_bytes(scene.over_premultiplied(rgba, WHITE)))
     lines = wireframe(mesh.vertices, mesh.faces, camera)
     png.write(out / f"wireframe_{index:02d}.png", png.to_bytes(scene.over_premultiplied(lines, WHITE)))
-    picture = scene.over_premultiplied(rgba, taken.background)
+    behind = view.behind() if view.behind().ndim == 1 else _resized(view.behind(), camera)
+    picture = scene.over_premultiplied(rgba, behind)
     png.write(out / f"compare_{index:02d}.png", png.to_bytes(comparison(_resized(view.picture(), camera), picture)))
 
 

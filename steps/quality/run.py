@@ -66,8 +66,8 @@ def judged(mesh: Mesh, view: SceneView, taken: Scene) -> dict[str, Any]:
     """Every number about one view."""
     reference, inside = view.picture(), view.coverage() >= 0.5
     rgba = drawn(mesh, view.camera)
-    picture = scene.as_stored(rgba, taken.background)
-    blank = np.broadcast_to(taken.background, picture.shape).astype(np.float32)
+    picture = scene.as_stored(rgba, view.behind())
+    blank = np.broadcast_to(view.behind(), picture.shape).astype(np.float32)
     full_ssim, object_ssim = metrics.ssim(reference, picture, inside)
     blank_ssim, _ = metrics.ssim(reference, blank, inside)
     depth = rasterize(mesh.vertices, mesh.faces, view.depth_camera).depth

@@ -29,7 +29,7 @@ FROM_BEHIND = -0.5  # cosine from which a view looks at the other side of a surf
 @dataclass(frozen=True)
 class DepthView:
     """camera: of the depth map; depth: [H, W] float, along the viewing axis, 0 where nothing is; nearest: [h, w], the nearest
-    depth in each block of it, infinite where nothing is, 0 where nothing is known; block: pixels to a side of one; cut: whether the
+    depth in each block of it, infinite where nothing is, 0 where nothing is known; block: pixels to its side; cut: whether the
     object reaches the picture's edge."""
 
     camera: Camera

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_fill_holes, distance_transform_edt, label, maximum_filter, mean
+from scipy.ndimage import distance_transform_edt, maximum_filter, minimum_filter
 
 from steps.contracts import VIEW_NAMES
 from steps.formats import png
 from steps.formats.png import Picture
-from steps.validate import masks
+from steps.validate import holes, masks
 
 Array = NDArray[Any]
 EVERYWHERE = (
@@ -29,10 +29,14 @@ TOO_WIDE = (
 )
 DEEP = 2.5  # pixels from an outline, beyond which a surface covers pixels whole
 MATTED = 0.02  # of the deep pixels, which are not opaque
+NEARLY = 0.96  # of the level inside the object: all of it, since the level itself varies
+RIM = 1.5  # pixels from the object, within which a pixel may be covered in part
 HAZE = 0.002  # of all pixels
 MIXED = 0.05  # RGB, root mean square: how far soft edges must differ from the colours beside them
 EXPLAINED = 0.4  # of that, squared, that may remain where a mixture explains it
 SOFT = (0.1, 0.9)  # alpha of the pixels by which mixtures are told
+ENOUGH = 5000  # such pixels of a view
+AROUND = [(y, x) for y in range(-2, 3) for x in range(-2, 3)]
 SNAP = 0.06  # a mixing colour so close to black or white is that
 
 
@@ -78,7 +82,9 @@ def _told(view: Picture, inside: Array, name: str, notes: Notes) -> Picture:
     if object_.mean() < EVERYWHERE and _overlap(~solid, object_) > ALIKE > _overlap(solid, object_):
         notes.add("Alpha is full outside the object and was turned round", name)
         return _with(view, 1 - alpha)
-    behind = solid & (distance_transform_edt(~object_) > 0.03 * max(solid.shape))
+    behind = solid & ~object_
+    if behind.sum() > TOO_WIDE * solid.sum():
+        behind &= distance_transform_edt(~object_) > 0.03 * max(solid.shape)
     if behind.sum() > TOO_WIDE * solid.sum():
         colours = view.colour[behind] / np.float32(255)
         colour = np.median(colours, axis=0)
@@ -131,13 +137,23 @@ def unmixed(views: list[Picture], notes: Notes) -> list[Picture]:
 
 
 def _soft_edges(view: Picture) -> tuple[Array, Array, Array]:
-    """Of the pixels at soft edges: alpha (n,), colour (n, 3), and the colour of the opaque ones beside them (n, 3)."""
+    """Of some pixels at soft edges: alpha (n,), colour (n, 3), and the mean colour of the opaque ones around them (n, 3)."""
     assert view.alpha is not None
-    colour = view.colour / np.float32(255)
-    soft = (view.alpha > SOFT[0]) & (view.alpha < SOFT[1])
-    own = masks.neighbour_mean(colour, view.alpha > SOFT[1])
-    soft &= own[..., 0] >= 0
-    return view.alpha[soft], colour[soft], own[soft]
+    alpha, colour = view.alpha, view.colour
+    rows, columns = np.nonzero((alpha > SOFT[0]) & (alpha < SOFT[1]))
+    step = max(1, len(rows) // ENOUGH)
+    rows, columns = rows[::step], columns[::step]
+    total, count = np.zeros((len(rows), 3)), np.zeros(len(rows))
+    for dy, dx in AROUND:
+        r, c = rows + dy, columns + dx
+        inside = (r >= 0) & (c >= 0) & (r < alpha.shape[0]) & (c < alpha.shape[1])
+        r, c = np.where(inside, r, 0), np.where(inside, c, 0)
+        opaque = inside & (alpha[r, c] > SOFT[1])
+        total += np.where(opaque[:, None], colour[r, c], 0)
+        count += opaque
+    found = count > 0
+    own = total[found] / count[found][:, None] / 255
+    return alpha[rows, columns][found], colour[rows, columns][found] / 255, own
 
 
 def _straight(view: Picture, behind: Array) -> Picture:
@@ -155,31 +171,40 @@ def _cleaned(view: Picture, inside: Array, name: str, notes: Notes) -> Picture:
     given = view.alpha
     assert given is not None
     alpha = _without_gaps(given, inside, name, notes)
-    deep = distance_transform_edt(alpha >= 0.5) >= DEEP
+    deep = minimum_filter(alpha >= 0.5, 5)
     below = maximum_filter(alpha, 3) < 0.999  # a pixel that is covered in part by the rim of a slit has full neighbours
     if deep.any() and below[deep].mean() > MATTED:
         lowest = float(alpha[deep].min())
         notes.add("Alpha inside the object is below full, as matting leaves it, and was taken for full", name)
         if lowest < 0.6:
             notes.add("WARNING: parts of the object are half transparent (glass?) and were taken for opaque", name)
-        alpha = np.where(deep, 1, alpha / np.clip(maximum_filter(alpha, 7), 0.5, 1))
-    away = distance_transform_edt((alpha < 0.5) & (inside < 0.5)) > 1 + DEEP
-    haze = away & (alpha > 0)
-    if haze.sum() > HAZE * alpha.size:
-        notes.add("A haze of low alpha away from the object, such as a shadow, was left out", name)
-        alpha = np.where(haze, 0, alpha)
+        alpha = np.where(deep, 1, _over_level(alpha, deep))
+    if ((alpha > 0) & (alpha < 0.5) & (inside < 0.5)).sum() > HAZE * alpha.size:
+        outside = distance_transform_edt((alpha < 0.5) & (inside < 0.5))
+        if ((outside > 1 + DEEP) & (alpha > 0)).sum() > HAZE * alpha.size:
+            notes.add("A haze of low alpha away from the object, such as a shadow, was left out", name)
+            alpha = np.where(outside > RIM, 0, alpha)
     return view if alpha is given else _with(view, alpha)
+
+
+def _over_level(alpha: Array, deep: Array) -> Array:
+    """Alpha over its level inside the object, which is that of the nearest deep pixel; of thin parts the largest around."""
+    distance, (rows, columns) = distance_transform_edt(~deep, return_indices=True)
+    level = np.where(distance <= 2 * DEEP, alpha[rows, columns], maximum_filter(alpha, 7))
+    share = alpha / np.clip(level, 0.5, 1)
+    return np.where(share > NEARLY, 1, share)
 
 
 def _without_gaps(alpha: Array, inside: Array, name: str, notes: Notes) -> Array:
     """Alpha, with holes in it filled where the depth render shows a surface."""
     solid = alpha >= 0.5
-    gaps, count = label(binary_fill_holes(solid) & ~solid)
-    if not count or _overlap(solid, inside >= 0.5) < ALIKE:
+    if _overlap(solid, inside >= 0.5) < ALIKE:
         return alpha
-    numbers = np.arange(1, count + 1)
-    covered = numbers[np.asarray(mean(inside, gaps, numbers)) > 0.9]
-    gap = np.isin(gaps, covered)
+    gaps, count = holes.enclosed(solid)
+    covered = np.bincount(gaps.ravel(), inside.ravel(), count + 1) > 0.9 * np.bincount(
+        gaps.ravel(), minlength=count + 1
+    )
+    gap = covered[gaps] & (gaps > 0)
     if gap.sum() < max(8, HAZE * solid.sum()):
         return alpha
     notes.add("Holes in alpha, in which the depth render shows a surface, were taken for the object", name)

@@ -22,6 +22,7 @@ MENDS = 0.3  # of the contradictions, at most, a hypothesis may leave if it is t
 FEW = 200  # points of each view in the table of all orders
 GAIN = 0.03  # of `Fits.cost`: how much better another order of the pictures must fit
 OUTLINE_GAIN = 0.008  # of `Fits.outline_cost`, where it also becomes less than half of what it was
+RARER = 0.015  # of `Fits.cost`: what a turn of all pictures must fit better than an exchange of some
 SAME_PICTURE = 1.5 / 255  # mean difference of two pictures that are one and the same
 
 
@@ -223,7 +224,7 @@ def of_pictures(evidence: Evidence, fits: Fits, suspected: bool = True) -> Cause
         looks = [Look(turn(v.colour), None if v.object is None else turn(v.object)) for v in evidence.looks]
         turned = fits_of(replace(evidence, looks=looks))
         sentence = f"The pictures stand {words} against their depth renders: turning one or the other mends it."
-        found.append((turned.cost(SIX), turned.outline_cost(SIX), sentence))
+        found.append((turned.cost(SIX) + RARER, turned.outline_cost(SIX), sentence))
     cost, outline, sentence = min(found)
     return Cause(sentence, 0.0) if _gains(fits, cost, outline) else None
 

@@ -16,14 +16,15 @@ from steps.geometry import depth_fit
 from steps.geometry.depth_curve import Curve
 from steps.geometry.depth_fit import Fit, Problem
 from steps.geometry.depth_models import Model, Offset
-from steps.geometry.depth_views import DepthView, Frame, depth_view, normalised
+from steps.geometry.depth_views import DepthView, Frame, NothingSeen, depth_view, normalised
 from steps.validate.encoding_telling import told
 from steps.validate.stored import background_of, counts_of
 
 Array = NDArray[Any]
-FITS = 3.0  # the largest cost of an encoding that is believed
+FITS = 2.5  # the largest cost of an encoding that is believed
 DENIED = 4.0  # cost from which the pictures deny an encoding that was given
 BETTER = 3.0  # how many times better another one must explain them to be taken in its place
+_HELP = "Check that each camera belongs to its view, or give the encoding as `depth` in cameras.json."
 KNOTS = 33  # of a curve as it is written down
 
 
@@ -39,15 +40,20 @@ class _Set:
 
 def found(pictures: Pictures, views: list[View]) -> tuple[list[View], str]:
     """The views with an encoding each, and what to say about it. Raises RigAmbiguous where none fits."""
-    prepared = _prepared(pictures, views, background_of(pictures.depths))
     from steps.geometry import depth_search  # only now: it loads kernels
 
+    try:
+        prepared = _prepared(pictures, views, background_of(pictures.depths))
+    except NothingSeen:
+        raise RigAmbiguous(
+            "Under the cameras given, the six outlines have no place in common.", _HELP, hypotheses=[]
+        ) from None
     fit = depth_search.found(prepared.problem, prepared.frame)
     if fit.cost > FITS:
         raise RigAmbiguous(
             f"No depth encoding makes the six depth renders agree under the cameras given: the best misses by {fit.cost:.1f}, "
             "about 1 is usual.",
-            "Check that each camera belongs to its view, or give the encoding as `depth` in cameras.json.",
+            _HELP,
             hypotheses=[],
         )
     depths = encodings(fit, prepared)
@@ -65,7 +71,10 @@ def checked(pictures: Pictures, views: list[View]) -> tuple[list[View], str]:
         or len({(d.encoding, d.distance, str(d.curve)) for d in given}) > 1
     ):
         return views, ""
-    prepared = _prepared(pictures, views, given[0].background)
+    try:
+        prepared = _prepared(pictures, views, given[0].background)
+    except NothingSeen:
+        return views, ""  # cameras that are wrong are told by the agreement of the views
     model, theta = _as_model(given, prepared)
     before = depth_fit.judged(prepared.problem, model, theta)
     if before.cost <= DENIED:

@@ -25,8 +25,8 @@ LEAST = 12  # points that two views must both see for their colours to count
 
 @dataclass(frozen=True)
 class Look:
-    """One picture. colour: [SIDE, SIDE, 3] in [0, 1]; object: [SIDE, SIDE] in [0, 1], its share of each pixel by the picture itself,
-    None where the picture does not tell."""
+    """One picture. colour: [SIDE, SIDE, 3] in [0, 1]; object: [SIDE, SIDE] in [0, 1], its share of each pixel by the picture
+    itself, None where the picture does not tell."""
 
     colour: Array
     object: Array | None

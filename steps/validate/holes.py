@@ -7,18 +7,16 @@ either behind the object or a hole in its depth: colour tells which. A pixel of 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from scipy.ndimage import (
     binary_dilation,
-    binary_fill_holes,
     distance_transform_edt,
     label,
-    maximum,
-    mean,
     median_filter,
 )
 
@@ -31,10 +29,13 @@ from steps.geometry.images import filled
 Array = NDArray[Any]
 JUMP = 0.1  # of the object's range of values: an extreme value that differs so much from those around it is no distance
 MOSTLY = 0.8  # of the extreme values that have to jump so: a near plane through the object does not
+UNKNOWN = 0.002  # of the object's pixels: more without depth are told
+DEEP = 2.5  # pixels from an outline: closer to it, depth and view may differ by what a pixel is
 EVIDENCE = 0.002  # of the object's pixels, enclosed by it, without depth, and of its colour: the depth has holes
 SPECKLE = 2  # pixels from the rim to the middle, at most
 REACH = 0.12  # of the object's extent: how far a hole may open outwards from what has depth
 LARGEST = 0.25  # of the object's pixels: a larger thing beside it is another thing
+APART = 0.1  # RGB, largest channel: a colour that differs so much from the background's is not its
 CLOSER = 0.5  # of its distance from the background's colour, within which a pixel is of the colours beside it
 SHADE = 0.04  # RGB: a colour that is the background's, darkened, up to this is its shadow
 
@@ -100,51 +101,69 @@ def found(insides: list[Array], views: list[Picture], behind: Callable[[Array, A
     """The object in opaque views, [H, W] float: where there is depth, and in holes of the depth that have the object's colours;
     None where depth has no such holes. insides: [H, W] float, where there is depth; behind: from a view's colours [H, W, 3] in
     [0, 1] and its inside to the background's, (3,) or [H, W, 3]."""
-    parts, evidence = [], 0
+    evidence, whole = 0, sum(int((i >= 0.5).sum()) for i in insides)
     for inside, view in zip(insides, views, strict=True):
-        colour = view.colour / np.float32(255)
-        part, sure = _candidates(inside, colour, behind(colour, inside))
-        parts.append(part)
-        evidence += sure
-    if evidence < max(12, EVIDENCE * sum(int((i >= 0.5).sum()) for i in insides)):
+        pieces, count = enclosed(inside >= 0.5)
+        if count:  # no colours are looked at where nothing is enclosed
+            like = _likeness(inside, view, behind)
+            evidence += int((_amid(pieces, count, like) & like.sure).sum())
+    if evidence < max(12, EVIDENCE * whole):
         return None
-    return [_with(i, part) for i, part in zip(insides, parts, strict=True)]
+    return [_completed(inside, view, behind) for inside, view in zip(insides, views, strict=True)]
 
 
-def _with(inside: Array, part: Array) -> Array:
-    """The inside with a part added, and the speckles filled that remain in it."""
-    whole = np.where(part, np.float32(1), inside)
-    solid = whole >= 0.5
-    left = binary_fill_holes(solid) & ~solid
-    return np.where(_enclosed(left, left), np.float32(1), whole)
+@dataclass(frozen=True)
+class Likeness:
+    """Pixels [H, W] bool. sure: of the colours of the object's nearest pixels; possible: those, and what is neither of the
+    background's colour nor its shadow; behind: of the background's colour."""
+
+    sure: Array
+    possible: Array
+    behind: Array
 
 
-def _candidates(inside: Array, colour: Array, behind: Array) -> tuple[Array, int]:
-    """Pixels [H, W] bool without depth that look like the object; and how many of them it encloses, with the colours of its
-    nearest pixels."""
-    solid = inside >= 0.5
-    if not solid.any() or solid.all():
-        return np.zeros(solid.shape, bool), 0
-    own = filled(colour.astype(np.float32), solid)
-    away, from_own = np.abs(colour - behind).max(axis=2), np.abs(colour - own).max(axis=2)
-    like_object = (away > 0.1) & (from_own < CLOSER * away)
-    possible = like_object | ((away > 0.1) & ~_shadow(colour, behind))
-    enclosed = binary_fill_holes(solid) & ~solid
-    within = _enclosed(enclosed, away <= 0.1) | _regions(enclosed, like_object, possible, solid)
-    beside = _regions(~solid & ~enclosed, like_object, possible, solid)
-    return within | beside, int((within & like_object).sum())
+def _likeness(inside: Array, view: Picture, behind: Callable[[Array, Array], Array]) -> Likeness:
+    colour = view.colour / np.float32(255)
+    back, own = behind(colour, inside), filled(colour, inside >= 0.5)
+    away, from_own = np.abs(colour - back).max(axis=2), np.abs(colour - own).max(axis=2)
+    sure = (away > APART) & (from_own < CLOSER * away)
+    return Likeness(sure, sure | ((away > APART) & ~_shadow(colour, back)), away <= APART)
 
 
-def _enclosed(void: Array, like_behind: Array) -> Array:
-    """The pieces of `void`, within the object, that are speckles, or mostly do not look like what is behind it. The others are
-    holes that one sees through."""
-    pieces, count = label(void)
-    if not count:
-        return np.zeros(void.shape, bool)
-    numbers = np.arange(1, count + 1)
-    thickness = np.asarray(maximum(distance_transform_edt(void), pieces, numbers))
-    seen_through = np.asarray(mean(like_behind, pieces, numbers)) > 0.5
-    return np.isin(pieces, numbers[(thickness <= SPECKLE) | ~seen_through])
+def _completed(inside: Array, view: Picture, behind: Callable[[Array, Array], Array]) -> Array:
+    """The inside with what looks like the object, and the speckles filled that remain in it."""
+    like, solid = _likeness(inside, view, behind), inside >= 0.5
+    pieces, count = enclosed(solid)
+    part = (
+        _amid(pieces, count, like) | _regions(pieces > 0, like, solid) | _regions(~solid & (pieces == 0), like, solid)
+    )
+    left, count = enclosed(solid | part)
+    return np.where(part | (_amid(left, count, None)), np.float32(1), inside)
+
+
+def enclosed(solid: Array) -> tuple[Array, int]:
+    """The holes in a shape [H, W] bool, numbered from 1, 0 elsewhere, and the largest number."""
+    pieces, count = label(~solid)
+    frame = np.concatenate([pieces[0], pieces[-1], pieces[:, 0], pieces[:, -1]])
+    outside = np.zeros(count + 1, bool)
+    outside[frame] = True
+    numbers = np.cumsum(~outside & (np.arange(count + 1) > 0))
+    numbers[outside] = 0
+    numbers[0] = 0
+    return numbers[pieces], int(numbers.max())
+
+
+def _amid(pieces: Array, count: int, like: Likeness | None) -> Array:
+    """The pieces within the object that are speckles, or mostly do not look like what is behind it. The others are holes that one
+    sees through."""
+    thick = np.bincount(pieces[distance_transform_edt(pieces > 0) > SPECKLE], minlength=count + 1) > 0
+    if like is not None:
+        share = np.bincount(pieces.ravel(), like.behind.ravel(), count + 1) / np.bincount(
+            pieces.ravel(), minlength=count + 1
+        )
+        thick &= share > 0.5
+    thick[0] = True
+    return ~thick[pieces]
 
 
 def _shadow(colour: Array, behind: Array) -> Array:
@@ -153,15 +172,42 @@ def _shadow(colour: Array, behind: Array) -> Array:
     return np.asarray((strength < 1) & (np.abs(colour - strength[..., None] * behind).max(axis=2) < SHADE))
 
 
-def _regions(void: Array, sure: Array, possible: Array, solid: Array) -> Array:
-    """The part of `void` that is the object: pixels that are surely of its colours, and whole pieces of `possible` ones that
-    touch it, lie close by, are not large, and are more than the soft rim around what is behind it."""
+def _regions(void: Array, like: Likeness, solid: Array) -> Array:
+    """The part of `void` that is the object: pixels that are surely of its colours, and whole pieces of possible ones that touch
+    it, lie close by, are not large, and are more than the soft rim around what is behind it."""
+    if not solid.any():
+        return np.zeros(void.shape, bool)
     distance = distance_transform_edt(~solid)
     rows, columns = np.nonzero(solid)
-    possible = void & possible & (distance <= REACH * max(int(np.ptp(rows)), int(np.ptp(columns)), 1))
+    possible = void & like.possible & (distance <= REACH * max(int(np.ptp(rows)), int(np.ptp(columns)), 1))
     pieces, count = label(possible & (distance >= 2), np.ones((3, 3)))  # the mixed pixels of a rim would join them all
     size = np.bincount(pieces.ravel(), minlength=count + 1)
     touches, inner = (np.bincount(pieces[d], minlength=count + 1) > 0 for d in (distance < 3, distance >= 3))
     whole = touches & inner & (size < LARGEST * solid.sum()) & (np.arange(count + 1) > 0)
     grown = binary_dilation(whole[pieces], np.ones((3, 3)), iterations=2) & possible
-    return np.asarray(grown | (sure & possible & (distance < 2)))
+    return np.asarray(grown | (like.sure & possible & (distance < 2)))
+
+
+# -- what is not known --------------------------------------------------------------------------------------------------
+
+
+def with_unknown(depth: Array, coverage: Array) -> Array:
+    """Depth, not a number where the object is and depth is missing: such a pixel denies nothing."""
+    unknown = (depth == 0) & (_at(coverage, depth.shape) >= 128)
+    return np.where(unknown, np.float32(np.nan), depth)
+
+
+def unknown(coverages: list[Array], insides: list[Array]) -> list[str]:
+    """A sentence about pixels that are the object's and have no depth, away from its outline, where there are many."""
+    objects = [c >= 128 for c in coverages]
+    deep = [distance_transform_edt(o) > DEEP for o in objects]
+    missing = sum(int((d & (i < 0.5)).sum()) for d, i in zip(deep, insides, strict=True))
+    share = missing / max(1, sum(int(o.sum()) for o in objects))
+    return [f"{share:.1%} of the object's pixels have no depth; it is unknown there."] if share > UNKNOWN else []
+
+
+def _at(coverage: Array, shape: tuple[int, ...]) -> Array:
+    """A coverage at another size."""
+    if coverage.shape == shape:
+        return coverage
+    return np.asarray(Image.fromarray(coverage).resize((shape[1], shape[0]), Image.Resampling.BILINEAR))

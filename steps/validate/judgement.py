@@ -29,8 +29,9 @@ Array = NDArray[Any]
 SUSPECTED = (
     0.01  # the share of denied points from which it is seen whether views are exchanged; exact renders have none
 )
-WARNS, FAILS = 0.05, 0.30  # the same, from which there is a warning, and from which the job fails
+WARNS, FAILS = 0.05, 0.25  # the same, from which there is a warning, and from which the job fails
 OUTLINE = 0.12  # of a view's outline, the share that lies elsewhere in its depth render from which there is a warning
+TOUCHED = 0.05  # of a pixel: that a picture must show of the object, for its depth to be unknown rather than nothing
 TILE = 256  # pixels to a side of a view in the picture
 PICTURE = "contradictions.png"  # among the step's outputs
 RED, BLUE = (220, 40, 30), (30, 90, 220)
@@ -38,9 +39,9 @@ RED, BLUE = (220, 40, 30), (30, 90, 220)
 
 @dataclass(frozen=True)
 class Judgement:
-    """agreement: of the depth renders; outlines: for each view, how much of its outline lies elsewhere in its depth render, 0
-    where the picture does not tell; colours: how unlike what two views see looks in both, 0 to 1; cause: what is most likely wrong,
-    None where nothing is or nobody knows."""
+    """agreement: of the depth renders; outlines: how much of each view's outline lies elsewhere in its depth render, 0 where the
+    picture does not tell; colours: how unlike what two views see looks in both, 0 to 1; cause: what is most likely wrong, None
+    where nothing is or nobody knows."""
 
     agreement: Agreement
     outlines: list[float]
@@ -79,8 +80,7 @@ def evidence_of(
     outline by that alone: its coverage comes from depth."""
     views = []
     for camera, depth, coverage in zip(cameras, depths, coverages, strict=True):
-        inside = masks.resized(coverage, depth.shape) >= 0.5
-        views.append(DepthView.of(camera, depth, inside & (depth <= 0)))
+        views.append(DepthView.of(camera, depth, unknown(depth, masks.resized(coverage, depth.shape))))
     looks = []
     for picture, coverage in zip(pictures, coverages, strict=True):
         told = coverage if picture.alpha is not None else None
@@ -88,6 +88,13 @@ def evidence_of(
             told = exchanged.against(picture.colour, background)
         looks.append(exchanged.look(picture.colour, told))
     return Evidence(views, looks)
+
+
+def unknown(depth: Array, coverage: Array) -> Array:
+    """[H, W] bool: where a picture shows the object and its depth render has nothing: holes, and what is thinner than a pixel and
+    lies between the centres of two. Pixels at the rim of what the depth render has are no such."""
+    nothing = depth <= 0
+    return nothing & ((coverage >= 0.5) | ((coverage > TOUCHED) & least_around(nothing, 1)))
 
 
 def given(evidence: Evidence, pictures: Pictures, source: str, reporter: Reporter) -> Told:

@@ -29,12 +29,11 @@ AROUND = 3  # pixels beside the object that are not asked for the background's c
 
 @dataclass(frozen=True)
 class Masks:
-    """views: the pictures to go on with, where the background differs with transparency of their own; coverages: [H, W] uint8
-    each, the object's share; background: (3,), what renders are compared over; source: what told the object; notes: what was
-    decided."""
+    """coverages: [H, W] uint8 each, the object's share; behind: what is behind the object in each view, [H, W, 3] uint8, None
+    where that is `background`, (3,), or nothing; source: what told the object; notes: what was decided."""
 
-    views: list[Picture]
     coverages: list[Array]
+    behind: list[Array | None]
     background: Array
     source: str
     notes: list[str] = field(default_factory=list)
@@ -44,7 +43,7 @@ def decided(views: list[Picture], insides: list[Array]) -> Masks:
     """The object in each view. insides: [H, W] float at the views' size, where there is depth."""
     opaque = [i for i, view in enumerate(views) if view.alpha is None]
     if not opaque:
-        return Masks(views, [_stored(view) for view in views], WHITE, "alpha")
+        return Masks([_stored(view) for view in views], [None] * len(views), WHITE, "alpha")
     depths = [insides[i] for i in opaque]
     background, even = background_colour([views[i].colour for i in opaque], depths)
     outlines, notes = depths, []
@@ -54,22 +53,19 @@ def decided(views: list[Picture], insides: list[Array]) -> Masks:
         notes.append("Holes in the depth renders that have the object's colours were taken for the object.")
     if not even:
         names = _named([(VIEW_NAMES[i], views[i].colour, insides[i]) for i in opaque])
-        notes.append(
-            f"What is behind the object is not of one colour ({names}): it was found for each view and taken away, and pictures "
-            "and renders are compared over white."
-        )
+        notes.append(f"What is behind the object is not of one colour: it was found for each view ({names}).")
     outline = dict(zip(opaque, outlines, strict=True))
-    shown, coverages = list(views), [np.zeros(0, np.uint8)] * len(views)
+    found: list[tuple[Array, Array | None]] = []
     for i, view in enumerate(views):  # one at a time: six large views as numbers would fill the memory
         if view.alpha is not None:
-            coverages[i] = _stored(view)
+            found.append((_stored(view), None))
             continue
         colour = view.colour / np.float32(255)
         behind = background if even else surroundings(colour, outline[i])
         coverage = sharpened(outline[i], colour, behind)
-        coverages[i] = png.to_bytes(coverage)
-        shown[i] = view if even else cut_out(colour, coverage, behind)
-    return Masks(shown, coverages, background if even else WHITE, "depth and colour", notes)
+        found.append((png.to_bytes(coverage), None if even else png.to_bytes(behind)))
+    coverages, behinds = zip(*found, strict=True)
+    return Masks(list(coverages), list(behinds), background if even else WHITE, "depth and colour", notes)
 
 
 def _stored(view: Picture) -> Array:
@@ -88,16 +84,20 @@ def trend(colour: Array, inside: Array) -> Array:
     """What is behind the object, [H, W, 3], as a cubic polynomial over the picture that most of the pixels around it follow
     (iteratively reweighted least squares, Cauchy's weights): parts of the object that depth leaves out do not bend it."""
     height, width = inside.shape
-    y, x = np.mgrid[0:height, 0:width] / max(height, width) - 0.5
-    terms = np.stack([x**i * y**j for i in range(4) for j in range(4 - i)], axis=-1)
-    outside = inside < 0.5
-    step = max(1, int(outside.sum()) // 20_000)
-    rows, values = terms[outside][::step], colour[outside][::step].astype(np.float64)
-    weight = np.ones(len(rows))
+    x, y = (np.linspace(-0.5, 0.5, n) for n in (width, height))
+    powers = [(i, j) for i in range(4) for j in range(4 - i)]
+    rows, columns = np.nonzero(inside < 0.5)
+    step = max(1, len(rows) // 5_000)
+    rows, columns = rows[::step], columns[::step]
+    terms = np.stack([x[columns] ** i * y[rows] ** j for i, j in powers], axis=-1)
+    values, weight = colour[rows, columns].astype(np.float64), np.ones(len(rows))
     for _ in range(10):
-        fitted = np.linalg.lstsq(rows * weight[:, None], values * weight[:, None], rcond=None)[0]
-        weight = 1 / np.sqrt(1 + (np.abs(values - rows @ fitted).max(axis=1) / EVEN) ** 2)
-    return np.asarray(np.clip(terms @ fitted, 0, 1), np.float32)
+        fitted = np.linalg.lstsq(terms * weight[:, None], values * weight[:, None], rcond=None)[0]
+        weight = 1 / np.sqrt(1 + (np.abs(values - terms @ fitted).max(axis=1) / EVEN) ** 2)
+    whole = np.zeros(colour.shape, np.float32)
+    for (i, j), share in zip(powers, fitted.astype(np.float32), strict=True):
+        whole += (y[:, None] ** j * x**i).astype(np.float32)[..., None] * share
+    return np.clip(whole, 0, 1)
 
 
 def surroundings(colour: Array, inside: Array) -> Array:
@@ -106,13 +106,6 @@ def surroundings(colour: Array, inside: Array) -> Array:
     for _ in range(AROUND):
         outside = _shrunk(outside)
     return filled(colour.astype(np.float32), outside) if outside.any() else np.broadcast_to(WHITE, colour.shape)
-
-
-def cut_out(colour: Array, coverage: Array, behind: Array) -> Picture:
-    """An opaque view [H, W, 3] in [0, 1] as RGBA: the object's own colours, where they were mixed with what is behind."""
-    share = np.maximum(coverage, 1e-3)[..., None]
-    own = np.clip((colour - (1 - share) * behind) / share, 0, 1)
-    return Picture(np.dstack([png.to_bytes(own), png.to_bytes(coverage)]), 255)
 
 
 def resized(mask: Array, shape: tuple[int, int]) -> Array:

@@ -8,13 +8,32 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import binary_erosion, distance_transform_edt
 
 from steps.formats.depth_encoding import MetricDepth
 from steps.validate import masks
 
 Array = NDArray[Any]
+FULL = 254  # of 255: a pixel that the object covers whole
+SMEARED = 2  # pixels inside the outline that may show what is beside it, too
+APART = 0.08  # of the object's range of depth
 TOLD = 0.02  # of the object's pixels: more depth beside it is told
 EVERYWHERE = 0.9  # of the pixels beside the object: so much depth is of something behind it
+
+
+def _without_rim(depth: MetricDepth, coverage: Array) -> MetricDepth:
+    """Without what smears over the object's rim: depth there that no pixel further inside has nearby."""
+    deep = binary_erosion(coverage >= FULL, np.ones((3, 3)), SMEARED) & (depth.depth > 0)
+    if not deep.any():
+        return depth
+    depths = depth.depth[deep]
+    far = APART * float(np.percentile(depths, 99) - np.percentile(depths, 1))
+    distance, nearest = distance_transform_edt(~deep, return_indices=True)
+    rim = ~deep & (depth.depth > 0) & (distance < SMEARED + 3)
+    stray = rim & (np.abs(depth.depth - depth.depth[tuple(nearest)]) > far)
+    return replace(
+        depth, depth=np.where(stray, np.float32(0), depth.depth), step=np.where(stray, np.float32(0), depth.step)
+    )
 
 
 def removed(depths: list[MetricDepth], coverages: list[Array]) -> tuple[list[MetricDepth], list[str]]:
@@ -28,6 +47,10 @@ def removed(depths: list[MetricDepth], coverages: list[Array]) -> tuple[list[Met
         kept.append(replace(depth, **dict(zip(("depth", "step"), clean, strict=True))) if stray.any() else depth)
     if beside <= TOLD * max(1, inside):
         return kept, []
+    kept = [
+        _without_rim(d, masks.resized(c.astype(np.float32), d.depth.shape))
+        for d, c in zip(kept, coverages, strict=True)
+    ]
     if beside > EVERYWHERE * empty:
         return kept, [
             "The depth renders show something behind the object, too, a wall or a floor: the views' outlines leave it out."

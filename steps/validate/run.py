@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt
 
 from steps.contracts import OUTLINES, PRESETS, VIEW_NAMES, Validate
 from steps.errors import ValidationFailed
@@ -18,11 +17,9 @@ from steps.formats.cameras_json import Arrangement, Given, View
 from steps.formats.depth_encoding import DepthEncoding, MetricDepth, foreground, metric_depth
 from steps.geometry.cameras import ray_to_z
 from steps.reporter import Reporter
-from steps.validate import alpha, devices, holes, judgement, local_frame, masks, outlines, outside, placement
+from steps.validate import devices, placement
 
 Array = NDArray[Any]
-HALF = 127.5  # of a stored coverage
-UNKNOWN = 0.002  # of the object's pixels: more without depth are told
 
 
 def run(parameters: Validate, out: Path, reporter: Reporter) -> None:
@@ -40,6 +37,8 @@ def run(parameters: Validate, out: Path, reporter: Reporter) -> None:
         cameras = replace(cameras, views=views, exact=cameras.exact and not any(v.colour for v in cameras.views))
     reporter.progress(2, 3)
     write_scene(pictures, cameras, out, reporter)
+    from steps.validate import outlines
+
     outlines.sheet(out).save(parameters.outputs / OUTLINES, quality=85)
     if parameters.picture:
         from steps.validate import rig_picture  # only now: hardly anybody asks for it
@@ -57,6 +56,8 @@ def document(pictures: checks.Pictures, given: list[View] | None) -> dict[str, A
 
 def judged(pictures: checks.Pictures, given: Given | None) -> checks.Pictures:
     """The set with depth that is distance and alpha that is coverage; what was decided stands in its notes."""
+    from steps.validate import alpha, holes, masks  # only now: they load scipy, which a faulty set must not wait for
+
     nothing = holes.backgrounds(pictures, given)
     pictures, told = holes.without_invalid(pictures, nothing)
     outlines = [foreground(p, DepthEncoding(background=b)) for p, b in zip(pictures.depths, nothing, strict=True)]
@@ -109,6 +110,8 @@ def known(
 def write_scene(pictures: checks.Pictures, cameras: Cameras, out: Path, reporter: Reporter) -> None:
     """Masks, and in the local frame metric depth and cameras, of a set that passed the checks. Raises ValidationFailed where the
     views contradict each other too much."""
+    from steps.validate import holes, judgement, local_frame, masks, outside
+
     source, notes = cameras.source, cameras.notes
     views = [_view_of(i, picture, cameras.views) for i, picture in enumerate(pictures.views)]
     local = local_frame.found(pictures.depths, views)
@@ -117,23 +120,26 @@ def write_scene(pictures: checks.Pictures, cameras: Cameras, out: Path, reporter
     users, views = views, local.cameras(views)
     insides = [masks.resized(d.depth > 0, p.pixels.shape[:2]) for d, p in zip(depths, pictures.views, strict=True)]
     decided = masks.decided(pictures.views, insides)
-    notes = [*notes, *decided.notes, *_unknown(decided.coverages, insides)]
+    notes = [*notes, *decided.notes, *holes.unknown(decided.coverages, insides)]
     depths, told = outside.removed(depths, decided.coverages)
     notes = [*notes, *told]
     faults = []
-    for folder in ("views", "masks", "depth", "steps"):
+    for folder in ("views", "masks", "depth", "steps", "backgrounds"):
         (out / folder).mkdir()
-    for index, (view, picture, depth) in enumerate(zip(views, decided.views, depths, strict=True)):
-        coverage = decided.coverages[index]
-        if not (coverage >= HALF).any() or not depth.depth.any():
+    for index, (view, picture, depth) in enumerate(zip(views, pictures.views, depths, strict=True)):
+        coverage, behind = decided.coverages[index], decided.behind[index]
+        if not (coverage >= 128).any() or not depth.depth.any():
             faults.append(_empty(index))
         _write_view(out, view.camera.name, picture, coverage, depth)
+        if behind is not None:
+            png.write(out / "backgrounds" / f"{view.camera.name}.png", behind, level=1)
     checks.raise_all(faults)
     own, given = (
         [v.camera.resized(*d.depth.shape[::-1]) for v, d in zip(each, depths, strict=True)] for each in (views, users)
     )
     shares = [c / np.float32(255) for c in decided.coverages]
-    evidence = judgement.evidence_of(own, [d.depth for d in depths], decided.views, shares, decided.background)
+    background = decided.background if all(b is None for b in decided.behind) else None
+    evidence = judgement.evidence_of(own, [d.depth for d in depths], pictures.views, shares, background)
     evidence = replace(evidence, users=given, unit=local.frame.scale)
     agreement = judgement.given(evidence, pictures, source, reporter)
     notes = [*notes, *agreement.warnings]
@@ -149,15 +155,6 @@ def write_scene(pictures: checks.Pictures, cameras: Cameras, out: Path, reporter
         "notes": notes,
     }
     write_json(out / "scene.json", scene.describe([v.camera for v in views], decided.background, local.frame, **about))
-
-
-def _unknown(coverages: list[Array], insides: list[Array]) -> list[str]:
-    """A sentence about pixels that are the object's and have no depth, away from its outline, where there are many."""
-    objects = [c >= HALF for c in coverages]
-    deep = [distance_transform_edt(o) > alpha.DEEP for o in objects]
-    missing = sum(int((d & (i < 0.5)).sum()) for d, i in zip(deep, insides, strict=True))
-    share = missing / max(1, sum(int(o.sum()) for o in objects))
-    return [f"{share:.1%} of the object's pixels have no depth; it is unknown there."] if share > UNKNOWN else []
 
 
 def _view_of(index: int, picture: png.Picture, given: list[View] | None) -> View:

@@ -95,7 +95,7 @@ def sample(flags: tuple[str, ...]) -> Path:
 
 
 def run(source: Path, out: Path, truth: Path, *flags: str) -> Result:
-    words = ["run", source, "--out", out, "--restart", "--json", "--preview-size", 128, *flags]
+    words = ["run", source, "--out", out, "--restart", "--json", *flags]
     done = subprocess.run(
         [sys.executable, "-m", "pipeline.cli", *map(str, words)], capture_output=True, text=True, check=False
     )

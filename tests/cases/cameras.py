@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -113,7 +114,9 @@ def turned_by_degrees(along: bool) -> Callable[[Array], Array]:
     """Angles about y and x in degrees, taken for radians. along: the positions are made with them."""
 
     def change(pose: Array) -> Array:
-        angles = Rotation.from_matrix(pose[:3, :3]).as_euler("YXZ", degrees=True).round()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # two of the angles of top and bottom turn about one axis
+            angles = Rotation.from_matrix(pose[:3, :3]).as_euler("YXZ", degrees=True).round()
         wrong = np.eye(4)
         wrong[:3, :3] = Rotation.from_euler("YXZ", angles).as_matrix()
         wrong[:3, 3] = wrong[:3, :3] @ pose[:3, :3].T @ pose[:3, 3] if along else pose[:3, 3]

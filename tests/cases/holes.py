@@ -143,7 +143,9 @@ CASES: list[Case] = [
     Case("depth_holes", spoilt(speckles_and_blocks), loss=1.5),
     Case("depth_holes stripes", spoilt(stripes), loss=1.5),
     Case("depth_holes rim", spoilt(rim), loss=3.0),
-    Case("depth_flaws invalid_zero", with_depth(spoilt(some(0, 65535), 5), background="max"), loss=1.0, says=("unknown",)),
+    Case(
+        "depth_flaws invalid_zero", with_depth(spoilt(some(0, 65535), 5), background="max"), loss=1.0, says=("unknown",)
+    ),
     Case("depth_flaws invalid_max", spoilt(some(65535, 0), 5), loss=1.0, says=("unknown",)),
     Case("depth_flaws bleed", spoilt(bleeding, 5), loss=1.0),
     Case("depth_jpeg 90", spoilt(as_jpeg(90)), loss=6.0),

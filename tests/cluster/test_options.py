@@ -22,6 +22,8 @@ OUT_OF_RANGE = {
     "resolution": "--help",
     "psnr-threshold": "nan",
     "ssim-threshold": "1e999",
+    "object-psnr-threshold": "-1",
+    "object-ssim-threshold": "2",
     "seed": "1..2",
     "grid": "9999",
     "faces": "٣٠٠٠",

@@ -30,20 +30,41 @@ def encoded(e: DepthEncoding) -> Picture:
     if e.encoding == "metric":
         return picture(DEPTH / e.scale)
     if e.encoding == "linear":
-        return picture((DEPTH - e.near) / (e.far - e.near) * 65535)
+        return picture(through(e, (DEPTH - e.near) / (e.far - e.near)) * 65535)
+    if e.encoding == "logarithmic":
+        return picture(np.log(DEPTH / e.near) / np.log(e.far / e.near) * 65535)
     return picture((1 / DEPTH - 1 / e.near) / (1 / e.far - 1 / e.near) * 65535)
+
+
+SQUARE = [[v / 200, (v / 200) ** 2 / 2 + v / 400] for v in range(201)]
+
+
+def through(e: DepthEncoding, w: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """What a tool makes of a share w that is stored: the curve, the other way round."""
+    if e.curve is None:
+        return w
+    if e.curve == "srgb":
+        return np.where(w <= 0.0031308, 12.92 * w, 1.055 * w ** (1 / 2.4) - 0.055)
+    assert isinstance(e.curve, dict)
+    if "gamma" in e.curve:
+        return w ** (1 / e.curve["gamma"])
+    return np.sqrt(2 * w + 0.25) - 0.5  # SQUARE
 
 
 @pytest.mark.parametrize(
     "encoding",
     [
         DepthEncoding("linear", near=1.5, far=3.5),
+        DepthEncoding("linear", near=1.5, far=3.5, curve="srgb"),
+        DepthEncoding("linear", near=3.5, far=1.5, curve={"gamma": 2.2}),
+        DepthEncoding("linear", near=1.5, far=3.5, curve={"knots": SQUARE}),
+        DepthEncoding("logarithmic", near=1.5, far=3.5),
         DepthEncoding("linear", near=3.5, far=1.5),
         DepthEncoding("inverse", near=1.5, far=3.5),
         DepthEncoding("inverse", near=3.5, far=1.5),
         DepthEncoding("metric", scale=0.0001),
     ],
-    ids=lambda e: f"{e.encoding} {e.near}-{e.far}",
+    ids=lambda e: f"{e.encoding} {e.near}-{e.far} {list(e.curve or [])}",
 )
 def test_decoding_is_right_within_the_step_it_reports(encoding: DepthEncoding) -> None:
     found = metric_depth(encoded(encoding), encoding, FLAT)
@@ -102,6 +123,20 @@ def text(change: Any = None) -> bytes:
     if change:
         change(made)
     return json.dumps(made).encode()
+
+
+@pytest.mark.parametrize("curve", ["srgb", {"gamma": 2.2}, {"knots": SQUARE}])
+def test_a_curve_that_was_written_can_be_given(curve: Any) -> None:
+    encoding = DepthEncoding(near=1.4, far=3.0, curve=curve)
+    views = [replace(v, depth=encoding) for v in canonical_views(64, 48)]
+    assert [v.depth for v in parse(json.dumps(document(views)).encode())] == [encoding] * 6
+
+
+def test_a_curve_that_turns_back_is_refused() -> None:
+    encoding = DepthEncoding(curve={"knots": [[0, 0], [0.5, 0.8], [1, 0.7]]})
+    views = [replace(v, depth=encoding) for v in canonical_views(64, 48)]
+    with pytest.raises(ValidationFailed, match="knots do not rise"):
+        parse(json.dumps(document(views)).encode())
 
 
 def test_parse_inverts_document() -> None:

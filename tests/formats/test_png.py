@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import io
+import struct
 import zlib
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageOps, PngImagePlugin
 
 from steps.errors import InvalidFileFormat, ValidationFailed
-from steps.formats import png
+from steps.formats import png, png_metadata, png_rows
 from tests import damage
+from tests.cases.pictures import STORED, exif
 
 SIDE = 40
 
@@ -108,3 +110,80 @@ def test_a_file_without_one_of_its_critical_chunks_is_damage(missing: int) -> No
     pieces = [data[8:33], data[33:-12], data[-12:]]
     with pytest.raises(InvalidFileFormat):
         png.decode(png.SIGNATURE + b"".join(p for i, p in enumerate(pieces) if i != missing))
+
+
+def filtered(pixels: np.ndarray[Any, Any], kinds: np.ndarray[Any, Any]) -> bytes:
+    """The scanlines of [H, W, C] uint16, each with its own filter, written down from the specification."""
+    width = 2 * pixels.shape[2]
+    raw = pixels.astype(">u2").view(np.uint8).reshape(len(pixels), -1).astype(int)
+    lines = []
+    for r, kind in enumerate(kinds):
+        up = raw[r - 1] if r else np.zeros_like(raw[0])
+        left, corner = (np.concatenate([np.zeros(width, int), row[:-width]]) for row in (raw[r], up))
+        near = np.abs(np.stack([left, up, corner]) - (left + up - corner)).argmin(axis=0)
+        guesses = (0 * left, left, up, (left + up) // 2, np.choose(near, [left, up, corner]))
+        lines.append(bytes([kind]) + ((raw[r] - guesses[kind]) % 256).astype(np.uint8).tobytes())
+    return b"".join(lines)
+
+
+@pytest.mark.parametrize(("channels", "colour_type"), [(2, 4), (3, 2), (4, 6)])
+@pytest.mark.parametrize("filters", [(0,), (1,), (0, 1), (2,), (3,), (4,), (0, 1, 2, 3, 4)])
+def test_sixteen_bits_of_several_channels_are_kept_whole(
+    channels: int, colour_type: int, filters: tuple[int, ...]
+) -> None:
+    rng = np.random.default_rng(channels)
+    pixels = rng.integers(0, 65536, (SIDE, SIDE + 3, channels)).astype(np.uint16)
+    header = struct.pack(">IIBBBBB", SIDE + 3, SIDE, 16, colour_type, 0, 0, 0)
+    body = zlib.compress(filtered(pixels, rng.choice(filters, SIDE)))
+    parts = [damage.chunk(b"IHDR", header), damage.chunk(b"IDAT", body), damage.chunk(b"IEND", b"")]
+    found = png.decode(png.SIGNATURE + b"".join(parts))
+    assert found.maximum == 65535 and np.array_equal(found.pixels, pixels)
+
+
+def test_sixteen_bits_interlaced_are_kept_whole() -> None:
+    pixels = np.random.default_rng(0).integers(0, 65536, (SIDE, SIDE, 3)).astype(np.uint16)
+    parts = [pixels[y::dy, x::dx] for x, y, dx, dy in png_rows.ADAM7]
+    body = b"".join(filtered(p, np.full(len(p), 1 + i % 4)) for i, p in enumerate(parts))
+    header = struct.pack(">IIBBBBB", SIDE, SIDE, 16, 2, 0, 0, 1)
+    chunks = [damage.chunk(b"IHDR", header), damage.chunk(b"IDAT", zlib.compress(body)), damage.chunk(b"IEND", b"")]
+    assert np.array_equal(png.decode(png.SIGNATURE + b"".join(chunks)).pixels, pixels)
+    chunks[1] = damage.chunk(b"IDAT", zlib.compress(body[:-1]))
+    with pytest.raises(InvalidFileFormat, match="does not fill"):
+        png.decode(png.SIGNATURE + b"".join(chunks))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_every_orientation_is_told_and_turns_back(orientation: int, order: str) -> None:
+    upright = gradient(SIDE, SIDE + 8, 3).astype(np.uint8)
+    stored = np.ascontiguousarray(STORED[orientation](upright))
+    data = saved(Image.fromarray(stored))
+    found = png.decode(data[:33] + exif(orientation, order) + data[33:])
+    assert found.orientation == orientation
+    assert np.array_equal(png_metadata.upright(found.pixels, orientation), upright)
+    # Pillow, which reads the same note, turns it the same way
+    with Image.open(io.BytesIO(data[:33] + exif(orientation, order) + data[33:])) as image:
+        assert np.array_equal(np.asarray(ImageOps.exif_transpose(image)), upright)
+
+
+@pytest.mark.parametrize("note", [b"", b"MM", b"MM\0*\xff\xff\xff\xff", b"II*\0\x08\0\0\0\xff\xff", b"junk" * 9])
+def test_a_note_that_cannot_be_read_turns_nothing(note: bytes) -> None:
+    data = saved(Image.new("L", (SIDE, SIDE), 9))
+    assert png.decode(data[:33] + damage.chunk(b"eXIf", note) + data[33:]).orientation == 1
+
+
+def test_light_becomes_srgb_and_back() -> None:
+    srgb = np.arange(256) / 255
+    light = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    found = png_metadata.for_display(np.rint(light * 65535).astype(np.uint16), 65535, 1.0)
+    assert np.abs(found / 257 - np.arange(256)).max() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("kinds", "gamma"),
+    [({b"gAMA": 100000}, 1.0), ({b"gAMA": 55556}, 0.55556), ({b"gAMA": 100000, b"sRGB": 0}, None), ({}, None)],
+)
+def test_a_curve_is_told_unless_the_file_says_srgb(kinds: dict[bytes, int], gamma: float | None) -> None:
+    data = saved(Image.new("L", (SIDE, SIDE), 9))
+    more = b"".join(damage.chunk(k, struct.pack(">I", v)) for k, v in kinds.items())
+    assert png.decode(data[:33] + more + data[33:]).gamma == gamma

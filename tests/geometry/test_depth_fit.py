@@ -20,7 +20,7 @@ from tests.geometry.shapes import ball
 Array = np.ndarray[Any, Any]
 SIZE = 128
 DISTANCE = 3.0
-FITS = 3.0
+FITS = 2.5
 NEAR, FAR = 1.9, 4.2
 
 

@@ -16,12 +16,13 @@ from steps.errors import ModelConvergenceFailed
 from steps.formats import meshes, scene
 from steps.formats.meshes import Mesh
 from steps.geometry import shading
+from steps.geometry.depth import depth_noise
 from steps.nvdiffrec import ladder, losses
 from steps.nvdiffrec.drawing import Look, picture
 from steps.nvdiffrec.first_pass import FirstPass
 from steps.nvdiffrec.reconstruct import _iterate, agreement, misfit, psnr, restore, snapshot
 from steps.nvdiffrec.second_pass import LOOSE, TIGHT, Restraint, SecondPass
-from steps.nvdiffrec.targets import Target, depth_noise, targets
+from steps.nvdiffrec.targets import Target, targets
 from tests.conftest import Finished
 
 
@@ -44,7 +45,7 @@ def test_the_first_pass_pulls_a_field_that_is_two_cells_too_large_into_place(
     fitted = FirstPass(field - 1.5, grid, 80, views, "cpu")
 
     def as_mesh() -> Mesh:
-        vertices, faces = fitted.mesh()
+        vertices, _, faces = fitted.mesh()
         blank = np.zeros((len(vertices), 2), np.float32)
         return Mesh(
             vertices.astype(np.float32), faces, blank, vertices.astype(np.float32), np.ones((2, 2, 3), np.float32)

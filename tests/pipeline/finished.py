@@ -14,6 +14,7 @@ FAILURE = {
     "suggestion": "Look at the pictures in the report.",
     "details": {"step": "quality", "model": "reconviagen", "pipeline_stage": "quality_metrics", "oom_type": "none"},
 }
+WARNING = "The pictures of left and right are exchanged."
 RECORD = {
     "job_id": JOB,
     "status": "failed",
@@ -26,6 +27,7 @@ RECORD = {
     "owner": "alice",
     "source": "http",
     "priority": "normal",
+    "warnings": [WARNING],
 }
 VIEW_TYPES: dict[str, tuple[type, ...]] = {
     "job_id": (str,),
@@ -41,6 +43,7 @@ VIEW_TYPES: dict[str, tuple[type, ...]] = {
     "ended_at": (str, type(None)),
     "error": (dict, type(None)),
     "note": (str, type(None)),
+    "warnings": (list,),
     "owner": (str,),
     "source": (str,),
     "priority": (str,),
@@ -109,7 +112,7 @@ def _nodes(job: str) -> list[dict[str, Any]]:
     told: list[tuple[str, str, str, str, dict[str, str]]] = [  # name, type, template, phase, outputs
         ("", "DAG", "job", "Failed", {}),
         (".validate", "Retry", "validate", "Succeeded", {}),
-        (".validate(0)", "Pod", "validate", "Succeeded", {"stage": "rig"}),
+        (".validate(0)", "Pod", "validate", "Succeeded", {"stage": "rig", "warnings": WARNING}),
         (".reconviagen", "DAG", "reconviagen", "Succeeded", {}),
         (
             ".reconviagen.attempt(0)",

@@ -60,6 +60,28 @@ def test_a_job_that_succeeded_names_model_and_engine() -> None:
     assert values == {**RECORD, "status": "completed", "model": "reconviagen", "engine": "fusion"}
 
 
+def test_what_the_steps_warn_of_is_told_once_each_and_labelled_with_its_number() -> None:
+    said = "The pictures of left and right are exchanged.\nThe mesh is not closed."
+    found = workflow(
+        node("validate", number=1, warnings=said),
+        node("reconviagen-pod"),
+        node("reconviagen-quality", number=2, warnings="The mesh is not closed."),
+    )
+    values = describe(found, [], "Succeeded")
+    assert values["warnings"] == said and values["status"] == "completed"
+
+    class Api:
+        def patch_namespaced_custom_object(self, *words: Any) -> None:
+            self.patch = words[-1]["metadata"]
+
+    api = Api()
+    report.label(values, "", "sixview", "sixview-a", api)
+    assert api.patch["labels"]["sixview.dev/warnings"] == "2"
+    assert api.patch["annotations"]["sixview.dev/warnings"] == said
+    report.label({**values, "warnings": ""}, "", "sixview", "sixview-a", api)
+    assert api.patch["labels"]["sixview.dev/warnings"] is None
+
+
 def test_the_first_failure_counts_and_names_its_engine() -> None:
     found = workflow(
         node("validate"),

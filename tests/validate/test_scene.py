@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from steps.errors import GpuUnavailable
-from steps.formats import scene
+from steps.formats import cameras_json, scene
 from steps.geometry.cameras import VIEW_NAMES, unproject
 from steps.validate import devices, masks
 from tests.conftest import sixview
@@ -91,3 +91,12 @@ def test_every_view_s_name_and_size_is_kept(duck: Path, tmp_path: Path) -> None:
     taken = validated(duck, tmp_path)
     assert [v.camera.name for v in taken.views] == list(VIEW_NAMES)
     assert {(v.camera.width, v.camera.height, *v.depth().shape) for v in taken.views} == {(128, 128, 128, 128)}
+
+
+def test_cameras_that_were_given_are_saved_as_they_hold(duck: Path, tmp_path: Path) -> None:
+    done = sixview("rig", duck, "--save", tmp_path / "saved.json")
+    assert done.returncode == 0, done.stderr
+    saved = cameras_json.parse((tmp_path / "saved.json").read_bytes())
+    given = cameras_json.parse((duck / "cameras.json").read_bytes())
+    assert isinstance(saved, list) and isinstance(given, list)
+    assert cameras_json.document(saved) == cameras_json.document(given)

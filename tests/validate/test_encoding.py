@@ -1,0 +1,98 @@
+"""Sets whose cameras are known: depth of any encoding becomes the same scene, and the report says how it was stored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from steps.formats import cameras_json, checks
+from steps.formats.cameras_json import View
+from steps.formats.checks import Pictures
+from steps.formats.depth_encoding import metric_depth
+from steps.geometry.cameras import ray_to_z
+from steps.validate import encoding
+from tests.cases import depths
+from tests.cases.kit import Case
+
+Array = np.ndarray[Any, Any]
+CASES = {case.name: case for case in depths.CASES}
+
+
+@pytest.fixture(scope="module")
+def mug(sample_set: Callable[..., Path]) -> Path:
+    return sample_set("mug")
+
+
+def opened(case: Case, sample: Path, out: Path) -> tuple[Pictures, list[View]]:
+    pictures, given = checks.check_set(case.write(sample, out))
+    assert isinstance(given, list)
+    return pictures, given
+
+
+def decoded(pictures: Pictures, views: list[View]) -> list[Array]:
+    found = []
+    for picture, view in zip(pictures.depths, views, strict=True):
+        shape = picture.pixels.shape[:2]
+        assert view.depth is not None
+        found.append(metric_depth(picture, view.depth, ray_to_z(view.camera.resized(*shape[::-1]), shape)).depth)
+    return found
+
+
+def worst(found: list[Array], sample: Path) -> float:
+    """Scene units beside the clean set, but for one pixel in a hundred."""
+    pictures, views = checks.check_set(sample)
+    assert isinstance(views, list)
+    clean = decoded(pictures, views)
+    errors = [np.abs(f - c)[c > 0] for f, c in zip(found, clean, strict=True)]
+    return float(np.percentile(np.concatenate(errors), 99))
+
+
+@pytest.mark.parametrize("name", ["cams_without_depth_mug", "depth_log_nodepth"])
+def test_an_encoding_that_is_not_said_is_found(name: str, mug: Path, tmp_path: Path) -> None:
+    pictures, given = opened(CASES[name], mug, tmp_path / "set")
+    views, note = encoding.found(pictures, given)
+    assert worst(decoded(pictures, views), mug) < 0.01  # half a pixel
+    assert "The depth's encoding was found from the pictures" in note
+
+
+def test_depth_saved_through_srgb_is_told_and_undone_and_can_be_given_so(mug: Path, tmp_path: Path) -> None:
+    pictures, given = opened(CASES["depth_srgb_keep"], mug, tmp_path / "set")
+    views, note = encoding.checked(pictures, given)
+    assert views[0].depth is not None and views[0].depth.curve == "srgb"
+    assert worst(decoded(pictures, views), mug) < 0.01
+    assert all(word in note for word in ("WARNING", "deny the depth encoding", "as if saved through sRGB", "Raw"))
+    again = cameras_json.parse(json.dumps(cameras_json.document(views)).encode())
+    assert isinstance(again, list)
+    assert encoding.checked(pictures, again) == (again, "")
+
+
+def test_depth_stretched_in_every_view_is_told(mug: Path, tmp_path: Path) -> None:
+    pictures, given = opened(CASES["depth_normalised_keep"], mug, tmp_path / "set")
+    views, note = encoding.checked(pictures, given)
+    assert worst(decoded(pictures, views), mug) < 0.04
+    assert "range of its own in every view" in note and "cv2.normalize" in note
+
+
+def test_an_encoding_that_fits_stands_and_another_unit_is_named(mug: Path) -> None:
+    pictures, given = checks.check_set(mug)
+    assert isinstance(given, list)
+    assert encoding.checked(pictures, given) == (given, "")
+    kilometres = [replace(v, depth=replace(v.depth, near=1500.0, far=3500.0)) for v in given if v.depth]
+    views, note = encoding.checked(pictures, kilometres)
+    assert worst(decoded(pictures, views), mug) < 0.01
+    assert "another unit" in note
+
+
+def test_wrong_cameras_are_not_explained_away_by_a_curve(sample_set: Callable[..., Path]) -> None:
+    pictures, given = checks.check_set(sample_set("duck"))
+    assert isinstance(given, list)
+    front, back, left, right, *rest = given
+    left, right = replace(left, camera=right.camera), replace(right, camera=left.camera)
+    swapped = [front, back, left, right, *rest]
+    assert encoding.checked(pictures, swapped) == (swapped, "")
