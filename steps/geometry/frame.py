@@ -62,15 +62,19 @@ class Frame:
         """The user's lengths in local units, float32."""
         return np.asarray(lengths / self.scale, np.float32)
 
-    def depth_in(self, depth: Array, camera: Camera) -> Array:
-        """The depth [H, W] that the user's camera sees, 0 where nothing, from where `camera_in` puts it; local units, float32."""
-        nearer = np.round((depth / self.scale - self.brought(camera)) / FINEST) * FINEST
+    def depth_in(self, depth: Array, distance: float) -> Array:
+        """The depth [H, W] that a user's camera sees, 0 where nothing, from where `camera_in` puts it; local units, float32."""
+        nearer = np.round((depth / self.scale - self.brought(distance)) / FINEST) * FINEST
         return np.where(depth > 0, np.maximum(nearer, 0), 0).astype(np.float32)
 
-    def brought(self, camera: Camera) -> float:
-        """Local units by which the user's camera stands further away than FURTHEST, 0 where not."""
+    def brought(self, distance: float) -> float:
+        """Local units by which a user's `distance` is larger than FURTHEST, 0 where it is not."""
+        return max(0.0, distance / self.scale - FURTHEST)
+
+    def distance(self, camera: Camera) -> float:
+        """User units from the user's camera along its axis to the frame's origin."""
         pose = np.asarray(camera.camera_to_world, np.float64)
-        return max(0.0, float(self.points_in(pose[:3, 3]) @ pose[:3, 2]) - FURTHEST)
+        return float((pose[:3, 3] - self.offset) @ pose[:3, 2])
 
     def length_out(self, length: float) -> float:
         """A local length in the user's units, rounded."""
@@ -88,9 +92,11 @@ class Frame:
         """The local points (n, 3), float32, that such a file holds relative to `origin`."""
         return self.less(origin).points_in(points).astype(np.float32)
 
-    def camera_in(self, camera: Camera) -> Camera:
-        """The user's camera in the local frame, no further away than FURTHEST."""
-        pose, brought = np.array(camera.camera_to_world, np.float64), self.brought(camera)
+    def camera_in(self, camera: Camera, distance: float | None = None) -> Camera:
+        """The user's camera in the local frame, no further away than FURTHEST. distance: user units along its axis to what it
+        shows, where that is known from depth; else to the frame's origin."""
+        brought = self.brought(self.distance(camera) if distance is None else distance)
+        pose = np.array(camera.camera_to_world, np.float64)
         place = self.points_in(pose[:3, 3]) - brought * pose[:3, 2]
         pose[:3, 3] = np.round(place / FINEST) * FINEST
         share = FURTHEST / (FURTHEST + brought) if brought else 1.0

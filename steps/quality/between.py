@@ -44,7 +44,8 @@ def load(folder: Path, taken: Scene) -> list[HeldOut]:
 
 def _view(folder: Path, item: dict[str, Any], taken: Scene) -> HeldOut:
     given = Camera(item["name"], np.array(item["camera_to_world"]), **item["intrinsics"])
-    camera = taken.frame.camera_in(given)
+    frame = taken.frame
+    camera = frame.camera_in(given)
     path = folder / f"{camera.name}.png"
     if not path.is_file():
         raise ValidationFailed(f"held_out.json names {path.name}, which is not there.", f"Put it into {folder}.")
@@ -52,7 +53,7 @@ def _view(folder: Path, item: dict[str, Any], taken: Scene) -> HeldOut:
     picture = over(rgba[..., :3], rgba[..., 3], taken.background)
     counts = np.ones(picture.shape[:2], bool)
     if (depth_file := folder / f"{camera.name}_depth.npy").is_file():
-        depth = taken.frame.depth_in(np.load(depth_file), given)
+        depth = frame.depth_in(np.load(depth_file), frame.distance(given))
         counts[depth > 0] = _seen(unproject(depth, camera), taken)
     return HeldOut(camera, picture, counts)
 

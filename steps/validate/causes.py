@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steps.geometry.cameras import Camera
+from steps.geometry.frame import Frame
 from steps.validate import conventions, exchanged
 from steps.validate.agreement import TOLERANCE, DepthView, Seen, Window, compare, denied_share, diagonal, seen
 from steps.validate.exchanged import Fits, Look
@@ -27,10 +28,13 @@ SAME_PICTURE = 1.5 / 255  # mean difference of two pictures that are one and the
 
 @dataclass(frozen=True)
 class Evidence:
-    """views: the six depth maps with their cameras; looks: the six pictures."""
+    """views: the six depth maps with their cameras; looks: the six pictures; users: the cameras as they were given, in the user's
+    frame, None where that is the views'; unit: user units per unit of the views."""
 
     views: list[DepthView]
     looks: list[Look]
+    users: list[Camera] | None = None
+    unit: float = 1.0
 
     def thinned(self) -> Evidence:
         """The same from fewer pixels."""
@@ -43,6 +47,14 @@ class Evidence:
     @property
     def cameras(self) -> list[Camera]:
         return [view.camera for view in self.views]
+
+    def readings(self) -> Iterator[conventions.Reading]:
+        """The cameras by other conventions, in the views' unit around their own middle: what an inverse is depends on the user's
+        origin, what views say of each other does not."""
+        for words, cameras in conventions.readings(self.users or self.cameras):
+            x, y, z = np.mean([camera.position for camera in cameras], axis=0)
+            frame = Frame(self.unit, (float(x), float(y), float(z)))
+            yield words, [frame.camera_in(camera) for camera in cameras]
 
 
 @dataclass(frozen=True)
@@ -108,7 +120,7 @@ def trials(evidence: Evidence) -> Iterator[Trial]:
     for words, turn in _TURNS.items():
         views = [view.turned(turn) for view in evidence.views]
         yield Trial(f"The depth renders stand {words}: turning them mends it.", replace(evidence, views=views))
-    for words, cameras in conventions.readings(evidence.cameras):
+    for words, cameras in evidence.readings():
         yield Trial(f"The cameras look like {words}.", with_cameras(evidence, cameras))
 
     def denied(cameras: list[Camera]) -> float:

@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from steps.formats.cameras_json import View
 from steps.formats.depth_encoding import MetricDepth, metric_depth
 from steps.formats.png import Picture
-from steps.geometry.cameras import Camera, ray_to_z
+from steps.geometry.cameras import VIEW_NAMES, ray_to_z
 from steps.geometry.frame import FURTHEST, Frame, around
 
 SIDE = 128  # pixels: more would measure the object no better
 
 
-def found(pictures: list[Picture], views: list[View]) -> Frame:
+@dataclass(frozen=True)
+class Local:
+    """frame: the local frame; distances: of what each view shows, along its axis, user units: it does not depend on the poses."""
+
+    frame: Frame
+    distances: list[float]
+
+    def cameras(self, views: list[View]) -> list[View]:
+        """The views with their cameras in the frame; their encodings stay in the user's unit."""
+        cameras = [self.frame.camera_in(v.camera, d) for v, d in zip(views, self.distances, strict=True)]
+        return [replace(view, camera=camera) for view, camera in zip(views, cameras, strict=True)]
+
+    def depth(self, index: int, depth: MetricDepth) -> MetricDepth:
+        """What a view's camera sees, in the frame, float32."""
+        near = self.frame.depth_in(depth.depth, self.distances[index])
+        return MetricDepth(near, self.frame.lengths_in(depth.step))
+
+
+def found(pictures: list[Picture], views: list[View]) -> Local:
     """The local frame around what the depth renders show under the user's cameras."""
     cameras, depths = [], []
     for picture, view in zip(pictures, views, strict=True):
@@ -25,21 +45,16 @@ def found(pictures: list[Picture], views: list[View]) -> Frame:
         depth = metric_depth(replace(picture, pixels=pixels), view.depth, ray_to_z(camera, pixels.shape[:2]))
         cameras.append(camera)
         depths.append(depth.depth)
-    return around(cameras, depths)
+    return Local(around(cameras, depths), [float(np.median(d[d > 0])) if (d > 0).any() else 0.0 for d in depths])
 
 
-def moved(depth: MetricDepth, camera: Camera, frame: Frame) -> MetricDepth:
-    """What the user's camera sees, in the frame, float32."""
-    return MetricDepth(frame.depth_in(depth.depth, camera), frame.lengths_in(depth.step))
-
-
-def notes(frame: Frame, views: list[View]) -> list[str]:
+def notes(local: Local) -> list[str]:
     """What has to be said of where the object and the user's cameras are."""
-    return [*_of_origin(frame), *_of_cameras(frame, views)]
+    return [*_of_origin(local.frame), *_of_cameras(local)]
 
 
-def _of_cameras(frame: Frame, views: list[View]) -> list[str]:
-    far = [view.camera.name for view in views if frame.brought(view.camera)]
+def _of_cameras(local: Local) -> list[str]:
+    far = [name for name, distance in zip(VIEW_NAMES, local.distances, strict=True) if local.frame.brought(distance)]
     if not far:
         return []
     return [

@@ -114,13 +114,10 @@ def write_scene(pictures: checks.Pictures, cameras: Cameras, out: Path, reporter
 
     source, notes = cameras.source, cameras.notes
     views = [_view_of(i, picture, cameras.views) for i, picture in enumerate(pictures.views)]
-    frame = local_frame.found(pictures.depths, views)
-    notes = [*notes, *local_frame.notes(frame, views)]
-    depths = [
-        local_frame.moved(_metric(picture, view), view.camera, frame)
-        for picture, view in zip(pictures.depths, views, strict=True)
-    ]
-    views = [replace(view, camera=frame.camera_in(view.camera)) for view in views]
+    local = local_frame.found(pictures.depths, views)
+    notes = [*notes, *local_frame.notes(local)]
+    depths = [local.depth(i, _metric(p, v)) for i, (p, v) in enumerate(zip(pictures.depths, views, strict=True))]
+    users, views = views, local.cameras(views)
     insides = [masks.resized(d.depth > 0, p.pixels.shape[:2]) for d, p in zip(depths, pictures.views, strict=True)]
     decided = masks.decided(pictures.views, insides)
     notes = [*notes, *decided.notes, *holes.unknown(decided.coverages, insides)]
@@ -137,10 +134,13 @@ def write_scene(pictures: checks.Pictures, cameras: Cameras, out: Path, reporter
         if behind is not None:
             png.write(out / "backgrounds" / f"{view.camera.name}.png", behind, level=1)
     checks.raise_all(faults)
-    own = [v.camera.resized(*d.depth.shape[::-1]) for v, d in zip(views, depths, strict=True)]
+    own, given = (
+        [v.camera.resized(*d.depth.shape[::-1]) for v, d in zip(each, depths, strict=True)] for each in (views, users)
+    )
     shares = [c / np.float32(255) for c in decided.coverages]
     background = decided.background if all(b is None for b in decided.behind) else None
     evidence = judgement.evidence_of(own, [d.depth for d in depths], pictures.views, shares, background)
+    evidence = replace(evidence, users=given, unit=local.frame.scale)
     agreement = judgement.given(evidence, pictures, source, reporter)
     notes = [*notes, *agreement.warnings]
     for note in notes:
@@ -154,7 +154,7 @@ def write_scene(pictures: checks.Pictures, cameras: Cameras, out: Path, reporter
         "agreement": agreement.facts,
         "notes": notes,
     }
-    write_json(out / "scene.json", scene.describe([v.camera for v in views], decided.background, frame, **about))
+    write_json(out / "scene.json", scene.describe([v.camera for v in views], decided.background, local.frame, **about))
 
 
 def _view_of(index: int, picture: png.Picture, given: list[View] | None) -> View:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from steps.contracts import Validate
+from steps.errors import ValidationFailed
 from steps.formats import scene
 from steps.geometry.cameras import VIEW_NAMES, Camera, canonical_camera, unproject
 from steps.geometry.frame import Frame, around
@@ -146,3 +147,18 @@ def test_what_is_drawn_does_not_depend_on_the_unit(factor: float) -> None:
     )
     assert (plain.face >= 0).mean() > 0.05 and (plain.face == found.face).mean() > 0.999
     assert found.depth == pytest.approx(plain.depth * factor, rel=1e-5)
+
+
+@pytest.mark.parametrize("offset", [(0.3, 0.0, -0.2), units.UTM])
+def test_cameras_of_another_convention_are_named_wherever_the_origin_lies(
+    offset: units.Place, duck: Path, tmp_path: Path
+) -> None:
+    """What an inverse is depends on the user's origin, and is lost in the local frame."""
+    source = Case("", units.placed(0.02, offset)).write(duck, tmp_path / "set")
+    document = units.cameras(source)
+    for view in document["views"]:
+        view["camera_to_world"] = np.linalg.inv(view["camera_to_world"]).tolist()
+    units.write_cameras(source, document)
+    with pytest.raises(ValidationFailed) as refused:
+        validated(source, tmp_path)
+    assert "world-to-camera" in f"{refused.value.message} {refused.value.suggestion}"
