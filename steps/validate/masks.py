@@ -92,8 +92,9 @@ def trend(colour: Array, inside: Array) -> Array:
     terms = np.stack([x[columns] ** i * y[rows] ** j for i, j in powers], axis=-1)
     values, weight = colour[rows, columns].astype(np.float64), np.ones(len(rows))
     for _ in range(10):
-        fitted = np.linalg.lstsq(terms * weight[:, None], values * weight[:, None], rcond=None)[0]
-        weight = 1 / np.sqrt(1 + (np.abs(values - terms @ fitted).max(axis=1) / EVEN) ** 2)
+        weighed = terms * weight[:, None]
+        fitted = np.linalg.lstsq(weighed.T @ terms, weighed.T @ values, rcond=None)[0]
+        weight = 1 / (1 + (np.abs(values - terms @ fitted).max(axis=1) / EVEN) ** 2)
     whole = np.zeros(colour.shape, np.float32)
     for (i, j), share in zip(powers, fitted.astype(np.float32), strict=True):
         whole += (y[:, None] ** j * x**i).astype(np.float32)[..., None] * share
