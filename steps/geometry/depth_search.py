@@ -69,7 +69,8 @@ def found(p: Problem, frame: Frame) -> Fit:
     own = _ranked(_fitted(rough, OWN, own_starts(p, frame)[0], WIDTHS[1:3]))
     if own[0].cost < BELIEVED:
         return simplest(p, _sharpened(p, own))
-    return min(_freed(p, _sharpened(p, common)[0]), own[0], key=lambda f: f.cost)
+    best = min(_freed(rough, common[0]), own[0], key=lambda f: f.cost)
+    return solved(p, best.model, best.theta, ()) if best.cost < BELIEVED else best
 
 
 def explains(fit: Fit) -> bool:

@@ -17,7 +17,7 @@ from steps.geometry.cameras import Camera, project, ray_to_z
 
 Array = NDArray[Any]
 WIDEST = 512  # pixels to a side that are looked at
-HULL = 48  # points to a side of the grid that outlines are carved from
+HULL, FINE = 48, 96  # points to a side of the grids that outlines are carved from
 DIRECTIONS = 24  # in which an outline's reach is measured
 JUMP = 0.5  # of two neighbouring slopes' sum, by how much they may differ where the surface is one
 
@@ -167,9 +167,26 @@ def _around(cameras: list[Camera], known: list[Array]) -> tuple[Array, float]:
     return middle, 1.3 * float(np.max(sizes))
 
 
-def _hull(cameras: list[Camera], known: list[Array], middle: Array, radius: float) -> Array:
+def unfilled(cameras: list[Camera], known: list[Array]) -> float:
+    """By how much outlines stay empty of what all six have in common, radii: in four of five directions it is less. Cameras that
+    did not see these outlines leave more than a few hundredths. Raises NothingSeen."""
+    placed, _ = normalised(cameras, known)
+    hull = _hull(placed, known, np.zeros(3), 1.0, FINE)
+    if not len(hull):
+        raise NothingSeen
+    ways, short = directions(), []
+    for camera, inside in zip(placed, known, strict=True):
+        pixels = project(hull, camera)[0]
+        rows, columns = np.nonzero(inside)
+        reach = np.stack([columns + 0.5, rows + 0.5], axis=1) @ ways.T
+        unit = float(np.linalg.norm(camera.position)) / camera.fx
+        short.append((reach.max(axis=0) - (pixels @ ways.T).max(axis=0)) * unit)
+    return float(np.quantile(short, 0.8))
+
+
+def _hull(cameras: list[Camera], known: list[Array], middle: Array, radius: float, side: int = HULL) -> Array:
     """(n, 3): grid points inside all six outlines."""
-    axis = np.linspace(-1.05, 1.05, HULL)
+    axis = np.linspace(-1.05, 1.05, side)
     points = middle + radius * np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
     for camera, inside in zip(cameras, known, strict=True):
         pixels, depth = project(points, camera)

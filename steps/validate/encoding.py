@@ -29,7 +29,7 @@ KNOTS = 33  # of a curve as it is written down
 
 
 @dataclass(frozen=True)
-class _Set:
+class Prepared:
     """The pictures as the fit wants them. maximum: the largest value that they can hold; background: what means nothing."""
 
     problem: Problem
@@ -43,12 +43,12 @@ def found(pictures: Pictures, views: list[View]) -> tuple[list[View], str]:
     from steps.geometry import depth_search  # only now: it loads kernels
 
     try:
-        prepared = _prepared(pictures, views, background_of(pictures.depths))
+        ready = prepared(pictures, views, background_of(pictures.depths))
     except NothingSeen:
         raise RigAmbiguous(
             "Under the cameras given, the six outlines have no place in common.", _HELP, hypotheses=[]
         ) from None
-    fit = depth_search.found(prepared.problem, prepared.frame)
+    fit = depth_search.found(ready.problem, ready.frame)
     if fit.cost > FITS:
         raise RigAmbiguous(
             f"No depth encoding makes the six depth renders agree under the cameras given: the best misses by {fit.cost:.1f}, "
@@ -56,7 +56,7 @@ def found(pictures: Pictures, views: list[View]) -> tuple[list[View], str]:
             _HELP,
             hypotheses=[],
         )
-    depths = encodings(fit, prepared)
+    depths = encodings(fit, ready)
     result = [v if v.depth else replace(v, depth=d) for v, d in zip(views, depths, strict=True)]
     return result, f"The depth's encoding was found from the pictures: {told(depths)}"
 
@@ -72,19 +72,19 @@ def checked(pictures: Pictures, views: list[View]) -> tuple[list[View], str]:
     ):
         return views, ""
     try:
-        prepared = _prepared(pictures, views, given[0].background)
+        ready = prepared(pictures, views, given[0].background)
     except NothingSeen:
         return views, ""  # cameras that are wrong are told by the agreement of the views
-    model, theta = _as_model(given, prepared)
-    before = depth_fit.judged(prepared.problem, model, theta)
+    model, theta = _as_model(given, ready)
+    before = depth_fit.judged(ready.problem, model, theta)
     if before.cost <= DENIED:
         return views, ""
     from steps.geometry import depth_search  # only now: it loads kernels
 
-    fit = depth_search.found(prepared.problem, prepared.frame)
+    fit = depth_search.found(ready.problem, ready.frame)
     if fit.cost > FITS or fit.cost * BETTER > before.cost:
         return views, ""
-    depths = encodings(fit, prepared)
+    depths = encodings(fit, ready)
     note = (
         f"WARNING: the pictures deny the depth encoding that cameras.json gives ({_short(given[0])}); under its cameras they "
         f"agree with another one, which was taken: {told(depths, given)}"
@@ -96,7 +96,8 @@ def _short(e: DepthEncoding) -> str:
     return f"metric, scale {e.scale:g}" if e.encoding == "metric" else f"{e.encoding} from {e.near:g} to {e.far:g}"
 
 
-def _prepared(pictures: Pictures, views: list[View], background: int | str | None) -> _Set:
+def prepared(pictures: Pictures, views: list[View], background: int | str | None) -> Prepared:
+    """What the fit wants to know. Raises NothingSeen."""
     counts, known, _ = counts_of(pictures.depths, "alpha" if background is None else background)
     maximum = pictures.depths[0].maximum
     values = [np.where(k, c / p.maximum, -1.0) for c, k, p in zip(counts, known, pictures.depths, strict=True)]
@@ -105,18 +106,18 @@ def _prepared(pictures: Pictures, views: list[View], background: int | str | Non
     levels = np.unique(np.concatenate([v[v >= 0] for v in values]))
     level = float(np.diff(levels).min()) if len(levels) > 1 else 1.0
     seen: list[DepthView] = [depth_view(c, v, level) for c, v in zip(cameras, values, strict=True)]
-    return _Set(depth_fit.problem(seen), frame, maximum, background)
+    return Prepared(depth_fit.problem(seen), frame, maximum, background)
 
 
-def _as_model(given: list[DepthEncoding], prepared: _Set) -> tuple[Model, Array]:
+def _as_model(given: list[DepthEncoding], ready: Prepared) -> tuple[Model, Array]:
     """Encodings as the fit has them, for radii."""
-    radius, first = prepared.frame.radius, given[0]
+    radius, first = ready.frame.radius, given[0]
     kind = "linear" if first.encoding == "metric" else first.encoding
     model = Model(kind, first.distance == "ray", first.curve, per_view=True)
     theta = []
     for e in given:
         if e.encoding == "metric":
-            theta += [0.0, e.scale * prepared.maximum / radius]
+            theta += [0.0, e.scale * ready.maximum / radius]
             continue
         near, far = (
             model.into(np.array(v / radius)) if kind == "logarithmic" else _line(kind, v / radius)
@@ -130,15 +131,15 @@ def _line(kind: str, depth: float) -> float:
     return 1 / depth if kind == "inverse" else depth
 
 
-def encodings(fit: Fit, prepared: _Set) -> list[DepthEncoding]:
+def encodings(fit: Fit, ready: Prepared) -> list[DepthEncoding]:
     """One for each view, in scene units."""
-    return [_encoding(fit.model, fit.model.own(fit.theta, i), prepared) for i in range(len(prepared.problem.views))]
+    return [_encoding(fit.model, fit.model.own(fit.theta, i), ready) for i in range(len(ready.problem.views))]
 
 
-def _encoding(model: Model, own: Array, prepared: _Set) -> DepthEncoding:
-    radius, distance = prepared.frame.radius, "ray" if model.ray else "z"
+def _encoding(model: Model, own: Array, ready: Prepared) -> DepthEncoding:
+    radius, distance = ready.frame.radius, "ray" if model.ray else "z"
     if isinstance(model, Offset):
-        return _knotted(model, own, prepared)
+        return _knotted(model, own, ready)
     curve: Curve = {"gamma": round(float(np.exp(own[2])), 4)} if model.bends else model.curve
     ends = own[0], own[0] + own[1]
     if model.encoding == "logarithmic":
@@ -147,23 +148,23 @@ def _encoding(model: Model, own: Array, prepared: _Set) -> DepthEncoding:
         near, far = (radius / y if abs(y) > 1e-9 else 1e9 * radius for y in ends)
     else:
         near, far = (float(y) * radius for y in ends)
-    return DepthEncoding(model.encoding, distance, float(near), float(far), background=prepared.background, curve=curve)
+    return DepthEncoding(model.encoding, distance, float(near), float(far), background=ready.background, curve=curve)
 
 
-def _knotted(model: Offset, own: Array, prepared: _Set) -> DepthEncoding:
+def _knotted(model: Offset, own: Array, ready: Prepared) -> DepthEncoding:
     """Linear, after a curve through as many knots as are needed to draw it."""
-    low, high = prepared.problem.span
+    low, high = ready.problem.span
     v = np.linspace(low, high, KNOTS)
     z = model.depth(v, own)[0]
     near, far = z[0] - low * (z[-1] - z[0]) / (high - low), z[0] + (1 - low) * (z[-1] - z[0]) / (high - low)
     knots = [[round(float(a), 6), round(float(b), 6)] for a, b in zip(v, (z - near) / (far - near), strict=True)]
-    radius = prepared.frame.radius
+    radius = ready.frame.radius
     distance = "ray" if model.ray else "z"
     return DepthEncoding(
         "linear",
         distance,
         float(near * radius),
         float(far * radius),
-        background=prepared.background,
+        background=ready.background,
         curve={"knots": knots},
     )

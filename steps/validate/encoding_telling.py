@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from steps.formats.depth_encoding import DepthEncoding
+from steps.geometry.depth_curve import Curve
 
 SAME = 2e-3  # relative difference up to which two numbers are one
 TRANSFORM = (
@@ -19,7 +20,7 @@ def told(depths: list[DepthEncoding], given: list[DepthEncoding] | None = None) 
     kind = {"linear": "linear", "inverse": "inverse (disparity)", "logarithmic": "logarithmic"}[first.encoding]
     along = "ray" if first.distance == "ray" else "axis"
     order = "farther" if first.far > first.near else "nearer"
-    text = f"{kind} along the {along}, larger is {order}, {_range(depths)}{_curve(first)}."
+    text = f"{kind} along the {along}, larger is {order}, {_range(depths)}{curve_words(first.curve)}."
     return " ".join([text, *_causes(depths, given)])
 
 
@@ -33,13 +34,14 @@ def _range(depths: list[DepthEncoding]) -> str:
     return f"from {depths[0].near:.5g} at 0 to {depths[0].far:.5g} at the largest value"
 
 
-def _curve(e: DepthEncoding) -> str:
-    if e.curve is None:
+def curve_words(curve: Curve) -> str:
+    """What may have made a curve; nothing where there is none."""
+    if curve is None:
         return ""
-    if e.curve == "srgb":
+    if curve == "srgb":
         return ", as if saved through sRGB"
-    if isinstance(e.curve, dict) and "gamma" in e.curve:
-        return f", as if saved with a gamma of {e.curve['gamma']:.3g}"
+    if isinstance(curve, dict) and "gamma" in curve:
+        return f", as if saved with a gamma of {curve['gamma']:.3g}"
     return ", through a curve without a name, as a view transform like Filmic or AgX makes it"
 
 

@@ -12,12 +12,20 @@ from numpy.typing import NDArray
 from steps.formats import cameras_json, png
 from steps.formats.cameras_json import Arrangement
 from steps.formats.checks import Pictures
-from steps.formats.depth_encoding import DepthEncoding
+from steps.formats.depth_encoding import DepthEncoding, metric_depth
 from steps.geometry import rig, rig_choice, rig_photo, rig_sights
-from steps.geometry.cameras import CANONICAL_DISTANCE, CANONICAL_FOCAL_PER_WIDTH, VIEW_NAMES, Camera, Placement
+from steps.geometry.cameras import (
+    CANONICAL_DISTANCE,
+    CANONICAL_FOCAL_PER_WIDTH,
+    VIEW_NAMES,
+    Camera,
+    Placement,
+    ray_to_z,
+)
 from steps.geometry.kernels import parallel_map
 from steps.geometry.rig import Candidate, Reading
 from steps.geometry.rig_fit import PER_VIEW, SHARED, STRICT, Coding, Fit, Sights
+from steps.validate import nominal as nominal_rig
 from steps.validate.rig_telling import ambiguous, facts_of, note_of
 from steps.validate.stored import FRAME, background_of, counts_of
 
@@ -52,6 +60,13 @@ def find(pictures: Pictures, outputs: Path, arrangement: Arrangement = ANY) -> F
     nominal = _nominal(pictures, span, background) if arrangement == ANY else None
     if nominal is not None and _holds(sights, nominal, pictures):
         return _as_nominal(stored)
+    if (
+        nominal is not None
+        and (curved := nominal_rig.explained(stored, background))
+        and _agree(curved[0], pictures, stored)
+    ):
+        facts = {"decision": "nominal", "cameras": cameras_json.document(curved[0])}
+        return Found(curved[0], facts, curved[1])
     placements = parallel_map(lambda both: _placed(*both), zip(pictures.views, sights.outside, strict=True))
     maps = [rig_photo.colour_map(_seen(p), q) for p, q in zip(pictures.views, placements, strict=True)]
     choice = rig_choice.choose(sights, rig.search(sights, allowed(arrangement)), maps)
@@ -119,6 +134,23 @@ def _holds(sights: Sights, nominal: Candidate, pictures: Pictures) -> bool:
     judged = rig_choice.choose(sights, rig_choice.at_nominal(sights, nominal), maps, exact=False).judged
     own = [j for j in judged if j.candidate.reading == nominal.reading]
     return bool(own) and not judged[0].excludes(own[0])
+
+
+def _agree(views: list[cameras_json.View], pictures: Pictures, stored: Pictures) -> bool:
+    """Whether the nominal rig holds for the depth that these encodings make of the pictures."""
+    found = []
+    for view, picture in zip(views, stored.depths, strict=True):
+        shape = picture.pixels.shape[:2]
+        assert view.depth is not None
+        found.append(metric_depth(picture, view.depth, ray_to_z(view.camera.resized(*shape[::-1]), shape)).depth)
+    step = max(1, max(found[0].shape) // ENOUGH)
+    depths = [d[step // 2 :: step, step // 2 :: step].astype(np.float64) for d in found]
+    inside = np.concatenate([d[d > 0] for d in depths])
+    theta = np.zeros(SHARED + 6 * PER_VIEW)
+    heights = ((CANONICAL_DISTANCE - float(z)) / UNIT for z in (inside.min(), inside.max()))
+    theta[:SHARED] = UNIT / CANONICAL_DISTANCE, *heights
+    sights = rig_sights.sights_of(depths, [d > 0 for d in depths])
+    return _holds(sights, Candidate(Reading("viewer", 0, 0), Coding(), Fit(theta, 0.0)), pictures)
 
 
 def _as_nominal(pictures: Pictures) -> Found:

@@ -101,8 +101,8 @@ def known(
     wanted = given or Arrangement(preset=parameters.rig if parameters.rig in PRESETS else "")
     found = rig.find(pictures, parameters.outputs, wanted)
     write_json(out / "rig.json", found.facts)
-    if not found.note:
-        return Cameras(found.views, "canonical", [])
+    if found.facts["decision"] == "nominal":
+        return Cameras(found.views, "canonical", [found.note] if found.note else [])
     facts = {key: value for key, value in found.facts.items() if key != "cameras"}
     return Cameras(found.views, "found", [found.note], exact=False, facts=facts)
 

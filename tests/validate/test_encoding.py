@@ -16,7 +16,8 @@ from steps.formats.cameras_json import View
 from steps.formats.checks import Pictures
 from steps.formats.depth_encoding import metric_depth
 from steps.geometry.cameras import ray_to_z
-from steps.validate import encoding
+from steps.geometry.depth_views import unfilled
+from steps.validate import encoding, nominal
 from tests.cases import depths
 from tests.cases.kit import Case
 
@@ -96,3 +97,24 @@ def test_wrong_cameras_are_not_explained_away_by_a_curve(sample_set: Callable[..
     left, right = replace(left, camera=right.camera), replace(right, camera=left.camera)
     swapped = [front, back, left, right, *rest]
     assert encoding.checked(pictures, swapped) == (swapped, "")
+
+
+def test_canonical_cameras_need_not_be_given_for_it(mug: Path, tmp_path: Path) -> None:
+    pictures, given = checks.check_set(CASES["depth_srgb_none"].write(mug, tmp_path / "set"))
+    assert given is None
+    explained = nominal.explained(pictures, 0)
+    assert explained is not None
+    views, note = explained
+    assert worst(decoded(pictures, views), mug) < 0.01
+    assert "The cameras are the canonical ones" in note and "sRGB" in note
+
+
+@pytest.mark.parametrize("name", ["mug", "duck"])
+def test_outlines_tell_other_cameras_apart_at_once(name: str, sample_set: Callable[..., Path]) -> None:
+    pictures, given = checks.check_set(sample_set(name))
+    assert isinstance(given, list)
+    known = [p.pixels[..., 0] > 0 for p in pictures.depths]
+    cameras = [v.camera for v in given]
+    assert unfilled(cameras, known) < nominal.UNFILLED
+    wide = [replace(c, fx=c.fx * f, fy=c.fy * f) for c, f in zip(cameras, (1, 1.06, 0.97, 1, 1.04, 0.95), strict=True)]
+    assert unfilled(wide, known) > nominal.UNFILLED
