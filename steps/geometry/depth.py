@@ -56,8 +56,8 @@ def _relax(stored, step, smooth, colour):  # type: ignore[no-untyped-def]
 
 
 def bridged(depth: Array, unknown: Array) -> Array:
-    """The depth [H, W] with values at `unknown` pixels [H, W] bool that continue what surrounds them, as far as that has any. In the
-    inverse of depth, in which a plane is linear: by a pyramid, then relaxed to the membrane over the hole."""
+    """The depth [H, W] with values at `unknown` pixels [H, W] bool that continue what surrounds them, as far as that has any. In
+    the inverse of depth, in which a plane is linear: by a pyramid, then relaxed to the membrane over the hole."""
     known = (depth > 0) & ~unknown
     if not unknown.any() or not known.any():
         return depth
