@@ -82,7 +82,7 @@ def with_thin_parts(
     if lost > MUCH_LOST:
         notes.append(
             f"WARNING: {lost:.0%} of what the views show is thinner than about two voxels and was lost: "
-            f"views that the object fills more, of more pixels, or --grid {2 * max(grid.shape)} with more memory keep more of it."
+            f"views that the object fills more, of more pixels, or --grid {2 * max(grid.shape)} with more memory keep more."
         )
     return vertices, faces, grid, notes
 
