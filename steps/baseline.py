@@ -30,6 +30,7 @@ THIN = 3.0  # voxels: what is thinner may be torn or lost
 LOST, MUCH_LOST = 0.01, 0.03  # of the object's pixels: from so many lost on a finer grid is tried, and it is told
 FINER = 1.2  # times as many voxels a side, at least, or it is not worth it
 MOST_VOXELS = 40_000_000  # that a grid may take by itself
+NOISE_PASSES = 4  # noise is of single pixels: more would flatten what is round
 FINE = 0.05  # voxels: depth levels finer than this need no smoothing
 LARGEST_TEXTURE = 2048  # by default; more on request
 SAMPLES_PER_VOXEL = 4  # pixels of depth per voxel and axis: more cost memory and change nothing
@@ -82,7 +83,7 @@ def with_thin_parts(
     if lost > MUCH_LOST:
         notes.append(
             f"WARNING: {lost:.0%} of what the views show is thinner than about two voxels and was lost: "
-            f"views that the object fills more, of more pixels, or --grid {2 * max(grid.shape)} with more memory keep more."
+            f"views that it fills more, of more pixels, or --grid {2 * max(grid.shape)} would keep more."
         )
     return vertices, faces, grid, notes
 
@@ -188,13 +189,12 @@ def smoothed(view: DepthView, voxel: float) -> DepthView:
     where that is coarse against a voxel."""
     noise = depth_noise(view.depth, np.zeros_like(view.depth), np.ones_like(view.depth))
     known = view.step[view.depth > 0]
-    step = view.step
     if len(known) and noise > max(NOISY * voxel, float(np.median(known))):
-        step = np.where(view.depth > 0, np.maximum(step, BAND * noise), 0).astype(np.float32)
-        known = step[view.depth > 0]
+        band = np.where(view.depth > 0, np.maximum(view.step, BAND * noise), 0).astype(np.float32)
+        return replace(view, depth=dequantized(view.depth, band, NOISE_PASSES, 1.0))
     if float(np.median(known)) < FINE * voxel:
         return view
-    return replace(view, depth=dequantized(view.depth, step), step=step)
+    return replace(view, depth=dequantized(view.depth, view.step))
 
 
 def texture_size(views: list[SceneView], side: int) -> int:

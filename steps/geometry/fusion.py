@@ -98,6 +98,8 @@ def _inside_outlines(points: Array, views: list[DepthView]) -> Array:
         shown = (z > 0) & (pixels >= 0).all(axis=1) & (pixels[:, 0] < width) & (pixels[:, 1] < height)
         column, row = pixels[shown].astype(int).T
         inside[shown] &= wide[row, column] > 0
+        if not (wide[[0, -1]].any() or wide[:, [0, -1]].any()):  # all of the object is in the picture
+            inside &= shown | (z <= 0)
     return inside
 
 
