@@ -25,12 +25,12 @@ from steps.geometry.surface import extract, vertex_normals
 
 Array = NDArray[Any]
 NOISY = 0.1  # voxels: depth noise finer than this is left to the mesh's smoothing
-BAND = 4.0  # standard deviations of its noise, between the least and the largest value that a depth may really have
+BAND = 3.0  # standard deviations of its noise, between the least and the largest value that a depth may really have
 THIN = 3.0  # voxels: what is thinner may be torn or lost
 LOST, MUCH_LOST = 0.01, 0.03  # of the object's pixels: from so many lost on a finer grid is tried, and it is told
 FINER = 1.2  # times as many voxels a side, at least, or it is not worth it
 MOST_VOXELS = 40_000_000  # that a grid may take by itself
-NOISE_PASSES = 4  # noise is of single pixels: more would flatten what is round
+NOISE_PASSES = 2  # noise is of single pixels: more would flatten what is round
 FINE = 0.05  # voxels: depth levels finer than this need no smoothing
 LARGEST_TEXTURE = 2048  # by default; more on request
 SAMPLES_PER_VOXEL = 4  # pixels of depth per voxel and axis: more cost memory and change nothing
@@ -83,7 +83,7 @@ def with_thin_parts(
     if lost > MUCH_LOST:
         notes.append(
             f"WARNING: {lost:.0%} of what the views show is thinner than about two voxels and was lost: "
-            f"views that it fills more, of more pixels, or --grid {2 * max(grid.shape)} would keep more."
+            f"views that it fills more, of more pixels, or --grid {2 * max(grid.shape)} keep more."
         )
     return vertices, faces, grid, notes
 

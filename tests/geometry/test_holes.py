@@ -89,7 +89,7 @@ def test_noise_is_smoothed_within_what_it_allows_and_exact_depth_is_left_alone()
     spoilt = replace(exact, depth=np.where(exact.depth > 0, exact.depth + noisy, 0).astype(np.float32))
     known = (exact.depth > 0) & (exact.depth < exact.depth[exact.depth > 0].min() + 0.3)  # seen squarely
     found = baseline.smoothed(spoilt, 0.01)
-    assert np.abs(found.depth - exact.depth)[known].mean() < 0.5 * np.abs(noisy[known]).mean()
+    assert np.abs(found.depth - exact.depth)[known].mean() < 0.6 * np.abs(noisy[known]).mean()
     assert baseline.smoothed(exact, 0.01) is exact
 
 
