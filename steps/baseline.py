@@ -89,8 +89,8 @@ def with_thin_parts(
 
 
 def lost_to_voxels(vertices: Array, faces: Array, grid: Grid, views: list[SceneView]) -> float:
-    """The share of the object's pixels, over all views, that the mesh does not cover and that lie on parts thinner than voxels can
-    show."""
+    """The share of the object's pixels, over all views, that the mesh does not cover and that lie on parts thinner than voxels
+    can show."""
     lost, shown = 0, 0
     for view in views:
         side = depth_view(view, SAMPLES_PER_VOXEL * max(grid.shape))
