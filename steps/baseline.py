@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.ndimage import binary_erosion
+from scipy.ndimage import binary_erosion, binary_opening
 
 from steps.errors import ModelConvergenceFailed
 from steps.formats.meshes import Mesh
@@ -20,11 +20,17 @@ from steps.geometry.bake import EXACT, ROUGH, Photo, bake
 from steps.geometry.depth import bridged, depth_noise, dequantized
 from steps.geometry.fusion import DepthView, Grid, grid_around, signed_field, thinned
 from steps.geometry.kernels import parallel_map
+from steps.geometry.rasterize import rasterize
 from steps.geometry.surface import extract, vertex_normals
 
 Array = NDArray[Any]
 NOISY = 0.1  # voxels: depth noise finer than this is left to the mesh's smoothing
-BAND = 4.0  # standard deviations of its noise, between the least and the largest value that a depth may really have
+BAND = 3.0  # standard deviations of its noise, between the least and the largest value that a depth may really have
+THIN = 3.0  # voxels: what is thinner may be torn or lost
+LOST, MUCH_LOST = 0.01, 0.03  # of the object's pixels: from so many lost on a finer grid is tried, and it is told
+FINER = 1.2  # times as many voxels a side, at least, or it is not worth it
+MOST_VOXELS = 40_000_000  # that a grid may take by itself
+NOISE_PASSES = 2  # noise is of single pixels: more would flatten what is round
 FINE = 0.05  # voxels: depth levels finer than this need no smoothing
 LARGEST_TEXTURE = 2048  # by default; more on request
 SAMPLES_PER_VOXEL = 4  # pixels of depth per voxel and axis: more cost memory and change nothing
@@ -47,15 +53,55 @@ class Settings:
 def reconstruct(
     views: list[SceneView], settings: Settings, done: Callable[[int], None] = lambda part: None
 ) -> tuple[Mesh, dict[str, Any]]:
-    """The textured mesh, and facts about it. done(i) is called when part i of PARTS has been done."""
+    """The textured mesh, and facts about it; among these under "notes" what a person should read. done(i) is called when part i
+    of PARTS has been done."""
     field, grid = fused(views, settings)
     done(1)
     vertices, faces = extract(field, grid, settings.faces)
     _check(vertices, faces)
+    vertices, faces, grid, notes = with_thin_parts(vertices, faces, grid, views, settings)
     done(2)
     mesh, facts, _ = textured(vertices, faces, views, settings, lambda: done(3))
     done(4)
-    return mesh, {**facts, "grid": list(grid.shape), "voxel": grid.voxel}
+    return mesh, {**facts, "grid": list(grid.shape), "voxel": grid.voxel, "notes": notes}
+
+
+def with_thin_parts(
+    vertices: Array, faces: Array, grid: Grid, views: list[SceneView], settings: Settings
+) -> tuple[Array, Array, Grid, list[str]]:
+    """The mesh, from a finer grid where thin parts were lost that the views show and it keeps more of them; its grid; and what is
+    to be said about that."""
+    lost, usual = lost_to_voxels(vertices, faces, grid, views), settings.grid
+    finer = int(usual * min(2.0, (MOST_VOXELS / float(np.prod(grid.shape))) ** (1 / 3)))
+    notes = []
+    if lost > LOST and finer >= FINER * usual:
+        field, other = fused(views, replace(settings, grid=finer))
+        found = extract(field, other, settings.faces)
+        if (left := lost_to_voxels(*found, other, views)) < lost:
+            vertices, faces, grid, lost = *found, other, left
+            notes.append(f"Parts of the object are thinner than voxels of a grid of {usual}: it was made {finer}.")
+    if lost > MUCH_LOST:
+        notes.append(
+            f"WARNING: {lost:.0%} of what the views show is thinner than about two voxels and was lost: "
+            f"views that it fills more, of more pixels, or --grid {2 * max(grid.shape)} keep more."
+        )
+    return vertices, faces, grid, notes
+
+
+def lost_to_voxels(vertices: Array, faces: Array, grid: Grid, views: list[SceneView]) -> float:
+    """The share of the object's pixels, over all views, that the mesh does not cover and that lie on parts thinner than voxels
+    can show."""
+    lost, shown = 0, 0
+    for view in views:
+        side = depth_view(view, SAMPLES_PER_VOXEL * max(grid.shape))
+        camera, inside = side.camera, side.coverage >= 0.5
+        pixels = (
+            THIN * grid.voxel * camera.fx / float(np.median(side.depth[side.depth > 0])) if side.depth.any() else 1.0
+        )
+        thin = inside & ~binary_opening(inside, np.ones((2 * int(np.ceil(pixels / 2)) + 1,) * 2))
+        missing = thin & (rasterize(vertices, faces, camera).face < 0)
+        lost, shown = lost + int(missing.sum()), shown + int(inside.sum())
+    return lost / max(1, shown)
 
 
 def textured(
@@ -139,17 +185,16 @@ def without_holes(view: DepthView) -> DepthView:
 
 
 def smoothed(view: DepthView, voxel: float) -> DepthView:
-    """The view with a staircase of coarse depth levels undone, and with noise: the smoothest depth within what either allows, where
-    that is coarse against a voxel."""
+    """The view with a staircase of coarse depth levels undone, and its noise: the smoothest depth within what either allows,
+    where that is coarse against a voxel."""
     noise = depth_noise(view.depth, np.zeros_like(view.depth), np.ones_like(view.depth))
     known = view.step[view.depth > 0]
-    step = view.step
     if len(known) and noise > max(NOISY * voxel, float(np.median(known))):
-        step = np.where(view.depth > 0, np.maximum(step, BAND * noise), 0).astype(np.float32)
-        known = step[view.depth > 0]
+        band = np.where(view.depth > 0, np.maximum(view.step, BAND * noise), 0).astype(np.float32)
+        return replace(view, depth=dequantized(view.depth, band, NOISE_PASSES, 1.0))
     if float(np.median(known)) < FINE * voxel:
         return view
-    return replace(view, depth=dequantized(view.depth, step), step=step)
+    return replace(view, depth=dequantized(view.depth, view.step))
 
 
 def texture_size(views: list[SceneView], side: int) -> int:

@@ -120,9 +120,9 @@ def _write_obj(folder: Path, mesh: Mesh, frame: Frame) -> None:
 
 
 def _digits(frame: Frame) -> str:
-    """How an OBJ's vertices are printed: each to a ten-millionth of the object's size."""
+    """How an OBJ's vertices are printed: as exactly as 32 bits hold them, or vertices might fall into one and open the mesh."""
     more = int(np.ceil(np.log10(max(map(abs, frame.offset)) / frame.scale))) if frame.is_far else 0
-    return "v" + f" %.{min(7 + more, 17)}g" * 3
+    return "v" + f" %.{min(9 + more, 17)}g" * 3
 
 
 # no ambient colour: viewers of the VTK family (ParaView, F3D) add it to the lit texture, and white burns photographs out

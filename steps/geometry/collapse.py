@@ -1,10 +1,10 @@
-"""Quadric decimation that keeps what a solid needs: every edge between two faces, every vertex in one fan, one orientation, and no
-two faces that cross.
+"""Quadric decimation that keeps what a solid needs: every edge between two faces, every vertex in one fan, one orientation, and
+no two faces that cross.
 
 Edges collapse in the order of their quadric error (Garland and Heckbert, "Surface simplification using quadric error metrics",
-1997), in rounds: the cheapest first, each vertex at most once a round, so that no cost is out of date. An edge collapses where its
-ends have just two neighbours in common (the link condition: Dey et al., "Topology preserving edge contraction", 1999), no face
-turns over or becomes a sliver, and none of the new faces crosses any other.
+1997), in rounds: the cheapest first, each vertex at most once a round, so that no cost is out of date. An edge collapses where
+its ends have just two neighbours in common (the link condition: Dey et al., "Topology preserving edge contraction", 1999), no
+face turns over or becomes a sliver, and none of the new faces crosses any other.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ class Added(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """star: (MOST,) faces around an edge; left, right: (MOST,) their corners opposite to the new vertex; mark: (m,) int32, in which
-    attempt a face was last looked at; touched: (n,) bool, vertices that moved in this round; watched: see `_reduced`; box: (2, 3)
-    float64."""
+    """star: (MOST,) faces around an edge; left, right: (MOST,) their corners opposite to the new vertex; mark: (m,) int32, in
+    which attempt a face was last looked at; touched: (n,) bool, vertices that moved in this round; watched: see `_reduced`; box:
+    (2, 3) float64."""
 
     star: Array
     left: Array
@@ -126,9 +126,9 @@ def _round(mesh: Half, share: float, most: int, watched: Array) -> int:
     for_bands(lambda a, b: _judge(mesh, edges, cost, place, a, b), len(edges))
     order = _least(cost, int(np.ceil(share * len(edges))))
     cells, added = _near_faces(mesh, alive, bool(watched.any()))
-    corners = np.empty((3, MOST), np.int32)
+    star, left, right = np.empty((3, MOST), np.int32)
     mark = np.zeros(len(mesh.faces), np.int32)
-    scratch = Scratch(*corners, mark, np.zeros(len(mesh.out), bool), watched, np.empty((2, 3)))
+    scratch = Scratch(star, left, right, mark, np.zeros(len(mesh.out), bool), watched, np.empty((2, 3)))
     return int(_collapse(mesh, edges[order], place[order], cells, added, scratch, most))
 
 
@@ -319,9 +319,9 @@ def _spoils(mesh, scratch, count, trial):  # type: ignore[no-untyped-def]
     for k in range(count):
         f, a, b = scratch.star[k], scratch.left[k], scratch.right[k]
         x, y, z = _normal(p, trial, a, b)
-        i, j, l = _normal(p, mesh.faces[f, 0], mesh.faces[f, 1], mesh.faces[f, 2])
-        new, old = x * x + y * y + z * z, i * i + j * j + l * l
-        if x * i + y * j + z * l <= TURNED * np.sqrt(new * old):
+        i, j, n = _normal(p, mesh.faces[f, 0], mesh.faces[f, 1], mesh.faces[f, 2])
+        new, old = x * x + y * y + z * z, i * i + j * j + n * n
+        if x * i + y * j + z * n <= TURNED * np.sqrt(new * old):
             return True
         longest = max(_square(p, trial, a), max(_square(p, a, b), _square(p, b, trial)))
         if new < (2 * SLIVER * longest) ** 2 and new <= old:
@@ -352,8 +352,8 @@ def _crosses(mesh, cells, added, scratch, count, trial, now):  # type: ignore[no
     if added.used[0] >= len(added.face):
         return True
     for k in range(count):
-        for l in range(k):
-            if cross(p, trial, scratch.left[k], scratch.right[k], trial, scratch.left[l], scratch.right[l]):
+        for m in range(k):
+            if cross(p, trial, scratch.left[k], scratch.right[k], trial, scratch.left[m], scratch.right[m]):
                 return True
     for axis in range(3):
         low = high = p[trial, axis]

@@ -48,8 +48,8 @@ def crossing_faces(vertices: Array, faces: Array) -> Array:
 
 
 def uncrossed(wanted: Array, faces: Array, safe: Array) -> tuple[Array, int]:
-    """The vertices nearest to `wanted` (n, 3) with which no face crosses another, and how many were held back: those of faces that
-    cross go back towards `safe` (n, 3), where none do, by halves and then all the way, in ever wider rings."""
+    """The vertices nearest to `wanted` (n, 3) with which no face crosses another, and how many were held back: those of
+    faces that cross go back towards `safe` (n, 3), where none do, by halves and then all the way, in ever wider rings."""
     share = np.ones(len(wanted))
     points = wanted
     for i in range(64):
@@ -72,7 +72,8 @@ def boxes(points: Array, faces: Array) -> tuple[Array, Array]:
 
 
 def sorted_into_cells(low: Array, high: Array, side: float = 0.0) -> Cells:
-    """A grid of cells with `side`, by default half as large again as faces' boxes are on average; larger where that takes too many."""
+    """A grid of cells with `side`, by default half as large again as faces' boxes are on average; larger where they would be too
+    many."""
     origin = low.min(axis=0)
     extent = high.max(axis=0) - origin
     side = side or 1.5 * float((high - low).mean())
@@ -160,7 +161,7 @@ def cross(p, a0, a1, a2, b0, b1, b2):  # type: ignore[no-untyped-def]
     plane = flat * size
     # turned so that shared corners come first
     for _ in range(2):
-        if not (a0 == b0 or a0 == b1 or a0 == b2):
+        if a0 != b0 and a0 != b1 and a0 != b2:  # not `in`: the indices may be of several kinds
             a0, a1, a2 = a1, a2, a0
     shared = 0
     if a0 == b1:
@@ -169,7 +170,7 @@ def cross(p, a0, a1, a2, b0, b1, b2):  # type: ignore[no-untyped-def]
         b0, b1, b2 = b2, b0, b1
     if a0 == b0:
         shared = 1
-        if a2 == b1 or a2 == b2:
+        if not (a2 != b1 and a2 != b2):
             a1, a2 = a2, a1
         if a1 == b2:
             b1, b2 = b2, b1

@@ -6,8 +6,8 @@ stays solid and the surface is closed. (The idea is space carving, Kutulakos and
 Levoy 1996.) Distances are measured to the pixel's tangent plane, not along its ray; along the ray, oblique views
 overestimate free space and the maximum shrinks everything.
 
-What a view does not know it does not carve. Where its depth has holes these are bridged, as flat as what surrounds them allows, and
-such a guess carves only where no view that sees has a surface.
+What a view does not know it does not carve. Where its depth has holes these are bridged, as flat as what surrounds them allows,
+and such a guess carves only where no view that sees has a surface.
 
 Where depth is only roughly right the maximum would carve at every error. How far the views disagree about surfaces that they see
 together is measured, and within a few times that they vote: their surface is the mean of what they see, each by how squarely it
@@ -98,6 +98,8 @@ def _inside_outlines(points: Array, views: list[DepthView]) -> Array:
         shown = (z > 0) & (pixels >= 0).all(axis=1) & (pixels[:, 0] < width) & (pixels[:, 1] < height)
         column, row = pixels[shown].astype(int).T
         inside[shown] &= wide[row, column] > 0
+        if not (wide[[0, -1]].any() or wide[:, [0, -1]].any()):  # all of the object is in the picture
+            inside &= shown | (z <= 0)
     return inside
 
 
@@ -284,9 +286,9 @@ def _outvoted(fronts, weights, slack):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _carve(
+def _carve(  # type: ignore[no-untyped-def]
     projections, focals, outlines, depths, planes, halves, guesses, origin, voxel, slack, seen, field, start, stop
-):  # type: ignore[no-untyped-def]
+):
     views = len(projections)
     x, y, z, fronts, weights = seen[0], seen[1], seen[2], seen[3], seen[4]
     for i in range(start, stop):

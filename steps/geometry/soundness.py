@@ -18,8 +18,8 @@ Array = NDArray[Any]
 @dataclass(frozen=True)
 class Soundness:
     """watertight: every edge is shared by exactly two faces; oriented: they run along it in opposite directions; vertex_manifold:
-    the faces around every vertex form one fan; crossing_faces: how many faces have more in common with another than the corners and
-    edges that both share (see `crossings`)."""
+    the faces around every vertex form one fan; crossing_faces: how many faces have more in common with another than the
+    corners and edges that both share (see `crossings`)."""
 
     watertight: bool
     oriented: bool

@@ -27,8 +27,8 @@ MILDER = 1.0, 0.97, 1.05  # times the wanted faces, in turn, where rounding to 3
 
 def extract(field: Array, grid: Grid, target_faces: int) -> tuple[Array, Array]:
     """The zero level of `field` [nx, ny, nz] as vertices (n, 3) float64 in the world and faces (m, 3) int32, m <= about
-    target_faces: always sound (see `soundness`), as 32 bits hold it. Marching cubes (Lewiner et al. 2003), specks dropped, smoothed,
-    decimated. Where marching cubes leave something else, marching tetrahedra, which cannot.
+    target_faces: always sound (see `soundness`), as 32 bits hold it. Marching cubes (Lewiner et al. 2003), specks dropped,
+    smoothed, decimated. Where marching cubes leave something else, marching tetrahedra, which cannot.
     Raises ModelConvergenceFailed where the field has no surface, or none whose faces do not cross."""
     if not (field.min() < 0 < field.max()):
         raise ModelConvergenceFailed("The fused depth encloses nothing: the views do not agree on any solid.")
@@ -37,15 +37,15 @@ def extract(field: Array, grid: Grid, target_faces: int) -> tuple[Array, Array]:
         rough, faces = without_specks(*surface_of(held))
         if len(faces) and is_closed(faces):
             smooth = taubin(rough, faces, SMOOTHING)
-            places = (points * grid.voxel + grid.origin for points in (smooth.astype(np.float64), rough))
-            if found := solid(*places, faces, target_faces):
+            wanted, safe = (points * grid.voxel + grid.origin for points in (smooth.astype(np.float64), rough))
+            if found := solid(wanted, safe, faces, target_faces):
                 return found
     raise ModelConvergenceFailed("The fused depth has no surface whose faces do not cross.")
 
 
 def solid(wanted: Array, safe: Array, faces: Array, target_faces: int) -> tuple[Array, Array] | None:
-    """A sound mesh of about `target_faces` faces, its vertices (n, 3) float64 such that 32 bits hold them; None where none is found.
-    wanted: (n, 3), the vertices of a closed mesh; safe: (n, 3), where they go as far as faces would cross otherwise."""
+    """A sound mesh of about `target_faces` faces, its vertices (n, 3) float64 such that 32 bits hold them; None where none is
+    found. wanted: (n, 3), the vertices of a closed mesh; safe: (n, 3), where they go as far as faces would cross otherwise."""
     points, _ = uncrossed(wanted, faces, safe)
     for share in MILDER:
         vertices, fewer = collapsed(points, faces, int(share * target_faces))

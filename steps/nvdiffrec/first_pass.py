@@ -97,8 +97,8 @@ class FirstPass:
         return total
 
     def mesh(self) -> tuple[Array, Array, Array]:
-        """The surface as it stands: vertices (n, 3) float64, where they are without the shifts of the lattice's points (faces that
-        lie in tetrahedra each cannot cross there), and faces (m, 3) int32."""
+        """The surface as it stands: vertices (n, 3) float64, where they are without the shifts of the lattice's points (faces
+        that lie in tetrahedra each cannot cross there), and faces (m, 3) int32."""
         surface, _, values = self.surface()
         ends, *_ = self._faces()
         share = _share(values)

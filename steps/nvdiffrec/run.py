@@ -68,6 +68,8 @@ def _work(
     clock = Clock(reporter, 2 * parameters.iterations)
     work = reconstruct.Work(taken, taken.views, parameters, rung, device, checkpoint, clock, saved)
     first, facts = reconstruct.start(work)
+    for note in facts.get("notes", []):
+        reporter.note(note)
     reporter.stage("inference")
     mesh, found = reconstruct.optimised(work, first, facts["voxel"])
     reporter.stage("export")

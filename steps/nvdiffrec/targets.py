@@ -14,7 +14,7 @@ from steps import baseline
 from steps.formats.scene import SceneView
 from steps.geometry.bake import Photo
 from steps.geometry.cameras import Camera
-from steps.geometry.depth import OWN_NOISE, depth_noise, tangent_planes
+from steps.geometry.depth import depth_noise, tangent_planes
 from steps.geometry.images import box_down
 
 Array = NDArray[Any]

@@ -50,6 +50,8 @@ def fused(p: Reconviagen, choice: Choice, taken: scene.Scene, reporter: Reporter
     found = baseline.reconstruct(taken.views, settings, lambda part: reporter.progress(part, parts))
     reporter.stage("export")
     mesh, facts = found
+    for note in facts["notes"]:
+        reporter.note(note)
     return mesh, {**facts, "voxel": taken.frame.length_out(facts["voxel"])}
 
 

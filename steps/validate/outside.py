@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_erosion, distance_transform_edt
 
 from steps.formats.depth_encoding import MetricDepth
 from steps.validate import masks
@@ -23,6 +22,11 @@ EVERYWHERE = 0.9  # of the pixels beside the object: so much depth is of somethi
 
 def _without_rim(depth: MetricDepth, coverage: Array) -> MetricDepth:
     """Without what smears over the object's rim: depth there that no pixel further inside has nearby."""
+    from scipy.ndimage import (
+        binary_erosion,
+        distance_transform_edt,
+    )  # only now: few sets have such depth, and it loads slowly
+
     deep = binary_erosion(coverage >= FULL, np.ones((3, 3)), SMEARED) & (depth.depth > 0)
     if not deep.any():
         return depth

@@ -140,7 +140,7 @@ def halved(folder: Path) -> Path:
 
 MM = {"encoding": "metric", "scale": 0.001}
 CASES: list[Case] = [
-    Case("depth_holes", spoilt(speckles_and_blocks), loss=1.5),
+    Case("depth_holes", spoilt(speckles_and_blocks), loss=3.0),
     Case("depth_holes stripes", spoilt(stripes), loss=1.5),
     Case("depth_holes rim", spoilt(rim), loss=3.0),
     Case(
@@ -148,7 +148,7 @@ CASES: list[Case] = [
     ),
     Case("depth_flaws invalid_max", spoilt(some(65535, 0), 5), loss=1.0, says=("unknown",)),
     Case("depth_flaws bleed", spoilt(bleeding, 5), loss=1.0),
-    Case("depth_jpeg 90", spoilt(as_jpeg(90)), loss=6.0),
+    Case("depth_jpeg 90", spoilt(as_jpeg(90)), loss=8.0),
     Case("depth_jpeg 97", spoilt(as_jpeg(97)), loss=4.0),
     Case("depth_antialiased", halved, base=("--object", "mug", "--size", "512"), loss=2.0),
     Case("depth_metric_mm of a sensor", with_depth(spoilt(millimetres(0), 2), **MM), loss=0.5),

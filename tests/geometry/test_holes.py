@@ -1,0 +1,120 @@
+"""Depth with holes, with noise and with more than the object in it; parts that are thinner than voxels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import trimesh
+
+from steps import baseline
+from steps.formats.depth_encoding import MetricDepth
+from steps.geometry.cameras import VIEW_NAMES, canonical_camera
+from steps.geometry.depth import bridged
+from steps.geometry.fusion import DepthView, grid_around, signed_field
+from steps.geometry.images import box_down
+from steps.geometry.rasterize import rasterize
+from steps.validate import outside
+
+Array = np.ndarray[Any, Any]
+SIZE, CELLS = 96, 64
+
+
+def views_of(mesh: trimesh.Trimesh) -> list[DepthView]:
+    made = []
+    for name in VIEW_NAMES:
+        camera = canonical_camera(name, SIZE, SIZE)
+        depth = rasterize(mesh.vertices, mesh.faces, camera).depth
+        fine = rasterize(mesh.vertices, mesh.faces, camera.resized(4 * SIZE, 4 * SIZE)).face >= 0
+        made.append(DepthView(camera, depth, box_down(fine.astype(np.float32), 4), np.full_like(depth, 1e-6)))
+    return made
+
+
+@pytest.fixture(scope="module")
+def bowl() -> list[DepthView]:
+    """Half a thick shell, open to the top: only the view from there sees into it."""
+    outer, inner = (trimesh.creation.icosphere(5, radius) for radius in (0.8, 0.6))
+    shell = trimesh.util.concatenate([outer, trimesh.Trimesh(inner.vertices, inner.faces[:, ::-1])])
+    return views_of(trimesh.Trimesh(shell.vertices, shell.faces[shell.triangles_center[:, 1] < 0.0]))
+
+
+def with_hole(view: DepthView, rows: slice, columns: slice) -> DepthView:
+    depth = view.depth.copy()
+    depth[rows, columns] = 0
+    return replace(view, depth=depth)
+
+
+def test_a_plane_s_hole_is_bridged_by_the_plane() -> None:
+    rows, columns = np.mgrid[:40, :40]
+    depth = (1 / (0.4 + 0.002 * rows + 0.001 * columns)).astype(np.float32)
+    unknown = (np.abs(rows - 20) < 6) & (np.abs(columns - 18) < 9)
+    found = bridged(np.where(unknown, np.float32(0), depth), unknown)
+    assert found == pytest.approx(depth, rel=1e-3) and np.array_equal(found[~unknown], depth[~unknown])
+
+
+def test_a_hole_in_the_only_view_that_sees_a_hollow_does_not_fill_the_hollow(bowl: list[DepthView]) -> None:
+    grid = grid_around(bowl, CELLS)
+    whole = signed_field(bowl, grid)
+    middle = slice(SIZE // 2 - 5, SIZE // 2 + 5)
+    holed = [with_hole(v, middle, middle) if v.camera.name == "top" else v for v in bowl]
+    pillar = signed_field(holed, grid)
+    mended = signed_field([baseline.without_holes(v) for v in holed], grid)
+    filled = int(((pillar < 0) & (whole > 0)).sum())
+    assert filled > 500 and int(((mended < 0) != (whole < 0)).sum()) < filled / 5
+
+
+def test_a_guess_never_takes_away_what_another_view_sees() -> None:
+    """A block stands on a slab, and the view from above has a hole over it: the guess is the slab, and the sides see more."""
+    slab = trimesh.creation.box((1.2, 0.2, 1.2))
+    block = trimesh.creation.box((0.2, 0.5, 0.2), transform=trimesh.transformations.translation_matrix((0, 0.3, 0)))
+    views = views_of(trimesh.util.concatenate(slab, block))
+    grid = grid_around(views, CELLS)
+    middle = slice(SIZE // 2 - 14, SIZE // 2 + 14)
+    holed = [with_hole(v, middle, middle) if v.camera.name == "top" else v for v in views]
+    field = signed_field([baseline.without_holes(v) for v in holed], grid)
+    near_its_side = np.rint((np.array([0.07, 0.4, 0.0]) - grid.origin) / grid.voxel).astype(int)
+    assert field[tuple(near_its_side)] < 0
+
+
+def test_pixels_that_fly_before_the_object_do_not_coarsen_the_grid(bowl: list[DepthView]) -> None:
+    flying = [replace(v, depth=np.where(np.arange(SIZE)[:, None] % 7 == 0, np.float32(1.0), v.depth)) for v in bowl]
+    assert grid_around(flying, CELLS).voxel == pytest.approx(grid_around(bowl, CELLS).voxel, rel=0.1)
+
+
+def test_noise_is_smoothed_within_what_it_allows_and_exact_depth_is_left_alone() -> None:
+    exact = views_of(trimesh.creation.icosphere(5, 0.8))[0]
+    noisy = np.random.default_rng(0).normal(scale=0.005, size=exact.depth.shape)
+    spoilt = replace(exact, depth=np.where(exact.depth > 0, exact.depth + noisy, 0).astype(np.float32))
+    known = (exact.depth > 0) & (exact.depth < exact.depth[exact.depth > 0].min() + 0.3)  # seen squarely
+    found = baseline.smoothed(spoilt, 0.01)
+    assert np.abs(found.depth - exact.depth)[known].mean() < 0.6 * np.abs(noisy[known]).mean()
+    assert baseline.smoothed(exact, 0.01) is exact
+
+
+# -- more than the object ------------------------------------------------------------------------------------------------
+
+
+def disc(background: float, smeared: bool) -> tuple[MetricDepth, Array]:
+    """A flat disc at depth 2 before something at another, and the disc's coverage; smeared: over two pixels of its rim."""
+    rows, columns = np.mgrid[:64, :64] - 31.5
+    radius = np.hypot(rows, columns)
+    slope = (2 + 0.005 * rows).astype(np.float32)
+    depth = np.where(radius < (18 if smeared else 20), slope, np.float32(background))
+    coverage = np.rint(255 * np.clip(20.5 - radius, 0, 1)).astype(np.uint8)
+    return MetricDepth(depth, np.full_like(depth, 1e-4)), coverage
+
+
+@pytest.mark.parametrize("smeared", [False, True])
+def test_a_wall_behind_the_object_is_left_out_and_told(smeared: bool) -> None:
+    depth, coverage = disc(3.4, smeared)
+    kept, notes = outside.removed([depth] * 6, [coverage] * 6)
+    assert kept[0].depth.max() < 2.5 and (kept[0].depth[coverage == 255] > 0).mean() > 0.75
+    assert len(notes) == 1 and "behind the object" in notes[0]
+
+
+def test_depth_of_the_object_alone_stays_as_it_is_and_nothing_is_told() -> None:
+    depth, coverage = disc(0.0, False)
+    kept, notes = outside.removed([depth] * 6, [coverage] * 6)
+    assert np.array_equal(kept[0].depth, depth.depth) and not notes
