@@ -141,8 +141,8 @@ def _errors(s: Sight, coding: Coding, ends: Array, points: Array, normals: Array
     hidden, and what is turned away must be."""
     pixels, z = project(points, s.camera)
     height, width = s.share.shape
-    x = np.clip(np.floor(pixels[:, 0]), 0, width - 1).astype(int)
-    y = np.clip(np.floor(pixels[:, 1]), 0, height - 1).astype(int)
+    x = np.clip(np.nan_to_num(np.floor(pixels[:, 0])), 0, width - 1).astype(int)
+    y = np.clip(np.nan_to_num(np.floor(pixels[:, 1])), 0, height - 1).astype(int)
     beyond = np.abs(pixels - np.stack([x + 0.5, y + 0.5], axis=1)).max(axis=1)
     beside = (s.outside[y, x] + np.maximum(beyond - 0.5, 0)) / s.camera.fx * np.abs(z)
     sight = s.camera.position - points

@@ -105,7 +105,7 @@ def given(evidence: Evidence, pictures: Pictures, source: str, reporter: Reporte
     found = judged(evidence, lambda: encodings(evidence, pictures))
     words = warnings(found, evidence.names, source)
     if words or found.agreement.share > FAILS:
-        drawn(found, evidence.views, [p.colour for p in pictures.views]).save(reporter.outputs / PICTURE)
+        drawn(found, evidence.views, [_over_white(p) for p in pictures.views]).save(reporter.outputs / PICTURE)
     check(found, evidence.names, source)
     return Told(words, found.to_json(evidence.names))
 
@@ -205,6 +205,14 @@ def _numbers(judgement: Judgement, names: list[str]) -> str:
 
 def _pictures(names: list[str]) -> str:
     return f"picture {names[0]}" if len(names) == 1 else f"pictures {', '.join(names[:-1])} and {names[-1]}"
+
+
+def _over_white(picture: png.Picture) -> Array:
+    """[H, W, 3] uint8."""
+    if picture.alpha is None:
+        return picture.colour
+    share = picture.alpha[..., None]
+    return np.rint(picture.colour * share + 255 * (1 - share)).astype(np.uint8)
 
 
 def drawn(judgement: Judgement, views: list[DepthView], pictures: list[Array]) -> Image.Image:
