@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,6 @@ WARNS, FAILS = 0.05, 0.25  # the same, from which there is a warning, and from w
 OUTLINE = 0.12  # of a view's outline, the share that lies elsewhere in its depth render from which there is a warning
 TOUCHED = 0.05  # of a pixel: that a picture must show of the object, for its depth to be unknown rather than nothing
 TILE = 256  # pixels to a side of a view in the picture
-MOST_TRIED = 4  # conventions of cameras whose encoding has to be found with each
 PICTURE = "contradictions.png"  # among the step's outputs
 RED, BLUE = (220, 40, 30), (30, 90, 220)
 
@@ -129,21 +127,21 @@ def encodings(evidence: Evidence, pictures: Pictures) -> Iterator[Trial]:
     yield Trial(f"{words}: leave `depth` out of cameras.json to have it found.", replace(evidence, views=trial))
 
 
-def with_convention(error: RigAmbiguous, pictures: Pictures, views: list[View]) -> RigAmbiguous:
-    """The same error, with the convention under which an encoding is found for cameras that came without any, if there is one."""
-    from steps.validate import encoding
-
-    for words, cameras in islice(conventions.readings([view.camera for view in views]), MOST_TRIED):
-        try:
-            encoding.found(pictures, [replace(v, camera=c) for v, c in zip(views, cameras, strict=True)])
-        except RigAmbiguous:
-            continue
-        return RigAmbiguous(
-            f"{error.message} It would, if they were {words}.",
-            f"Write the cameras as cameras.json wants them: these look like {words}. {error.suggestion}",
-            **error.details,
-        )
-    return error
+def with_convention(error: RigAmbiguous, views: list[View]) -> RigAmbiguous:
+    """The same error, with the convention under which cameras that came without an encoding all look at one place, where they do
+    not as they stand."""
+    cameras = [view.camera for view in views]
+    if conventions.look_inward(cameras):
+        return error
+    fitting = (words for words, read in conventions.readings(cameras) if conventions.look_inward(read))
+    words = next(fitting, "")
+    if not words:
+        return error
+    return RigAmbiguous(
+        f"{error.message} They do not look at one place; they would, if they were {words}.",
+        f"Write the cameras as cameras.json wants them: these look like {words}. {error.suggestion}",
+        **error.details,
+    )
 
 
 def judged(evidence: Evidence, more: Callable[[], Iterator[Trial]] | None = None) -> Judgement:

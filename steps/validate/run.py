@@ -68,7 +68,7 @@ def known(
         try:
             views, note = encoding.found(pictures, given)
         except RigAmbiguous as error:
-            raise judgement.with_convention(error, pictures, given) from None
+            raise judgement.with_convention(error, given) from None
         return Cameras(views, "given, without encoding", [note])
     from steps.validate import rig
 
