@@ -173,6 +173,18 @@ def _middle(factors: Array, score: Callable[[float], float]) -> float:
     return float(factors[best[len(best) // 2]])
 
 
+def look_inward(cameras: list[Camera]) -> bool:
+    """Whether all have one place in front of them at which they look, to an eighth of their distance from it."""
+    positions = np.array([camera.position for camera in cameras])
+    sights = -np.array([np.asarray(camera.camera_to_world)[:3, 2] for camera in cameras])
+    across = np.eye(3) - sights[:, :, None] * sights[:, None, :]  # what a place lies beside a line of sight
+    place = np.linalg.lstsq(across.sum(axis=0), np.einsum("nij,nj->i", across, positions), rcond=None)[0]
+    ahead = np.einsum("nk,nk->n", place - positions, sights)
+    beside = np.linalg.norm(np.einsum("nij,nj->ni", across, place - positions), axis=1)
+    spread = float(np.linalg.norm(positions - positions.mean(axis=0), axis=1).mean())
+    return bool((ahead > spread / 8).all() and (beside < ahead / 8).all())
+
+
 def twice(cameras: list[Camera]) -> list[tuple[str, str]]:
     """The names of two views each that have one and the same camera."""
     pairs = [(a, b) for i, a in enumerate(cameras) for b in cameras[i + 1 :]]

@@ -21,7 +21,7 @@ from steps.formats.checks import Pictures
 from steps.formats.depth_encoding import metric_depth
 from steps.geometry.cameras import Camera, ray_to_z
 from steps.reporter import Reporter
-from steps.validate import causes, exchanged, masks
+from steps.validate import causes, conventions, exchanged, masks
 from steps.validate.agreement import Agreement, DepthView, compare, least_around
 from steps.validate.causes import Cause, Evidence, Trial
 
@@ -103,7 +103,7 @@ def given(evidence: Evidence, pictures: Pictures, source: str, reporter: Reporte
     found = judged(evidence, lambda: encodings(evidence, pictures))
     words = warnings(found, evidence.names, source)
     if words or found.agreement.share > FAILS:
-        drawn(found, evidence.views, [p.colour for p in pictures.views]).save(reporter.outputs / PICTURE)
+        drawn(found, evidence.views, [_over_white(p) for p in pictures.views]).save(reporter.outputs / PICTURE)
     check(found, evidence.names, source)
     return Told(words, found.to_json(evidence.names))
 
@@ -125,6 +125,23 @@ def encodings(evidence: Evidence, pictures: Pictures) -> Iterator[Trial]:
     trial = [DepthView.of(camera, depth) for camera, depth in zip(evidence.cameras, depths, strict=True)]
     words = note.removesuffix(".").replace("was found from the pictures", "that fits these cameras is another one")
     yield Trial(f"{words}: leave `depth` out of cameras.json to have it found.", replace(evidence, views=trial))
+
+
+def with_convention(error: RigAmbiguous, views: list[View]) -> RigAmbiguous:
+    """The same error, with the convention under which cameras that came without an encoding all look at one place, where they do
+    not as they stand."""
+    cameras = [view.camera for view in views]
+    if conventions.look_inward(cameras):
+        return error
+    fitting = (words for words, read in conventions.readings(cameras) if conventions.look_inward(read))
+    words = next(fitting, "")
+    if not words:
+        return error
+    return RigAmbiguous(
+        f"{error.message} They do not look at one place; they would, if they were {words}.",
+        f"Write the cameras as cameras.json wants them: these look like {words}. {error.suggestion}",
+        **error.details,
+    )
 
 
 def judged(evidence: Evidence, more: Callable[[], Iterator[Trial]] | None = None) -> Judgement:
@@ -186,6 +203,14 @@ def _numbers(judgement: Judgement, names: list[str]) -> str:
 
 def _pictures(names: list[str]) -> str:
     return f"picture {names[0]}" if len(names) == 1 else f"pictures {', '.join(names[:-1])} and {names[-1]}"
+
+
+def _over_white(picture: png.Picture) -> Array:
+    """[H, W, 3] uint8."""
+    if picture.alpha is None:
+        return picture.colour
+    share = picture.alpha[..., None]
+    return np.rint(picture.colour * share + 255 * (1 - share)).astype(np.uint8)
 
 
 def drawn(judgement: Judgement, views: list[DepthView], pictures: list[Array]) -> Image.Image:

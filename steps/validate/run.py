@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steps.contracts import OUTLINES, PRESETS, VIEW_NAMES, Validate
-from steps.errors import ValidationFailed
+from steps.errors import RigAmbiguous, ValidationFailed
 from steps.files import write_json
 from steps.formats import cameras_json, checks, png, scene
 from steps.formats.cameras_json import Arrangement, Given, View
@@ -94,7 +94,10 @@ def known(
     if isinstance(given, list):
         from steps.validate import encoding
 
-        views, note = encoding.found(pictures, given)
+        try:
+            views, note = encoding.found(pictures, given)
+        except RigAmbiguous as error:
+            raise judgement.with_convention(error, given) from None
         return Cameras(views, "given, without encoding", [note])
     from steps.validate import rig
 

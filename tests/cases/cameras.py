@@ -129,6 +129,20 @@ def swap(a: str, b: str) -> dict[str, str]:
     return {a: b, b: a}
 
 
+def without_encoding(make: Make) -> Make:
+    """The same, and nothing is said of depth."""
+
+    def made(folder: Path) -> Path:
+        document = cameras(make(folder))
+        for item in document["views"]:
+            item.pop("depth", None)
+        document.pop("depth", None)
+        write_cameras(folder, document)
+        return folder
+
+    return made
+
+
 def told(name: str, make: Make, *says: str, base: tuple[str, ...] = DUCK) -> Case:
     """A mesh with a warning, or a refusal: either names the cause."""
     return Case(f"views {name}", make, base, or_code=BAD, says=says, closed=False)
@@ -177,4 +191,12 @@ CASES: list[Case] = [
     refused("turned and placed by degrees for radians", posed(turned_by_degrees(True)), "degrees", base=MUG),
     refused("of another lens", zoomed(1.5), "another lens"),
     refused("with Blender's clip range for near and far", near_and_far(0.1, 100.0), "encoding", base=MUG),
+    Case(
+        "cameras of OpenCV without an encoding",
+        without_encoding(posed(lambda pose: pose @ OPENCV)),
+        MUG,
+        code="RIG_AMBIGUOUS",
+        or_code=BAD,
+        says=("OpenCV",),
+    ),
 ]

@@ -186,6 +186,15 @@ def test_angles_in_degrees_are_known_again_when_they_were_taken_for_radians() ->
         assert conventions._degree(turned) == pytest.approx(degrees)
 
 
+def test_cameras_that_look_at_one_place_are_told_from_those_that_do_not() -> None:
+    cameras = [canonical_camera(view, SIDE, SIDE) for view in VIEW_NAMES]
+    assert conventions.look_inward(cameras)
+    for says in ("world-to-camera", "OpenCV"):
+        wrong = [replace(c, camera_to_world=CONVENTIONS[says](np.array(c.camera_to_world))) for c in cameras]
+        assert not conventions.look_inward(wrong)
+        assert says in next(w for w, read in conventions.readings(wrong) if conventions.look_inward(read))
+
+
 def test_the_other_way_round_a_unit_has_its_own_words() -> None:
     assert (
         conventions._other_way("in inches where depth is in millimetres") == "in millimetres where depth is in inches"
