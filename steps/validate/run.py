@@ -92,7 +92,7 @@ def known(
     reporter.stage("rig")
     # only now: they load kernels, which a faulty set must not wait for
     if isinstance(given, list):
-        from steps.validate import encoding
+        from steps.validate import encoding, judgement
 
         try:
             views, note = encoding.found(pictures, given)
