@@ -11,7 +11,7 @@ from steps.validate import encoding
 from steps.validate.encoding_telling import told
 from steps.validate.stored import counts_of
 
-UNFILLED = 0.03  # radii: of outlines that these cameras may have seen
+UNFILLED = 0.02  # radii: of outlines that these cameras may have seen
 
 
 def explained(pictures: Pictures, background: int | str) -> tuple[list[View], str] | None:
