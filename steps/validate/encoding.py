@@ -49,7 +49,7 @@ def found(pictures: Pictures, views: list[View]) -> tuple[list[View], str]:
             "Under the cameras given, the six outlines have no place in common.", _HELP, hypotheses=[]
         ) from None
     fit = depth_search.found(ready.problem, ready.frame)
-    if fit.cost > FITS:
+    if not fit.cost <= FITS:  # nor where it is no number
         raise RigAmbiguous(
             f"No depth encoding makes the six depth renders agree under the cameras given: the best misses by {fit.cost:.1f}, "
             "about 1 is usual.",
@@ -82,7 +82,7 @@ def checked(pictures: Pictures, views: list[View]) -> tuple[list[View], str]:
     from steps.geometry import depth_search  # only now: it loads kernels
 
     fit = depth_search.found(ready.problem, ready.frame)
-    if fit.cost > FITS or fit.cost * BETTER > before.cost:
+    if not fit.cost <= FITS or fit.cost * BETTER > before.cost:
         return views, ""
     depths = encodings(fit, ready)
     note = (
