@@ -254,7 +254,7 @@ def impossible_cameras(folder: Path, rng: Random) -> Path:
         lambda: view["intrinsics"].update(fx=-1),
         lambda: view.update(name="front") if view["name"] != "front" else view.update(name="back"),
         lambda: view["depth"].update(near=2.0, far=2.0),
-        lambda: view["depth"].update(encoding="logarithmic"),
+        lambda: view["depth"].update(encoding="exponential"),
         lambda: view.update(surprise=1),
     ]
     kinds[rng.integers(len(kinds))]()

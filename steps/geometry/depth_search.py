@@ -106,6 +106,8 @@ def simplest(p: Problem, fits: list[Fit]) -> Fit:
 
 def _freed(p: Problem, base: Fit) -> Fit:
     """A curve without a name: what has to be added to a model's depth, at knots with equally many pixels and levels between."""
+    if not p.span[1] > p.span[0]:  # one value has no curve
+        return base
     values = np.concatenate([s.value for s in p.samples])
     knots = (np.quantile(values, np.linspace(0, 1, KNOTS)) + np.linspace(*p.span, KNOTS)) / 2
     knots[0], knots[-1] = p.span

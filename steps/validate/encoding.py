@@ -17,7 +17,7 @@ from steps.geometry.depth_curve import Curve
 from steps.geometry.depth_fit import Fit, Problem
 from steps.geometry.depth_models import Model, Offset
 from steps.geometry.depth_views import DepthView, Frame, NothingSeen, depth_view, normalised
-from steps.validate.encoding_telling import told
+from steps.validate.encoding_telling import factor_between, told
 from steps.validate.stored import background_of, counts_of
 
 Array = NDArray[Any]
@@ -85,9 +85,14 @@ def checked(pictures: Pictures, views: list[View]) -> tuple[list[View], str]:
     if not fit.cost <= FITS or fit.cost * BETTER > before.cost:
         return views, ""
     depths = encodings(fit, ready)
+    if factor_between(depths, given):
+        return (
+            views,
+            "",
+        )  # another unit than the cameras' is for the agreement of the views to tell: which is right, nobody knows
     note = (
         f"WARNING: the pictures deny the depth encoding that cameras.json gives ({_short(given[0])}); under its cameras they "
-        f"agree with another one, which was taken: {told(depths, given)}"
+        f"agree with another one, which was taken: {told(depths)}"
     )
     return [replace(v, depth=d) for v, d in zip(views, depths, strict=True)], note
 

@@ -14,14 +14,14 @@ TRANSFORM = (
 )
 
 
-def told(depths: list[DepthEncoding], given: list[DepthEncoding] | None = None) -> str:
+def told(depths: list[DepthEncoding]) -> str:
     """Sentences for the report."""
     first = depths[0]
     kind = {"linear": "linear", "inverse": "inverse (disparity)", "logarithmic": "logarithmic"}[first.encoding]
     along = "ray" if first.distance == "ray" else "axis"
     order = "farther" if first.far > first.near else "nearer"
     text = f"{kind} along the {along}, larger is {order}, {_range(depths)}{curve_words(first.curve)}."
-    return " ".join([text, *_causes(depths, given)])
+    return " ".join([text, *_causes(depths)])
 
 
 def is_per_view(depths: list[DepthEncoding]) -> bool:
@@ -45,7 +45,7 @@ def curve_words(curve: Curve) -> str:
     return ", through a curve without a name, as a view transform like Filmic or AgX makes it"
 
 
-def _causes(depths: list[DepthEncoding], given: list[DepthEncoding] | None) -> list[str]:
+def _causes(depths: list[DepthEncoding]) -> list[str]:
     causes = []
     if depths[0].curve is not None:
         causes.append(TRANSFORM)
@@ -54,15 +54,12 @@ def _causes(depths: list[DepthEncoding], given: list[DepthEncoding] | None) -> l
             "Each view looks stretched between its own nearest and farthest point, as cv2.normalize, Blender's Normalize node "
             "and monocular estimators do; one range for all six views keeps more of what was measured."
         )
-    factor = _factor(depths, given)
-    if factor:
-        causes.append(f"It is the encoding given, times {factor:.6g}: the depth is in another unit than the cameras.")
     return causes
 
 
-def _factor(depths: list[DepthEncoding], given: list[DepthEncoding] | None) -> float:
+def factor_between(depths: list[DepthEncoding], given: list[DepthEncoding]) -> float:
     """By how much the ends of the encoding differ from those given, where that is all; else 0."""
-    if given is None or any(d.curve is not None for d in depths) or given[0].encoding != depths[0].encoding:
+    if any(d.curve is not None for d in depths) or given[0].encoding != depths[0].encoding:
         return 0.0
     ratios = np.array([[d.near / g.near, d.far / g.far] for d, g in zip(depths, given, strict=True)])
     return float(ratios.mean()) if np.ptp(ratios) < 10 * SAME * abs(ratios.mean()) else 0.0

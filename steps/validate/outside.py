@@ -40,8 +40,12 @@ def _without_rim(depth: MetricDepth, coverage: Array) -> MetricDepth:
     )
 
 
+WALL = "The depth renders show something behind the object, too, a wall or a floor: the views' outlines leave it out."
+
+
 def removed(depths: list[MetricDepth], coverages: list[Array]) -> tuple[list[MetricDepth], list[str]]:
-    """The depth maps without what lies beside the object, and what was done. coverages: [H, W] uint8, of the views."""
+    """The depth maps without what lies beside the object, and what was done: WALL, or another sentence. coverages: [H, W] uint8,
+    of the views."""
     kept, beside, empty, inside = [], 0, 0, 0
     for depth, coverage in zip(depths, coverages, strict=True):
         nothing = masks.resized(coverage.astype(np.float32), depth.depth.shape) <= 0
@@ -56,9 +60,7 @@ def removed(depths: list[MetricDepth], coverages: list[Array]) -> tuple[list[Met
         for d, c in zip(kept, coverages, strict=True)
     ]
     if beside > EVERYWHERE * empty:
-        return kept, [
-            "The depth renders show something behind the object, too, a wall or a floor: the views' outlines leave it out."
-        ]
+        return kept, [WALL]
     return kept, [
         f"{beside} pixels of the depth renders lie beside the object, as the views show it: they were left out."
     ]

@@ -124,7 +124,10 @@ def write_scene(pictures: checks.Pictures, cameras: Cameras, out: Path, reporter
     insides = [masks.resized(d.depth > 0, p.pixels.shape[:2]) for d, p in zip(depths, pictures.views, strict=True)]
     decided = masks.decided(pictures.views, insides)
     notes = [*notes, *decided.notes, *holes.unknown(decided.coverages, insides)]
-    depths, told = outside.removed(depths, decided.coverages)
+    stored = depths
+    depths, told = outside.removed(stored, decided.coverages)
+    # pictures that are exchanged leave out depth that is right: unless that was a wall, the views are judged by all of it
+    compared = depths if outside.WALL in told else stored
     notes = [*notes, *told]
     faults = []
     for folder in ("views", "masks", "depth", "steps", "backgrounds"):
@@ -142,7 +145,7 @@ def write_scene(pictures: checks.Pictures, cameras: Cameras, out: Path, reporter
     )
     shares = [c / np.float32(255) for c in decided.coverages]
     background = decided.background if all(b is None for b in decided.behind) else None
-    evidence = judgement.evidence_of(own, [d.depth for d in depths], pictures.views, shares, background)
+    evidence = judgement.evidence_of(own, [d.depth for d in compared], pictures.views, shares, background)
     evidence = replace(evidence, users=given, unit=local.frame.scale)
     agreement = judgement.given(evidence, pictures, source, reporter)
     notes = [*notes, *agreement.warnings]

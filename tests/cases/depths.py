@@ -156,8 +156,7 @@ CASES: list[Case] = [
     Case(
         "depth_metric_wrong_scale",
         lambda f: _encoded(f, lambda z: z * 1000 / 65535, {"encoding": "metric", "scale": 0.01}),
-        loss=0.5,
-        ratio=WORSE,
-        says=PROTEST,
+        code="VALIDATION_FAILED",
+        says=("positions in",),
     ),
 ]

@@ -11,13 +11,27 @@ from typing import Any
 
 import hypothesis
 import numpy as np
+import trimesh
 from hypothesis import strategies as st
 from numba.core.dispatcher import Dispatcher
 from scipy.spatial.transform import Rotation
 
 import steps.geometry
 from steps.errors import StepError
-from steps.geometry import antialias, bake, depth, fusion, interpolate, kernels, rasterize, render, rig_fit, texture
+from steps.geometry import (
+    antialias,
+    bake,
+    collapse,
+    crossings,
+    depth,
+    fusion,
+    interpolate,
+    kernels,
+    rasterize,
+    render,
+    rig_fit,
+    texture,
+)
 from steps.geometry.cameras import Camera
 from steps.geometry.clouds import Sight
 from steps.geometry.poses import Similarity
@@ -231,6 +245,25 @@ def rigged(seed: int, cells: int, scale: int, bad: int, coding: int) -> None:
 def marched(seed: int, shape: tuple[int, int, int], more: int) -> None:
     count = int(np.prod(shape)) + more
     march(np.random.default_rng(seed).random(count) < 0.5, shape)
+
+
+@case({**MESH, "bad": few})
+def crossed(mesh: Any, camera: Camera, bad: int) -> None:
+    vertices, faces, random = mesh
+    crossings.crossing_faces(vertices, faces)
+    crossings.uncrossed(spoilt(random, vertices, bad), faces, vertices)
+
+
+@case({"seed": seeds, "scale": exponents, "rough": st.sampled_from([0.0, 0.05, 1.0]), "target": st.integers(0, 60)})
+def reduced(seed: int, scale: int, rough: float, target: int) -> None:
+    """A ball, more or less crumpled, with and without asking for faces that cross at each collapse; some with corners together."""
+    random = np.random.default_rng(seed)
+    ball = trimesh.creation.icosphere(1)
+    vertices = (ball.vertices + rough * random.normal(size=ball.vertices.shape)) * 10.0**scale
+    vertices[random.integers(0, len(vertices), 3)] = vertices[0]
+    collapse.collapsed(vertices, ball.faces, target)
+    for watched in (random.random(len(vertices)) < 0.5, np.ones(len(vertices), bool)):
+        collapse._reduced(collapse._half_edges(vertices, ball.faces), target, watched)
 
 
 def modules() -> list[Any]:

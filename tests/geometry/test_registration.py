@@ -116,8 +116,9 @@ def test_points_of_a_mesh_are_spread_by_area_and_lie_on_it() -> None:
 
 
 def test_what_the_views_show_lies_on_the_object_and_faces_out(folder: Path) -> None:
-    truth, views = benchmark.truth_of("duck"), benchmark.scene_of("duck", SIDE, folder).views
-    shown = clouds.of_sights([benchmark.sight(view) for view in views], 3000)
+    truth, taken = benchmark.truth_of("duck"), benchmark.scene_of("duck", SIDE, folder)
+    shown = clouds.of_sights([benchmark.sight(view) for view in taken.views], 3000)
+    shown = replace(shown, points=taken.frame.points_out(shown.points))
     middle = truth.vertices.mean(axis=0)
     assert ((shown.points - middle) * shown.normals).sum(axis=1).mean() > 0.2
     assert (

@@ -73,7 +73,9 @@ def test_engine_device_and_reason_stand_wherever_the_model_is_named(job: Finishe
 def test_the_report_is_one_page_without_scripts_or_outside_addresses(job: Finished) -> None:
     page = (job.out / "report" / "index.html").read_text()
     assert "<script" not in page and not re.search(r'(src|href)="(?!data:)', page)
-    assert page.count("data:image/png;base64,") == 18 and page.count("data:image/webp;base64,") == 1
+    assert (
+        page.count("data:image/png;base64,") == 18 and page.count("data:image/webp;base64,") == 2
+    )  # the turntable, and what was taken for the object
     assert "<svg" in page and "inference" in page and "passed" in page
 
 
@@ -223,12 +225,12 @@ def test_a_model_s_failure_ends_the_job_with_its_record_and_a_report(
     assert code in (tmp_path / "out" / "report" / "index.html").read_text()
 
 
-def test_views_that_agree_on_nothing_are_a_failure_to_converge(set_copy: Path, tmp_path: Path) -> None:
+def test_views_that_agree_on_nothing_are_refused_before_any_model_runs(set_copy: Path, tmp_path: Path) -> None:
     document = json.loads((set_copy / "cameras.json").read_text())
     document["views"][0]["camera_to_world"][0][3] = 3.0
     (set_copy / "cameras.json").write_text(json.dumps(document))
     summary = json.loads(sixview("run", set_copy, "--out", tmp_path / "out", "--json").stdout)
-    assert summary["error"]["code"] == "MODEL_CONVERGENCE_FAILED"
+    assert summary["error"]["code"] == "VALIDATION_FAILED" and not summary["models"]
 
 
 def test_an_old_result_never_stands_beside_a_new_failure(duck: Path, copied: Path) -> None:
@@ -285,7 +287,7 @@ def test_two_models_stand_side_by_side_in_the_archive_and_the_report(copied: Pat
     with zipfile.ZipFile(tmp_path / "package" / "result.zip") as archive:
         assert {"reconviagen/mesh.glb", "other/mesh.glb", "other/previews/textured_00.png"} <= set(archive.namelist())
     page = (tmp_path / "package" / "report" / "index.html").read_text()
-    assert page.count("other (fusion)") >= 2 and page.count("data:image/webp") == 2
+    assert page.count("other (fusion)") >= 2 and page.count("data:image/webp") == 3
 
 
 # -- options -------------------------------------------------------------------------------------------------------------

@@ -80,14 +80,13 @@ def test_depth_stretched_in_every_view_is_told(mug: Path, tmp_path: Path) -> Non
     assert "range of its own in every view" in note and "cv2.normalize" in note
 
 
-def test_an_encoding_that_fits_stands_and_another_unit_is_named(mug: Path) -> None:
+def test_an_encoding_that_fits_stands_and_so_does_one_in_another_unit(mug: Path) -> None:
+    """Which unit is right nobody knows: that is for the agreement of the views to tell."""
     pictures, given = checks.check_set(mug)
     assert isinstance(given, list)
     assert encoding.checked(pictures, given) == (given, "")
     kilometres = [replace(v, depth=replace(v.depth, near=1500.0, far=3500.0)) for v in given if v.depth]
-    views, note = encoding.checked(pictures, kilometres)
-    assert worst(decoded(pictures, views), mug) < 0.01
-    assert "another unit" in note
+    assert encoding.checked(pictures, kilometres) == (kilometres, "")
 
 
 def test_wrong_cameras_are_not_explained_away_by_a_curve(sample_set: Callable[..., Path]) -> None:
