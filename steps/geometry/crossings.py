@@ -34,8 +34,8 @@ class Cells(NamedTuple):
 
 
 def crossing_faces(vertices: Array, faces: Array) -> Array:
-    """Which faces cross another, (m,) bool. vertices: (n, 3); faces: (m, 3), which share a corner where they share an index. Raises
-    ValueError where a corner is not there, or no number."""
+    """Which faces cross another, (m,) bool. vertices: (n, 3); faces: (m, 3), which share a corner where they share an index.
+    Raises ValueError where a corner is not there, or no number."""
     check_indices(faces, len(vertices))
     points = np.ascontiguousarray(vertices, np.float64)
     if not np.isfinite(points).all():

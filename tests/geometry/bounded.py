@@ -195,6 +195,7 @@ def fused(camera: Camera, seed: int, scale: int, bad: int) -> None:
     shape = camera.height, camera.width
     seen, step = (spoilt(random, random.normal(size=shape) * 10.0**scale, bad).astype(np.float32) for _ in range(2))
     depth.dequantized(seen, step, 2)
+    depth.bridged(seen, random.random(shape) < 0.5)
     depth.tangent_planes(seen, camera)
     view = fusion.DepthView(camera, seen, random.random(shape).astype(np.float32), step)
     grid = fusion.Grid(spoilt(random, random.normal(size=3), bad), 10.0**scale, (3, 2, 4))
@@ -256,7 +257,7 @@ def crossed(mesh: Any, camera: Camera, bad: int) -> None:
 
 @case({"seed": seeds, "scale": exponents, "rough": st.sampled_from([0.0, 0.05, 1.0]), "target": st.integers(0, 60)})
 def reduced(seed: int, scale: int, rough: float, target: int) -> None:
-    """A ball, more or less crumpled, with and without asking for faces that cross at each collapse; some with corners together."""
+    """A ball, more or less crumpled, some corners together; with and without asking at each collapse for faces that cross."""
     random = np.random.default_rng(seed)
     ball = trimesh.creation.icosphere(1)
     vertices = (ball.vertices + rough * random.normal(size=ball.vertices.shape)) * 10.0**scale
