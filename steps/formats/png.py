@@ -75,11 +75,6 @@ class Picture:
         eight = plain if self.maximum == 255 else np.rint(plain / 257.0).astype(np.uint8)
         return np.repeat(eight, 3, axis=2) if eight.shape[2] == 1 else eight
 
-    @property
-    def is_grey(self) -> bool:
-        c = self.colour
-        return bool((c[..., 0] == c[..., 1]).all() and (c[..., 1] == c[..., 2]).all())
-
 
 def decode(data: bytes) -> Picture:
     """The picture in a PNG file. Raises InvalidFileFormat or ValidationFailed with what is wrong; never decodes a bomb."""

@@ -191,12 +191,6 @@ def _regions(void: Array, like: Likeness, solid: Array) -> Array:
 # -- what is not known --------------------------------------------------------------------------------------------------
 
 
-def with_unknown(depth: Array, coverage: Array) -> Array:
-    """Depth, not a number where the object is and depth is missing: such a pixel denies nothing."""
-    unknown = (depth == 0) & (_at(coverage, depth.shape) >= 128)
-    return np.where(unknown, np.float32(np.nan), depth)
-
-
 def unknown(coverages: list[Array], insides: list[Array]) -> list[str]:
     """A sentence about pixels that are the object's and have no depth, away from its outline, where there are many."""
     objects = [c >= 128 for c in coverages]
