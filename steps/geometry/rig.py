@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from steps.geometry.cameras import CANONICAL_AXES, VIEW_NAMES
 from steps.geometry.kernels import parallel_map
 from steps.geometry.rig_fit import (
+    BENDS,
     DIRECTIONS,
+    ENDS,
     EXACT,
     FINEST,
     PER_VIEW,
@@ -75,6 +77,11 @@ HOPEFUL = 4  # of all these beginnings are followed
 PARALLEL = 2.0  # standard errors of perspective, below which it is taken for none: such cameras are common, very long lenses not
 FAR_OFF = 6.0, 1.0  # a cost so many times the best one's, and this more, from which no other numbers help a reading
 CODINGS = tuple(Coding(inverse, ray) for inverse, ray in product((0, 1), (0, 1)))
+CURVED = (Coding(bends=1), Coding(ray=1, bends=1))
+FOLLOWED = 12  # readings whose views have ranges of their own
+OWN_LADDER = (0.1, 0.29, 0.49)  # perspectives to begin from, of such
+RATES = (-3.5, -1.5, 1.5, 3.5)  # of curves to begin from
+BENT = 1.03  # how much better a curve must fit than none
 
 
 @dataclass(frozen=True)
@@ -99,9 +106,12 @@ def normals(sights: Sights, candidate: Candidate) -> Array:
 def search(sights: Sights, allowed: list[Reading]) -> list[Candidate]:
     """Every allowed reading with its best numbers, best first."""
     rough = _unturned(sights, allowed)
+    if sights.own:
+        return _searched_own(sights, rough)
     several = parallel_map(lambda c: _fitted(sights, c.reading, c.coding, c.fit.theta, 8, 8), rough[:6])
     best = min(several, key=lambda c: c.fit.cost)
     codings = parallel_map(lambda c: _coded(sights, best, c), CODINGS)
+    codings += parallel_map(lambda c: _coded(sights, *c), product([best], CURVED[:1], RATES))
     coded = min(codings, key=_simplest)
     found = parallel_map(lambda c: _compared(sights, c.reading, coded), rough)
     return sorted(found, key=lambda c: c.fit.cost)
@@ -117,23 +127,59 @@ def _fitted(
     sights: Sights, reading: Reading, coding: Coding, theta: Array, stride: int, rounds: int, used: Array = ALL,
     tolerance: Tolerance = ROUGH, shared_only: bool = False,
 ) -> Candidate:  # fmt: skip
-    free = (PARAMETERS < SHARED) | (not shared_only)
+    free = _free(sights, coding, shared_only)
     free[0] = _perspective(reading) is None
     problem = Problem(sights, axes_of(reading), coding, used, free, stride, tolerance)
     return Candidate(reading, coding, problem.fitted(theta, rounds))
 
 
-def _starts(sights: Sights, perspective: float | None) -> list[Array]:
+def _free(sights: Sights, coding: Coding, shared_only: bool = False) -> Array:
+    """Which numbers are looked for: bool, as PARAMETERS."""
+    free = (PARAMETERS < SHARED) | (not shared_only)
+    free[BENDS] = coding.bends
+    for own in range(SHARED, len(PARAMETERS), PER_VIEW):  # what a view's range is of
+        free[own + 3 : own + PER_VIEW] |= sights.own
+    return free
+
+
+def _starts(sights: Sights, reading: Reading) -> list[Array]:
     """Perspectives and heights to begin from, with large values near and with large values far."""
+    own = _perspective(reading)
+    perspectives = (0.15, 0.45) if own is None else (own,)
+    if sights.own:
+        return [_own_start(sights, reading, *s) for s in product(perspectives, (True, False))]
     radius = float(np.mean(sights.reach + np.roll(sights.reach, DIRECTIONS // 2, axis=1))) / 2
-    perspectives = (0.15, 0.45) if perspective is None else (perspective,)
     found = []
     for k, near, far in product(perspectives, (0.8, 1.1), (0.0, -0.5, -1.0)):
         for low, high in ((near, far), (far, near)):
             theta = np.zeros(len(PARAMETERS))
-            theta[:SHARED] = k, low * radius, high * radius
+            theta[0], theta[ENDS] = k, (low * radius, high * radius)
             found.append(theta)
     return found
+
+
+def _own_start(sights: Sights, reading: Reading, k: float, larger_is_farther: bool) -> Array:
+    """Every view's values between the point that the outlines have nearest to its camera and the object's middle from there."""
+    axes = axes_of(reading)
+    near = np.array([_extent(sights, axes, a) for a in axes[:, 2]])
+    far = (near - [_extent(sights, axes, -a) for a in axes[:, 2]]) / 2
+    ends = np.stack([near, far] if larger_is_farther else [far, near], axis=1)
+    theta = np.zeros(len(PARAMETERS))
+    theta[0], theta[ENDS] = k, ends.mean(axis=0)
+    low, high = theta[ENDS]
+    gains = (ends[:, 1] - ends[:, 0]) / (high - low)
+    theta[SHARED + 3 :: PER_VIEW], theta[SHARED + 4 :: PER_VIEW] = gains - 1, ends[:, 0] - low * gains
+    return theta
+
+
+def _extent(sights: Sights, axes: Array, way: Array) -> float:
+    """How far the object reaches from its middle in a direction of the world, by the outlines of the views that see it from the
+    side."""
+    local = axes @ way  # (6, 3)
+    aside = np.abs(local[:, 2]) < np.sqrt(0.5)
+    steps = np.rint(np.arctan2(local[:, 1], local[:, 0]) * DIRECTIONS / (2 * np.pi)).astype(int) % DIRECTIONS
+    reach = sights.reach[np.arange(len(axes)), steps]
+    return float(np.median(reach[aside] if aside.any() else sights.reach))
 
 
 def _unturned(sights: Sights, allowed: list[Reading]) -> list[Candidate]:
@@ -142,8 +188,12 @@ def _unturned(sights: Sights, allowed: list[Reading]) -> list[Candidate]:
     jobs = []
     for first in {(r.left_is, r.preset): r for r in allowed}.values():
         upright = ALL if first.preset else RING
+        similar = [r for r in allowed if (r.left_is, r.preset) == (first.left_is, first.preset)]
+        if sights.own:  # of a range of their own, upright views alone say too little
+            jobs += [(r, theta) for r in similar for theta in _starts(sights, r)]
+            continue
         for theta in _upright(sights, first, upright):
-            jobs += [(r, theta) for r in allowed if (r.left_is, r.preset) == (first.left_is, first.preset)]
+            jobs += [(r, theta) for r in similar]
     fits = parallel_map(lambda j: _fitted(sights, j[0], Coding(), j[1], 12, 6, shared_only=True), jobs)
     best: dict[Reading, Candidate] = {}
     for candidate in sorted(fits, key=lambda c: c.fit.cost):
@@ -155,7 +205,7 @@ def _upright(sights: Sights, reading: Reading, used: Array) -> list[Array]:
     """The best numbers by the views in use: two sets with large values far, two with large values near."""
     found = parallel_map(
         lambda t: _fitted(sights, reading, Coding(), t, 8, 8, used, shared_only=True),
-        _starts(sights, _perspective(reading)),
+        _starts(sights, reading),
     )
     best = []
     for larger_is_farther in (True, False):
@@ -164,20 +214,48 @@ def _upright(sights: Sights, reading: Reading, used: Array) -> list[Array]:
     return best
 
 
-def _coded(sights: Sights, best: Candidate, coding: Coding) -> Candidate:
-    rough = _fitted(sights, best.reading, coding, best.fit.theta, 8, 12)
+def _coded(sights: Sights, best: Candidate, coding: Coding, rate: float = 0.0) -> Candidate:
+    theta = best.fit.theta.copy()
+    theta[BENDS.start] = rate
+    rough = _fitted(sights, best.reading, coding, theta, 8, 12)
     return _fitted(sights, best.reading, coding, rough.fit.theta, 4, 8, ALL, EXACT)
 
 
-def _compared(sights: Sights, reading: Reading, best: Candidate) -> Candidate:
+def _searched_own(sights: Sights, rough: list[Candidate]) -> list[Candidate]:
+    """Every reading, best first, where each view has a range of its own. From rough numbers other readings of a symmetric shape
+    would not fit as well as they do."""
+    best = _coded_own(sights, rough[:FOLLOWED])
+    found = parallel_map(lambda c: _compared(sights, c.reading, best, FINEST), rough)
+    best = sharpened(sights, min(found, key=lambda c: c.fit.cost))
+    found = parallel_map(lambda c: _held(sights, c.reading, best.coding, best.fit.theta, (FINEST,), 8, 6), rough)
+    return sorted(found, key=lambda c: c.fit.cost)
+
+
+def _coded_own(sights: Sights, rough: list[Candidate]) -> Candidate:
+    """The best numbers where each view has a range of its own: these stand in for perspective but for the finest errors, so that
+    it is held at a few."""
+
+    def held(start: tuple[Candidate, Coding, float]) -> Candidate:
+        found, coding, k = start
+        theta = found.fit.theta if _perspective(found.reading) is not None else _with_perspective(found.fit.theta, k)
+        return _held(sights, found.reading, coding, theta, (ROUGH, EXACT, FINEST), 8, 4)
+
+    best = min(parallel_map(held, product(rough, CODINGS[:1], OWN_LADDER)), key=_simplest)
+    k = float(best.fit.theta[0])
+    codings = parallel_map(held, product([best], [*CODINGS[1:], CURVED[0]], [k]))
+    found = min([best, *codings], key=_simplest)
+    return _fitted(sights, found.reading, found.coding, found.fit.theta, 4, 8, ALL, FINEST)
+
+
+def _compared(sights: Sights, reading: Reading, best: Candidate, tolerance: Tolerance = EXACT) -> Candidate:
     """Another reading from the best one's numbers: where the shape is symmetric they fit it, too. Judged with all points; what is
     far off has its numbers left as they are."""
     theta = best.fit.theta
-    before = cost(sights, reading, best.coding, theta, EXACT)
+    before = cost(sights, reading, best.coding, theta, tolerance)
     if before > FAR_OFF[0] * best.fit.cost + FAR_OFF[1]:
         return Candidate(reading, best.coding, Fit(theta, before))
-    fit = _fitted(sights, reading, best.coding, theta, 8, 6, ALL, EXACT).fit
-    return Candidate(reading, best.coding, Fit(fit.theta, cost(sights, reading, best.coding, fit.theta, EXACT)))
+    fit = _fitted(sights, reading, best.coding, theta, 8, 6, ALL, tolerance).fit
+    return Candidate(reading, best.coding, Fit(fit.theta, cost(sights, reading, best.coding, fit.theta, tolerance)))
 
 
 def cost(sights: Sights, reading: Reading, coding: Coding, theta: Array, tolerance: Tolerance) -> float:
@@ -192,9 +270,10 @@ def sharpened(sights: Sights, best: Candidate) -> Candidate:
     points, own = shown(sights), _perspective(best.reading)
     asked = _reaching(sights, points, best)
     ladder = list(np.tan(np.radians(LADDER) / 2)) if own is None else [own]
-    rungs = _rungs(asked, best, product([best.coding], ladder))
+    rungs = _rungs(asked, best, product([best.coding], ladder, [None]))
     ladder = [float(c.fit.theta[0]) for c in sorted(rungs, key=_simplest)[:RUNGS]]
-    rungs += _rungs(asked, best, product([c for c in CODINGS if c != best.coding], ladder))
+    rungs += _rungs(asked, best, product([c for c in CODINGS if c != best.coding], ladder, [None]))
+    rungs += _rungs(asked, best, product([c for c in CURVED if c != best.coding], ladder, _rates(best)))
     better = [(c.coding, c.fit.theta) for c in sorted(rungs, key=_simplest)[:HOPEFUL]]
     held = parallel_map(lambda s: _held(asked, best.reading, *s, (FINEST,), 4, 5), better)
     found = min(held, key=_simplest)
@@ -203,16 +282,28 @@ def sharpened(sights: Sights, best: Candidate) -> Candidate:
         found = _fitted(asked, best.reading, found.coding, found.fit.theta, stride, 12, ALL, FINEST)
     doubt = _doubt(asked, found) if own is None else 0.0
     if found.fit.theta[0] < PARALLEL * doubt:
-        found = _held(asked, best.reading, Coding(), _with_perspective(found.fit.theta, 0.0), (FINEST,), 2, 12)
-    return replace(found, fit=Fit(found.fit.theta, best.fit.cost, doubt))
+        coding = Coding(bends=found.coding.bends)
+        found = _held(asked, best.reading, coding, _with_perspective(found.fit.theta, 0.0), (FINEST,), 2, 12)
+    left = cost(sights, found.reading, found.coding, found.fit.theta, FINEST)
+    return replace(found, fit=Fit(found.fit.theta, best.fit.cost, doubt, left))
 
 
-def _rungs(sights: Sights, best: Candidate, starts: Iterable[tuple[Coding, float]]) -> list[Candidate]:
-    """The best numbers for codings and perspectives, roughly."""
-    return parallel_map(
-        lambda s: _held(sights, best.reading, s[0], _with_perspective(best.fit.theta, s[1]), (EXACT, FINEST), 8, 2),
-        starts,
-    )
+def _rungs(sights: Sights, best: Candidate, starts: Iterable[tuple[Coding, float, float | None]]) -> list[Candidate]:
+    """The best numbers for codings, perspectives and rates of curves (None: as they are), roughly."""
+
+    def rung(start: tuple[Coding, float, float | None]) -> Candidate:
+        coding, perspective, rate = start
+        theta = _with_perspective(best.fit.theta, perspective)
+        if rate is not None or not coding.bends:
+            theta[BENDS] = rate or 0.0, 0.0, 0.0
+        return _held(sights, best.reading, coding, theta, (EXACT, FINEST), 8, 2)
+
+    return parallel_map(rung, starts)
+
+
+def _rates(best: Candidate) -> list[float | None]:
+    """Of curves to begin from, in `sharpened`."""
+    return [None] if best.coding.bends else [RATES[1], RATES[2]]
 
 
 def _with_perspective(theta: Array, perspective: float) -> Array:
@@ -224,7 +315,7 @@ def _reaching(sights: Sights, points: list[Array], found: Candidate) -> Sights:
 
 
 def _doubt(sights: Sights, found: Candidate) -> float:
-    problem = Problem(sights, axes_of(found.reading), found.coding, ALL, PARAMETERS >= 0, 2, FINEST)
+    problem = Problem(sights, axes_of(found.reading), found.coding, ALL, _free(sights, found.coding), 2, FINEST)
     return problem.doubt(found.fit.theta)
 
 
@@ -234,7 +325,7 @@ def _held(
     """The best numbers with the perspective held."""
     for tolerance in tolerances:
         theta = (
-            Problem(sights, axes_of(reading), coding, ALL, PARAMETERS > 0, stride, tolerance)
+            Problem(sights, axes_of(reading), coding, ALL, _free(sights, coding) & (PARAMETERS > 0), stride, tolerance)
             .fitted(theta, rounds)
             .theta
         )
@@ -243,4 +334,5 @@ def _held(
 
 def _simplest(candidate: Candidate) -> float:
     """The cost, with which linear depth along the axis wins where the others are no better."""
-    return candidate.fit.cost * SIMPLER ** (candidate.coding.inverse + candidate.coding.ray)
+    coding = candidate.coding
+    return candidate.fit.cost * SIMPLER ** (coding.inverse + coding.ray) * BENT**coding.bends

@@ -17,9 +17,13 @@ from numpy.typing import NDArray
 from steps.geometry.kernels import cell, for_bands, inlined, kernel
 
 Array = NDArray[Any]
-SHARED = 3  # perspective, height at the lowest stored value, height at the highest
+ENDS = slice(1, 3)  # of the shared numbers: height at the lowest stored value, height at the highest
+BENDS = slice(3, 6)  # of the shared numbers: the curve of stored values, see `bent`
+SHARED = 6  # perspective, ends, bends
 PER_VIEW = 5  # logarithm of the scale, shift x, shift y, gain and offset of the height
 SPREAD = np.array([0.025, 0.03, 0.03, 0.02, 0.02])  # how large the per-view numbers are expected to be
+OWN_SPREAD = np.array([0.025, 0.03, 0.03, 0.5, 0.5])  # the same where each view stretched its values for itself
+BENT = np.array([2.5, 0.3, 0.15])  # the same for the bends
 EVIDENCE = 500.0  # independent observations among all of them, which the expectations are weighed against
 # how many times what independent errors would make of the perspective it is really off: a view's errors go together. Root of the
 # mean square over a hundred of `python -m tests.benchmarks captures`
@@ -41,8 +45,8 @@ class Sights:
     points: (6, n, 5), x, y, the stored value as a share of the range from the lowest to the highest, and its slopes along x and
     y; values: (6, s, s), such shares, -1 where nothing is; slopes: (6, s, s), how steep those are; outside: (6, s, s), the signed
     distance to the outline, positive outside; reach: (6, DIRECTIONS), how far the outline reaches each way; shares: as the
-    pictures have them, six [side, side]; level: between two stored values, as a share; furthest: (6, e, 5), more points, which
-    are asked only how far they reach."""
+    pictures have them, six [side, side]; level: between two stored values, as a share; own: whether each view's shares are of
+    its own range; furthest: (6, e, 5), more points, which are asked only how far they reach."""
 
     points: Array
     values: Array
@@ -51,6 +55,7 @@ class Sights:
     reach: Array
     shares: list[Array]
     level: float
+    own: bool = False
     furthest: Array = field(default_factory=lambda: np.empty((6, 0, 5)))
 
     def __post_init__(self) -> None:
@@ -79,16 +84,32 @@ FINEST = Tolerance(0.008, 0.016, 0.003, 2)
 
 @dataclass(frozen=True)
 class Coding:
-    """inverse: stored values are linear in 1 / depth; ray: depth is measured along the ray."""
+    """inverse: stored values are linear in 1 / depth; ray: depth is measured along the ray; bends: after a curve, see `bent`."""
 
     inverse: int = 0
     ray: int = 0
+    bends: int = 0
 
 
 def compass() -> Array:
     """(DIRECTIONS, 2) unit vectors."""
     angles = np.arange(DIRECTIONS) * 2 * np.pi / DIRECTIONS
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+@kernel
+def bent(value, a, c, d):  # type: ignore[no-untyped-def]
+    """What a share was before it went through a monotone curve that stays at 0 and at 1, and the slope of that: an exponential of
+    rate a, as gammas and logarithms nearly are, and a cubic of c and d for what it leaves."""
+    if a == 0.0 and c == 0.0 and d == 0.0:
+        return value, 1.0
+    if abs(a) < 1e-4:
+        u, slope = value + 0.5 * a * value * (value - 1.0), 1.0 + a * (value - 0.5)
+    else:
+        whole = np.expm1(a)
+        u, slope = np.expm1(a * value) / whole, a * np.exp(a * value) / whole
+    lean = c + d * (2.0 * u - 1.0)
+    return u + u * (1.0 - u) * lean, slope * (1.0 + (1.0 - 2.0 * u) * lean + 2.0 * u * (1.0 - u) * d)
 
 
 @kernel
@@ -137,6 +158,13 @@ def _bounded(error, limit):  # type: ignore[no-untyped-def]
     return error / np.sqrt(1.0 + (error / limit) ** 2)
 
 
+def rises(theta: Array) -> bool:
+    """Whether the curve of these numbers is monotone."""
+    if not theta[BENDS].any():
+        return True
+    return all(bent(share, *theta[BENDS])[1] > 0 for share in np.linspace(0.0, 1.0, 17))
+
+
 def spelled(theta: Array) -> Array:
     """The numbers as the kernels take them: with the views' scales in place of their logarithms."""
     numbers = np.array(theta, np.float64)
@@ -144,17 +172,26 @@ def spelled(theta: Array) -> Array:
     return numbers
 
 
+@inlined
+def _ends(numbers, i):  # type: ignore[no-untyped-def]
+    """The heights that view i means by the shares 0 and 1."""
+    b = SHARED + PER_VIEW * i
+    gain, offset = 1.0 + numbers[b + 3], numbers[b + 4]
+    return numbers[1] * gain + offset, numbers[2] * gain + offset
+
+
 @kernel
 def _lifted(point, axes, numbers, i, inverse, ray, place):  # type: ignore[no-untyped-def]
     """A point of view i in the world: its position and the surface's unit normal, into place (6,). axes: (3, 3), of view i."""
-    k, low, high = numbers[0], numbers[1], numbers[2]
-    a = 3 + 5 * i
-    scale, gain = numbers[a], 1.0 + numbers[a + 3]
-    x, y, value = (point[0] - numbers[a + 1]) / scale, (point[1] - numbers[a + 2]) / scale, point[2]
-    h = height_of(value, x, y, k, low, high, inverse, ray) * gain + numbers[a + 4]
-    dx, dy = STEP * point[3] * scale, STEP * point[4] * scale
-    hx = (height_of(value + dx, x + STEP, y, k, low, high, inverse, ray) * gain + numbers[a + 4] - h) / STEP
-    hy = (height_of(value + dy, x, y + STEP, k, low, high, inverse, ray) * gain + numbers[a + 4] - h) / STEP
+    k, a = numbers[0], SHARED + PER_VIEW * i
+    low, high = _ends(numbers, i)
+    scale = numbers[a]
+    x, y = (point[0] - numbers[a + 1]) / scale, (point[1] - numbers[a + 2]) / scale
+    value, slope = bent(point[2], numbers[3], numbers[4], numbers[5])
+    h = height_of(value, x, y, k, low, high, inverse, ray)
+    dx, dy = STEP * slope * point[3] * scale, STEP * slope * point[4] * scale
+    hx = (height_of(value + dx, x + STEP, y, k, low, high, inverse, ray) - h) / STEP
+    hy = (height_of(value + dy, x, y + STEP, k, low, high, inverse, ray) - h) / STEP
     f = 1.0 - k * h
     nx, ny, nz = -hx, -hy, f - k * (hx * x + hy * y)  # the cross product of the derivatives of (x f, y f, h), over f
     size = np.sqrt(nx * nx + ny * ny + nz * nz)
@@ -180,7 +217,7 @@ def lifted(points: Array, axes: Array, coding: Coding, theta: Array, i: int) -> 
 def seen_from(place, axes, numbers, j):  # type: ignore[no-untyped-def]
     """Where view j has a point of the world (6,): ideal picture coordinates x and y, height, the coordinates in the picture as it
     is, and the cosine between the point's normal and the direction to the camera. axes: (3, 3), of view j; numbers: `spelled`."""
-    k, b = numbers[0], 3 + 5 * j
+    k, b = numbers[0], SHARED + PER_VIEW * j
     px, py, hj, nx, ny, nz = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     for q in range(3):
         px += axes[0, q] * place[q]
@@ -197,10 +234,10 @@ def seen_from(place, axes, numbers, j):  # type: ignore[no-untyped-def]
 
 @kernel
 def _seen_height(value, x, y, numbers, j, inverse, ray):  # type: ignore[no-untyped-def]
-    """The height that view j means by a stored share at ideal picture coordinates."""
-    b = 3 + 5 * j
-    height = height_of(value, x, y, numbers[0], numbers[1], numbers[2], inverse, ray)
-    return height * (1.0 + numbers[b + 3]) + numbers[b + 4]
+    """The height that view j means by a stored share at ideal picture coordinates, and the slope of the curve there."""
+    low, high = _ends(numbers, j)
+    before, slope = bent(value, numbers[3], numbers[4], numbers[5])
+    return height_of(before, x, y, numbers[0], low, high, inverse, ray), slope * (high - low)
 
 
 @kernel
@@ -216,7 +253,7 @@ def _transfers(places, values, axes, numbers, inverse, ray, out):  # type: ignor
                 value = _lookup(values[j], *_cell(values.shape[1], ox, oy))
                 if value < 0 or max(abs(ox), abs(oy)) > 1:
                     continue
-                seen = _seen_height(value, px, py, numbers, j, inverse, ray)
+                seen, _ = _seen_height(value, px, py, numbers, j, inverse, ray)
                 if abs(hj - seen) * max(facing, 0.0) < VISIBLE:
                     out[i, j, m, 0] = ox
                     out[i, j, m, 1] = oy
@@ -253,8 +290,8 @@ def _error_in(place, j, values, slopes, outside, axes, numbers, inverse, ray, cl
     value = _lookup(values, r, c, u, v)
     error = 0.0
     if value >= 0 and away < 0:
-        seen = _seen_height(value, px, py, numbers, j, inverse, ray)
-        slope = _interpolated(slopes, r, c, u, v) * (numbers[2] - numbers[1])
+        seen, rise = _seen_height(value, px, py, numbers, j, inverse, ray)
+        slope = _interpolated(slopes, r, c, u, v) * rise
         error = _off_surface(hj - seen, slope, facing, close, wrong, fades) * min(-away / RIM, 1.0)
     if away > 0:
         error = np.sqrt(error * error + _bounded(away, wrong) ** 2)
@@ -349,7 +386,7 @@ def _nudged(  # type: ignore[no-untyped-def]
         _copied(theta, numbers)
         numbers[indices[row]] += NUDGE
         for i in range(6):
-            numbers[3 + 5 * i] = np.exp(numbers[3 + 5 * i])
+            numbers[SHARED + PER_VIEW * i] = np.exp(numbers[SHARED + PER_VIEW * i])
         only = (indices[row] - SHARED) // PER_VIEW if indices[row] >= SHARED else -1
         for i in range(6):
             if only < 0 or i == only:
@@ -369,11 +406,12 @@ def _nudged(  # type: ignore[no-untyped-def]
 @dataclass(frozen=True)
 class Fit:
     """theta: (SHARED + 6 * PER_VIEW,); cost: mean squared error in units of the tolerance's noise, and what is expected; doubt:
-    standard error of the perspective, 0 where it was held or not asked for."""
+    standard error of the perspective, 0 where it was held or not asked for; left: the cost by FINEST, where it was sharpened."""
 
     theta: Array
     cost: float
     doubt: float = 0.0
+    left: float = np.inf
 
 
 @dataclass(frozen=True)
@@ -406,6 +444,7 @@ class Problem:
         self.sights, self.axes, self.coding, self.used = sights, np.ascontiguousarray(axes), coding, used
         self.tolerance = tolerance
         self.free = np.flatnonzero(free)
+        self.furthest = np.where(self.free == BENDS.start, 1.0, 0.15)  # in one step
         asked = sights.points[:, ::stride]
         self.asked = asked.shape[1]
         self.points = np.concatenate([asked, sights.furthest], axis=1)
@@ -413,9 +452,13 @@ class Problem:
         self.count = views * (views - 1) * self.asked + views * DIRECTIONS
         self.unit = 1 / (tolerance.noise * np.sqrt(self.count))
         self.ways = compass()
-        self.expected = np.concatenate([np.full(SHARED, np.inf), np.tile(SPREAD, 6)]) * np.sqrt(EVIDENCE)
+        spread = OWN_SPREAD if sights.own else SPREAD
+        self.expected = np.concatenate([np.full(BENDS.start, np.inf), BENT, np.tile(spread, 6)]) * np.sqrt(EVIDENCE)
 
     def state(self, theta: Array) -> State:
+        """Of numbers whose curve rises; else one that no fit goes to."""
+        if not rises(theta):
+            return State(np.full(1, np.inf), np.empty(0), np.empty(0))
         s, t, c = self.sights, self.tolerance, self.coding
         numbers, places = spelled(theta), np.empty((*self.points.shape[:2], 6))
         for i in range(6):
@@ -439,7 +482,7 @@ class Problem:
             for _ in range(7):
                 step = np.linalg.solve(square + damping * np.diag(np.diag(square) + 1e-9), -gradient)
                 trial = theta.copy()
-                trial[self.free] += np.clip(step, -0.15, 0.15)
+                trial[self.free] += np.clip(step, -self.furthest, self.furthest)
                 trial[0] = max(trial[0], 0.0)
                 found = self.state(trial)
                 if found.cost < state.cost:

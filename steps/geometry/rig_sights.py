@@ -19,22 +19,32 @@ POINTS = 1000  # of each view
 PASSES = 30  # in which the staircase of levels is smoothed along outlines, where stairs are narrow
 
 
-def sights_of(counts: list[Array], known: list[Array], seed: int = 0) -> Sights:
-    """counts: six [H, W] stored values; known: six [H, W] bool, where the object is."""
-    low = min(float(c[k].min()) for c, k in zip(counts, known, strict=True))
-    high = max(float(c[k].max()) for c, k in zip(counts, known, strict=True))
-    shares = [np.where(k, (c - low) / max(high - low, 1e-9), -1.0) for c, k in zip(counts, known, strict=True)]
+def sights_of(counts: list[Array], known: list[Array], own: bool = False, seed: int = 0) -> Sights:
+    """counts: six [H, W] stored values; known: six [H, W] bool, where the object is; own: whether each view's values are taken as
+    shares of its own range."""
+    spans = spans_of(counts, known, own)
+    shares = [
+        np.where(k, (c - low) / max(high - low, 1e-9), -1.0)
+        for c, k, (low, high) in zip(counts, known, spans, strict=True)
+    ]
     random = np.random.default_rng(seed)
     squares = [_square(s) for s in shares]
     cells = min(CELLS, *(len(s) for s in squares))
     levels = np.unique(np.concatenate([c[k] for c, k in zip(counts, known, strict=True)]))
-    step = float(np.diff(levels).min()) / (high - low) if len(levels) > 1 else 0.0
+    widest = max(high - low for low, high in spans)
+    step = float(np.diff(levels).min()) / widest if len(levels) > 1 else 0.0
     values = np.stack([_smooth(_small(s, cells), step) for s in squares])
     outlines = np.stack([_signed(s >= 0, cells) for s in squares])
     points = np.stack([_sampled(s, v, random) for s, v in zip(squares, values, strict=True)])
     reach = np.stack([_reach(s >= 0) for s in squares])
     slopes = np.stack([_steepness(v) for v in values])
-    return Sights(points, values, slopes, outlines, reach, squares, step)
+    return Sights(points, values, slopes, outlines, reach, squares, step, own)
+
+
+def spans_of(counts: list[Array], known: list[Array], own: bool = False) -> list[tuple[float, float]]:
+    """The lowest and highest stored value of each view, or of all of them, six times."""
+    spans = [(float(c[k].min()), float(c[k].max())) for c, k in zip(counts, known, strict=True)]
+    return spans if own else [(min(low for low, _ in spans), max(high for _, high in spans))] * len(spans)
 
 
 def _square(share: Array) -> Array:

@@ -13,8 +13,9 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from steps.formats import png
-from steps.geometry.cameras import CANONICAL_AXES, VIEW_NAMES, Camera, look_at, ray_to_z
+from steps.geometry.cameras import CANONICAL_AXES, VIEW_NAMES, Camera, look_at
 from steps.geometry.rasterize import rasterize
+from steps.sample import capture_depth
 from steps.sample.render import GroundTruth, barycentric, render
 
 Array = NDArray[Any]
@@ -40,7 +41,9 @@ class ViewNoise:
 @dataclass(frozen=True)
 class Capture:
     """One draw. field_of_view: degrees, 0 for orthographic; left_is: whose left the name means; rolls: quarter turns of the top
-    and bottom view, counter-clockwise; levels: distinct depth values; side: of colour and of depth."""
+    and bottom view, counter-clockwise; levels: distinct depth values, of 255; side: of colour and of depth;
+    curve: what the depth's values went through, of `capture_depth.CURVES`; own: each view's factor and offset, where they have
+    their own; behind: the object, a shop's white with a shadow, nothing (alpha), or screens of so many colours."""
 
     field_of_view: float
     fullness: float
@@ -58,6 +61,11 @@ class Capture:
     shadow: float
     jpeg: int
     noises: tuple[ViewNoise, ...]
+    curve: str = "linear"
+    bits: int = 8
+    own: tuple[tuple[float, float], ...] = ()
+    behind: str = "shop"
+    screens: tuple[tuple[float, float, float], ...] = ()
 
 
 def drawn(seed: int) -> Capture:
@@ -82,6 +90,23 @@ def drawn(seed: int) -> Capture:
         jpeg=int(r.integers(85, 97)),
         noises=tuple(_noise(r) for _ in VIEW_NAMES),
     )
+
+
+def widened(seed: int, curve: str) -> Capture:
+    """The capture of a seed, with its depth stored through a curve, in 8 or 16 bits, and before other backgrounds."""
+    r, taken = np.random.default_rng((seed, capture_depth.CURVES.index(curve))), drawn(seed)
+    own = tuple((float(r.uniform(0.7, 0.95)), float(r.uniform(0, 0.05))) for _ in VIEW_NAMES)
+    screens = tuple(tuple(float(x) for x in r.uniform(0.05, 0.95, 3)) for _ in VIEW_NAMES)
+    taken = replace(
+        taken, curve=curve, bits=int(r.choice([8, 16])), own=own, screens=screens,  # type: ignore[arg-type]
+        behind=str(r.choice(["shop", "alpha", "screens"], p=[0.5, 0.25, 0.25])),
+        encoding="inverse" if curve in capture_depth.INVERSE else "linear",
+    )  # fmt: skip
+    if taken.bits == 16 and taken.background == "alpha":  # which Pillow cannot write
+        taken = replace(taken, background="0")
+    if curve in capture_depth.LARGER_NEARER:  # what z-buffers and estimators mean by a value
+        taken = replace(taken, nearer_is="larger", distance="z")
+    return taken
 
 
 def _noise(r: np.random.Generator) -> ViewNoise:
@@ -157,41 +182,22 @@ def colour_camera(camera: Camera, noise: ViewNoise, side: int) -> Camera:
 
 
 def depth_counts(truth: GroundTruth, views: list[Camera], capture: Capture) -> list[Array]:
-    """The six depth renders as they are stored: [H, W] uint8, or [H, W, 2] with alpha."""
-    seen = [_measured(truth, v, n, capture) for v, n in zip(views, capture.noises, strict=True)]
-    known = np.concatenate([s[s > 0] for s in seen])
-    return [_stored(s, float(known.min()), float(known.max()), capture) for s in seen]
-
-
-def _measured(truth: GroundTruth, view: Camera, noise: ViewNoise, capture: Capture) -> Array:
-    """What is stored, before it becomes counts: distance or its inverse, 0 where nothing is."""
-    camera = depth_camera(view, noise)
-    z = rasterize(truth.vertices, truth.faces, camera).depth.astype(np.float64)
-    middle = float(np.linalg.norm(view.position))
-    half = middle * view.width / 2 / view.fx
-    wrong = middle - (middle - z) * noise.gain - noise.offset * half
-    if capture.distance == "ray":
-        wrong = wrong / ray_to_z(camera, z.shape)
-    return np.where(z > 0, 1 / wrong if capture.encoding == "inverse" else wrong, 0)
-
-
-def _stored(seen: Array, low: float, high: float, capture: Capture) -> Array:
-    share = (seen - low) / (high - low)
-    if (capture.nearer_is == "larger") != (capture.encoding == "inverse"):
-        share = 1 - share
-    counts = np.rint(capture.lowest + share * (capture.levels - 1)).astype(np.int64)
-    if capture.background == "alpha":
-        return np.dstack([np.where(seen > 0, counts, 128), np.where(seen > 0, 255, 0)]).astype(np.uint8)
-    return np.where(seen > 0, counts, int(capture.background)).astype(np.uint8)
+    """The six depth renders as they are stored, see `capture_depth`."""
+    cameras = [(v, depth_camera(v, n), n) for v, n in zip(views, capture.noises, strict=True)]
+    return capture_depth.counts_of(truth, cameras, capture)
 
 
 def picture(truth: GroundTruth, view: Camera, noise: ViewNoise, capture: Capture) -> Array:
-    """The view as a shop's camera would store it: [H, W, 3] uint8."""
+    """The view as a shop's camera would store it: [H, W, 3] uint8, or [H, W, 4] with nothing behind."""
     camera = colour_camera(view, noise, capture.side[0])
     rgba, _ = render(truth, camera, 4)  # what JPEG leaves of finer edges is nothing
     lit = rgba[..., :3] * (1 + _normals(truth, camera) @ np.array(noise.light))[..., None] * noise.exposure
     alpha = rgba[..., 3:]
-    behind = capture.white * (1 - capture.shadow * _shadow(alpha[..., 0]))[..., None]
+    if capture.behind == "alpha":
+        return png.to_bytes(np.dstack([np.clip(lit, 0, 1), alpha]))
+    behind: Array = capture.white * (1 - capture.shadow * _shadow(alpha[..., 0]))[..., None]
+    if capture.behind == "screens":
+        behind = np.broadcast_to(capture.screens[VIEW_NAMES.index(view.name)], lit.shape)
     return _as_jpeg(png.to_bytes(np.clip(lit, 0, 1) * alpha + behind * (1 - alpha)), capture.jpeg)
 
 

@@ -68,7 +68,11 @@ def truth_of(name: str) -> GroundTruth:
 
 def write_capture(truth: GroundTruth, parameters: Sample, out: Path) -> None:
     """A set whose cameras nobody knows; what is true of it goes to ground_truth/."""
-    drawn = capture.drawn(parameters.seed)
+    write_taken(truth, capture.drawn(parameters.seed), parameters, out)
+
+
+def write_taken(truth: GroundTruth, drawn: capture.Capture, parameters: Sample, out: Path) -> None:
+    """A set as this capture has it."""
     taken = replace(drawn, side=(drawn.side[0] * parameters.size // 512, drawn.side[1] * parameters.size // 512))
     ideal = capture.cameras(truth, taken)
     counts = capture.depth_counts(truth, ideal, taken)

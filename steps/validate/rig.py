@@ -22,9 +22,11 @@ from steps.geometry.cameras import (
     Placement,
     ray_to_z,
 )
+from steps.geometry.depth_curve import Curve
 from steps.geometry.kernels import parallel_map
 from steps.geometry.rig import Candidate, Reading
-from steps.geometry.rig_fit import PER_VIEW, SHARED, STRICT, Coding, Fit, Sights
+from steps.geometry.rig_choice import Choice
+from steps.geometry.rig_fit import BENDS, ENDS, PER_VIEW, SHARED, STRICT, Coding, Fit, Sights, bent
 from steps.validate import nominal as nominal_rig
 from steps.validate.rig_telling import ambiguous, facts_of, note_of
 from steps.validate.stored import FRAME, background_of, counts_of
@@ -37,6 +39,13 @@ UNIT = CANONICAL_DISTANCE / (
 FURTHEST = 0.004  # the least perspective of a camera: an orthographic one is drawn as a very long lens
 ENOUGH = 1024  # pixels to a side that are looked at
 EXACTLY = 1.0  # cost up to which the nominal rig explains the depth as it stands
+PLAIN, EXPLAINED = (
+    0.1,
+    0.25,
+)  # cost by the finest tolerance that most rigs which are right leave, and the most that any does
+BETTER = 2.0  # how many times better views with ranges of their own must agree to be taken for such
+SAME_ENDS = 0.01  # of all stored values: by how much the ends of views may differ that were all stretched to them
+KNOTS = 33  # of a curve as it is written down
 SMALL, ROUGHLY = 64, 2.5  # the same for pictures below so many pixels, whose depth says less
 
 
@@ -69,11 +78,35 @@ def find(pictures: Pictures, outputs: Path, arrangement: Arrangement = ANY) -> F
         return Found(curved[0], facts, curved[1])
     placements = parallel_map(lambda both: _placed(*both), zip(pictures.views, sights.outside, strict=True))
     maps = [rig_photo.colour_map(_seen(p), q) for p, q in zip(pictures.views, placements, strict=True)]
-    choice = rig_choice.choose(sights, rig.search(sights, allowed(arrangement)), maps)
+    choice, spans, per_view = _chosen(sights, counts, known, allowed(arrangement), maps)
     if not choice.clear:
-        raise ambiguous(choice, lambda c: views_of(c, stored, span, background, placements), stored, outputs)
-    views = views_of(choice.chosen, stored, span, background, placements)
-    return Found(views, facts_of(choice, views), note_of(choice))
+        raise ambiguous(choice, lambda c: views_of(c, stored, spans, background, placements), stored, outputs)
+    views = views_of(choice.chosen, stored, spans, background, placements)
+    depth = views[0].depth
+    assert depth is not None
+    return Found(views, facts_of(choice, views, per_view), note_of(choice, depth, per_view))
+
+
+def _chosen(
+    sights: Sights, counts: list[Array], known: list[Array], readings: list[Reading], maps: list[Array]
+) -> tuple[Choice, list[tuple[float, float]], bool]:
+    """The choice, the stored values that each view's shares begin and end with, and whether each view has a range of its own:
+    where the views deny a common one and agree by their own."""
+    choice = rig_choice.choose(sights, rig.search(sights, readings), maps)
+    shared, own = (rig_sights.spans_of(counts, known, each) for each in (False, True))
+    if choice.chosen.fit.left <= PLAIN and not _stretched(own):
+        return choice, shared, False
+    sights = rig_sights.sights_of(counts, known, own=True)
+    other = rig_choice.choose(sights, rig.search(sights, readings), maps)
+    if other.chosen.fit.left <= EXPLAINED and other.chosen.fit.left * BETTER < choice.chosen.fit.left:
+        return other, own, True
+    return choice, shared, False
+
+
+def _stretched(spans: list[tuple[float, float]]) -> bool:
+    """Whether all views use the same values, as if each had been stretched to them."""
+    ends = np.array(spans)
+    return bool((np.ptp(ends, axis=0) <= SAME_ENDS * np.ptp(ends)).all())
 
 
 def allowed(arrangement: Arrangement) -> list[Reading]:
@@ -120,7 +153,7 @@ def _nominal(pictures: Pictures, span: tuple[float, float], background: int | st
     maximum = pictures.depths[0].maximum
     depth = [encoding.near + count / maximum * (encoding.far - encoding.near) for count in span]
     theta = np.zeros(SHARED + 6 * PER_VIEW)
-    theta[:SHARED] = UNIT / CANONICAL_DISTANCE, *((CANONICAL_DISTANCE - d) / UNIT for d in depth)
+    theta[0], theta[ENDS] = UNIT / CANONICAL_DISTANCE, [(CANONICAL_DISTANCE - d) / UNIT for d in depth]
     return Candidate(Reading("viewer", 0, 0), Coding(), Fit(theta, 0.0))
 
 
@@ -147,8 +180,8 @@ def _agree(views: list[cameras_json.View], pictures: Pictures, stored: Pictures)
     depths = [d[step // 2 :: step, step // 2 :: step].astype(np.float64) for d in found]
     inside = np.concatenate([d[d > 0] for d in depths])
     theta = np.zeros(SHARED + 6 * PER_VIEW)
-    heights = ((CANONICAL_DISTANCE - float(z)) / UNIT for z in (inside.min(), inside.max()))
-    theta[:SHARED] = UNIT / CANONICAL_DISTANCE, *heights
+    heights = [(CANONICAL_DISTANCE - float(z)) / UNIT for z in (inside.min(), inside.max())]
+    theta[0], theta[ENDS] = UNIT / CANONICAL_DISTANCE, heights
     sights = rig_sights.sights_of(depths, [d > 0 for d in depths])
     return _holds(sights, Candidate(Reading("viewer", 0, 0), Coding(), Fit(theta, 0.0)), pictures)
 
@@ -165,7 +198,7 @@ def _as_nominal(pictures: Pictures) -> Found:
 def views_of(
     found: Candidate,
     pictures: Pictures,
-    span: tuple[float, float],
+    spans: list[tuple[float, float]],
     background: int | str,
     placements: list[Placement],
 ) -> list[cameras_json.View]:
@@ -181,10 +214,22 @@ def views_of(
         pose[:3, :3], pose[:3, 3] = axes[i].T, axes[i, 2] * UNIT / k
         focal = float(np.exp(scale)) * half / k
         camera = Camera(name, pose, focal, focal, width / 2 + x * half, height / 2 - y * half, width, height)
-        ends = [UNIT * (1 / k - ((1 + gain) * h + offset)) for h in theta[1:SHARED]]
-        encoding = encoding_of(found.coding, ends, span, picture.maximum, background)
+        ends = [UNIT * (1 / k - ((1 + gain) * h + offset)) for h in theta[ENDS]]
+        encoding = encoding_of(found.coding, ends, spans[i], picture.maximum, background)
+        if found.coding.bends and spans[i][1] > spans[i][0]:
+            encoding = replace(encoding, near=ends[0], far=ends[1], curve=_curve(theta, spans[i], picture.maximum))
         result.append(cameras_json.View(camera, encoding, placements[i]))
     return result
+
+
+def _curve(theta: Array, span: tuple[float, float], maximum: int) -> Curve:
+    """As cameras.json has it, of values that stand for the shares from 0 to 1."""
+    shares = np.linspace(0.0, 1.0, KNOTS)
+    values = (span[0] + shares * (span[1] - span[0])) / maximum
+    knots = [
+        [round(float(v), 6), round(float(bent(s, *theta[BENDS])[0]), 6)] for v, s in zip(values, shares, strict=True)
+    ]
+    return {"knots": knots}
 
 
 def encoding_of(

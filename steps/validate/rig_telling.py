@@ -14,12 +14,14 @@ from steps.errors import RigAmbiguous
 from steps.files import write_json
 from steps.formats import cameras_json
 from steps.formats.checks import Pictures
+from steps.formats.depth_encoding import DepthEncoding
 from steps.geometry import rig_choice
 from steps.geometry.cameras import VIEW_NAMES
 from steps.geometry.rig import Candidate, Reading
 from steps.geometry.rig_choice import Choice
 from steps.geometry.rig_fit import PER_VIEW, SHARED
 from steps.validate import rig_picture
+from steps.validate.encoding_telling import described
 
 UNSURE = 1.5  # degrees of a field of view's standard error, from which it is asked for
 
@@ -44,15 +46,13 @@ def doubt_of(found: Candidate) -> float:
     return float(2 * np.degrees(found.fit.doubt / (1 + found.fit.theta[0] ** 2)))
 
 
-def note_of(choice: Choice) -> str:
-    """One sentence for the report."""
-    found, theta = choice.chosen, choice.chosen.fit.theta
+def note_of(choice: Choice, depth: DepthEncoding, per_view: bool) -> str:
+    """Sentences for the report. depth: the encoding that was found; per_view: whether each view has a range of its own."""
+    found = choice.chosen
     angle = field_of_view(found)
     doubt = doubt_of(found)
     sure = f" ± {doubt:.1f} degrees" if doubt else " degrees, as given"
     lens = f"field of view {angle:.0f}{sure}" if angle else "orthographic cameras"
-    depth = f"depth {'inverse' if found.coding.inverse else 'linear'} along the {'ray' if found.coding.ray else 'axis'}"
-    order = "larger is nearer" if theta[2] > theta[1] else "larger is farther"
     tie = f" {len(choice.alike)} other readings lead to the same mesh, up to its symmetry." if choice.alike else ""
     if choice.nearly:
         questions = "; ".join(_questions([reading_json(r) for r in (found.reading, *choice.nearly)]))
@@ -66,13 +66,15 @@ def note_of(choice: Choice) -> str:
             " The lens, where it is known, settles the field of view: put a cameras.json with one line into the set, with its "
             f"degrees in place of {angle:.0f}: {line}."
         )
-    return f"The rig was found from the pictures: {words(found.reading)}; {lens}; {depth}, {order}.{tie}"
+    return (
+        f"The rig was found from the pictures: {words(found.reading)}; {lens}; depth {described(depth, per_view)}{tie}"
+    )
 
 
-def facts_of(choice: Choice, views: list[cameras_json.View]) -> dict[str, Any]:
-    """scene/rig.json."""
+def facts_of(choice: Choice, views: list[cameras_json.View], per_view: bool) -> dict[str, Any]:
+    """scene/rig.json. per_view: whether each view's values are shares of its own range."""
     found, theta = choice.chosen, choice.chosen.fit.theta
-    per_view = theta[SHARED:].reshape(6, PER_VIEW)
+    numbers = theta[SHARED:].reshape(6, PER_VIEW)
     return {
         "decision": "found, but for a detail" if choice.nearly else "found, alike others" if choice.alike else "found",
         "reading": reading_json(found.reading),
@@ -81,7 +83,10 @@ def facts_of(choice: Choice, views: list[cameras_json.View]) -> dict[str, Any]:
         "larger_is": "nearer" if theta[2] > theta[1] else "farther",
         "encoding": "inverse" if found.coding.inverse else "linear",
         "distance": "ray" if found.coding.ray else "z",
+        "curve": views[0].depth.curve if views[0].depth else None,
+        "range": "of each view's own" if per_view else "shared",
         "cost": round(found.fit.cost, 4),
+        "cost_sharpened": round(found.fit.left, 4),
         "runner_up": round(choice.runner_up, 4) if np.isfinite(choice.runner_up) else None,
         "tied": [_tied(j) for j in choice.judged],
         "alike": [reading_json(r) for r in choice.alike],
@@ -94,7 +99,7 @@ def facts_of(choice: Choice, views: list[cameras_json.View]) -> dict[str, Any]:
                 "depth_gain": round(1 + float(v[3]), 4),
                 "depth_offset": round(float(v[4]), 4),
             }
-            for name, v in zip(VIEW_NAMES, per_view, strict=True)
+            for name, v in zip(VIEW_NAMES, numbers, strict=True)
         ],
         "cameras": cameras_json.document(views),
     }  # fmt: skip

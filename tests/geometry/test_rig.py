@@ -21,6 +21,7 @@ from steps.geometry.cameras import Placement, project, ray_to_z, unproject
 from steps.geometry.rig import Candidate, Reading
 from steps.geometry.rig_choice import ALIKE_EVERYWHERE, Choice
 from steps.geometry.rig_fit import (
+    ENDS,
     FINEST,
     NUDGE,
     PER_VIEW,
@@ -49,7 +50,7 @@ SIDE = 64
 def random_candidate(seed: int) -> Candidate:
     random = np.random.default_rng(seed)
     theta = np.zeros(SHARED + 6 * PER_VIEW)
-    theta[:SHARED] = random.uniform(0.1, 0.6), 0.6, -0.4
+    theta[0], theta[ENDS] = random.uniform(0.1, 0.6), (0.6, -0.4)
     theta[SHARED:] = (random.uniform(-1, 1, (6, PER_VIEW)) * SPREAD).ravel()
     reading = rig.readings()[int(random.integers(32))]
     return Candidate(reading, Coding(0, 0), Fit(theta, 0.0))
@@ -171,11 +172,11 @@ def test_who_knows_the_lens_is_asked_for_it_where_the_pictures_hardly_tell() -> 
     for degrees, asked in ((0.5, False), (4.0, True)):
         doubt = np.radians(degrees) / 2 * (1 + found.fit.theta[0] ** 2)
         chosen = replace(found, fit=replace(found.fit, doubt=float(doubt)))
-        note = rig_telling.note_of(Choice(chosen, [], [], [], [], np.inf, True))
+        note = rig_telling.note_of(Choice(chosen, [], [], [], [], np.inf, True), DepthEncoding(), per_view=False)
         assert ("The lens" in note) == asked
     generator = replace(chosen, reading=Reading(preset="zero123plus-v1.1"))
     assert "The lens" not in rig_telling.note_of(
-        Choice(generator, [], [], [], [], np.inf, True)
+        Choice(generator, [], [], [], [], np.inf, True), DepthEncoding(), per_view=False
     )  # its line has no place for it
     given = cameras_json.parse(note[note.index("{") :].rstrip(".").encode())
     assert isinstance(given, Arrangement) and given.left_is == found.reading.left_is
@@ -243,7 +244,7 @@ def test_the_normals_of_what_is_seen_point_out_of_it() -> None:
     height = np.sqrt(np.maximum(0.64 - x**2 - y**2, 0))
     sights = rig_sights.sights_of([height * 1000] * 6, [inside] * 6)
     theta = np.zeros(SHARED + 6 * PER_VIEW)
-    theta[:SHARED] = 0.0, *(0.8 * h for h in (height[inside].min() / 0.8, 1.0))
+    theta[ENDS] = [0.8 * h for h in (height[inside].min() / 0.8, 1.0)]
     found = rig.normals(sights, Candidate(Reading(), Coding(0, 0), Fit(theta, 0.0)))
     wanted = np.stack([np.stack([x, y, height], axis=2) / 0.8 @ axes for axes in rig.axes_of(Reading())])
     cosine = (found * wanted).sum(axis=3)[:, x**2 + y**2 < 0.4]
@@ -258,7 +259,7 @@ def test_what_reaches_furthest_reaches_the_outlines_of_the_others() -> None:
     height = (k * q + np.sqrt(np.maximum(root, 0))) / (1 + k * k * q)
     sights = rig_sights.sights_of([np.rint(height * 200)] * 6, [root > 0] * 6)
     theta = np.zeros(SHARED + 6 * PER_VIEW)
-    theta[:SHARED] = k, *(np.rint(h * 200) / 200 for h in (height[root > 0].min(), height.max()))
+    theta[0], theta[ENDS] = k, [np.rint(h * 200) / 200 for h in (height[root > 0].min(), height.max())]
     axes = rig.axes_of(Reading())
     asked = rig_sights.with_furthest(sights, rig_sights.shown(sights), axes, Coding(), theta)
     short, shorter = (np.abs(s.reach - _reached(s, axes, theta).max(axis=0)) for s in (sights, asked))
