@@ -87,7 +87,10 @@ def _six(by_file: dict[str, Any]) -> dict[int, Any]:
     return found
 
 
-_NAMES = "It names pictures front.png, back.png, left.png, right.png, top.png and bottom.png, or view_0.png to view_5.png, or 1 to 6."
+_NAMES = (
+    "It names pictures front.png, back.png, left.png, right.png, top.png and bottom.png, or view_0.png to view_5.png (or "
+    "view_1.png to view_6.png)."
+)
 
 
 PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE", "PERSPECTIVE", "OPENCV", "SIMPLE_RADIAL", "RADIAL", "FULL_OPENCV")

@@ -93,10 +93,10 @@ def check_names(entries: list[Entry]) -> tuple[dict[str, dict[int, Entry]], list
             files = [e for e in files if e not in others]
             notes.append(f"Left out, since the six PNGs are there: {', '.join(shown(e.path) for e in others)}.")
         if len(files) != len(VIEW_NAMES):
-            error = InvalidFileCount(
+            wrong = InvalidFileCount(
                 f"{field} holds {len(files)} files instead of {len(VIEW_NAMES)}{_numbers(field, files)}"
             )
-            faults.append(Fault(error, field, None, ""))
+            faults.append(Fault(wrong, field, None, ""))
         names = [entry.path.name for entry in files]
         if inputs.first_number(field, names, VIEW_NAMES):
             notes.append(_from_one(field, names))
