@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from steps.errors import BadInput, FileTooLarge, InvalidFileCount, InvalidFileFormat, ValidationFailed
-from steps.formats import camera_files, inputs, orientation, png, png_metadata
+from steps.formats import camera_files, inputs, orientation, png, png_metadata, unseen
 from steps.formats.cameras_json import Given
 from steps.formats.inputs import FIELDS, Entry, shown
 from steps.geometry.cameras import VIEW_NAMES
@@ -75,6 +75,7 @@ def check_set(source: Path, cameras: Path | None = None) -> tuple[Pictures, Give
     found = inputs.opened(source)
     slots, faults, left_out = check_names(found.pictures)
     read, more = check_pictures(slots)
+    more += [_fault(error, "depth_renders", i, slots["depth_renders"][i]) for i, error in unseen.faults(read).items()]
     pictures, turned = orientation.upright(read)
     given, told, camera_faults = check_cameras(found.cameras, cameras, pictures)
     raise_all(faults + more + check_pairs(pictures) + camera_faults)
@@ -174,8 +175,7 @@ def _read(field: str, entry: Entry) -> png.Picture | BadInput:
 
 
 def depth_of(picture: png.Picture) -> png.Picture:
-    """A depth render as [H, W, 1], or [H, W, 2] with its alpha. It is grey, whatever its kind of file, and not all one value.
-    Raises ValidationFailed."""
+    """A depth render as [H, W, 1], or [H, W, 2] with its alpha. It is grey in whatever kind of file. Raises ValidationFailed."""
     channels = picture.pixels.shape[2] - (picture.alpha is not None)
     colours = picture.pixels[..., :channels]
     apart = np.ptp(colours, axis=2).max() if channels > 1 else 0
@@ -186,8 +186,6 @@ def depth_of(picture: png.Picture) -> png.Picture:
             "map cannot be read: save it as grey.",
         )
     counts = np.median(colours, axis=2).astype(colours.dtype) if apart else colours[..., 0]
-    if int(counts.min()) == int(counts.max()):
-        raise ValidationFailed("has the same value everywhere: it holds no depth", "Render the depth again.")
     alpha = [picture.pixels[..., -1]] if picture.alpha is not None else []
     return replace(picture, pixels=np.stack([counts, *alpha], axis=2))
 
