@@ -19,6 +19,8 @@ Array = NDArray[Any]
 OPPOSITE = (1, 0, 3, 2, 5, 4)  # of each of VIEW_NAMES
 CONTRAST = 0.1  # RGB, largest channel: from the colour around a picture, from which a pixel may be of the object
 FULL = 0.95  # of a picture, that the object fills, for its depth render of one value to be of a face seen head-on
+ONE_VALUE = 0.9  # of a depth render's pixels on the object, to call it of one value: the others are its soft rim
+RECTANGLE = 0.9  # of its box that an upright rectangle fills, with a soft rim
 ADVICE = (
     "Where an object is too thin to be seen, it helps to turn it by about 45 degrees, so that no view looks at its edge, to "
     "render more pixels, or to thicken it: two pixels in each view are enough."
@@ -69,6 +71,23 @@ def told(indices: list[int]) -> list[str]:
     """What has to be said of views that show nothing, and may."""
     names = ", ".join(VIEW_NAMES[i] for i in indices)
     return [f"The object is too thin to be seen in {names}: it is known from the other views alone."] if indices else []
+
+
+def only_masks(depths: list[Picture]) -> bool:
+    """Whether six depth renders tell outlines alone: one value on the object, the same in all, though it is no box, whose faces
+    might all be seen head-on."""
+    usual, upright = set(), 0
+    for depth in depths:
+        drawn = _drawn(depth)
+        if not drawn.any():
+            return False
+        values, number = np.unique(depth.pixels[..., 0][drawn], return_counts=True)
+        if number.max() < ONE_VALUE * number.sum():
+            return False
+        usual.add(int(values[number.argmax()]))
+        rows, columns = np.nonzero(drawn)
+        upright += drawn.sum() > RECTANGLE * (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
+    return len(usual) == 1 and upright <= len(depths) // 2
 
 
 def _is_background(depth: Picture, others: list[Picture]) -> bool:

@@ -120,6 +120,10 @@ def _around(points, radius, shell):  # type: ignore[no-untyped-def]
     reach = int(radius + 2.5)
     for n in range(len(points)):
         x, y, z = points[n, 0], points[n, 1], points[n, 2]
+        if not (
+            abs(x) < 1e6 and abs(y) < 1e6 and abs(z) < 1e6
+        ):  # nor where they are no numbers: these have no whole part
+            continue
         for i in range(max(int(x) - reach, 0), min(int(x) + reach + 2, shell.shape[0])):
             for j in range(max(int(y) - reach, 0), min(int(y) + reach + 2, shell.shape[1])):
                 for k in range(max(int(z) - reach, 0), min(int(z) + reach + 2, shell.shape[2])):

@@ -92,6 +92,11 @@ def known(
         return Cameras(None, "canonical", [])
     if hidden:
         raise _not_found(hidden, given)
+    if unseen.only_masks(pictures.depths):
+        raise ValidationFailed(
+            "The depth renders have one value on the object, the same in all six: these are masks, they hold no depth.",
+            "Render depth: the distance from the camera, another value at each pixel.",
+        )
     reporter.stage("rig")
     # only now: they load kernels, which a faulty set must not wait for
     if isinstance(given, list):
