@@ -110,9 +110,7 @@ def _problems(pictures: Pictures, views: list[View], background: int | str | Non
         yield prepared(pictures, views, background, steady=True)
 
 
-def prepared(
-    pictures: Pictures, views: list[View], background: int | str | None, steady: bool = False
-) -> Prepared:
+def prepared(pictures: Pictures, views: list[View], background: int | str | None, steady: bool = False) -> Prepared:
     """What the fit wants to know. steady: without holes, speckles and noise (see `steadied`). Raises NothingSeen."""
     counts, known, _ = counts_of(pictures.depths, "alpha" if background is None else background)
     maximum = pictures.depths[0].maximum

@@ -150,8 +150,8 @@ def write_scene(pictures: checks.Pictures, cameras: Cameras, out: Path, reporter
     notes = [*notes, *decided.notes, *holes.unknown(decided.coverages, insides)]
     stored = depths
     depths, told = outside.removed(stored, decided.coverages)
-    # pictures that are exchanged leave out depth that is right: unless that was a wall, the views are judged by all of it
-    compared = depths if outside.WALL in told else stored
+    # pictures that are exchanged leave out depth that is right: unless that was a wall, or along outlines, all is judged
+    compared = depths if {outside.WALL, outside.SMEARS} & set(told) else stored
     notes = [*notes, *told]
     shown = [
         (c >= 128) & (masks.resized(d.depth > 0, c.shape) >= 0.5)
