@@ -75,11 +75,14 @@ def checked(pictures: Pictures, views: list[View]) -> tuple[list[View], str]:
         or len({(d.encoding, d.distance, str(d.curve)) for d in given}) > 1
     ):
         return views, ""
+    ready = None
     for ready in _problems(pictures, views, given[0].background):
         model, theta = _as_model(given, ready)
         before = depth_fit.judged(ready.problem, model, theta)
         if before.cost <= DENIED:
             return views, ""
+    if ready is None:
+        return views, ""
     from steps.geometry import depth_search  # only now: it loads kernels
 
     fit = depth_search.found(ready.problem, ready.frame)

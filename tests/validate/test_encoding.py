@@ -123,6 +123,14 @@ def test_for_that_no_other_encoding_is_searched(
     encoding.checked(run.judged(pictures, given), given)
 
 
+def test_outlines_without_a_place_in_common_deny_no_encoding(mug: Path) -> None:
+    """Those of wires, too, between the points that are looked at."""
+    pictures, given = checks.check_set(mug)
+    assert isinstance(given, list)
+    away = [replace(given[0], camera=replace(given[0].camera, cx=-4000.0)), *given[1:]]
+    assert encoding.checked(pictures, away) == (away, "")
+
+
 def test_a_wrong_one_is_found_out_beneath_speckles(mug256: Path, tmp_path: Path) -> None:
     spoilt = Case("", lambda folder: SPOILT["holes"](CASES["depth_srgb_keep"].make(folder)))
     pictures, given = opened(spoilt, mug256, tmp_path / "set")
