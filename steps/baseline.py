@@ -10,23 +10,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.ndimage import binary_erosion, binary_opening
+from scipy.ndimage import binary_erosion, distance_transform_edt
 
 from steps.errors import ModelConvergenceFailed
 from steps.formats.meshes import Mesh
 from steps.formats.scene import SceneView
+from steps.geometry import thin_parts
 from steps.geometry.atlas import unwrap
 from steps.geometry.bake import EXACT, ROUGH, Photo, bake
 from steps.geometry.depth import bridged, depth_noise, dequantized
 from steps.geometry.fusion import DepthView, Grid, grid_around, signed_field, thinned
 from steps.geometry.kernels import parallel_map
-from steps.geometry.rasterize import rasterize
 from steps.geometry.surface import extract, vertex_normals
 
 Array = NDArray[Any]
 NOISY = 0.1  # voxels: depth noise finer than this is left to the mesh's smoothing
 BAND = 3.0  # standard deviations of its noise, between the least and the largest value that a depth may really have
-THIN = 3.0  # voxels: what is thinner may be torn or lost
 LOST, MUCH_LOST = 0.01, 0.03  # of the object's pixels: from so many lost on a finer grid is tried, and it is told
 FINER = 1.2  # times as many voxels a side, at least, or it is not worth it
 MOST_VOXELS = 40_000_000  # that a grid may take by itself
@@ -57,51 +56,71 @@ def reconstruct(
     of PARTS has been done."""
     field, grid = fused(views, settings)
     done(1)
-    vertices, faces = extract(field, grid, settings.faces)
-    _check(vertices, faces)
-    vertices, faces, grid, notes = with_thin_parts(vertices, faces, grid, views, settings)
+    made, notes = with_thin_parts(field, grid, views, settings)
     done(2)
-    mesh, facts, _ = textured(vertices, faces, views, settings, lambda: done(3))
+    mesh, facts, _ = textured(made.vertices, made.faces, views, settings, lambda: done(3))
     done(4)
-    return mesh, {**facts, "grid": list(grid.shape), "voxel": grid.voxel, "notes": notes}
+    return mesh, {**facts, "grid": list(made.grid.shape), "voxel": made.grid.voxel, "notes": notes}
 
 
-def with_thin_parts(
-    vertices: Array, faces: Array, grid: Grid, views: list[SceneView], settings: Settings
-) -> tuple[Array, Array, Grid, list[str]]:
-    """The mesh, from a finer grid where thin parts were lost that the views show and it keeps more of them; its grid; and what is
-    to be said about that."""
-    lost, usual = lost_to_voxels(vertices, faces, grid, views), settings.grid
+@dataclass(frozen=True)
+class Surface:
+    """vertices: (n, 3); faces: (m, 3), none where the field encloses nothing; lost: the share of the object's pixels, over all
+    views, that show parts which are too thin for its voxels; whole: those of them, [H, W] bool for each view, that the surface
+    does not even come near."""
+
+    vertices: Array
+    faces: Array
+    field: Array
+    grid: Grid
+    lost: float
+    whole: list[Array]
+
+
+def with_thin_parts(field: Array, grid: Grid, views: list[SceneView], settings: Settings) -> tuple[Surface, list[str]]:
+    """The surface of a field, and what is to be said about it. Where thin parts were lost that the views show, it is that of a
+    finer grid, if this keeps more of them; and what is too thin for any gets a shell. Raises ModelConvergenceFailed."""
+    sides = [depth_view(view, SAMPLES_PER_VOXEL * max(grid.shape)) for view in views]
+    found, usual, notes = surface_of(field, grid, sides, settings.faces), settings.grid, list[str]()
     finer = int(usual * min(2.0, (MOST_VOXELS / float(np.prod(grid.shape))) ** (1 / 3)))
-    notes = []
-    if lost > LOST and finer >= FINER * usual:
-        field, other = fused(views, replace(settings, grid=finer))
-        found = extract(field, other, settings.faces)
-        if (left := lost_to_voxels(*found, other, views)) < lost:
-            vertices, faces, grid, lost = *found, other, left
+    if found.lost > LOST and finer >= FINER * usual:
+        other = surface_of(*fused(views, replace(settings, grid=finer)), sides, settings.faces)
+        if other.lost < found.lost or other.lost == found.lost > MUCH_LOST:
+            found = other
             notes.append(f"Parts of the object are thinner than voxels of a grid of {usual}: it was made {finer}.")
-    if lost > MUCH_LOST:
+    if found.lost > LOST and any(whole.any() for whole in found.whole):
+        shelled = thin_parts.with_shells(found.field, found.grid, sides, found.whole)
+        other = surface_of(shelled, found.grid, sides, settings.faces)
+        if other.lost < found.lost:
+            notes.append(_of_shells(found, other))
+            found = other
+    if found.lost > MUCH_LOST:
         notes.append(
-            f"WARNING: {lost:.0%} of what the views show is thinner than about two voxels and was lost: "
-            f"views that it fills more, of more pixels, or --grid {2 * max(grid.shape)} keep more."
+            f"WARNING: {found.lost:.0%} of what the views show is thinner than about two voxels and was lost: "
+            f"views that it fills more, of more pixels, or --grid {2 * max(found.grid.shape)} keep more."
         )
-    return vertices, faces, grid, notes
+    _check(found)
+    return found, notes
 
 
-def lost_to_voxels(vertices: Array, faces: Array, grid: Grid, views: list[SceneView]) -> float:
-    """The share of the object's pixels, over all views, that the mesh does not cover and that lie on parts thinner than voxels
-    can show."""
-    lost, shown = 0, 0
-    for view in views:
-        side = depth_view(view, SAMPLES_PER_VOXEL * max(grid.shape))
-        camera, inside = side.camera, side.coverage >= 0.5
-        pixels = (
-            THIN * grid.voxel * camera.fx / float(np.median(side.depth[side.depth > 0])) if side.depth.any() else 1.0
-        )
-        thin = inside & ~binary_opening(inside, np.ones((2 * int(np.ceil(pixels / 2)) + 1,) * 2))
-        missing = thin & (rasterize(vertices, faces, camera).face < 0)
-        lost, shown = lost + int(missing.sum()), shown + int(inside.sum())
-    return lost / max(1, shown)
+def _of_shells(before: Surface, after: Surface) -> str:
+    thick = 2 * thin_parts.RADIUS / max(after.grid.shape)
+    return (
+        f"{before.lost - after.lost:.0%} of what the views show is thinner than voxels: it was made two voxels thick, "
+        f"{thick:.1%} of the object's longest side."
+    )
+
+
+def surface_of(field: Array, grid: Grid, views: list[DepthView], faces: int) -> Surface:
+    """The surface of a field, and what it lost of the views."""
+    try:
+        vertices, triangles = extract(field, grid, faces)
+    except ModelConvergenceFailed:
+        vertices, triangles = np.zeros((0, 3)), np.zeros((0, 3), np.int32)
+    lost = [thin_parts.lost(vertices, triangles, grid.voxel, view, views) for view in views]
+    shown = sum(int((view.coverage >= 0.5).sum()) for view in views)
+    share = sum(int(pixels.sum()) for pixels, _ in lost) / max(1, shown)
+    return Surface(vertices, triangles, field, grid, share, [whole for _, whole in lost])
 
 
 def textured(
@@ -119,7 +138,8 @@ def textured(
     unwrapped()
     normals = vertex_normals(vertices, faces)[index]
     photos = [photo(view, settings.resolution) for view in views]
-    baked = bake(vertices[index], cut, uv, normals, photos, size, EXACT if settings.exact else ROUGH, own)
+    telling = [p for p in photos if (p.coverage >= 0.5).any()]
+    baked = bake(vertices[index], cut, uv, normals, telling, size, EXACT if settings.exact else ROUGH, own)
     facts = {
         "resolution": [photos[0].camera.width, photos[0].camera.height],
         "texture_size": size,
@@ -157,7 +177,11 @@ def _averaged(image: Array, width: int, height: int) -> Array:
 def fused(views: list[SceneView], settings: Settings) -> tuple[Array, Grid]:
     """The carved field on a grid around the object."""
     side = min(settings.resolution or SAMPLES_PER_VOXEL * settings.grid, SAMPLES_PER_VOXEL * settings.grid)
-    raw = parallel_map(lambda view: depth_view(view, side), views)
+    raw = [view for view in parallel_map(lambda view: depth_view(view, side), views) if view.shows_something]
+    if len(raw) < len(
+        views
+    ):  # views that show nothing end no surface, and at the rim a pixel's outline is all that the others say
+        raw = [with_rim(view) for view in raw]
     grid = grid_around(raw, settings.grid)
     smooth = parallel_map(lambda view: smoothed(without_holes(view), grid.voxel), raw)
     return signed_field(smooth, grid), grid
@@ -171,6 +195,15 @@ def depth_view(view: SceneView, side: int) -> DepthView:
         size = camera.width, camera.height
         coverage = np.asarray(Image.fromarray(coverage).resize(size, Image.Resampling.BOX), np.float32)
     return thinned(DepthView(camera, view.depth(), coverage, view.step()), side)
+
+
+def with_rim(view: DepthView) -> DepthView:
+    """The view with the depth of their neighbours where pixels at the outline have none."""
+    rim = (view.depth <= 0) & (view.coverage > 0)
+    known = view.depth > 0
+    _, nearest = distance_transform_edt(~known, return_indices=True)
+    depth, step = (np.where(rim, layer[tuple(nearest)], layer) for layer in (view.depth, view.step))
+    return replace(view, depth=depth, step=step)
 
 
 def without_holes(view: DepthView) -> DepthView:
@@ -203,8 +236,10 @@ def texture_size(views: list[SceneView], side: int) -> int:
     return int(min(LARGEST_TEXTURE, 1 << int(np.ceil(np.log2(2 * longest)))))
 
 
-def _check(vertices: Array, faces: Array) -> None:
-    if len(faces) < 4 or not np.isfinite(vertices).all():
+def _check(found: Surface) -> None:
+    if not len(found.faces):
+        raise ModelConvergenceFailed("The fused depth encloses nothing: the views do not agree on any solid.")
+    if len(found.faces) < 4 or not np.isfinite(found.vertices).all():
         raise ModelConvergenceFailed(
-            f"The fused surface has only {len(faces)} faces: the views do not agree on any solid."
+            f"The fused surface has only {len(found.faces)} faces: the views do not agree on any solid."
         )

@@ -64,7 +64,7 @@ def sample_set(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     def make(name: str, *flags: object) -> Path:
         key = (name, *flags)
         if key not in made:
-            folder = tmp_path_factory.mktemp("sample") / name
+            folder = tmp_path_factory.mktemp("sample") / Path(name).stem
             size = () if "--size" in flags else ("--size", SIZE)
             done = sixview("sample", folder, "--object", name, *size, *flags)
             assert done.returncode == 0, done.stderr

@@ -227,11 +227,12 @@ async def settle(arrived: Set) -> str:
     """Gives every file its final name, unless it has it. Returns the set's address. Raises BadInput with every fault."""
     checks.raise_all([*_counts(arrived), *arrived.faults, *_ambiguous(arrived), *_proportions(arrived)])
     for name, keys in arrived.keys.items():
-        named = all(view_of(name, given) is not None for given in arrived.names[name])
-        for place, key in enumerate(keys):
-            final = f"{arrived.base}/{FIELDS[name]}/view_{place}.png"
-            if not named:
-                await asyncio.to_thread(_rename, key, final)
+        given = arrived.names[name]
+        if all(view_of(name, each) is not None for each in given):
+            continue
+        first = inputs.first_number(FIELDS[name], given, VIEW_NAMES)  # kept, for validate to tell
+        for index, key in zip(_order(arrived, name), keys, strict=True):
+            await asyncio.to_thread(_rename, key, f"{arrived.base}/{FIELDS[name]}/view_{index + first}.png")
     return f"s3://{storage.bucket()}/{arrived.base}"
 
 
@@ -258,7 +259,7 @@ def _ambiguous(arrived: Set) -> list[Fault]:
     """Six names that each tell a view, and two of them the same one."""
     faults = []
     for name, given in arrived.names.items():
-        told = [view_of(name, each) for each in given]
+        told = inputs.view_indices(FIELDS[name], given, VIEW_NAMES)
         for place, index in enumerate(told):
             if index is not None and None not in told and index in told[:place]:
                 error = ValidationFailed(f"stands for the view {VIEW_NAMES[index]}, as another file does")
@@ -283,5 +284,5 @@ def _proportions(arrived: Set) -> list[Fault]:
 
 def _order(arrived: Set, name: str) -> list[int]:
     """Which view each part is."""
-    told = [view_of(name, given) for given in arrived.names[name]]
+    told = inputs.view_indices(FIELDS[name], arrived.names[name], VIEW_NAMES)
     return [i for i in told if i is not None] if None not in told else list(range(len(told)))

@@ -35,20 +35,27 @@ function fieldOf(path) {
   return /(^|\/)depth_renders\//.test(name) || /(^|[\/_.-])depth/.test(name) ? "depth_renders" : "multi_views";
 }
 
-function viewOf(path) {
+// 1 where the numbered files of a field count from one to six, else 0.
+function firstOf(field, files) {
+  const names = files.map(({ path }) => path.toLowerCase()).filter((path) => fieldOf(path) === field);
+  return names.some((name) => /_0*6\.png$/.test(name)) && !names.some((name) => /_0+\.png$/.test(name)) ? 1 : 0;
+}
+
+function viewOf(path, first) {
   const stem = path.toLowerCase().split("/").pop().replace(/\.png$/, "");
   const named = NAMES.findIndex((name) => stem.split(/[_.-]/).includes(name));
-  const number = stem.match(/_0?([0-5])$/);
-  return named >= 0 ? named : number ? Number(number[1]) : -1;
+  const number = stem.match(/_0*([0-6])$/);
+  return named >= 0 ? named : number && Number(number[1]) - first < 6 ? Number(number[1]) - first : -1;
 }
 
 // Every file gets a place by its folder and its name; twelve in two folders without such names keep their order.
 function arrange(files) {
   const found = { multi_views: Array(6).fill(null), depth_renders: Array(6).fill(null), cameras: null, extra: [] };
+  const first = { multi_views: firstOf("multi_views", files), depth_renders: firstOf("depth_renders", files) };
   for (const { path, file } of files) {
     if (path.toLowerCase().endsWith("cameras.json")) { found.cameras = file; continue; }
     if (!path.toLowerCase().endsWith(".png") || /(^|\/)\./.test(path)) continue;
-    const field = fieldOf(path), view = viewOf(path);
+    const field = fieldOf(path), view = viewOf(path, first[field]);
     if (view >= 0 && !found[field][view]) found[field][view] = file;
     else found.extra.push(path);
   }

@@ -17,7 +17,7 @@ from steps.errors import FileTooLarge, ValidationFailed
 from steps.formats import cameras_json
 from steps.formats.cameras_json import Given, View
 from steps.formats.depth_encoding import DepthEncoding
-from steps.formats.inputs import MAX_CAMERAS_BYTES, shown, view_index
+from steps.formats.inputs import MAX_CAMERAS_BYTES, shown, view_indices
 from steps.geometry.cameras import VIEW_NAMES, Camera
 
 Array = NDArray[Any]
@@ -77,8 +77,8 @@ def of_transforms(document: dict[str, Any], sizes: Sizes | None) -> list[View]:
 def _six(by_file: dict[str, Any]) -> dict[int, Any]:
     """What belongs to each of the six views, by its index."""
     found: dict[int, Any] = {}
-    for name, item in by_file.items():
-        index = view_index("multi_views", name, VIEW_NAMES)
+    indices = view_indices("multi_views", list(by_file), VIEW_NAMES)
+    for item, index in zip(by_file.values(), indices, strict=True):
         if index is not None and found.setdefault(index, item) is not item:
             raise ValidationFailed(f"has two cameras for the view {VIEW_NAMES[index]}", _NAMES)
     missing = [name for i, name in enumerate(VIEW_NAMES) if i not in found]
@@ -88,7 +88,8 @@ def _six(by_file: dict[str, Any]) -> dict[int, Any]:
 
 
 _NAMES = (
-    "It names pictures front.png, back.png, left.png, right.png, top.png and bottom.png, or view_0.png to view_5.png."
+    "It names pictures front.png, back.png, left.png, right.png, top.png and bottom.png, or view_0.png to view_5.png (or "
+    "view_1.png to view_6.png)."
 )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from steps.errors import BadInput, FileTooLarge, InvalidFileCount, InvalidFileFormat, ValidationFailed
-from steps.formats import camera_files, inputs, orientation, png, png_metadata
+from steps.formats import camera_files, inputs, orientation, png, png_metadata, unseen
 from steps.formats.cameras_json import Given
 from steps.formats.inputs import FIELDS, Entry, shown
 from steps.geometry.cameras import VIEW_NAMES
@@ -75,6 +75,7 @@ def check_set(source: Path, cameras: Path | None = None) -> tuple[Pictures, Give
     found = inputs.opened(source)
     slots, faults, left_out = check_names(found.pictures)
     read, more = check_pictures(slots)
+    more += [_fault(error, "depth_renders", i, slots["depth_renders"][i]) for i, error in unseen.faults(read).items()]
     pictures, turned = orientation.upright(read)
     given, told, camera_faults = check_cameras(found.cameras, cameras, pictures)
     raise_all(faults + more + check_pairs(pictures) + camera_faults)
@@ -93,17 +94,16 @@ def check_names(entries: list[Entry]) -> tuple[dict[str, dict[int, Entry]], list
             files = [e for e in files if e not in others]
             notes.append(f"Left out, since the six PNGs are there: {', '.join(shown(e.path) for e in others)}.")
         if len(files) != len(VIEW_NAMES):
-            faults.append(
-                Fault(
-                    InvalidFileCount(f"{field} holds {len(files)} files instead of {len(VIEW_NAMES)}"), field, None, ""
-                )
+            wrong = InvalidFileCount(
+                f"{field} holds {len(files)} files instead of {len(VIEW_NAMES)}{_numbers(field, files)}"
             )
-        for entry in files:
-            index = inputs.view_index(field, entry.path.name, VIEW_NAMES)
+            faults.append(Fault(wrong, field, None, ""))
+        names = [entry.path.name for entry in files]
+        if inputs.first_number(field, names, VIEW_NAMES):
+            notes.append(_from_one(field, names))
+        for entry, index in zip(files, inputs.view_indices(field, names, VIEW_NAMES), strict=True):
             if index is None:
-                faults.append(
-                    _fault(ValidationFailed("has a name that tells no view", _naming(field)), field, None, entry)
-                )
+                faults.append(_fault(ValidationFailed(_untold(field, entry), _naming(field)), field, None, entry))
             elif index in slots[field]:
                 error = ValidationFailed(
                     f"stands for the view {VIEW_NAMES[index]}, as {shown(slots[field][index].path.name)} does",
@@ -118,15 +118,37 @@ def check_names(entries: list[Entry]) -> tuple[dict[str, dict[int, Entry]], list
 def _beside_six(field: str, files: list[Entry]) -> list[Entry]:
     """Files of other formats beside a PNG for each view, as programs write both."""
     pictures = [e for e in files if e.path.suffix.lower() == ".png"]
-    views = sorted(
-        -1 if i is None else i for i in (inputs.view_index(field, e.path.name, VIEW_NAMES) for e in pictures)
-    )
+    indices = inputs.view_indices(field, [e.path.name for e in pictures], VIEW_NAMES)
+    views = sorted(-1 if i is None else i for i in indices)
     return [e for e in files if e not in pictures] if views == list(range(len(VIEW_NAMES))) else []
 
 
 def _naming(field: str) -> str:
     numbered = "view_0.png to view_5.png" + (" or depth_0.png to depth_5.png" if field == "depth_renders" else "")
-    return f"Name the six files front.png, back.png, left.png, right.png, top.png, bottom.png, or in that order {numbered}."
+    return (
+        f"Name the six files front.png, back.png, left.png, right.png, top.png, bottom.png, or in that order {numbered}; "
+        "they may count from 1 to 6, too."
+    )
+
+
+def _numbers(field: str, files: list[Entry]) -> str:
+    numbers = [n for e in files if (n := inputs.number_told(field, e.path.name)) is not None]
+    if len(numbers) < len(VIEW_NAMES):
+        return ""
+    return f", numbered from {min(numbers)} to {max(numbers)}: six are 0 to 5, or all of them 1 to 6"
+
+
+def _untold(field: str, entry: Entry) -> str:
+    """What is wrong with a name that tells no view."""
+    number = inputs.number_told(field, entry.path.name)
+    if number is None:
+        return "has a name that tells no view"
+    return f"has the number {number}: six files are numbered 0 to 5, or all of them 1 to 6"
+
+
+def _from_one(field: str, names: list[str]) -> str:
+    order = ", ".join(f"{shown(n)} is {VIEW_NAMES[i]}" for i, n in enumerate(sorted(names, key=str.lower)))
+    return f"The files in {field} count from one: {order}."
 
 
 def _fault(error: BadInput, field: str, index: int | None, entry: Entry) -> Fault:
@@ -153,8 +175,7 @@ def _read(field: str, entry: Entry) -> png.Picture | BadInput:
 
 
 def depth_of(picture: png.Picture) -> png.Picture:
-    """A depth render as [H, W, 1], or [H, W, 2] with its alpha. It is grey, whatever its kind of file, and not all one value.
-    Raises ValidationFailed."""
+    """A depth render as [H, W, 1], or [H, W, 2] with its alpha. It is grey in whatever kind of file. Raises ValidationFailed."""
     channels = picture.pixels.shape[2] - (picture.alpha is not None)
     colours = picture.pixels[..., :channels]
     apart = np.ptp(colours, axis=2).max() if channels > 1 else 0
@@ -165,8 +186,6 @@ def depth_of(picture: png.Picture) -> png.Picture:
             "map cannot be read: save it as grey.",
         )
     counts = np.median(colours, axis=2).astype(colours.dtype) if apart else colours[..., 0]
-    if int(counts.min()) == int(counts.max()):
-        raise ValidationFailed("has the same value everywhere: it holds no depth", "Render the depth again.")
     alpha = [picture.pixels[..., -1]] if picture.alpha is not None else []
     return replace(picture, pixels=np.stack([counts, *alpha], axis=2))
 

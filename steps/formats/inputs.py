@@ -259,12 +259,38 @@ _NUMBERED = re.compile(r"(view|depth)[ _.-]?(\d{1,6})", re.ASCII)
 def view_index(field: str, name: str, view_names: tuple[str, ...]) -> int | None:
     """Which view a file name stands for: front.png, with a frame number front0001.png, with a word for what it is
     front_depth.png; view_0.png, view_000.png, and depth_0.png in depth_renders. Folders before it do not matter."""
-    stem = unicodedata.normalize("NFKC", PurePosixPath(name.replace("\\", "/")).stem).lower()
     named = rf"(?:{_KIND}[_.-])?({'|'.join(view_names)})(?:[_.-]{_KIND})?(?:[_.-]?\d{{1,6}})?"
-    if found := re.fullmatch(named, stem, re.ASCII):
+    if found := re.fullmatch(named, _stem(name), re.ASCII):
         return view_names.index(found.group(1))
-    numbered = _NUMBERED.fullmatch(stem)
+    number = number_told(field, name)
+    return number if number is not None and number < len(view_names) else None
+
+
+def number_told(field: str, name: str) -> int | None:
+    """The number of view_0.png, or of depth_0.png in depth_renders."""
+    numbered = _NUMBERED.fullmatch(_stem(name))
     if numbered is None or (numbered.group(1) == "depth" and field != "depth_renders"):
         return None
-    number = int(numbered.group(2))
-    return number if number < len(view_names) else None
+    return int(numbered.group(2))
+
+
+def first_number(field: str, names: list[str], view_names: tuple[str, ...]) -> int:
+    """0 or 1: from where the files of one folder count. From 1 where they are numbered 1 to 6, each once, and none is called as a
+    view."""
+    numbers = [number_told(field, name) for name in names]
+    if any(
+        view_index(field, name, view_names) is not None for n, name in zip(numbers, names, strict=True) if n is None
+    ):
+        return 0
+    return int(sorted(n for n in numbers if n is not None) == [i + 1 for i in range(len(view_names))])
+
+
+def view_indices(field: str, names: list[str], view_names: tuple[str, ...]) -> list[int | None]:
+    """Which view each file name of one folder stands for: see `view_index`, but that files may count from one."""
+    if not first_number(field, names, view_names):
+        return [view_index(field, name, view_names) for name in names]
+    return [None if (n := number_told(field, name)) is None else n - 1 for name in names]
+
+
+def _stem(name: str) -> str:
+    return unicodedata.normalize("NFKC", PurePosixPath(name.replace("\\", "/")).stem).lower()

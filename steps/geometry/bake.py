@@ -163,7 +163,10 @@ def _add(
 
 def _layers(photo: Photo) -> Array:
     """[H, W, 6] float32: what changes slowly, and the rest, both reaching beyond the outline."""
-    clean = filled(photo.colour, photo.coverage > 0.999).astype(np.float32)
+    whole_pixels = photo.coverage > 0.999
+    if not whole_pixels.any():  # of what is thinner than a pixel
+        whole_pixels = photo.coverage >= 0.5
+    clean = filled(photo.colour, whole_pixels).astype(np.float32)
     blur = max(clean.shape) / BLUR
     slow = np.stack([gaussian_filter(clean[..., k], blur, mode="nearest") for k in range(3)], axis=-1)
     return np.concatenate([slow, clean - slow], axis=2)

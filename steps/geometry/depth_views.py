@@ -57,19 +57,22 @@ def directions() -> Array:
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
-def depth_view(camera: Camera, value: Array, level: float) -> DepthView:
-    """camera: at the picture's size; value: as DepthView has it, of any size; level: between two stored values."""
+def depth_view(camera: Camera, value: Array, outline: Array, level: float) -> DepthView:
+    """camera: at the picture's size; value: as DepthView has it, of any size; outline: [H, W] bool, where the object is, which is
+    where `value` is known but for holes; level: between two stored values."""
+    _, inside = _thinned(camera, outline)
     camera, value = _thinned(camera, value)
     known = value >= 0
     smoothed = _smoothed(value, level)
     slopes, smooth = _slopes(smoothed, known, level)
-    outside = np.where(known, 0.5 - distance_transform_edt(known), distance_transform_edt(~known) - 0.5)
+    outside = np.where(inside, 0.5 - distance_transform_edt(inside), distance_transform_edt(~inside) - 0.5)
     gradient = np.stack(np.gradient(outside)[::-1], axis=-1)
     away = gradient / np.maximum(np.linalg.norm(gradient, axis=-1, keepdims=True), 1e-6)
-    rows, columns = np.nonzero(known)
+    rows, columns = np.nonzero(inside)
     ways = directions()
     # an outline lies half a pixel beyond the middles of its outermost pixels, in the mean
     reach = np.array([(columns * a + rows * b).max() + 0.5 * (a + b) for a, b in ways]) + 0.5 * np.abs(ways).max(axis=1)
+    rows, columns = np.nonzero(known)
     to_z = ray_to_z(camera, value.shape).astype(np.float64)
     return DepthView(camera, smoothed, slopes, smooth, outside, away, reach, to_z, rows, columns)
 

@@ -58,6 +58,11 @@ class DepthView:
     guessed: Array | None = None
 
     @property
+    def shows_something(self) -> bool:
+        """False where the object is so thin that it falls between the pixels: such a view says nothing."""
+        return bool((self.depth > 0).any() and (self.coverage >= 0.5).any())
+
+    @property
     def seen(self) -> Array:
         """The depth without what was guessed, [H, W]."""
         return self.depth if self.guessed is None else np.where(self.guessed, np.float32(0), self.depth)
@@ -76,7 +81,7 @@ def grid_around(views: list[DepthView], cells: int) -> Grid:
     """A grid whose longest side has `cells` voxels around everything that the depth maps saw, but for what lies clearly beside
     another view's outline. Raises ModelConvergenceFailed where that has no extent."""
     points = np.concatenate([unproject(view.depth, view.camera)[::7] for view in views])
-    inside = _inside_outlines(points, views)
+    inside = inside_outlines(points, views)
     points = points[inside] if inside.any() else points
     low, high = (points.min(axis=0), points.max(axis=0)) if len(points) else (np.zeros(3), np.zeros(3))
     voxel = float((high - low).max() / (cells - 8))
@@ -88,7 +93,7 @@ def grid_around(views: list[DepthView], cells: int) -> Grid:
     return Grid((low + high) / 2 - (shape - 1) / 2 * voxel, voxel, (int(shape[0]), int(shape[1]), int(shape[2])))
 
 
-def _inside_outlines(points: Array, views: list[DepthView]) -> Array:
+def inside_outlines(points: Array, views: list[DepthView]) -> Array:
     """Which points (n, 3) no view has beside its outline by more than BESIDE."""
     inside = np.ones(len(points), bool)
     for view in views:

@@ -53,7 +53,7 @@ def _model(model: Model) -> dict[str, Any]:
         "title": f"{model.name} ({engine})" if engine else model.name,
         "q": model.quality,
         "pictures": any(pictures.values()),
-        "iou": sum(v["iou"] for v in views) / len(views) if views else None,
+        "iou": sum(shown) / len(shown) if (shown := [v["iou"] for v in views if v["iou"] is not None]) else None,
         "turntable": _embedded(preview / "turntable.webp"),
         "coverage": _embedded(model.folder / "mesh" / "coverage.png"),
         "seen": model.quality.get("settings", {}).get("seen"),

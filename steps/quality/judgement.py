@@ -23,16 +23,17 @@ def allowed(agreement: dict[str, Any]) -> float:
 def warnings(report: dict[str, Any], agreement: dict[str, Any]) -> list[str]:
     """What has to be said of a mesh. report: quality.json so far."""
     found, least = [], allowed(agreement)
-    worst = min(report["views"], key=lambda view: view["object"]["psnr"])
+    views = [view for view in report["views"] if view["object"] is not None]
+    worst = min(views, key=lambda view: view["object"]["psnr"])
     if report["object"]["psnr"] < least:
         found.append(
             f"{WARNING}The object alone has a PSNR of {report['object']['psnr']:.1f} dB, where views that agree as these do "
             f"allow {least:.0f} dB or more (least in {worst['name']}, {worst['object']['psnr']:.1f} dB): look at the mesh "
             "before you trust it."
         )
-    overlap = float(np.mean([view["iou"] for view in report["views"]]))
+    overlap = float(np.mean([view["iou"] for view in views]))
     if overlap < OUTLINES:
-        worst = min(report["views"], key=lambda view: view["iou"])
+        worst = min(views, key=lambda view: view["iou"])
         found.append(
             f"{WARNING}The mesh's outlines overlap with those of the views by {overlap:.0%} only (least in {worst['name']}, "
             f"{worst['iou']:.0%})."

@@ -63,7 +63,7 @@ def run(parameters: Quality, out: Path, reporter: Reporter) -> None:
 
 
 def judged(mesh: Mesh, view: SceneView, taken: Scene) -> dict[str, Any]:
-    """Every number about one view."""
+    """Every number about one view; none about an object that is too thin to be seen in it."""
     reference, inside = view.picture(), view.coverage() >= 0.5
     rgba = drawn(mesh, view.camera)
     picture = scene.as_stored(rgba, view.behind())
@@ -75,9 +75,9 @@ def judged(mesh: Mesh, view: SceneView, taken: Scene) -> dict[str, Any]:
         "name": view.camera.name,
         "psnr": metrics.psnr(reference, picture),
         "ssim": full_ssim,
-        "object": {"psnr": metrics.psnr(reference, picture, inside), "ssim": object_ssim},
+        "object": {"psnr": metrics.psnr(reference, picture, inside), "ssim": object_ssim} if inside.any() else None,
         "blank": {"psnr": metrics.psnr(reference, blank), "ssim": blank_ssim},
-        "iou": metrics.iou(inside, rgba[..., 3] >= 0.5),
+        "iou": metrics.iou(inside, rgba[..., 3] >= 0.5) if inside.any() else None,
         "depth_error": {k: taken.frame.length_out(v) for k, v in metrics.depth_error(view.depth(), depth).items()},
     }
 
@@ -143,6 +143,7 @@ def between_views(mesh: Mesh, start: Mesh | None, taken: Scene, folder: Path | N
 
 
 def _mean(views: list[dict[str, Any]], *keys: str) -> float:
+    views = [view for view in views if view[keys[0]] is not None]
     values = [view[keys[0]] if len(keys) == 1 else view[keys[0]][keys[1]] for view in views]
     return float(np.mean(values))
 

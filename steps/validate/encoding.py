@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,10 +20,12 @@ from steps.geometry.depth_fit import Fit, Problem
 from steps.geometry.depth_models import Model, Offset
 from steps.geometry.depth_views import DepthView, Frame, NothingSeen, depth_view, normalised
 from steps.validate.encoding_telling import factor_between, told
+from steps.validate.steadied import steadied
 from steps.validate.stored import background_of, counts_of
 
 Array = NDArray[Any]
 FITS = 2.5  # the largest cost of an encoding that is believed
+SURE = 1.5  # the same of one that is taken in place of one that was given
 DENIED = 4.0  # cost from which the pictures deny an encoding that was given
 BETTER = 3.0  # how many times better another one must explain them to be taken in its place
 _HELP = "Check that each camera belongs to its view, or give the encoding as `depth` in cameras.json."
@@ -71,18 +75,18 @@ def checked(pictures: Pictures, views: list[View]) -> tuple[list[View], str]:
         or len({(d.encoding, d.distance, str(d.curve)) for d in given}) > 1
     ):
         return views, ""
-    try:
-        ready = prepared(pictures, views, given[0].background)
-    except NothingSeen:
-        return views, ""  # cameras that are wrong are told by the agreement of the views
-    model, theta = _as_model(given, ready)
-    before = depth_fit.judged(ready.problem, model, theta)
-    if before.cost <= DENIED:
+    ready = None
+    for ready in _problems(pictures, views, given[0].background):
+        model, theta = _as_model(given, ready)
+        before = depth_fit.judged(ready.problem, model, theta)
+        if before.cost <= DENIED:
+            return views, ""
+    if ready is None:
         return views, ""
     from steps.geometry import depth_search  # only now: it loads kernels
 
     fit = depth_search.found(ready.problem, ready.frame)
-    if not fit.cost <= FITS or fit.cost * BETTER > before.cost:
+    if not fit.cost <= SURE or fit.cost * BETTER > before.cost:
         return views, ""
     depths = encodings(fit, ready)
     if factor_between(depths, given):
@@ -101,16 +105,27 @@ def _short(e: DepthEncoding) -> str:
     return f"metric, scale {e.scale:g}" if e.encoding == "metric" else f"{e.encoding} from {e.near:g} to {e.far:g}"
 
 
-def prepared(pictures: Pictures, views: list[View], background: int | str | None) -> Prepared:
-    """What the fit wants to know. Raises NothingSeen."""
+def _problems(pictures: Pictures, views: list[View], background: int | str | None) -> Iterator[Prepared]:
+    """The pictures as they are, and steadied; none where the six outlines have nothing in common: cameras that are wrong are told
+    by the agreement of the views."""
+    with contextlib.suppress(NothingSeen):
+        yield prepared(pictures, views, background)
+        yield prepared(pictures, views, background, steady=True)
+
+
+def prepared(pictures: Pictures, views: list[View], background: int | str | None, steady: bool = False) -> Prepared:
+    """What the fit wants to know. steady: without holes, speckles and noise (see `steadied`). Raises NothingSeen."""
     counts, known, _ = counts_of(pictures.depths, "alpha" if background is None else background)
     maximum = pictures.depths[0].maximum
     values = [np.where(k, c / p.maximum, -1.0) for c, k, p in zip(counts, known, pictures.depths, strict=True)]
-    shapes = [k.shape for k in known]
-    cameras, frame = normalised([v.camera.resized(w, h) for v, (h, w) in zip(views, shapes, strict=True)], known)
+    outlines, shapes = known, [k.shape for k in known]
+    if steady:
+        both = [steadied(v, p) for v, p in zip(values, pictures.views, strict=True)]
+        values, outlines = [v for v, _ in both], [o for _, o in both]
+    cameras, frame = normalised([v.camera.resized(w, h) for v, (h, w) in zip(views, shapes, strict=True)], outlines)
     levels = np.unique(np.concatenate([v[v >= 0] for v in values]))
     level = float(np.diff(levels).min()) if len(levels) > 1 else 1.0
-    seen: list[DepthView] = [depth_view(c, v, level) for c, v in zip(cameras, values, strict=True)]
+    seen: list[DepthView] = [depth_view(*each, level) for each in zip(cameras, values, outlines, strict=True)]
     return Prepared(depth_fit.problem(seen), frame, maximum, background)
 
 

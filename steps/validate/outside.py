@@ -17,6 +17,15 @@ FULL = 254  # of 255: a pixel that the object covers whole
 SMEARED = 2  # pixels inside the outline that may show what is beside it, too
 APART = 0.08  # of the object's range of depth
 TOLD = 0.02  # of the object's pixels: more depth beside it is told
+BLOCK = 12  # pixels: how far from the outline a block of a JPEG, or a filter, smears depth
+ALONG, MISSING = (
+    0.99,
+    0.1,
+)  # of what lies beside the object: so much within that, and so much missing on the object at most
+COARSE = 1e-3  # of the object's range of depth: levels of a picture that can have been a JPEG
+RINGING = (
+    3.0  # times the usual deviation from the depth around, and half of it times a level: from there a pixel stands out
+)
 EVERYWHERE = 0.9  # of the pixels beside the object: so much depth is of something behind it
 
 
@@ -43,6 +52,44 @@ def _without_rim(depth: MetricDepth, coverage: Array) -> MetricDepth:
 WALL = "The depth renders show something behind the object, too, a wall or a floor: the views' outlines leave it out."
 
 
+SMEARS = (
+    "The depth renders smear over the object's outline, as JPEG, scaling or a filter leave it: what lies beside the outline, and "
+    "what stands out of the depth around it, was left out. Depth saved as PNG, without a filter, gives a better mesh."
+)
+
+
+def _is_smeared(depth: MetricDepth, coverage: Array) -> bool:
+    """Whether all that a depth render has beside the object lies along its outline, all around. coverage: [H, W] uint8."""
+    from scipy.ndimage import distance_transform_edt
+
+    share = masks.resized(coverage.astype(np.float32), depth.depth.shape)
+    stray = (share <= 0) & (depth.depth > 0)
+    if not stray.any():
+        return True
+    near = distance_transform_edt(share <= 0)[stray] <= BLOCK
+    missing = int(((share >= FULL) & (depth.depth <= 0)).sum())
+    return bool(near.mean() > ALONG and missing < MISSING * stray.sum())
+
+
+def _without_ringing(depth: MetricDepth, coverage: Array) -> MetricDepth:
+    """Coarse depth without what stands out of the depth around it, as blocks of a JPEG do along edges."""
+    from scipy.ndimage import binary_erosion
+
+    from steps.validate.steadied import deviation
+
+    inner = binary_erosion(coverage >= FULL, np.ones((3, 3)), SMEARED) & (depth.depth > 0)
+    if not inner.any():
+        return depth
+    span = float(np.ptp(np.percentile(depth.depth[inner], [1, 99])))
+    level = float(np.median(depth.step[inner]))
+    if level < COARSE * span:  # a JPEG has 8 bits
+        return depth
+    off = deviation(depth.depth.astype(np.float64), inner)
+    stray = (depth.depth > 0) & (off > max(RINGING * float(np.median(off[inner])), RINGING / 2 * level))
+    kept = (np.where(stray, np.float32(0), layer) for layer in (depth.depth, depth.step))
+    return replace(depth, **dict(zip(("depth", "step"), kept, strict=True)))
+
+
 def removed(depths: list[MetricDepth], coverages: list[Array]) -> tuple[list[MetricDepth], list[str]]:
     """The depth maps without what lies beside the object, and what was done: WALL, or another sentence. coverages: [H, W] uint8,
     of the views."""
@@ -61,6 +108,9 @@ def removed(depths: list[MetricDepth], coverages: list[Array]) -> tuple[list[Met
     ]
     if beside > EVERYWHERE * empty:
         return kept, [WALL]
+    if all(_is_smeared(d, c) for d, c in zip(depths, coverages, strict=True)):
+        shares = [masks.resized(c.astype(np.float32), d.depth.shape) for d, c in zip(kept, coverages, strict=True)]
+        return [_without_ringing(d, c) for d, c in zip(kept, shares, strict=True)], [SMEARS]
     return kept, [
         f"{beside} pixels of the depth renders lie beside the object, as the views show it: they were left out."
     ]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from steps.contracts import OUTLINES, PRESETS, VIEW_NAMES, Validate
 from steps.errors import RigAmbiguous, ValidationFailed
 from steps.files import write_json
-from steps.formats import cameras_json, checks, png, scene
+from steps.formats import cameras_json, checks, png, scene, unseen
 from steps.formats.cameras_json import Arrangement, Given, View
 from steps.formats.depth_encoding import DepthEncoding, MetricDepth, foreground, metric_depth
 from steps.geometry.cameras import ray_to_z
@@ -82,13 +82,21 @@ def known(
     pictures: checks.Pictures, given: Given | None, parameters: Validate, out: Path, reporter: Reporter
 ) -> Cameras:
     """The cameras that were given, with what has to be found of them."""
+    hidden = unseen.empty_of(dict(enumerate(pictures.depths)))
     if isinstance(given, list) and all(view.depth for view in given):
         from steps.validate import encoding
 
-        views, note = encoding.checked(pictures, given)
+        views, note = (given, "") if hidden else encoding.checked(pictures, given)
         return Cameras(views, "cameras.json", [note] if note else [])
     if given is None and parameters.rig == "nominal":
         return Cameras(None, "canonical", [])
+    if hidden:
+        raise _not_found(hidden, given)
+    if unseen.only_masks(pictures.depths):
+        raise ValidationFailed(
+            "The depth renders have one value on the object, the same in all six: these are masks, they hold no depth.",
+            "Render depth: the distance from the camera, another value at each pixel.",
+        )
     reporter.stage("rig")
     # only now: they load kernels, which a faulty set must not wait for
     if isinstance(given, list):
@@ -110,6 +118,22 @@ def known(
     return Cameras(found.views, "found", [found.note], exact=False, facts=facts)
 
 
+def _not_found(hidden: list[int], given: Given | None) -> RigAmbiguous:
+    """Of views that show nothing, where something has to be found that takes six."""
+    what = "depth encoding" if isinstance(given, list) else "cameras"
+    help_ = (
+        "give the encoding as `depth` in cameras.json"
+        if isinstance(given, list)
+        else "give cameras.json, or --rig nominal"
+    )
+    return RigAmbiguous(
+        f"The object is too thin to be seen in {', '.join(VIEW_NAMES[i] for i in hidden)}: from the other views alone the {what} "
+        "cannot be found.",
+        f"If you know the {what}, {help_}. {unseen.ADVICE}",
+        hypotheses=[],
+    )
+
+
 def write_scene(pictures: checks.Pictures, cameras: Cameras, out: Path, reporter: Reporter) -> None:
     """Masks, and in the local frame metric depth and cameras, of a set that passed the checks. Raises ValidationFailed where the
     views contradict each other too much."""
@@ -126,20 +150,22 @@ def write_scene(pictures: checks.Pictures, cameras: Cameras, out: Path, reporter
     notes = [*notes, *decided.notes, *holes.unknown(decided.coverages, insides)]
     stored = depths
     depths, told = outside.removed(stored, decided.coverages)
-    # pictures that are exchanged leave out depth that is right: unless that was a wall, the views are judged by all of it
-    compared = depths if outside.WALL in told else stored
+    # pictures that are exchanged leave out depth that is right: unless that was a wall, or along outlines, all is judged
+    compared = depths if {outside.WALL, outside.SMEARS} & set(told) else stored
     notes = [*notes, *told]
-    faults = []
+    shown = [
+        (c >= 128) & (masks.resized(d.depth > 0, c.shape) >= 0.5)
+        for c, d in zip(decided.coverages, depths, strict=True)
+    ]
+    checks.raise_all([_empty(index) for index in unseen.unexplained(shown)])
+    notes = [*notes, *unseen.told([i for i, mask in enumerate(shown) if not mask.any()])]
     for folder in ("views", "masks", "depth", "steps", "backgrounds"):
         (out / folder).mkdir()
     for index, (view, picture, depth) in enumerate(zip(views, pictures.views, depths, strict=True)):
         coverage, behind = decided.coverages[index], decided.behind[index]
-        if not (coverage >= 128).any() or not depth.depth.any():
-            faults.append(_empty(index))
         _write_view(out, view.camera.name, picture, coverage, depth)
         if behind is not None:
             png.write(out / "backgrounds" / f"{view.camera.name}.png", behind, level=1)
-    checks.raise_all(faults)
     own, given = (
         [v.camera.resized(*d.depth.shape[::-1]) for v, d in zip(each, depths, strict=True)] for each in (views, users)
     )
@@ -178,7 +204,8 @@ def _metric(picture: png.Picture, view: View) -> MetricDepth:
 def _empty(index: int) -> checks.Fault:
     error = ValidationFailed(
         "shows nothing: no pixel belongs to the object",
-        "Check the transparency, and which depth value means background (cameras.json, depth/background).",
+        "Check the transparency, and which depth value means background (cameras.json, depth/background). "
+        + unseen.ADVICE,
     )
     return checks.Fault(error, "multi_views", index, f"multi_views/{VIEW_NAMES[index]}")
 

@@ -119,8 +119,8 @@ def run(source: Path, out: Path, truth: Path, *flags: str) -> Result:
 
 
 def notes_of(state: Path) -> list[str]:
-    scene = state / "scene" / "scene.json"
-    return list(json.loads(scene.read_text())["notes"]) if scene.is_file() else []
+    files = state / "scene" / "scene.json", state / "reconviagen" / "mesh" / "model.json"
+    return [note for file in files if file.is_file() for note in json.loads(file.read_text()).get("notes", [])]
 
 
 def chamfer(vertices: Array, faces: Array, sample_folder: Path) -> float:

@@ -8,7 +8,7 @@ from collections import Counter
 
 from tests.cases.kit import Case
 
-TOPICS = ("units", "files", "pictures", "depths", "cameras", "holes")
+TOPICS = ("units", "files", "pictures", "depths", "cameras", "holes", "thin")
 
 
 def by_topic() -> dict[str, list[Case]]:

@@ -172,6 +172,30 @@ def renamed(folder: Path, views: str, depths: str) -> Path:
     return folder
 
 
+def from_one(folder: Path, views: str = "view_{}", depths: str = "depth_{}", first: int = 1) -> Path:
+    """Patterns of a number that counts from one; first: that of the depth renders."""
+    for index, name in enumerate(VIEW_NAMES):
+        for field, new in (("multi_views", views.format(index + 1)), ("depth_renders", depths.format(index + first))):
+            (folder / field / f"{name}.png").rename(folder / field / f"{new}.png")
+    return folder
+
+
+def numbered_cameras(folder: Path) -> Path:
+    """The same, and the frames of a transforms.json, too."""
+    numbers = {name: i + 1 for i, name in enumerate(VIEW_NAMES)}
+
+    def renumber(frame: dict[str, Any]) -> None:
+        frame["file_path"] = f"images/view_{numbers[Path(frame['file_path']).stem]:03d}.png"
+
+    return from_one(transforms(folder, each_frame(renumber)), "view_{:03d}", "view_{:03d}")
+
+
+def seven_numbered(folder: Path) -> Path:
+    renamed(folder, "view_{number}.png", "depth_{number}.png")
+    (folder / "multi_views" / "view_6.png").write_bytes((folder / "multi_views" / "view_0.png").read_bytes())
+    return folder
+
+
 def side_files(folder: Path, upper: bool = False) -> Path:
     """What Unity, Godot, Synology, GDAL, Windows and Blender leave beside pictures."""
     for field in ("multi_views", "depth_renders"):
@@ -301,5 +325,10 @@ CASES: list[Case] = [
     Case("names upper case fields", lambda f: side_files(f, upper=True), loss=0.1),
     Case("names frame numbers", lambda f: renamed(f, "{name}0001.png", "{name}_0001.png"), loss=0.1),
     Case("names three digits", lambda f: renamed(f, "view_{number:03d}.png", "depth_{number:04d}.png"), loss=0.1),
+    Case("names from one", from_one, loss=0.1, says=("count from one", "view_1.png is front", "depth_6.png is bottom")),
+    Case("names from one 001", lambda f: from_one(f, "view_{:03d}"), loss=0.1, says=("view_001.png is front",)),
+    Case("names from one and cameras", numbered_cameras, loss=0.2, says=("count from one", "transforms.json")),
+    Case("names from one, depth from 0", lambda f: from_one(f, first=0), loss=0.1, says=("in multi_views count",)),
+    Case("names 0 to 6", seven_numbered, code="INVALID_FILE_COUNT", says=("7 files", "0 to 6: six are 0 to 5")),
     Case("names with a word", lambda f: renamed(f, "RGB_{name}.png", "{name}_depth.0001.png"), loss=0.1),
 ]

@@ -73,6 +73,28 @@ def some(value: int, background: int) -> Spoil:
     return change
 
 
+def salt_and_pepper(share: float) -> Spoil:
+    """So many of the object's pixels are the nearest or the farthest."""
+
+    def change(counts: Array, rng: np.random.Generator) -> Array:
+        at, drawn = counts > 0, rng.random(counts.shape)
+        return np.where(at & (drawn < share / 2), 65535, np.where(at & (drawn > 1 - share / 2), 1, counts)).astype(
+            np.uint16
+        )
+
+    return change
+
+
+def speckles(share: float) -> Spoil:
+    """So many of the object's pixels have any value."""
+
+    def change(counts: Array, rng: np.random.Generator) -> Array:
+        hit = (counts > 0) & (rng.random(counts.shape) < share)
+        return np.where(hit, rng.integers(1, 65536, counts.shape), counts).astype(np.uint16)
+
+    return change
+
+
 # -- noise --------------------------------------------------------------------------------------------------------------
 
 
@@ -148,7 +170,8 @@ CASES: list[Case] = [
     ),
     Case("depth_flaws invalid_max", spoilt(some(65535, 0), 5), loss=1.0, says=("unknown",)),
     Case("depth_flaws bleed", spoilt(bleeding, 5), loss=1.0),
-    Case("depth_jpeg 90", spoilt(as_jpeg(90)), loss=8.0),
+    Case("depth_jpeg 75", spoilt(as_jpeg(75)), loss=8.0, says=("as JPEG",)),
+    Case("depth_jpeg 90", spoilt(as_jpeg(90)), loss=4.0, says=("as JPEG",)),
     Case("depth_jpeg 97", spoilt(as_jpeg(97)), loss=4.0),
     Case("depth_antialiased", halved, base=("--object", "mug", "--size", "512"), loss=2.0),
     Case("depth_metric_mm of a sensor", with_depth(spoilt(millimetres(0), 2), **MM), loss=0.5),

@@ -31,6 +31,7 @@ from steps.geometry import (
     render,
     rig_fit,
     texture,
+    thin_parts,
 )
 from steps.geometry.cameras import Camera
 from steps.geometry.clouds import Sight
@@ -240,6 +241,13 @@ def rigged(seed: int, cells: int, scale: int, bad: int, coding: int) -> None:
     rig_fit.transfers(sights, axes, told, theta)
     problem = rig_fit.Problem(sights, axes, told, used, np.ones(len(theta), bool), tolerance=rig_fit.FINEST)
     problem.jacobian(theta, problem.state(theta))
+
+
+@case({"seed": seeds, "shape": st.tuples(st.integers(1, 5), st.integers(1, 5), st.integers(1, 5)), "bad": few})
+def shelled(seed: int, shape: tuple[int, int, int], bad: int) -> None:
+    random = np.random.default_rng(seed)
+    points = spoilt(random, random.normal(2, 4, (9, 3)), bad).astype(np.float32)
+    thin_parts._around(points, thin_parts.RADIUS, np.zeros(shape, np.float32))
 
 
 @case({"seed": seeds, "shape": st.tuples(*[st.integers(1, 4)] * 3), "more": st.integers(-1, 1)})

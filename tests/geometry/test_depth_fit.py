@@ -46,7 +46,7 @@ def found(values: list[Array], given: list[Camera]) -> tuple[Fit, Frame]:
     """values: six [H, W], -1 where nothing is."""
     placed, frame = normalised(given, [v >= 0 for v in values])
     levels = np.unique(np.concatenate([v[v >= 0] for v in values]))
-    views = [depth_view(c, v, float(np.diff(levels).min())) for c, v in zip(placed, values, strict=True)]
+    views = [depth_view(c, v, v >= 0, float(np.diff(levels).min())) for c, v in zip(placed, values, strict=True)]
     return depth_search.found(depth_fit.problem(views), frame), frame
 
 

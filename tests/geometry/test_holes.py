@@ -114,6 +114,31 @@ def test_a_wall_behind_the_object_is_left_out_and_told(smeared: bool) -> None:
     assert len(notes) == 1 and "behind the object" in notes[0]
 
 
+@pytest.mark.parametrize(("beside", "is_smeared"), [(range(20, 24), True), (range(20, 38), False)])
+def test_depth_along_the_outline_is_told_from_depth_of_something_else(beside: range, is_smeared: bool) -> None:
+    """What a wrong picture shows, too, lies further away, and it shows that the views are exchanged."""
+    depth, coverage = disc(0.0, False)
+    rows, columns = np.mgrid[:64, :64] - 31.5
+    grown = (np.hypot(rows, columns) < beside.stop) & ((columns > 0) | is_smeared)
+    stray = MetricDepth(np.where((depth.depth == 0) & grown, np.float32(1.6), depth.depth), depth.step)
+    kept, notes = outside.removed([stray] * 6, [coverage] * 6)
+    assert (kept[0].depth > 0).sum() <= (coverage > 0).sum()
+    assert (notes == [outside.SMEARS]) == is_smeared and len(notes) == 1
+
+
+def test_the_ringing_of_a_jpeg_is_left_out_and_the_rest_stays() -> None:
+    """Eight-bit depth whose rim, some pixels wide, is off by many levels here and there."""
+    depth, coverage = disc(0.0, False)
+    rows, columns = np.mgrid[:64, :64] - 31.5
+    radius, level = np.hypot(rows, columns), np.float32(0.008)
+    ringing = np.random.default_rng(0).random(radius.shape) < 0.3
+    spoilt = np.where(ringing & (radius > 12) & (radius < 26), np.float32(1.8), np.rint(depth.depth / level) * level)
+    kept, _ = outside.removed([MetricDepth(spoilt, np.full_like(spoilt, level))] * 6, [coverage] * 6)
+    on_object, found = depth.depth > 0, kept[0].depth
+    assert (found == np.float32(1.8)).sum() < 0.1 * (ringing & on_object & (radius > 12)).sum()
+    assert (found[on_object & (spoilt != np.float32(1.8))] > 0).mean() > 0.8
+
+
 def test_depth_of_the_object_alone_stays_as_it_is_and_nothing_is_told() -> None:
     depth, coverage = disc(0.0, False)
     kept, notes = outside.removed([depth] * 6, [coverage] * 6)

@@ -15,10 +15,11 @@ from steps.formats import cameras_json, checks
 from steps.formats.cameras_json import View
 from steps.formats.checks import Pictures
 from steps.formats.depth_encoding import metric_depth
+from steps.geometry import depth_search
 from steps.geometry.cameras import ray_to_z
 from steps.geometry.depth_views import unfilled
-from steps.validate import encoding, nominal
-from tests.cases import depths
+from steps.validate import encoding, nominal, run
+from tests.cases import depths, holes
 from tests.cases.kit import Case
 
 Array = np.ndarray[Any, Any]
@@ -28,6 +29,11 @@ CASES = {case.name: case for case in depths.CASES}
 @pytest.fixture(scope="module")
 def mug(sample_set: Callable[..., Path]) -> Path:
     return sample_set("mug")
+
+
+@pytest.fixture(scope="module")
+def mug256(sample_set: Callable[..., Path]) -> Path:
+    return sample_set("mug", "--size", 256)
 
 
 def opened(case: Case, sample: Path, out: Path) -> tuple[Pictures, list[View]]:
@@ -87,6 +93,49 @@ def test_an_encoding_that_fits_stands_and_so_does_one_in_another_unit(mug: Path)
     assert encoding.checked(pictures, given) == (given, "")
     kilometres = [replace(v, depth=replace(v.depth, near=1500.0, far=3500.0)) for v in given if v.depth]
     assert encoding.checked(pictures, kilometres) == (kilometres, "")
+
+
+SPOILT: dict[str, Callable[[Path], Path]] = {
+    "holes": holes.spoilt(holes.speckles_and_blocks),
+    "invalid zero": holes.with_depth(holes.spoilt(holes.some(0, 65535), 5), background="max"),
+    "jpeg 90": holes.spoilt(holes.as_jpeg(90)),
+    "salt and pepper": holes.spoilt(holes.salt_and_pepper(0.05)),
+    "speckles of any value": holes.spoilt(holes.speckles(0.05)),
+    "antialiased": holes.halved,
+    "bleeding": holes.spoilt(holes.bleeding),
+    "5 mm": holes.with_depth(holes.spoilt(holes.millimetres(5)), **holes.MM),
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_a_right_encoding_stands_however_the_depth_is_spoilt(how: str, mug256: Path, tmp_path: Path) -> None:
+    pictures, given = opened(Case("", SPOILT[how]), mug256, tmp_path / "set")
+    pictures = run.judged(pictures, given)
+    assert encoding.checked(pictures, given) == (given, "")
+
+
+@pytest.mark.parametrize("how", ["holes", "salt and pepper", "antialiased", "bleeding", "5 mm"])
+def test_for_that_no_other_encoding_is_searched(
+    how: str, mug256: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(depth_search, "found", lambda *_: pytest.fail("a search takes many seconds"))
+    pictures, given = opened(Case("", SPOILT[how]), mug256, tmp_path / "set")
+    encoding.checked(run.judged(pictures, given), given)
+
+
+def test_outlines_without_a_place_in_common_deny_no_encoding(mug: Path) -> None:
+    """Those of wires, too, between the points that are looked at."""
+    pictures, given = checks.check_set(mug)
+    assert isinstance(given, list)
+    away = [replace(given[0], camera=replace(given[0].camera, cx=-4000.0)), *given[1:]]
+    assert encoding.checked(pictures, away) == (away, "")
+
+
+def test_a_wrong_one_is_found_out_beneath_speckles(mug256: Path, tmp_path: Path) -> None:
+    spoilt = Case("", lambda folder: SPOILT["holes"](CASES["depth_srgb_keep"].make(folder)))
+    pictures, given = opened(spoilt, mug256, tmp_path / "set")
+    views, note = encoding.checked(pictures, given)
+    assert views[0].depth is not None and views[0].depth.curve == "srgb" and "as if saved through sRGB" in note
 
 
 def test_wrong_cameras_are_not_explained_away_by_a_curve(sample_set: Callable[..., Path]) -> None:

@@ -101,6 +101,16 @@ def test_the_same_key_twice_is_the_same_job_and_another_s_is_another(service: Se
     assert service.submit("k", who="bob").json()["job_id"] != first["job_id"]
 
 
+def test_files_that_count_from_one_keep_their_numbers_in_whatever_order_they_come(
+    service: Service, bucket: Bucket
+) -> None:
+    views = [("views", (f"view_{i}.png", PNG + bytes([i]), "image/png")) for i in (3, 1, 2, 6, 5, 4)]
+    depths = [("depth_renders", (f"depth_{i}.png", PNG, "image/png")) for i in range(6)]
+    assert service.ask("POST", "/jobs", files=views + depths, data={"model_type": "reconviagen"}).status_code == 200
+    kept = {key: found[-1]["data"] for key, found in bucket.objects.items() if "/multi_views/" in key}
+    assert {key.rpartition("/")[2]: data[-1] for key, data in kept.items()} == {f"view_{i}.png": i for i in range(1, 7)}
+
+
 @pytest.mark.parametrize("key", ["", " ", "\t"])
 def test_an_empty_key_is_no_key(service: Service, key: str) -> None:
     assert service.submit(key).json()["job_id"] != service.submit(key).json()["job_id"]
