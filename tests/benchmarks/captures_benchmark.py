@@ -1,7 +1,9 @@
 """Real captures, whose cameras nobody knows: is the rig found, and what are the meshes worth?
 
-`python -m tests.benchmarks captures` looks at the first COUNT seeds; of the first of each object it makes whole runs with both
-models, and draws them from between the views into out/benchmarks/captures/meshes.png."""
+`python -m tests.benchmarks captures` looks at the first COUNT seeds, whose depth is stored through each of the curves in turn, in
+8 or 16 bits, before backgrounds of several kinds. Of MESHES of them it fuses a mesh, and another one of the same capture with
+depth that is linear; of the first of each object it makes whole runs with both models, and draws them from between the views into
+out/benchmarks/captures/meshes.png."""
 
 from __future__ import annotations
 
@@ -28,21 +30,26 @@ from steps.geometry.rig import axes_of, readings
 from steps.geometry.rig_photo import unlikenesses
 from steps.quality.metrics import psnr
 from steps.sample import capture as realistic
+from steps.sample import capture_depth
 from steps.sample import run as sample
 from steps.sample.render import GroundTruth
 from steps.sample.render import render as true_render
 from steps.validate.rig_telling import reading_json
 from tests.benchmarks import objects
+from tests.benchmarks.common import table
 
 Array = np.ndarray[Any, Any]
 FOLDER = Path("out/benchmarks/captures")
 COUNT = int(os.environ.get("SIXVIEW_CAPTURES", "300"))
+MESHES = int(os.environ.get("SIXVIEW_MESHES", "80"))
 WHOLE = int(os.environ.get("SIXVIEW_WHOLE_RUNS", str(len(objects.NAMES))))
 MODELS = ("reconviagen", "nvdiffrec")
 BETWEEN = 12  # views from random directions that meshes are judged by
 # mean squared difference of colour, on the object and in any place of it, up to which two ways to dress it are the same: a little
 # more than the choice asks for (rig_choice.ALIKE), which sees noisy pictures
 SAME, SAME_EVERYWHERE = 0.012, 0.018
+FAR_OFF = 1.0  # percent of the diagonal: a mesh further from the true one is wrong
+ENOUGH = 64  # levels of depth from which a curve costs little
 UP = np.array([0.0, 1.0, 0.0])
 
 
@@ -50,7 +57,9 @@ UP = np.array([0.0, 1.0, 0.0])
 class Verdict:
     """right: the rig is the true one, or leads to the same mesh (by the object itself, not by what the report says of it) and the
     report names the true one too; warned: a detail of the mesh is wrong, and the report says that it may be; refused:
-    RIG_AMBIGUOUS; doubt: the standard error of `off` that the report names."""
+    RIG_AMBIGUOUS, or VALIDATION_FAILED, before anything is made; doubt: the standard error of `off` that the report names;
+    warnings: how many of the notes warn; chamfer, plain: of the fused mesh and of the one of linear depth, percent of the
+    diagonal; levels: of depth, of 255."""
 
     seed: int
     right: bool
@@ -60,12 +69,24 @@ class Verdict:
     seconds: float
     warned: bool = False
     doubt: float = 0.0
+    curve: str = "linear"
+    warnings: int = 0
+    levels: int = 255
+    chamfer: float = float("nan")
+    plain: float = float("nan")
+
+    @property
+    def silent(self) -> bool:
+        """Whether something is wrong and nothing says so."""
+        wrong = not self.right and not self.warned
+        return not self.refused and not self.warnings and (wrong or self.chamfer > FAR_OFF)
 
 
 def main() -> None:
     verdicts = []
     for seed in range(COUNT):
-        verdicts.append(judged(seed))
+        verdict = judged(seed)
+        verdicts.append(meshed(verdict) if seed * MESHES // COUNT < (seed + 1) * MESHES // COUNT else verdict)
         print(described(verdicts[-1]), flush=True)
     print_verdicts(verdicts)
     if WHOLE:
@@ -84,27 +105,53 @@ def print_whole_runs() -> None:
 
 def described(v: Verdict) -> str:
     word = "refused" if v.refused else "right" if v.right else "warned" if v.warned else "WRONG"
-    return f"{v.seed} {name_of(v.seed)}: {word}, field of view {v.off:+.2f} degrees, {v.seconds:.1f} s"
+    mesh = f", Chamfer {v.chamfer:.2f} % ({v.plain:.2f} % linear)" if np.isfinite(v.chamfer) else ""
+    return (
+        f"{v.seed} {name_of(v.seed)} {v.curve}: {word}, field of view {v.off:+.2f} degrees{mesh}, {v.warnings} warnings, "
+        f"{v.seconds:.1f} s"
+    )
 
 
 def print_verdicts(verdicts: list[Verdict]) -> None:
     found = [v for v in verdicts if not v.refused]
-    wrong = [v.seed for v in found if not v.right and not v.warned]
+    good = [v for v in found if v.right and not v.chamfer > FAR_OFF]
     warned = [v.seed for v in found if v.warned and not v.right]
     far = [v.seed for v in found if abs(v.off) > 3]
     missed = [v.seed for v in found if abs(v.off) > 3 and abs(v.off) > 2 * v.doubt]
-    right, refused = sum(v.right for v in found), [v.seed for v in verdicts if v.refused]
-    print(f"{len(verdicts)} captures: {right} right, RIG_AMBIGUOUS: {refused}, silently wrong: {wrong}")
+    print(
+        f"{len(verdicts)} captures: {sum(v.right for v in found)} right, refused: {[v.seed for v in verdicts if v.refused]}, "
+        f"silently wrong: {[v.seed for v in verdicts if v.silent]}"
+    )
     print(f"wrong in a detail, and said so: {warned}")
+    print(f"warnings on good ones: {[v.seed for v in good if v.warnings]} of {len(good)}")
     print(
         f"field of view off by {np.mean([abs(v.off) for v in found]):.2f} degrees in the mean, by more than 3 in: {far}, of "
         f"which by more than twice the error that the report names: {missed}"
     )
-    print(f"depth encoding as it was in {sum(v.coded for v in found)} of {len(found)}")
+    plain = [v for v in found if v.curve in ("linear", "inverse")]
+    print(f"depth encoding as it was in {sum(v.coded for v in plain)} of {len(plain)} without another curve")
     seconds = sorted(v.seconds for v in verdicts)
-    print(
-        f"the whole step validate: median {seconds[len(seconds) // 2]:.1f} s, slowest {seconds[-1]:.1f} s", flush=True
+    print(f"the whole step validate: median {seconds[len(seconds) // 2]:.1f} s, slowest {seconds[-1]:.1f} s")
+    table(
+        ["curve", "captures", "right", "refused", "field of view off", "Chamfer %", "linear", "worst ratio"],
+        _by_curve(verdicts),
     )
+
+
+def _by_curve(verdicts: list[Verdict]) -> list[list[object]]:
+    rows: list[list[object]] = []
+    for curve in capture_depth.CURVES:
+        every = [v for v in verdicts if v.curve == curve]
+        if not every:
+            continue
+        found = [v for v in every if not v.refused]
+        meshes_of = [v for v in found if np.isfinite(v.chamfer + v.plain) and v.levels >= ENOUGH]
+        chamfers, plains = ([getattr(v, key) for v in meshes_of] or [np.nan] for key in ("chamfer", "plain"))
+        off = np.mean([abs(v.off) for v in found]) if found else np.nan
+        worst = max(c / p for c, p in zip(chamfers, plains, strict=True))
+        counts = len(every), sum(v.right for v in found), len(every) - len(found)
+        rows.append([curve, *counts, off, np.mean(chamfers), np.mean(plains), worst])
+    return rows
 
 
 def name_of(seed: int, names: tuple[str, ...] = objects.NAMES) -> str:
@@ -116,40 +163,80 @@ def truth_of(name: str) -> GroundTruth:
     return sample.truth_of(objects.source(name))
 
 
-def capture(seed: int, size: int = 512, names: tuple[str, ...] = objects.NAMES) -> Path:
-    """The set of a seed; made once."""
+def curve_of(seed: int, names: tuple[str, ...] = objects.NAMES) -> str:
+    """One after another, each for every object."""
+    return capture_depth.CURVES[seed // len(names) % len(capture_depth.CURVES)]
+
+
+def capture(seed: int, size: int = 512, names: tuple[str, ...] = objects.NAMES, curve: str = "") -> Path:
+    """The set of a seed, with the depth's curve (none: as the sample has it); made once."""
     name = name_of(seed, names)
-    folder = FOLDER / f"{seed}_{name}_{size}"
+    folder = FOLDER / f"{seed}_{name}_{size}{curve and '_'}{curve}"
     if not (folder / "sample.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
         parameters = Sample(out=folder, outputs=folder, object=name, capture="real", seed=seed, size=size)
-        sample.write_capture(truth_of(name), parameters, folder)
+        taken = realistic.widened(seed, curve) if curve else realistic.drawn(seed)
+        sample.write_taken(truth_of(name), taken, parameters, folder)
     return folder
 
 
-def judged(seed: int, size: int = 512, names: tuple[str, ...] = objects.NAMES) -> Verdict:
-    """What validate makes of a capture."""
-    folder = capture(seed, size, names)
+def judged(seed: int, size: int = 512, names: tuple[str, ...] = objects.NAMES, curve: str = "") -> Verdict:
+    """What validate makes of a capture. curve: "" for the one whose turn it is."""
+    curve = curve or curve_of(seed, names)
+    folder = capture(seed, size, names, curve)
     out = folder.with_suffix(".scene")
     began = time.perf_counter()
-    words = ["--input", folder, "--out", out, "--outputs", out.with_suffix(".outputs")]
-    code = subprocess.run(
-        [sys.executable, "-m", "steps.validate", *map(str, words)], stderr=subprocess.DEVNULL, check=False
-    ).returncode
+    code = _step("validate", "--input", folder, "--out", out, "--outputs", out.with_suffix(".outputs"))
     seconds = time.perf_counter() - began
-    if code == 11:
-        return Verdict(seed, False, True, 0.0, False, seconds)
-    assert code == 0, (out.with_suffix(".outputs") / "message").read_text()
     truth = json.loads((folder / "ground_truth" / "capture.json").read_text())
-    return compared(seed, name_of(seed, names), json.loads((out / "rig.json").read_text()), truth, seconds)
+    if code in (10, 11):
+        return Verdict(seed, False, True, 0.0, False, seconds, curve=curve, levels=truth["levels"])
+    assert code == 0, (out.with_suffix(".outputs") / "message").read_text()
+    found = compared(seed, name_of(seed, names), json.loads((out / "rig.json").read_text()), truth, seconds)
+    notes = json.loads((out / "scene.json").read_text())["notes"]
+    return replace(found, curve=curve, levels=truth["levels"], warnings=sum(n.startswith("WARNING") for n in notes))
+
+
+def _step(name: str, *words: object) -> int:
+    """The exit code of a step."""
+    return subprocess.run(
+        [sys.executable, "-m", f"steps.{name}", *map(str, words)], stderr=subprocess.DEVNULL, check=False
+    ).returncode
+
+
+def meshed(v: Verdict) -> Verdict:
+    """With the Chamfer of the fused mesh, and of the one that the same capture gives where its depth is linear."""
+    if v.refused:
+        return v
+    if v.curve == "linear":
+        own = _chamfer(v.seed, v.curve)
+        return replace(v, chamfer=own, plain=own)
+    plain = float("nan") if judged(v.seed, curve="linear").refused else _chamfer(v.seed, "linear")
+    return replace(v, chamfer=_chamfer(v.seed, v.curve), plain=plain)
+
+
+def _chamfer(seed: int, curve: str) -> float:
+    """Percent of the true diagonal, of the mesh fused from the scene that `judged` left."""
+    folder = capture(seed, curve=curve)
+    scene, out = folder.with_suffix(".scene"), folder.with_suffix(".mesh")
+    code = _step(
+        "reconviagen", "--scene", scene, "--out", out, "--outputs", out.with_suffix(".outputs"), "--engine", "fusion"
+    )
+    if code:
+        return float("nan")
+    mesh = meshes.load(out)
+    behind = json.loads((folder / "ground_truth" / "capture.json").read_text())["front_is"] == "object"
+    return 100 * aligned(mesh.vertices, mesh.faces, truth_of(name_of(seed)), behind)[1]
 
 
 def compared(seed: int, name: str, found: dict[str, Any], truth: dict[str, Any], seconds: float) -> Verdict:
     """rig.json beside what was drawn. Without perspective all encodings are one."""
+    if "reading" not in found:  # the canonical rig, by chance
+        return Verdict(seed, False, False, 0.0, False, seconds)
     true = reading_of(truth)
     said = true in [*found["alike"], *found["nearly_alike"]]
     right = true == found["reading"] or (said and same_mesh(seed, name, true, found["reading"]))
-    coded = (found["encoding"], found["distance"]) == (truth["encoding"], truth["distance"])
+    coded = (found["encoding"], found["distance"], found["curve"]) == (truth["encoding"], truth["distance"], None)
     off = found["field_of_view"] - truth["field_of_view"]
     orthographic = truth["field_of_view"] == 0
     warned, doubt = true in found["nearly_alike"], found["field_of_view_error"]

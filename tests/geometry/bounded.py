@@ -233,10 +233,12 @@ def rigged(seed: int, cells: int, scale: int, bad: int, coding: int) -> None:
     points, furthest = (spoilt(random, random.normal(size=(6, n, 5)), bad) for n in (4, 2))
     maps = [spoilt(random, random.normal(size=(6, cells, cells)), bad).astype(np.float32) for _ in range(3)]
     reach = random.normal(size=(6, rig_fit.DIRECTIONS))
-    sights = rig_fit.Sights(points, *maps, reach, [], 0.01, furthest)
+    sights = rig_fit.Sights(points, *maps, reach, [], 0.01, furthest=furthest)
     axes = Rotation.random(6, random_state=seed).as_matrix()
     told = rig_fit.Coding(coding & 1, coding >> 1)
-    theta = spoilt(random, random.normal(size=rig_fit.SHARED + 6 * rig_fit.PER_VIEW) * 10.0**scale, bad)
+    theta = random.normal(size=rig_fit.SHARED + 6 * rig_fit.PER_VIEW) * 10.0**scale
+    theta[rig_fit.BENDS] = (0.0, 0.0, 0.0) if seed % 2 else (3 * random.normal(), 0.1, 0.1)  # others do not rise, and are left
+    theta = spoilt(random, theta, bad)
     used = random.random(6) < 0.8
     rig_fit.transfers(sights, axes, told, theta)
     problem = rig_fit.Problem(sights, axes, told, used, np.ones(len(theta), bool), tolerance=rig_fit.FINEST)
