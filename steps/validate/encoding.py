@@ -24,6 +24,8 @@ Array = NDArray[Any]
 FITS = 2.5  # the largest cost of an encoding that is believed
 DENIED = 4.0  # cost from which the pictures deny an encoding that was given
 BETTER = 3.0  # how many times better another one must explain them to be taken in its place
+MATTERS = 0.02  # radii: by less, another encoding moves no point so far that it shows
+LEVELS = 9  # at which two encodings are compared
 _HELP = "Check that each camera belongs to its view, or give the encoding as `depth` in cameras.json."
 KNOTS = 33  # of a curve as it is written down
 
@@ -84,17 +86,26 @@ def checked(pictures: Pictures, views: list[View]) -> tuple[list[View], str]:
     fit = depth_search.found(ready.problem, ready.frame)
     if not fit.cost <= FITS or fit.cost * BETTER > before.cost:
         return views, ""
+    stated, after = (_decoded(ready, m, t) for m, t in ((model, theta), (fit.model, fit.theta)))
+    if model.ray == fit.model.ray:
+        if max(float(np.abs(a - b).max()) for a, b in zip(after, stated, strict=True)) < MATTERS:
+            return views, ""  # noise, too, makes the views deny each other
+        if factor_between(after, stated):
+            # another unit than the cameras' is for the agreement of the views to tell: which is right, nobody knows
+            return views, ""
     depths = encodings(fit, ready)
-    if factor_between(depths, given):
-        return (
-            views,
-            "",
-        )  # another unit than the cameras' is for the agreement of the views to tell: which is right, nobody knows
     note = (
         f"WARNING: the pictures deny the depth encoding that cameras.json gives ({_short(given[0])}); under its cameras they "
         f"agree with another one, which was taken: {told(depths)}"
     )
     return [replace(v, depth=d) for v, d in zip(views, depths, strict=True)], note
+
+
+def _decoded(ready: Prepared, model: Model, theta: Array) -> list[Array]:
+    """Of each view (LEVELS,), the depth of values over all its range, radii."""
+    return [
+        model.depth(np.linspace(*span, LEVELS), model.own(theta, i))[0] for i, span in enumerate(ready.problem.spans)
+    ]
 
 
 def _short(e: DepthEncoding) -> str:
