@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from steps.errors import ValidationFailed
 from steps.formats.depth_encoding import DepthEncoding, MetricDepth, foreground
 from steps.formats.png import Picture
-from steps.validate import masks
+from steps.reporter import WARNING
+from steps.validate import exchanged, masks
 
 Array = NDArray[Any]
 FULL, HALF = 0.996, 0.5  # the object's share of a pixel: all, and most of it
@@ -22,29 +24,40 @@ EVERYWHERE = 0.9  # of the pixels beside the object: so much depth is of somethi
 FRAMED = 0.05  # of the pictures' frames: so much depth is of a floor
 OTHER = 0.03  # of the object's pixels, without depth: more, and it is another outline than the depth renders'
 WALL = "The depth renders show something behind the object, too, a wall or a floor: the views' outlines leave it out."
+BESIDE = "depth renders lie beside the object, as the views show it"
 UNTOLD = (
-    "WARNING: the depth renders have something in nearly every pixel, such as a wall or a floor behind the object, and the views "
-    "have no transparency that tells the object from it: give views with transparency, or depth renders with nothing around the "
-    "object."
+    "WARNING: the depth renders have something in nearly every pixel, such as a wall or a floor behind the object, and the "
+    "views have neither transparency nor an even colour behind that tells the object from it: give views with transparency, "
+    "or depth renders with nothing around the object."
 )
 
 
 def without_surroundings(
     depths: list[Picture], views: list[Picture], means_nothing: list[int | str | None]
 ) -> tuple[list[Picture], list[str]]:
-    """The depth renders [H, W] without what they show of a wall behind the object or of a floor under it, as the transparency of
-    the views tells it from the object; and what was done. They are left as they are where they show as much as the views, or
-    other things than these. means_nothing: the value of no depth in each."""
+    """The depth renders [H, W] without what they show of a wall behind the object or of a floor under it, as the views tell it
+    from the object by transparency or by an even colour behind; and what was done. They are left as they are where they show as
+    much as the views, or other things than these. means_nothing: the value of no depth in each."""
     known = [foreground(p, DepthEncoding(background=b)) for p, b in zip(depths, means_nothing, strict=True)]
-    if any(view.alpha is None for view in views):
-        return depths, [UNTOLD] if _are_walls(known, [np.zeros(k.shape, bool) for k in known]) else []
-    coverages = [masks.resized(v.alpha, k.shape) for v, k in zip(views, known, strict=True) if v.alpha is not None]
-    if not _are_walls(known, [c > 0 for c in coverages]) and not _are_floors(known, coverages):
+    transparent = all(v.alpha is not None and v.alpha.min() < HALF for v in views)
+    if not transparent and not _are_walls(known, [np.zeros(k.shape, bool) for k in known]):
+        return depths, []  # depth itself tells the object of opaque views
+    outlines = [v.alpha if transparent else _by_colour(v.colour) for v in views]
+    if any(o is None for o in outlines):
+        return depths, [UNTOLD]
+    shares = [masks.resized(o, k.shape) for o, k in zip(outlines, known, strict=True) if o is not None]
+    if not _are_walls(known, [s > 0 for s in shares]) and not _are_floors(known, shares):
         return depths, []
-    missing = sum(int(((c >= HALF) & ~k).sum()) for c, k in zip(coverages, known, strict=True))
-    if missing > OTHER * sum(int((c >= HALF).sum()) for c in coverages):
+    missing = sum(int(((s >= HALF) & ~k).sum()) for s, k in zip(shares, known, strict=True))
+    if missing > OTHER * sum(int((s >= HALF).sum()) for s in shares):
         return depths, []  # the outlines are not those of what the depth renders show
-    return [_cut(*each) for each in zip(depths, known, coverages, strict=True)], [WALL]
+    return [_cut(*each) for each in zip(depths, known, shares, strict=True)], [WALL]
+
+
+def _by_colour(colour: Array) -> Array | None:
+    """[H, W] float32: 1 where an opaque picture [H, W, 3] uint8 is of another colour than its frame; None where that has many."""
+    behind, even = masks.background_colour([colour], [np.zeros(colour.shape[:2])])
+    return exchanged.against(colour, behind) if even else None
 
 
 def _are_walls(known: list[Array], shown: list[Array]) -> bool:
@@ -63,15 +76,18 @@ def _are_floors(known: list[Array], coverages: list[Array]) -> bool:
 def _cut(picture: Picture, known: Array, coverage: Array) -> Picture:
     """The depth render with an alpha that leaves out what is not the object."""
     counts = picture.pixels[..., 0]
-    inside = known & (coverage > 0)
-    inside &= ~_stray(np.where(inside, counts + 1.0, 0.0), coverage)
+    inside, values = known & (coverage > 0), np.where(known, counts + 1.0, 0.0)
+    if not (known & ~inside).any():
+        return picture
+    inside &= ~_stray(np.where(inside, values, 0), coverage, np.where(inside, 0, values))
     alpha = np.where(inside, picture.maximum, 0)
     return replace(picture, pixels=np.dstack([counts, alpha]).astype(picture.pixels.dtype))
 
 
-def _stray(depth: Array, coverage: Array) -> Array:
-    """[H, W] bool: what smears over the object's rim: values there that no pixel further inside has nearby. depth: [H, W], of any
-    monotone kind, 0 where nothing is; coverage: [H, W] in [0, 1]."""
+def _stray(depth: Array, coverage: Array, beside: Array | None = None) -> Array:
+    """[H, W] bool: what smears over the object's rim: values there that no pixel further inside has nearby, and where it is known
+    what lies beside the object, those that are nearer to that. depth, beside: [H, W], of any monotone kind, 0 where nothing is;
+    coverage: [H, W] in [0, 1]."""
     from scipy.ndimage import (
         binary_erosion,
         distance_transform_edt,
@@ -84,7 +100,12 @@ def _stray(depth: Array, coverage: Array) -> Array:
     far = APART * float(np.percentile(depths, 99) - np.percentile(depths, 1))
     distance, nearest = distance_transform_edt(~deep, return_indices=True)
     rim = ~deep & (depth > 0) & (distance < SMEARED + 3)
-    return np.asarray(rim & (np.abs(depth - depth[tuple(nearest)]) > far))
+    apart = np.abs(depth - depth[tuple(nearest)])
+    stray = rim & (apart > far)
+    if beside is not None and beside.any():
+        around = beside[tuple(distance_transform_edt(beside <= 0, return_distances=False, return_indices=True))]
+        stray &= np.abs(depth - around) < apart
+    return np.asarray(stray)
 
 
 def removed(depths: list[MetricDepth], coverages: list[Array]) -> tuple[list[MetricDepth], list[str]]:
@@ -99,9 +120,15 @@ def removed(depths: list[MetricDepth], coverages: list[Array]) -> tuple[list[Met
     if beside <= TOLD * max(1, inside):
         return kept, []
     kept = [_without(d, _stray(d.depth, share)) for d, share in zip(kept, shares, strict=True)]
-    return kept, [
-        f"{beside} pixels of the depth renders lie beside the object, as the views show it: they were left out."
-    ]
+    return kept, [f"{beside} pixels of the {BESIDE}: they were left out."]
+
+
+def explained(error: ValidationFailed, notes: list[str]) -> ValidationFailed:
+    """The same error, with what was noted of depth beside the object: that may be why the views contradict each other."""
+    more = [note.removeprefix(WARNING) for note in notes if note == UNTOLD or BESIDE in note]
+    if not more:
+        return error
+    return ValidationFailed(error.message, " ".join([error.suggestion, "Also:", *more]), **error.details)
 
 
 def _without(depth: MetricDepth, where: Array) -> MetricDepth:

@@ -152,7 +152,10 @@ def write_scene(pictures: checks.Pictures, cameras: Cameras, out: Path, reporter
     # pictures that are exchanged leave out depth that is right: the views are judged by all of it
     evidence = judgement.evidence_of(own, [d.depth for d in stored], pictures.views, shares, background)
     evidence = replace(evidence, users=given, unit=local.frame.scale)
-    agreement = judgement.given(evidence, pictures, source, reporter)
+    try:
+        agreement = judgement.given(evidence, pictures, source, reporter)
+    except ValidationFailed as error:
+        raise outside.explained(error, notes) from None
     notes = [*notes, *agreement.warnings]
     for note in notes:
         reporter.warn(note)

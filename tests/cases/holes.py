@@ -12,6 +12,7 @@ from PIL import Image, ImageFilter
 from steps.contracts import VIEW_NAMES
 from tests.cases import kit
 from tests.cases.kit import Array, Case
+from tests.cases.pictures import over_white, vignettes
 
 Spoil = Callable[[Array, np.random.Generator], Array]  # counts [H, W] uint16 to what is stored
 
@@ -119,6 +120,25 @@ def corner(counts: Array, rng: np.random.Generator) -> Array:
     return np.where(counts > 0, counts, np.rint(64500 - 9000 * columns)).astype(np.uint16)
 
 
+def floor(folder: Path) -> Path:
+    """A round table under the object, which reaches the frames of the pictures; the view from below does not see it."""
+    for item in kit.cameras(folder)["views"]:
+        if item["name"] == "bottom":
+            continue
+        counts = kit.depth(folder, item["name"])
+        pose, lens = np.array(item["camera_to_world"]), item["intrinsics"]
+        rows, columns = np.mgrid[: counts.shape[0], : counts.shape[1]] + 0.5
+        x, y = (columns - lens["cx"]) / lens["fx"], -(rows - lens["cy"]) / lens["fy"]
+        rays = np.stack([x, y, -np.ones_like(x)], axis=-1) @ pose[:3, :3].T  # of depth 1
+        down = np.where(np.abs(rays[..., 1]) < 1e-9, 1e-9, rays[..., 1])
+        depth = (TABLE - pose[1, 3]) / down
+        place = pose[:3, 3] + rays * depth[..., None]
+        seen = (depth > 1.5) & (depth < 3.5) & (np.hypot(place[..., 0], place[..., 2]) < 1.5)
+        stored = np.clip(np.rint((np.where(seen, depth, 3.5) - 1.5) / 2 * 65535), 1, 65535)
+        kit.write_depth(folder, item["name"], np.where((counts > 0) | ~seen, counts, stored).astype(np.uint16))
+    return folder
+
+
 def bleeding(counts: Array, rng: np.random.Generator) -> Array:
     """Depth two pixels wider than the object, with values between it and the background."""
     inside = counts > 0
@@ -138,6 +158,7 @@ def halved(folder: Path) -> Path:
     return folder
 
 
+TABLE = -0.75  # the height of the table
 MM = {"encoding": "metric", "scale": 0.001}
 CASES: list[Case] = [
     Case("depth_holes", spoilt(speckles_and_blocks), loss=3.0),
@@ -156,4 +177,18 @@ CASES: list[Case] = [
     Case("depth_metric_mm stereo", with_depth(spoilt(growing_noise, 2), encoding="metric", scale=0.002), loss=6.0),
     Case("depth_wall", with_depth(spoilt(wall), background=None), loss=0.5, says=("behind the object",)),
     Case("depth_wall corner", with_depth(spoilt(corner), background=None), loss=0.5, says=("behind the object",)),
+    Case("depth_wall floor", floor, loss=0.5, says=("behind the object",)),
+    Case(
+        "depth_wall over white",
+        with_depth(lambda f: spoilt(wall)(over_white(f)), background=None),
+        loss=1.0,
+        says=("behind the object",),
+    ),
+    Case(
+        "depth_wall over a picture",  # nothing tells the object from what is behind it: that is said
+        with_depth(lambda f: spoilt(wall)(vignettes(f)), background=None),
+        or_code="VALIDATION_FAILED",
+        says=("neither transparency nor an even colour",),
+        closed=False,
+    ),
 ]
