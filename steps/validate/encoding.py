@@ -24,7 +24,7 @@ Array = NDArray[Any]
 FITS = 2.5  # the largest cost of an encoding that is believed
 DENIED = 4.0  # cost from which the pictures deny an encoding that was given
 BETTER = 3.0  # how many times better another one must explain them to be taken in its place
-MATTERS = 0.02  # radii: by less, another encoding moves no point so far that it shows
+MATTERS, NOISES = 0.02, 4.0  # radii, and times the surfaces' noise, by which another encoding must move some depth
 LEVELS = 9  # at which two encodings are compared
 _HELP = "Check that each camera belongs to its view, or give the encoding as `depth` in cameras.json."
 KNOTS = 33  # of a curve as it is written down
@@ -88,8 +88,9 @@ def checked(pictures: Pictures, views: list[View]) -> tuple[list[View], str]:
         return views, ""
     stated, after = (_decoded(ready, m, t) for m, t in ((model, theta), (fit.model, fit.theta)))
     if model.ray == fit.model.ray:
-        if max(float(np.abs(a - b).max()) for a, b in zip(after, stated, strict=True)) < MATTERS:
-            return views, ""  # noise, too, makes the views deny each other
+        moved = max(float(np.abs(a - b).max()) for a, b in zip(after, stated, strict=True))
+        if moved < max(MATTERS, NOISES * fit.noise * ready.problem.pixel):
+            return views, ""  # noise makes views deny each other, too, and what fits best is a little off for it
         if factor_between(after, stated):
             # another unit than the cameras' is for the agreement of the views to tell: which is right, nobody knows
             return views, ""

@@ -18,7 +18,7 @@ from steps.formats.depth_encoding import metric_depth
 from steps.geometry.cameras import ray_to_z
 from steps.geometry.depth_views import unfilled
 from steps.validate import encoding, nominal
-from tests.cases import depths
+from tests.cases import depths, holes
 from tests.cases.kit import Case
 
 Array = np.ndarray[Any, Any]
@@ -87,6 +87,18 @@ def test_an_encoding_that_fits_stands_and_so_does_one_in_another_unit(mug: Path)
     assert encoding.checked(pictures, given) == (given, "")
     kilometres = [replace(v, depth=replace(v.depth, near=1500.0, far=3500.0)) for v in given if v.depth]
     assert encoding.checked(pictures, kilometres) == (kilometres, "")
+
+
+def test_metric_depth_in_another_unit_is_not_taken_for_another_encoding(mug: Path, tmp_path: Path) -> None:
+    pictures, given = opened(CASES["depth_metric_wrong_scale"], mug, tmp_path / "set")
+    assert encoding.checked(pictures, given) == (given, "")
+
+
+@pytest.mark.parametrize("sigma", [5, 10])
+def test_an_encoding_that_is_right_stands_whatever_the_noise(sigma: float, mug: Path, tmp_path: Path) -> None:
+    make = holes.with_depth(holes.spoilt(holes.millimetres(sigma), 2), **holes.MM)
+    pictures, given = opened(Case("", make), mug, tmp_path / "set")
+    assert encoding.checked(pictures, given) == (given, "")
 
 
 def test_wrong_cameras_are_not_explained_away_by_a_curve(sample_set: Callable[..., Path]) -> None:
