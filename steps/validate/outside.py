@@ -18,6 +18,7 @@ from steps.validate import exchanged, masks
 Array = NDArray[Any]
 FULL, HALF = 0.996, 0.5  # the object's share of a pixel: all, and most of it
 SMEARED = 2  # pixels inside the outline that may show what is beside it, too
+SURELY = 0.25  # of the difference from what is inside
 APART = 0.08  # of the object's range of depth
 TOLD = 0.02  # of the object's pixels: more depth beside it is told
 EVERYWHERE = 0.9  # of the pixels beside the object: so much depth is of something behind it
@@ -104,7 +105,11 @@ def _stray(depth: Array, coverage: Array, beside: Array | None = None) -> Array:
     stray = rim & (apart > far)
     if beside is not None and beside.any():
         around = beside[tuple(distance_transform_edt(beside <= 0, return_distances=False, return_indices=True))]
-        stray &= np.abs(depth - around) < apart
+        away = np.abs(depth - around)
+        thin = (
+            ~deep & (depth > 0) & (coverage < FULL)
+        )  # far from what is deep inside: only what is surely not the object's
+        stray = (stray & (away < apart)) | (thin & (away < SURELY * apart))
     return np.asarray(stray)
 
 
