@@ -22,8 +22,9 @@ SURELY = 0.25  # of the difference from what is inside
 APART = 0.08  # of the object's range of depth
 TOLD = 0.02  # of the object's pixels: more depth beside it is told
 EVERYWHERE = 0.9  # of the pixels beside the object: so much depth is of something behind it
-FRAMED = 0.05  # of the pictures' frames: so much depth is of a floor
-OTHER = 0.03  # of the object's pixels, without depth: more, and it is another outline than the depth renders'
+PLENTY, SEVERAL = 0.05, 3  # of the object's pixels, more depth beside it, in so many views: a floor
+ALL_AROUND = 0.8  # of the pixels just outside the outlines, with depth
+OTHER = 0.03  # of the object's pixels in a view, without depth: more, and it is another outline than the depth render's
 WALL = "The depth renders show something behind the object, too, a wall or a floor: the views' outlines leave it out."
 BESIDE = "depth renders lie beside the object, as the views show it"
 UNTOLD = (
@@ -49,8 +50,7 @@ def without_surroundings(
     shares = [masks.resized(o, k.shape) for o, k in zip(outlines, known, strict=True) if o is not None]
     if not _are_walls(known, [s > 0 for s in shares]) and not _are_floors(known, shares):
         return depths, []
-    missing = sum(int(((s >= HALF) & ~k).sum()) for s, k in zip(shares, known, strict=True))
-    if missing > OTHER * sum(int((s >= HALF).sum()) for s in shares):
+    if any(((s >= HALF) & ~k).sum() > OTHER * (s >= HALF).sum() for s, k in zip(shares, known, strict=True)):
         return depths, []  # the outlines are not those of what the depth renders show
     return [_cut(*each) for each in zip(depths, known, shares, strict=True)], [WALL]
 
@@ -67,11 +67,16 @@ def _are_walls(known: list[Array], shown: list[Array]) -> bool:
     return beside > EVERYWHERE * max(1, sum(int((~s).sum()) for s in shown))
 
 
-def _are_floors(known: list[Array], coverages: list[Array]) -> bool:
-    """Whether depth that is not the object's reaches the frames of the pictures."""
-    beside = [k & (c <= 0) for k, c in zip(known, coverages, strict=True)]
-    edges = np.concatenate([np.concatenate([b[0], b[-1], b[:, 0], b[:, -1]]) for b in beside])
-    return float(edges.mean()) > FRAMED
+def _are_floors(known: list[Array], shares: list[Array]) -> bool:
+    """Whether several views have more depth than the object, on some sides of it: all around it is the object itself, larger."""
+    from scipy.ndimage import binary_dilation  # only now: it loads slowly
+
+    beside = [k & (s <= 0) for k, s in zip(known, shares, strict=True)]
+    if sum(int(b.sum()) > PLENTY * int((s > 0).sum()) for b, s in zip(beside, shares, strict=True)) < SEVERAL:
+        return False
+    rings = [binary_dilation(s > 0, np.ones((3, 3)), SMEARED) & (s <= 0) for s in shares]
+    around = sum(int((b & r).sum()) for b, r in zip(beside, rings, strict=True))
+    return around < ALL_AROUND * sum(int(r.sum()) for r in rings)
 
 
 def _cut(picture: Picture, known: Array, coverage: Array) -> Picture:

@@ -120,8 +120,9 @@ def corner(counts: Array, rng: np.random.Generator) -> Array:
     return np.where(counts > 0, counts, np.rint(64500 - 9000 * columns)).astype(np.uint16)
 
 
-def floor(folder: Path) -> Path:
-    """A round table under the object, which reaches the frames of the pictures; the view from below does not see it."""
+def floor(folder: Path, radius: float = 1.5) -> Path:
+    """A round table under the object, which reaches the frames of the pictures unless it is small; the view from below does not
+    see it."""
     for item in kit.cameras(folder)["views"]:
         if item["name"] == "bottom":
             continue
@@ -133,7 +134,7 @@ def floor(folder: Path) -> Path:
         down = np.where(np.abs(rays[..., 1]) < 1e-9, 1e-9, rays[..., 1])
         depth = (TABLE - pose[1, 3]) / down
         place = pose[:3, 3] + rays * depth[..., None]
-        seen = (depth > 1.5) & (depth < 3.5) & (np.hypot(place[..., 0], place[..., 2]) < 1.5)
+        seen = (depth > 1.5) & (depth < 3.5) & (np.hypot(place[..., 0], place[..., 2]) < radius)
         stored = np.clip(np.rint((np.where(seen, depth, 3.5) - 1.5) / 2 * 65535), 1, 65535)
         kit.write_depth(folder, item["name"], np.where((counts > 0) | ~seen, counts, stored).astype(np.uint16))
     return folder
@@ -180,6 +181,7 @@ CASES: list[Case] = [
     Case("depth_wall", with_depth(spoilt(wall), background=None), loss=0.5, says=("behind the object",)),
     Case("depth_wall corner", with_depth(spoilt(corner), background=None), loss=0.5, says=("behind the object",)),
     Case("depth_wall floor", floor, loss=0.5, says=("behind the object",)),
+    Case("depth_wall plinth", lambda f: floor(f, 0.6), loss=0.5, says=("behind the object",)),
     Case(
         "depth_wall over white",
         with_depth(lambda f: spoilt(wall)(over_white(f)), background=None),

@@ -134,6 +134,13 @@ def test_a_wall_behind_the_object_is_left_out_and_told(smeared: bool, behind: Ar
     assert notes == [outside.WALL] and "behind the object" in notes[0]
 
 
+def test_an_outline_that_depth_reaches_beyond_all_around_is_another_lens_s() -> None:
+    depth, coverage = stored(0.0, False)
+    rows, columns = np.mgrid[:64, :64] - 31.5
+    small = np.clip(15.5 - np.hypot(rows, columns), 0, 1)
+    assert outside.without_surroundings([depth] * 6, [view_of(small, None)] * 6, [0] * 6) == ([depth] * 6, [])
+
+
 def test_a_wall_that_nothing_tells_from_the_object_is_named() -> None:
     depth, coverage = stored(3.4, False)
     ramp = np.linspace(0, 1, 64)[:, None, None] * np.ones((64, 64, 3))
@@ -151,10 +158,12 @@ def test_outlines_that_are_not_the_depth_s_leave_nothing_out(turn: Callable[[Arr
     assert kept[0] is depth and not notes
 
 
-def test_a_floor_that_reaches_the_frame_is_left_out() -> None:
+@pytest.mark.parametrize("width", [64, 20], ids=["floor", "plinth"])
+def test_what_the_object_stands_on_is_left_out(width: int) -> None:
     depth, coverage = stored(0.0, False)
     pixels = depth.pixels.copy()
-    pixels[50:][coverage[50:] == 0] = 22000
+    place = np.s_[48:, 32 - width // 2 : 32 + width // 2]
+    pixels[place][coverage[place] == 0] = 22000
     floor = replace(depth, pixels=pixels)
     kept, notes = outside.without_surroundings([floor] * 6, [view_of(coverage, None)] * 6, [0] * 6)
     assert np.array_equal(foreground(kept[0], DepthEncoding()), (depth.pixels[..., 0] > 0))
