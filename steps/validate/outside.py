@@ -21,7 +21,11 @@ SMEARED = 2  # pixels inside the outline that may show what is beside it, too
 SURELY = 0.25  # of the difference from what is inside
 APART = 0.08  # of the object's range of depth
 TOLD = 0.02  # of the object's pixels: more depth beside it is told
-EVERYWHERE = 0.9  # of the pixels beside the object: so much depth is of something behind it
+EVERYWHERE = 0.9  # of all pixels: with so much depth, opaque views are looked at for a wall
+MOSTLY, LOST = (
+    0.75,
+    0.3,
+)  # of the pixels beside the object, so much with depth is a wall; of its own, less without are holes
 PLENTY, SEVERAL = 0.05, 3  # of the object's pixels, more depth beside it, in so many views: a floor
 ALL_AROUND = 0.8  # of the pixels just outside the outlines, with depth
 OTHER = 0.03  # of the object's pixels in a view, without depth: more, and it is another outline than the depth render's
@@ -42,16 +46,16 @@ def without_surroundings(
     much as the views, or other things than these. means_nothing: the value of no depth in each."""
     known = [foreground(p, DepthEncoding(background=b)) for p, b in zip(depths, means_nothing, strict=True)]
     transparent = all(v.alpha is not None and v.alpha.min() < HALF for v in views)
-    if not transparent and not _are_walls(known, [np.zeros(k.shape, bool) for k in known]):
+    if not transparent and not _are_walls(known, [np.zeros(k.shape, bool) for k in known], EVERYWHERE):
         return depths, []  # depth itself tells the object of opaque views
     outlines = [v.alpha if transparent else _by_colour(v.colour) for v in views]
     if any(o is None for o in outlines):
         return depths, [UNTOLD]
     shares = [masks.resized(o, k.shape) for o, k in zip(outlines, known, strict=True) if o is not None]
-    if not _are_walls(known, [s > 0 for s in shares]) and not _are_floors(known, shares):
+    missing = [((s >= HALF) & ~k).sum() / max(1, (s >= HALF).sum()) for s, k in zip(shares, known, strict=True)]
+    walls = _are_walls(known, [s > 0 for s in shares], MOSTLY) and max(missing) < LOST
+    if not walls and (max(missing) > OTHER or not _are_floors(known, shares)):
         return depths, []
-    if any(((s >= HALF) & ~k).sum() > OTHER * (s >= HALF).sum() for s, k in zip(shares, known, strict=True)):
-        return depths, []  # the outlines are not those of what the depth renders show
     return [_cut(*each) for each in zip(depths, known, shares, strict=True)], [WALL]
 
 
@@ -61,10 +65,11 @@ def _by_colour(colour: Array) -> Array | None:
     return exchanged.against(colour, behind) if even else None
 
 
-def _are_walls(known: list[Array], shown: list[Array]) -> bool:
-    """Whether nearly all that is not the object has depth. known, shown: [H, W] bool, what has depth and what is the object."""
+def _are_walls(known: list[Array], shown: list[Array], least: float) -> bool:
+    """Whether more than the share `least` of what is not the object has depth. known, shown: [H, W] bool, what has depth and
+    what is the object."""
     beside = sum(int((k & ~s).sum()) for k, s in zip(known, shown, strict=True))
-    return beside > EVERYWHERE * max(1, sum(int((~s).sum()) for s in shown))
+    return beside > least * max(1, sum(int((~s).sum()) for s in shown))
 
 
 def _are_floors(known: list[Array], shares: list[Array]) -> bool:

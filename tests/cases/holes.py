@@ -180,6 +180,12 @@ CASES: list[Case] = [
     Case("depth_metric_mm stereo", with_depth(spoilt(growing_noise, 2), encoding="metric", scale=0.002), loss=6.0),
     Case("depth_wall", with_depth(spoilt(wall), background=None), loss=0.5, says=("behind the object",)),
     Case("depth_wall corner", with_depth(spoilt(corner), background=None), loss=0.5, says=("behind the object",)),
+    Case(
+        "depth_wall of a sensor",
+        with_depth(spoilt(lambda counts, rng: speckles_and_blocks(wall(counts, rng), rng)), background=0),
+        loss=3.0,
+        says=("behind the object",),
+    ),
     Case("depth_wall floor", floor, loss=0.5, says=("behind the object",)),
     Case("depth_wall plinth", lambda f: floor(f, 0.6), loss=0.5, says=("behind the object",)),
     Case(

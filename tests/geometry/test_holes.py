@@ -134,6 +134,15 @@ def test_a_wall_behind_the_object_is_left_out_and_told(smeared: bool, behind: Ar
     assert notes == [outside.WALL] and "behind the object" in notes[0]
 
 
+def test_a_wall_is_told_by_a_sensor_with_holes_too() -> None:
+    depth, coverage = stored(3.4, False)
+    gaps = np.random.default_rng(0).random((64, 64)) < 0.12
+    pixels = np.where(gaps[..., None], 0, depth.pixels).astype(np.uint16)
+    kept, notes = outside.without_surroundings([Picture(pixels, 65535)] * 6, [view_of(coverage, None)] * 6, [0] * 6)
+    assert np.array_equal(foreground(kept[0], DepthEncoding()), (depth.pixels[..., 0] < 25000) & ~gaps)
+    assert notes == [outside.WALL]
+
+
 def test_an_outline_that_depth_reaches_beyond_all_around_is_another_lens_s() -> None:
     depth, coverage = stored(0.0, False)
     rows, columns = np.mgrid[:64, :64] - 31.5
