@@ -24,6 +24,8 @@ Array = NDArray[Any]
 FITS = 2.5  # the largest cost of an encoding that is believed
 DENIED = 4.0  # cost from which the pictures deny an encoding that was given
 BETTER = 3.0  # how many times better another one must explain them to be taken in its place
+MEETS = 0.1  # pixels: where surfaces meet so well their encoding is right, and outlines that deny it have holes or are exchanged
+OUTLINED = 0.02  # of the pixels, without depth: fewer, and the outlines are the pictures' frames
 MATTERS, NOISES = 0.02, 4.0  # radii, and times the surfaces' noise, by which another encoding must move some depth
 LEVELS = 9  # at which two encodings are compared
 _HELP = "Check that each camera belongs to its view, or give the encoding as `depth` in cameras.json."
@@ -79,7 +81,7 @@ def checked(pictures: Pictures, views: list[View]) -> tuple[list[View], str]:
         return views, ""  # cameras that are wrong are told by the agreement of the views
     model, theta = _as_model(given, ready)
     before = depth_fit.judged(ready.problem, model, theta)
-    if before.cost <= DENIED:
+    if before.cost <= DENIED or before.noise < MEETS or not _have_outlines(ready):
         return views, ""
     from steps.geometry import depth_search  # only now: it loads kernels
 
@@ -100,6 +102,10 @@ def checked(pictures: Pictures, views: list[View]) -> tuple[list[View], str]:
         f"agree with another one, which was taken: {told(depths)}"
     )
     return [replace(v, depth=d) for v, d in zip(views, depths, strict=True)], note
+
+
+def _have_outlines(ready: Prepared) -> bool:
+    return float(np.mean([(v.value < 0).mean() for v in ready.problem.views])) > OUTLINED
 
 
 def _decoded(ready: Prepared, model: Model, theta: Array) -> list[Array]:

@@ -15,6 +15,7 @@ from steps.formats import cameras_json, checks
 from steps.formats.cameras_json import View
 from steps.formats.checks import Pictures
 from steps.formats.depth_encoding import metric_depth
+from steps.geometry import depth_search
 from steps.geometry.cameras import ray_to_z
 from steps.geometry.depth_views import unfilled
 from steps.validate import encoding, nominal
@@ -99,6 +100,15 @@ def test_an_encoding_that_is_right_stands_whatever_the_noise(sigma: float, mug: 
     make = holes.with_depth(holes.spoilt(holes.millimetres(sigma), 2), **holes.MM)
     pictures, given = opened(Case("", make), mug, tmp_path / "set")
     assert encoding.checked(pictures, given) == (given, "")
+
+
+@pytest.mark.parametrize("name", ["depth_holes rim", "depth_flaws bleed", "depth_wall"])
+def test_surfaces_that_meet_prove_an_encoding_whatever_outlines_say(name: str, mug: Path, tmp_path: Path) -> None:
+    """No other is looked for, which would take seconds."""
+    pictures, given = opened(next(c for c in holes.CASES if c.name == name), mug, tmp_path / "set")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(depth_search, "found", None)
+        assert encoding.checked(pictures, given) == (given, "")
 
 
 def test_wrong_cameras_are_not_explained_away_by_a_curve(sample_set: Callable[..., Path]) -> None:
