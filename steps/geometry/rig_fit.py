@@ -475,6 +475,8 @@ class Problem:
     def fitted(self, theta: Array, rounds: int) -> Fit:
         """Levenberg and Marquardt's method from `theta`."""
         theta, state, damping = theta.copy(), self.state(theta), 1e-3
+        if not np.isfinite(state.cost):
+            return Fit(theta, np.inf)
         for _ in range(rounds):
             jacobian = self.jacobian(theta, state)
             square, gradient = jacobian @ jacobian.T, jacobian @ state.errors

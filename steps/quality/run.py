@@ -174,4 +174,8 @@ def failure(report: dict[str, Any]) -> QualityThresholdFailed:
     for name in ("psnr", "ssim"):
         if f"object_{name}" in low:
             scores[f"object_{name}"] = {"actual": report["object"][name], "threshold": asked["object"][name]}
-    return QualityThresholdFailed(f"The mesh does not match its views: {' and '.join(low.values())}.", "", **scores)
+    cause = report["judgement"]["agreement"].get("cause", "")  # what validate has warned of, where it knew one
+    message, advice = f"The mesh does not match its views: {' and '.join(low.values())}.", QualityThresholdFailed.advice
+    if cause:
+        message, advice = f"{message} {cause}", f"{cause} Otherwise: {advice[0].lower()}{advice[1:]}"
+    return QualityThresholdFailed(message, advice, **scores)

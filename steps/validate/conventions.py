@@ -132,7 +132,8 @@ def scaled(cameras: list[Camera], clouds: list[Array], score: Callable[[list[Cam
         return
     for factor, words in (*UNITS.items(), *((1 / f, _other_way(w)) for f, w in UNITS.items())):
         if 0.6 < factor / estimate < 1.7:
-            yield f"positions {words} (multiply them by {factor:.6g})", _moved(cameras, factor)
+            mends = f"multiply them by {factor:.6g}, or depth's scale, near and far by {1 / factor:.6g}"
+            yield f"positions {words} ({mends})", _moved(cameras, factor)
     best = _middle(estimate * np.geomspace(0.8, 1.5, 33), lambda factor: score(_moved(cameras, factor)))
     if abs(np.log(best)) > 0.1:
         yield f"positions in another unit than depth (multiply them by about {best:.3g})", _moved(cameras, best)

@@ -28,6 +28,10 @@ FITS = 2.5  # the largest cost of an encoding that is believed
 SURE = 1.5  # the same of one that is taken in place of one that was given
 DENIED = 4.0  # cost from which the pictures deny an encoding that was given
 BETTER = 3.0  # how many times better another one must explain them to be taken in its place
+MEETS = 0.1  # pixels: where surfaces meet so well their encoding is right, and outlines that deny it have holes or are exchanged
+OUTLINED = 0.02  # of the pixels, without depth: fewer, and the outlines are the pictures' frames
+MATTERS, NOISES = 0.02, 4.0  # radii, and times the surfaces' noise, by which another encoding must move some depth
+LEVELS = 9  # at which two encodings are compared
 _HELP = "Check that each camera belongs to its view, or give the encoding as `depth` in cameras.json."
 KNOTS = 33  # of a curve as it is written down
 
@@ -79,7 +83,7 @@ def checked(pictures: Pictures, views: list[View]) -> tuple[list[View], str]:
     for ready in _problems(pictures, views, given[0].background):
         model, theta = _as_model(given, ready)
         before = depth_fit.judged(ready.problem, model, theta)
-        if before.cost <= DENIED:
+        if before.cost <= DENIED or before.noise < MEETS or not _have_outlines(ready):
             return views, ""
     if ready is None:
         return views, ""
@@ -88,17 +92,31 @@ def checked(pictures: Pictures, views: list[View]) -> tuple[list[View], str]:
     fit = depth_search.found(ready.problem, ready.frame)
     if not fit.cost <= SURE or fit.cost * BETTER > before.cost:
         return views, ""
+    stated, after = (_decoded(ready, m, t) for m, t in ((model, theta), (fit.model, fit.theta)))
+    if model.ray == fit.model.ray:
+        moved = max(float(np.abs(a - b).max()) for a, b in zip(after, stated, strict=True))
+        if moved < max(MATTERS, NOISES * fit.noise * ready.problem.pixel):
+            return views, ""  # noise makes views deny each other, too, and what fits best is a little off for it
+        if factor_between(after, stated):
+            # another unit than the cameras' is for the agreement of the views to tell: which is right, nobody knows
+            return views, ""
     depths = encodings(fit, ready)
-    if factor_between(depths, given):
-        return (
-            views,
-            "",
-        )  # another unit than the cameras' is for the agreement of the views to tell: which is right, nobody knows
     note = (
         f"WARNING: the pictures deny the depth encoding that cameras.json gives ({_short(given[0])}); under its cameras they "
         f"agree with another one, which was taken: {told(depths)}"
     )
     return [replace(v, depth=d) for v, d in zip(views, depths, strict=True)], note
+
+
+def _have_outlines(ready: Prepared) -> bool:
+    return float(np.mean([(v.value < 0).mean() for v in ready.problem.views])) > OUTLINED
+
+
+def _decoded(ready: Prepared, model: Model, theta: Array) -> list[Array]:
+    """Of each view (LEVELS,), the depth of values over all its range, radii."""
+    return [
+        model.depth(np.linspace(*span, LEVELS), model.own(theta, i))[0] for i, span in enumerate(ready.problem.spans)
+    ]
 
 
 def _short(e: DepthEncoding) -> str:

@@ -13,7 +13,6 @@ from steps.geometry.depth_curve import Curve, undone
 Array = NDArray[Any]
 GAMMAS = (0.45, 1.4, 1.8, 2.2, 2.6)
 ALIKE = 0.02  # of a curve's range: by how much it may miss the one that it is called like
-
 SAME = 2e-3  # relative difference up to which two numbers are one
 TRANSFORM = (
     "To have depth stored without it, set the view transform to Raw (Blender: Color Management) or save without gamma; it can "
@@ -74,9 +73,11 @@ def _missed(named: Array, w: Array) -> float:
     return float(np.abs(line @ np.linalg.lstsq(line, w, rcond=None)[0] - w).max() / np.ptp(w))
 
 
-def factor_between(depths: list[DepthEncoding], given: list[DepthEncoding]) -> float:
-    """By how much the ends of the encoding differ from those given, where that is all; else 0."""
-    if any(d.curve is not None for d in depths) or given[0].encoding != depths[0].encoding:
+def factor_between(depths: list[Array], given: list[Array]) -> float:
+    """By how much depth differs from what was given, where that is all; else 0. depths, given: of each view, (n,), of some
+    stored values."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = np.concatenate(depths) / np.concatenate(given)
+    if not np.isfinite(ratios).all():
         return 0.0
-    ratios = np.array([[d.near / g.near, d.far / g.far] for d, g in zip(depths, given, strict=True)])
     return float(ratios.mean()) if np.ptp(ratios) < 10 * SAME * abs(ratios.mean()) else 0.0

@@ -56,14 +56,20 @@ def document(pictures: checks.Pictures, given: list[View] | None) -> dict[str, A
 
 def judged(pictures: checks.Pictures, given: Given | None) -> checks.Pictures:
     """The set with depth that is distance and alpha that is coverage; what was decided stands in its notes."""
-    from steps.validate import alpha, holes, masks  # only now: they load scipy, which a faulty set must not wait for
+    from steps.validate import (
+        alpha,
+        holes,
+        masks,
+        outside,
+    )  # only now: they load scipy, which a faulty set must not wait for
 
     nothing = holes.backgrounds(pictures, given)
-    pictures, told = holes.without_invalid(pictures, nothing)
+    depths, around = outside.without_surroundings(pictures.depths, pictures.views, nothing)
+    pictures, told = holes.without_invalid(replace(pictures, depths=depths), nothing)
     outlines = [foreground(p, DepthEncoding(background=b)) for p, b in zip(pictures.depths, nothing, strict=True)]
     insides = [masks.resized(o, p.pixels.shape[:2]) for o, p in zip(outlines, pictures.views, strict=True)]
     views, more = alpha.judged(pictures.views, insides)
-    return replace(pictures, views=views, notes=[*pictures.notes, *told, *more])
+    return replace(pictures, views=views, notes=[*pictures.notes, *around, *told, *more])
 
 
 @dataclass(frozen=True)
@@ -150,8 +156,8 @@ def write_scene(pictures: checks.Pictures, cameras: Cameras, out: Path, reporter
     notes = [*notes, *decided.notes, *holes.unknown(decided.coverages, insides)]
     stored = depths
     depths, told = outside.removed(stored, decided.coverages)
-    # pictures that are exchanged leave out depth that is right: unless that was a wall, or along outlines, all is judged
-    compared = depths if {outside.WALL, outside.SMEARS} & set(told) else stored
+    # pictures that are exchanged leave out depth that is right: unless it lies along outlines, all is judged
+    compared = depths if outside.SMEARS in told else stored
     notes = [*notes, *told]
     shown = [
         (c >= 128) & (masks.resized(d.depth > 0, c.shape) >= 0.5)
@@ -171,9 +177,13 @@ def write_scene(pictures: checks.Pictures, cameras: Cameras, out: Path, reporter
     )
     shares = [c / np.float32(255) for c in decided.coverages]
     background = decided.background if all(b is None for b in decided.behind) else None
+    # pictures that are exchanged leave out depth that is right: the views are judged by all of it
     evidence = judgement.evidence_of(own, [d.depth for d in compared], pictures.views, shares, background)
     evidence = replace(evidence, users=given, unit=local.frame.scale)
-    agreement = judgement.given(evidence, pictures, source, reporter)
+    try:
+        agreement = judgement.given(evidence, pictures, source, reporter)
+    except ValidationFailed as error:
+        raise outside.explained(error, notes) from None
     notes = [*notes, *agreement.warnings]
     for note in notes:
         reporter.warn(note)

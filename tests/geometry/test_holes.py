@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,9 @@ import pytest
 import trimesh
 
 from steps import baseline
-from steps.formats.depth_encoding import MetricDepth
+from steps.errors import ValidationFailed
+from steps.formats.depth_encoding import DepthEncoding, MetricDepth, foreground
+from steps.formats.png import Picture
 from steps.geometry.cameras import VIEW_NAMES, canonical_camera
 from steps.geometry.depth import bridged
 from steps.geometry.fusion import DepthView, grid_around, signed_field
@@ -106,12 +109,74 @@ def disc(background: float, smeared: bool) -> tuple[MetricDepth, Array]:
     return MetricDepth(depth, np.full_like(depth, 1e-4)), coverage
 
 
+def stored(background: float, smeared: bool) -> tuple[Picture, Array]:
+    """The same as a depth render of 16 bits, and the disc's coverage in [0, 1]."""
+    depth, coverage = disc(background, smeared)
+    return Picture(np.rint(depth.depth * 1e4)[..., None].astype(np.uint16), 65535), coverage / 255
+
+
+def view_of(coverage: Array, behind: Array | None) -> Picture:
+    """A red disc, transparent around, or opaque before `behind`."""
+    red, share = np.array([0.8, 0.2, 0.1]), coverage[..., None]
+    if behind is None:
+        return Picture(np.rint(255 * np.dstack([np.broadcast_to(red, (64, 64, 3)), share])).astype(np.uint8), 255)
+    return Picture(np.rint(255 * (red * share + behind * (1 - share))).astype(np.uint8), 255)
+
+
 @pytest.mark.parametrize("smeared", [False, True])
-def test_a_wall_behind_the_object_is_left_out_and_told(smeared: bool) -> None:
-    depth, coverage = disc(3.4, smeared)
-    kept, notes = outside.removed([depth] * 6, [coverage] * 6)
-    assert kept[0].depth.max() < 2.5 and (kept[0].depth[coverage == 255] > 0).mean() > 0.75
-    assert len(notes) == 1 and "behind the object" in notes[0]
+@pytest.mark.parametrize("behind", [None, np.ones(3), np.array([0.1, 0.5, 0.2])], ids=["alpha", "white", "green"])
+def test_a_wall_behind_the_object_is_left_out_and_told(smeared: bool, behind: Array | None) -> None:
+    depth, coverage = stored(3.4, smeared)
+    kept, notes = outside.without_surroundings([depth] * 6, [view_of(coverage, behind)] * 6, [None] * 6)
+    inside = foreground(kept[0], DepthEncoding(background=None))
+    assert not inside[depth.pixels[..., 0] > 30000].any()
+    assert inside[depth.pixels[..., 0] < 25000].mean() > 0.98
+    assert notes == [outside.WALL] and "behind the object" in notes[0]
+
+
+def test_a_wall_is_told_by_a_sensor_with_holes_too() -> None:
+    depth, coverage = stored(3.4, False)
+    gaps = np.random.default_rng(0).random((64, 64)) < 0.12
+    pixels = np.where(gaps[..., None], 0, depth.pixels).astype(np.uint16)
+    kept, notes = outside.without_surroundings([Picture(pixels, 65535)] * 6, [view_of(coverage, None)] * 6, [0] * 6)
+    assert np.array_equal(foreground(kept[0], DepthEncoding()), (depth.pixels[..., 0] < 25000) & ~gaps)
+    assert notes == [outside.WALL]
+
+
+def test_an_outline_that_depth_reaches_beyond_all_around_is_another_lens_s() -> None:
+    depth, coverage = stored(0.0, False)
+    rows, columns = np.mgrid[:64, :64] - 31.5
+    small = np.clip(15.5 - np.hypot(rows, columns), 0, 1)
+    assert outside.without_surroundings([depth] * 6, [view_of(small, None)] * 6, [0] * 6) == ([depth] * 6, [])
+
+
+def test_a_wall_that_nothing_tells_from_the_object_is_named() -> None:
+    depth, coverage = stored(3.4, False)
+    ramp = np.linspace(0, 1, 64)[:, None, None] * np.ones((64, 64, 3))
+    kept, notes = outside.without_surroundings([depth] * 6, [view_of(coverage, ramp)] * 6, [None] * 6)
+    assert kept[0] is depth and notes == [outside.UNTOLD]
+    error = outside.explained(ValidationFailed("The views deny each other.", "Look."), notes)
+    assert "wall or a floor" in error.suggestion and error.suggestion.startswith("Look.")
+
+
+@pytest.mark.parametrize("turn", [lambda a: a[:, ::-1], lambda a: 1 - a], ids=["mirrored", "turned round"])
+def test_outlines_that_are_not_the_depth_s_leave_nothing_out(turn: Callable[[Array], Array]) -> None:
+    depth, coverage = stored(0.0, False)
+    moved = turn(np.roll(coverage, 9, axis=1))
+    kept, notes = outside.without_surroundings([depth] * 6, [view_of(moved, None)] * 6, [0] * 6)
+    assert kept[0] is depth and not notes
+
+
+@pytest.mark.parametrize("width", [64, 20], ids=["floor", "plinth"])
+def test_what_the_object_stands_on_is_left_out(width: int) -> None:
+    depth, coverage = stored(0.0, False)
+    pixels = depth.pixels.copy()
+    place = np.s_[48:, 32 - width // 2 : 32 + width // 2]
+    pixels[place][coverage[place] == 0] = 22000
+    floor = replace(depth, pixels=pixels)
+    kept, notes = outside.without_surroundings([floor] * 6, [view_of(coverage, None)] * 6, [0] * 6)
+    assert np.array_equal(foreground(kept[0], DepthEncoding()), (depth.pixels[..., 0] > 0))
+    assert notes == [outside.WALL]
 
 
 @pytest.mark.parametrize(("beside", "is_smeared"), [(range(20, 24), True), (range(20, 38), False)])

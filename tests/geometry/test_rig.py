@@ -21,6 +21,7 @@ from steps.geometry.cameras import Placement, project, ray_to_z, unproject
 from steps.geometry.rig import Candidate, Reading
 from steps.geometry.rig_choice import ALIKE_EVERYWHERE, Choice
 from steps.geometry.rig_fit import (
+    BENDS,
     ENDS,
     FINEST,
     NUDGE,
@@ -31,8 +32,10 @@ from steps.geometry.rig_fit import (
     Fit,
     Problem,
     Sights,
+    bent,
     height_of,
     lifted,
+    rises,
     seen_from,
     spelled,
 )
@@ -47,13 +50,15 @@ Array = np.ndarray[Any, Any]
 SIDE = 64
 
 
-def random_candidate(seed: int) -> Candidate:
+def random_candidate(seed: int, bends: bool = False) -> Candidate:
     random = np.random.default_rng(seed)
     theta = np.zeros(SHARED + 6 * PER_VIEW)
     theta[0], theta[ENDS] = random.uniform(0.1, 0.6), (0.6, -0.4)
     theta[SHARED:] = (random.uniform(-1, 1, (6, PER_VIEW)) * SPREAD).ravel()
     reading = rig.readings()[int(random.integers(32))]
-    return Candidate(reading, Coding(0, 0), Fit(theta, 0.0))
+    if bends:
+        theta[BENDS] = random.uniform(-3, 3), *random.uniform(-0.2, 0.2, 2)
+    return Candidate(reading, Coding(bends=int(bends)), Fit(theta, 0.0))
 
 
 def test_all_32_readings_differ_and_none_is_a_mirror_image() -> None:
@@ -78,14 +83,31 @@ def test_without_perspective_inverse_and_ray_are_linear_along_the_axis() -> None
         assert height_of(0.3, 0.5, 0.5, 0.0, 0.5, -0.5, inverse, ray) == pytest.approx(0.2)
 
 
+@pytest.mark.parametrize("bends", [(3.0, 0.0, 0.0), (-3.0, 0.2, -0.1), (1e-5, 0.3, 0.0), (0.0, 0.0, 0.0)])
+def test_a_curve_keeps_its_ends_and_rises_as_its_slope_says(bends: tuple[float, float, float]) -> None:
+    shares = np.linspace(0, 1, 101)
+    values, slopes = np.array([bent(s, *bends) for s in shares]).T
+    assert (values[0], values[-1]) == pytest.approx((0, 1)) and (np.diff(values) > 0).all()
+    assert np.gradient(values, shares)[1:-1] == pytest.approx(slopes[1:-1], rel=2e-3)
+
+
+def test_a_curve_that_falls_is_no_fit() -> None:
+    theta = random_candidate(0).fit.theta
+    theta[BENDS] = 0.0, 2.0, 0.0
+    assert not rises(theta)
+
+
+@pytest.mark.parametrize("bends", [False, True])
 @pytest.mark.parametrize("seed", range(4))
-def test_the_cameras_that_come_out_are_those_that_were_fitted(seed: int) -> None:
-    """A point of one depth render, taken into another by the fit's arithmetic and by the cameras and encodings written."""
-    found = random_candidate(seed)
+def test_the_cameras_that_come_out_are_those_that_were_fitted(seed: int, bends: bool) -> None:
+    """A point of one depth render, taken into another by the fit's arithmetic and by the cameras and encodings written; each
+    view has a range of values of its own."""
+    found = random_candidate(seed, bends)
     counts = np.zeros((SIDE, SIDE, 1), np.uint8)
     counts[20:40, 20:40, 0] = 140
     depths = [_picture(counts)] * 6
-    views = stage.views_of(found, Pictures(depths, depths), (40.0, 240.0), 0, [Placement()] * 6)
+    spans = [(40.0, 240.0 - 5 * view) for view in range(6)]
+    views = stage.views_of(found, Pictures(depths, depths), spans, 0, [Placement()] * 6)
     i, j = 0, 2
     depth = metric_depth(depths[i], views[i].depth, ray_to_z(views[i].camera, (SIDE, SIDE))).depth
     pixels, distance = project(unproject(depth, views[i].camera), views[j].camera)

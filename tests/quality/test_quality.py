@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from skimage.metrics import structural_similarity
 
-from steps.errors import by_code
+from steps.errors import QualityThresholdFailed, by_code
 from steps.quality import metrics
+from steps.quality.run import failure
 from tests.conftest import Finished
 
 Array = np.ndarray[Any, Any]
@@ -92,6 +93,17 @@ def test_a_mesh_is_better_than_a_blank_picture_and_close_to_the_truth(job: Finis
     assert report["mesh"]["watertight"] and report["mesh"]["oriented"] and report["mesh"]["vertex_manifold"]
     assert report["mesh"]["crossing_faces"] == 0
     assert all(view["iou"] > 0.98 and view["depth_error"]["median"] < 0.005 for view in report["views"])
+
+
+def test_a_gate_that_fails_repeats_the_cause_that_validate_knew(job: Finished) -> None:
+    report = json.loads((job.out / "reconviagen" / "quality.json").read_text())
+    report["thresholds"]["psnr"] = 90.0
+    assert failure(report).suggestion == QualityThresholdFailed.advice
+    cause = "The pictures of front and top are exchanged: exchanging them mends it."
+    report["judgement"]["agreement"]["cause"] = cause
+    error = failure(report)
+    assert error.message.endswith(f"is below 90. {cause}")
+    assert error.suggestion.startswith(cause) and "Otherwise: look at the pictures" in error.suggestion
 
 
 def test_the_gate_s_record_has_actual_and_threshold_of_each(job: Finished, duck: Path, tmp_path: Path) -> None:

@@ -138,6 +138,27 @@ def test_a_wrong_one_is_found_out_beneath_speckles(mug256: Path, tmp_path: Path)
     assert views[0].depth is not None and views[0].depth.curve == "srgb" and "as if saved through sRGB" in note
 
 
+def test_metric_depth_in_another_unit_is_not_taken_for_another_encoding(mug: Path, tmp_path: Path) -> None:
+    pictures, given = opened(CASES["depth_metric_wrong_scale"], mug, tmp_path / "set")
+    assert encoding.checked(pictures, given) == (given, "")
+
+
+@pytest.mark.parametrize("sigma", [5, 10])
+def test_an_encoding_that_is_right_stands_whatever_the_noise(sigma: float, mug: Path, tmp_path: Path) -> None:
+    make = holes.with_depth(holes.spoilt(holes.millimetres(sigma), 2), **holes.MM)
+    pictures, given = opened(Case("", make), mug, tmp_path / "set")
+    assert encoding.checked(pictures, given) == (given, "")
+
+
+@pytest.mark.parametrize("name", ["depth_holes rim", "depth_flaws bleed", "depth_wall"])
+def test_surfaces_that_meet_prove_an_encoding_whatever_outlines_say(name: str, mug: Path, tmp_path: Path) -> None:
+    """No other is looked for, which would take seconds."""
+    pictures, given = opened(next(c for c in holes.CASES if c.name == name), mug, tmp_path / "set")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(depth_search, "found", None)
+        assert encoding.checked(pictures, given) == (given, "")
+
+
 def test_wrong_cameras_are_not_explained_away_by_a_curve(sample_set: Callable[..., Path]) -> None:
     pictures, given = checks.check_set(sample_set("duck"))
     assert isinstance(given, list)

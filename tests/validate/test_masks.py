@@ -15,6 +15,7 @@ from steps.formats.png import Picture
 from steps.formats.scene import Scene
 from steps.reporter import Reporter
 from steps.validate import alpha, holes, masks, run
+from tests.cases import holes as sensor
 from tests.cases.kit import Case
 from tests.cases.pictures import CASES, full_alpha, over_white, screens, sensor_holes
 
@@ -64,6 +65,22 @@ def test_transparency_in_every_spelling_means_the_same(case: Case, duck: Path, c
         apart = np.abs(clean.frame.scale * a.depth() - found.frame.scale * b.depth())
         assert apart[known].max() <= 1e-4 and (known <= (a.depth() > 0)).all()
         assert known.sum() > 0.97 * (a.depth() > 0).sum()
+
+
+WALLS = [c for c in sensor.CASES if c.name in ("depth_wall", "depth_wall corner", "depth_wall floor")]
+
+
+@pytest.mark.parametrize("case", WALLS, ids=lambda c: c.name)
+def test_depth_of_what_is_behind_the_object_is_as_none(case: Case, duck: Path, clean: Scene, tmp_path: Path) -> None:
+    """And neither the encoding nor the local frame is judged by it."""
+    found = validated(case.write(duck, tmp_path / "set"), tmp_path)
+    assert_says(found, case)
+    assert found.frame.scale == pytest.approx(clean.frame.scale, rel=0.02)
+    for a, b in zip(clean.views, found.views, strict=True):
+        assert np.array_equal(a.coverage(), b.coverage())
+        both = (a.depth() > 0) & (b.depth() > 0)
+        assert np.abs(clean.frame.scale * a.depth() - found.frame.scale * b.depth())[both].max() < 1e-4
+        assert both.sum() > 0.98 * max((a.depth() > 0).sum(), (b.depth() > 0).sum())
 
 
 @pytest.mark.parametrize("case", BY_COLOUR, ids=lambda c: c.name)
