@@ -17,6 +17,7 @@ from steps.geometry.rig_fit import (
     DIRECTIONS,
     ENDS,
     EXACT,
+    FINE,
     FINEST,
     PER_VIEW,
     ROUGH,
@@ -225,9 +226,9 @@ def _searched_own(sights: Sights, rough: list[Candidate]) -> list[Candidate]:
     """Every reading, best first, where each view has a range of its own. From rough numbers other readings of a symmetric shape
     would not fit as well as they do."""
     best = _coded_own(sights, rough[:FOLLOWED])
-    found = parallel_map(lambda c: _compared(sights, c.reading, best, FINEST), rough)
+    found = parallel_map(lambda c: _compared(sights, c.reading, best, FINE), rough)
     best = sharpened(sights, min(found, key=lambda c: c.fit.cost))
-    found = parallel_map(lambda c: _held(sights, c.reading, best.coding, best.fit.theta, (FINEST,), 8, 6), rough)
+    found = parallel_map(lambda c: _held(sights, c.reading, best.coding, best.fit.theta, (FINE,), 8, 6), rough)
     return sorted(found, key=lambda c: c.fit.cost)
 
 
@@ -238,13 +239,13 @@ def _coded_own(sights: Sights, rough: list[Candidate]) -> Candidate:
     def held(start: tuple[Candidate, Coding, float]) -> Candidate:
         found, coding, k = start
         theta = found.fit.theta if _perspective(found.reading) is not None else _with_perspective(found.fit.theta, k)
-        return _held(sights, found.reading, coding, theta, (ROUGH, EXACT, FINEST), 8, 4)
+        return _held(sights, found.reading, coding, theta, (ROUGH, EXACT, FINE), 8, 4)
 
     best = min(parallel_map(held, product(rough, CODINGS[:1], OWN_LADDER)), key=_simplest)
     k = float(best.fit.theta[0])
     codings = parallel_map(held, product([best], [*CODINGS[1:], CURVED[0]], [k]))
     found = min([best, *codings], key=_simplest)
-    return _fitted(sights, found.reading, found.coding, found.fit.theta, 4, 8, ALL, FINEST)
+    return _fitted(sights, found.reading, found.coding, found.fit.theta, 4, 8, ALL, FINE)
 
 
 def _compared(sights: Sights, reading: Reading, best: Candidate, tolerance: Tolerance = EXACT) -> Candidate:
@@ -329,7 +330,7 @@ def _held(
             .fitted(theta, rounds)
             .theta
         )
-    return Candidate(reading, coding, Fit(theta, cost(sights, reading, coding, theta, FINEST)))
+    return Candidate(reading, coding, Fit(theta, cost(sights, reading, coding, theta, tolerances[-1])))
 
 
 def _simplest(candidate: Candidate) -> float:

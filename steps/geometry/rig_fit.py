@@ -80,6 +80,9 @@ ROUGH = Tolerance(0.05, 0.15, 0.02)
 EXACT = Tolerance(0.03, 0.04, 0.008)
 STRICT = Tolerance(0.008, 0.012, 0.003, 1)  # for numbers that are given, and may be far off
 FINEST = Tolerance(0.008, 0.016, 0.003, 2)
+FINE = Tolerance(
+    0.008, 0.016, 0.003, 1
+)  # for numbers with which a view could be pushed back until what it hides counts nothing
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,10 @@ Array = NDArray[Any]
 SIDE = 96  # pixels to which pictures are reduced: finer detail does not lie alike in two views
 ALIKE = 0.35  # colour difference (0 to sqrt 3) from which it does not matter how unlike two colours are
 CONTRAST = 0.12  # of a channel, from which a pixel is not the background
+FAINT, DOUBTFUL = (
+    0.03,
+    0.4,
+)  # of a channel, from which it may be none; so many such pixels for each that is none, and nothing is told
 LEAST_SIZE = 40  # pixels of two outlines together, below which they tell nothing
 LEAST = 12  # points that two views must both see for their colours to count
 
@@ -105,6 +109,14 @@ def against(colour: Array, background: Array) -> Array:
     """[H, W] of an opaque picture [H, W, 3] uint8: 1 where it is clearly another colour than what is behind, (3,) in [0, 1]."""
     apart = np.abs(colour.astype(np.float32) / 255 - background.astype(np.float32)).max(axis=2)
     return np.asarray(apart > CONTRAST, np.float32)
+
+
+def told_by_colour(colour: Array, background: Array) -> Array | None:
+    """`against`, or None where too much is hardly another colour than what is behind, as of a white object over white."""
+    clear = against(colour, background)
+    apart = np.abs(colour.astype(np.float32) / 255 - background.astype(np.float32)).max(axis=2)
+    faint = (apart > FAINT) & (clear == 0)
+    return clear if faint.sum() <= DOUBTFUL * clear.sum() else None
 
 
 def _reduced(image: Array) -> Array:

@@ -85,7 +85,7 @@ def evidence_of(
     for picture, coverage in zip(pictures, coverages, strict=True):
         told = coverage if picture.alpha is not None else None
         if told is None and background is not None:
-            told = exchanged.against(picture.colour, background)
+            told = exchanged.told_by_colour(picture.colour, background)
         looks.append(exchanged.look(picture.colour, told))
     return Evidence(views, looks)
 
@@ -100,7 +100,8 @@ def unknown(depth: Array, coverage: Array) -> Array:
 def given(evidence: Evidence, pictures: Pictures, source: str, reporter: Reporter) -> Told:
     """What the views of a set say of each other; of one with warnings there is a picture in the step's outputs. source: where the
     cameras come from. Raises ValidationFailed above FAILS."""
-    found = judged(evidence, lambda: encodings(evidence, pictures))
+    # an encoding that was found with its cameras is not theirs alone: nobody can leave it out
+    found = judged(evidence, lambda: iter(()) if source == "found" else encodings(evidence, pictures))
     words = warnings(found, evidence.names, source)
     if words or found.agreement.share > FAILS:
         drawn(found, evidence.views, [_over_white(p) for p in pictures.views]).save(reporter.outputs / PICTURE)

@@ -211,3 +211,12 @@ def test_pictures_in_another_order_are_told_by_whose_stands_where() -> None:
 
 def test_an_object_of_even_colour_never_looks_exchanged() -> None:
     assert judgement.judged(Evidence(sample("donut"), [GREY] * 6)).cause is None
+
+
+@pytest.mark.parametrize(("shade", "told"), [(60, True), (235, False)])
+def test_a_white_object_over_white_tells_no_outline_by_its_colour(shade: int, told: bool) -> None:
+    """Its shadow is as clear as its sides."""
+    picture = np.full((SIDE, SIDE, 3), 250, np.uint8)
+    picture[30:60, 30:60] = shade
+    picture[58:62, 30:60] = 150
+    assert (exchanged.told_by_colour(picture, np.full(3, 250 / 255)) is not None) == told
