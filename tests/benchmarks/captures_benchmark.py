@@ -164,8 +164,8 @@ def truth_of(name: str) -> GroundTruth:
 
 
 def curve_of(seed: int, names: tuple[str, ...] = objects.NAMES) -> str:
-    """One after another, each for every object."""
-    return capture_depth.CURVES[seed // len(names) % len(capture_depth.CURVES)]
+    """One after another, and with every round of objects one later, so that each object has each of them."""
+    return capture_depth.CURVES[(seed + seed // len(names)) % len(capture_depth.CURVES)]
 
 
 def capture(seed: int, size: int = 512, names: tuple[str, ...] = objects.NAMES, curve: str = "") -> Path:
