@@ -94,7 +94,7 @@ def _chosen(
     where the views deny a common one and agree by their own."""
     choice = rig_choice.choose(sights, rig.search(sights, readings), maps)
     shared, own = (rig_sights.spans_of(counts, known, each) for each in (False, True))
-    if choice.chosen.fit.left <= PLAIN and not _stretched(own):
+    if choice.chosen.fit.left <= (PLAIN / 2 if _stretched(own) else PLAIN):
         return choice, shared, False
     sights = rig_sights.sights_of(counts, known, own=True)
     other = rig_choice.choose(sights, rig.search(sights, readings), maps)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import subprocess
 import sys
@@ -30,16 +29,16 @@ from tests.conftest import sixview
 
 Array = np.ndarray[Any, Any]
 SIDE = 256
-SEEDS = range(100, 112)
+SEEDS = range(100, 108)
 
 
 @pytest.fixture(scope="module")
 def verdicts(tmp_path_factory: pytest.TempPathFactory) -> list[captures.Verdict]:
-    """The small form of `python -m tests.benchmarks captures`: each curve of depth at least once."""
+    """The small form of `python -m tests.benchmarks captures`: each curve of depth once."""
     before, captures.FOLDER = captures.FOLDER, tmp_path_factory.mktemp("captures")
-    curves = itertools.cycle(capture_depth.CURVES)
     try:
-        return [captures.judged(seed, SIDE, tuple(OBJECTS), next(curves)) for seed in SEEDS]
+        every = zip(SEEDS, capture_depth.CURVES, strict=True)
+        return [captures.judged(seed, SIDE, tuple(OBJECTS), curve) for seed, curve in every]
     finally:
         captures.FOLDER = before
 
@@ -49,7 +48,7 @@ def test_no_rig_is_wrong_without_a_word(verdicts: list[captures.Verdict]) -> Non
 
 
 def test_nearly_every_rig_is_found(verdicts: list[captures.Verdict]) -> None:
-    assert sum(v.right for v in verdicts) >= 11
+    assert sum(v.right for v in verdicts) >= 7
 
 
 def test_the_field_of_view_is_found(verdicts: list[captures.Verdict]) -> None:
