@@ -17,6 +17,7 @@ from steps.geometry.rig_photo import Disagreement, Edges, Unlikeness, disagreeme
 Array = NDArray[Any]
 # a reading whose cost is at most so many times the best one's, and this more, fits as well
 SHAPE_TIE, SHAPE_NOISE = 1.15, 0.06
+OWN_TIE = 1.5  # the same where each view has a range of its own, and the cost is that of finer errors
 COLOUR_TIE, COLOUR_NOISE = 1.4, 0.0003  # the same for the disagreement of colours
 EDGE_TIE, EDGE_NOISE = 1.1, 0.0002  # the same for colours on both sides of edges
 # a correlation of colours along edges that says something, and how much less another's must be
@@ -76,7 +77,7 @@ class Choice:
 def choose(sights: Sights, candidates: list[Candidate], maps: list[Array], exact: bool = True) -> Choice:
     """maps: the views' colours where the depth renders have their pixels, see rig_photo.colour_map; exact: sharpen the choice."""
     least = candidates[0].fit.cost
-    limit = SHAPE_TIE * least + SHAPE_NOISE
+    limit = (OWN_TIE if sights.own else SHAPE_TIE) * least + SHAPE_NOISE
     runner_up = min((c.fit.cost for c in candidates if c.fit.cost > limit), default=np.inf)
     tied = [c for c in candidates if c.fit.cost <= limit]
     judged = parallel_map(lambda c: _judged(sights, c, maps), tied)
