@@ -20,7 +20,7 @@ Array = NDArray[Any]
 SIX = tuple(range(6))
 MENDS = 0.3  # of the contradictions, at most, a hypothesis may leave if it is to be named
 FEW = 200  # points of each view in the table of all orders
-GAIN = 0.03  # of `Fits.cost`: how much better another order of the pictures must fit
+GAIN, MUCH = 0.03, 0.3  # of `Fits.cost`, and of what it is now: how much better another order of the pictures must fit
 OUTLINE_GAIN = 0.008  # of `Fits.outline_cost`, where it also becomes less than half of what it was
 RARER = 0.015  # of `Fits.cost`: what a turn of all pictures must fit better than an exchange of some
 SAME_PICTURE = 1.5 / 255  # mean difference of two pictures that are one and the same
@@ -231,8 +231,8 @@ def of_pictures(evidence: Evidence, fits: Fits, suspected: bool = True) -> Cause
 
 def _gains(fits: Fits, cost: float, outline: float) -> bool:
     """Whether something fits so much better than what was given that it is no accident."""
-    given = fits.outline_cost(SIX)
-    return fits.cost(SIX) - cost > GAIN or (given - outline > OUTLINE_GAIN and outline < given / 2)
+    given, now = fits.outline_cost(SIX), fits.cost(SIX)
+    return now - cost > max(GAIN, MUCH * now) or (given - outline > OUTLINE_GAIN and outline < given / 2)
 
 
 def _copied(evidence: Evidence, fits: Fits) -> str:
