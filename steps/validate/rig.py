@@ -45,7 +45,7 @@ PLAIN, EXPLAINED = (
 )  # cost by the finest tolerance that most rigs which are right leave, and the most that any does
 BETTER = 2.0  # how many times better views with ranges of their own must agree to be taken for such
 SAME_ENDS = 0.01  # of all stored values: by how much the ends of views may differ that were all stretched to them
-KNOTS = 33  # of a curve as it is written down
+KNOTS, DIGITS = 33, 9  # of a curve as it is written down
 SMALL, ROUGHLY = 64, 2.5  # the same for pictures below so many pixels, whose depth says less
 
 
@@ -226,10 +226,9 @@ def _curve(theta: Array, span: tuple[float, float], maximum: int) -> Curve:
     """As cameras.json has it, of values that stand for the shares from 0 to 1."""
     shares = np.linspace(0.0, 1.0, KNOTS)
     values = (span[0] + shares * (span[1] - span[0])) / maximum
-    knots = [
-        [round(float(v), 6), round(float(bent(s, *theta[BENDS])[0]), 6)] for v, s in zip(values, shares, strict=True)
-    ]
-    return {"knots": knots}
+    meant = [bent(share, *theta[BENDS])[0] for share in shares]
+    # a view may show a span of a few of 65,536 values: rounded to fewer digits, two knots would be one
+    return {"knots": [[round(float(v), DIGITS), round(float(w), DIGITS)] for v, w in zip(values, meant, strict=True)]}
 
 
 def encoding_of(

@@ -18,6 +18,7 @@ from steps.formats.checks import Pictures
 from steps.formats.depth_encoding import DepthEncoding, foreground, metric_depth
 from steps.geometry import rig, rig_photo, rig_sights
 from steps.geometry.cameras import Placement, project, ray_to_z, unproject
+from steps.geometry.depth_curve import is_monotone
 from steps.geometry.rig import Candidate, Reading
 from steps.geometry.rig_choice import ALIKE_EVERYWHERE, Choice
 from steps.geometry.rig_fit import (
@@ -366,3 +367,12 @@ def test_presets_count_azimuth_towards_the_viewer_s_right() -> None:
 def test_the_contract_and_the_schema_name_the_presets() -> None:
     schema = json.loads(SCHEMA.read_text())
     assert tuple(PRESETS) == contracts.PRESETS == tuple(schema["properties"]["rig"]["oneOf"][0]["enum"])
+
+
+def test_a_curve_can_be_undone_where_a_view_shows_hardly_any_of_all_values() -> None:
+    """As a flat side does in 16 bits."""
+    found = random_candidate(1, bends=True)
+    depths = [_picture(np.full((SIDE, SIDE, 1), 140, np.uint8))] * 6
+    depths = [replace(d, pixels=d.pixels.astype(np.uint16), maximum=65535) for d in depths]
+    views = stage.views_of(found, Pictures(depths, depths), [(140.0, 142.0)] * 6, 0, [Placement()] * 6)
+    assert all(is_monotone(v.depth.curve) for v in views if v.depth)
