@@ -15,7 +15,6 @@ from steps.geometry.kernels import parallel_map
 from steps.geometry.rig_fit import (
     BENDS,
     DIRECTIONS,
-    ENDS,
     EXACT,
     FINE,
     FINEST,
@@ -28,6 +27,7 @@ from steps.geometry.rig_fit import (
     Sights,
     Tolerance,
     lifted,
+    numbers,
 )
 from steps.geometry.rig_presets import PRESETS
 from steps.geometry.rig_sights import points_of, shown, with_furthest
@@ -153,9 +153,7 @@ def _starts(sights: Sights, reading: Reading) -> list[Array]:
     found = []
     for k, near, far in product(perspectives, (0.8, 1.1), (0.0, -0.5, -1.0)):
         for low, high in ((near, far), (far, near)):
-            theta = np.zeros(len(PARAMETERS))
-            theta[0], theta[ENDS] = k, (low * radius, high * radius)
-            found.append(theta)
+            found.append(numbers(k, low * radius, high * radius))
     return found
 
 
@@ -165,9 +163,8 @@ def _own_start(sights: Sights, reading: Reading, k: float, larger_is_farther: bo
     near = np.array([_extent(sights, axes, a) for a in axes[:, 2]])
     far = (near - [_extent(sights, axes, -a) for a in axes[:, 2]]) / 2
     ends = np.stack([near, far] if larger_is_farther else [far, near], axis=1)
-    theta = np.zeros(len(PARAMETERS))
-    theta[0], theta[ENDS] = k, ends.mean(axis=0)
-    low, high = theta[ENDS]
+    low, high = ends.mean(axis=0)
+    theta = numbers(k, low, high)
     gains = (ends[:, 1] - ends[:, 0]) / (high - low)
     theta[SHARED + 3 :: PER_VIEW], theta[SHARED + 4 :: PER_VIEW] = gains - 1, ends[:, 0] - low * gains
     return theta

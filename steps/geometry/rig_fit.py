@@ -80,9 +80,8 @@ ROUGH = Tolerance(0.05, 0.15, 0.02)
 EXACT = Tolerance(0.03, 0.04, 0.008)
 STRICT = Tolerance(0.008, 0.012, 0.003, 1)  # for numbers that are given, and may be far off
 FINEST = Tolerance(0.008, 0.016, 0.003, 2)
-FINE = Tolerance(
-    0.008, 0.016, 0.003, 1
-)  # for numbers with which a view could be pushed back until what it hides counts nothing
+# for numbers with which a view could be pushed back until what it hides counts nothing
+FINE = Tolerance(0.008, 0.016, 0.003, 1)
 
 
 @dataclass(frozen=True)
@@ -159,6 +158,13 @@ def _lookup(values, r, c, u, v):  # type: ignore[no-untyped-def]
 def _bounded(error, limit):  # type: ignore[no-untyped-def]
     """Geman and McClure's: the error where it is small, never more than the limit."""
     return error / np.sqrt(1.0 + (error / limit) ** 2)
+
+
+def numbers(perspective: float, low: float, high: float) -> Array:
+    """(SHARED + 6 * PER_VIEW,): these shared numbers, no curve, and views without faults."""
+    theta = np.zeros(SHARED + 6 * PER_VIEW)
+    theta[0], theta[ENDS] = perspective, (low, high)
+    return theta
 
 
 def rises(theta: Array) -> bool:

@@ -26,7 +26,7 @@ from steps.geometry.depth_curve import Curve
 from steps.geometry.kernels import parallel_map
 from steps.geometry.rig import Candidate, Reading
 from steps.geometry.rig_choice import Choice
-from steps.geometry.rig_fit import BENDS, ENDS, PER_VIEW, SHARED, STRICT, Coding, Fit, Sights, bent
+from steps.geometry.rig_fit import BENDS, ENDS, PER_VIEW, SHARED, STRICT, Coding, Fit, Sights, bent, numbers
 from steps.validate import nominal as nominal_rig
 from steps.validate.rig_telling import ambiguous, facts_of, note_of
 from steps.validate.stored import FRAME, background_of, counts_of
@@ -39,10 +39,8 @@ UNIT = CANONICAL_DISTANCE / (
 FURTHEST = 0.004  # the least perspective of a camera: an orthographic one is drawn as a very long lens
 ENOUGH = 1024  # pixels to a side that are looked at
 EXACTLY = 1.0  # cost up to which the nominal rig explains the depth as it stands
-PLAIN, EXPLAINED = (
-    0.1,
-    0.25,
-)  # cost by the finest tolerance that most rigs which are right leave, and the most that any does
+# cost by the finest tolerance that most rigs which are right leave, and the most that any does
+PLAIN, EXPLAINED = 0.1, 0.25
 BETTER = 2.0  # how many times better views with ranges of their own must agree to be taken for such
 SAME_ENDS = 0.01  # of all stored values: by how much the ends of views may differ that were all stretched to them
 KNOTS, DIGITS = 33, 9  # of a curve as it is written down
@@ -152,9 +150,13 @@ def _nominal(pictures: Pictures, span: tuple[float, float], background: int | st
     encoding = DepthEncoding()
     maximum = pictures.depths[0].maximum
     depth = [encoding.near + count / maximum * (encoding.far - encoding.near) for count in span]
-    theta = np.zeros(SHARED + 6 * PER_VIEW)
-    theta[0], theta[ENDS] = UNIT / CANONICAL_DISTANCE, [(CANONICAL_DISTANCE - d) / UNIT for d in depth]
-    return Candidate(Reading("viewer", 0, 0), Coding(), Fit(theta, 0.0))
+    return _canonical(*depth)
+
+
+def _canonical(low: float, high: float) -> Candidate:
+    """The canonical rig. low, high: depth at the lowest and at the highest stored value."""
+    ends = ((CANONICAL_DISTANCE - depth) / UNIT for depth in (low, high))
+    return Candidate(Reading("viewer", 0, 0), Coding(), Fit(numbers(UNIT / CANONICAL_DISTANCE, *ends), 0.0))
 
 
 def _holds(sights: Sights, nominal: Candidate, pictures: Pictures) -> bool:
@@ -179,11 +181,8 @@ def _agree(views: list[cameras_json.View], pictures: Pictures, stored: Pictures)
     step = max(1, max(found[0].shape) // ENOUGH)
     depths = [d[step // 2 :: step, step // 2 :: step].astype(np.float64) for d in found]
     inside = np.concatenate([d[d > 0] for d in depths])
-    theta = np.zeros(SHARED + 6 * PER_VIEW)
-    heights = [(CANONICAL_DISTANCE - float(z)) / UNIT for z in (inside.min(), inside.max())]
-    theta[0], theta[ENDS] = UNIT / CANONICAL_DISTANCE, heights
     sights = rig_sights.sights_of(depths, [d > 0 for d in depths])
-    return _holds(sights, Candidate(Reading("viewer", 0, 0), Coding(), Fit(theta, 0.0)), pictures)
+    return _holds(sights, _canonical(float(inside.min()), float(inside.max())), pictures)
 
 
 def _as_nominal(pictures: Pictures) -> Found:
