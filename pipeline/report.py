@@ -25,6 +25,7 @@ from steps.errors import (
     DiskFull,
     GpuUnavailable,
     ImageUnavailable,
+    Interrupted,
     ModelOom,
     ModelTimeout,
     NodeLost,
@@ -218,6 +219,8 @@ def of_node(node: Node, pods: list[dict[str, Any]], workflow: dict[str, Any]) ->
 
 
 def _outside(message: str, node: Node, workflow: dict[str, Any]) -> StepError:
+    if known := _of_exit_code(message):
+        return known
     given = {p["name"]: text(p.get("value")) for p in workflow["spec"]["arguments"]["parameters"]}
     source, first = given.pop(SET, ""), step_of(node) == "validate"
     if first and (allowed := wrong(given)):
@@ -238,6 +241,22 @@ def _outside(message: str, node: Node, workflow: dict[str, Any]) -> StepError:
     if re.search(r"artifact '?input\b", message):
         return _of_input(message, source)
     return _of_store(message)
+
+
+def _of_exit_code(message: str) -> StepError | None:
+    """What the step's exit code alone says, where its outputs were lost: the node failed while Argo read them."""
+    told = re.match(r"main: (\w+) \(exit code (\d+)\)", message)
+    if told is None:
+        return None
+    reason, number = told[1], int(told[2])
+    if reason == "OOMKilled":
+        return ModelOom("The kernel killed the container for want of memory.")
+    if number == Interrupted.exit_code:
+        return NodeLost("The pod was lost: Kubernetes ended it (SIGTERM) while its step was working.")
+    ours = [error for error in by_code().values() if error.exit_code == number]
+    if len(ours) != 1:  # several errors have 1, 10 and 40
+        return None
+    return ours[0](f"The step ended with exit code {number}; what it said was lost.")
 
 
 def _of_input(message: str, source: str) -> StepError:

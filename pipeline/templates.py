@@ -29,7 +29,7 @@ from pipeline.settings import Settings
 from pipeline.storage import key_of
 from pipeline.substitution import address_part, all_options, chosen, option, tag, whole, words
 from steps.contracts import MODELS, OUTPUTS, STEPS, arguments
-from steps.errors import DiskFull, GpuUnavailable, Interrupted
+from steps.errors import DiskFull, GpuUnavailable, Interrupted, ModelOom
 from steps.options import PRIORITIES
 
 # How Argo ends a container. By itself it signals the first process alone, which may lose the signal before it listens, and cannot
@@ -317,9 +317,10 @@ def recorded_steps() -> dict[str, str]:
 def attempts(settings: Settings, model: str) -> DAG:
     """One attempt of a model, and after a failure that more memory or a lower rung can help, this template once more with
     arguments that follow from what the attempt left. Argo's own retry knows only a count, which lost nodes raise too."""
-    failed, seconds = "tasks.attempt.outputs.parameters['error-code']", "tasks.attempt.outputs.parameters.seconds"
-    code, used = f"({failed} ?? '')", f"int(float({seconds} ?? '0'))"
-    rungs = "int(tasks.attempt.outputs.parameters['rungs-left'] ?? '0')"
+    said = "tasks.attempt.outputs?.parameters?."  # a pod whose outputs were lost has none at all
+    by_exit = f"tasks.attempt.exitCode == '{ModelOom.exit_code}' ? '{ModelOom.code}' : ''"
+    code, used = f"({said}['error-code'] ?? ({by_exit}))", f"int(float({said}seconds ?? '0'))"
+    rungs = f"int({said}['rungs-left'] ?? '0')"
     of_ram, of_vram = f"({code} in ['MODEL_OOM', 'KILLED'])", f"({code} == 'MODEL_VRAM_OOM')"
     now = "int(inputs.parameters.memory)"
     grown = (

@@ -9,6 +9,9 @@ from typing import Any
 
 from pipeline import storage
 from pipeline.report import outputs, step_nodes
+from pipeline.settings import Settings
+from pipeline.workflow import workflow_template
+from steps.errors import ModelOom
 from tests.cluster.client import (
     BUCKET,
     finished,
@@ -52,6 +55,40 @@ def test_a_job_that_ran_out_of_vram_succeeds_on_the_next_rung_and_says_what_was_
 def test_a_ladder_without_more_rungs_is_not_climbed_down_further(fault: Fault) -> None:
     tries = [node for node in step_nodes(fault("vram")) if node["templateName"] == "nvdiffrec-pod"]
     assert [outputs(node)["rungs-left"] for node in tries] == ["1", "0"]
+
+
+def test_an_attempt_whose_outputs_were_lost_is_tried_again_by_its_exit_code(inputs: str) -> None:
+    """Its wait container ends at once, so Argo never learns what the step said."""
+    settings = Settings(name="sixview-cpu")
+    spec = workflow_template(settings)["spec"]
+    of_pod = next(t for t in spec["templates"] if t["name"] == "reconviagen-pod")["container"]
+    lost = {
+        "name": "reconviagen-pod",
+        "container": {
+            "image": "localhost/sixview/slim:test",
+            "command": ["sh", "-c", f"sleep 5; exit {ModelOom.exit_code}"],
+            "securityContext": of_pod["securityContext"],
+        },
+        "inputs": {"parameters": [{"name": name} for name in ("memory", "deadline", "earlier")]},
+        "podSpecPatch": json.dumps({"containers": [{"name": "wait", "command": ["argoexec", "no-such-command"]}]}),
+    }
+    given = [{"name": "memory", "value": "64"}, {"name": "deadline", "value": "60"}]
+    call = {"name": "reconviagen", "template": "reconviagen", "arguments": {"parameters": given}}
+    attempts = next(t for t in spec["templates"] if t["name"] == "reconviagen")
+    templates = [{"name": "job", "dag": {"tasks": [call]}}, attempts, lost]
+    alike = {name: spec[name] for name in ("serviceAccountName", "executor", "securityContext")}
+    manifest = {
+        "apiVersion": "argoproj.io/v1alpha1",
+        "kind": "Workflow",
+        "metadata": {"generateName": "lost-outputs-"},
+        "spec": {"entrypoint": "job", "templates": templates, **alike},
+    }
+    made = kubectl("-n", NAMESPACE, "create", "-f", "-", "-o", "name", given=json.dumps(manifest)).stdout
+    found = finished(made.strip().rpartition("/")[2], 180)
+    assert [node["templateName"] for node in step_nodes(found)] == ["reconviagen-pod"] * (1 + settings.ram_retries), (
+        told(found)
+    )
+    assert found["status"]["phase"] == "Failed", told(found)
 
 
 def test_a_preempted_job_goes_on_from_its_checkpoint(inputs: str) -> None:

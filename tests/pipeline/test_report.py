@@ -237,3 +237,21 @@ def test_every_way_in_which_a_workflow_ended_has_its_words(name: str) -> None:
     assert (values["error-code"], values["stage"], values["status"], details["attempts"]) == ENDINGS[name]
     seen = views.view(found)
     assert (seen["error"]["code"], seen["stage"], seen["status"]) == ENDINGS[name][:3]
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("main: OOMKilled (exit code 21)", "MODEL_OOM"),
+        ("main: OOMKilled (exit code 137)", "MODEL_OOM"),
+        ("main: Error (exit code 20)", "MODEL_VRAM_OOM"),
+        ("main: Error (exit code 25)", "DISK_FULL"),
+        ("main: Error (exit code 30)", "NODE_LOST"),
+        ("main: Error (exit code 1)", "UNKNOWN_ERROR"),
+        ("main: Error (exit code 10)", "UNKNOWN_ERROR"),
+    ],
+)
+def test_a_step_whose_outputs_were_lost_is_known_by_its_exit_code(message: str, expected: str) -> None:
+    """Argo can fail a pod before its outputs have reached the controller."""
+    lost = node("reconviagen-pod", "Failed", message) | {"outputs": {"exitCode": "21"}}
+    assert code(workflow(node("validate"), lost)) == expected

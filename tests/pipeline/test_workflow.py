@@ -18,6 +18,7 @@ from pipeline.settings import PODS, Settings
 from pipeline.workflow import workflow_template
 from steps import contracts
 from steps.contracts import MODELS, OUTPUTS, STEPS
+from steps.errors import ModelOom
 from steps.options import JOB_OPTIONS, PRIORITIES, wrong
 from tests.conftest import sixview
 
@@ -231,6 +232,16 @@ def test_no_parameter_is_pasted_anywhere_as_text() -> None:
 )
 def test_a_pasted_parameter_would_be_found(tag: str) -> None:
     assert not is_safe(".templates.container.args", tag)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_another_attempt_is_weighed_where_the_first_left_no_outputs(model: str) -> None:
+    """Argo knows no `outputs` of a task whose pod failed before they were read: reading on would end the workflow as an Error."""
+    again = next(task for task in TEMPLATES[model]["dag"]["tasks"] if task["name"] == "again")
+    texts = [again["when"], *(p["value"] for p in again["arguments"]["parameters"])]
+    read = [r for text in texts for r in re.findall(r"tasks\.attempt\.outputs\S*", text)]
+    assert read and all(r.startswith("tasks.attempt.outputs?.parameters?.") for r in read)
+    assert f"tasks.attempt.exitCode == '{ModelOom.exit_code}' ? 'MODEL_OOM'" in again["when"]
 
 
 def test_no_patch_holds_more_than_numbers() -> None:
