@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
 import shutil
 import subprocess
@@ -20,10 +22,29 @@ from tests.cluster.node import kubectl
 from tests.cluster.places import CACHE, NAMESPACE, ROOT
 from tests.conftest import need
 
+PROCESS = os.environ.get("PYTEST_XDIST_WORKER", "")  # which of several this is
+
+
+# files whose tests use the same jobs, or the same gateway's tokens: they follow each other, on one of several processes
+GROUPS = {
+    "succeeded": ("test_access", "test_published", "test_server", "test_success"),
+    "http": ("test_bad_objects", "test_gateway", "test_openapi", "test_page"),
+    "commands": ("test_commands", "test_options", "test_waiting"),
+}
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Each file is a group, where GROUPS does not name it."""
+    of_file = {name: group for group, names in GROUPS.items() for name in names}
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.xdist_group(of_file.get(item.path.stem, item.path.stem)))
+
 
 def begin() -> None:
-    """Starts to build and start the cluster while other tests still run."""
-    if hasattr(begin, "process") or node.missing() or os.environ.get("KUBECONFIG"):
+    """Starts to build and start the cluster while other tests still run. With several processes `python -m tests` has done so."""
+    if hasattr(begin, "process") or node.missing() or os.environ.get("KUBECONFIG") or PROCESS:
         return
     CACHE.mkdir(parents=True, exist_ok=True)
     with open(CACHE / "up.log", "wb") as log:
@@ -61,8 +82,7 @@ def cluster() -> Iterator[None]:
     install` has been run."""
     if not os.environ.get("KUBECONFIG"):
         need(not node.missing(), f"a cluster, for which this machine lacks {', '.join(node.missing())}")
-        process: subprocess.Popen[bytes] = begin.process  # type: ignore[attr-defined]
-        if process.wait(timeout=3600):
+        if not (node.is_well() if PROCESS else begin.process.wait(timeout=3600) == 0):  # type: ignore[attr-defined]
             pytest.fail(f"the cluster did not start:\n{(CACHE / 'up.log').read_text()[-4000:]}")
     client.connect_to_store()
     yield
@@ -78,6 +98,20 @@ def inputs(
     """Sets in the store: a good one as a folder and as a .zip, and one for each way to be bad. Returns their prefix.
 
     The jobs of FAULTS are submitted at once, last in Argo's queue: they run wherever a test waits, and are judged later."""
+    faults = any("fault" in getattr(item, "fixturenames", ()) for item in request.session.items)
+    common = tmp_path_factory.getbasetemp().parent if PROCESS else tmp_path_factory.getbasetemp()
+    with open(common / "begun.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the first of several processes does it for all
+        begun = common / "begun.json"
+        if not begun.exists():
+            put_inputs(sample_set, tmp_path_factory)
+            names = FAULTS if faults else {}
+            begun.write_text(json.dumps({name: submit(names[name][0], queue=-100, **names[name][1]) for name in names}))
+        BEGUN.update(json.loads(begun.read_text()))
+    return "s3://sixview/inputs"
+
+
+def put_inputs(sample_set: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("inputs")
     mug = folder / "mug"
     for part in ("multi_views", "depth_renders"):
@@ -91,9 +125,6 @@ def inputs(
         shutil.copytree(mug, folder / name)
         damage(folder / name)
     client.put_folder(folder, "inputs")
-    if any("fault" in getattr(item, "fixturenames", ()) for item in request.session.items):
-        BEGUN.update({name: submit(template, queue=-100, **more) for name, (template, more) in FAULTS.items()})
-    return "s3://sixview/inputs"
 
 
 def _one_too_few(folder: Path) -> None:

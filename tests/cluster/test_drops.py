@@ -150,6 +150,7 @@ def test_a_bad_drop_ends_as_failed_with_its_record(mug: dict[str, bytes]) -> Non
     assert empty in workflows()  # an empty marker says no more than {}
 
 
+@pytest.mark.alone
 def test_every_version_becomes_one_job_whatever_is_restarted(mug: dict[str, bytes]) -> None:
     """Drops in random order: new ones, the same bytes again, changed bytes, and restarts in between."""
     chance = random.Random(SEED)

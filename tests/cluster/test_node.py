@@ -11,7 +11,7 @@ from tests.cluster import node
 from tests.cluster.places import NODE
 from tests.conftest import need
 
-pytestmark = pytest.mark.usefixtures("cluster")
+pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.alone]
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from pipeline import storage
 from pipeline.report import outputs, step_nodes
 from pipeline.settings import Settings
@@ -115,6 +117,7 @@ def log_of(name: str, node: dict[str, Any]) -> str:
     return storage.client().get_object(Bucket=BUCKET, Key=key)["Body"].read().decode()
 
 
+@pytest.mark.alone
 def test_a_controller_that_dies_in_the_middle_of_a_job_is_not_missed(inputs: str) -> None:
     name = submit()
     running_pod(name, "reconviagen-pod")
@@ -124,6 +127,7 @@ def test_a_controller_that_dies_in_the_middle_of_a_job_is_not_missed(inputs: str
     assert len(step_nodes(found)) == 5
 
 
+@pytest.mark.alone
 def test_a_store_that_is_away_for_half_a_minute_is_waited_for(inputs: str) -> None:
     """While the input is to be got, and again while the mesh is to be put."""
     name = submit(model="nvdiffrec", iterations=30)
