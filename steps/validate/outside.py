@@ -82,11 +82,13 @@ def _are_walls(known: list[Array], shown: list[Array], least: float) -> bool:
 
 
 def _are_floors(known: list[Array], shares: list[Array]) -> bool:
-    """Whether several views have more depth than the object, on some sides of it: all around it is the object itself, larger."""
+    """Whether several views have more depth than the object, on some sides of it and well beyond its outline: all around it is
+    the object itself, larger, and along its outline what a JPEG or a filter smears."""
     from scipy.ndimage import binary_dilation  # only now: it loads slowly
 
     beside = [k & (s <= 0) for k, s in zip(known, shares, strict=True)]
-    if sum(int(b.sum()) > PLENTY * int((s > 0).sum()) for b, s in zip(beside, shares, strict=True)) < SEVERAL:
+    much = [int(b.sum()) > PLENTY * int((s > 0).sum()) for b, s in zip(beside, shares, strict=True)]
+    if sum(more and not _is_near(b, s) for more, b, s in zip(much, beside, shares, strict=True)) < SEVERAL:
         return False
     rings = [binary_dilation(s > 0, np.ones((3, 3)), SMEARED) & (s <= 0) for s in shares]
     around = sum(int((b & r).sum()) for b, r in zip(beside, rings, strict=True))
@@ -141,14 +143,18 @@ SMEARS = (
 def _is_smeared(depth: MetricDepth, share: Array) -> bool:
     """Whether all that a depth render has beside the object lies along its outline, all around. share: [H, W], the object's of
     each pixel."""
-    from scipy.ndimage import distance_transform_edt
-
     stray = (share <= 0) & (depth.depth > 0)
     if not stray.any():
         return True
-    near = distance_transform_edt(share <= 0)[stray] <= BLOCK
     missing = int(((share >= FULL) & (depth.depth <= 0)).sum())
-    return bool(near.mean() > ALONG and missing < MISSING * stray.sum())
+    return bool(_is_near(stray, share) and missing < MISSING * stray.sum())
+
+
+def _is_near(stray: Array, share: Array) -> bool:
+    """Whether what is beside the object, [H, W] bool, lies along its outline. share: [H, W], the object's of each pixel."""
+    from scipy.ndimage import distance_transform_edt
+
+    return bool((distance_transform_edt(share <= 0)[stray] <= BLOCK).mean() > ALONG)
 
 
 def _without_ringing(depth: MetricDepth, share: Array) -> MetricDepth:

@@ -158,6 +158,25 @@ def test_a_cameras_json_is_never_mended_in_silence(set_copy: Path, tmp_path: Pat
     assert details["agreement"]["denied"] > judgement.FAILS and details["agreement"]["denied_of_each"]["left"] > 0
 
 
+def noisy(view: int, levels: float, light: float = 0.0) -> exchanged.Look:
+    """A picture of a round bowl that is alike from all sides, with its own noise."""
+    rng = np.random.default_rng(view)
+    shade = np.hypot(*(np.mgrid[0:SIDE, 0:SIDE] - SIDE / 2)) < SIDE / 3
+    colour = np.where(shade[..., None], (150, 90 + 255 * light, 60), (255, 255, 255)) + rng.normal(
+        0, levels, (SIDE, SIDE, 3)
+    )
+    return exchanged.look(colour.clip(0, 255).astype(np.uint8), None)
+
+
+@pytest.mark.parametrize("levels", [1.0, 2.0])
+def test_two_sides_that_look_alike_are_no_copies(levels: float) -> None:
+    """Each has its own light and noise."""
+    looks = [noisy(view, levels, 0.02 * view) for view in range(6)]
+    evidence = Evidence(sample("bowl"), looks)
+    cause = causes.of_pictures(evidence, causes.fits_of(evidence))
+    assert cause is None or "once more" not in cause.sentence
+
+
 CONVENTIONS: dict[str, Callable[[Array], Array]] = {
     "world-to-camera": np.linalg.inv,
     "OpenCV": lambda pose: pose @ cases.OPENCV,

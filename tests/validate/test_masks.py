@@ -143,6 +143,12 @@ def rgba(colour: Array | tuple[float, ...], share: Array) -> Picture:
     return Picture(np.rint(np.dstack([full, share]) * 255).astype(np.uint8), 255)
 
 
+@pytest.mark.parametrize("case", [c for c in sensor.CASES if c.name.startswith("depth_jpeg")], ids=lambda c: c.name)
+def test_what_a_jpeg_smears_beside_the_object_is_no_floor(case: Case, duck: Path, tmp_path: Path) -> None:
+    found = validated(case.write(duck, tmp_path / "set"), tmp_path)
+    assert not any("behind the object" in note for note in found.about["notes"])
+
+
 def six(view: Picture, inside: Array) -> tuple[list[Picture], list[str]]:
     return alpha.judged([view] * 6, [inside.astype(np.float32)] * 6)
 
