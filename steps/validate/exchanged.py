@@ -24,6 +24,7 @@ FAINT, DOUBTFUL = (
     0.4,
 )  # of a channel, from which it may be none; so many such pixels for each that is none, and nothing is told
 LEAST_SIZE = 40  # pixels of two outlines together, below which they tell nothing
+DARK = 0.1  # brightness below which a pixel has hardly a colour
 LEAST = 12  # points that two views must both see for their colours to count
 
 
@@ -126,7 +127,11 @@ def _reduced(image: Array) -> Array:
 
 
 def fits(looks: list[Look], sights: list[Seen], tolerance: float) -> Fits:
-    """How each picture would fit each depth render. tolerance: up to which two surfaces are the same one, scene units."""
+    """How each picture would fit each depth render. tolerance: up to which two surfaces are the same one, scene units. Where a
+    picture does not tell its outline, colours are compared without their brightness: of a white carton over white another light
+    in each view would be all that they say."""
+    if any(one.object is None for one in looks):
+        looks = [Look(_without_brightness(one.colour), one.object) for one in looks]
     shapes = [outline(one.view) for one in sights]
     outlines = np.array([[_overlap(view.object, shape) for shape in shapes] for view in looks])
     colours, weights = np.zeros((6, 6, 6, 6)), np.zeros((6, 6))
@@ -143,6 +148,11 @@ def fits(looks: list[Look], sights: list[Seen], tolerance: float) -> Fits:
             colours[a, b] = np.minimum(apart / ALIKE, 1).mean(axis=-1)
             weights[a, b] = len(index)
     return Fits(outlines, colours, weights)
+
+
+def _without_brightness(colour: Array) -> Array:
+    """[..., 3]: colours in [0, 1] as shares of their mean; dark ones, which have none, as grey."""
+    return np.asarray(colour + DARK) / (colour.mean(axis=-1, keepdims=True) + DARK)
 
 
 def _overlap(object_share: Array | None, shape: Array) -> float:

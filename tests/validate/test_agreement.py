@@ -177,6 +177,36 @@ def test_two_sides_that_look_alike_are_no_copies(levels: float) -> None:
     assert cause is None or "once more" not in cause.sentence
 
 
+def white(view: DepthView, brightness: float, print_: float) -> exchanged.Look:
+    """A picture over white of a white thing with a coloured print: no outline is told. print_: of its colours, 0 for none."""
+    sight = agreement.seen(view, 10**9, normals=False)
+    colour = np.full((SIDE, SIDE, 3), 255.0)
+    waves = np.sin(5 * sight.points + (0.0, 1.0, 2.0))
+    colour[sight.pixels[:, 1], sight.pixels[:, 0]] = 255 * brightness * (0.85 - 0.3 * print_ + 0.3 * print_ * waves)
+    return exchanged.look(colour.clip(0, 255).astype(np.uint8), None)
+
+
+LIGHT = (1.0, 0.9, 0.98, 0.78, 0.9, 0.72)  # of front, back, left, right, top, bottom
+
+
+@pytest.mark.parametrize("brightness", [LIGHT, (0.75, 1.0, 0.75, 1.0, 0.8, 1.0)])
+def test_white_things_over_white_under_a_light_of_each_view_s_own_are_not_exchanged(
+    brightness: tuple[float, ...],
+) -> None:
+    looks = [white(view, light, 0.0) for view, light in zip(sample("house"), brightness, strict=True)]
+    evidence = Evidence(sample("house"), looks)
+    assert causes.of_pictures(evidence, causes.fits_of(evidence), suspected=False) is None
+
+
+def test_what_is_printed_on_them_tells_that_they_are() -> None:
+    looks = [white(view, light, 1.0) for view, light in zip(sample("house"), LIGHT, strict=True)]
+    evidence = Evidence(sample("house"), looks)
+    assert causes.of_pictures(evidence, causes.fits_of(evidence), suspected=False) is None
+    exchanged_ = Evidence(sample("house"), [looks[k] for k in (0, 1, 3, 2, 4, 5)])
+    cause = causes.of_pictures(exchanged_, causes.fits_of(exchanged_), suspected=False)
+    assert cause is not None and "left and right are exchanged" in cause.sentence
+
+
 CONVENTIONS: dict[str, Callable[[Array], Array]] = {
     "world-to-camera": np.linalg.inv,
     "OpenCV": lambda pose: pose @ cases.OPENCV,
