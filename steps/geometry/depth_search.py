@@ -28,6 +28,7 @@ KNOTS = 9  # of a curve without a name
 BEGINNING = Scale(OUTLINE, OUTLINE, WIDTHS[0], WIDTHS[0])
 CLOSE = WIDTHS[2:3]  # widths to go on with, where the start is near
 EXPLAINS, MEETS = 0.8, 0.12  # cost and noise (pixels) with which a model leaves nothing to explain
+STAIRS = 0.35  # of a level of depth, the noise that rounding to levels leaves (0.29), with a margin
 AS_GOOD = 1.15  # times the best one's cost, up to which a model explains as much
 SIMPLER = 1.01  # times the cost of one that is simpler by one, where both have as many parameters
 BELIEVED = 9.0  # cost of a model with one curve for all views that may be right, but for a curve without a name
@@ -65,7 +66,7 @@ def found(p: Problem, frame: Frame) -> Fit:
     common = _ranked([plain, *_fitted(rough, SHARED, start, CLOSE)])
     if common[0].cost < BELIEVED:
         best = simplest(p, _sharpened(p, common))
-        return best if explains(best) else simplest(p, [best, _freed(p, best)])
+        return best if explains(best) or _is_rounding(p, best) else simplest(p, [best, _freed(p, best)])
     own = _ranked(_fitted(rough, OWN, own_starts(p, frame)[0], WIDTHS[1:3]))
     if own[0].cost < BELIEVED:
         return simplest(p, _sharpened(p, own))
@@ -76,6 +77,16 @@ def found(p: Problem, frame: Frame) -> Fit:
 def explains(fit: Fit) -> bool:
     """Whether nothing is left for another model to explain."""
     return fit.cost <= EXPLAINS and fit.noise <= MEETS
+
+
+def _is_rounding(p: Problem, fit: Fit) -> bool:
+    """Whether the noise that is left is that of stored values between which there are none: a curve without a name would follow
+    the stairs."""
+    values = np.concatenate([s.value for s in p.samples])
+    half = max(v.level for v in p.views) / 2
+    above, below = (fit.model.depth(values + side, fit.model.own(fit.theta, 0))[0] for side in (half, -half))
+    stair = float(np.median(np.abs(above - below))) / p.pixel
+    return fit.cost <= EXPLAINS and fit.noise <= STAIRS * stair
 
 
 def _ranked(fits: list[Fit]) -> list[Fit]:

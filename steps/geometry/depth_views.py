@@ -27,7 +27,8 @@ class DepthView:
     """One depth render. value: [H, W] float64, stored value over the largest possible, -1 where nothing is; slopes: [H, W, 2],
     its change per column and per row; smooth: [H, W] bool, where it has no edge; outside: [H, W], pixels to the outline, negative
     inside; away: [H, W, 2], the unit direction in which that grows; reach: (DIRECTIONS,), how far the outline reaches, pixels;
-    to_z: [H, W], from distance along the ray to depth; rows, columns: of the pixels on the object."""
+    to_z: [H, W], from distance along the ray to depth; rows, columns: of the pixels on the object; level: between two stored
+    values, as a share of the largest."""
 
     camera: Camera
     value: Array
@@ -39,6 +40,7 @@ class DepthView:
     to_z: Array
     rows: Array
     columns: Array
+    level: float = 0.0
 
     @property
     def fx(self) -> float:
@@ -57,13 +59,13 @@ def directions() -> Array:
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
-def depth_view(camera: Camera, value: Array, outline: Array, level: float) -> DepthView:
+def depth_view(camera: Camera, value: Array, outline: Array, level: float, smooth_stairs: bool = True) -> DepthView:
     """camera: at the picture's size; value: as DepthView has it, of any size; outline: [H, W] bool, where the object is, which is
-    where `value` is known but for holes; level: between two stored values."""
+    where `value` is known but for holes; level: between two stored values; smooth_stairs: where there are few of these."""
     _, inside = _thinned(camera, outline)
     camera, value = _thinned(camera, value)
     known = value >= 0
-    smoothed = _smoothed(value, level)
+    smoothed = _smoothed(value, level) if smooth_stairs else value
     slopes, smooth = _slopes(smoothed, known, level)
     outside = np.where(inside, 0.5 - distance_transform_edt(inside), distance_transform_edt(~inside) - 0.5)
     gradient = np.stack(np.gradient(outside)[::-1], axis=-1)
@@ -74,7 +76,7 @@ def depth_view(camera: Camera, value: Array, outline: Array, level: float) -> De
     reach = np.array([(columns * a + rows * b).max() + 0.5 * (a + b) for a, b in ways]) + 0.5 * np.abs(ways).max(axis=1)
     rows, columns = np.nonzero(known)
     to_z = ray_to_z(camera, value.shape).astype(np.float64)
-    return DepthView(camera, smoothed, slopes, smooth, outside, away, reach, to_z, rows, columns)
+    return DepthView(camera, smoothed, slopes, smooth, outside, away, reach, to_z, rows, columns, level)
 
 
 def _thinned(camera: Camera, value: Array) -> tuple[Camera, Array]:

@@ -18,7 +18,7 @@ from steps.geometry import depth_fit
 from steps.geometry.depth_curve import Curve
 from steps.geometry.depth_fit import Fit, Problem
 from steps.geometry.depth_models import Model, Offset
-from steps.geometry.depth_views import DepthView, Frame, NothingSeen, depth_view, normalised
+from steps.geometry.depth_views import Frame, NothingSeen, depth_view, normalised
 from steps.validate.encoding_telling import factor_between, told
 from steps.validate.steadied import steadied
 from steps.validate.stored import background_of, counts_of
@@ -137,13 +137,14 @@ def prepared(pictures: Pictures, views: list[View], background: int | str | None
     maximum = pictures.depths[0].maximum
     values = [np.where(k, c / p.maximum, -1.0) for c, k, p in zip(counts, known, pictures.depths, strict=True)]
     outlines, shapes = known, [k.shape for k in known]
+    levels = np.unique(np.concatenate([v[v >= 0] for v in values]))
+    level = float(np.diff(levels).min()) if len(levels) > 1 else 1.0
     if steady:
         both = [steadied(v, p) for v, p in zip(values, pictures.views, strict=True)]
         values, outlines = [v for v, _ in both], [o for _, o in both]
     cameras, frame = normalised([v.camera.resized(w, h) for v, (h, w) in zip(views, shapes, strict=True)], outlines)
-    levels = np.unique(np.concatenate([v[v >= 0] for v in values]))
-    level = float(np.diff(levels).min()) if len(levels) > 1 else 1.0
-    seen: list[DepthView] = [depth_view(*each, level) for each in zip(cameras, values, outlines, strict=True)]
+    # medians around each pixel have no stairs left that smoothing would not move further
+    seen = [depth_view(*each, level, smooth_stairs=not steady) for each in zip(cameras, values, outlines, strict=True)]
     return Prepared(depth_fit.problem(seen), frame, maximum, background)
 
 

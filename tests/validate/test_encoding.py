@@ -79,6 +79,13 @@ def test_depth_saved_through_srgb_is_told_and_undone_and_can_be_given_so(mug: Pa
     assert encoding.checked(pictures, again) == (again, "")
 
 
+def test_stairs_of_eight_bits_are_not_followed_by_a_curve_without_a_name(mug256: Path, tmp_path: Path) -> None:
+    pictures, given = opened(CASES["depth_gamma18_8bit_keep"], mug256, tmp_path / "set")
+    views, note = encoding.checked(pictures, given)
+    assert "as if saved with a gamma of" in note
+    assert worst(decoded(pictures, views), mug256) < 0.025  # a level is 0.008 to 0.014
+
+
 def test_depth_stretched_in_every_view_is_told(mug: Path, tmp_path: Path) -> None:
     pictures, given = opened(CASES["depth_normalised_keep"], mug, tmp_path / "set")
     views, note = encoding.checked(pictures, given)
