@@ -219,22 +219,32 @@ def of_pictures(evidence: Evidence, fits: Fits, suspected: bool = True) -> Cause
         return Cause(copied, 0.0)
     order = fits.best()
     words = exchange_words(order, evidence.names)
-    found = [(fits.cost(order), fits.outline_cost(order), f"The pictures of {words}: exchanging them mends it.")]
+    found = [
+        (
+            fits.cost(order),
+            fits.outline_cost(order),
+            fits.hue_cost(order),
+            f"The pictures of {words}: exchanging them mends it.",
+        )
+    ]
     if order == SIX and not suspected:
         return None
     for words, turn in _TURNS.items():
         looks = [Look(turn(v.colour), None if v.object is None else turn(v.object)) for v in evidence.looks]
         turned = fits_of(replace(evidence, looks=looks))
         sentence = f"The pictures stand {words} against their depth renders: turning one or the other mends it."
-        found.append((turned.cost(SIX) + RARER, turned.outline_cost(SIX), sentence))
-    cost, outline, sentence = min(found)
-    return Cause(sentence, 0.0) if _gains(fits, cost, outline) else None
+        found.append((turned.cost(SIX) + RARER, turned.outline_cost(SIX), turned.hue_cost(SIX), sentence))
+    cost, outline, hue, sentence = min(found)
+    return Cause(sentence, 0.0) if _gains(fits, cost, outline, hue) else None
 
 
-def _gains(fits: Fits, cost: float, outline: float) -> bool:
-    """Whether something fits so much better than what was given that it is no accident."""
-    given, now = fits.outline_cost(SIX), fits.cost(SIX)
-    return now - cost > max(GAIN, MUCH * now) or (given - outline > OUTLINE_GAIN and outline < given / 2)
+def _gains(fits: Fits, cost: float, outline: float, hue: float) -> bool:
+    """Whether something fits so much better than what was given that it is no accident, nor another light in each view: that
+    leaves colours without their brightness as unlike as they were."""
+    given, now, hue_now = fits.outline_cost(SIX), fits.cost(SIX), fits.hue_cost(SIX)
+    if now - cost > GAIN and (now - cost > MUCH * now or hue_now - hue > MUCH * hue_now):
+        return True
+    return given - outline > OUTLINE_GAIN and outline < given / 2
 
 
 def _copied(evidence: Evidence, fits: Fits) -> str:

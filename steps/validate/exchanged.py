@@ -41,10 +41,11 @@ class Look:
 class Fits:
     """outlines: (6, 6), the IoU of each picture's object (row) with each depth render's (column), NaN where it is not known;
     colours: (6, 6, 6, 6), [a, b, p, q]: how unlike, from 0 to 1, picture p at depth render a and picture q at b show what both
-    see; weights: (6, 6), how many points that were."""
+    see; hues: the same without brightness; weights: (6, 6), how many points that were."""
 
     outlines: Array
     colours: Array
+    hues: Array
     weights: Array
 
     def cost(self, order: tuple[int, ...]) -> float:
@@ -57,10 +58,16 @@ class Fits:
 
     def colour_cost(self, order: tuple[int, ...]) -> float:
         """The mean over all points that two views see."""
+        return self._mean(self.colours, order)
+
+    def hue_cost(self, order: tuple[int, ...]) -> float:
+        return self._mean(self.hues, order)
+
+    def _mean(self, unlike: Array, order: tuple[int, ...]) -> float:
         a, b = np.nonzero(self.weights)
         p = np.array(order)
         total = float(self.weights.sum())
-        return float((self.weights[a, b] * self.colours[a, b, p[a], p[b]]).sum()) / total if total else 0.0
+        return float((self.weights[a, b] * unlike[a, b, p[a], p[b]]).sum()) / total if total else 0.0
 
     def best(self) -> tuple[int, ...]:
         """The order that fits best; the given one where no other fits better."""
@@ -130,11 +137,9 @@ def fits(looks: list[Look], sights: list[Seen], tolerance: float) -> Fits:
     """How each picture would fit each depth render. tolerance: up to which two surfaces are the same one, scene units. Where a
     picture does not tell its outline, colours are compared without their brightness: of a white carton over white another light
     in each view would be all that they say."""
-    if any(one.object is None for one in looks):
-        looks = [Look(_without_brightness(one.colour), one.object) for one in looks]
     shapes = [outline(one.view) for one in sights]
     outlines = np.array([[_overlap(view.object, shape) for shape in shapes] for view in looks])
-    colours, weights = np.zeros((6, 6, 6, 6)), np.zeros((6, 6))
+    colours, hues, weights = np.zeros((6, 6, 6, 6)), np.zeros((6, 6, 6, 6)), np.zeros((6, 6))
     for a in range(6):
         for b in range(6):
             if a == b:
@@ -144,10 +149,17 @@ def fits(looks: list[Look], sights: list[Seen], tolerance: float) -> Fits:
                 continue
             here = _colours(looks, sights[a].pixels[index], sights[a].view.depth.shape)
             there = _colours(looks, place, sights[b].view.depth.shape)
-            apart = np.linalg.norm(here[:, None] - there[None], axis=-1)
-            colours[a, b] = np.minimum(apart / ALIKE, 1).mean(axis=-1)
+            colours[a, b] = _unlike(here, there)
+            hues[a, b] = _unlike(_without_brightness(here), _without_brightness(there))
             weights[a, b] = len(index)
-    return Fits(outlines, colours, weights)
+    untold = any(one.object is None for one in looks)
+    return Fits(outlines, hues if untold else colours, hues, weights)
+
+
+def _unlike(here: Array, there: Array) -> Array:
+    """(6, 6), 0 to 1: how unlike colours (6, n, 3) and (6, n, 3) are in the mean, each picture's with each picture's."""
+    apart = np.linalg.norm(here[:, None] - there[None], axis=-1)
+    return np.asarray(np.minimum(apart / ALIKE, 1).mean(axis=-1))
 
 
 def _without_brightness(colour: Array) -> Array:

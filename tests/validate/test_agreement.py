@@ -133,6 +133,7 @@ def test_of_a_good_set_nothing_is_said(
 PICKED = [
     "views left and right exchanged",
     "views one twice",
+    "views front and left exchanged on a bowl",
     "views and depth exchanged on a house",
     "cameras with depth in metres and positions in kilometres",
     "cameras transposed",
