@@ -317,8 +317,8 @@ def recorded_steps() -> dict[str, str]:
 def attempts(settings: Settings, model: str) -> DAG:
     """One attempt of a model, and after a failure that more memory or a lower rung can help, this template once more with
     arguments that follow from what the attempt left. Argo's own retry knows only a count, which lost nodes raise too."""
-    said = "tasks.attempt.outputs?.parameters?."  # a pod whose outputs were lost has none at all
-    by_exit = f"tasks.attempt.exitCode == '{ModelOom.exit_code}' ? '{ModelOom.code}' : ''"
+    said = "tasks.attempt.outputs?.parameters?."  # none where outputs were lost; a deleted pod has no exit code either
+    by_exit = f"(tasks.attempt.exitCode ?? '') == '{ModelOom.exit_code}' ? '{ModelOom.code}' : ''"
     code, used = f"({said}['error-code'] ?? ({by_exit}))", f"int(float({said}seconds ?? '0'))"
     rungs = f"int({said}['rungs-left'] ?? '0')"
     of_ram, of_vram = f"({code} in ['MODEL_OOM', 'KILLED'])", f"({code} == 'MODEL_VRAM_OOM')"

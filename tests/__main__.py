@@ -13,7 +13,7 @@ import time
 from tests.cluster.conftest import begin
 
 WITHOUT_CLUSTER = ("-n", "2", "--dist", "loadfile", "--ignore", "tests/cluster", "tests")
-TOGETHER = ("-n", "3", "--dist", "loadgroup", "-m", "not alone", "tests/cluster")
+TOGETHER = ("-n", "3", "-m", "not alone", "tests/cluster")
 ALONE = ("-n", "1", "-m", "alone", "tests/cluster")  # in a process that finds the cluster up, as those before
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import time
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,18 @@ def finished(name: str, seconds: float = 600) -> dict[str, Any]:
             raise TimeoutError(f"{name} still runs after {seconds:.0f} s:\n{argo('get', name, check=False)}")
         time.sleep(1)
     return found
+
+
+def ended_without_pods(name: str, template: str, take: Callable[[str], object]) -> dict[str, Any]:
+    """The workflow, ended after every pod of a template that ran was taken away, by its name."""
+    running_pod(name, template)
+    end = time.monotonic() + 600
+    while workflow(name)["status"].get("phase") not in ENDED and time.monotonic() < end:
+        time.sleep(12)  # Argo simply makes a pod anew that is lost in its first ten seconds
+        for pod in pods_of(name, template):
+            if "running" in main_state(pod):
+                take(pod["metadata"]["name"])
+    return finished(name, 60)
 
 
 def told(found: dict[str, Any]) -> str:

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.cluster import client, node
 from tests.cluster.client import ended_pods, finished, kill_container, running_pod, submit
@@ -33,13 +35,16 @@ GROUPS = {
 }
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Each file is a group, where GROUPS does not name it."""
-    of_file = {name: group for group, names in GROUPS.items() for name in names}
-    for item in items:
-        if item.path.parent == Path(__file__).parent:
-            item.add_marker(pytest.mark.xdist_group(of_file.get(item.path.stem, item.path.stem)))
+class InGroups(LoadScopeScheduling):
+    """A process takes a file of tests at a time, or all files of one of the GROUPS."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        stem = Path(nodeid.split("::")[0]).stem
+        return next((group for group, files in GROUPS.items() if stem in files), stem)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    return InGroups(config, log)
 
 
 def begin() -> None:

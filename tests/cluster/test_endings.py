@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,11 @@ from pipeline.clusters import connect
 from pipeline.report import step_nodes
 from tests.cluster.client import (
     BUCKET,
-    ENDED,
     argo,
+    ended_without_pods,
     finished,
     job,
     labels_of,
-    main_state,
-    pods_of,
     record_of,
     running_pod,
     submit,
@@ -110,14 +107,7 @@ def test_a_pod_that_is_evicted_for_its_own_limit_is_not_tried_again(inputs: str)
 
 
 def test_a_pod_that_a_drain_evicts_is_tried_again_on_the_way_to_a_lost_node(inputs: str) -> None:
-    name = submit(seed=7002)
-    running_pod(name, "reconviagen-pod")
-    while workflow(name)["status"].get("phase") not in ENDED:
-        time.sleep(12)  # Argo simply makes a pod anew that is lost in its first ten seconds
-        for pod in pods_of(name, "reconviagen-pod"):
-            if "running" in main_state(pod):
-                evict(pod["metadata"]["name"])
-    found = finished(name)
+    found = ended_without_pods(submit(seed=7002), "reconviagen-pod", evict)
     check_record(found, "NODE_LOST", record_of(found)["stage"])
     assert len(tries(found, "reconviagen-pod")) == 2, told(found)
 

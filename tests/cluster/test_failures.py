@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import time
 import zipfile
 from collections.abc import Callable
 from typing import Any
@@ -14,22 +13,19 @@ import pytest
 from pipeline.report import first_failure, outputs, step_nodes
 from steps.errors import OOM_TYPES
 from tests.cluster.client import (
-    ENDED,
     argo,
+    ended_without_pods,
     finished,
     keys_of,
     labels_of,
-    main_state,
     moment,
     node_of,
-    pods_of,
     read_key,
     record_of,
     running_pod,
     submit,
     told,
     values_of,
-    workflow,
     working_pod,
 )
 from tests.cluster.conftest import DAMAGES
@@ -165,14 +161,10 @@ def test_a_terminated_job_says_so_to_whoever_asks(inputs: str) -> None:
 
 
 def test_a_lost_pod_is_tried_again_and_then_told(inputs: str) -> None:
-    name = submit(seed=7002)
-    running_pod(name, "reconviagen-pod")
-    while workflow(name)["status"].get("phase") not in ENDED:
-        time.sleep(12)  # Argo simply makes a pod anew that is lost in its first ten seconds
-        for pod in pods_of(name, "reconviagen-pod"):
-            if "running" in main_state(pod):
-                kubectl("-n", NAMESPACE, "delete", "pod", pod["metadata"]["name"], "--grace-period=0", "--force")
-    found = finished(name)
+    def delete(pod: str) -> None:
+        kubectl("-n", NAMESPACE, "delete", "pod", pod, "--grace-period=0", "--force")
+
+    found = ended_without_pods(submit(seed=7002), "reconviagen-pod", delete)
     check_record(found, "NODE_LOST", record_of(found)["stage"])
     check_stored(found)
     check_ended_soon(found)
