@@ -14,7 +14,7 @@ RESOLVE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate
 	requirements/build.in
 COMPILE = $(RESOLVE) pyproject.toml
 
-.PHONY: run test lint lock manifests cluster cluster-down benchmark clean
+.PHONY: run test check lint docs lock manifests cluster cluster-down benchmark clean
 
 run: $(VENV)/$(NEEDS).stamp  ## install, make the sample input, run the job on it
 	@test -f $(OUT)/sample/$(OBJECT)/sample.json || $(BIN)/sixview sample $(OUT)/sample/$(OBJECT) --object $(OBJECT)
@@ -28,6 +28,12 @@ lint: $(VENV)/test.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/docs.stamp  ## write docs/reference from the code, and build docs/ as a site
+	$(BIN)/python -m docs.tools.reference
+	$(BIN)/mkdocs build --quiet --strict --site-dir $(OUT)/site
+	$(BIN)/python -m docs.tools.site $(OUT)/site
+	@echo "$(OUT)/site/index.html"
+
 cluster: $(VENV)/test.stamp  ## build and start a one-node Kubernetes with Argo, MinIO and sixview on this machine (root, Go)
 	$(BIN)/python -m tests.cluster up
 
@@ -37,7 +43,7 @@ cluster-down: $(VENV)/test.stamp  ## end it, and take away all it left but its c
 manifests: $(VENV)/test.stamp  ## write what is rendered from pipeline/workflow.py: the chart's template, and manifests/
 	$(BIN)/python -m tests.cluster manifests
 
-benchmark: $(VENV)/benchmark.stamp $(OUT)/objects/package  ## every figure of the README, with its command
+benchmark: $(VENV)/benchmark.stamp $(OUT)/objects/package  ## every figure of docs/figures.md, with its command
 	$(BIN)/python -m tests.benchmarks
 
 # uv itself is fetched with pip into the project's own folder
@@ -72,6 +78,7 @@ lock: | $(UV)  ## resolve the dependencies anew
 	$(COMPILE) --extra nvdiffrec --extra cuda --extra cluster --extra gateway --extra test -c requirements/nvdiffrec.txt -o requirements/test.txt
 	$(COMPILE) --extra nvdiffrec --extra cuda --extra cluster --extra gateway --extra test --extra benchmark -c requirements/test.txt \
 		-o requirements/benchmark.txt
+	$(COMPILE) --extra cluster --extra gateway --extra docs -c requirements/test.txt -o requirements/docs.txt
 	$(RESOLVE) requirements/slim.in -c requirements/test.txt -o requirements/slim.txt
 	$(RESOLVE) requirements/control.in -c requirements/test.txt -o requirements/control.txt
 	$(RESOLVE) requirements/web.in -c requirements/test.txt -o requirements/web.txt

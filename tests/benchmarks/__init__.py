@@ -1,1 +1,1 @@
-"""Every figure that the README claims, with the command that prints it: `python -m tests.benchmarks NAME ...`."""
+"""Every figure of docs/figures.md, with the command that prints it: `python -m tests.benchmarks NAME ...`."""

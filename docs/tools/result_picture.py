@@ -1,4 +1,5 @@
-"""Draws docs/result.png from finished jobs: `python docs/picture.py JOB ...`, with the folders that `sixview run` left."""
+"""Draws docs/images/result.png from finished jobs: `python -m docs.tools.result_picture JOB ...`, with the folders that `sixview run`
+left."""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ def main(jobs: list[str]) -> None:
     picture = Image.new("RGB", (rows[0].width, SIDE * len(rows)), "white")
     for i, strip in enumerate(rows):
         picture.paste(strip, (0, i * SIDE))
-    picture.save(Path(__file__).with_name("result.png"), optimize=True)
+    picture.save(Path(__file__).parent.parent / "images" / "result.png", optimize=True)
 
 
 if __name__ == "__main__":
