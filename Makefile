@@ -23,6 +23,13 @@ run: $(VENV)/$(NEEDS).stamp  ## install, make the sample input, run the job on i
 test: lint tests/gltf/node_modules pipeline/web/vendor  ## install what the tests need, check the style, run the tests
 	$(BIN)/python -m $(if $(ARGS),pytest $(ARGS),tests)
 
+# those that need neither jobs nor a cluster
+CHECKS := tests/formats tests/steps tests/pipeline tests/test_house.py tests/test_benchmarks.py tests/test_docs.py \
+	tests/nvdiffrec/test_checkpoint.py tests/nvdiffrec/test_ladder.py tests/reconviagen/test_model.py tests/reconviagen/test_weights.py
+
+check: lint tests/gltf/node_modules pipeline/web/vendor  ## style, types, and the tests that take seconds
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" --ignore tests/pipeline/test_local.py $(CHECKS)
+
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -30,7 +37,7 @@ lint: $(VENV)/test.stamp
 
 docs: $(VENV)/docs.stamp  ## write docs/reference from the code, and build docs/ as a site
 	$(BIN)/python -m docs.tools.reference
-	$(BIN)/mkdocs build --quiet --strict --site-dir $(OUT)/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir $(OUT)/site
 	$(BIN)/python -m docs.tools.site $(OUT)/site
 	@echo "$(OUT)/site/index.html"
 

@@ -68,7 +68,7 @@ def cli() -> str:
     parts = [
         "# Commands\n",
         "Every command of `sixview`, as `--help` shows it. `run`, `rig`, `sample`, `weights` and `completion` need no cluster.",
-        "`render` and what talks to a cluster need the extra `sixview[cluster]`; `token` and `serve` need `sixview[gateway]`.\n",
+        "`render` and what talks to a cluster need the extra `sixview[cluster]`; `serve` needs `sixview[gateway]`, too.\n",
     ]
     for path, command in walked("sixview", command_line):
         parts += described_command(path, command)
@@ -112,6 +112,8 @@ def kind_of(parameter: click.Option, context: click.Context) -> str:
         return parameter.metavar.strip("[]")
     if isinstance(parameter.type, click.Choice):
         return "|".join(map(str, parameter.type.choices))
+    if isinstance(parameter.type, click.IntRange):
+        return f"INTEGER, {parameter.type._describe_range()}"
     return parameter.type.name.upper()
 
 
@@ -343,7 +345,7 @@ def error_codes() -> str:
     alone = [errors.Unauthorized, errors.NotFound, errors.RequestTooLarge, errors.RateLimited]
     parts = [
         "# Error codes\n",
-        "A failure is one record, `{\"code\", \"message\", \"suggestion\", \"details\"}`. [Failures](../failures.md) says of each code",
+        'A failure is one record, `{"code", "message", "suggestion", "details"}`. [Failures](../failures.md) says of each code',
         "what happened and what to do.\n",
         "## Of steps and jobs\n",
         table(("code", "exit code", "HTTP status", "oom_type", "suggestion"), map(error_row, own.values())),

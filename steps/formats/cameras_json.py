@@ -22,7 +22,7 @@ from steps.geometry.depth_curve import is_monotone
 Array = NDArray[Any]
 SCHEMA = Path(__file__).with_name("cameras.schema.json")
 ROTATION_TOLERANCE = 1e-3
-_HELP = "See the section on cameras.json in the README; `sixview sample` writes a valid one."
+_HELP = "See docs/cameras.md; `sixview sample` writes a valid one."
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def manifest_of(folder: Path) -> dict[str, Any]:
     if manifest.get("format") != FORMAT:
         raise WeightsMissing(
             f"The folder {folder} has no {FILE} of the format {FORMAT}.",
-            "Put the parts into it (README, Weights), then run `sixview weights lock` on it.",
+            "Put the parts into it (docs/models.md), then run `sixview weights lock` on it.",
         )
     return manifest
 

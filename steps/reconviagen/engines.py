@@ -57,7 +57,7 @@ def _obstacle(parameters: Reconviagen) -> StepError | None:
         return WeightsMissing(
             f"The folder {folder} holds no {weights.FILE}: these are not the weights of the engine reconviagen, or nobody has "
             "written down what they are.",
-            "Put the parts into it (README, Weights), then run `sixview weights lock` on it.",
+            "Put the parts into it (docs/models.md), then run `sixview weights lock` on it.",
         )
     interpreter = os.environ.get(PYTHON, "")
     if not Path(interpreter).is_file():
@@ -68,7 +68,7 @@ def _obstacle(parameters: Reconviagen) -> StepError | None:
                 if interpreter
                 else f"{PYTHON} names no interpreter."
             ),
-            "Use the image reconviagen, or set that variable to the Python of an environment with the package (README), or use "
+            "Use the image reconviagen, or set that variable to the Python of an environment with the package (docs/models.md), or use "
             "--engine fusion.",
         )
     if parameters.device == "cpu" and parameters.engine == "auto":

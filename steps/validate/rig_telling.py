@@ -153,7 +153,7 @@ def _told(choice: Choice, hypotheses: list[dict[str, Any]]) -> tuple[str, str]:
         least = min(j.candidate.fit.cost for j in choice.judged)
         text = f"No arrangement of the six cameras explains the depth renders: the best misses by {least:.1f}, below 1 is usual."
         return text, (
-            "Compare the pictures beside failure.json with the object, and give a cameras.json (README: cameras.json); or render "
+            "Compare the pictures beside failure.json with the object, and give a cameras.json (docs/cameras.md); or render "
             "depth again, of all six views in one encoding."
         )
     questions = "; ".join(_questions(hypotheses))

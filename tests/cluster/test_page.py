@@ -19,7 +19,7 @@ from tests.cluster.node import wait_for
 from tests.conftest import need
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-# a picture of the page for whoever looks at it: the README's is one of these
+# a picture of the page for whoever looks at it: that of docs/http.md is one of these
 SCREENSHOTS = os.environ.get("SIXVIEW_SCREENSHOTS")
 
 

@@ -44,9 +44,10 @@ def test_a_record_has_code_message_suggestion_and_details() -> None:
     }
 
 
-def test_the_readme_s_table_is_the_tree() -> None:
-    text = (Path(__file__).parents[2] / "README.md").read_text()
-    rows = dict(re.findall(r"^\| `([A-Z_]+)` \| (\d+) \|", text, re.MULTILINE))
+def test_the_page_of_failures_has_the_tree_and_a_section_for_each_code() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "failures.md").read_text()
+    rows = dict(re.findall(r"^\| \[`([A-Z_]+)`\]\(#[a-z_]+\) \| (\d+) \|", text, re.MULTILINE))
+    assert re.findall(r"^## ([A-Z_]+)$\n\n.+\n\n\*\*What to do\*\*: .+$", text, re.MULTILINE) == list(rows)
     assert {code: int(exit_code) for code, exit_code in rows.items()} == {
         c: cls.exit_code for c, cls in codes().items()
     }

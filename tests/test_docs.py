@@ -1,0 +1,104 @@
+"""The documentation says what the code says: references are what is written from the code, links lead somewhere, files that it names
+exist, and the commands of the first page run."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from docs.tools import reference, site
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+NAMED = re.compile(r"`((?:steps|pipeline|tests|charts|images|docs|manifests|requirements)/[\w./-]+)`")
+
+
+def names(paths: list[Path]) -> list[str]:
+    return [path.relative_to(ROOT).as_posix() for path in paths]
+
+
+@pytest.mark.parametrize("name", reference.pages())
+def test_a_reference_is_what_the_code_says(name: str) -> None:
+    committed = reference.FOLDER / name
+    assert committed.read_text() == reference.pages()[name], "write it anew: python -m docs.tools.reference"
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(path: Path) -> set[str]:
+    """The anchors of a page's headings, as code hosts and the site make them."""
+    headings = re.findall(r"^#+ (.+)$", without_code(path.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\s-]", "", re.sub(r"[`*]", "", h)).strip().lower().replace(" ", "-") for h in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_links_within_the_project_lead_somewhere(page: Path) -> None:
+    wrong = []
+    for link in LINK.findall(without_code(page.read_text())):
+        place, _, anchor = link.partition("#")
+        target = (page.parent / place).resolve() if place else page
+        if "://" not in link and (not target.is_file() or (anchor and anchor not in anchors(target))):
+            wrong.append(link)
+    assert wrong == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_files_that_a_page_names_are_there(page: Path) -> None:
+    assert [name for name in NAMED.findall(page.read_text()) if not (ROOT / name).exists()] == []
+
+
+def test_the_readme_is_short_and_names_the_two_commands() -> None:
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 200
+    assert [word for word in ("make run", "make test") if not any(line.startswith(word) for line in lines)] == []
+
+
+def test_every_page_is_in_the_site_s_navigation() -> None:
+    text = (ROOT / "mkdocs.yml").read_text()
+    assert [p for p in names(sorted(DOCS.rglob("*.md"))) if p.removeprefix("docs/") not in text] == []
+
+
+def test_what_a_page_loads_from_elsewhere_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "good.html").write_text('<a href="https://example.com">there</a><script src="a.js"></script>')
+    assert list(site.outside(tmp_path)) == []
+    (tmp_path / "bad.html").write_text(
+        '<script src="https://example.com/a.js"></script><style>@import "//b.css"</style>'
+    )
+    assert list(site.outside(tmp_path)) == ["bad.html: https://example.com/a.js", "bad.html: //b.css"]
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_first_page_run(tmp_path: Path) -> None:
+    """Its blocks in `sh`, one after the other, in an empty folder."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", (DOCS / "getting-started.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert len(blocks) >= 4
+    program = tmp_path / "bin" / "sixview"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m pipeline.cli "$@"\n')
+    program.chmod(0o755)
+    (tmp_path / "work").mkdir()
+    path = os.pathsep.join([str(program.parent), os.environ["PATH"]])
+    shell = [shutil.which("sh") or "/bin/sh", "-eu"]
+    environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        shell,
+        input="\n".join(blocks),
+        cwd=tmp_path / "work",
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "work" / "job" / "report" / "index.html").is_file()
