@@ -1,5 +1,5 @@
-"""The documentation says what the code says: references are what is written from the code, links lead somewhere, files that it names
-exist, and the commands of the first page run."""
+"""The documentation says what the code says: references are what is written from the code, links lead somewhere, files that it
+names exist, and the commands of the first page run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draws the pictures of docs/inputs.md from a sample: `python -m docs.tools.input_pictures`. Green frames: right; red ones: wrong."""
+"""Draws the pictures of docs/inputs.md from samples: `python -m docs.tools.input_pictures`. Green frames: right; red: wrong."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def sample(folder: Path, name: str) -> Path:
 def view(path: Path, behind: str = "") -> Image.Image:
     """A view over a colour, or over the squares that stand for transparency."""
     picture = Image.open(path).convert("RGBA")
-    squares = np.indices(picture.size[::-1]).sum(axis=0) // 16 * 16 % 32 > 0
+    squares = (np.indices(picture.size[::-1]) // 16).sum(axis=0) % 2 > 0
     ground = Image.fromarray(np.where(squares, 225, 250).astype(np.uint8)).convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", picture.size, behind) if behind else ground, picture).convert("RGB")
 

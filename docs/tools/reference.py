@@ -1,7 +1,7 @@
 """Writes docs/reference/ from the code: `python -m docs.tools.reference`. tests/test_docs.py compares it with what is committed.
 
-Each page follows from one declaration: the commands of click, the OpenAPI description of the HTTP service, the chart's values with
-their comments and schema, the steps' dataclasses, and the tree of errors.
+Each page follows from one declaration: the commands of click, the OpenAPI description of the HTTP service, the chart's values
+with their comments and schema, the steps' dataclasses, and the tree of errors.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def cell(text: object) -> str:
     """Text on one line that ends no cell and begins no HTML."""
     words = " ".join(str(text).split()).replace("|", r"\|")
     parts = re.split(r"(`[^`]*`)", words)
-    return "".join(part if part.startswith("`") else part.replace("<", r"\<") for part in parts)
+    return "".join(part if part.startswith("`") else part.replace("<", "&lt;") for part in parts)
 
 
 def code(text: object) -> str:
@@ -232,8 +232,8 @@ def chart() -> str:
     return "\n".join(
         [
             "# Chart values\n",
-            "Every value of `charts/sixview`, from `values.yaml` and `values.schema.json`. Helm refuses a name or a type that is not",
-            "listed. Complete examples are in `charts/sixview/ci/`; [On a cluster](../cluster.md) says where to begin.\n",
+            "Every value of `charts/sixview`, from `values.yaml` and `values.schema.json`. Helm refuses a name or a type that is",
+            "not listed. Complete examples are in `charts/sixview/ci/`; [On a cluster](../cluster.md) says where to begin.\n",
             table(("value", "default", "type", "meaning"), rows),
         ]
     )
@@ -283,7 +283,8 @@ def steps() -> str:
     """The options of a job, then every step's flags, stages and outputs."""
     parts = [
         "# Steps and options\n",
-        "A step is `python -m steps.<name>`: it reads and writes files. [Architecture](../architecture.md) says how steps make a job.\n",
+        "A step is `python -m steps.<name>`: it reads and writes files.",
+        "[Architecture](../architecture.md) says how steps make a job.\n",
         "## Options of a job\n",
         "Declared once and the same in `sixview run`, `sixview submit -p`, `argo submit -p`, HTTP (`options`) and drops.",
         "`input` is the set itself, and no option.\n",
@@ -304,8 +305,8 @@ def steps() -> str:
         ]
     parts += [
         "## Values that a step reports\n",
-        "One small file each in `--outputs`; in Argo they are the node's output parameters. After a failure `failure.json` lies beside",
-        "them, and always `stages.json` and `log.txt`.\n",
+        "One small file each in `--outputs`; in Argo they are the node's output parameters. After a failure `failure.json` lies",
+        "beside them, and always `stages.json` and `log.txt`.\n",
         table(("value", "where there is nothing to say"), ((code(n), code(v)) for n, v in contracts.OUTPUTS.items())),
         "## Stages\n",
         "`stage` and a failure's `pipeline_stage` are one of " + ", ".join(map(code, STAGES)) + ".\n",
@@ -349,8 +350,8 @@ def error_codes() -> str:
         "what happened and what to do.\n",
         "## Of steps and jobs\n",
         table(("code", "exit code", "HTTP status", "oom_type", "suggestion"), map(error_row, own.values())),
-        "The HTTP status is that of an answer which is itself this error; a job that ended so is told with status 200, the record in",
-        "`error`. Exit code 40: no step can report this, only whoever watches it from outside.\n",
+        "The HTTP status is that of an answer which is itself this error; a job that ended so is told with status 200, the",
+        "record in `error`. Exit code 40: no step can report this, only whoever watches it from outside.\n",
         "## Of the HTTP service alone\n",
         table(
             ("code", "HTTP status", "suggestion"),

@@ -1,5 +1,5 @@
-"""Draws docs/images/result.png from finished jobs: `python -m docs.tools.result_picture JOB ...`, with the folders that `sixview run`
-left."""
+"""Draws docs/images/result.png from finished jobs: `python -m docs.tools.result_picture JOB ...`, with the folders that
+`sixview run` left."""
 
 from __future__ import annotations
 

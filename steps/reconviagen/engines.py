@@ -68,8 +68,8 @@ def _obstacle(parameters: Reconviagen) -> StepError | None:
                 if interpreter
                 else f"{PYTHON} names no interpreter."
             ),
-            "Use the image reconviagen, or set that variable to the Python of an environment with the package (docs/models.md), or use "
-            "--engine fusion.",
+            "Use the image reconviagen, or set that variable to the Python of an environment with the package (docs/models.md), "
+            "or use --engine fusion.",
         )
     if parameters.device == "cpu" and parameters.engine == "auto":
         return ValidationFailed("The engine reconviagen computes on a GPU, and the CPU was asked for.")
