@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+SIGKILLED = 137  # a container's exit code when its first process was killed: 128 + 9
+
 # -- of Kubernetes and Argo ---------------------------------------------------------------------------------------------
 
 _LOST = (

@@ -26,6 +26,7 @@ from steps.errors import (
     GpuUnavailable,
     ImageUnavailable,
     Interrupted,
+    Killed,
     ModelOom,
     ModelTimeout,
     NodeLost,
@@ -244,7 +245,7 @@ def _outside(message: str, node: Node, workflow: dict[str, Any]) -> StepError:
 
 
 def _of_exit_code(message: str) -> StepError | None:
-    """What the step's exit code alone says, where its outputs were lost: the node failed while Argo read them."""
+    """What the step's exit code alone says, where its outputs were lost: the node failed while Argo read them, or before."""
     told = re.match(r"main: (\w+) \(exit code (\d+)\)", message)
     if told is None:
         return None
@@ -253,6 +254,8 @@ def _of_exit_code(message: str) -> StepError | None:
         return ModelOom("The kernel killed the container for want of memory.")
     if number == Interrupted.exit_code:
         return NodeLost("The pod was lost: Kubernetes ended it (SIGTERM) while its step was working.")
+    if number == says.SIGKILLED:  # before the step could write that it began
+        return Killed("The container was killed as a whole.")
     ours = [error for error in by_code().values() if error.exit_code == number]
     if len(ours) != 1:  # several errors have 1, 10 and 40
         return None

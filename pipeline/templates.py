@@ -22,14 +22,14 @@ from hera.workflows import (
 )
 from hera.workflows import models as argo
 
-from pipeline.pod_messages import AGAIN, FINAL
+from pipeline.pod_messages import AGAIN, FINAL, SIGKILLED
 from pipeline.report import RECORD
 from pipeline.resources import CONTROL, GROWTH, SIDECAR
 from pipeline.settings import Settings
 from pipeline.storage import key_of
 from pipeline.substitution import address_part, all_options, chosen, option, tag, whole, words
 from steps.contracts import MODELS, OUTPUTS, STEPS, arguments
-from steps.errors import DiskFull, GpuUnavailable, Interrupted, ModelOom
+from steps.errors import DiskFull, GpuUnavailable, Interrupted, Killed, ModelOom
 from steps.options import PRIORITIES
 
 # How Argo ends a container. By itself it signals the first process alone, which may lose the signal before it listens, and cannot
@@ -318,8 +318,9 @@ def attempts(settings: Settings, model: str) -> DAG:
     """One attempt of a model, and after a failure that more memory or a lower rung can help, this template once more with
     arguments that follow from what the attempt left. Argo's own retry knows only a count, which lost nodes raise too."""
     said = "tasks.attempt.outputs?.parameters?."  # none where outputs were lost; a deleted pod has no exit code either
-    by_exit = f"(tasks.attempt.exitCode ?? '') == '{ModelOom.exit_code}' ? '{ModelOom.code}' : ''"
-    code, used = f"({said}['error-code'] ?? ({by_exit}))", f"int(float({said}seconds ?? '0'))"
+    own, ended_with = f"({said}['error-code'] ?? '')", "(tasks.attempt.exitCode ?? '')"
+    by_exit = f"{ended_with} == '{ModelOom.exit_code}' ? '{ModelOom.code}' : {ended_with} == '{SIGKILLED}' ? '{Killed.code}' : ''"
+    code, used = f"({own} != '' ? {own} : ({by_exit}))", f"int(float({said}seconds ?? '0'))"
     rungs = f"int({said}['rungs-left'] ?? '0')"
     of_ram, of_vram = f"({code} in ['MODEL_OOM', 'KILLED'])", f"({code} == 'MODEL_VRAM_OOM')"
     now = "int(inputs.parameters.memory)"

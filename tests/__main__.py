@@ -14,7 +14,8 @@ from tests.cluster.conftest import begin
 
 WITHOUT_CLUSTER = ("-n", "2", "--dist", "loadfile", "--ignore", "tests/cluster", "tests")
 TOGETHER = ("-n", "3", "-m", "not alone", "tests/cluster")
-ALONE = ("-n", "1", "-m", "alone", "tests/cluster")  # in a process that finds the cluster up, as those before
+# in a process that finds the cluster up, as those before; in the order of tests/conftest.py, for the last test ends the cluster
+ALONE = ("-n", "1", "--no-loadscope-reorder", "-m", "alone", "tests/cluster")
 
 
 def main() -> int:

@@ -117,9 +117,9 @@ def ended_pods(name: str) -> list[dict[str, Any]]:
     return chosen
 
 
-def working_pod(name: str, template: str) -> dict[str, Any]:
+def working_pod(name: str, template: str, besides: tuple[str, ...] = ()) -> dict[str, Any]:
     """A running pod whose step has begun, and so answers signals."""
-    pod = running_pod(name, template)
+    pod = running_pod(name, template, besides)
     look = ("exec", pod["metadata"]["name"], "-c", "main", "--", "test", "-s", "/work/outputs/stage")
     wait_for(lambda: kubectl("-n", NAMESPACE, *look, check=False).returncode == 0, 60, f"the step of {name} to begin")
     return pod

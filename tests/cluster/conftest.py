@@ -19,7 +19,7 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 from tests.cluster import client, node
-from tests.cluster.client import ended_pods, finished, kill_container, running_pod, submit
+from tests.cluster.client import ended_pods, finished, kill_container, submit, working_pod
 from tests.cluster.node import kubectl
 from tests.cluster.places import CACHE, NAMESPACE, ROOT
 from tests.conftest import need
@@ -201,7 +201,7 @@ def killed(inputs: str) -> dict[str, Any]:
     name = submit(seed=7002)
     seen: tuple[str, ...] = ()
     for _attempt in range(2):  # the values allow one more attempt after a kill
-        pod = running_pod(name, "reconviagen-pod", seen)
+        pod = working_pod(name, "reconviagen-pod", seen)
         kill_container(pod)
         seen += (pod["metadata"]["uid"],)
     return finished(name)

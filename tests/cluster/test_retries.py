@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline import storage
+from pipeline.pod_messages import SIGKILLED
 from pipeline.report import outputs, step_nodes
 from pipeline.settings import Settings
 from pipeline.workflow import workflow_template
@@ -59,7 +60,8 @@ def test_a_ladder_without_more_rungs_is_not_climbed_down_further(fault: Fault) -
     assert [outputs(node)["rungs-left"] for node in tries] == ["1", "0"]
 
 
-def test_an_attempt_whose_outputs_were_lost_is_tried_again_by_its_exit_code(inputs: str) -> None:
+@pytest.mark.parametrize("exit_code", [ModelOom.exit_code, SIGKILLED])
+def test_an_attempt_whose_outputs_were_lost_is_tried_again_by_its_exit_code(exit_code: int, inputs: str) -> None:
     """Its wait container ends at once, so Argo never learns what the step said."""
     settings = Settings(name="sixview-cpu")
     spec = workflow_template(settings)["spec"]
@@ -68,7 +70,7 @@ def test_an_attempt_whose_outputs_were_lost_is_tried_again_by_its_exit_code(inpu
         "name": "reconviagen-pod",
         "container": {
             "image": "localhost/sixview/slim:test",
-            "command": ["sh", "-c", f"sleep 5; exit {ModelOom.exit_code}"],
+            "command": ["sh", "-c", f"sleep 5; exit {exit_code}"],
             "securityContext": of_pod["securityContext"],
         },
         "inputs": {"parameters": [{"name": name} for name in ("memory", "deadline", "earlier")]},

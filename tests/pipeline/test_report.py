@@ -244,6 +244,7 @@ def test_every_way_in_which_a_workflow_ended_has_its_words(name: str) -> None:
     [
         ("main: OOMKilled (exit code 21)", "MODEL_OOM"),
         ("main: OOMKilled (exit code 137)", "MODEL_OOM"),
+        ("main: Error (exit code 137)", "KILLED"),
         ("main: Error (exit code 20)", "MODEL_VRAM_OOM"),
         ("main: Error (exit code 25)", "DISK_FULL"),
         ("main: Error (exit code 30)", "NODE_LOST"),
