@@ -17,7 +17,7 @@ from typing import Any
 from pipeline import storage, views
 from pipeline.report import outputs, step_nodes
 from tests.cluster.node import CGROUP, CGROUPS, kubectl, wait_for
-from tests.cluster.places import BIN, KUBECONFIG, NAMESPACE
+from tests.cluster.places import BIN, KUBECONFIG, NAMESPACE, SLOWNESS
 
 BUCKET = "sixview"
 ENDED = ("Succeeded", "Failed", "Error")
@@ -49,7 +49,8 @@ def workflow(name: str) -> dict[str, Any]:
 
 
 def finished(name: str, seconds: float = 600) -> dict[str, Any]:
-    """The workflow, once it has ended in any way and its exit handler too."""
+    """The workflow, once it has ended in any way and its exit handler too; TimeoutError, SLOWNESS included."""
+    seconds *= SLOWNESS
     end = time.monotonic() + seconds
     while (found := workflow(name)).get("status", {}).get("phase") not in ENDED:
         if time.monotonic() > end:

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.places import BIN, KEY, KUBECONFIG, NODE, ROOT
+from tests.cluster.places import BIN, KEY, KUBECONFIG, NODE, ROOT, SLOWNESS
 
 PACKAGES = "containerd runc containernetworking-plugins iptables conntrack iproute2 openssl buildah debootstrap"
 COMMANDS = "containerd runc iptables conntrack ip openssl nsenter unshare go buildah debootstrap"
@@ -345,7 +345,8 @@ def kubectl(*arguments: str, check: bool = True, given: str | None = None) -> su
 
 
 def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
-    """Asks until the condition holds; raises TimeoutError, and says for what, where it does not in time."""
+    """Asks until the condition holds; raises TimeoutError, and says for what, where it does not in time, SLOWNESS included."""
+    seconds *= SLOWNESS
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
