@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pipeline import storage
 from pipeline.dropped import READY, ZIP
-from steps.errors import StorageUnavailable
+from steps.runtime.errors import StorageUnavailable
 
 RULE = "sixview-"
 

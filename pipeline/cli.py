@@ -17,10 +17,10 @@ from pipeline import flags
 from pipeline.remote import Remote, remote
 from pipeline.terminal import explained
 from pipeline.weights import commands as weights
-from steps import contracts
-from steps.contracts import MODELS, RIGS, Nvdiffrec, Reconviagen, Sample, Step
-from steps.errors import StepError, ValidationFailed
-from steps.files import read_json, write_json
+from steps.runtime import contract
+from steps.runtime.contract import MODELS, RIGS, Nvdiffrec, Reconviagen, Sample, Step
+from steps.runtime.errors import StepError, ValidationFailed
+from steps.runtime.files import read_json, write_json
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -158,7 +158,7 @@ def show_rig(
         raise SystemExit(refused(error, as_json)) from None
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        parameters = contracts.Validate(
+        parameters = contract.Validate(
             out=work / "scene",
             outputs=work / "outputs",
             input=input.absolute(),
@@ -166,7 +166,7 @@ def show_rig(
             rig=chosen["rig"],
             picture=picture is not None,
         )
-        words = [sys.executable, "-m", "steps.validate", *contracts.arguments(parameters)]
+        words = [sys.executable, "-m", "steps.validate", *contract.arguments(parameters)]
         code = subprocess.run(words, stderr=subprocess.DEVNULL, check=False).returncode
         if code:
             _untold(work / "outputs", save, as_json)
@@ -253,8 +253,8 @@ def render(cpu: bool, insecure: bool, **chosen: Any) -> None:
 def sample(dir: Path, depth_bits: str, **chosen: Any) -> None:
     """Write an input set of a known object into DIR, with its cameras (unless a real capture is wanted) and the true mesh."""
     with tempfile.TemporaryDirectory() as outputs:
-        parameters = contracts.Sample(out=dir.absolute(), outputs=Path(outputs), depth_bits=int(depth_bits), **chosen)
-        words = [sys.executable, "-m", "steps.sample", *contracts.arguments(parameters)]
+        parameters = contract.Sample(out=dir.absolute(), outputs=Path(outputs), depth_bits=int(depth_bits), **chosen)
+        words = [sys.executable, "-m", "steps.sample", *contract.arguments(parameters)]
         code = subprocess.run(words, stderr=subprocess.DEVNULL, check=False).returncode
         if code:
             explained(read_json(Path(outputs) / "failure.json"))

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from pipeline import reading, retries
 from pipeline.reading import mapping, sequence, text
-from steps.errors import ClusterUnavailable, ValidationFailed
+from steps.runtime.errors import ClusterUnavailable, ValidationFailed
 
 Workflow = dict[str, Any]
 OURS = "app.kubernetes.io/name=sixview"

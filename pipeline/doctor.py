@@ -10,8 +10,8 @@ from pipeline.clusters import UNFINISHED, Cluster, Kubernetes
 from pipeline.gateway import health
 from pipeline.installation import Finding, Reader
 from pipeline.reading import mapping
-from steps.errors import StepError
-from steps.options import JOB_OPTIONS, SET, wrong
+from steps.runtime.errors import StepError
+from steps.runtime.options import JOB_OPTIONS, SET, wrong
 
 RIGHTS = (  # what the CLI needs: verb, group, resource
     ("create", "argoproj.io", "workflows"),

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipeline import ids, storage
+from pipeline.clients import json_text
 from pipeline.storage import DROPS
-from steps.errors import ValidationFailed
-from steps.formats import json_text
+from steps.runtime.errors import ValidationFailed
 
 READY, ZIP = "/_READY.json", ".zip"
 MARKS = ("_DONE.json", "_FAILED.json")

@@ -6,11 +6,11 @@ import hashlib
 from typing import Any
 
 from pipeline import jobs, storage
+from pipeline.clients import json_text
 from pipeline.dropped import ZIP, Drop, text_of
 from pipeline.storage import DROPS
-from steps.errors import FileTooLarge, InvalidFileCount, ValidationFailed
-from steps.formats import json_text
-from steps.formats.inputs import FIELDS, MAX_BYTES, named_as_cameras, shown
+from steps.io.input_set import FIELDS, MAX_BYTES, named_as_cameras, shown
+from steps.runtime.errors import FileTooLarge, InvalidFileCount, ValidationFailed
 
 MOST_FILES = 100
 MOST_ZIP_BYTES = 13 * MAX_BYTES

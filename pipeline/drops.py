@@ -27,8 +27,8 @@ from pipeline.clusters import Cluster, Workflow, connect
 from pipeline.dropped import MARKS, ZIP, Drop, name_of, text_of
 from pipeline.storage import DROPS
 from pipeline.views import PREFIX
-from steps.errors import ClusterUnavailable, StepError, StorageUnavailable, UnknownError, ValidationFailed
-from steps.formats.inputs import shown
+from steps.io.input_set import shown
+from steps.runtime.errors import ClusterUnavailable, StepError, StorageUnavailable, UnknownError, ValidationFailed
 
 TRIES = 3
 PAUSE_SECONDS = 2.0

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import jobs, storage
-from steps.errors import DiskFull, StorageUnavailable
+from steps.runtime.errors import DiskFull, StorageUnavailable
 
 CHUNK = 1 << 20
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from steps.contracts import Step
-from steps.options import JOB_OPTIONS, Option
+from steps.runtime.contract import Step
+from steps.runtime.options import JOB_OPTIONS, Option
 
 Decorator = Callable[[Any], Any]
 

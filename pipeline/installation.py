@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline import pending, placement
 from pipeline.clusters import Kubernetes
-from steps.options import PRIORITIES
+from steps.runtime.options import PRIORITIES
 
 AGAIN = "Install the chart again, with the same values: it makes what is missing."
 

@@ -19,7 +19,8 @@ from urllib.parse import unquote
 from pipeline import reading, records, retries, storage, views, workflows
 from pipeline.clusters import FINISHED, UNFINISHED, Cluster, Conflict, Expired, Workflow
 from pipeline.views import ASKED, OWNER, PREFIX, SOURCE, View
-from steps.errors import (
+from steps.io import input_set
+from steps.runtime.errors import (
     Cancelled,
     ClusterUnavailable,
     IncompleteResults,
@@ -29,8 +30,7 @@ from steps.errors import (
     JobNotReady,
     ValidationFailed,
 )
-from steps.formats import inputs
-from steps.options import refusal, wrong
+from steps.runtime.options import refusal, wrong
 
 BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}")
 MOST_ADDRESS = 1100  # characters; a key in S3 has 1024 bytes at most
@@ -102,7 +102,7 @@ def upload(source: Path, job: str) -> str:
     if source.is_file():
         storage.upload(source, f"{base}/set.zip")
         return f"{base}/set.zip"
-    found = inputs.opened(source)
+    found = input_set.opened(source)
     for entry in [*found.cameras, *found.pictures]:
         if entry.source and not entry.problem:
             storage.upload(entry.source, f"{base}/{entry.path.as_posix()}")

@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline import records, report, storage, views, workflows
 from pipeline.clusters import FINISHED, UNFINISHED, Kubernetes
-from steps.errors import Cancelled
+from steps.runtime.errors import Cancelled
 
 UNTOLD = f"{FINISHED},!{report.PREFIX}status"  # ended, and no exit handler has labelled them
 KEPT_METADATA = ("name", "namespace", "uid", "creationTimestamp", "labels", "annotations")

@@ -23,13 +23,13 @@ from typing import IO, Any
 
 from pipeline.progress import Display
 from pipeline.reuse import Task, is_done, key_of, publish, remove
-from steps import contracts, reporter
-from steps.attempts import COMPLETED
-from steps.attempts import read as earlier
-from steps.contracts import JOB_SECONDS, Nvdiffrec, Package, Preview, Quality, Reconviagen, Step, Validate
-from steps.errors import Interrupted, ModelVramOom, Record, UnknownError, ValidationFailed, as_record, by_code
-from steps.files import read_json, read_text, tree_digests, write_json
-from steps.processes import end_session
+from steps.runtime import contract, reporter
+from steps.runtime.attempts import COMPLETED
+from steps.runtime.attempts import read as earlier
+from steps.runtime.contract import JOB_SECONDS, Nvdiffrec, Package, Preview, Quality, Reconviagen, Step, Validate
+from steps.runtime.errors import Interrupted, ModelVramOom, Record, UnknownError, ValidationFailed, as_record, by_code
+from steps.runtime.files import read_json, read_text, tree_digests, write_json
+from steps.runtime.processes import end_session
 
 POLL_SECONDS = 0.1
 LOCK_SECONDS = 10.0
@@ -38,7 +38,7 @@ PUBLISHED = ("result.zip", "report", "outputs.json")
 
 @dataclass(frozen=True)
 class Options:
-    """What a user asks of a job. See the fields of the same name in steps.contracts."""
+    """What a user asks of a job. See the fields of the same name in steps.runtime.contract."""
 
     input: Path
     out: Path
@@ -134,7 +134,7 @@ class Job:
 
     def prepare(self) -> None:
         """Takes away what an older run published at the top: it must not be taken for this run's result."""
-        for name in (*PUBLISHED, *contracts.MODELS):
+        for name in (*PUBLISHED, *contract.MODELS):
             remove(self.options.out / name)
         (self.state / "done").mkdir(exist_ok=True)
         write_json(
@@ -342,7 +342,7 @@ class Job:
         outputs = task.parameters.outputs
         shutil.rmtree(outputs, ignore_errors=True)
         outputs.mkdir(parents=True)
-        command = [sys.executable, "-m", f"steps.{task.step}", *contracts.arguments(task.parameters)]
+        command = [sys.executable, "-m", f"steps.{task.step}", *contract.arguments(task.parameters)]
         with (
             open(self.state / "outputs" / f"{task.name}.stderr", "wb") as errors,
             self.display.step(task.name) as shown,

@@ -9,7 +9,7 @@ from pipeline.clusters import Cluster
 from pipeline.report import step_nodes
 from pipeline.retries import pod_name
 from pipeline.views import PREFIX, folder_of
-from steps.errors import JobNotFound, ValidationFailed
+from steps.runtime.errors import JobNotFound, ValidationFailed
 
 
 def of_job(

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipeline import placement, workflows
-from steps.errors import ConfigurationError, ImageUnavailable, Unschedulable
+from steps.runtime.errors import ConfigurationError, ImageUnavailable, Unschedulable
 
 IMAGE = (
     "ErrImagePull",

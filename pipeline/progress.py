@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from steps.errors import Record
+from steps.runtime.errors import Record
 
 
 class StepLine:

@@ -12,7 +12,7 @@ import re
 from datetime import UTC, datetime
 from typing import Any
 
-from steps.errors import Record, UnknownError
+from steps.runtime.errors import Record, UnknownError
 
 DEEPEST = 50  # levels of nesting that are read; Argo's own objects have about 20
 MOST_TEXT = 4096  # characters of a message, an address, a label

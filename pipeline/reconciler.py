@@ -24,7 +24,7 @@ from pipeline.pending import Wait
 from pipeline.reading import decoded, mapping, moment
 from pipeline.report import ENDED_BY, PREFIX
 from pipeline.views import WAITING
-from steps.errors import ConfigurationError, ImageUnavailable, Unschedulable, by_code
+from steps.runtime.errors import ConfigurationError, ImageUnavailable, Unschedulable, by_code
 
 WORKFLOW = "workflows.argoproj.io/workflow"
 RUNNING = "app.kubernetes.io/name=sixview,workflows.argoproj.io/phase=Running"

@@ -15,7 +15,7 @@ import click
 
 from pipeline import flags
 from pipeline.terminal import explained
-from steps.errors import StepError
+from steps.runtime.errors import StepError
 
 if TYPE_CHECKING:
     from pipeline.clusters import Cluster
@@ -59,7 +59,7 @@ def refused(error: StepError) -> int:
 def store_trouble(error: Exception) -> int:
     """boto3's errors in our words; anything else is a fault of this program."""
     from pipeline import store_words
-    from steps.errors import StorageUnavailable, UnknownError
+    from steps.runtime.errors import StorageUnavailable, UnknownError
 
     if type(error).__module__.startswith(("botocore", "boto3", "minio", "urllib3")):
         what, advice = store_words.explained(error)
@@ -150,7 +150,7 @@ def submit(input: str, parameters: tuple[str, ...], template: str, wait: bool, a
 def s3_source(address: str) -> str:
     """An address that exists, where we can see that."""
     from pipeline import jobs, storage
-    from steps.errors import ValidationFailed
+    from steps.runtime.errors import ValidationFailed
 
     bucket, key = jobs.source(address)
     if bucket == storage.bucket() and not any(storage.listed(key)):
@@ -162,9 +162,9 @@ def s3_source(address: str) -> str:
 
 def check_locally(path: Path) -> None:
     """Bad input costs a second here, and no GPU there."""
-    from steps.formats import checks
+    from steps.io import input_checks
 
-    checks.check_set(path)
+    input_checks.check_set(path)
 
 
 def given_parameters(pairs: tuple[str, ...]) -> dict[str, str]:
@@ -228,7 +228,7 @@ def told(view: dict[str, Any]) -> None:
 
 def exit_code(view: dict[str, Any]) -> int:
     """0, or the one that the failed step had."""
-    from steps.errors import UnknownError, by_code
+    from steps.runtime.errors import UnknownError, by_code
 
     return by_code().get(view["error"]["code"], UnknownError).exit_code if view["error"] else 0
 

@@ -17,8 +17,8 @@ from typing import Any
 from pipeline import pending, reading, workflows
 from pipeline import pod_messages as says
 from pipeline.reading import MOST_RECORD, mapping, text
-from steps.contracts import FIRST_STAGE, MODELS
-from steps.errors import (
+from steps.runtime.contract import FIRST_STAGE, MODELS
+from steps.runtime.errors import (
     OOM_TYPES,
     Cancelled,
     ConfigurationError,
@@ -37,7 +37,7 @@ from steps.errors import (
     ValidationFailed,
     by_code,
 )
-from steps.options import SET, refusal, wrong
+from steps.runtime.options import SET, refusal, wrong
 
 Node = dict[str, Any]
 # what the exit handler's node shows, and what stands there where there is nothing to say

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipeline import workflows
-from steps.errors import ValidationFailed
+from steps.runtime.errors import ValidationFailed
 
 FORGOTTEN_LABELS = ("workflows.argoproj.io/completed",)
 PHASE = "workflows.argoproj.io/phase"  # label; the controller sets it where the phase changes, and here none does

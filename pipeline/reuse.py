@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from steps.contracts import Step
-from steps.files import program, sha256, tree_digests
-from steps.formats.inputs import FIELDS
+from steps.io.input_set import FIELDS
+from steps.runtime.contract import Step
+from steps.runtime.files import program, sha256, tree_digests
 
 _PLACE = {
     "out",

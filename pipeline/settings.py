@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 
 from pipeline.resources import MOST_MEMORY_MIB, SIZES, Size
-from steps.contracts import JOB_SECONDS, MODELS
+from steps.runtime.contract import JOB_SECONDS, MODELS
 
 PODS = ("validate", *MODELS, "quality", "preview", "package")
 SLIM = ("package",)  # needs neither torch nor compiled kernels

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from steps.options import JOB_OPTIONS, MOST_CHARACTERS
+from steps.runtime.options import JOB_OPTIONS, MOST_CHARACTERS
 
 INVALID = "invalid"  # what a step gets for a value that has no place in a command; no option takes it
 MOST_OPTIONS = 65536  # characters of all options together

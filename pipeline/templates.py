@@ -28,9 +28,9 @@ from pipeline.resources import CONTROL, GROWTH, SIDECAR
 from pipeline.settings import Settings
 from pipeline.storage import key_of
 from pipeline.substitution import address_part, all_options, chosen, option, tag, whole, words
-from steps.contracts import MODELS, OUTPUTS, STEPS, arguments
-from steps.errors import DiskFull, GpuUnavailable, Interrupted, Killed, ModelOom
-from steps.options import PRIORITIES
+from steps.runtime.contract import MODELS, OUTPUTS, STEPS, arguments
+from steps.runtime.errors import DiskFull, GpuUnavailable, Interrupted, Killed, ModelOom
+from steps.runtime.options import PRIORITIES
 
 # How Argo ends a container. By itself it signals the first process alone, which may lose the signal before it listens, and cannot
 # be killed from within: so every other process is signalled too

@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from pipeline.reading import mapping, sequence, text
-from steps.errors import Record
-from steps.formats.inputs import shown
+from steps.io.input_set import shown
+from steps.runtime.errors import Record
 
 
 def printable(text: str) -> str:

@@ -18,8 +18,8 @@ from pipeline.report import (
     tasks_phase,
     warnings_of,
 )
-from steps.contracts import MODELS
-from steps.errors import Record
+from steps.runtime.contract import MODELS
+from steps.runtime.errors import Record
 
 PREFIX = ids.PREFIX
 FOLDER = "sixview.dev/folder"  # label of workflows whose template writes into folders that have their uid in the name

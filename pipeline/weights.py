@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
-from steps.errors import StepError
-from steps.formats import weights
+from steps.io import weights_manifest
+from steps.runtime.errors import StepError
 
 FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
 
@@ -36,9 +36,9 @@ def commands() -> None:
 def verify(dir: Path) -> None:
     """Compare every file in DIR with its manifest, weights.json, by size and SHA-256."""
     with told_plainly():
-        manifest = weights.checked(dir)
+        manifest = weights_manifest.checked(dir)
     size = sum(item["bytes"] for item in manifest["files"])
-    click.echo(f"{len(manifest['files'])} files, {size / 2**20:.1f} MiB: all as in {weights.FILE}")
+    click.echo(f"{len(manifest['files'])} files, {size / 2**20:.1f} MiB: all as in {weights_manifest.FILE}")
     for name, part in manifest["parts"].items():
         click.echo(f"{name}: {part['source']} at {part['revision']}; licence: {part['licence']}")
 
@@ -55,12 +55,14 @@ def verify(dir: Path) -> None:
 def lock(dir: Path, revisions: tuple[str, ...]) -> None:
     """Write weights.json for what is in DIR now: every file's size and SHA-256, every part's source, revision and licence."""
     told = dict(pair.partition("=")[::2] for pair in revisions)
-    unknown = sorted(set(told) - set(weights.PARTS))
+    unknown = sorted(set(told) - set(weights_manifest.PARTS))
     if unknown:
-        raise click.BadParameter(f"there is no part {', '.join(unknown)}; the parts are {', '.join(weights.PARTS)}")
+        raise click.BadParameter(
+            f"there is no part {', '.join(unknown)}; the parts are {', '.join(weights_manifest.PARTS)}"
+        )
     with told_plainly():
-        manifest = weights.lock(dir, told)
-    click.echo(f"{dir / weights.FILE}: {len(manifest['files'])} files")
+        manifest = weights_manifest.lock(dir, told)
+    click.echo(f"{dir / weights_manifest.FILE}: {len(manifest['files'])} files")
     for name, part in manifest["parts"].items():
-        if part["revision"] == weights.UNKNOWN:
+        if part["revision"] == weights_manifest.UNKNOWN:
             click.echo(f"{name}: its revision is not known; tell it with --revision {name}=REVISION")

@@ -12,8 +12,8 @@ from pipeline.settings import Settings
 from pipeline.substitution import any_of, chosen
 from pipeline.templates import MOUNTS
 from pipeline.views import FOLDER
-from steps.contracts import MODELS
-from steps.options import JOB_OPTIONS
+from steps.runtime.contract import MODELS
+from steps.runtime.options import JOB_OPTIONS
 
 LOOKS = {model: tuple(f"{model}-{part}" for part in ("quality", "preview")) for model in MODELS}
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from steps.runner import share_the_cores
+from steps.runtime.supervisor import share_the_cores
 
 share_the_cores()
 CI = bool(os.environ.get("CI"))

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from steps.contracts import VIEW_NAMES
-from steps.files import read_json
+from steps.runtime.contract import VIEW_NAMES
+from steps.runtime.files import read_json
 
 Random = np.random.Generator
 FIELDS = ("multi_views", "depth_renders")

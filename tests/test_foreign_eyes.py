@@ -13,7 +13,7 @@ import pytest
 import trimesh
 from PIL import Image
 
-from steps.formats import meshes
+from steps.io import mesh_files
 from tests.conftest import Finished, need
 from tests.foreign import f3d_picture, mitsuba_pictures
 from tests.formats.test_meshes import khronos_issues
@@ -53,7 +53,7 @@ def test_mitsuba_scores_the_glb_as_we_do(unzipped: Path, duck: Path) -> None:
 @pytest.mark.parametrize("name", ["mesh.obj", "mesh.ply", "mesh.glb"])
 def test_trimesh_finds_the_texture_beside_every_format(unzipped: Path, name: str) -> None:
     loaded = trimesh.load_mesh(unzipped / name, process=False)
-    expected = meshes.load(unzipped)
+    expected = mesh_files.load(unzipped)
     colours = loaded.visual.to_color().vertex_colors[:, :3]
     size = len(expected.texture)
     columns = np.clip((np.asarray(loaded.visual.uv)[:, 0] * size).astype(int), 0, size - 1)

@@ -9,61 +9,69 @@ from pathlib import Path
 
 import pytest
 
-from steps import contracts
 from steps.geometry import cameras
+from steps.runtime import contract
 
 ROOT = Path(__file__).parent.parent
 STEPS = ["validate", "reconviagen", "nvdiffrec", "quality", "preview", "package", "sample"]
-SHARED = {"contracts", "errors", "files", "memory", "options", "processes", "reporter", "runner"}
-# room: the rooms of `steps` it may import from
+# layer of `steps`, or a module of one with rules of its own: what of `steps` it may import
 ALLOWED = {
-    "attempts": {"errors", "files"},
-    "contracts": {"errors", "options"},
-    "errors": set(),
-    "files": set(),
-    "memory": set(),
-    "options": {"errors"},
-    "processes": set(),
-    "reporter": {"contracts", "errors", "files", "memory"},
-    "runner": {"contracts", "errors", "files", "memory", "options", "processes", "reporter"},
-    "formats": {
-        "errors",
-        "files",
-        "formats",
+    "runtime.attempts": {"runtime.errors", "runtime.files"},
+    "runtime.contract": {"runtime.errors", "runtime.options"},
+    "runtime.errors": set(),
+    "runtime.files": set(),
+    "runtime.memory": set(),
+    "runtime.options": {"runtime.errors"},
+    "runtime.processes": set(),
+    "runtime.reporter": {"runtime.contract", "runtime.errors", "runtime.files", "runtime.memory"},
+    "runtime.supervisor": {
+        "runtime.contract",
+        "runtime.errors",
+        "runtime.files",
+        "runtime.memory",
+        "runtime.options",
+        "runtime.processes",
+        "runtime.reporter",
+    },
+    "runtime": set(),
+    "io": {
+        "runtime.errors",
+        "runtime.files",
+        "io",
         "geometry.cameras",
         "geometry.depth_curve",
         "geometry.frame",
-        "geometry.shading",
+        "geometry.pbr",
     },
-    "geometry": {"errors", "geometry"},
-    "baseline": {"errors", "formats", "geometry"},
+    "compute": {"compute"},
+    "geometry": {"compute", "geometry"},
+    "raster": {"compute", "geometry", "raster"},
+    "calibration": {"compute", "geometry", "calibration"},
+    "fusion": {"runtime.errors", "compute", "geometry", "raster", "fusion"},
+    "fusion.reconstruct": {"runtime.errors", "io", "compute", "geometry", "fusion", "texturing"},
+    "texturing": {"runtime.errors", "compute", "geometry", "raster", "texturing"},
+    "registration": {"runtime.errors", "compute", "geometry", "registration"},
     **{
         step: {
-            "attempts",
-            "baseline",
-            "contracts",
-            "errors",
-            "files",
-            "formats",
+            "runtime.attempts",
+            "runtime.contract",
+            "runtime.errors",
+            "runtime.files",
+            "runtime.reporter",
+            "io",
+            "compute",
             "geometry",
-            "reporter",
-            "runner",
+            "raster",
+            "calibration",
+            "fusion",
+            "texturing",
+            "registration",
             step,
         }
         for step in STEPS
     },
+    **{f"{step}.__main__": {"runtime.supervisor"} for step in STEPS},
 }
-STANDARD_LIBRARY_ONLY = [
-    "attempts",
-    "contracts",
-    "errors",
-    "files",
-    "memory",
-    "options",
-    "processes",
-    "reporter",
-    "runner",
-]
 
 
 def imports(path: Path) -> set[str]:
@@ -76,35 +84,42 @@ def imports(path: Path) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("room", ALLOWED)
-def test_a_room_of_steps_imports_only_from_the_rooms_it_may(room: str) -> None:
-    path = ROOT / "steps" / room
-    for file in path.rglob("*.py") if path.is_dir() else [path.with_suffix(".py")]:
+def layer_of(module: str) -> str:
+    """The most particular entry of ALLOWED that a module of `steps` stands under."""
+    return max((a for a in ALLOWED if f"{module}.".startswith(f"{a}.")), key=len, default="")
+
+
+@pytest.mark.parametrize("layer", ALLOWED)
+def test_a_layer_of_steps_imports_only_from_the_layers_it_may(layer: str) -> None:
+    files = [f for f in (ROOT / "steps").rglob("*.py") if layer_of(module_of(f)) == layer]
+    assert files
+    for file in files:
         inner = [n.removeprefix("steps.") for n in imports(file) if n.startswith("steps.")]
-        wrong = [n for n in inner if not any(n == a or n.startswith(a + ".") for a in ALLOWED[room])]
+        wrong = [n for n in inner if not any(n == a or n.startswith(a + ".") for a in ALLOWED[layer])]
         assert not wrong, f"{file.relative_to(ROOT)} imports {wrong}"
         assert not [n for n in imports(file) if n.startswith("pipeline")]
 
 
-def test_pipeline_imports_only_the_light_rooms_of_steps() -> None:
-    allowed = (
-        "steps.attempts",
-        "steps.contracts",
-        "steps.errors",
-        "steps.files",
-        "steps.formats",
-        "steps.options",
-        "steps.processes",
-    )
+def test_all_that_steps_hold_is_of_a_layer() -> None:
+    files = [f for f in (ROOT / "steps").rglob("*.py") if f != ROOT / "steps" / "__init__.py"]
+    assert not [f for f in files if not layer_of(module_of(f))]
+
+
+def module_of(file: Path) -> str:
+    """steps/io/png.py as `io.png`, and steps/io/__init__.py as `io`."""
+    return ".".join(file.relative_to(ROOT / "steps").with_suffix("").parts).removesuffix(".__init__")
+
+
+def test_pipeline_imports_only_the_light_layers_of_steps() -> None:
+    allowed = ("steps.runtime.", "steps.io.")
     for file in (ROOT / "pipeline").rglob("*.py"):
         wrong = [n for n in imports(file) if n.startswith("steps.") and not n.startswith(allowed)]
-        wrong = [n for n in wrong if n not in {f"steps.{room}" for room in SHARED}]
         assert not wrong, f"{file.relative_to(ROOT)} imports {wrong}"
 
 
-@pytest.mark.parametrize("module", STANDARD_LIBRARY_ONLY)
-def test_what_every_pod_loads_first_needs_the_standard_library_alone(module: str) -> None:
-    names = {n.split(".")[0] for n in imports(ROOT / "steps" / f"{module}.py")}
+@pytest.mark.parametrize("file", sorted((ROOT / "steps" / "runtime").glob("*.py")), ids=lambda file: file.stem)
+def test_what_every_pod_loads_first_needs_the_standard_library_alone(file: Path) -> None:
+    names = {n.split(".")[0] for n in imports(file)}
     assert names <= set(sys.stdlib_module_names) | {"steps"}
 
 
@@ -119,13 +134,15 @@ def test_validate_package_and_the_command_start_without_the_heavy_libraries(modu
     assert not loaded_by(f"import {module}") & {"torch", "numba", "scipy", "skimage", "xatlas"}
 
 
-@pytest.mark.parametrize("module", ["reconviagen.run", "quality.run", "preview.run", "baseline", "geometry.antialias"])
+@pytest.mark.parametrize(
+    "module", ["reconviagen.run", "quality.run", "preview.run", "fusion.reconstruct", "raster.antialias"]
+)
 def test_only_the_differentiable_model_loads_torch(module: str) -> None:
     assert "torch" not in loaded_by(f"import steps.{module}")
 
 
 def test_the_contract_and_the_rig_name_the_same_views() -> None:
-    assert contracts.VIEW_NAMES == cameras.VIEW_NAMES
+    assert contract.VIEW_NAMES == cameras.VIEW_NAMES
 
 
 def test_the_command_s_help_does_not_even_load_numpy() -> None:

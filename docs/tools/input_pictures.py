@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter, ImageOps
 
-from steps.contracts import VIEW_NAMES
+from steps.runtime.contract import VIEW_NAMES
 
 FOLDER = Path(__file__).parent.parent / "images"
 SIDE, GAP, FRAME = 150, 8, 4

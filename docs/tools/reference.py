@@ -20,9 +20,9 @@ import yaml
 from pipeline.cli import main as command_line
 from pipeline.gateway import app, errors
 from pipeline.gateway.asking import Options
-from steps import contracts
-from steps.errors import OOM_TYPES, STAGES, StepError, by_code
-from steps.options import JOB_OPTIONS, KINDS, Option
+from steps.runtime import contract
+from steps.runtime.errors import OOM_TYPES, STAGES, StepError, by_code
+from steps.runtime.options import JOB_OPTIONS, KINDS, Option
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / "docs" / "reference"
@@ -293,32 +293,32 @@ def steps() -> str:
             ((code(n), code(o.default), cell(o.allowed()), cell(o.text)) for n, o in JOB_OPTIONS.items()),
         ),
         "## Flags that every step has\n",
-        flags_of(contracts.Step, set()),
+        flags_of(contract.Step, set()),
     ]
-    shared = {field.name for field in dataclasses.fields(contracts.Step)}
-    for name, step in contracts.STEPS.items():
+    shared = {field.name for field in dataclasses.fields(contract.Step)}
+    for name, step in contract.STEPS.items():
         parts += [
             f"## {name}\n",
-            f"{cell(step.__doc__)} First stage: `{contracts.FIRST_STAGE[name]}`. The folder `--out` always holds "
-            f"`{contracts.RESULT_FILE[name]}`.\n",
+            f"{cell(step.__doc__)} First stage: `{contract.FIRST_STAGE[name]}`. The folder `--out` always holds "
+            f"`{contract.RESULT_FILE[name]}`.\n",
             flags_of(step, shared),
         ]
     parts += [
         "## Values that a step reports\n",
         "One small file each in `--outputs`; in Argo they are the node's output parameters. After a failure `failure.json` lies",
         "beside them, and always `stages.json` and `log.txt`.\n",
-        table(("value", "where there is nothing to say"), ((code(n), code(v)) for n, v in contracts.OUTPUTS.items())),
+        table(("value", "where there is nothing to say"), ((code(n), code(v)) for n, v in contract.OUTPUTS.items())),
         "## Stages\n",
         "`stage` and a failure's `pipeline_stage` are one of " + ", ".join(map(code, STAGES)) + ".\n",
     ]
     return "\n".join(parts)
 
 
-def flags_of(step: type[contracts.Step], without: set[str]) -> str:
+def flags_of(step: type[contract.Step], without: set[str]) -> str:
     """The table of a step's flags."""
     hints = typing.get_type_hints(step)
     rows = (
-        (code(contracts.flag(f.name)), *allowed_of(f, hints[f.name]), cell(f.metadata["help"]))
+        (code(contract.flag(f.name)), *allowed_of(f, hints[f.name]), cell(f.metadata["help"]))
         for f in dataclasses.fields(step)
         if f.name not in without
     )
@@ -342,7 +342,7 @@ def allowed_of(field: dataclasses.Field[Any], hint: Any) -> tuple[str, str]:
 
 def error_codes() -> str:
     """Every code, of steps and jobs and of the HTTP service."""
-    own = {name: kind for name, kind in by_code().items() if kind.__module__ == "steps.errors"}
+    own = {name: kind for name, kind in by_code().items() if kind.__module__ == "steps.runtime.errors"}
     alone = [errors.Unauthorized, errors.NotFound, errors.RequestTooLarge, errors.RateLimited]
     parts = [
         "# Error codes\n",

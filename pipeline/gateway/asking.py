@@ -17,7 +17,7 @@ from pipeline.gateway.errors import RateLimited, Unauthorized
 from pipeline.gateway.tokens import Client, Pace, Tokens
 from pipeline.gateway.watching import Watched
 from pipeline.views import View
-from steps.errors import ClusterUnavailable, JobNotFound, StorageUnavailable
+from steps.runtime.errors import ClusterUnavailable, JobNotFound, StorageUnavailable
 
 AWAY = (ClusterUnavailable, StorageUnavailable)
 

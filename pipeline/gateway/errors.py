@@ -12,7 +12,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from steps.errors import (
+from steps.io.input_set import shown
+from steps.runtime.errors import (
     BadInput,
     ClusterUnavailable,
     JobExpired,
@@ -24,7 +25,6 @@ from steps.errors import (
     UnknownError,
     ValidationFailed,
 )
-from steps.formats.inputs import shown
 
 
 class Unauthorized(OutsideError):

@@ -12,7 +12,7 @@ from typing import Any
 from fastapi.responses import RedirectResponse, Response, StreamingResponse
 
 from pipeline import storage
-from steps.errors import IncompleteResults
+from steps.runtime.errors import IncompleteResults
 
 CHUNK = 1 << 18
 LINK_SECONDS = 3600

@@ -16,8 +16,8 @@ from pipeline.gateway import errors, results
 from pipeline.gateway.asking import AWAY, Asker, Shared, find
 from pipeline.gateway.errors import RateLimited, Unauthorized, documented
 from pipeline.views import PREFIX, View
-from steps.contracts import MODELS
-from steps.errors import (
+from steps.runtime.contract import MODELS
+from steps.runtime.errors import (
     ClusterUnavailable,
     IncompleteResults,
     JobExpired,

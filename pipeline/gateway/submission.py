@@ -14,14 +14,14 @@ from pydantic import BaseModel, ConfigDict, StrictFloat, StrictInt, StrictStr
 from starlette.requests import ClientDisconnect
 
 from pipeline import ids, jobs, storage
+from pipeline.clients import json_text
 from pipeline.gateway import metrics, uploads
 from pipeline.gateway.asking import AWAY, Asker, Gateway, Shared
 from pipeline.gateway.errors import RateLimited, RequestTooLarge, Unauthorized, documented
 from pipeline.gateway.tokens import ANYBODY, Client
 from pipeline.views import View
-from steps.contracts import MODELS
-from steps.errors import FileTooLarge, InvalidFileCount, InvalidFileFormat, JobNotFound, ValidationFailed
-from steps.formats import json_text
+from steps.runtime.contract import MODELS
+from steps.runtime.errors import FileTooLarge, InvalidFileCount, InvalidFileFormat, JobNotFound, ValidationFailed
 
 BAD_INPUT = (InvalidFileCount, FileTooLarge, InvalidFileFormat, ValidationFailed)
 router = APIRouter()

@@ -14,17 +14,17 @@ from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import parse_options_header
 
 from pipeline import storage
-from steps.contracts import VIEW_NAMES
-from steps.errors import BadInput, FileTooLarge, InvalidFileCount, ValidationFailed
-from steps.formats import checks, inputs, png
-from steps.formats.checks import Fault
+from steps.io import input_checks, input_set, png
+from steps.io.input_checks import Fault
+from steps.runtime.contract import VIEW_NAMES
+from steps.runtime.errors import BadInput, FileTooLarge, InvalidFileCount, ValidationFailed
 
 FIELDS = {"views": "multi_views", "depth_renders": "depth_renders"}  # as clients call them -> as sets do
 CAMERAS = "cameras"
 MOST_TEXT = 65536
 MOST_PARTS = 40
 MOST_HEADER = 8192  # of one line
-MOST_BODY = 12 * inputs.MAX_BYTES + (2 << 20)
+MOST_BODY = 12 * input_set.MAX_BYTES + (2 << 20)
 IDLE_SECONDS = 60.0
 IN_MEMORY = 65536  # of a file; the rest goes to disk
 
@@ -45,7 +45,9 @@ class Part:
 
     @property
     def limit(self) -> int:
-        return inputs.MAX_BYTES if self.name in FIELDS else inputs.MAX_CAMERAS_BYTES if self.is_file else MOST_TEXT
+        return (
+            input_set.MAX_BYTES if self.name in FIELDS else input_set.MAX_CAMERAS_BYTES if self.is_file else MOST_TEXT
+        )
 
     def add(self, data: bytes) -> None:
         self.size += len(data)
@@ -177,7 +179,7 @@ async def _place(part: Part, arrived: Set) -> None:
             arrived.texts[part.name] = part.text()
             return
         field_name = FIELDS.get(part.name, CAMERAS)
-        shown = inputs.shown(part.filename or part.name)[:200]
+        shown = input_set.shown(part.filename or part.name)[:200]
         try:
             shape = _checked(part)
         except BadInput as error:
@@ -220,17 +222,17 @@ def _key(part: Part, arrived: Set) -> str:
 
 def view_of(field_name: str, filename: str) -> int | None:
     """The view that a client's file name tells. Folders in front of it do not matter."""
-    return inputs.view_index(FIELDS[field_name], filename.replace("\\", "/").rpartition("/")[2], VIEW_NAMES)
+    return input_set.view_index(FIELDS[field_name], filename.replace("\\", "/").rpartition("/")[2], VIEW_NAMES)
 
 
 async def settle(arrived: Set) -> str:
     """Gives every file its final name, unless it has it. Returns the set's address. Raises BadInput with every fault."""
-    checks.raise_all([*_counts(arrived), *arrived.faults, *_ambiguous(arrived), *_proportions(arrived)])
+    input_checks.raise_all([*_counts(arrived), *arrived.faults, *_ambiguous(arrived), *_proportions(arrived)])
     for name, keys in arrived.keys.items():
         given = arrived.names[name]
         if all(view_of(name, each) is not None for each in given):
             continue
-        first = inputs.first_number(FIELDS[name], given, VIEW_NAMES)  # kept, for validate to tell
+        first = input_set.first_number(FIELDS[name], given, VIEW_NAMES)  # kept, for validate to tell
         for index, key in zip(_order(arrived, name), keys, strict=True):
             await asyncio.to_thread(_rename, key, f"{arrived.base}/{FIELDS[name]}/view_{index + first}.png")
     return f"s3://{storage.bucket()}/{arrived.base}"
@@ -259,24 +261,24 @@ def _ambiguous(arrived: Set) -> list[Fault]:
     """Six names that each tell a view, and two of them the same one."""
     faults = []
     for name, given in arrived.names.items():
-        told = inputs.view_indices(FIELDS[name], given, VIEW_NAMES)
+        told = input_set.view_indices(FIELDS[name], given, VIEW_NAMES)
         for place, index in enumerate(told):
             if index is not None and None not in told and index in told[:place]:
                 error = ValidationFailed(f"stands for the view {VIEW_NAMES[index]}, as another file does")
-                faults.append(Fault(error, FIELDS[name], index, inputs.shown(given[place])[:200]))
+                faults.append(Fault(error, FIELDS[name], index, input_set.shown(given[place])[:200]))
     return faults
 
 
 def _proportions(arrived: Set) -> list[Fault]:
-    """As `checks.check_pairs`, where the files come in the same order: the whole check is validate's. A picture may lie on its
-    side, with a note in it of how it is to be turned."""
+    """As `input_checks.check_pairs`, where the files come in the same order: the whole check is validate's. A picture may lie on
+    its side, with a note in it of how it is to be turned."""
     if arrived.faults or _counts(arrived):
         return []
     faults = []
     ordered = {name: dict(zip(_order(arrived, name), shapes, strict=True)) for name, shapes in arrived.shapes.items()}
     for index, (w, h) in sorted(ordered["views"].items()):
         dw, dh = ordered["depth_renders"].get(index, (w, h))
-        if min(abs(w * dh - h * dw), abs(h * dh - w * dw)) > checks.ASPECT_TOLERANCE * w * dh:
+        if min(abs(w * dh - h * dw), abs(h * dh - w * dw)) > input_checks.ASPECT_TOLERANCE * w * dh:
             error = ValidationFailed(f"has {dw} x {dh} pixels, while the view has {w} x {h}: their proportions differ")
             faults.append(Fault(error, "depth_renders", index, f"depth_renders/{VIEW_NAMES[index]}"))
     return faults
@@ -284,5 +286,5 @@ def _proportions(arrived: Set) -> list[Fault]:
 
 def _order(arrived: Set, name: str) -> list[int]:
     """Which view each part is."""
-    told = inputs.view_indices(FIELDS[name], arrived.names[name], VIEW_NAMES)
+    told = input_set.view_indices(FIELDS[name], arrived.names[name], VIEW_NAMES)
     return [i for i in told if i is not None] if None not in told else list(range(len(told)))

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from steps.compute.kernels import for_bands, inlined, kernel
 from steps.geometry.crossings import Cells, boxes, cross, crossing_faces, sorted_into_cells
-from steps.geometry.kernels import for_bands, inlined, kernel
 from steps.geometry.soundness import twins
 
 Array = NDArray[Any]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from steps.geometry.kernels import check_indices, for_bands, inlined, kernel
+from steps.compute.kernels import check_indices, for_bands, inlined, kernel
 
 Array = NDArray[Any]
 ROUNDING = 1e-14  # of the cube of a pair's size: volumes below are no more than what doubles round away

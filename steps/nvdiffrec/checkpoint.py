@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from steps.formats.meshes import Mesh
+from steps.io.mesh_files import Mesh
 
 FORMAT = "sixview-checkpoint/2"
 HEADER = "header"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 
-from steps.reporter import Reporter
+from steps.runtime.reporter import Reporter
 
 WINDOW = 8  # iterations whose pace counts
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from steps.geometry import autograd, shading
+from steps.geometry import pbr
 from steps.nvdiffrec.targets import Target
+from steps.raster import torch_ops
 
 
 @dataclass(frozen=True)
@@ -60,13 +61,13 @@ def picture(surface: Surface, look: Look, target: Target, samples: int) -> Tenso
     camera = target.camera
     size = camera.height * samples, camera.width * samples
     pos = homogeneous(surface.positions) @ target.clip.T
-    rast, _ = autograd.rasterize(pos, surface.tri, size, with_db=False)
-    uv, _ = autograd.interpolate(surface.uv, rast, surface.uv_tri)
+    rast, _ = torch_ops.rasterize(pos, surface.tri, size, with_db=False)
+    uv, _ = torch_ops.interpolate(surface.uv, rast, surface.uv_tri)
     there = (rast[..., 3:] > 0).to(uv.dtype)
-    colour = autograd.texture(look.base[None], uv, boundary_mode="clamp")
+    colour = torch_ops.texture(look.base[None], uv, boundary_mode="clamp")
     if look.light is not None:
         colour = _lit(surface, look, target, colour, uv, rast)
-    rgba = autograd.antialias(torch.cat([colour * there, there], dim=-1), rast, pos, surface.tri, surface.edges)
+    rgba = torch_ops.antialias(torch.cat([colour * there, there], dim=-1), rast, pos, surface.tri, surface.edges)
     if samples > 1:
         rgba = torch.nn.functional.avg_pool2d(rgba.permute(0, 3, 1, 2), samples).permute(0, 2, 3, 1)
     return rgba[0]
@@ -76,25 +77,25 @@ def _lit(surface: Surface, look: Look, target: Target, base: Tensor, uv: Tensor,
     """The base colour under the look's light, where something is seen; [1, H, W, 3]."""
     assert look.orm is not None
     seen = rast[..., 3] > 0
-    orm = autograd.texture(look.orm[None], uv, boundary_mode="clamp")[seen]
+    orm = torch_ops.texture(look.orm[None], uv, boundary_mode="clamp")[seen]
     normal = shading_normals(surface, look, uv, rast)[seen]
-    places, _ = autograd.interpolate(surface.positions, rast, surface.tri)
+    places, _ = torch_ops.interpolate(surface.positions, rast, surface.tri)
     view = torch.nn.functional.normalize(target.eye - places[seen], dim=-1)
-    lit = shading.shade(base[seen], orm[:, 1:2], orm[:, 2:3], normal, view, look.specular, look.light, torch)
+    lit = pbr.shade(base[seen], orm[:, 1:2], orm[:, 2:3], normal, view, look.specular, look.light, torch)
     return torch.zeros_like(base).masked_scatter(seen[..., None].expand_as(base), lit)
 
 
 def shading_normals(surface: Surface, look: Look, uv: Tensor, rast: Tensor) -> Tensor:
     """Unit normals [1, H, W, 3] of the surface, bent by the normal map."""
     smooth = vertex_normals(surface.positions, surface.tri)
-    normal, _ = autograd.interpolate(smooth, rast, surface.tri)
+    normal, _ = torch_ops.interpolate(smooth, rast, surface.tri)
     normal = torch.nn.functional.normalize(normal, dim=-1)
     if look.normal is None or look.tangents is None:
         return normal
-    tangent, _ = autograd.interpolate(look.tangents, rast, surface.uv_tri)
+    tangent, _ = torch_ops.interpolate(look.tangents, rast, surface.uv_tri)
     sign, along = tangent[..., 3:], torch.nn.functional.normalize(tangent[..., :3], dim=-1)
     across = sign * torch.cross(normal, along, dim=-1)
-    bent = autograd.texture(look.normal[None], uv, boundary_mode="clamp")
+    bent = torch_ops.texture(look.normal[None], uv, boundary_mode="clamp")
     return torch.nn.functional.normalize(
         bent[..., :1] * along + bent[..., 1:2] * across + bent[..., 2:] * normal, dim=-1
     )
@@ -105,8 +106,8 @@ def shape(surface: Surface, look: Look | None, target: Target) -> tuple[Tensor, 
     normal map of `look`."""
     size = target.camera.height, target.camera.width
     points = homogeneous(surface.positions)
-    rast, _ = autograd.rasterize(points @ target.clip.T, surface.tri, size, with_db=False)
-    depth, _ = autograd.interpolate((points @ target.depth_row)[:, None], rast, surface.tri)
-    uv, _ = autograd.interpolate(surface.uv, rast, surface.uv_tri) if look else (rast, rast)
+    rast, _ = torch_ops.rasterize(points @ target.clip.T, surface.tri, size, with_db=False)
+    depth, _ = torch_ops.interpolate((points @ target.depth_row)[:, None], rast, surface.tri)
+    uv, _ = torch_ops.interpolate(surface.uv, rast, surface.uv_tri) if look else (rast, rast)
     plain = look or Look(depth)
     return rast[0, ..., 3] > 0, depth[0, ..., 0], shading_normals(surface, plain, uv, rast)[0]

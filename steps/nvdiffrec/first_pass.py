@@ -9,14 +9,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from steps.errors import ModelConvergenceFailed
-from steps.geometry import autograd
+from steps.fusion.marching_tetrahedra import lattice, march
+from steps.fusion.signed_field import Grid
 from steps.geometry.cameras import project
-from steps.geometry.fusion import Grid
-from steps.geometry.tetrahedra import lattice, march
 from steps.nvdiffrec import losses
 from steps.nvdiffrec.drawing import Surface, homogeneous, vertex_normals
 from steps.nvdiffrec.targets import Target
+from steps.raster import torch_ops
+from steps.runtime.errors import ModelConvergenceFailed
 
 Array = NDArray[Any]
 FIELD_RATE, SHIFT_RATE, COLOUR_RATE = 0.05, 0.02, 0.03  # cells, cells, colour, per iteration at first
@@ -57,7 +57,7 @@ class FirstPass:
             if len(faces) < EMPTY:
                 raise ModelConvergenceFailed("The optimisation lost the object: its surface is empty.")
             tri = torch.from_numpy(faces).to(self.device)
-            edges = autograd.antialias_construct_topology_hash(tri)
+            edges = torch_ops.antialias_construct_topology_hash(tri)
             self._topology = inside, torch.from_numpy(ends).to(self.device), tri, edges
         return self._topology[1:]
 
@@ -125,13 +125,13 @@ def _loss(surface: Surface, colours: Tensor, view: Target) -> Tensor:
     size = view.camera.height, view.camera.width
     points = homogeneous(surface.positions)
     pos = points @ view.clip.T
-    rast, _ = autograd.rasterize(pos, surface.tri, size, with_db=False)
+    rast, _ = torch_ops.rasterize(pos, surface.tri, size, with_db=False)
     there = rast[..., 3:] > 0
     normals = vertex_normals(surface.positions, surface.tri)
     attributes = torch.cat([colours, (points @ view.depth_row)[:, None], normals], dim=1)
-    seen, _ = autograd.interpolate(attributes, rast, surface.tri)
+    seen, _ = torch_ops.interpolate(attributes, rast, surface.tri)
     rgba = torch.cat([seen[..., :3], there.float()], dim=-1) * there
-    rgba = autograd.antialias(rgba, rast, pos, surface.tri, surface.edges)[0]
+    rgba = torch_ops.antialias(rgba, rast, pos, surface.tri, surface.edges)[0]
     normal = torch.nn.functional.normalize(seen[0, ..., 4:], dim=-1)
     shape = losses.depth(there[0, ..., 0], seen[0, ..., 3], view, DEPTH_OUTLIER)
     return (

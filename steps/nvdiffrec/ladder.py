@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from steps.attempts import Attempts
-from steps.errors import ModelVramOom
+from steps.runtime.attempts import Attempts
+from steps.runtime.errors import ModelVramOom
 
 LEAST_RESOLUTION, LEAST_GRID = 128, 32
 SAMPLES = 2  # per pixel and axis: more rungs of it would only move the jaggies into the texture

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from steps.geometry.depth import OWN_NOISE
+from steps.geometry.depth_ops import OWN_NOISE
 from steps.nvdiffrec.targets import Target
 
 COLOUR_NOISE = 0.003  # of a colour, about one of 255 levels: against it depth is weighed

@@ -10,16 +10,14 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from steps import baseline
-from steps.contracts import Nvdiffrec
-from steps.formats import scene
-from steps.formats.meshes import Mesh, as_stored
-from steps.formats.scene import Scene, SceneView
-from steps.geometry import images
+from steps.compute.kernels import parallel_map
+from steps.fusion import reconstruct
+from steps.fusion.isosurface import solid, taubin, without_specks
+from steps.geometry import image_ops
 from steps.geometry.cameras import Camera
-from steps.geometry.kernels import parallel_map
-from steps.geometry.render import render, samples_for
-from steps.geometry.surface import solid, taubin, without_specks
+from steps.io import scene
+from steps.io.mesh_files import Mesh, as_stored
+from steps.io.scene import Scene, SceneView
 from steps.nvdiffrec import losses
 from steps.nvdiffrec.checkpoint import Checkpoint, fits
 from steps.nvdiffrec.clock import Clock
@@ -28,6 +26,8 @@ from steps.nvdiffrec.first_pass import FirstPass
 from steps.nvdiffrec.ladder import SAMPLES, Rung
 from steps.nvdiffrec.second_pass import LOOSE, TIGHT, SecondPass, surface_of
 from steps.nvdiffrec.targets import Target, targets
+from steps.raster.render import render, samples_for
+from steps.runtime.contract import Nvdiffrec
 
 Array = NDArray[Any]
 SHAPE_SIDE = 256  # pixels: the first pass's views; its cells are several pixels wide even so
@@ -55,16 +55,16 @@ class Work:
     saved: dict[str, Any]
 
     @property
-    def settings(self) -> baseline.Settings:
+    def settings(self) -> reconstruct.Settings:
         p = self.parameters
-        return baseline.Settings(p.resolution, p.fusion_grid, p.faces, p.texture_size, self.scene.exact)
+        return reconstruct.Settings(p.resolution, p.fusion_grid, p.faces, p.texture_size, self.scene.exact)
 
 
 def start(work: Work) -> tuple[Mesh, dict[str, Any]]:
     """The fused mesh that everything is measured against."""
     if "start" in work.saved:
         return work.saved["start"], work.saved["facts"]
-    mesh, facts = baseline.reconstruct(work.start_views, work.settings)
+    mesh, facts = reconstruct.reconstruct(work.start_views, work.settings)
     work.saved.update(start=mesh, facts=facts)
     work.checkpoint.save(**work.saved)
     return mesh, facts
@@ -98,7 +98,7 @@ def psnr(mesh: Mesh, taken: Scene) -> float:
 
     def one(view: SceneView) -> float:
         rgba = drawn(written, view.camera, samples_for(view.camera))
-        return images.psnr(view.picture(), scene.as_stored(rgba, view.behind()))
+        return image_ops.psnr(view.picture(), scene.as_stored(rgba, view.behind()))
 
     return float(np.mean(parallel_map(one, taken.views)))
 
@@ -143,7 +143,7 @@ def reshaped(work: Work, first: Mesh, voxel: float) -> tuple[Mesh, dict[str, Any
 def _from_lattice(work: Work, views: list[Target]) -> Mesh | None:
     """None where the fitted surface cannot be had without faces that cross."""
     p = work.parameters
-    field, grid = baseline.fused(work.start_views, baseline.Settings(grid=work.rung.grid))
+    field, grid = reconstruct.fused(work.start_views, reconstruct.Settings(grid=work.rung.grid))
     if max(view.noise for view in views) > ROUGH:
         field = gaussian_filter(field, 1.0)
     fitted = FirstPass(field, grid, p.iterations, views, work.device)
@@ -154,7 +154,7 @@ def _from_lattice(work: Work, views: list[Target]) -> Mesh | None:
     found = solid(smooth, both[:, 3:], faces, p.faces)
     if found is None:
         return None
-    mesh, *_ = baseline.textured(*found, work.scene.views, work.settings)
+    mesh, *_ = reconstruct.textured(*found, work.scene.views, work.settings)
     return mesh
 
 

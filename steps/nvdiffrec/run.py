@@ -13,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from steps.attempts import Attempts
-from steps.contracts import Nvdiffrec
-from steps.errors import GpuUnavailable, ModelFailed
-from steps.files import program, tree_digests, write_json
-from steps.formats import meshes, scene
+from steps.io import mesh_files, scene
 from steps.nvdiffrec import ladder
 from steps.nvdiffrec.ladder import Rung
-from steps.reporter import Reporter
+from steps.runtime.attempts import Attempts
+from steps.runtime.contract import Nvdiffrec
+from steps.runtime.errors import GpuUnavailable, ModelFailed
+from steps.runtime.files import program, tree_digests, write_json
+from steps.runtime.reporter import Reporter
 
 START = "start.glb"  # the fused mesh, for the quality step to compare with
 
@@ -73,8 +73,8 @@ def _work(
     reporter.stage("inference")
     mesh, found = reconstruct.optimised(work, first, facts["voxel"])
     reporter.stage("export")
-    meshes.save(out, mesh, taken.frame)
-    meshes.save_glb(out / START, first, taken.frame)
+    mesh_files.save(out, mesh, taken.frame)
+    mesh_files.save_glb(out / START, first, taken.frame)
     about = {
         "model": "nvdiffrec",
         "engine": "nvdiffrec",
@@ -112,7 +112,7 @@ def limit_threads() -> None:
     """Has torch use no more threads than the container may: it counts the machine's cores."""
     import torch
 
-    from steps.geometry.cores import core_count
+    from steps.compute.cores import core_count
 
     torch.set_num_threads(min(torch.get_num_threads(), core_count()))
 
@@ -131,13 +131,13 @@ def as_asked(parameters: Nvdiffrec, taken: scene.Scene, device: str) -> Rung:
 
 
 def _texture_size(taken: scene.Scene, parameters: Nvdiffrec) -> int:
-    from steps import baseline
+    from steps.fusion import reconstruct as fusion
 
-    return baseline.texture_size(taken.views, parameters.resolution)
+    return fusion.texture_size(taken.views, parameters.resolution)
 
 
 def free_memory(device: str) -> int | None:
-    """Bytes free on the GPU, None for a CPU: the runner's guard watches over main memory."""
+    """Bytes free on the GPU, None for a CPU: the supervisor's guard watches over main memory."""
     if device == "cpu":
         return None
     import torch

@@ -10,17 +10,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from steps.contracts import VIEW_NAMES
-from steps.errors import ModelConvergenceFailed
-from steps.formats.meshes import Mesh
-from steps.geometry import shading
-from steps.geometry.autograd import antialias_construct_topology_hash
+from steps.geometry import pbr
 from steps.geometry.crossings import uncrossed
-from steps.geometry.depth import OWN_NOISE
-from steps.geometry.shading import Material, tangents_of
+from steps.geometry.depth_ops import OWN_NOISE
+from steps.geometry.pbr import Material, tangents_of
+from steps.io.mesh_files import Mesh
 from steps.nvdiffrec import losses
 from steps.nvdiffrec.drawing import Look, Surface, picture, shape, vertex_normals
 from steps.nvdiffrec.targets import Target
+from steps.raster.torch_ops import antialias_construct_topology_hash
+from steps.runtime.contract import VIEW_NAMES
+from steps.runtime.errors import ModelConvergenceFailed
 
 Array = NDArray[Any]
 VERTEX_RATE = 0.008  # edge lengths per iteration, at first
@@ -164,7 +164,7 @@ class SecondPass:
     def _regularise(self, iteration: int, lit: bool) -> float:
         s = self.state
         if lit:
-            white = torch.from_numpy(shading.WHITE).to(self.device)
+            white = torch.from_numpy(pbr.WHITE).to(self.device)
             loss = PRIOR * (((s.light - white) ** 2).mean() + s.specular**2 + (s.orm[..., 2] ** 2).mean())
         else:
             loss = self._restrained(iteration / max(1, self.lit_from()))
@@ -267,5 +267,5 @@ def _initial(surface: Surface, mesh: Mesh, device: str) -> State:
         orm,
         flat,
         torch.tensor(0.02, device=device),
-        torch.from_numpy(shading.WHITE).clone().to(device),
+        torch.from_numpy(pbr.WHITE).clone().to(device),
     )

@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from steps import baseline
-from steps.formats.scene import SceneView
-from steps.geometry.bake import Photo
+from steps.fusion import reconstruct
 from steps.geometry.cameras import Camera
-from steps.geometry.depth import depth_noise, tangent_planes
-from steps.geometry.images import box_down
+from steps.geometry.depth_ops import depth_noise, tangent_planes
+from steps.geometry.image_ops import box_down
+from steps.io.scene import SceneView
+from steps.texturing.bake import Photo
 
 Array = NDArray[Any]
 WHOLE = 1 << 16  # a side that no picture has
@@ -47,8 +47,8 @@ def targets(views: list[SceneView], side: int, voxel: float, device: str) -> lis
 
 
 def _target(view: SceneView, side: int, voxel: float, device: str) -> Target:
-    photo = _halved(baseline.photo(view, 0), side)
-    seen = baseline.smoothed(baseline.depth_view(view, side or WHOLE), voxel)
+    photo = _halved(reconstruct.photo(view, 0), side)
+    seen = reconstruct.smoothed(reconstruct.depth_view(view, side or WHOLE), voxel)
     camera = photo.camera
     depth, step = _at_size(seen.depth, camera), _at_size(seen.step, camera)
     normal = normals(depth, camera)

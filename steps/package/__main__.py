@@ -1,6 +1,6 @@
-"""`python -m steps.package`: see steps.contracts for the flags."""
+"""`python -m steps.package`: see steps.runtime.contract for the flags."""
 
-from steps.runner import main
+from steps.runtime.supervisor import main
 
 if __name__ == "__main__":
     raise SystemExit(main("package"))

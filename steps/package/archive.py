@@ -8,8 +8,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from steps.files import sha256
 from steps.package.evidence import Model
+from steps.runtime.files import sha256
 
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a ZIP can hold: file times would make equal results differ
 VARYING = ("run.json", "report/")  # times, memory, host and versions

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steps.contracts import OUTPUTS, VIEW_NAMES
-from steps.errors import as_record
-from steps.files import read_json, read_text
-from steps.reporter import read_notes, read_stages, read_warnings
+from steps.runtime.contract import OUTPUTS, VIEW_NAMES
+from steps.runtime.errors import as_record
+from steps.runtime.files import read_json, read_text
+from steps.runtime.reporter import read_notes, read_stages, read_warnings
 
 SCHEMA = Path(__file__).parents[1] / "quality" / "quality.schema.json"
 OPTIONAL = (  # only where a model estimates material, or makes up what no view saw

@@ -11,9 +11,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from steps.contracts import OUTLINES, VIEW_NAMES
 from steps.package import chart
 from steps.package.evidence import Job, Model
+from steps.runtime.contract import OUTLINES, VIEW_NAMES
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 CONTRADICTIONS = "contradictions.png"  # of validate: the views, with what others deny

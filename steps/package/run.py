@@ -7,12 +7,12 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from steps.contracts import Package
-from steps.errors import IncompleteResults
-from steps.files import write_atomically, write_json
 from steps.package import archive, report
 from steps.package.evidence import Job, gather
-from steps.reporter import Reporter
+from steps.runtime.contract import Package
+from steps.runtime.errors import IncompleteResults
+from steps.runtime.files import write_atomically, write_json
+from steps.runtime.reporter import Reporter
 
 
 def run(parameters: Package, out: Path, reporter: Reporter) -> None:

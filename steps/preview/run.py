@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from steps.contracts import Preview
-from steps.files import write_json
-from steps.formats import meshes, png, scene
-from steps.formats.meshes import Mesh
-from steps.formats.scene import Scene, SceneView
+from steps.compute.kernels import parallel_map
 from steps.geometry.cameras import Camera, look_at
-from steps.geometry.kernels import parallel_map
-from steps.geometry.render import render, wireframe
-from steps.reporter import Reporter
+from steps.io import mesh_files, png, scene
+from steps.io.mesh_files import Mesh
+from steps.io.scene import Scene, SceneView
+from steps.raster.render import render, wireframe
+from steps.runtime.contract import Preview
+from steps.runtime.files import write_json
+from steps.runtime.reporter import Reporter
 
 Array = NDArray[Any]
 WHITE = np.ones(3, np.float32)
@@ -29,7 +29,7 @@ FIELD_OF_VIEW = np.radians(35.0)
 def run(parameters: Preview, out: Path, reporter: Reporter) -> None:
     """Writes textured_00..05.png, wireframe_00..05.png, compare_00..05.png and turntable.webp to `out`."""
     taken = scene.load(parameters.scene)
-    mesh = meshes.load(parameters.mesh, taken.frame)
+    mesh = mesh_files.load(parameters.mesh, taken.frame)
     jobs = list(enumerate(taken.views))
     parallel_map(lambda job: write_view(mesh, taken, job[0], job[1], parameters.size, out), jobs)
     reporter.progress(1, 2)

@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from steps.errors import ValidationFailed
-from steps.files import read_json
-from steps.formats.meshes import Mesh
-from steps.formats.scene import Scene, over, over_premultiplied
+from steps.compute.kernels import parallel_map
 from steps.geometry.cameras import Camera, project, unproject
-from steps.geometry.kernels import parallel_map
-from steps.geometry.render import render
+from steps.io.mesh_files import Mesh
+from steps.io.scene import Scene, over, over_premultiplied
 from steps.quality import metrics
+from steps.raster.render import render
+from steps.runtime.errors import ValidationFailed
+from steps.runtime.files import read_json
 
 Array = NDArray[Any]
 SEEN = 2.0  # pixels: a point this close to what an input view saw was seen by it

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from steps.reporter import WARNING
+from steps.runtime.reporter import WARNING
 
 USUAL = 20.0  # dB on the object alone, which every mesh reaches whose views agree
 UNNOTICED = 0.002  # of the object's diagonal: the distance between two views' surfaces up to which it does not matter

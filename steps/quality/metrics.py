@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 
-from steps.geometry.images import BEST_PSNR as BEST_PSNR
-from steps.geometry.images import psnr as psnr
+from steps.geometry.image_ops import BEST_PSNR as BEST_PSNR
+from steps.geometry.image_ops import psnr as psnr
 
 Array = NDArray[Any]
 WINDOW = 7  # pixels, of the structural similarity

@@ -9,20 +9,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steps.contracts import Quality
-from steps.errors import QualityThresholdFailed
-from steps.files import read_json, write_json
-from steps.formats import meshes, scene
-from steps.formats.meshes import Mesh
-from steps.formats.scene import Scene, SceneView
+from steps.compute.kernels import parallel_map
 from steps.geometry.cameras import Camera
 from steps.geometry.frame import Frame
-from steps.geometry.kernels import parallel_map
-from steps.geometry.rasterize import rasterize
-from steps.geometry.render import render, samples_for
 from steps.geometry.soundness import soundness
+from steps.io import mesh_files, scene
+from steps.io.mesh_files import Mesh
+from steps.io.scene import Scene, SceneView
 from steps.quality import between, judgement, metrics
-from steps.reporter import Reporter
+from steps.raster.rasterize import rasterize
+from steps.raster.render import render, samples_for
+from steps.runtime.contract import Quality
+from steps.runtime.errors import QualityThresholdFailed
+from steps.runtime.files import read_json, write_json
+from steps.runtime.reporter import Reporter
 
 Array = NDArray[Any]
 FORMAT = "sixview-quality/1"
@@ -34,8 +34,8 @@ def run(parameters: Quality, out: Path, reporter: Reporter) -> None:
     """Writes quality.json to `out`. Raises QualityThresholdFailed, with the file written, where the mesh does not pass."""
     about = read_json(parameters.mesh / "model.json", {})
     taken = scene.load(parameters.scene)
-    mesh = meshes.load(parameters.mesh, taken.frame)
-    start = meshes.load_glb(parameters.mesh / START, taken.frame) if (parameters.mesh / START).is_file() else None
+    mesh = mesh_files.load(parameters.mesh, taken.frame)
+    start = mesh_files.load_glb(parameters.mesh / START, taken.frame) if (parameters.mesh / START).is_file() else None
     views = parallel_map(lambda view: judged(mesh, view, taken), taken.views)
     report = summary(views, mesh, about, parameters, taken.frame)
     report["before"] = before(start, taken) if start else None

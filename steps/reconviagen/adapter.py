@@ -12,7 +12,7 @@ the samplers, "batch": views encoded at a time, "low_vram", "cameras": {"extrins
 
 In `out`: events.jsonl, a line for each change of stage and each step of a sampler; mesh.npz (vertices (n, 3), faces (m, 3),
 colours (n, 3)); state.pt, what refine goes on from; result.json, what ran and with what; failure.json, {"code", "message",
-"details"}. Exit codes are those of steps/errors.py: 14 weights, 20 and 21 memory, 23 GPU, 1 anything else.
+"details"}. Exit codes are those of steps/runtime/errors.py: 14 weights, 20 and 21 memory, 23 GPU, 1 anything else.
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from steps.contracts import Reconviagen
-from steps.errors import GpuUnavailable, ModelFailed, StepError, ValidationFailed, WeightsMissing
-from steps.formats import weights
+from steps.io import weights_manifest
+from steps.runtime.contract import Reconviagen
+from steps.runtime.errors import GpuUnavailable, ModelFailed, StepError, ValidationFailed, WeightsMissing
 
 # environment variables: the interpreter of the environment that the model's package is installed in, and folders with packages
 # that this lacks, as PYTHONPATH has them
@@ -53,10 +53,10 @@ def _obstacle(parameters: Reconviagen) -> StepError | None:
             "No weights for the engine reconviagen were given.",
             "Give their folder with --weights, or use --engine fusion, which computes on the CPU.",
         )
-    if not (folder / weights.FILE).is_file():
+    if not (folder / weights_manifest.FILE).is_file():
         return WeightsMissing(
-            f"The folder {folder} holds no {weights.FILE}: these are not the weights of the engine reconviagen, or nobody has "
-            "written down what they are.",
+            f"The folder {folder} holds no {weights_manifest.FILE}: these are not the weights of the engine reconviagen, or "
+            "nobody has written down what they are.",
             "Put the parts into it (docs/models.md), then run `sixview weights lock` on it.",
         )
     interpreter = os.environ.get(PYTHON, "")

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from steps.formats import png
-from steps.formats.scene import SceneView
-from steps.geometry.poses import Similarity
+from steps.io import png
+from steps.io.scene import SceneView
+from steps.registration.global_icp import Similarity
 
 Array = NDArray[Any]
 SIDE = 518  # pixels: 37 patches of DINOv2

@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steps.contracts import Reconviagen
-from steps.errors import STAGES, ModelFailed, as_record, by_code
-from steps.files import read_json, write_json
-from steps.formats import weights
-from steps.formats.scene import SceneView
-from steps.geometry.poses import Similarity
+from steps.io import weights_manifest
+from steps.io.scene import SceneView
 from steps.reconviagen import framing
 from steps.reconviagen.engines import PATHS, PYTHON
-from steps.reporter import Reporter
+from steps.registration.global_icp import Similarity
+from steps.runtime.contract import Reconviagen
+from steps.runtime.errors import STAGES, ModelFailed, as_record, by_code
+from steps.runtime.files import read_json, write_json
+from steps.runtime.reporter import Reporter
 
 Array = NDArray[Any]
 
@@ -69,7 +69,7 @@ class Model:
     ):
         self.parameters, self.device, self.rung, self.reporter = parameters, device, rung, reporter
         assert parameters.weights is not None
-        self.manifest = weights.checked(parameters.weights)
+        self.manifest = weights_manifest.checked(parameters.weights)
         self.work, self.views, self.peak_vram_mib = work, views, 0
         work.mkdir(parents=True, exist_ok=True)
         self.pictures = [framing.framed(view, work) for view in views]

@@ -11,19 +11,19 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.spatial import cKDTree
 
-from steps.baseline import Settings, textured
-from steps.errors import ModelConvergenceFailed
-from steps.formats import png
-from steps.formats.meshes import Mesh
-from steps.formats.scene import Scene, SceneView
-from steps.geometry import clouds
+from steps.fusion.isosurface import decimated, simplified
+from steps.fusion.reconstruct import Settings, textured
 from steps.geometry.cameras import look_at
-from steps.geometry.rasterize import rasterize
-from steps.geometry.registration import FULL, Registration, register
-from steps.geometry.render import render
 from steps.geometry.soundness import is_closed
-from steps.geometry.surface import decimated, simplified
+from steps.io import png
+from steps.io.mesh_files import Mesh
+from steps.io.scene import Scene, SceneView
+from steps.raster.rasterize import rasterize
+from steps.raster.render import render
 from steps.reconviagen.model import Made
+from steps.registration import pointcloud
+from steps.registration.refine import FULL, Registration, register
+from steps.runtime.errors import ModelConvergenceFailed
 
 Array = NDArray[Any]
 SIDE = 512  # pixels of the longest side of the views that are registered with
@@ -34,7 +34,7 @@ TILE = 320
 
 def placed(made: Made, views: list[SceneView]) -> Registration:
     """Where the mesh belongs. Raises ModelConvergenceFailed, with the numbers, where it is not the object that the views show."""
-    cloud, face, weights = clouds.of_mesh(made.vertices, made.faces, FULL)
+    cloud, face, weights = pointcloud.of_mesh(made.vertices, made.faces, FULL)
     coloured = replace(cloud, colours=(made.colours[made.faces[face]] * weights[..., None]).sum(axis=1))
     found = register(coloured, [sight(view) for view in views])
     if not found.fits:
@@ -48,7 +48,7 @@ def placed(made: Made, views: list[SceneView]) -> Registration:
     return found
 
 
-def sight(view: SceneView) -> clouds.Sight:
+def sight(view: SceneView) -> pointcloud.Sight:
     """The view as the registration wants it: depth and colour of one size."""
     depth, colour, coverage = view.depth(), view.colour(), view.coverage()
     if colour.shape[:2] != depth.shape:
@@ -59,7 +59,7 @@ def sight(view: SceneView) -> clouds.Sight:
         ]
         *channels, coverage = (np.asarray(layer, np.float32) for layer in layers)
         colour = np.stack(channels, axis=2)
-    whole = clouds.Sight(view.depth_camera, np.where(coverage > 0.5, depth, 0), colour)
+    whole = pointcloud.Sight(view.depth_camera, np.where(coverage > 0.5, depth, 0), colour)
     return whole.thinned(max(1, max(depth.shape) // SIDE))
 
 

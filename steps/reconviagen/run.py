@@ -7,15 +7,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from steps.attempts import Attempts
-from steps.contracts import Reconviagen
-from steps.errors import ModelVramOom
-from steps.files import write_json
-from steps.formats import meshes, scene
+from steps.io import mesh_files, scene
 from steps.reconviagen.engines import Choice, choose
-from steps.reporter import Reporter
+from steps.runtime.attempts import Attempts
+from steps.runtime.contract import Reconviagen
+from steps.runtime.errors import ModelVramOom
+from steps.runtime.files import write_json
+from steps.runtime.reporter import Reporter
 
-Made = tuple[meshes.Mesh, dict[str, Any]]
+Made = tuple[mesh_files.Mesh, dict[str, Any]]
 COVERAGE = "coverage.png"  # what the views saw of the mesh, and what the model made up
 
 
@@ -28,7 +28,7 @@ def run(parameters: Reconviagen, out: Path, reporter: Reporter) -> None:
     reporter.value("device", choice.device)
     taken = scene.load(parameters.scene)
     mesh, facts = (published if choice.engine == "reconviagen" else fused)(parameters, choice, taken, reporter, out)
-    meshes.save(out, mesh, taken.frame)
+    mesh_files.save(out, mesh, taken.frame)
     about = {
         "model": "reconviagen",
         "engine": choice.engine,
@@ -42,12 +42,12 @@ def run(parameters: Reconviagen, out: Path, reporter: Reporter) -> None:
 
 def fused(p: Reconviagen, choice: Choice, taken: scene.Scene, reporter: Reporter, out: Path) -> Made:
     """By depth fusion."""
-    from steps import baseline  # only now: an engine that cannot run is refused without loading kernels
+    from steps.fusion import reconstruct  # only now: an engine that cannot run is refused without loading kernels
 
     reporter.stage("inference")
-    settings = baseline.Settings(p.resolution, p.grid, p.faces, p.texture_size, taken.exact)
-    parts = baseline.PARTS + 1
-    found = baseline.reconstruct(taken.views, settings, lambda part: reporter.progress(part, parts))
+    settings = reconstruct.Settings(p.resolution, p.grid, p.faces, p.texture_size, taken.exact)
+    parts = reconstruct.PARTS + 1
+    found = reconstruct.reconstruct(taken.views, settings, lambda part: reporter.progress(part, parts))
     reporter.stage("export")
     mesh, facts = found
     for note in facts["notes"]:
@@ -57,7 +57,7 @@ def fused(p: Reconviagen, choice: Choice, taken: scene.Scene, reporter: Reporter
 
 def published(p: Reconviagen, choice: Choice, taken: scene.Scene, reporter: Reporter, out: Path) -> Made:
     """By the published model, whose mesh is laid where the cameras say and wears the photographs."""
-    from steps import baseline
+    from steps.fusion import reconstruct
     from steps.reconviagen import model, placing
 
     ladder = model.rungs(p)
@@ -75,7 +75,7 @@ def published(p: Reconviagen, choice: Choice, taken: scene.Scene, reporter: Repo
             if ladder[index].refine:
                 made = asked.refined(found.pose)
                 found = placing.placed(made, taken.views)
-            settings = baseline.Settings(p.resolution, p.grid, p.faces, p.texture_size, taken.exact)
+            settings = reconstruct.Settings(p.resolution, p.grid, p.faces, p.texture_size, taken.exact)
             mesh, facts, unseen = placing.dressed(made, found, taken.views, settings)
             placing.coverage(mesh, unseen, out / COVERAGE)
         told = {

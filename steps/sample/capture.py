@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from steps.formats import png
 from steps.geometry.cameras import CANONICAL_AXES, VIEW_NAMES, Camera, look_at
-from steps.geometry.rasterize import rasterize
+from steps.io import png
+from steps.raster.rasterize import rasterize
 from steps.sample import capture_depth
 from steps.sample.render import GroundTruth, barycentric, render
 

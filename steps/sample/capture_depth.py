@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steps.geometry.cameras import Camera, ray_to_z
-from steps.geometry.rasterize import rasterize
+from steps.raster.rasterize import rasterize
 from steps.sample.render import GroundTruth
 
 if TYPE_CHECKING:

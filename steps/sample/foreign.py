@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steps.errors import ValidationFailed
-from steps.geometry.surface import vertex_normals
+from steps.fusion.isosurface import vertex_normals
+from steps.runtime.errors import ValidationFailed
 from steps.sample.objects import shaded
 from steps.sample.render import GroundTruth, fitted, mixed, unit
 

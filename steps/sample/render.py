@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from skimage.measure import marching_cubes
 
 from steps.geometry.cameras import Camera
-from steps.geometry.images import box_down
-from steps.geometry.rasterize import rasterize
+from steps.geometry.image_ops import box_down
+from steps.raster.rasterize import rasterize
 from steps.sample.objects import Field, SampleObject, shaded
 
 Array = NDArray[Any]

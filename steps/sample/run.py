@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steps.contracts import Sample
-from steps.errors import ValidationFailed
-from steps.files import write_json
-from steps.formats import png
-from steps.formats.cameras_json import camera_json, canonical_views, document
-from steps.formats.depth_encoding import DepthEncoding, encode_linear
-from steps.formats.meshes import write_ply
+from steps.compute.kernels import parallel_map
 from steps.geometry.cameras import CANONICAL_DISTANCE, CANONICAL_FOCAL_PER_WIDTH, VIEW_NAMES, Camera, look_at
-from steps.geometry.kernels import parallel_map
-from steps.reporter import Reporter
+from steps.io import png
+from steps.io.cameras_json import camera_json, canonical_views, document
+from steps.io.depth_encoding import DepthEncoding, encode_linear
+from steps.io.mesh_files import write_ply
+from steps.runtime.contract import Sample
+from steps.runtime.errors import ValidationFailed
+from steps.runtime.files import write_json
+from steps.runtime.reporter import Reporter
 from steps.sample import capture, foreign
 from steps.sample.objects import OBJECTS
 from steps.sample.render import GroundTruth, build, render

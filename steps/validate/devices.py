@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from steps.errors import GpuUnavailable
+from steps.runtime.errors import GpuUnavailable
 
 
 def found() -> dict[str, Any]:

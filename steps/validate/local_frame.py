@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from steps.formats.cameras_json import View
-from steps.formats.depth_encoding import MetricDepth, metric_depth
-from steps.formats.png import Picture
 from steps.geometry.cameras import VIEW_NAMES, ray_to_z
 from steps.geometry.frame import FURTHEST, Frame, around
+from steps.io.cameras_json import View
+from steps.io.depth_encoding import MetricDepth, metric_depth
+from steps.io.png import Picture
 
 SIDE = 128  # pixels: more would measure the object no better
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from steps.formats import png
-from steps.formats.cameras_json import View
-from steps.formats.checks import Pictures
 from steps.geometry.cameras import Camera, Placement
+from steps.io import png
+from steps.io.cameras_json import View
+from steps.io.input_checks import Pictures
 
 
 def met(pictures: Pictures, views: list[View]) -> tuple[Pictures, list[View]]:

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steps.contracts import OUTLINES, PRESETS, VIEW_NAMES, Validate
-from steps.errors import RigAmbiguous, ValidationFailed
-from steps.files import write_json
-from steps.formats import cameras_json, checks, png, scene, unseen
-from steps.formats.cameras_json import Arrangement, Given, View
-from steps.formats.depth_encoding import DepthEncoding, MetricDepth, foreground, metric_depth
 from steps.geometry.cameras import ray_to_z
-from steps.reporter import Reporter
+from steps.io import cameras_json, input_checks, png, scene, unseen
+from steps.io.cameras_json import Arrangement, Given, View
+from steps.io.depth_encoding import DepthEncoding, MetricDepth, foreground, metric_depth
+from steps.runtime.contract import OUTLINES, PRESETS, VIEW_NAMES, Validate
+from steps.runtime.errors import RigAmbiguous, ValidationFailed
+from steps.runtime.files import write_json
+from steps.runtime.reporter import Reporter
 from steps.validate import devices, placement
 
 Array = NDArray[Any]
@@ -25,7 +25,7 @@ Array = NDArray[Any]
 def run(parameters: Validate, out: Path, reporter: Reporter) -> None:
     """Writes the scene to `out`; raises BadInput with every fault, RigAmbiguous or GpuUnavailable."""
     write_json(parameters.outputs / "preflight.json", devices.preflight(parameters.device))
-    pictures, given = checks.check_set(parameters.input, parameters.cameras)
+    pictures, given = input_checks.check_set(parameters.input, parameters.cameras)
     reporter.progress(1, 3)
     pictures = judged(pictures, given)
     cameras = known(pictures, given, parameters, out, reporter)
@@ -37,31 +37,31 @@ def run(parameters: Validate, out: Path, reporter: Reporter) -> None:
         cameras = replace(cameras, views=views, exact=cameras.exact and not any(v.colour for v in cameras.views))
     reporter.progress(2, 3)
     write_scene(pictures, cameras, out, reporter)
-    from steps.validate import outlines
+    from steps.validate.foreground import outlines
 
     outlines.sheet(out).save(parameters.outputs / OUTLINES, quality=85)
     if parameters.picture:
-        from steps.validate import rig_picture  # only now: hardly anybody asks for it
+        from steps.validate.rig import picture as rig_picture  # only now: hardly anybody asks for it
 
         rig_picture.drawn(rig_picture.boards_of(scene.load(out))).save(out / "rig.png")
     reporter.progress(3, 3)
 
 
-def document(pictures: checks.Pictures, given: list[View] | None) -> dict[str, Any]:
+def document(pictures: input_checks.Pictures, given: list[View] | None) -> dict[str, Any]:
     """The cameras.json that says what holds, of a set whose rig did not have to be found."""
     sizes = [picture.pixels.shape[1::-1] for picture in pictures.depths]
     views = given or [cameras_json.canonical_views(*size)[i] for i, size in enumerate(sizes)]
     return cameras_json.document(views)
 
 
-def judged(pictures: checks.Pictures, given: Given | None) -> checks.Pictures:
+def judged(pictures: input_checks.Pictures, given: Given | None) -> input_checks.Pictures:
     """The set with depth that is distance and alpha that is coverage; what was decided stands in its notes."""
-    from steps.validate import (
+    from steps.validate.foreground import (  # only now: they load scipy, which a faulty set must not wait for
         alpha,
         holes,
         masks,
         outside,
-    )  # only now: they load scipy, which a faulty set must not wait for
+    )
 
     nothing = holes.backgrounds(pictures, given)
     depths, around = outside.without_surroundings(pictures.depths, pictures.views, nothing)
@@ -85,12 +85,12 @@ class Cameras:
 
 
 def known(
-    pictures: checks.Pictures, given: Given | None, parameters: Validate, out: Path, reporter: Reporter
+    pictures: input_checks.Pictures, given: Given | None, parameters: Validate, out: Path, reporter: Reporter
 ) -> Cameras:
     """The cameras that were given, with what has to be found of them."""
     hidden = unseen.empty_of(dict(enumerate(pictures.depths)))
     if isinstance(given, list) and all(view.depth for view in given):
-        from steps.validate import encoding
+        from steps.validate.depth import encoding
 
         views, note = (given, "") if hidden else encoding.checked(pictures, given)
         return Cameras(views, "cameras.json", [note] if note else [])
@@ -106,17 +106,18 @@ def known(
     reporter.stage("rig")
     # only now: they load kernels, which a faulty set must not wait for
     if isinstance(given, list):
-        from steps.validate import encoding, judgement
+        from steps.validate.consistency import judgement
+        from steps.validate.depth import encoding
 
         try:
             views, note = encoding.found(pictures, given)
         except RigAmbiguous as error:
             raise judgement.with_convention(error, given) from None
         return Cameras(views, "given, without encoding", [note])
-    from steps.validate import rig
+    from steps.validate.rig import stage
 
     wanted = given or Arrangement(preset=parameters.rig if parameters.rig in PRESETS else "")
-    found = rig.find(pictures, parameters.outputs, wanted)
+    found = stage.find(pictures, parameters.outputs, wanted)
     write_json(out / "rig.json", found.facts)
     if found.facts["decision"] == "nominal":
         return Cameras(found.views, "canonical", [found.note] if found.note else [])
@@ -140,10 +141,12 @@ def _not_found(hidden: list[int], given: Given | None) -> RigAmbiguous:
     )
 
 
-def write_scene(pictures: checks.Pictures, cameras: Cameras, out: Path, reporter: Reporter) -> None:
+def write_scene(pictures: input_checks.Pictures, cameras: Cameras, out: Path, reporter: Reporter) -> None:
     """Masks, and in the local frame metric depth and cameras, of a set that passed the checks. Raises ValidationFailed where the
     views contradict each other too much."""
-    from steps.validate import holes, judgement, local_frame, masks, outside
+    from steps.validate import local_frame
+    from steps.validate.consistency import judgement
+    from steps.validate.foreground import holes, masks, outside
 
     source, notes = cameras.source, cameras.notes
     views = [_view_of(i, picture, cameras.views) for i, picture in enumerate(pictures.views)]
@@ -163,7 +166,7 @@ def write_scene(pictures: checks.Pictures, cameras: Cameras, out: Path, reporter
         (c >= 128) & (masks.resized(d.depth > 0, c.shape) >= 0.5)
         for c, d in zip(decided.coverages, depths, strict=True)
     ]
-    checks.raise_all([_empty(index) for index in unseen.unexplained(shown)])
+    input_checks.raise_all([_empty(index) for index in unseen.unexplained(shown)])
     notes = [*notes, *unseen.told([i for i, mask in enumerate(shown) if not mask.any()])]
     for folder in ("views", "masks", "depth", "steps", "backgrounds"):
         (out / folder).mkdir()
@@ -211,13 +214,13 @@ def _metric(picture: png.Picture, view: View) -> MetricDepth:
     return metric_depth(picture, view.depth, ray_to_z(view.camera.resized(shape[1], shape[0]), shape))
 
 
-def _empty(index: int) -> checks.Fault:
+def _empty(index: int) -> input_checks.Fault:
     error = ValidationFailed(
         "shows nothing: no pixel belongs to the object",
         "Check the transparency, and which depth value means background (cameras.json, depth/background). "
         + unseen.ADVICE,
     )
-    return checks.Fault(error, "multi_views", index, f"multi_views/{VIEW_NAMES[index]}")
+    return input_checks.Fault(error, "multi_views", index, f"multi_views/{VIEW_NAMES[index]}")
 
 
 def _write_view(out: Path, name: str, picture: png.Picture, coverage: Array, depth: MetricDepth) -> None:

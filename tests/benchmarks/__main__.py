@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 
-from steps.runner import share_the_cores
+from steps.runtime.supervisor import share_the_cores
 
 NAMES = (
     "quality",

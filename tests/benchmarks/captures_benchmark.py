@@ -22,19 +22,19 @@ import trimesh
 from PIL import Image
 from scipy.spatial import cKDTree
 
-from steps.contracts import Sample
-from steps.formats import meshes
+from steps.calibration.photometric import unlikenesses
+from steps.calibration.search import axes_of, readings
 from steps.geometry.cameras import Camera, look_at
-from steps.geometry.render import render
-from steps.geometry.rig import axes_of, readings
-from steps.geometry.rig_photo import unlikenesses
+from steps.io import mesh_files
 from steps.quality.metrics import psnr
+from steps.raster.render import render
+from steps.runtime.contract import Sample
 from steps.sample import capture as realistic
 from steps.sample import capture_depth
 from steps.sample import run as sample
 from steps.sample.render import GroundTruth
 from steps.sample.render import render as true_render
-from steps.validate.rig_telling import reading_json
+from steps.validate.rig.messages import reading_json
 from tests.benchmarks import objects
 from tests.benchmarks.common import table
 
@@ -224,7 +224,7 @@ def _chamfer(seed: int, curve: str) -> float:
     )
     if code:
         return float("nan")
-    mesh = meshes.load(out)
+    mesh = mesh_files.load(out)
     behind = json.loads((folder / "ground_truth" / "capture.json").read_text())["front_is"] == "object"
     return 100 * aligned(mesh.vertices, mesh.faces, truth_of(name_of(seed)), behind)[1]
 
@@ -309,7 +309,7 @@ def measured(seed: int, model: str, summary: dict[str, Any]) -> Whole:
     if not quality_file.is_file():
         return Whole(seed, code)
     quality = json.loads(quality_file.read_text())
-    mesh = meshes.load(run_folder(seed, model) / model)
+    mesh = mesh_files.load(run_folder(seed, model) / model)
     truth = truth_of(name_of(seed))
     behind = json.loads((capture(seed) / "ground_truth" / "capture.json").read_text())["front_is"] == "object"
     placed, chamfer = aligned(mesh.vertices, mesh.faces, truth, behind)
@@ -318,7 +318,7 @@ def measured(seed: int, model: str, summary: dict[str, Any]) -> Whole:
     return Whole(seed, code, *scores, 100 * chamfer, seen, summary["seconds"])
 
 
-def between(placed: Array, mesh: meshes.Mesh, truth: GroundTruth, camera: Camera) -> float:
+def between(placed: Array, mesh: mesh_files.Mesh, truth: GroundTruth, camera: Camera) -> float:
     """PSNR on the object, as if all light were the same: what each picture's light made of it is set apart by its median."""
     expected, _ = true_render(truth, camera, 4)
     found = drawn(placed, mesh, camera)
@@ -332,7 +332,7 @@ def between(placed: Array, mesh: meshes.Mesh, truth: GroundTruth, camera: Camera
     return psnr(over[0].astype(np.float32), np.clip(lit, 0, 1).astype(np.float32), inside)
 
 
-def drawn(vertices: Array, mesh: meshes.Mesh, camera: Camera) -> Array:
+def drawn(vertices: Array, mesh: mesh_files.Mesh, camera: Camera) -> Array:
     """The mesh elsewhere: premultiplied RGBA."""
     return render(
         vertices.astype(np.float32), mesh.faces, mesh.uv, mesh.texture, camera, 3, mesh.material, mesh.normals
@@ -391,7 +391,7 @@ def _input(seed: int, side: int = 256) -> Array:
 def _seen(seed: int, model: str, side: int = 256) -> Array:
     if not (run_folder(seed, model) / model / "mesh.obj").is_file():
         return np.full((side, 2 * side, 3), 255, np.uint8)
-    mesh = meshes.load(run_folder(seed, model) / model)
+    mesh = mesh_files.load(run_folder(seed, model) / model)
     middle = (mesh.vertices.min(axis=0) + mesh.vertices.max(axis=0)) / 2
     centred = mesh.vertices - middle
     radius = float(np.linalg.norm(centred, axis=1).max())

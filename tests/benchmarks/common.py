@@ -13,11 +13,11 @@ import numpy as np
 import trimesh
 from PIL import Image
 
-from steps.formats import meshes, scene
-from steps.formats.meshes import Mesh
 from steps.geometry.cameras import Camera, project, unproject
-from steps.geometry.render import render
+from steps.io import mesh_files, scene
+from steps.io.mesh_files import Mesh
 from steps.quality.metrics import psnr
+from steps.raster.render import render
 from steps.sample.objects import OBJECTS
 
 Array = np.ndarray[Any, Any]
@@ -148,7 +148,7 @@ def table(header: list[str], rows: list[list[object]]) -> None:
 
 
 def load(out: Path) -> Mesh:
-    return meshes.load(out / "reconviagen")
+    return mesh_files.load(out / "reconviagen")
 
 
 NAMES = list(OBJECTS)

@@ -10,7 +10,7 @@ import numpy as np
 import trimesh
 from scipy.spatial.transform import Rotation
 
-from steps.geometry.poses import Similarity
+from steps.registration.global_icp import Similarity
 from steps.sample.render import GroundTruth
 
 Array = np.ndarray[Any, Any]

@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 
-from steps import baseline
-from steps.attempts import Attempts
-from steps.files import write_json
-from steps.formats import scene
+from steps.fusion import reconstruct
+from steps.io import scene
 from steps.nvdiffrec import ladder
 from steps.nvdiffrec.ladder import SAMPLES, Rung
 from steps.nvdiffrec.second_pass import SecondPass
 from steps.nvdiffrec.targets import targets
+from steps.runtime.attempts import Attempts
+from steps.runtime.files import write_json
 from tests.benchmarks.common import WORK, job, sample, table
 
 ITERATIONS = 20
@@ -49,7 +49,7 @@ def _scene(side: int) -> Path:
 
 def _fitted(side: int, device: str) -> tuple[SecondPass, Any]:
     views = scene.load(_scene(side)).views
-    mesh, facts = baseline.reconstruct(views, baseline.Settings(resolution=side))
+    mesh, facts = reconstruct.reconstruct(views, reconstruct.Settings(resolution=side))
     seen = targets(views, side, facts["voxel"], device)
     return SecondPass(mesh, 4 * ITERATIONS, seen, device), seen
 
@@ -90,7 +90,7 @@ def _out_of_memory() -> None:
     code = (
         f"import torch; torch.cuda.set_per_process_memory_fraction({share}); "
         "from steps.nvdiffrec import run; run.free_memory = lambda device: None; "  # the prediction must not prevent it
-        "from steps.runner import main; raise SystemExit(main('nvdiffrec'))"
+        "from steps.runtime.supervisor import main; raise SystemExit(main('nvdiffrec'))"
     )
     for _ in range(6):
         words = [

@@ -17,7 +17,7 @@ import numpy as np
 import trimesh
 from scipy.spatial import cKDTree
 
-from steps.formats import meshes
+from steps.io import mesh_files
 from tests import cases
 from tests.benchmarks.captures_benchmark import similarity
 from tests.benchmarks.common import WORK, table
@@ -114,7 +114,7 @@ def run(source: Path, out: Path, truth: Path, *flags: str) -> Result:
     if not quality_file.is_file():
         return Result(error.get("code", ""), said=said, warnings=warnings)
     quality = json.loads(quality_file.read_text())
-    mesh = meshes.load(out / "reconviagen")
+    mesh = mesh_files.load(out / "reconviagen")
     scores = quality["psnr"], quality["object"]["psnr"], chamfer(mesh.vertices, mesh.faces, truth)
     return Result(error.get("code", ""), *scores, quality["mesh"]["watertight"], said, warnings)
 

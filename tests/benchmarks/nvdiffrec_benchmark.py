@@ -13,17 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import grey_erosion
 
-from steps.contracts import Nvdiffrec
-from steps.formats import scene
-from steps.formats.meshes import Mesh
-from steps.formats.scene import Scene, SceneView
 from steps.geometry.cameras import Camera
+from steps.io import scene
+from steps.io.mesh_files import Mesh
+from steps.io.scene import Scene, SceneView
 from steps.nvdiffrec import reconstruct
 from steps.nvdiffrec.checkpoint import Checkpoint
 from steps.nvdiffrec.clock import Clock
 from steps.nvdiffrec.ladder import Rung
 from steps.nvdiffrec.run import keep_freed_memory
-from steps.reporter import Reporter
+from steps.runtime.contract import Nvdiffrec
+from steps.runtime.reporter import Reporter
 from tests.benchmarks.common import (
     NAMES,
     WORK,

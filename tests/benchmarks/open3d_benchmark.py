@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import open3d as o3d
 
-from steps import baseline
-from steps.formats import scene
-from steps.formats.meshes import Mesh
-from steps.geometry.atlas import unwrap
-from steps.geometry.bake import bake
-from steps.geometry.fusion import DepthView, grid_around
+from steps.fusion import reconstruct
+from steps.fusion.isosurface import extract, simplified, vertex_normals
+from steps.fusion.signed_field import DepthView, grid_around
 from steps.geometry.soundness import is_closed
-from steps.geometry.surface import extract, simplified, vertex_normals
+from steps.io import scene
+from steps.io.mesh_files import Mesh
+from steps.texturing.atlas import unwrap
+from steps.texturing.bake import bake
 from tests.benchmarks.common import (
     NAMES,
     WORK,
@@ -42,7 +42,7 @@ HEADER = [
     "F 0.5 %",
     "closed",
 ]
-SETTINGS = baseline.Settings()
+SETTINGS = reconstruct.Settings()
 TRUNCATION = 4.0  # voxels, as ours
 
 
@@ -83,13 +83,13 @@ def compared(name: str) -> list[list[object]]:
 
 def ours(taken: scene.Scene) -> tuple[Array, Array]:
     """Our field, marching cubes, smoothing and decimation."""
-    field, grid = baseline.fused(taken.views, SETTINGS)
+    field, grid = reconstruct.fused(taken.views, SETTINGS)
     return extract(field, grid, SETTINGS.faces)
 
 
 def theirs(taken: scene.Scene) -> tuple[Array, Array]:
     """Open3D's TSDF on a voxel block grid with the same voxel and truncation, its marching cubes, and the same decimation."""
-    raw = [baseline.depth_view(view, 1 << 30) for view in taken.views]
+    raw = [reconstruct.depth_view(view, 1 << 30) for view in taken.views]
     volume = _volume(grid_around(raw, SETTINGS.grid).voxel)
     for view in raw:
         _integrate(volume, view)
@@ -115,10 +115,10 @@ def _integrate(volume: o3d.t.geometry.VoxelBlockGrid, view: DepthView) -> None:
 
 def textured(taken: scene.Scene, vertices: Array, faces: Array) -> Mesh:
     """The same atlas and bake for both."""
-    size = baseline.texture_size(taken.views, 0)
+    size = reconstruct.texture_size(taken.views, 0)
     index, cut, uv = unwrap(vertices, faces, size)
     normals = vertex_normals(vertices, faces)[index]
-    photos = [baseline.photo(view, 0) for view in taken.views]
+    photos = [reconstruct.photo(view, 0) for view in taken.views]
     baked = bake(vertices[index], cut, uv, normals, photos, size)
     return Mesh(baked.vertices.astype(np.float32), cut, uv, normals.astype(np.float32), baked.texture)
 

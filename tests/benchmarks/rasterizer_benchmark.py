@@ -81,7 +81,7 @@ def ours(side: int, faces: int) -> float:
     keep_freed_memory()
     import torch
 
-    from steps.geometry import autograd as dr
+    from steps.raster import torch_ops as dr
     from tests.geometry.shapes import ball, camera, clip_of
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))

@@ -17,16 +17,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from steps import baseline
-from steps.formats import scene
-from steps.geometry import clouds
-from steps.geometry.poses import Similarity, angle
-from steps.geometry.rasterize import rasterize
-from steps.geometry.registration import FULL, Registration, register
-from steps.geometry.render import render
+from steps.fusion import reconstruct
+from steps.io import scene
 from steps.quality.metrics import psnr
+from steps.raster.rasterize import rasterize
+from steps.raster.render import render
 from steps.reconviagen.model import Made
 from steps.reconviagen.placing import dressed, sight
+from steps.registration import pointcloud
+from steps.registration.global_icp import Similarity, angle
+from steps.registration.refine import FULL, Registration, register
 from steps.sample.render import GroundTruth
 from tests.benchmarks import objects
 from tests.benchmarks.captures_benchmark import truth_of
@@ -98,8 +98,8 @@ def _step(step: str, out: Path, *words: str) -> None:
     subprocess.run(command, check=True)
 
 
-def cloud_of(mesh: Disturbed) -> clouds.Cloud:
-    cloud, face, weights = clouds.of_mesh(mesh.vertices, mesh.faces, FULL)
+def cloud_of(mesh: Disturbed) -> pointcloud.Cloud:
+    cloud, face, weights = pointcloud.of_mesh(mesh.vertices, mesh.faces, FULL)
     return replace(cloud, colours=mesh.paint(face, weights))
 
 
@@ -154,7 +154,7 @@ def print_bakes() -> None:
     for seed, name in enumerate(objects.NAMES):
         truth = truth_of(name)
         taken = scene_of(name)
-        fused, _ = baseline.reconstruct(taken.views, baseline.Settings())
+        fused, _ = reconstruct.reconstruct(taken.views, reconstruct.Settings())
         mesh, pictures = rebaked(truth, taken, seed)
         ours, reference = scored(mesh, taken), scored(fused, taken)
         gains.append(ours - reference)
@@ -172,10 +172,10 @@ def rebaked(truth: GroundTruth, taken: scene.Scene, seed: int) -> tuple[Any, Arr
     owner[faces.ravel()] = np.arange(faces.size)
     colours = truth.paint(source[owner // 3], corners[owner // 3, owner % 3])
     made = Made(pose(vertices), faces, colours)
-    cloud, face, weights = clouds.of_mesh(made.vertices, made.faces, FULL)
+    cloud, face, weights = pointcloud.of_mesh(made.vertices, made.faces, FULL)
     coloured = replace(cloud, colours=(colours[faces[face]] * weights[..., None]).sum(axis=1))
     found = register(coloured, [sight(view) for view in taken.views])
-    mesh, _, _ = dressed(made, found, taken.views, baseline.Settings())
+    mesh, _, _ = dressed(made, found, taken.views, reconstruct.Settings())
     shown = [
         np.hstack([_small(view.picture()), _small(_drawn(mesh, view))]) for view in taken.views[:4:2] + taken.views[4:5]
     ]

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from steps.files import read_json
+from steps.runtime.files import read_json
 from tests.benchmarks.common import WORK, job, sample, table
 
 HEADER = ["step", "seconds", "of that: start", "compiling", "peak RAM MiB", "stages"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from steps.contracts import VIEW_NAMES
+from steps.runtime.contract import VIEW_NAMES
 from tests.cases.kit import (
     Array,
     Case,

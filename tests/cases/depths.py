@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from steps.contracts import VIEW_NAMES
+from steps.runtime.contract import VIEW_NAMES
 from tests.cases import kit
 from tests.cases.kit import Array, Case
 

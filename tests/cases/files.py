@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from steps.contracts import VIEW_NAMES
+from steps.runtime.contract import VIEW_NAMES
 from tests.cases.kit import Case, cameras, depth, metres, view, write_cameras, write_depth, write_view
 
 Y_TO_Z = np.array([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])  # as Blender's importer turns a world

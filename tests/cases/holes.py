@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-from steps.contracts import VIEW_NAMES
+from steps.runtime.contract import VIEW_NAMES
 from tests.cases import kit
 from tests.cases.kit import Array, Case
 from tests.cases.pictures import over_white, vignettes

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from steps.contracts import VIEW_NAMES
+from steps.runtime.contract import VIEW_NAMES
 from tests.cases.kit import (
     Array,
     Case,

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from steps.formats.depth_encoding import encode_linear
-from steps.formats.png import to_bytes
 from steps.geometry.cameras import Camera
-from steps.geometry.rasterize import rasterize
+from steps.io.depth_encoding import encode_linear
+from steps.io.png import to_bytes
+from steps.raster.rasterize import rasterize
 from steps.sample.render import GroundTruth, render
 from steps.sample.run import truth_of
 from tests.cases.kit import MUG, Array, Case, cameras, write_cameras, write_depth, write_view

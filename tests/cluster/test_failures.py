@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline.report import first_failure, outputs, step_nodes
-from steps.errors import OOM_TYPES
+from steps.runtime.errors import OOM_TYPES
 from tests.cluster.client import (
     argo,
     ended_without_pods,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from steps.options import JOB_OPTIONS
+from steps.runtime.options import JOB_OPTIONS
 from tests.cluster.client import finished, pods_of, record_of, submit
 
 TEMPLATE = "sixview-cpu"

@@ -14,7 +14,7 @@ from pipeline.pod_messages import SIGKILLED
 from pipeline.report import outputs, step_nodes
 from pipeline.settings import Settings
 from pipeline.workflow import workflow_template
-from steps.errors import ModelOom
+from steps.runtime.errors import ModelOom
 from tests.cluster.client import (
     BUCKET,
     finished,

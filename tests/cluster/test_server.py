@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pipeline.report import step_nodes
-from steps.contracts import DEVICES, MODELS
+from steps.runtime.contract import DEVICES, MODELS
 from tests.cluster.client import address, read_key
 from tests.cluster.node import kubectl
 from tests.cluster.places import NAMESPACE

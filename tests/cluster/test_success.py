@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline.report import outputs, step_nodes
-from steps.contracts import MODELS
+from steps.runtime.contract import MODELS
 from tests.cluster import client, images
 from tests.cluster.client import keys_of, labels_of, moment, read_key, record_of, told
 from tests.cluster.node import kubectl

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from steps.errors import ValidationFailed
-from steps.formats import camera_files
-from steps.formats.cameras_json import View
-from steps.formats.depth_encoding import DepthEncoding
 from steps.geometry.cameras import VIEW_NAMES, Camera, look_at, project
+from steps.io import camera_import
+from steps.io.cameras_json import View
+from steps.io.depth_encoding import DepthEncoding
+from steps.runtime.errors import ValidationFailed
 
 Array = np.ndarray[Any, Any]
 SIZE = 320
@@ -45,7 +45,7 @@ def transforms(change: Callable[[dict[str, Any]], object] = lambda d: None) -> d
 def read(folder: Path, made: dict[str, Any]) -> list[View]:
     path = folder / "transforms.json"
     path.write_text(json.dumps(made))
-    found = camera_files.read(path, [(SIZE, SIZE)] * 6)
+    found = camera_import.read(path, [(SIZE, SIZE)] * 6)
     assert isinstance(found, list)
     return found
 
@@ -113,7 +113,7 @@ def colmap(
 
 
 def test_a_colmap_model_becomes_cameras_around_an_upright_front(tmp_path: Path) -> None:
-    found = camera_files.of_colmap(colmap(tmp_path))
+    found = camera_import.of_colmap(colmap(tmp_path))
     front = np.asarray(found[0].camera.camera_to_world)[:3, :3]
     assert front == pytest.approx(np.eye(3), abs=1e-9)
     distances = [np.linalg.norm(a.camera.position - b.camera.position) for a, b in zip(found, found[1:], strict=False)]
@@ -134,7 +134,7 @@ def _shifted(camera: Camera, by: Array) -> Camera:
 def test_a_colmap_model_is_found_where_colmap_puts_it_and_names_may_be_numbers(tmp_path: Path) -> None:
     (tmp_path / "sparse" / "0").mkdir(parents=True)
     colmap(tmp_path / "sparse" / "0", names="multi_views/{}.png")
-    found = camera_files.read(tmp_path, None)
+    found = camera_import.read(tmp_path, None)
     assert isinstance(found, list) and [v.camera.name for v in found] == list(VIEW_NAMES)
 
 
@@ -149,16 +149,16 @@ def test_a_colmap_model_is_found_where_colmap_puts_it_and_names_may_be_numbers(t
 )
 def test_a_wrong_colmap_model_is_refused_with_what_is_wrong(tmp_path: Path, lens: str, names: str, words: str) -> None:
     with pytest.raises(ValidationFailed, match=words):
-        camera_files.of_colmap(colmap(tmp_path, lens, names))
+        camera_import.of_colmap(colmap(tmp_path, lens, names))
 
 
 def test_what_is_not_there_is_told_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ValidationFailed, match=r"no cameras.txt"):
-        camera_files.read(tmp_path, None)
+        camera_import.read(tmp_path, None)
     with pytest.raises(ValidationFailed, match="no file"):
-        camera_files.read(tmp_path / "none.json", None)
+        camera_import.read(tmp_path / "none.json", None)
 
 
 def test_undistorted_radial_lenses_are_taken(tmp_path: Path) -> None:
-    found = camera_files.of_colmap(colmap(tmp_path, f"SIMPLE_RADIAL {SIZE} {SIZE} 400 160 160 0"))
+    found = camera_import.of_colmap(colmap(tmp_path, f"SIMPLE_RADIAL {SIZE} {SIZE} 400 160 160 0"))
     assert (found[0].camera.fx, found[0].camera.fy, found[0].camera.cx) == (400, 400, 160)

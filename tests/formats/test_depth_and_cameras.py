@@ -10,12 +10,12 @@ import jsonschema
 import numpy as np
 import pytest
 
-from steps.errors import ValidationFailed
-from steps.formats import cameras_json
-from steps.formats.cameras_json import SCHEMA, Arrangement, canonical_views, document, parse
-from steps.formats.depth_encoding import DepthEncoding, encode_linear, foreground, metric_depth
-from steps.formats.png import Picture
 from steps.geometry.cameras import canonical_camera, ray_to_z
+from steps.io import cameras_json
+from steps.io.cameras_json import SCHEMA, Arrangement, canonical_views, document, parse
+from steps.io.depth_encoding import DepthEncoding, encode_linear, foreground, metric_depth
+from steps.io.png import Picture
+from steps.runtime.errors import ValidationFailed
 
 DEPTH = np.linspace(1.6, 3.4, 32 * 32).reshape(32, 32)
 FLAT = np.ones((32, 32))

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from steps.errors import BadInput, ValidationFailed
-from steps.formats import inputs
-from steps.formats.cameras_json import View
-from steps.formats.checks import check_set
 from steps.geometry.cameras import VIEW_NAMES
+from steps.io import input_set
+from steps.io.cameras_json import View
+from steps.io.input_checks import check_set
+from steps.runtime.errors import BadInput, ValidationFailed
 from tests.cases.files import CASES, needed_cameras, side_files
 from tests.cases.kit import Case
 
@@ -81,7 +81,7 @@ def test_a_camera_file_that_cannot_be_understood_is_refused_and_never_left_out(s
     "name", ["frontal.png", "view_6.png", "view_0x1.png", "0.png", "front_back.png", "depth_0.png"]
 )
 def test_a_name_that_tells_no_view_tells_none(name: str) -> None:
-    assert inputs.view_index("multi_views", name, VIEW_NAMES) is None
+    assert input_set.view_index("multi_views", name, VIEW_NAMES) is None
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_name_that_tells_no_view_tells_none(name: str) -> None:
     ],
 )
 def test_a_name_with_a_number_or_a_word_tells_its_view(name: str, view: int) -> None:
-    assert inputs.view_index("multi_views", name, VIEW_NAMES) == view
+    assert input_set.view_index("multi_views", name, VIEW_NAMES) == view
 
 
 def test_other_formats_count_where_the_pngs_are_not_all_there(set_copy: Path) -> None:
@@ -117,6 +117,6 @@ def test_what_is_uploaded_of_a_folder_is_what_would_be_read(set_copy: Path, monk
     (set_copy / "multi_views").rename(set_copy / "Multi_Views")
     (set_copy / "Multi_Views" / "front.png.meta").write_text("guid: 1")
     base = jobs.upload(set_copy, "job")
-    expected: set[Any] = {f"{f}/{n}.png" for f in inputs.FIELDS for n in VIEW_NAMES} | {"Camera.json"}
+    expected: set[Any] = {f"{f}/{n}.png" for f in input_set.FIELDS for n in VIEW_NAMES} | {"Camera.json"}
     assert {address.removeprefix(f"{base}/") for address in sent} == expected
     assert sent[f"{base}/multi_views/top.png"].read_bytes()[:4] == b"\x89PNG"

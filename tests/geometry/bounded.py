@@ -16,30 +16,22 @@ from hypothesis import strategies as st
 from numba.core.dispatcher import Dispatcher
 from scipy.spatial.transform import Rotation
 
-import steps.geometry
-from steps.errors import StepError
-from steps.geometry import (
-    antialias,
-    bake,
-    collapse,
-    crossings,
-    depth,
-    fusion,
-    interpolate,
-    kernels,
-    rasterize,
-    render,
-    rig_fit,
-    texture,
-    thin_parts,
-)
+from steps import calibration, compute, fusion, geometry, raster, registration, texturing
+from steps.calibration import solver
+from steps.compute import kernels
+from steps.fusion import signed_field, thin_parts
+from steps.fusion.marching_tetrahedra import march
+from steps.geometry import collapse, crossings, depth_ops
 from steps.geometry.cameras import Camera
-from steps.geometry.clouds import Sight
-from steps.geometry.poses import Similarity
-from steps.geometry.registration import Pull
-from steps.geometry.tetrahedra import march
+from steps.raster import antialias, interpolate, rasterize, render, texture
+from steps.registration.global_icp import Similarity
+from steps.registration.pointcloud import Sight
+from steps.registration.refine import Pull
+from steps.runtime.errors import StepError
+from steps.texturing import bake
 
 Array = np.ndarray[Any, Any]
+LAYERS = (calibration, compute, fusion, geometry, raster, registration, texturing)
 NOT_NUMBERS = np.array([np.nan, np.inf, -np.inf])
 SIZES = [(1, 1), (1, 2), (2, 1), (3, 5), (17, 9), (4096, 2), (3, 4096)]
 HARDLY_DRAWN = (4, 3)  # the picture of cases that are not about its size
@@ -195,14 +187,14 @@ def fused(camera: Camera, seed: int, scale: int, bad: int) -> None:
     random = np.random.default_rng(seed)
     shape = camera.height, camera.width
     seen, step = (spoilt(random, random.normal(size=shape) * 10.0**scale, bad).astype(np.float32) for _ in range(2))
-    depth.dequantized(seen, step, 2)
-    depth.bridged(seen, random.random(shape) < 0.5)
-    depth.tangent_planes(seen, camera)
-    view = fusion.DepthView(camera, seen, random.random(shape).astype(np.float32), step)
-    grid = fusion.Grid(spoilt(random, random.normal(size=3), bad), 10.0**scale, (3, 2, 4))
+    depth_ops.dequantized(seen, step, 2)
+    depth_ops.bridged(seen, random.random(shape) < 0.5)
+    depth_ops.tangent_planes(seen, camera)
+    view = signed_field.DepthView(camera, seen, random.random(shape).astype(np.float32), step)
+    grid = signed_field.Grid(spoilt(random, random.normal(size=3), bad), 10.0**scale, (3, 2, 4))
     for slack in (0.0, 3.0):
-        fusion.signed_field([view, view], grid, slack)
-    fusion.grid_around([view], 16)
+        signed_field.signed_field([view, view], grid, slack)
+    signed_field.grid_around([view], 16)
 
 
 @case({**MESH, "scale": exponents, "bad": few})
@@ -232,18 +224,18 @@ def rigged(seed: int, cells: int, scale: int, bad: int, coding: int) -> None:
     random = np.random.default_rng(seed)
     points, furthest = (spoilt(random, random.normal(size=(6, n, 5)), bad) for n in (4, 2))
     maps = [spoilt(random, random.normal(size=(6, cells, cells)), bad).astype(np.float32) for _ in range(3)]
-    reach = random.normal(size=(6, rig_fit.DIRECTIONS))
-    sights = rig_fit.Sights(points, *maps, reach, [], 0.01, furthest=furthest)
+    reach = random.normal(size=(6, solver.DIRECTIONS))
+    sights = solver.Sights(points, *maps, reach, [], 0.01, furthest=furthest)
     axes = Rotation.random(6, random_state=seed).as_matrix()
-    told = rig_fit.Coding(coding & 1, coding >> 1)
-    theta = random.normal(size=rig_fit.SHARED + 6 * rig_fit.PER_VIEW) * 10.0**scale
-    theta[rig_fit.BENDS] = (
+    told = solver.Coding(coding & 1, coding >> 1)
+    theta = random.normal(size=solver.SHARED + 6 * solver.PER_VIEW) * 10.0**scale
+    theta[solver.BENDS] = (
         (0.0, 0.0, 0.0) if seed % 2 else (3 * random.normal(), 0.1, 0.1)
     )  # others do not rise, and are left
     theta = spoilt(random, theta, bad)
     used = random.random(6) < 0.8
-    rig_fit.transfers(sights, axes, told, theta)
-    problem = rig_fit.Problem(sights, axes, told, used, np.ones(len(theta), bool), tolerance=rig_fit.FINEST)
+    solver.transfers(sights, axes, told, theta)
+    problem = solver.Problem(sights, axes, told, used, np.ones(len(theta), bool), tolerance=solver.FINEST)
     state = problem.state(theta)
     if len(state.places):  # else the curve does not rise
         problem.jacobian(theta, state)
@@ -282,9 +274,9 @@ def reduced(seed: int, scale: int, rough: float, target: int) -> None:
 
 
 def modules() -> list[Any]:
-    """All of steps.geometry but what needs a GPU or torch, which `test_cuda` is about."""
-    names = [m.name for m in pkgutil.iter_modules(steps.geometry.__path__)]
-    return [importlib.import_module(f"steps.geometry.{n}") for n in names if n not in ("cuda", "autograd", "backends")]
+    """All that holds array code, but what needs a GPU or torch, which `test_cuda` is about."""
+    names = [m.name for layer in LAYERS for m in pkgutil.iter_modules(layer.__path__, f"{layer.__name__}.")]
+    return [importlib.import_module(n) for n in names if n.rpartition(".")[2] not in ("cuda", "torch_ops", "backends")]
 
 
 def every_kernel() -> dict[str, Dispatcher]:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from steps.geometry import autograd as dr
-from steps.geometry import kernels
+from steps.compute import kernels
+from steps.raster import torch_ops as dr
 from tests.geometry.shapes import ball, camera, clip_of, drawn, likeness, supersampled, waves
 
 Array = np.ndarray[Any, Any]
@@ -187,7 +187,7 @@ def test_the_same_scene_gives_the_same_bits_on_any_number_of_cores(monkeypatch: 
     first = everything()
     for cores in (1, 3):
         monkeypatch.setattr(kernels, "core_count", lambda cores=cores: cores)
-        monkeypatch.setattr("steps.geometry.texture.core_count", lambda cores=cores: cores)
+        monkeypatch.setattr("steps.raster.texture.core_count", lambda cores=cores: cores)
         assert everything() == first
 
 

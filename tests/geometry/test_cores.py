@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from steps.geometry import cores
+from steps.compute import cores
 
 
 def told(folder: Path, membership: str, **files: str) -> float:

@@ -45,9 +45,9 @@ def compare() -> None:
     """Prints "same" for each result that is."""
     import torch
 
-    from steps.geometry import autograd as dr
-    from steps.geometry import backends
-    from steps.geometry.cuda import Cuda
+    from steps.raster import backends
+    from steps.raster import torch_ops as dr
+    from steps.raster.cuda import Cuda
     from tests.geometry.shapes import ball, camera, clip_of, waves
 
     vertices, faces = ball(5)
@@ -75,7 +75,7 @@ def far_plane() -> None:
     """Prints which of two faces wins every pixel: that at z / w, or that at the far plane, whose z / w is 1."""
     import torch
 
-    from steps.geometry.cuda import Cuda
+    from steps.raster.cuda import Cuda
 
     square = np.array([[0, 0], [8, 0], [0, 8]], float)  # half of the picture
     for z in (-1.0, 0.0, 0.999, 1 - 2.0**-29):
@@ -92,9 +92,9 @@ def degenerate() -> None:
     """Prints "same" for each mesh that the simulator draws, and blends at its outlines, as the CPU does."""
     import torch
 
-    from steps.geometry import antialias
-    from steps.geometry.backends import Cpu
-    from steps.geometry.cuda import Cuda
+    from steps.raster import antialias
+    from steps.raster.backends import Cpu
+    from steps.raster.cuda import Cuda
 
     random = np.random.default_rng(0)
     plain = np.column_stack([random.uniform(0, 6, (8, 2)), random.uniform(-1, 1, 8), np.ones(8)])
@@ -123,11 +123,11 @@ def compile_all() -> None:
     from numba import cuda
     from numba import types as t
 
-    from steps.geometry import antialias as a
-    from steps.geometry import cuda as c
-    from steps.geometry import interpolate as i
-    from steps.geometry import rasterize as r
-    from steps.geometry import texture as x
+    from steps.raster import antialias as a
+    from steps.raster import cuda as c
+    from steps.raster import interpolate as i
+    from steps.raster import rasterize as r
+    from steps.raster import texture as x
 
     device = types.SimpleNamespace(compute_capability=(9, 0))
     dispatcher.get_current_device = lambda: device  # device functions ask the driver, which is not there

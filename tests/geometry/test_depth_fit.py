@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from steps.geometry import depth_fit, depth_search
+from steps.calibration import depth_fit, depth_search
+from steps.calibration.depth_fit import Fit
+from steps.calibration.depth_models import Model
+from steps.calibration.depth_views import Frame, depth_view, normalised
+from steps.calibration.presets import PRESETS
 from steps.geometry.cameras import Camera, look_at, ray_to_z
-from steps.geometry.depth_fit import Fit
-from steps.geometry.depth_models import Model
-from steps.geometry.depth_views import Frame, depth_view, normalised
-from steps.geometry.rasterize import rasterize
-from steps.geometry.rig_presets import PRESETS
+from steps.raster.rasterize import rasterize
 from tests.geometry.shapes import ball
 
 Array = np.ndarray[Any, Any]

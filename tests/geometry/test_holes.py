@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import trimesh
 
-from steps import baseline
-from steps.errors import ValidationFailed
-from steps.formats.depth_encoding import DepthEncoding, MetricDepth, foreground
-from steps.formats.png import Picture
+from steps.fusion import reconstruct
+from steps.fusion.signed_field import DepthView, grid_around, signed_field
 from steps.geometry.cameras import VIEW_NAMES, canonical_camera
-from steps.geometry.depth import bridged
-from steps.geometry.fusion import DepthView, grid_around, signed_field
-from steps.geometry.images import box_down
-from steps.geometry.rasterize import rasterize
-from steps.validate import outside
+from steps.geometry.depth_ops import bridged
+from steps.geometry.image_ops import box_down
+from steps.io.depth_encoding import DepthEncoding, MetricDepth, foreground
+from steps.io.png import Picture
+from steps.raster.rasterize import rasterize
+from steps.runtime.errors import ValidationFailed
+from steps.validate.foreground import outside
 
 Array = np.ndarray[Any, Any]
 SIZE, CELLS = 96, 64
@@ -63,7 +63,7 @@ def test_a_hole_in_the_only_view_that_sees_a_hollow_does_not_fill_the_hollow(bow
     middle = slice(SIZE // 2 - 5, SIZE // 2 + 5)
     holed = [with_hole(v, middle, middle) if v.camera.name == "top" else v for v in bowl]
     pillar = signed_field(holed, grid)
-    mended = signed_field([baseline.without_holes(v) for v in holed], grid)
+    mended = signed_field([reconstruct.without_holes(v) for v in holed], grid)
     filled = int(((pillar < 0) & (whole > 0)).sum())
     assert filled > 500 and int(((mended < 0) != (whole < 0)).sum()) < filled / 5
 
@@ -76,7 +76,7 @@ def test_a_guess_never_takes_away_what_another_view_sees() -> None:
     grid = grid_around(views, CELLS)
     middle = slice(SIZE // 2 - 14, SIZE // 2 + 14)
     holed = [with_hole(v, middle, middle) if v.camera.name == "top" else v for v in views]
-    field = signed_field([baseline.without_holes(v) for v in holed], grid)
+    field = signed_field([reconstruct.without_holes(v) for v in holed], grid)
     near_its_side = np.rint((np.array([0.07, 0.4, 0.0]) - grid.origin) / grid.voxel).astype(int)
     assert field[tuple(near_its_side)] < 0
 
@@ -91,9 +91,9 @@ def test_noise_is_smoothed_within_what_it_allows_and_exact_depth_is_left_alone()
     noisy = np.random.default_rng(0).normal(scale=0.005, size=exact.depth.shape)
     spoilt = replace(exact, depth=np.where(exact.depth > 0, exact.depth + noisy, 0).astype(np.float32))
     known = (exact.depth > 0) & (exact.depth < exact.depth[exact.depth > 0].min() + 0.3)  # seen squarely
-    found = baseline.smoothed(spoilt, 0.01)
+    found = reconstruct.smoothed(spoilt, 0.01)
     assert np.abs(found.depth - exact.depth)[known].mean() < 0.6 * np.abs(noisy[known]).mean()
-    assert baseline.smoothed(exact, 0.01) is exact
+    assert reconstruct.smoothed(exact, 0.01) is exact
 
 
 # -- more than the object ------------------------------------------------------------------------------------------------

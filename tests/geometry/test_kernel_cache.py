@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from steps.geometry import kernel_cache
+from steps.compute import kernel_cache
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy.spatial import Delaunay
 
-from steps.geometry import kernels
+from steps.compute import kernels
 from steps.geometry.cameras import CANONICAL_FOCAL_PER_WIDTH, Camera, look_at, project, unproject
-from steps.geometry.rasterize import rasterize, rasterize_homogeneous
+from steps.raster.rasterize import rasterize, rasterize_homogeneous
 
 Array = np.ndarray[Any, Any]
 SIZE = 64

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from steps.geometry import clouds
 from steps.geometry.cameras import project, unproject
-from steps.geometry.poses import (
+from steps.registration import pointcloud
+from steps.registration.global_icp import (
     Poses,
     Similarity,
     angle,
@@ -23,7 +23,7 @@ from steps.geometry.poses import (
     round_axis,
     swept,
 )
-from steps.geometry.registration import Registration, register
+from steps.registration.refine import Registration, register
 from steps.sample.objects import OBJECTS
 from tests.benchmarks import registration_benchmark as benchmark
 from tests.benchmarks.disturbed import disturbed
@@ -109,7 +109,7 @@ def test_the_closest_transform_is_exact_for_exact_points_and_never_a_reflection(
 
 def test_points_of_a_mesh_are_spread_by_area_and_lie_on_it() -> None:
     vertices = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [5, 0, 0], [8, 0, 0], [5, 1, 0]], float)
-    cloud, face, weights = clouds.of_mesh(vertices, np.array([[0, 1, 2], [3, 4, 5]]), 4000)
+    cloud, face, weights = pointcloud.of_mesh(vertices, np.array([[0, 1, 2], [3, 4, 5]]), 4000)
     assert (face == 1).mean() == pytest.approx(0.75, abs=0.03)
     np.testing.assert_allclose(cloud.normals, np.tile([0, 0, 1], (4000, 1)))
     assert (weights >= 0).all()
@@ -117,7 +117,7 @@ def test_points_of_a_mesh_are_spread_by_area_and_lie_on_it() -> None:
 
 def test_what_the_views_show_lies_on_the_object_and_faces_out(folder: Path) -> None:
     truth, taken = benchmark.truth_of("duck"), benchmark.scene_of("duck", SIDE, folder)
-    shown = clouds.of_sights([benchmark.sight(view) for view in taken.views], 3000)
+    shown = pointcloud.of_sights([benchmark.sight(view) for view in taken.views], 3000)
     shown = replace(shown, points=taken.frame.points_out(shown.points))
     middle = truth.vertices.mean(axis=0)
     assert ((shown.points - middle) * shown.normals).sum(axis=1).mean() > 0.2
@@ -206,7 +206,7 @@ def _waves(side: int) -> Array:
 def test_what_is_round_has_an_axis_and_what_is_not_has_none() -> None:
     angles, heights = RANDOM.uniform(0, 2 * np.pi, 6000), RANDOM.uniform(-2, 2, 6000)
     tube = np.stack([np.cos(angles), heights, np.sin(angles)], axis=1)
-    cloud = clouds.Cloud(tube, tube)
+    cloud = pointcloud.Cloud(tube, tube)
     unit = replace(cloud, points=onto_unit(cloud)(tube))
     np.testing.assert_allclose(np.abs(round_axis(unit)), [0, 1, 0], atol=0.03)
     assert not round_axis(replace(unit, points=unit.points * [1.3, 1, 1])).any()

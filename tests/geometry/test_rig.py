@@ -11,17 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from steps import contracts
-from steps.formats import cameras_json, png
-from steps.formats.cameras_json import SCHEMA, Arrangement
-from steps.formats.checks import Pictures
-from steps.formats.depth_encoding import DepthEncoding, foreground, metric_depth
-from steps.geometry import rig, rig_photo, rig_sights
-from steps.geometry.cameras import Placement, project, ray_to_z, unproject
-from steps.geometry.depth_curve import is_monotone
-from steps.geometry.rig import Candidate, Reading
-from steps.geometry.rig_choice import ALIKE_EVERYWHERE, Choice
-from steps.geometry.rig_fit import (
+from steps.calibration import observations, photometric, search
+from steps.calibration.presets import PRESETS
+from steps.calibration.search import Candidate, Reading
+from steps.calibration.selection import ALIKE_EVERYWHERE, Choice
+from steps.calibration.solver import (
     BENDS,
     ENDS,
     FINEST,
@@ -40,12 +34,18 @@ from steps.geometry.rig_fit import (
     seen_from,
     spelled,
 )
-from steps.geometry.rig_presets import PRESETS
+from steps.geometry.cameras import Placement, project, ray_to_z, unproject
+from steps.geometry.depth_curve import is_monotone
+from steps.io import cameras_json, png
+from steps.io.cameras_json import SCHEMA, Arrangement
+from steps.io.depth_encoding import DepthEncoding, foreground, metric_depth
+from steps.io.input_checks import Pictures
+from steps.runtime import contract
 from steps.sample import capture
 from steps.sample.objects import OBJECTS
 from steps.sample.render import build
-from steps.validate import placement, rig_telling
-from steps.validate import rig as stage
+from steps.validate import placement
+from steps.validate.rig import messages, stage
 
 Array = np.ndarray[Any, Any]
 SIDE = 64
@@ -56,14 +56,14 @@ def random_candidate(seed: int, bends: bool = False) -> Candidate:
     theta = np.zeros(SHARED + 6 * PER_VIEW)
     theta[0], theta[ENDS] = random.uniform(0.1, 0.6), (0.6, -0.4)
     theta[SHARED:] = (random.uniform(-1, 1, (6, PER_VIEW)) * SPREAD).ravel()
-    reading = rig.readings()[int(random.integers(32))]
+    reading = search.readings()[int(random.integers(32))]
     if bends:
         theta[BENDS] = random.uniform(-3, 3), *random.uniform(-0.2, 0.2, 2)
     return Candidate(reading, Coding(bends=int(bends)), Fit(theta, 0.0))
 
 
 def test_all_32_readings_differ_and_none_is_a_mirror_image() -> None:
-    rigs = [rig.axes_of(reading) for reading in rig.readings()]
+    rigs = [search.axes_of(reading) for reading in search.readings()]
     assert all(np.linalg.det(axes) == pytest.approx(np.ones(6)) for axes in rigs)
     assert len({axes.round().tobytes() for axes in rigs}) == 32
 
@@ -114,7 +114,7 @@ def test_the_cameras_that_come_out_are_those_that_were_fitted(seed: int, bends: 
     pixels, distance = project(unproject(depth, views[i].camera), views[j].camera)
     place = (20.5 * 2 / SIDE - 1, 1 - 20.5 * 2 / SIDE)
     point = np.array([*place, (140 - 40) / 200, 0.0, 0.0])
-    axes = rig.axes_of(found.reading)
+    axes = search.axes_of(found.reading)
     place = lifted(point[None], axes[i], found.coding, found.fit.theta, i)[0]
     _, _, height, x, y, _ = seen_from(place, axes[j], spelled(found.fit.theta), j)
     assert ((x + 1) * SIDE / 2, (1 - y) * SIDE / 2) == pytest.approx(tuple(pixels[0]), abs=1e-3)
@@ -130,13 +130,13 @@ def _picture(pixels: Array) -> png.Picture:
 def test_a_view_is_placed_on_its_depth_though_a_shadow_lies_beside_it() -> None:
     y, x = np.mgrid[:200, :200].astype(float)
     inside = ((x - 100) / 50) ** 2 + ((y - 90) / 35) ** 2 < 1
-    distance = rig_sights._signed(inside, 128)
+    distance = observations._signed(inside, 128)
     scale, dx, dy = 1.03, 0.05, -0.04
     u, v = (x + 0.5) / 100 - 1, 1 - (y + 0.5) / 100
-    seen = rig_photo.sampled(inside.astype(float), (u - dx) / scale, (v - dy) / scale) > 0.5
+    seen = photometric.sampled(inside.astype(float), (u - dx) / scale, (v - dy) / scale) > 0.5
     shadow = 0.2 * np.exp(-(((x - 100) / 60) ** 2 + ((y - 135) / 20) ** 2))
     colour = np.where(seen[..., None], [0.8, 0.3, 0.2], 0.97 - shadow[..., None])
-    found = rig_photo.placed(colour, np.full(3, 0.97), distance)
+    found = photometric.placed(colour, np.full(3, 0.97), distance)
     assert (found.scale, found.x, found.y) == pytest.approx((scale, dx, dy), abs=0.008)
 
 
@@ -195,20 +195,20 @@ def test_who_knows_the_lens_is_asked_for_it_where_the_pictures_hardly_tell() -> 
     for degrees, asked in ((0.5, False), (4.0, True)):
         doubt = np.radians(degrees) / 2 * (1 + found.fit.theta[0] ** 2)
         chosen = replace(found, fit=replace(found.fit, doubt=float(doubt)))
-        note = rig_telling.note_of(Choice(chosen, [], [], [], [], np.inf, True), DepthEncoding(), per_view=False)
+        note = messages.note_of(Choice(chosen, [], [], [], [], np.inf, True), DepthEncoding(), per_view=False)
         assert ("The lens" in note) == asked
     generator = replace(chosen, reading=Reading(preset="zero123plus-v1.1"))
-    assert "The lens" not in rig_telling.note_of(
+    assert "The lens" not in messages.note_of(
         Choice(generator, [], [], [], [], np.inf, True), DepthEncoding(), per_view=False
     )  # its line has no place for it
     given = cameras_json.parse(note[note.index("{") :].rstrip(".").encode())
     assert isinstance(given, Arrangement) and given.left_is == found.reading.left_is
-    assert given.field_of_view == round(rig_telling.field_of_view(found))
+    assert given.field_of_view == round(messages.field_of_view(found))
 
 
 def test_readings_are_told_in_words() -> None:
-    assert rig_telling.words(Reading("object", 1, 0)) == "left means the object's left, top turned by 90 degrees"
-    assert rig_telling.words(Reading(preset="wonder3d")) == "the rig of wonder3d"
+    assert messages.words(Reading("object", 1, 0)) == "left means the object's left, top turned by 90 degrees"
+    assert messages.words(Reading(preset="wonder3d")) == "the rig of wonder3d"
 
 
 @pytest.mark.parametrize("ray", [0, 1])
@@ -216,7 +216,7 @@ def test_readings_are_told_in_words() -> None:
 def test_a_lifted_point_s_normal_is_that_of_the_surface(inverse: int, ray: int) -> None:
     """Of a curved surface under perspective: the cross product of two steps along it, taken by differences."""
     found = random_candidate(5)
-    axes = rig.axes_of(found.reading)[1]
+    axes = search.axes_of(found.reading)[1]
 
     def position(u: float, v: float) -> Array:
         value, dx, dy = 0.4 + 0.3 * u - 0.2 * v + 0.5 * u * v, 0.3 + 0.5 * v, -0.2 + 0.5 * u
@@ -239,24 +239,24 @@ def ball_views() -> tuple[list[Array], list[Array], Array]:
     z = np.sqrt(np.maximum(0.64 - x**2 - y**2, 0))
     mask = (z > 0).astype(float)
     own = np.stack([x, y, z], axis=2) / 0.8 * mask[..., None]
-    return [np.full((SIDE, SIDE, 3), 0.5)] * 6, [mask] * 6, np.stack([own @ axes for axes in rig.axes_of(Reading())])
+    return [np.full((SIDE, SIDE, 3), 0.5)] * 6, [mask] * 6, np.stack([own @ axes for axes in search.axes_of(Reading())])
 
 
 def turned_top(quarters: int) -> Array:
-    return rig.axes_of(Reading(top=quarters))
+    return search.axes_of(Reading(top=quarters))
 
 
 def test_light_from_another_side_makes_no_thing_unlike_itself() -> None:
     maps, masks, normals = ball_views()
     lit = [m * (1 + 0.2 * n[..., :1] - 0.1 * n[..., 1:2]) for m, n in zip(maps, normals, strict=True)]
-    much = rig_photo.unlikenesses(lit, masks, normals, turned_top(0), [turned_top(1)])[0]
+    much = photometric.unlikenesses(lit, masks, normals, turned_top(0), [turned_top(1)])[0]
     assert much.overall < 1e-4 and much.local < 1e-3
 
 
 def test_paint_that_light_could_not_have_made_does() -> None:
     maps, masks, normals = ball_views()
     spotted = [m * np.where(n[..., :1] > 0.5, 0.2, 1.0) for m, n in zip(maps, normals, strict=True)]
-    much = rig_photo.unlikenesses(spotted, masks, normals, turned_top(0), [turned_top(2)])[0]
+    much = photometric.unlikenesses(spotted, masks, normals, turned_top(0), [turned_top(2)])[0]
     assert much.local > 2 * ALIKE_EVERYWHERE
 
 
@@ -265,11 +265,11 @@ def test_the_normals_of_what_is_seen_point_out_of_it() -> None:
     x, y = np.meshgrid(axis, -axis)
     inside = x**2 + y**2 < 0.5
     height = np.sqrt(np.maximum(0.64 - x**2 - y**2, 0))
-    sights = rig_sights.sights_of([height * 1000] * 6, [inside] * 6)
+    sights = observations.sights_of([height * 1000] * 6, [inside] * 6)
     theta = np.zeros(SHARED + 6 * PER_VIEW)
     theta[ENDS] = [0.8 * h for h in (height[inside].min() / 0.8, 1.0)]
-    found = rig.normals(sights, Candidate(Reading(), Coding(0, 0), Fit(theta, 0.0)))
-    wanted = np.stack([np.stack([x, y, height], axis=2) / 0.8 @ axes for axes in rig.axes_of(Reading())])
+    found = search.normals(sights, Candidate(Reading(), Coding(0, 0), Fit(theta, 0.0)))
+    wanted = np.stack([np.stack([x, y, height], axis=2) / 0.8 @ axes for axes in search.axes_of(Reading())])
     cosine = (found * wanted).sum(axis=3)[:, x**2 + y**2 < 0.4]
     assert cosine.min() > 0.98
 
@@ -280,11 +280,11 @@ def test_what_reaches_furthest_reaches_the_outlines_of_the_others() -> None:
     q = axis**2 + axis[:, None] ** 2
     root = k * k * q * q - (1 + k * k * q) * (q - 0.49)
     height = (k * q + np.sqrt(np.maximum(root, 0))) / (1 + k * k * q)
-    sights = rig_sights.sights_of([np.rint(height * 200)] * 6, [root > 0] * 6)
+    sights = observations.sights_of([np.rint(height * 200)] * 6, [root > 0] * 6)
     theta = np.zeros(SHARED + 6 * PER_VIEW)
     theta[0], theta[ENDS] = k, [np.rint(h * 200) / 200 for h in (height[root > 0].min(), height.max())]
-    axes = rig.axes_of(Reading())
-    asked = rig_sights.with_furthest(sights, rig_sights.shown(sights), axes, Coding(), theta)
+    axes = search.axes_of(Reading())
+    asked = observations.with_furthest(sights, observations.shown(sights), axes, Coding(), theta)
     short, shorter = (np.abs(s.reach - _reached(s, axes, theta).max(axis=0)) for s in (sights, asked))
     assert shorter.max() < 2 / SIDE  # a pixel
     assert shorter.mean() < 0.7 * short.mean()
@@ -295,16 +295,16 @@ def captured(seed: int, **changes: Any) -> tuple[Sights, Candidate]:
     taken = replace(capture.drawn(seed), side=(SIDE * 3, SIDE * 3), background="0", **changes)
     truth = build(OBJECTS["donut"], 100)
     counts = capture.depth_counts(truth, capture.cameras(truth, taken), taken)
-    sights = rig_sights.sights_of([c.astype(float) for c in counts], [c > 0 for c in counts])
-    return sights, rig.search(sights, rig.readings())[0]
+    sights = observations.sights_of([c.astype(float) for c in counts], [c > 0 for c in counts])
+    return sights, search.search(sights, search.readings())[0]
 
 
 def test_wherever_the_last_fit_begins_it_ends_at_the_same_field_of_view() -> None:
     """Numbers that errors have a kink in, at outlines, would stop it halfway if derivatives were taken over long steps."""
     sights, best = captured(11)
-    theta, axes = rig.sharpened(sights, best).fit.theta, rig.axes_of(best.reading)
-    asked = rig_sights.with_furthest(sights, rig_sights.shown(sights), axes, best.coding, theta)
-    problem = Problem(asked, axes, best.coding, rig.ALL, rig.PARAMETERS >= 0, 2, FINEST)
+    theta, axes = search.sharpened(sights, best).fit.theta, search.axes_of(best.reading)
+    asked = observations.with_furthest(sights, observations.shown(sights), axes, best.coding, theta)
+    problem = Problem(asked, axes, best.coding, search.ALL, search.PARAMETERS >= 0, 2, FINEST)
     ends = [
         problem.fitted(np.concatenate([[theta[0] + d], theta[1:]]), 30).theta[0] for d in (-0.05, -0.02, 0.02, 0.05)
     ]
@@ -313,8 +313,8 @@ def test_wherever_the_last_fit_begins_it_ends_at_the_same_field_of_view() -> Non
 
 def test_a_perspective_that_is_lost_in_its_error_is_none() -> None:
     sights, best = captured(11, field_of_view=0.0)
-    found = rig.sharpened(
-        sights, replace(best, fit=replace(best.fit, theta=best.fit.theta + 0.01 * (rig.PARAMETERS == 0)))
+    found = search.sharpened(
+        sights, replace(best, fit=replace(best.fit, theta=best.fit.theta + 0.01 * (search.PARAMETERS == 0)))
     )
     assert found.fit.theta[0] == 0 and found.fit.doubt > 0
 
@@ -322,24 +322,24 @@ def test_a_perspective_that_is_lost_in_its_error_is_none() -> None:
 def test_how_errors_change_with_a_number_is_what_nudging_it_alone_shows() -> None:
     """Of a view's own numbers only the errors that it has a part in are computed anew."""
     sights, best = captured(11)
-    problem = Problem(sights, rig.axes_of(best.reading), best.coding, rig.ALL, rig.PARAMETERS >= 0, stride=8)
+    problem = Problem(sights, search.axes_of(best.reading), best.coding, search.ALL, search.PARAMETERS >= 0, stride=8)
     before = problem.state(best.fit.theta)
     for index, changes in enumerate(problem.jacobian(best.fit.theta, before)):
-        nudged = best.fit.theta + NUDGE * (index == rig.PARAMETERS)
+        nudged = best.fit.theta + NUDGE * (index == search.PARAMETERS)
         expected = (problem.state(nudged).errors - before.errors) / NUDGE
         assert changes == pytest.approx(expected, rel=1e-6, abs=1e-6)
 
 
 def _reached(sights: Sights, axes: Array, theta: Array) -> Array:
     """(6, 6, directions), with few points."""
-    return Problem(sights, axes, Coding(), rig.ALL, rig.PARAMETERS >= 0, stride=8).state(theta).reached
+    return Problem(sights, axes, Coding(), search.ALL, search.PARAMETERS >= 0, stride=8).state(theta).reached
 
 
 def test_a_wall_seen_edge_on_turns_away_from_a_camera_that_stands_before_its_middle() -> None:
     """The side of a box is hidden from above by its lid, though it is upright: with perspective it faces away."""
     theta = np.zeros(SHARED + 6 * PER_VIEW)
     theta[0] = 0.4
-    above = rig.axes_of(Reading())[4]
+    above = search.axes_of(Reading())[4]
     side = np.array([0.5, 0.0, 0.0, 1.0, 0.0, 0.0])  # at x = 0.5, facing +x
     assert seen_from(side, above, spelled(theta), 4)[5] < -0.1
 
@@ -366,7 +366,7 @@ def test_presets_count_azimuth_towards_the_viewer_s_right() -> None:
 
 def test_the_contract_and_the_schema_name_the_presets() -> None:
     schema = json.loads(SCHEMA.read_text())
-    assert tuple(PRESETS) == contracts.PRESETS == tuple(schema["properties"]["rig"]["oneOf"][0]["enum"])
+    assert tuple(PRESETS) == contract.PRESETS == tuple(schema["properties"]["rig"]["oneOf"][0]["enum"])
 
 
 def test_a_curve_can_be_undone_where_a_view_shows_hardly_any_of_all_values() -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from steps.geometry import shading
-from steps.geometry.shading import WHITE, harmonics, shade
+from steps.geometry import pbr
+from steps.geometry.pbr import WHITE, harmonics, shade
 
 Array = np.ndarray[Any, Any]
 N = 500
@@ -61,7 +61,7 @@ def test_irradiance_is_the_cosine_weighted_mean_of_the_radiance() -> None:
     cosine = np.clip(around @ normal[0], 0, None)
     radiance = harmonics(around, np) @ light
     expected = (radiance * cosine[:, None]).sum(axis=0) / cosine.sum()
-    band = np.array([shading.LAMBERT[b] for b in shading.BANDS])
+    band = np.array([pbr.LAMBERT[b] for b in pbr.BANDS])
     assert (harmonics(normal, np) * band @ light)[0] == pytest.approx(expected, abs=0.01)
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import trimesh
 
+from steps.fusion.isosurface import extract, solid
+from steps.fusion.signed_field import Grid
 from steps.geometry.collapse import collapsed
 from steps.geometry.crossings import crossing_faces, uncrossed
-from steps.geometry.fusion import Grid
 from steps.geometry.soundness import Soundness, soundness
-from steps.geometry.surface import extract, solid
 
 Array = np.ndarray[Any, Any]
 SOUND = Soundness(watertight=True, oriented=True, vertex_manifold=True, crossing_faces=0)

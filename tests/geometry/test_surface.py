@@ -9,12 +9,8 @@ import numpy as np
 import pytest
 import trimesh
 
-from steps.errors import ModelConvergenceFailed
-from steps.geometry.atlas import unwrap
-from steps.geometry.bake import EXACT, ROUGH, Blend, Photo, bake, texel_fragments
-from steps.geometry.cameras import VIEW_NAMES, canonical_camera, look_at
-from steps.geometry.depth import dequantized, tangent_planes
-from steps.geometry.fusion import (
+from steps.fusion.isosurface import decimated, extract, taubin, vertex_normals, without_specks
+from steps.fusion.signed_field import (
     DepthView,
     Grid,
     disagreement,
@@ -24,11 +20,15 @@ from steps.geometry.fusion import (
     silhouette_distance,
     thinned,
 )
-from steps.geometry.images import box_down, filled
-from steps.geometry.rasterize import rasterize
-from steps.geometry.render import render, wireframe
+from steps.geometry.cameras import VIEW_NAMES, canonical_camera, look_at
+from steps.geometry.depth_ops import dequantized, tangent_planes
+from steps.geometry.image_ops import box_down, filled
 from steps.geometry.soundness import is_closed
-from steps.geometry.surface import decimated, extract, taubin, vertex_normals, without_specks
+from steps.raster.rasterize import rasterize
+from steps.raster.render import render, wireframe
+from steps.runtime.errors import ModelConvergenceFailed
+from steps.texturing.atlas import unwrap
+from steps.texturing.bake import EXACT, ROUGH, Blend, Photo, bake, texel_fragments
 
 Array = np.ndarray[Any, Any]
 SIZE, RADIUS = 128, 0.8
@@ -299,7 +299,7 @@ def test_drawing_in_strips_changes_no_pixel(sphere: tuple[Array, Array], monkeyp
     uv = np.random.default_rng(0).random((len(vertices), 2)).astype(np.float32)
     camera, texture = canonical_camera("front", SIZE, SIZE), np.random.default_rng(1).random((8, 8, 3))
     whole = render(vertices, faces, uv, texture, camera, 2)
-    monkeypatch.setattr("steps.geometry.render.STRIP", 37)
+    monkeypatch.setattr("steps.raster.render.STRIP", 37)
     assert np.array_equal(render(vertices, faces, uv, texture, camera, 2), whole)
 
 

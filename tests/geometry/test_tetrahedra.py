@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import trimesh
 
+from steps.fusion.marching_tetrahedra import lattice, march
 from steps.geometry.soundness import is_closed
-from steps.geometry.tetrahedra import lattice, march
 
 SHAPE = (14, 15, 16)
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import trimesh
 
-from steps import baseline
-from steps.baseline import Settings, Surface
+from steps.fusion import reconstruct
+from steps.fusion.reconstruct import Settings, Surface
 from steps.geometry.cameras import VIEW_NAMES, Camera, canonical_camera
-from steps.geometry.images import box_down
-from steps.geometry.rasterize import rasterize
+from steps.geometry.image_ops import box_down
 from steps.geometry.soundness import soundness
+from steps.raster.rasterize import rasterize
 from tests.cases.thin import leaf
 
 Array = np.ndarray[Any, Any]
@@ -51,7 +51,7 @@ def views_of(mesh: trimesh.Trimesh) -> Any:
 
 def surface(views: Any) -> tuple[Surface, list[str]]:
     settings = Settings(grid=CELLS, faces=20000)
-    return baseline.with_thin_parts(*baseline.fused(views, settings), views, settings)
+    return reconstruct.with_thin_parts(*reconstruct.fused(views, settings), views, settings)
 
 
 def overlap(found: Surface, views: Any) -> float:
@@ -71,12 +71,12 @@ def ball_with_fin(thickness: float) -> trimesh.Trimesh:
 
 def test_a_thin_fin_that_the_usual_grid_loses_is_kept_by_a_finer_one() -> None:
     views = views_of(ball_with_fin(0.022))  # a voxel of the usual grid is 0.026
-    lost = baseline.surface_of(
-        *baseline.fused(views, Settings(grid=CELLS)), [baseline.depth_view(v, SIZE) for v in views], 20000
+    lost = reconstruct.surface_of(
+        *reconstruct.fused(views, Settings(grid=CELLS)), [reconstruct.depth_view(v, SIZE) for v in views], 20000
     )
     found, notes = surface(views)
     assert overlap(lost, views) < 0.8 and overlap(found, views) > 0.95
-    assert found.lost < baseline.LOST < lost.lost
+    assert found.lost < reconstruct.LOST < lost.lost
     assert max(found.grid.shape) > 1.2 * CELLS
     assert notes == [f"Parts of the object are thinner than voxels of a grid of {CELLS}: it was made {2 * CELLS}."]
 

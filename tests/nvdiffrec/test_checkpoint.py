@@ -16,11 +16,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
-from steps.contracts import Nvdiffrec
-from steps.formats.meshes import Mesh
+from steps.io.mesh_files import Mesh
 from steps.nvdiffrec import checkpoint, reconstruct, run
 from steps.nvdiffrec.checkpoint import Checkpoint
 from steps.nvdiffrec.ladder import Rung
+from steps.runtime.contract import Nvdiffrec
 
 KEY = "of this work"
 

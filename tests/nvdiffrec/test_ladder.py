@@ -12,12 +12,12 @@ import torch
 from pipeline import local
 from pipeline.progress import Display
 from pipeline.reuse import Task
-from steps import attempts
-from steps.attempts import Attempts
-from steps.errors import ModelVramOom
-from steps.files import write_json
 from steps.nvdiffrec import ladder
 from steps.nvdiffrec.ladder import Rung
+from steps.runtime import attempts
+from steps.runtime.attempts import Attempts
+from steps.runtime.errors import ModelVramOom
+from steps.runtime.files import write_json
 
 TOP = Rung(6, 1024, 64)
 GIB = 1 << 30

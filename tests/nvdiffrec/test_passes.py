@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from steps import baseline
-from steps.errors import ModelConvergenceFailed
-from steps.formats import meshes, scene
-from steps.formats.meshes import Mesh
-from steps.geometry import shading
-from steps.geometry.depth import depth_noise
+from steps.fusion import reconstruct
+from steps.geometry import pbr
+from steps.geometry.depth_ops import depth_noise
+from steps.io import mesh_files, scene
+from steps.io.mesh_files import Mesh
 from steps.nvdiffrec import ladder, losses
 from steps.nvdiffrec.drawing import Look, picture
 from steps.nvdiffrec.first_pass import FirstPass
 from steps.nvdiffrec.reconstruct import _iterate, agreement, misfit, psnr, restore, snapshot
 from steps.nvdiffrec.second_pass import LOOSE, TIGHT, Restraint, SecondPass
 from steps.nvdiffrec.targets import Target, targets
+from steps.runtime.errors import ModelConvergenceFailed
 from tests.conftest import Finished
 
 
@@ -34,14 +34,14 @@ def views(job: Finished) -> list[Target]:
 @pytest.fixture(scope="module")
 def start(job: Finished) -> Mesh:
     taken = scene.load(job.out / ".sixview" / "scene")
-    return baseline.reconstruct(taken.views, baseline.Settings(grid=96, faces=4000, texture_size=256))[0]
+    return reconstruct.reconstruct(taken.views, reconstruct.Settings(grid=96, faces=4000, texture_size=256))[0]
 
 
 def test_the_first_pass_pulls_a_field_that_is_two_cells_too_large_into_place(
     job: Finished, views: list[Target]
 ) -> None:
     taken = scene.load(job.out / ".sixview" / "scene")
-    field, grid = baseline.fused(taken.views, baseline.Settings(grid=40))
+    field, grid = reconstruct.fused(taken.views, reconstruct.Settings(grid=40))
     fitted = FirstPass(field - 1.5, grid, 80, views, "cpu")
 
     def as_mesh() -> Mesh:
@@ -61,7 +61,7 @@ def test_the_first_pass_pulls_a_field_that_is_two_cells_too_large_into_place(
 
 def test_a_field_without_an_inside_has_not_converged(job: Finished, views: list[Target]) -> None:
     taken = scene.load(job.out / ".sixview" / "scene")
-    field, grid = baseline.fused(taken.views, baseline.Settings(grid=40))
+    field, grid = reconstruct.fused(taken.views, reconstruct.Settings(grid=40))
     with pytest.raises(ModelConvergenceFailed, match="empty"):
         FirstPass(np.abs(field) + 1, grid, 4, views, "cpu").step(0, views)
 
@@ -126,7 +126,7 @@ def test_white_light_and_a_matt_surface_stay_where_colour_explains_everything(st
 
 def test_light_and_reflections_are_found_where_the_colours_are_known(start: Mesh, views: list[Target]) -> None:
     """The views are replaced by pictures of the start under a light from above left, on a shining surface."""
-    light = shading.WHITE.copy()
+    light = pbr.WHITE.copy()
     light[1], light[3] = (0.3, 0.25, 0.2), (-0.2, -0.1, 0.0)
     fitted = SecondPass(start, 96, views, "cpu")
     s = fitted.state
@@ -213,6 +213,6 @@ def test_where_the_world_s_origin_lies_does_not_matter(job: Finished, start: Mes
 def test_the_judge_s_score_is_the_gate_s(job: Finished) -> None:
     """To the last digit: a mesh that the judge keeps as passing cannot miss the gate by what rounding to 8 bits does."""
     taken = scene.load(job.out / ".sixview" / "scene")
-    mesh = meshes.load(job.out / "reconviagen", taken.frame)
+    mesh = mesh_files.load(job.out / "reconviagen", taken.frame)
     gate = json.loads((job.out / "reconviagen" / "quality.json").read_text())["psnr"]
     assert round(psnr(mesh, taken), 6) == gate

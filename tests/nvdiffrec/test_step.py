@@ -16,7 +16,7 @@ import jsonschema
 import numpy as np
 import pytest
 
-from steps.formats import meshes
+from steps.io import mesh_files
 from tests.conftest import Finished, sixview
 
 SCHEMA = Path(__file__).parents[2] / "steps" / "quality" / "quality.schema.json"
@@ -56,7 +56,7 @@ def test_before_and_after_are_in_the_quality_file_and_after_is_better(both: Fini
 
 
 def test_the_material_survives_the_files(both: Finished) -> None:
-    mesh = meshes.load(both.out / "nvdiffrec")
+    mesh = mesh_files.load(both.out / "nvdiffrec")
     assert mesh.material is not None and mesh.material.orm.shape == mesh.texture.shape == mesh.material.normal.shape
     assert np.linalg.norm(mesh.material.tangents[:, :3], axis=1) == pytest.approx(np.ones(len(mesh.vertices)), abs=1e-3)
     assert "norm texture_normal.png" in (both.out / "nvdiffrec" / "mesh.mtl").read_text()

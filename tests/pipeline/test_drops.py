@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from pipeline import dropped, dropped_files, drops, ids, storage
-from steps.contracts import VIEW_NAMES
-from steps.errors import ClusterUnavailable, ValidationFailed
+from steps.runtime.contract import VIEW_NAMES
+from steps.runtime.errors import ClusterUnavailable, ValidationFailed
 from tests.pipeline.doubles import START, Bucket, Namespace, bucket, refusal
 
 __all__ = ["bucket"]

@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline.cli import main
-from steps.options import JOB_OPTIONS
+from steps.runtime.options import JOB_OPTIONS
 
 RUN = ("run", "x", "--out", "y")
 

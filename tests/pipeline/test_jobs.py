@@ -12,7 +12,7 @@ import pytest
 
 from pipeline import dropped, ids, jobs, records, retries, storage, views
 from pipeline.clusters import FINISHED, Expired, Page
-from steps.errors import ClusterUnavailable, JobExpired, JobFailed, JobNotFound, JobNotReady, ValidationFailed
+from steps.runtime.errors import ClusterUnavailable, JobExpired, JobFailed, JobNotFound, JobNotReady, ValidationFailed
 from tests.pipeline import finished
 from tests.pipeline.doubles import Bucket, bucket
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from pipeline import local
 from pipeline.progress import Display
-from steps.errors import by_code
+from steps.runtime.errors import by_code
 from tests import kill
 from tests.conftest import Finished, sixview
 

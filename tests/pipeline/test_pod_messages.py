@@ -12,7 +12,7 @@ from pipeline import pod_messages as says
 from pipeline.report import describe
 from pipeline.settings import Settings
 from pipeline.templates import infrastructure
-from steps.errors import Interrupted, Killed, ModelFailed, StepError
+from steps.runtime.errors import Interrupted, Killed, ModelFailed, StepError
 from tests.pipeline.test_report import failed, node, workflow
 
 LOST = [

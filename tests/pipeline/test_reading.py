@@ -24,7 +24,7 @@ from pipeline.gateway.asking import Gateway, Options
 from pipeline.gateway.tokens import Pace, Tokens
 from pipeline.gateway.watching import Watched
 from pipeline.remote import remote
-from steps.errors import StepError
+from steps.runtime.errors import StepError
 from tests.pipeline.finished import FAILURE, JOB, NAME, RECORD, VIEW_TYPES, head, with_record, workflow
 
 DEEP = "[" * 100_000 + "]" * 100_000

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline import report, views
 from pipeline.report import ENDED_BY, RECORD, describe
-from steps.errors import ModelConvergenceFailed, StepError
+from steps.runtime.errors import ModelConvergenceFailed, StepError
 
 Node = dict[str, Any]
 

@@ -10,7 +10,7 @@ import pytest
 from pipeline import cli, records, remote, views
 from pipeline.gateway import routes
 from steps.package import evidence, report
-from steps.reporter import MOST_WARNINGS, WARNING, Reporter, read_warnings
+from steps.runtime.reporter import MOST_WARNINGS, WARNING, Reporter, read_warnings
 from tests.pipeline import finished
 
 

@@ -16,10 +16,10 @@ from pipeline import doctor, render, substitution
 from pipeline.resources import Size
 from pipeline.settings import PODS, Settings
 from pipeline.workflow import workflow_template
-from steps import contracts
-from steps.contracts import MODELS, OUTPUTS, STEPS
-from steps.errors import ModelOom
-from steps.options import JOB_OPTIONS, PRIORITIES, wrong
+from steps.runtime import contract
+from steps.runtime.contract import MODELS, OUTPUTS, STEPS
+from steps.runtime.errors import ModelOom
+from steps.runtime.options import JOB_OPTIONS, PRIORITIES, wrong
 from tests.conftest import sixview
 
 ROOT = Path(__file__).parents[2]
@@ -48,7 +48,7 @@ def test_every_pod_s_command_is_one_that_its_step_understands(name: str) -> None
     container = STEP_PODS[name]["container"]
     step = container["command"][-1].removeprefix("steps.")
     words = [re.sub(r"\{\{.*\}\}", _plausible(word.split("=")[0]), word) for word in container["args"]]
-    parameters = contracts.parse(step, words)
+    parameters = contract.parse(step, words)
     assert parameters.outputs == Path("/work/outputs")
     assert {f"/work/outputs/{v}" for v in OUTPUTS} <= {
         p["valueFrom"]["path"] for p in STEP_PODS[name]["outputs"]["parameters"]

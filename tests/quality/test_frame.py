@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import trimesh
 
-from steps import baseline
-from steps.contracts import Quality
-from steps.formats import meshes, scene
+from steps.fusion import reconstruct
+from steps.io import mesh_files, scene
 from steps.quality import run as quality
-from steps.reporter import Reporter
+from steps.runtime.contract import Quality
+from steps.runtime.reporter import Reporter
 from tests.cases import units
 from tests.cases.kit import Case
 from tests.formats.test_meshes import khronos_issues
@@ -29,10 +29,10 @@ FACTOR, OFFSET = 0.02, np.array(units.UTM)
 def judged(source: Path, work: Path) -> tuple[dict[str, Any], Path]:
     """quality.json, and the folder with the mesh."""
     taken = validated(source, work)
-    mesh, _ = baseline.reconstruct(taken.views, baseline.Settings(grid=64, faces=2000, texture_size=256))
+    mesh, _ = reconstruct.reconstruct(taken.views, reconstruct.Settings(grid=64, faces=2000, texture_size=256))
     for folder in ("mesh", "quality"):
         (work / folder).mkdir()
-    meshes.save(work / "mesh", mesh, taken.frame)
+    mesh_files.save(work / "mesh", mesh, taken.frame)
     held_out = source / "ground_truth"
     parameters = Quality(
         out=work, outputs=work, scene=work / "scene", mesh=work / "mesh", held_out=held_out, psnr_threshold=10.0
@@ -90,6 +90,6 @@ def test_a_glb_far_away_is_one_by_khronos_rules(far: Any) -> None:
 
 def test_a_mesh_read_back_is_what_was_scored(far: Any) -> None:
     frame = scene.load(far[1].parent / "scene").frame
-    mesh = meshes.load(far[1], frame)
+    mesh = mesh_files.load(far[1], frame)
     assert np.abs(mesh.vertices).max() < 2
-    assert np.array_equal(meshes.as_stored(mesh, frame).vertices, mesh.vertices)
+    assert np.array_equal(mesh_files.as_stored(mesh, frame).vertices, mesh.vertices)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from skimage.metrics import structural_similarity
 
-from steps.errors import QualityThresholdFailed, by_code
 from steps.quality import metrics
 from steps.quality.run import failure
+from steps.runtime.errors import QualityThresholdFailed, by_code
 from tests.conftest import Finished
 
 Array = np.ndarray[Any, Any]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from steps.formats import weights
+from steps.io import weights_manifest
 
 STANDIN = Path(__file__).with_name("standin")
 WIDTH = 8
@@ -49,5 +49,5 @@ def write_weights(folder: Path, without: str = "", extra: str = "") -> Path:
     for part in ("segmentation", "dinov2"):
         (folder / part).mkdir()
         (folder / part / "config.json").write_text("{}")
-    weights.lock(folder, {"pipeline": "0" * 40})
+    weights_manifest.lock(folder, {"pipeline": "0" * 40})
     return folder

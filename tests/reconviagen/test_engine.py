@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from steps.attempts import Attempts
-from steps.contracts import Reconviagen
-from steps.errors import ModelVramOom
-from steps.formats import scene, weights
 from steps.geometry.cameras import project
-from steps.geometry.poses import Similarity
+from steps.io import scene, weights_manifest
 from steps.reconviagen import framing
 from steps.reconviagen.model import Rung, rungs
+from steps.registration.global_icp import Similarity
+from steps.runtime.attempts import Attempts
+from steps.runtime.contract import Reconviagen
+from steps.runtime.errors import ModelVramOom
 from tests.conftest import sixview
 from tests.reconviagen.parts import environment, write_weights
 
@@ -106,9 +106,9 @@ def test_parameters_that_do_not_fit_are_named(without: str, extra: str, words: s
 @pytest.mark.slow
 def test_parameters_that_are_known_to_be_missing_are_not_missed(tmp_path: Path, duck: Path) -> None:
     folder = write_weights(tmp_path / "weights", "first.bias")
-    manifest = json.loads((folder / weights.FILE).read_text())
+    manifest = json.loads((folder / weights_manifest.FILE).read_text())
     manifest["parts"]["vggt"]["may_lack"] = ["*.bias"]
-    (folder / weights.FILE).write_text(json.dumps(manifest))
+    (folder / weights_manifest.FILE).write_text(json.dumps(manifest))
     assert job(tmp_path / "out", duck, folder)["error"] is None
 
 

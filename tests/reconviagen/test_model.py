@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from steps.contracts import Reconviagen
-from steps.errors import ModelFailed, ModelVramOom
 from steps.reconviagen import model
-from steps.reporter import Reporter
+from steps.runtime.contract import Reconviagen
+from steps.runtime.errors import ModelFailed, ModelVramOom
+from steps.runtime.reporter import Reporter
 from tests.reconviagen.parts import environment, write_weights
 from tests.steps.test_runner import is_running, wait_until
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from steps.contracts import Reconviagen
-from steps.errors import StepError, WeightsMissing
-from steps.files import read_json, write_json
-from steps.formats import weights
+from steps.io import weights_manifest
 from steps.reconviagen.engines import choose
+from steps.runtime.contract import Reconviagen
+from steps.runtime.errors import StepError, WeightsMissing
+from steps.runtime.files import read_json, write_json
 from tests.conftest import sixview
 from tests.reconviagen.parts import environment, write_weights
 
@@ -21,9 +21,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_what_was_locked_is_verified(folder: Path) -> None:
-    assert weights.verify(folder) == []
+    assert weights_manifest.verify(folder) == []
     manifest = read_json(folder / "weights.json")
-    assert {item["part"] for item in manifest["files"]} == set(weights.PARTS)
+    assert {item["part"] for item in manifest["files"]} == set(weights_manifest.PARTS)
     assert all(len(item["sha256"]) == 64 for item in manifest["files"])
     assert manifest["parts"]["pipeline"]["revision"] == "0" * 40
 
@@ -36,14 +36,14 @@ def test_every_change_has_its_own_words(folder: Path) -> None:
     (base / "structure.json").write_text("{}")
     (folder / "dinov2" / "config.json").unlink()
     (folder / "vggt" / "more.bin").write_bytes(b"x")
-    assert [(fault.path, fault.what.split(",")[0]) for fault in weights.verify(folder)] == [
+    assert [(fault.path, fault.what.split(",")[0]) for fault in weights_manifest.verify(folder)] == [
         ("dinov2/config.json", "is missing"),
         ("pipeline/ckpts/latent.safetensors", "has another SHA-256"),
         ("pipeline/ckpts/structure.json", "has 2 bytes"),
         ("vggt/more.bin", "is not in the manifest"),
     ]
     with pytest.raises(WeightsMissing) as failure:
-        weights.checked(folder)
+        weights_manifest.checked(folder)
     assert len(failure.value.details["faults"]) == 4
 
 
@@ -51,7 +51,7 @@ def test_locking_again_keeps_what_is_known_of_the_sources(folder: Path) -> None:
     manifest = read_json(folder / "weights.json")
     manifest["parts"]["vggt"] |= {"licence": "ours", "may_lack": ["head.*"]}
     write_json(folder / "weights.json", manifest)
-    again = weights.lock(folder, {"dinov2": "abc"})["parts"]
+    again = weights_manifest.lock(folder, {"dinov2": "abc"})["parts"]
     assert (again["vggt"]["licence"], again["vggt"]["may_lack"]) == ("ours", ["head.*"])
     assert (again["pipeline"]["revision"], again["dinov2"]["revision"]) == ("0" * 40, "abc")
 

@@ -10,7 +10,7 @@ import pytest
 import trimesh
 from PIL import Image
 
-from steps.errors import ValidationFailed
+from steps.runtime.errors import ValidationFailed
 from steps.sample import foreign
 from steps.sample.objects import shaded
 from steps.sample.render import RADIUS

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from steps.contracts import Reconviagen
-from steps.errors import StepError
 from steps.reconviagen.engines import choose
+from steps.runtime.contract import Reconviagen
+from steps.runtime.errors import StepError
 
 
 def asked(engine: str, device: str) -> Reconviagen:

@@ -12,16 +12,16 @@ from typing import Any
 
 import pytest
 
-from steps import contracts
-from steps.contracts import FIRST_STAGE, OUTPUTS, RESULT_FILE, STEPS
-from steps.errors import STAGES, ModelOom, StepError, by_code
+from steps.runtime import contract
+from steps.runtime.contract import FIRST_STAGE, OUTPUTS, RESULT_FILE, STEPS
+from steps.runtime.errors import STAGES, ModelOom, StepError, by_code
 
 RESERVED_BY_ARGO_AND_SHELLS = {64, 65, 126, 127, 137, 139, 143}
 
 
 def codes() -> dict[str, type[StepError]]:
     """Those of a step or of a job: the gateway, where another test has loaded it, brings its own."""
-    return {code: cls for code, cls in by_code().items() if cls.__module__ == "steps.errors"}
+    return {code: cls for code, cls in by_code().items() if cls.__module__ == "steps.runtime.errors"}
 
 
 def test_no_code_is_used_twice_and_no_exit_code_means_something_else() -> None:
@@ -53,10 +53,10 @@ def test_the_page_of_failures_has_the_tree_and_a_section_for_each_code() -> None
     }
 
 
-def example(step: str) -> contracts.Step:
+def example(step: str) -> contract.Step:
     """Parameters with every field set to something other than its default."""
     cls, values = STEPS[step], {}
-    hints = cls.__annotations__ | contracts.Step.__annotations__
+    hints = cls.__annotations__ | contract.Step.__annotations__
     for item in dataclasses.fields(cls):
         kind, known = hints[item.name], item.metadata["option"]
         if "Path" in kind:
@@ -75,7 +75,7 @@ def example(step: str) -> contracts.Step:
 @pytest.mark.parametrize("step", STEPS)
 def test_flags_and_parameters_are_inverses(step: str) -> None:
     parameters = example(step)
-    assert contracts.parse(step, contracts.arguments(parameters)) == parameters
+    assert contract.parse(step, contract.arguments(parameters)) == parameters
 
 
 def refusal(tmp_path: Path, *flags: str) -> tuple[int, dict[str, Any], str]:
@@ -115,7 +115,7 @@ def test_without_a_folder_for_the_record_there_is_a_usage_text() -> None:
 def test_help_documents_every_flag(step: str) -> None:
     done = subprocess.run([sys.executable, "-m", f"steps.{step}", "--help"], capture_output=True, text=True, check=True)
     for item in dataclasses.fields(STEPS[step]):
-        assert contracts.flag(item.name) in done.stdout
+        assert contract.flag(item.name) in done.stdout
 
 
 def test_every_step_has_a_result_file_and_a_first_stage_of_the_contract() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from steps.memory import Cgroup, MemoryGuard, own_cgroups, resident_bytes, take_peak_mib
+from steps.runtime.memory import Cgroup, MemoryGuard, own_cgroups, resident_bytes, take_peak_mib
 
 MIB = 1 << 20
 

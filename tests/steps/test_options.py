@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from steps.errors import ValidationFailed
-from steps.options import JOB_OPTIONS, MOST_SHOWN, check_file, refusal, wrong
+from steps.runtime.errors import ValidationFailed
+from steps.runtime.options import JOB_OPTIONS, MOST_SHOWN, check_file, refusal, wrong
 
 DEFAULTS = {name: option.default for name, option in JOB_OPTIONS.items()}
 

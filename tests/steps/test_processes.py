@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from steps import processes
-from steps.processes import descendants, end_session
+from steps.runtime import processes
+from steps.runtime.processes import descendants, end_session
 from tests.steps.test_runner import is_running, wait_until
 
 

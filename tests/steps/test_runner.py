@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from steps.errors import by_code
-from steps.memory import own_cgroups
+from steps.runtime.errors import by_code
+from steps.runtime.memory import own_cgroups
 from tests.conftest import need
 
 MIB = 1 << 20

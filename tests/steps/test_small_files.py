@@ -15,11 +15,11 @@ from hypothesis import strategies as some
 from pipeline import local
 from pipeline.progress import Display, parts
 from pipeline.reuse import is_done
-from steps.attempts import COMPLETED, OOM, STOPPED, Attempts
-from steps.errors import ModelFailed, StepError, as_record
-from steps.files import program, read_json, read_text
 from steps.package import evidence, report
-from steps.reporter import Reporter, read_notes, read_stages
+from steps.runtime.attempts import COMPLETED, OOM, STOPPED, Attempts
+from steps.runtime.errors import ModelFailed, StepError, as_record
+from steps.runtime.files import program, read_json, read_text
+from steps.runtime.reporter import Reporter, read_notes, read_stages
 
 NESTED = "[" * 100_000
 TEXTS = ["", "{", "null", "7", '"x"', "[]", "{}", "[7, null]", '{"a": {}}', "NaN", NESTED, "\x00\ufffd"]
@@ -54,7 +54,7 @@ def test_bytes_that_are_no_text_are_none(tmp_path: Path) -> None:
 
 def test_the_program_s_digest_is_of_every_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "steps" / "deep").mkdir(parents=True)
-    monkeypatch.setattr("steps.files.__file__", str(tmp_path / "steps" / "files.py"))
+    monkeypatch.setattr("steps.runtime.files.__file__", str(tmp_path / "steps" / "runtime" / "files.py"))
     seen = {program()}
     for name in ("a.py", "deep/b.py"):
         (tmp_path / "steps" / name).write_text("x = 1\n")

@@ -12,11 +12,11 @@ import types
 from pathlib import Path
 from typing import Any
 
-from steps import contracts, runner
-from steps.contracts import FIRST_STAGE, RESULT_FILE, STEPS, Step
-from steps.errors import ModelConvergenceFailed, QualityThresholdFailed
-from steps.files import write_atomically
-from steps.reporter import Reporter
+from steps.runtime import contract, supervisor
+from steps.runtime.contract import FIRST_STAGE, RESULT_FILE, STEPS, Step
+from steps.runtime.errors import ModelConvergenceFailed, QualityThresholdFailed
+from steps.runtime.files import write_atomically
+from steps.runtime.reporter import Reporter
 
 MIB = 1 << 20
 
@@ -152,7 +152,7 @@ def damage_its_outputs(out: Path, reporter: Reporter) -> None:
 
 def main(kind: str, argv: list[str]) -> int:
     STEPS["trouble"], FIRST_STAGE["trouble"], RESULT_FILE["trouble"] = Step, "weight_loading", "result"
-    runner.MODELS = (*contracts.MODELS, "trouble")  # type: ignore[misc]
+    supervisor.MODELS = (*contract.MODELS, "trouble")  # type: ignore[misc]
     module: Any = types.ModuleType("steps.trouble.run")
 
     def run(_parameters: Step, out: Path, reporter: Reporter) -> None:
@@ -161,7 +161,7 @@ def main(kind: str, argv: list[str]) -> int:
 
     module.run = run
     sys.modules["steps.trouble"], sys.modules["steps.trouble.run"] = types.ModuleType("steps.trouble"), module
-    return runner.main("trouble", argv)
+    return supervisor.main("trouble", argv)
 
 
 if __name__ == "__main__":

@@ -15,12 +15,12 @@ import pytest
 import trimesh
 
 from steps.geometry.cameras import VIEW_NAMES, canonical_camera
-from steps.geometry.rasterize import rasterize
+from steps.raster.rasterize import rasterize
 from steps.sample.objects import OBJECTS
 from steps.sample.render import build
-from steps.validate import agreement, causes, conventions, exchanged, judgement
-from steps.validate.agreement import DepthView
-from steps.validate.causes import Evidence
+from steps.validate.consistency import agreement, causes, conventions, exchanged, judgement
+from steps.validate.consistency.agreement import DepthView
+from steps.validate.consistency.causes import Evidence
 from tests.cases import cameras as cases
 from tests.cases.kit import Case
 

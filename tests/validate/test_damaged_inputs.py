@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from steps.contracts import VIEW_NAMES
-from steps.errors import BadInput, InvalidFileCount
-from steps.formats.checks import check_set
+from steps.io.input_checks import check_set
+from steps.runtime.contract import VIEW_NAMES
+from steps.runtime.errors import BadInput, InvalidFileCount
 from tests import damage
 
 SEED = 1

@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from steps.formats import cameras_json, checks
-from steps.formats.cameras_json import View
-from steps.formats.checks import Pictures
-from steps.formats.depth_encoding import metric_depth
-from steps.geometry import depth_search
+from steps.calibration import depth_search
+from steps.calibration.depth_views import unfilled
 from steps.geometry.cameras import ray_to_z
-from steps.geometry.depth_views import unfilled
-from steps.validate import encoding, nominal, run
+from steps.io import cameras_json, input_checks
+from steps.io.cameras_json import View
+from steps.io.depth_encoding import metric_depth
+from steps.io.input_checks import Pictures
+from steps.validate import run
+from steps.validate.depth import encoding
+from steps.validate.rig import nominal
 from tests.cases import depths, holes
 from tests.cases.kit import Case
 
@@ -37,7 +39,7 @@ def mug256(sample_set: Callable[..., Path]) -> Path:
 
 
 def opened(case: Case, sample: Path, out: Path) -> tuple[Pictures, list[View]]:
-    pictures, given = checks.check_set(case.write(sample, out))
+    pictures, given = input_checks.check_set(case.write(sample, out))
     assert isinstance(given, list)
     return pictures, given
 
@@ -53,7 +55,7 @@ def decoded(pictures: Pictures, views: list[View]) -> list[Array]:
 
 def worst(found: list[Array], sample: Path) -> float:
     """Scene units beside the clean set, but for one pixel in a hundred."""
-    pictures, views = checks.check_set(sample)
+    pictures, views = input_checks.check_set(sample)
     assert isinstance(views, list)
     clean = decoded(pictures, views)
     errors = [np.abs(f - c)[c > 0] for f, c in zip(found, clean, strict=True)]
@@ -95,7 +97,7 @@ def test_depth_stretched_in_every_view_is_told(mug: Path, tmp_path: Path) -> Non
 
 def test_an_encoding_that_fits_stands_and_so_does_one_in_another_unit(mug: Path) -> None:
     """Which unit is right nobody knows: that is for the agreement of the views to tell."""
-    pictures, given = checks.check_set(mug)
+    pictures, given = input_checks.check_set(mug)
     assert isinstance(given, list)
     assert encoding.checked(pictures, given) == (given, "")
     kilometres = [replace(v, depth=replace(v.depth, near=1500.0, far=3500.0)) for v in given if v.depth]
@@ -132,7 +134,7 @@ def test_for_that_no_other_encoding_is_searched(
 
 def test_outlines_without_a_place_in_common_deny_no_encoding(mug: Path) -> None:
     """Those of wires, too, between the points that are looked at."""
-    pictures, given = checks.check_set(mug)
+    pictures, given = input_checks.check_set(mug)
     assert isinstance(given, list)
     away = [replace(given[0], camera=replace(given[0].camera, cx=-4000.0)), *given[1:]]
     assert encoding.checked(pictures, away) == (away, "")
@@ -167,7 +169,7 @@ def test_surfaces_that_meet_prove_an_encoding_whatever_outlines_say(name: str, m
 
 
 def test_wrong_cameras_are_not_explained_away_by_a_curve(sample_set: Callable[..., Path]) -> None:
-    pictures, given = checks.check_set(sample_set("duck"))
+    pictures, given = input_checks.check_set(sample_set("duck"))
     assert isinstance(given, list)
     front, back, left, right, *rest = given
     left, right = replace(left, camera=right.camera), replace(right, camera=left.camera)
@@ -176,7 +178,7 @@ def test_wrong_cameras_are_not_explained_away_by_a_curve(sample_set: Callable[..
 
 
 def test_canonical_cameras_need_not_be_given_for_it(mug: Path, tmp_path: Path) -> None:
-    pictures, given = checks.check_set(CASES["depth_srgb_none"].write(mug, tmp_path / "set"))
+    pictures, given = input_checks.check_set(CASES["depth_srgb_none"].write(mug, tmp_path / "set"))
     assert given is None
     explained = nominal.explained(pictures, 0)
     assert explained is not None
@@ -187,7 +189,7 @@ def test_canonical_cameras_need_not_be_given_for_it(mug: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize("name", ["mug", "duck"])
 def test_outlines_tell_other_cameras_apart_at_once(name: str, sample_set: Callable[..., Path]) -> None:
-    pictures, given = checks.check_set(sample_set(name))
+    pictures, given = input_checks.check_set(sample_set(name))
     assert isinstance(given, list)
     known = [p.pixels[..., 0] > 0 for p in pictures.depths]
     cameras = [v.camera for v in given]

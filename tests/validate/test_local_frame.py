@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from steps.contracts import Validate
-from steps.errors import ValidationFailed
-from steps.formats import scene
 from steps.geometry.cameras import VIEW_NAMES, Camera, canonical_camera, unproject
 from steps.geometry.frame import Frame, around
-from steps.geometry.rasterize import rasterize
-from steps.reporter import Reporter
+from steps.io import scene
+from steps.raster.rasterize import rasterize
+from steps.runtime.contract import Validate
+from steps.runtime.errors import ValidationFailed
+from steps.runtime.reporter import Reporter
 from steps.validate.run import run
 from tests.cases import units
 from tests.cases.kit import Case

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from steps.contracts import OUTLINES, VIEW_NAMES, Validate
-from steps.formats import scene
-from steps.formats.png import Picture
-from steps.formats.scene import Scene
-from steps.reporter import Reporter
-from steps.validate import alpha, holes, masks, run
+from steps.io import scene
+from steps.io.png import Picture
+from steps.io.scene import Scene
+from steps.runtime.contract import OUTLINES, VIEW_NAMES, Validate
+from steps.runtime.reporter import Reporter
+from steps.validate import run
+from steps.validate.foreground import alpha, holes, masks
 from tests.cases import holes as sensor
 from tests.cases.kit import Case
 from tests.cases.pictures import CASES, full_alpha, over_white, screens, sensor_holes

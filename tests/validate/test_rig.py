@@ -14,13 +14,13 @@ import trimesh
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from steps.errors import RigAmbiguous
-from steps.formats import png
-from steps.formats.depth_encoding import encode_linear
-from steps.formats.scene import load
+from steps.calibration.presets import PRESETS
 from steps.geometry.cameras import VIEW_NAMES, Camera, canonical_camera
-from steps.geometry.rasterize import rasterize
-from steps.geometry.rig_presets import PRESETS
+from steps.io import png
+from steps.io.depth_encoding import encode_linear
+from steps.io.scene import load
+from steps.raster.rasterize import rasterize
+from steps.runtime.errors import RigAmbiguous
 from steps.sample import capture_depth
 from steps.sample.objects import OBJECTS
 from steps.sample.render import build, render

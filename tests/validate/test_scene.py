@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from steps.errors import GpuUnavailable
-from steps.formats import cameras_json, scene
 from steps.geometry.cameras import VIEW_NAMES, unproject
-from steps.validate import devices, masks
+from steps.io import cameras_json, scene
+from steps.runtime.errors import GpuUnavailable
+from steps.validate import devices
+from steps.validate.foreground import masks
 from tests.conftest import sixview
 
 Array = np.ndarray[Any, Any]

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from steps.contracts import VIEW_NAMES, Validate
-from steps.errors import BadInput, StepError
-from steps.formats import png, scene, unseen
-from steps.formats.png import Picture
-from steps.reporter import Reporter
+from steps.io import png, scene, unseen
+from steps.io.png import Picture
+from steps.runtime.contract import VIEW_NAMES, Validate
+from steps.runtime.errors import BadInput, StepError
+from steps.runtime.reporter import Reporter
 from steps.validate import run
 from tests.cases import kit
 from tests.cases.kit import Case
@@ -142,5 +142,5 @@ def test_depth_of_one_value_everywhere_is_none_in_all_six(set_copy: Path) -> Non
     for name in VIEW_NAMES:
         png.write(set_copy / "depth_renders" / f"{name}.png", np.full((128, 128), 128, np.uint8))
     with pytest.raises(BadInput, match="it holds no depth") as caught:
-        run.checks.check_set(set_copy)
+        run.input_checks.check_set(set_copy)
     assert len(caught.value.details["faults"]) == 6

@@ -64,7 +64,7 @@ def exception() -> None:
 
 
 def divergence() -> None:
-    from steps.errors import ModelConvergenceFailed
+    from steps.runtime.errors import ModelConvergenceFailed
 
     raise ModelConvergenceFailed("The optimisation diverged: the loss is not a number.")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.gateway import results, tokens, uploads
-from steps.errors import InvalidFileCount, ValidationFailed
+from steps.runtime.errors import InvalidFileCount, ValidationFailed
 
 BOUNDARY = "----boundary"
 TYPE = f"multipart/form-data; boundary={BOUNDARY}"

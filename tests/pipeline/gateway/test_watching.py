@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.clusters import Expired, Kubernetes, Page
 from pipeline.gateway.watching import Watched
-from steps.errors import ClusterUnavailable
+from steps.runtime.errors import ClusterUnavailable
 from tests.pipeline.finished import head, with_record
 from tests.pipeline.finished import workflow as finished
 

@@ -13,10 +13,10 @@ import httpx
 import pytest
 
 from pipeline import ids, storage
+from pipeline.clients import json_text
 from pipeline.gateway import app, errors, health, metrics, results, submission, tokens, uploads
 from pipeline.gateway.asking import Gateway, Options
-from steps.errors import IncompleteResults, ValidationFailed
-from steps.formats import json_text
+from steps.runtime.errors import IncompleteResults, ValidationFailed
 from tests.pipeline.doubles import Bucket, Namespace, bucket
 
 __all__ = ["bucket"]

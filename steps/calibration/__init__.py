@@ -1,0 +1,1 @@
+"""Cameras and depth encoding from what six depth renders and views show."""

@@ -1,0 +1,1 @@
+"""How compiled kernels are made, kept and spread over the cores."""

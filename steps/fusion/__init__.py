@@ -1,0 +1,1 @@
+"""Six depth renders to one closed mesh."""

@@ -1,0 +1,1 @@
+"""Differentiable rasterization, on a CPU and on CUDA."""

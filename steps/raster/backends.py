@@ -1,0 +1,105 @@
+"""Where the operations of `steps.raster.torch_ops` run: the CPU's kernels, or the same ones on CUDA. Tensors in, tensors out."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from steps.raster import antialias, interpolate, texture
+from steps.raster import rasterize as rasterizer
+from steps.raster.antialias import Crossings
+
+Array = NDArray[Any]
+
+
+class Backend(Protocol):
+    """The operations on one picture. rast: [H, W, 4]; corners: [V, 4] float64; edges: [E, 4]; found: [2, H, W] int32."""
+
+    def rasterize(self, corners: Tensor, tri: Tensor, height: int, width: int) -> Tensor: ...
+    def derivatives(self, corners: Tensor, tri: Tensor, rast: Tensor) -> Tensor: ...
+    def rasterize_backward(self, corners: Tensor, tri: Tensor, rast: Tensor, gradient: Tensor) -> Tensor: ...
+    def interpolate(self, attr: Tensor, tri: Tensor, rast: Tensor) -> Tensor: ...
+    def interpolate_backward(
+        self, attr: Tensor, tri: Tensor, rast: Tensor, gradient: Tensor
+    ) -> tuple[Tensor, Tensor]: ...
+    def screen_derivatives(self, attr: Tensor, tri: Tensor, rast: Tensor, rast_db: Tensor) -> Tensor: ...
+    def lookup(self, texels: Tensor, table: Tensor, uv: Tensor, level: Tensor, mode: int, boundary: int) -> Tensor: ...
+    def lookup_backward(
+        self, texels: Tensor, table: Tensor, uv: Tensor, level: Tensor, mode: int, boundary: int, gradient: Tensor
+    ) -> tuple[Tensor, Tensor]: ...
+    def find_crossings(self, corners: Tensor, edges: Tensor, rast: Tensor) -> Tensor: ...
+    def antialias(self, color: Tensor, corners: Tensor, edges: Tensor, found: Tensor) -> Tensor: ...
+    def antialias_backward(
+        self, color: Tensor, corners: Tensor, edges: Tensor, found: Tensor, gradient: Tensor
+    ) -> tuple[Tensor, Tensor]: ...
+
+
+def backend_of(tensor: Tensor) -> Backend:
+    """The one for the device that the tensor lies on."""
+    if tensor.device.type == "cpu":
+        return Cpu()
+    if tensor.device.type == "cuda":
+        from steps.raster.cuda import Cuda  # it asks for a driver when it is loaded
+
+        return Cuda()
+    raise ValueError(f"The rasterizer runs on the CPU and on CUDA, not on {tensor.device}.")
+
+
+def _array(tensor: Tensor) -> Array:
+    return np.ascontiguousarray(tensor.detach().numpy())
+
+
+class Cpu:
+    """numba's kernels over the tensors' memory."""
+
+    def rasterize(self, corners: Tensor, tri: Tensor, height: int, width: int) -> Tensor:
+        found = rasterizer.rasterize_homogeneous(_array(corners), _array(tri), width, height)
+        return torch.from_numpy(rasterizer.packed(found))
+
+    def derivatives(self, corners: Tensor, tri: Tensor, rast: Tensor) -> Tensor:
+        return torch.from_numpy(rasterizer.derivatives(_array(corners), _array(tri), _array(rast)))
+
+    def rasterize_backward(self, corners: Tensor, tri: Tensor, rast: Tensor, gradient: Tensor) -> Tensor:
+        arrays = _array(corners), _array(tri), _array(rast), _array(gradient)
+        return torch.from_numpy(rasterizer.rasterize_backward(*arrays))
+
+    def interpolate(self, attr: Tensor, tri: Tensor, rast: Tensor) -> Tensor:
+        return torch.from_numpy(interpolate.interpolate(_array(attr), _array(tri), _array(rast)))
+
+    def interpolate_backward(self, attr: Tensor, tri: Tensor, rast: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        found = interpolate.interpolate_backward(_array(attr), _array(tri), _array(rast), _array(gradient))
+        return torch.from_numpy(found[0]), torch.from_numpy(found[1])
+
+    def screen_derivatives(self, attr: Tensor, tri: Tensor, rast: Tensor, rast_db: Tensor) -> Tensor:
+        arrays = _array(attr), _array(tri), _array(rast), _array(rast_db)
+        return torch.from_numpy(interpolate.screen_derivatives(*arrays))
+
+    def lookup(self, texels: Tensor, table: Tensor, uv: Tensor, level: Tensor, mode: int, boundary: int) -> Tensor:
+        arrays = _array(texels), _array(table), _array(uv), _array(level)
+        return torch.from_numpy(texture.lookup(*arrays, mode, boundary))
+
+    def lookup_backward(
+        self, texels: Tensor, table: Tensor, uv: Tensor, level: Tensor, mode: int, boundary: int, gradient: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        arrays = _array(texels), _array(table), _array(uv), _array(level)
+        found = texture.lookup_backward(*arrays, mode, boundary, _array(gradient))
+        return torch.from_numpy(found[0]), torch.from_numpy(found[1])
+
+    def find_crossings(self, corners: Tensor, edges: Tensor, rast: Tensor) -> Tensor:
+        found = antialias.find_crossings(_array(corners), _array(edges), _array(rast))
+        return torch.from_numpy(np.stack([found.across, found.down]))
+
+    def antialias(self, color: Tensor, corners: Tensor, edges: Tensor, found: Tensor) -> Tensor:
+        crossings = Crossings(*_array(found))
+        return torch.from_numpy(antialias.antialias(_array(color), _array(corners), _array(edges), crossings))
+
+    def antialias_backward(
+        self, color: Tensor, corners: Tensor, edges: Tensor, found: Tensor, gradient: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        arrays = _array(color), _array(corners), _array(edges), Crossings(*_array(found)), _array(gradient)
+        by_color, by_corners = antialias.antialias_backward(*arrays)
+        return torch.from_numpy(by_color), torch.from_numpy(by_corners)

@@ -1,0 +1,108 @@
+"""Vertex attributes at every pixel, and back: the gradient of a loss by the attributes and by the weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steps.compute.kernels import add, check_indices, for_bands, inlined, kernel, summed_bands
+from steps.raster.rasterize import face_of
+
+Array = NDArray[Any]
+
+
+def interpolate(attributes: Array, faces: Array, rast: Array) -> Array:
+    """`attributes` (n, C) at each pixel of `rast` (see `rasterize.packed`), [H, W, C] float32; 0 where nothing is seen."""
+    check_indices(faces, len(attributes))
+    out = np.zeros((*rast.shape[:2], attributes.shape[1]), np.float32)
+    for_bands(lambda a, b: _forward_band(attributes, faces, rast, out, a, b), len(out))
+    return out
+
+
+def interpolate_backward(attributes: Array, faces: Array, rast: Array, gradient: Array) -> tuple[Array, Array]:
+    """Given a loss's gradient by the pixels, [H, W, C]: that by the attributes, (n, C) float64, and by `rast`, [H, W, 4], of
+    which only the weights' is not 0."""
+    check_indices(faces, len(attributes))
+    by_rast = np.zeros_like(rast)
+    by_attributes = summed_bands(
+        lambda out, a, b: _backward_band(attributes, faces, rast, gradient, out, by_rast, a, b),
+        len(by_rast),
+        attributes.shape,
+    )
+    return by_attributes, by_rast
+
+
+def screen_derivatives(attributes: Array, faces: Array, rast: Array, bary_derivatives: Array) -> Array:
+    """How attributes change across the screen: [H, W, 2 C] float32, d/dx and d/dy of each in turn."""
+    check_indices(faces, len(attributes))
+    out = np.zeros((*rast.shape[:2], 2 * attributes.shape[1]), np.float32)
+    for_bands(lambda a, b: _derivatives_band(attributes, faces, rast, bary_derivatives, out, a, b), len(out))
+    return out
+
+
+@kernel
+def _forward_band(attributes, faces, rast, out, start, stop):  # type: ignore[no-untyped-def]
+    for row in range(start, stop):
+        for column in range(rast.shape[1]):
+            forward_pixel(row, column, attributes, faces, rast, out)
+
+
+@inlined
+def forward_pixel(row, column, attributes, faces, rast, out):  # type: ignore[no-untyped-def]
+    f = face_of(rast, row, column, len(faces))
+    if f < 0:
+        return
+    b0, b1 = rast[row, column, 0], rast[row, column, 1]
+    b2 = np.float32(1) - b0 - b1
+    i, j, k = faces[f, 0], faces[f, 1], faces[f, 2]
+    for c in range(attributes.shape[1]):
+        out[row, column, c] = b0 * attributes[i, c] + b1 * attributes[j, c] + b2 * attributes[k, c]
+
+
+@kernel
+def _backward_band(attributes, faces, rast, gradient, out, by_rast, start, stop):  # type: ignore[no-untyped-def]
+    for row in range(start, stop):
+        for column in range(rast.shape[1]):
+            backward_pixel(row, column, attributes, faces, rast, gradient, out, by_rast)
+
+
+@inlined
+def backward_pixel(row, column, attributes, faces, rast, gradient, out, by_rast):  # type: ignore[no-untyped-def]
+    f = face_of(rast, row, column, len(faces))
+    if f < 0:
+        return
+    b0, b1 = rast[row, column, 0], rast[row, column, 1]
+    b2 = np.float32(1) - b0 - b1
+    i, j, k = faces[f, 0], faces[f, 1], faces[f, 2]
+    g0, g1 = np.float32(0), np.float32(0)
+    for c in range(attributes.shape[1]):
+        g = gradient[row, column, c]
+        if g != 0.0:
+            g0 += g * (attributes[i, c] - attributes[k, c])
+            g1 += g * (attributes[j, c] - attributes[k, c])
+            add(out, (i, c), g * b0)
+            add(out, (j, c), g * b1)
+            add(out, (k, c), g * b2)
+    by_rast[row, column, 0], by_rast[row, column, 1] = g0, g1
+
+
+@kernel
+def _derivatives_band(attributes, faces, rast, bary_derivatives, out, start, stop):  # type: ignore[no-untyped-def]
+    for row in range(start, stop):
+        for column in range(rast.shape[1]):
+            derivatives_pixel(row, column, attributes, faces, rast, bary_derivatives, out)
+
+
+@inlined
+def derivatives_pixel(row, column, attributes, faces, rast, bary_derivatives, out):  # type: ignore[no-untyped-def]
+    f = face_of(rast, row, column, len(faces))
+    if f < 0:
+        return
+    i, j, k = faces[f, 0], faces[f, 1], faces[f, 2]
+    for c in range(attributes.shape[1]):
+        u, v = attributes[i, c] - attributes[k, c], attributes[j, c] - attributes[k, c]
+        for axis in range(2):
+            du, dv = bary_derivatives[row, column, axis], bary_derivatives[row, column, 2 + axis]
+            out[row, column, 2 * c + axis] = du * u + dv * v

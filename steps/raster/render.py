@@ -1,0 +1,162 @@
+"""Pictures of a textured mesh, anti-aliased by supersampling."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steps.compute.kernels import cell, check_indices, for_bands, kernel
+from steps.geometry.cameras import Camera
+from steps.geometry.image_ops import box_down
+from steps.geometry.pbr import Material
+from steps.geometry.pbr import shade as lit
+from steps.raster.rasterize import Fragments, rasterize
+
+Array = NDArray[Any]
+
+
+def samples_for(camera: Camera) -> int:
+    """Samples per axis and pixel: the smaller the picture, the more its score hangs on the outlines' pixels. With fewer, a
+    renderer that takes more scores the same mesh up to a decibel differently."""
+    longest = max(camera.width, camera.height)
+    return next((samples for side, samples in ((256, 8), (512, 6), (1024, 4)) if longest <= side), 2)
+
+
+def render(
+    vertices: Array,
+    faces: Array,
+    uv: Array,
+    texture: Array,
+    camera: Camera,
+    samples: int = 3,
+    material: Material | None = None,
+    normals: Array | None = None,
+) -> Array:
+    """The mesh in its own colours, [H, W, 4] float32, premultiplied RGBA, samples^2 samples per pixel. Unlit, unless a
+    material that is not plain is given with the vertices' normals: then under the material's own light."""
+    out = []
+    for row in range(0, camera.height, STRIP):
+        strip = _strip(camera, row, samples)
+        fragments = rasterize(vertices, faces, strip)
+        shaded = shade(fragments, faces, uv, texture)
+        if material is not None and normals is not None and not material.is_plain:
+            _light(shaded, fragments, vertices, faces, uv, normals, material, camera)
+        out.append(box_down(shaded, samples))
+    return np.concatenate(out)
+
+
+def _light(
+    shaded: Array,
+    fragments: Fragments,
+    vertices: Array,
+    faces: Array,
+    uv: Array,
+    normals: Array,
+    material: Material,
+    camera: Camera,
+) -> None:
+    """Turns base colours [H, W, 4] into what the light makes of them, in place."""
+    seen = fragments.face >= 0
+    corners, two = faces[fragments.face[seen]], fragments.bary[seen]
+    weights = np.concatenate([two, 1 - two.sum(axis=1, keepdims=True)], axis=1)[:, :, None]
+    point, normal, tangent = ((a[corners] * weights).sum(axis=1) for a in (vertices, normals, material.tangents))
+    orm, bent = (shade(fragments, faces, uv, image)[seen][:, :3] for image in (material.orm, material.normal))
+    normal = bend(_unit(normal), _unit(tangent[:, :3]), np.sign(tangent[:, 3:]), bent * 2 - 1)
+    view = _unit(camera.position - point)
+    base = shaded[seen][:, :3]
+    shaded[seen, :3] = lit(base, orm[:, 1:2], orm[:, 2:3], normal, view, material.specular, material.light, np).clip(
+        0, 1
+    )
+
+
+def bend(normal: Array, tangent: Array, sign: Array, bent: Array) -> Array:
+    """Unit normals (n, 3) turned as a normal map says, bent (n, 3) in [-1, 1]."""
+    return _unit(bent[:, :1] * tangent + bent[:, 1:2] * sign * np.cross(normal, tangent) + bent[:, 2:] * normal)
+
+
+def _unit(vectors: Array) -> Array:
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12))
+
+
+STRIP = 256  # rows of the finished picture drawn at a time: what is held in memory does not grow with its height
+
+
+def _strip(camera: Camera, row: int, samples: int) -> Camera:
+    """The camera of STRIP rows of the picture, `samples` times finer."""
+    height = min(STRIP, camera.height - row)
+    part = replace(camera, cy=camera.cy - row, height=height)
+    return part.resized(camera.width * samples, height * samples)
+
+
+def shade(fragments: Fragments, faces: Array, uv: Array, texture: Array) -> Array:
+    """The texture's colour, bilinear, at each fragment: [H, W, 4] float32, alpha 1 on the surface, all 0 elsewhere. Raises
+    ValueError where a face names a vertex that has no place in the texture."""
+    check_indices(faces, len(uv))
+    out = np.zeros((*fragments.face.shape, 4), np.float32)
+    texture = np.ascontiguousarray(texture, np.float32)
+    for_bands(lambda a, b: _shade(fragments.face, fragments.bary, faces, uv, texture, out, a, b), len(out))
+    return out
+
+
+@kernel
+def _shade(face, bary, faces, uv, texture, out, start, stop):  # type: ignore[no-untyped-def]
+    height, width = texture.shape[:2]
+    for row in range(start, stop):
+        for column in range(face.shape[1]):
+            f = face[row, column]
+            if f < 0:
+                continue
+            b0, b1 = bary[row, column, 0], bary[row, column, 1]
+            b2 = np.float32(1) - b0 - b1
+            i, j, k = faces[f, 0], faces[f, 1], faces[f, 2]
+            x = (b0 * uv[i, 0] + b1 * uv[j, 0] + b2 * uv[k, 0]) * width - 0.5
+            y = (1.0 - (b0 * uv[i, 1] + b1 * uv[j, 1] + b2 * uv[k, 1])) * height - 0.5
+            c, c1, u = cell(x, width)
+            r, r1, v = cell(y, height)
+            for a in range(3):
+                above = texture[r, c, a] * (1 - u) + texture[r, c1, a] * u
+                below = texture[r1, c, a] * (1 - u) + texture[r1, c1, a] * u
+                out[row, column, a] = above * (1 - v) + below * v
+            out[row, column, 3] = 1.0
+
+
+LINE = 0.6  # width of a wireframe's lines in pixels of the finished picture
+
+
+def wireframe(vertices: Array, faces: Array, camera: Camera, samples: int = 3) -> Array:
+    """The mesh's edges in dark on faces in light grey, lit from the camera: [H, W, 4] float32, premultiplied RGBA."""
+    fine = camera.resized(camera.width * samples, camera.height * samples)
+    fragments = rasterize(vertices, faces, fine)
+    corners = vertices @ fine.projection[:, :3].T + fine.projection[:, 3]
+    normals = np.cross(vertices[faces[:, 1]] - vertices[faces[:, 0]], vertices[faces[:, 2]] - vertices[faces[:, 0]])
+    axis = np.asarray(camera.camera_to_world)[:3, 2]
+    light = np.abs(normals @ axis) / np.maximum(np.linalg.norm(normals, axis=1), 1e-20)
+    out = np.zeros((*fragments.face.shape, 4), np.float32)
+    half = LINE * samples / 2
+    for_bands(
+        lambda a, b: _lines(fragments.face, corners[:, :2] / corners[:, 2:], faces, light, half, out, a, b), len(out)
+    )
+    return box_down(out, samples)
+
+
+@kernel
+def _lines(face, points, faces, light, half, out, start, stop):  # type: ignore[no-untyped-def]
+    for row in range(start, stop):
+        for column in range(face.shape[1]):
+            f = face[row, column]
+            if f < 0:
+                continue
+            value = 0.55 + 0.4 * light[f]
+            for k in range(3):
+                p, q = points[faces[f, k]], points[faces[f, (k + 1) % 3]]
+                dx, dy = q[0] - p[0], q[1] - p[1]
+                length = np.sqrt(dx * dx + dy * dy)
+                if abs(dx * (row + 0.5 - p[1]) - dy * (column + 0.5 - p[0])) < half * length:
+                    value = 0.15
+            out[row, column, 0] = value
+            out[row, column, 1] = value
+            out[row, column, 2] = min(1.0, value * 1.05)
+            out[row, column, 3] = 1.0

@@ -1,0 +1,1 @@
+"""Any mesh into the frame of the six cameras."""

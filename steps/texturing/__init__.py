@@ -1,0 +1,1 @@
+"""A UV atlas, and the six views baked into it."""

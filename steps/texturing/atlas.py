@@ -1,0 +1,60 @@
+"""UV atlas by xatlas (Jonathan Young, after Microsoft's UVAtlas)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xatlas
+from numpy.typing import NDArray
+
+from steps.runtime.errors import ModelConvergenceFailed
+
+Array = NDArray[Any]
+PADDING = 4  # texels between charts
+GROWTH = (
+    0.3  # how far a chart may bend as it grows; xatlas' own 2.0 takes up to four times as long for hardly fewer charts
+)
+
+# xatlas takes edges and faces below fixed sizes for none at all. So that this does not depend on the unit, meshes are unwrapped
+# at a diagonal of UNIT to 2 UNIT, or where faces are tiny even so, FINER times larger. By powers of two: nothing is rounded.
+UNIT, FINER = 1.75, 1024.0
+
+
+def unwrap(vertices: Array, faces: Array, texture_size: int) -> tuple[Array, Array, Array]:
+    """Cuts the surface into charts and packs them for a square texture.
+
+    Returns index (k,) of the original vertex for each new one, faces (m, 3) int32 over the new ones, in the order of
+    `faces`, and uv (k, 2) float32 in [0, 1]. Vertices on seams appear once per chart. Raises ModelConvergenceFailed where the
+    mesh has no extent, or none that is a number."""
+    usable = len(faces) > 0 and bool(np.isfinite(vertices).all())
+    diagonal = float(np.linalg.norm(np.ptp(vertices, axis=0))) if usable else 0.0
+    if not 0 < diagonal < np.inf:
+        raise ModelConvergenceFailed("The surface has no extent, so that no texture can be laid on it.")
+    scale = 2.0 ** -np.floor(np.log2(diagonal / UNIT))
+    found = _charted(vertices * scale, faces, texture_size)
+    if _lost(found[2]):
+        found = min(found, _charted(vertices * (scale * FINER), faces, texture_size), key=lambda atlas: _lost(atlas[2]))
+    if not np.isfinite(found[2]).all():
+        raise ModelConvergenceFailed("The surface is torn into faces too small for a texture to be laid on it.")
+    return found
+
+
+def _lost(uv: Array) -> int:
+    """How many vertices were given no place, which are left in the corner or at no number."""
+    return int((~np.isfinite(uv).all(axis=1) | (uv == 0).all(axis=1)).sum())
+
+
+def _charted(vertices: Array, faces: Array, texture_size: int) -> tuple[Array, Array, Array]:
+    """`unwrap`, of a mesh as large as xatlas expects it."""
+    atlas = xatlas.Atlas()
+    atlas.add_mesh(vertices.astype(np.float32), faces.astype(np.uint32))
+    pack = xatlas.PackOptions()
+    pack.resolution, pack.padding, pack.bilinear = texture_size, PADDING, True
+    chart = xatlas.ChartOptions()
+    chart.max_cost = GROWTH
+    atlas.generate(chart, pack)
+    index, new_faces, uv = atlas[0]
+    # xatlas may pack a little larger than asked for, and not square: scale both axes alike so that texels stay square
+    uv = uv * np.array([atlas.width, atlas.height]) / max(atlas.width, atlas.height)
+    return index.astype(np.int64), new_faces.astype(np.int32), uv.astype(np.float32)

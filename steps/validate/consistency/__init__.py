@@ -1,0 +1,1 @@
+"""Whether the six views show one and the same object."""

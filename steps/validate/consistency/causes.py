@@ -1,0 +1,282 @@
+"""Why views contradict each other: hypotheses, each tried and scored by the same measure of agreement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steps.geometry.cameras import Camera
+from steps.geometry.frame import Frame
+from steps.validate.consistency import conventions, exchanged
+from steps.validate.consistency.agreement import (
+    TOLERANCE,
+    DepthView,
+    Seen,
+    Window,
+    compare,
+    denied_share,
+    diagonal,
+    seen,
+)
+from steps.validate.consistency.exchanged import Fits, Look
+
+Array = NDArray[Any]
+SIX = tuple(range(6))
+MENDS = 0.3  # of the contradictions, at most, a hypothesis may leave if it is to be named
+FEW = 200  # points of each view in the table of all orders
+GAIN, MUCH = 0.03, 0.3  # of `Fits.cost`, and of what it is now: how much better another order of the pictures must fit
+OUTLINE_GAIN = 0.008  # of `Fits.outline_cost`, where it also becomes less than half of what it was
+RARER = 0.015  # of `Fits.cost`: what a turn of all pictures must fit better than an exchange of some
+SAME_PICTURE = (
+    0.5 / 255
+)  # mean difference of a picture and its copy; two sides of a bowl, with noise, differ by twice as much
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """views: the six depth maps with their cameras; looks: the six pictures; users: the cameras as they were given, in the user's
+    frame, None where that is the views'; unit: user units per unit of the views."""
+
+    views: list[DepthView]
+    looks: list[Look]
+    users: list[Camera] | None = None
+    unit: float = 1.0
+
+    def thinned(self) -> Evidence:
+        """The same from fewer pixels."""
+        return replace(self, views=[view.thinned() for view in self.views])
+
+    @property
+    def names(self) -> list[str]:
+        return [view.camera.name for view in self.views]
+
+    @property
+    def cameras(self) -> list[Camera]:
+        return [view.camera for view in self.views]
+
+    def readings(self) -> Iterator[conventions.Reading]:
+        """The cameras by other conventions, in the views' unit around their own middle: what an inverse is depends on the user's
+        origin, what views say of each other does not."""
+        for words, cameras in conventions.readings(self.users or self.cameras):
+            x, y, z = np.mean([camera.position for camera in cameras], axis=0)
+            frame = Frame(self.unit, (float(x), float(y), float(z)))
+            yield words, [frame.camera_in(camera) for camera in cameras]
+
+
+@dataclass(frozen=True)
+class Cause:
+    """sentence: what is most likely wrong and what mends it; left: the contradictions that remain then, as a share."""
+
+    sentence: str
+    left: float
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One hypothesis: the sentence that says it, and the evidence as it would be."""
+
+    sentence: str
+    evidence: Evidence
+
+
+def fits_of(evidence: Evidence) -> Fits:
+    """How the pictures fit the depth renders, each with each."""
+    sights = [seen(view) for view in evidence.views]
+    return exchanged.fits(evidence.looks, sights, TOLERANCE * diagonal(sights))
+
+
+# -- depth against depth ------------------------------------------------------------------------------------------------
+
+
+def of_depth(evidence: Evidence, share: float, more: Callable[[], Iterator[Trial]] | None = None) -> Cause | None:
+    """The likeliest cause of depth renders that contradict each other under their cameras; None where no hypothesis mends it.
+    share: what is denied now; more: further hypotheses, tried where none of these fits."""
+    same = conventions.twice(evidence.cameras)
+    if same:
+        pairs = ", ".join(f"{a} and {b}" for a, b in same[:3]) + (", …" if len(same) > 3 else "")
+        return Cause(f"Two views have one and the same camera: {pairs}. Give each its own.", 0.0)
+    evidence = evidence.thinned()
+    given = share + fits_of(evidence).cost(SIX)
+    return _best(trials(evidence), share, given) or (_best(more(), share, given) if more else None)
+
+
+def of_order(evidence: Evidence, share: float) -> Cause | None:
+    """The same where little is denied: only that depth renders or cameras are exchanged."""
+    evidence = evidence.thinned()
+    return _best(_orders(evidence), share, share + fits_of(evidence).cost(SIX))
+
+
+def _best(tried: Iterator[Trial], share: float, given: float) -> Cause | None:
+    """Of the hypotheses that mend it, the one under which depth and colours agree best; of equals the first. given: how badly
+    they agree now."""
+    found: list[tuple[float, Cause]] = []
+    for trial in tried:
+        views = trial.evidence.views
+        if denied_share(views, FEW) > 0.5 * share or (left := compare(views).share) > MENDS * share:
+            continue
+        cost = left + fits_of(trial.evidence).cost(SIX)
+        if given - cost > GAIN:
+            found.append((round(cost, 2), Cause(trial.sentence, left)))
+    return min(found, key=lambda item: item[0])[1] if found else None
+
+
+def trials(evidence: Evidence) -> Iterator[Trial]:
+    """Every hypothesis about cameras and depth renders."""
+    yield from _orders(evidence)
+    for words, turn in _TURNS.items():
+        views = [view.turned(turn) for view in evidence.views]
+        yield Trial(f"The depth renders stand {words}: turning them mends it.", replace(evidence, views=views))
+    for words, cameras in evidence.readings():
+        yield Trial(f"The cameras look like {words}.", with_cameras(evidence, cameras))
+
+    def denied(cameras: list[Camera]) -> float:
+        return denied_share(with_cameras(evidence, cameras).views, FEW)
+
+    clouds = [_own_axes(view) for view in evidence.views]
+    for words, cameras in (
+        *conventions.scaled(evidence.cameras, clouds, denied),
+        *conventions.lenses(evidence.cameras, denied),
+    ):
+        yield Trial(f"The cameras look like {words}.", with_cameras(evidence, cameras))
+
+
+_TURNS: dict[str, Callable[[Array], Array]] = {
+    "upside down": lambda a: a[::-1],
+    "mirrored": lambda a: a[:, ::-1],
+    "on their heads": lambda a: a[::-1, ::-1],
+}
+
+
+def with_cameras(evidence: Evidence, cameras: list[Camera]) -> Evidence:
+    return replace(evidence, views=[v.with_camera(c) for v, c in zip(evidence.views, cameras, strict=True)])
+
+
+def _own_axes(view: DepthView) -> Array:
+    """What a view sees, from its own position."""
+    points = seen(view, FEW, normals=False).points
+    return points - view.camera.position if len(points) else np.zeros((1, 3))
+
+
+def _orders(evidence: Evidence) -> Iterator[Trial]:
+    """The order of the depth renders that fits the cameras best, with the pictures as they stand or exchanged with them."""
+    order = _best_order(evidence.views)
+    if order == SIX:
+        return
+    views = [evidence.views[d].with_camera(evidence.views[a].camera) for a, d in enumerate(order)]
+    moved = Evidence(views, [evidence.looks[p] for p in order])
+    what = exchange_words(order, evidence.names)
+    alone = replace(evidence, views=views)
+    if fits_of(moved).cost(SIX) < fits_of(alone).cost(SIX):
+        yield Trial(f"The cameras of {what}, or view and depth render of each are.", moved)
+    else:
+        yield Trial(f"The depth renders of {what}: exchanging them mends it.", alone)
+
+
+def exchange_words(order: tuple[int, ...], names: list[str]) -> str:
+    """`left and right are exchanged`, or where more than two have moved which one stands for which."""
+    moved = [(names[a], names[p]) for a, p in enumerate(order) if a != p]
+    if len(moved) == 2:
+        return f"{moved[0][0]} and {moved[1][0]} are exchanged"
+    each = ", ".join(f"{name} has that of {_owner(name, order, names)}" for name, _ in moved)
+    return f"{', '.join(name for name, _ in moved)} are mixed up ({each})"
+
+
+def _owner(name: str, order: tuple[int, ...], names: list[str]) -> str:
+    """Whose picture stands under this name: the place to which the best order takes it."""
+    return names[order.index(names.index(name))]
+
+
+def _best_order(views: list[DepthView]) -> tuple[int, ...]:
+    """Which depth render belongs to which camera, by what they deny of each other; as they stand where nothing is better."""
+    tolerance = TOLERANCE * diagonal([seen(view, FEW, normals=False) for view in views])
+    placed = [
+        [seen(view.with_camera(own.camera), FEW, normals=False) for view in views] for own in views
+    ]  # [camera][depth render]
+    table = np.zeros((6, 6, 6, 6))  # [a, b, d, e]: of render d under camera a, what render e under camera b denies
+    for b in SIX:
+        for e in SIX:
+            window = Window.of(placed[b][e].view, tolerance)
+            for a in SIX:
+                if a != b:
+                    table[a, b, :, e] = [_share(window, placed[a][d]) if d != e else 0 for d in SIX]
+    i, j = (index.ravel() for index in np.nonzero(~np.eye(6, dtype=bool)))
+
+    def cost(order: tuple[int, ...]) -> float:
+        p = np.array(order)
+        return round(float(table[i, j, p[i], p[j]].mean()), 3)
+
+    return min([SIX, *permutations(SIX)], key=cost)
+
+
+def _share(window: Window, one: Seen) -> float:
+    return float(window.denies(one.points).mean()) if len(one.points) else 0.0
+
+
+# -- pictures against depth ---------------------------------------------------------------------------------------------
+
+
+def of_pictures(evidence: Evidence, fits: Fits, suspected: bool = True) -> Cause | None:
+    """Pictures that stand for other depth renders than their own, or of which one is there twice. None where all fit as they
+    stand. suspected: whether their outlines are other ones than their depth renders'."""
+    copied = _copied(evidence, fits)
+    if copied:
+        return Cause(copied, 0.0)
+    order = fits.best()
+    words = exchange_words(order, evidence.names)
+    found = [
+        (
+            fits.cost(order),
+            fits.outline_cost(order),
+            fits.hue_cost(order),
+            f"The pictures of {words}: exchanging them mends it.",
+        )
+    ]
+    if order == SIX and not suspected:
+        return None
+    for words, turn in _TURNS.items():
+        looks = [Look(turn(v.colour), None if v.object is None else turn(v.object)) for v in evidence.looks]
+        turned = fits_of(replace(evidence, looks=looks))
+        sentence = f"The pictures stand {words} against their depth renders: turning one or the other mends it."
+        found.append((turned.cost(SIX) + RARER, turned.outline_cost(SIX), turned.hue_cost(SIX), sentence))
+    cost, outline, hue, sentence = min(found)
+    return Cause(sentence, 0.0) if _gains(fits, cost, outline, hue) else None
+
+
+def _gains(fits: Fits, cost: float, outline: float, hue: float) -> bool:
+    """Whether something fits so much better than what was given that it is no accident, nor another light in each view: that
+    leaves colours without their brightness as unlike as they were."""
+    given, now, hue_now = fits.outline_cost(SIX), fits.cost(SIX), fits.hue_cost(SIX)
+    if now - cost > GAIN and (now - cost > MUCH * now or hue_now - hue > MUCH * hue_now):
+        return True
+    return given - outline > OUTLINE_GAIN and outline < given / 2
+
+
+def _copied(evidence: Evidence, fits: Fits) -> str:
+    """One picture under two names, of places that do not look the same; empty where there is none."""
+    for a, b in ((a, b) for a in SIX for b in SIX if a < b):
+        if np.abs(evidence.looks[a].colour - evidence.looks[b].colour).mean() > SAME_PICTURE:
+            continue
+        if exchanged.is_thin(evidence.looks[a].object):
+            continue
+        worse = max((a, b), key=lambda k: (_misfit(fits, k), k))
+        other = a if worse == b else b
+        if _misfit(fits, worse) - _misfit(fits, other) > GAIN:
+            name = evidence.names[worse]
+            return f"The picture of {name} is that of {evidence.names[other]} once more: put the view of {name} in its place."
+    return ""
+
+
+def _misfit(fits: Fits, k: int) -> float:
+    """How badly picture k fits depth render k and what its neighbours show."""
+    outline = 1 - fits.outlines[k, k]
+    weights = fits.weights[k] + fits.weights[:, k]
+    total = float(weights.sum())
+    pairs = sum(
+        fits.weights[k, b] * fits.colours[k, b, k, b] + fits.weights[b, k] * fits.colours[b, k, b, k] for b in SIX
+    )
+    return float(np.nan_to_num(outline)) + (float(pairs) / total if total else 0.0)

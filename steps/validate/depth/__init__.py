@@ -1,0 +1,1 @@
+"""What the stored depth means, where the cameras are known."""

@@ -1,0 +1,209 @@
+"""The depth encoding of a set whose cameras are known: found where it is not given, and checked where it is."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steps.calibration import depth_fit
+from steps.calibration.depth_fit import Fit, Problem
+from steps.calibration.depth_models import Model, Offset
+from steps.calibration.depth_views import Frame, NothingSeen, depth_view, normalised
+from steps.geometry.depth_curve import Curve
+from steps.io.cameras_json import View
+from steps.io.depth_encoding import DepthEncoding
+from steps.io.input_checks import Pictures
+from steps.runtime.errors import RigAmbiguous
+from steps.validate.depth.messages import factor_between, told
+from steps.validate.depth.steadied import steadied
+from steps.validate.depth.stored import background_of, counts_of
+
+Array = NDArray[Any]
+FITS = 2.5  # the largest cost of an encoding that is believed
+SURE = 1.5  # the same of one that is taken in place of one that was given
+DENIED = 4.0  # cost from which the pictures deny an encoding that was given
+BETTER = 3.0  # how many times better another one must explain them to be taken in its place
+MEETS = 0.1  # pixels: where surfaces meet so well their encoding is right, and outlines that deny it have holes or are exchanged
+OUTLINED = 0.02  # of the pixels, without depth: fewer, and the outlines are the pictures' frames
+MATTERS, NOISES = 0.02, 4.0  # radii, and times the surfaces' noise, by which another encoding must move some depth
+LEVELS = 9  # at which two encodings are compared
+_HELP = "Check that each camera belongs to its view, or give the encoding as `depth` in cameras.json."
+KNOTS = 33  # of a curve as it is written down
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The pictures as the fit wants them. maximum: the largest value that they can hold; background: what means nothing."""
+
+    problem: Problem
+    frame: Frame
+    maximum: int
+    background: int | str | None
+
+
+def found(pictures: Pictures, views: list[View]) -> tuple[list[View], str]:
+    """The views with an encoding each, and what to say about it. Raises RigAmbiguous where none fits."""
+    from steps.calibration import depth_search  # only now: it loads kernels
+
+    try:
+        ready = prepared(pictures, views, background_of(pictures.depths))
+    except NothingSeen:
+        raise RigAmbiguous(
+            "Under the cameras given, the six outlines have no place in common.", _HELP, hypotheses=[]
+        ) from None
+    fit = depth_search.found(ready.problem, ready.frame)
+    if not fit.cost <= FITS:  # nor where it is no number
+        raise RigAmbiguous(
+            f"No depth encoding makes the six depth renders agree under the cameras given: the best misses by {fit.cost:.1f}, "
+            "about 1 is usual.",
+            _HELP,
+            hypotheses=[],
+        )
+    depths = encodings(fit, ready)
+    result = [v if v.depth else replace(v, depth=d) for v, d in zip(views, depths, strict=True)]
+    return result, f"The depth's encoding was found from the pictures: {told(depths)}"
+
+
+def checked(pictures: Pictures, views: list[View]) -> tuple[list[View], str]:
+    """The views as they were given where their encoding explains the pictures, or where no other does; else with the one that
+    does, and what to say about it."""
+    given = [v.depth for v in views if v.depth]
+    if (
+        len(given) < len(views)
+        or any(v.colour for v in views)
+        or len({(d.encoding, d.distance, str(d.curve)) for d in given}) > 1
+    ):
+        return views, ""
+    ready = None
+    for ready in _problems(pictures, views, given[0].background):
+        model, theta = _as_model(given, ready)
+        before = depth_fit.judged(ready.problem, model, theta)
+        if before.cost <= DENIED or before.noise < MEETS or not _have_outlines(ready):
+            return views, ""
+    if ready is None:
+        return views, ""
+    from steps.calibration import depth_search  # only now: it loads kernels
+
+    fit = depth_search.found(ready.problem, ready.frame)
+    if not fit.cost <= SURE or fit.cost * BETTER > before.cost:
+        return views, ""
+    stated, after = (_decoded(ready, m, t) for m, t in ((model, theta), (fit.model, fit.theta)))
+    if model.ray == fit.model.ray:
+        moved = max(float(np.abs(a - b).max()) for a, b in zip(after, stated, strict=True))
+        if moved < max(MATTERS, NOISES * fit.noise * ready.problem.pixel):
+            return views, ""  # noise makes views deny each other, too, and what fits best is a little off for it
+        if factor_between(after, stated):
+            # another unit than the cameras' is for the agreement of the views to tell: which is right, nobody knows
+            return views, ""
+    depths = encodings(fit, ready)
+    note = (
+        f"WARNING: the pictures deny the depth encoding that cameras.json gives ({_short(given[0])}); under its cameras they "
+        f"agree with another one, which was taken: {told(depths)}"
+    )
+    return [replace(v, depth=d) for v, d in zip(views, depths, strict=True)], note
+
+
+def _have_outlines(ready: Prepared) -> bool:
+    return float(np.mean([(v.value < 0).mean() for v in ready.problem.views])) > OUTLINED
+
+
+def _decoded(ready: Prepared, model: Model, theta: Array) -> list[Array]:
+    """Of each view (LEVELS,), the depth of values over all its range, radii."""
+    return [
+        model.depth(np.linspace(*span, LEVELS), model.own(theta, i))[0] for i, span in enumerate(ready.problem.spans)
+    ]
+
+
+def _short(e: DepthEncoding) -> str:
+    return f"metric, scale {e.scale:g}" if e.encoding == "metric" else f"{e.encoding} from {e.near:g} to {e.far:g}"
+
+
+def _problems(pictures: Pictures, views: list[View], background: int | str | None) -> Iterator[Prepared]:
+    """The pictures as they are, and steadied; none where the six outlines have nothing in common: cameras that are wrong are told
+    by the agreement of the views."""
+    with contextlib.suppress(NothingSeen):
+        yield prepared(pictures, views, background)
+        yield prepared(pictures, views, background, steady=True)
+
+
+def prepared(pictures: Pictures, views: list[View], background: int | str | None, steady: bool = False) -> Prepared:
+    """What the fit wants to know. steady: without holes, speckles and noise (see `steadied`). Raises NothingSeen."""
+    counts, known, _ = counts_of(pictures.depths, "alpha" if background is None else background)
+    maximum = pictures.depths[0].maximum
+    values = [np.where(k, c / p.maximum, -1.0) for c, k, p in zip(counts, known, pictures.depths, strict=True)]
+    outlines, shapes = known, [k.shape for k in known]
+    levels = np.unique(np.concatenate([v[v >= 0] for v in values]))
+    level = float(np.diff(levels).min()) if len(levels) > 1 else 1.0
+    if steady:
+        both = [steadied(v, p) for v, p in zip(values, pictures.views, strict=True)]
+        values, outlines = [v for v, _ in both], [o for _, o in both]
+    cameras, frame = normalised([v.camera.resized(w, h) for v, (h, w) in zip(views, shapes, strict=True)], outlines)
+    # medians around each pixel have no stairs left that smoothing would not move further
+    seen = [depth_view(*each, level, smooth_stairs=not steady) for each in zip(cameras, values, outlines, strict=True)]
+    return Prepared(depth_fit.problem(seen), frame, maximum, background)
+
+
+def _as_model(given: list[DepthEncoding], ready: Prepared) -> tuple[Model, Array]:
+    """Encodings as the fit has them, for radii."""
+    radius, first = ready.frame.radius, given[0]
+    kind = "linear" if first.encoding == "metric" else first.encoding
+    model = Model(kind, first.distance == "ray", first.curve, per_view=True)
+    theta = []
+    for e in given:
+        if e.encoding == "metric":
+            theta += [0.0, e.scale * ready.maximum / radius]
+            continue
+        near, far = (
+            model.into(np.array(v / radius)) if kind == "logarithmic" else _line(kind, v / radius)
+            for v in (e.near, e.far)
+        )
+        theta += [float(near), float(far - near)]
+    return model, np.array(theta)
+
+
+def _line(kind: str, depth: float) -> float:
+    return 1 / depth if kind == "inverse" else depth
+
+
+def encodings(fit: Fit, ready: Prepared) -> list[DepthEncoding]:
+    """One for each view, in scene units."""
+    return [_encoding(fit.model, fit.model.own(fit.theta, i), ready) for i in range(len(ready.problem.views))]
+
+
+def _encoding(model: Model, own: Array, ready: Prepared) -> DepthEncoding:
+    radius, distance = ready.frame.radius, "ray" if model.ray else "z"
+    if isinstance(model, Offset):
+        return _knotted(model, own, ready)
+    curve: Curve = {"gamma": round(float(np.exp(own[2])), 4)} if model.bends else model.curve
+    ends = own[0], own[0] + own[1]
+    if model.encoding == "logarithmic":
+        near, far = (float(np.exp(y)) * radius for y in ends)
+    elif model.encoding == "inverse":
+        near, far = (radius / y if abs(y) > 1e-9 else 1e9 * radius for y in ends)
+    else:
+        near, far = (float(y) * radius for y in ends)
+    return DepthEncoding(model.encoding, distance, float(near), float(far), background=ready.background, curve=curve)
+
+
+def _knotted(model: Offset, own: Array, ready: Prepared) -> DepthEncoding:
+    """Linear, after a curve through as many knots as are needed to draw it."""
+    low, high = ready.problem.span
+    v = np.linspace(low, high, KNOTS)
+    z = model.depth(v, own)[0]
+    near, far = z[0] - low * (z[-1] - z[0]) / (high - low), z[0] + (1 - low) * (z[-1] - z[0]) / (high - low)
+    knots = [[round(float(a), 6), round(float(b), 6)] for a, b in zip(v, (z - near) / (far - near), strict=True)]
+    radius = ready.frame.radius
+    distance = "ray" if model.ray else "z"
+    return DepthEncoding(
+        "linear",
+        distance,
+        float(near * radius),
+        float(far * radius),
+        background=ready.background,
+        curve={"knots": knots},
+    )

@@ -1,0 +1,83 @@
+"""What is said about a depth encoding that was found: its name, what may have made it, and what to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steps.geometry.depth_curve import Curve, undone
+from steps.io.depth_encoding import DepthEncoding
+
+Array = NDArray[Any]
+GAMMAS = (0.45, 1.4, 1.8, 2.2, 2.6)
+ALIKE = 0.02  # of a curve's range: by how much it may miss the one that it is called like
+SAME = 2e-3  # relative difference up to which two numbers are one
+TRANSFORM = (
+    "To have depth stored without it, set the view transform to Raw (Blender: Color Management) or save without gamma; it can "
+    "also be left, for it is undone here."
+)
+STRETCHED = (
+    "Each view looks stretched between its own nearest and farthest point, as cv2.normalize, Blender's Normalize node and "
+    "monocular estimators do; one range for all six views keeps more of what was measured."
+)
+
+
+def told(depths: list[DepthEncoding]) -> str:
+    """Sentences for the report, of cameras that are known."""
+    per_view = is_per_view(depths)
+    ends = f", from {depths[0].near:.5g} at 0 to {depths[0].far:.5g} at the largest value"
+    return described(depths[0], per_view, "" if per_view else ends)
+
+
+def described(depth: DepthEncoding, per_view: bool, ends: str = "") -> str:
+    """Sentences for the report. per_view: whether each view has a range of its own; ends: what the shared range is, in words."""
+    kind = {"linear": "linear", "inverse": "inverse (disparity)", "logarithmic": "logarithmic"}[depth.encoding]
+    along = "ray" if depth.distance == "ray" else "axis"
+    order = "farther" if depth.far > depth.near else "nearer"
+    own = ", with a range of its own in every view" if per_view else ends
+    text = f"{kind} along the {along}, larger is {order}{own}{curve_words(depth.curve)}."
+    return " ".join([text, *([TRANSFORM] if depth.curve is not None else []), *([STRETCHED] if per_view else [])])
+
+
+def is_per_view(depths: list[DepthEncoding]) -> bool:
+    return any(abs(d.near - depths[0].near) + abs(d.far - depths[0].far) > 1e-9 * abs(d.far) for d in depths)
+
+
+def curve_words(curve: Curve) -> str:
+    """What may have made a curve; nothing where there is none."""
+    if curve is None:
+        return ""
+    if curve == "srgb":
+        return ", as if saved through sRGB"
+    if isinstance(curve, dict) and "gamma" in curve:
+        return f", as if saved with a gamma of {curve['gamma']:.3g}"
+    like = _like(np.asarray(curve["knots"], np.float64)) if isinstance(curve, dict) else ""
+    if like:
+        return f", through a curve like {like}"
+    return ", through a curve without a name, as a view transform like Filmic or AgX makes it"
+
+
+def _like(knots: Array) -> str:
+    """The named curve that knots (n, 2) follow, up to a factor and an offset; nothing where they follow none."""
+    v, w = knots.T
+    named: dict[str, Curve] = {"that of sRGB": "srgb"} | {f"a gamma of {g}": {"gamma": g} for g in GAMMAS}
+    missed = {words: _missed(undone(curve, v)[0], w) for words, curve in named.items()}
+    nearest = min(missed, key=lambda words: missed[words])
+    return nearest if missed[nearest] < ALIKE else ""
+
+
+def _missed(named: Array, w: Array) -> float:
+    line = np.stack([named, np.ones_like(named)], axis=1)
+    return float(np.abs(line @ np.linalg.lstsq(line, w, rcond=None)[0] - w).max() / np.ptp(w))
+
+
+def factor_between(depths: list[Array], given: list[Array]) -> float:
+    """By how much depth differs from what was given, where that is all; else 0. depths, given: of each view, (n,), of some
+    stored values."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = np.concatenate(depths) / np.concatenate(given)
+    if not np.isfinite(ratios).all():
+        return 0.0
+    return float(ratios.mean()) if np.ptp(ratios) < 10 * SAME * abs(ratios.mean()) else 0.0

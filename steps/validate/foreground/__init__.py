@@ -1,0 +1,1 @@
+"""Which pixels are the object, by transparency, depth and colour."""

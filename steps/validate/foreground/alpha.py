@@ -1,0 +1,211 @@
+"""Whether a view's transparency says which pixels are the object, and what its numbers mean.
+
+Alpha is judged against the depth render's outline and against itself, since programs write it in many ways: full everywhere (or
+nowhere), turned round, a little below full inside the object as matting leaves it, with a haze around it; and colours at soft
+edges that were mixed with black (premultiplied) or with another colour before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt, maximum_filter, minimum_filter
+
+from steps.io import png
+from steps.io.png import Picture
+from steps.runtime.contract import VIEW_NAMES
+from steps.validate.foreground import holes, masks
+
+Array = NDArray[Any]
+EVERYWHERE = (
+    0.9  # of a picture, with depth: what is behind the object has depth, too, and depth has no outline to compare with
+)
+ALIKE = 0.7  # intersection over union from which alpha and depth show one outline
+TOO_WIDE = (
+    0.15  # of the opaque pixels, without depth and of one colour: alpha does not tell the object from what is behind
+)
+DEEP = 2.5  # pixels from an outline, beyond which a surface covers pixels whole
+MATTED = 0.02  # of the deep pixels, which are not opaque
+NEARLY = 0.96  # of the level inside the object: all of it, since the level itself varies
+RIM = 1.5  # pixels from the object, within which a pixel may be covered in part
+HAZE = 0.002  # of all pixels
+MIXED = 0.05  # RGB, root mean square: how far soft edges must differ from the colours beside them
+EXPLAINED = 0.4  # of that, squared, that may remain where a mixture explains it
+SOFT = (0.1, 0.9)  # alpha of the pixels by which mixtures are told
+ENOUGH = 5000  # such pixels of a view
+AROUND = [(y, x) for y in range(-2, 3) for x in range(-2, 3)]
+SNAP = 0.06  # a mixing colour so close to black or white is that
+
+
+def judged(views: list[Picture], insides: list[Array]) -> tuple[list[Picture], list[str]]:
+    """The views with alpha that is the object's share of each pixel, or without where it says nothing; and what was decided.
+    insides: [H, W] float, what the depth render shows of the object at the view's size."""
+    notes = Notes()
+    found = [_told(v, i, name, notes) for v, i, name in zip(views, insides, VIEW_NAMES, strict=True)]
+    found = unmixed(found, notes)
+    found = [
+        v if v.alpha is None else _cleaned(v, i, name, notes)
+        for v, i, name in zip(found, insides, VIEW_NAMES, strict=True)
+    ]
+    return found, notes.sentences()
+
+
+class Notes:
+    """What was decided, each with the views it holds for."""
+
+    def __init__(self) -> None:
+        self.by_reason: dict[str, list[str]] = {}
+
+    def add(self, reason: str, name: str) -> None:
+        self.by_reason.setdefault(reason, []).append(name)
+
+    def sentences(self) -> list[str]:
+        every = len(VIEW_NAMES)
+        return [f"{r} ({'all views' if len(n) == every else ', '.join(n)})." for r, n in self.by_reason.items()]
+
+
+# -- does it say anything? ----------------------------------------------------------------------------------------------
+
+
+def _told(view: Picture, inside: Array, name: str, notes: Notes) -> Picture:
+    """The view, without alpha that does not tell the object from what is behind it."""
+    alpha = view.alpha
+    if alpha is None:
+        return view
+    if alpha.min() >= 0.5 or (np.ptp(alpha) < 0.02 and np.ptp(view.colour.reshape(-1, 3), axis=0).max() > 12):
+        notes.add("Alpha is the same everywhere and says nothing: the object is told by depth and colour", name)
+        return Picture(view.colour, 255)
+    solid, object_ = alpha >= 0.5, inside >= 0.5
+    if object_.mean() < EVERYWHERE and _overlap(~solid, object_) > ALIKE > _overlap(solid, object_):
+        notes.add("Alpha is full outside the object and was turned round", name)
+        return _with(view, 1 - alpha)
+    behind = solid & ~object_
+    if behind.sum() > TOO_WIDE * solid.sum():
+        behind &= distance_transform_edt(~object_) > 0.03 * max(solid.shape)
+    if behind.sum() > TOO_WIDE * solid.sum():
+        colours = view.colour[behind] / np.float32(255)
+        colour = np.median(colours, axis=0)
+        if np.percentile(np.abs(colours - colour).max(axis=1), 90) <= 2 * masks.EVEN:
+            notes.add(
+                "Alpha is full behind the object, too, and says little: the object is told by depth and colour", name
+            )
+            mixed = view.colour * alpha[..., None] + 255 * colour * (1 - alpha[..., None])
+            return Picture(np.rint(mixed).astype(np.uint8), 255)
+        share = behind.sum() / solid.sum()
+        notes.add(
+            f"WARNING: {share:.0%} of the opaque pixels are where the depth render shows nothing; alpha was believed",
+            name,
+        )
+    return view
+
+
+def _overlap(a: Array, b: Array) -> float:
+    return float((a & b).sum() / max(1, (a | b).sum()))
+
+
+def _with(view: Picture, alpha: Array, colour: Array | None = None) -> Picture:
+    """The view with another alpha, [H, W] in [0, 1], and other colours, [H, W, 3] in [0, 1]."""
+    colours = view.colour if colour is None else png.to_bytes(colour)
+    return replace(view, pixels=np.dstack([colours, png.to_bytes(alpha)]), maximum=255)
+
+
+# -- colours at soft edges ----------------------------------------------------------------------------------------------
+
+
+def unmixed(views: list[Picture], notes: Notes) -> list[Picture]:
+    """The views with straight colours, where those at soft edges were mixed with one colour: c = a * own + (1 - a) * behind, with
+    `own` as it is in the opaque pixels beside. One colour is looked for in all views: they come from one program."""
+    edges = [_soft_edges(v) for v in views if v.alpha is not None]
+    if not edges or sum(len(e[0]) for e in edges) < 50:
+        return views
+    alpha, colour, own = (np.concatenate(part) for part in zip(*edges, strict=True))
+    clear = 1 - alpha[:, None]
+    behind = np.clip((clear * (colour - alpha[:, None] * own)).sum(axis=0) / (clear**2).sum(), 0, 1)
+    behind = np.zeros(3) if behind.max() < SNAP else np.ones(3) if behind.min() > 1 - SNAP else behind
+    as_stored = float(((colour - own) ** 2).sum(axis=1).mean())
+    as_mixed = float(((colour - alpha[:, None] * own - clear * behind) ** 2).sum(axis=1).mean())
+    if as_stored < MIXED**2 or as_mixed > EXPLAINED * as_stored:
+        return views
+    what = "black (premultiplied alpha)" if not behind.any() else "#" + "".join(f"{round(255 * c):02x}" for c in behind)
+    named = [name for view, name in zip(views, VIEW_NAMES, strict=True) if view.alpha is not None]
+    for name in named:
+        notes.add(f"Colours at soft edges were mixed with {what}, which was undone", name)
+    return [v if v.alpha is None else _straight(v, behind) for v in views]
+
+
+def _soft_edges(view: Picture) -> tuple[Array, Array, Array]:
+    """Of some pixels at soft edges: alpha (n,), colour (n, 3), and the mean colour of the opaque ones around them (n, 3)."""
+    assert view.alpha is not None
+    alpha, colour = view.alpha, view.colour
+    rows, columns = np.nonzero((alpha > SOFT[0]) & (alpha < SOFT[1]))
+    step = max(1, len(rows) // ENOUGH)
+    rows, columns = rows[::step], columns[::step]
+    total, count = np.zeros((len(rows), 3)), np.zeros(len(rows))
+    for dy, dx in AROUND:
+        r, c = rows + dy, columns + dx
+        inside = (r >= 0) & (c >= 0) & (r < alpha.shape[0]) & (c < alpha.shape[1])
+        r, c = np.where(inside, r, 0), np.where(inside, c, 0)
+        opaque = inside & (alpha[r, c] > SOFT[1])
+        total += np.where(opaque[:, None], colour[r, c], 0)
+        count += opaque
+    found = count > 0
+    own = total[found] / count[found][:, None] / 255
+    return alpha[rows, columns][found], colour[rows, columns][found] / 255, own
+
+
+def _straight(view: Picture, behind: Array) -> Picture:
+    alpha = view.alpha
+    assert alpha is not None
+    share = np.maximum(alpha, 1e-3)[..., None]
+    return _with(view, alpha, np.clip((view.colour / np.float32(255) - (1 - share) * behind) / share, 0, 1))
+
+
+# -- numbers that mean coverage -----------------------------------------------------------------------------------------
+
+
+def _cleaned(view: Picture, inside: Array, name: str, notes: Notes) -> Picture:
+    """The view with alpha that is full inside the object and none away from it."""
+    given = view.alpha
+    assert given is not None
+    alpha = _without_gaps(given, inside, name, notes)
+    deep = minimum_filter(alpha >= 0.5, 5)
+    below = maximum_filter(alpha, 3) < 0.999  # a pixel that is covered in part by the rim of a slit has full neighbours
+    if deep.any() and below[deep].mean() > MATTED:
+        lowest = float(alpha[deep].min())
+        notes.add("Alpha inside the object is below full, as matting leaves it, and was taken for full", name)
+        if lowest < 0.6:
+            notes.add("WARNING: parts of the object are half transparent (glass?) and were taken for opaque", name)
+        alpha = np.where(deep, 1, _over_level(alpha, deep))
+    if ((alpha > 0) & (alpha < 0.5) & (inside < 0.5)).sum() > HAZE * alpha.size:
+        outside = distance_transform_edt((alpha < 0.5) & (inside < 0.5))
+        if ((outside > 1 + DEEP) & (alpha > 0)).sum() > HAZE * alpha.size:
+            notes.add("A haze of low alpha away from the object, such as a shadow, was left out", name)
+            alpha = np.where(outside > RIM, 0, alpha)
+    return view if alpha is given else _with(view, alpha)
+
+
+def _over_level(alpha: Array, deep: Array) -> Array:
+    """Alpha over its level inside the object, which is that of the nearest deep pixel; of thin parts the largest around."""
+    distance, (rows, columns) = distance_transform_edt(~deep, return_indices=True)
+    level = np.where(distance <= 2 * DEEP, alpha[rows, columns], maximum_filter(alpha, 7))
+    share = alpha / np.clip(level, 0.5, 1)
+    return np.where(share > NEARLY, 1, share)
+
+
+def _without_gaps(alpha: Array, inside: Array, name: str, notes: Notes) -> Array:
+    """Alpha, with holes in it filled where the depth render shows a surface."""
+    solid = alpha >= 0.5
+    if _overlap(solid, inside >= 0.5) < ALIKE:
+        return alpha
+    gaps, count = holes.enclosed(solid)
+    covered = np.bincount(gaps.ravel(), inside.ravel(), count + 1) > 0.9 * np.bincount(
+        gaps.ravel(), minlength=count + 1
+    )
+    gap = covered[gaps] & (gaps > 0)
+    if gap.sum() < max(8, HAZE * solid.sum()):
+        return alpha
+    notes.add("Holes in alpha, in which the depth render shows a surface, were taken for the object", name)
+    return np.where(gap, np.float32(1), alpha)

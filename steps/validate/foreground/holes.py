@@ -1,0 +1,207 @@
+"""Depth renders with holes, as sensors leave them: speckles and blocks where nothing was measured.
+
+A stored 0 (or the largest value) amid the object is no distance. And where a view is opaque, what the depth render leaves out is
+either behind the object or a hole in its depth: colour tells which. A pixel of the object without depth is unknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.ndimage import (
+    binary_dilation,
+    distance_transform_edt,
+    label,
+    median_filter,
+)
+
+from steps.geometry.image_ops import filled
+from steps.io.cameras_json import Given
+from steps.io.depth_encoding import DepthEncoding, foreground
+from steps.io.input_checks import Pictures
+from steps.io.png import Picture
+
+Array = NDArray[Any]
+JUMP = 0.1  # of the object's range of values: an extreme value that differs so much from those around it is no distance
+MOSTLY = 0.8  # of the extreme values that have to jump so: a near plane through the object does not
+UNKNOWN = 0.002  # of the object's pixels: more without depth are told
+DEEP = 2.5  # pixels from an outline: closer to it, depth and view may differ by what a pixel is
+EVIDENCE = 0.002  # of the object's pixels, enclosed by it, without depth, and of its colour: the depth has holes
+SPECKLE = 2  # pixels from the rim to the middle, at most
+REACH = 0.12  # of the object's extent: how far a hole may open outwards from what has depth
+LARGEST = 0.25  # of the object's pixels: a larger thing beside it is another thing
+APART = 0.1  # RGB, largest channel: a colour that differs so much from the background's is not its
+CLOSER = 0.5  # of its distance from the background's colour, within which a pixel is of the colours beside it
+SHADE = 0.04  # RGB: a colour that is the background's, darkened, up to this is its shadow
+
+
+# -- values that are no distance ----------------------------------------------------------------------------------------
+
+
+def backgrounds(pictures: Pictures, given: Given | None) -> list[int | str | None]:
+    """What value means nothing in each depth render, as the cameras say, else as most of the frames around them have it."""
+    told = [view.depth.background if view.depth else "" for view in given] if isinstance(given, list) else [""] * 6
+    frames = [_frame(p) for p in pictures.depths]
+    votes = sum(float((f == p.maximum).mean() - (f == 0).mean()) for f, p in zip(frames, pictures.depths, strict=True))
+    common: int | str = "max" if votes > 0 else 0
+    return [common if t == "" else t for t in told]
+
+
+def _frame(picture: Picture) -> Array:
+    counts = picture.pixels[..., 0]
+    return np.concatenate([counts[0], counts[-1], counts[:, 0], counts[:, -1]])
+
+
+def without_invalid(pictures: Pictures, means_nothing: list[int | str | None]) -> tuple[Pictures, list[str]]:
+    """The set with what is no distance set to the background's value, and what was done."""
+    both = [_without_invalid(p, b) for p, b in zip(pictures.depths, means_nothing, strict=True)]
+    count = sum(number for _, number in both)
+    note = (
+        f"{count} pixels of the depth renders hold an extreme value amid the object, as sensors write where they measure "
+        "nothing; their depth is unknown."
+    )
+    return replace(pictures, depths=[p for p, _ in both]), [note] if count else []
+
+
+def _without_invalid(picture: Picture, background: int | str | None) -> tuple[Picture, int]:
+    counts, known = picture.pixels[..., 0], foreground(picture, DepthEncoding(background=background))
+    bad = np.zeros(counts.shape, bool)
+    for extreme in (0, picture.maximum):
+        here = known & (counts == extreme)
+        usual = known & ~here
+        if not here.any() or not usual.any():
+            continue
+        low, high = np.percentile(counts[usual], [0.5, 99.5])
+        if here.sum() > 0.3 * usual.sum():
+            continue
+        around = median_filter(filled(counts[..., None].astype(np.float32), usual)[..., 0], 5)
+        jumps = np.abs(around[here] - extreme) > JUMP * max(high - low, 1)
+        if jumps.mean() > MOSTLY:
+            bad |= here
+    if not bad.any():
+        return picture, 0
+    pixels = picture.pixels.copy()
+    if background in (None, "alpha"):
+        alpha = np.full(counts.shape, picture.maximum) if picture.alpha is None else pixels[..., -1]
+        pixels = np.dstack([counts, np.where(bad, 0, alpha)]).astype(pixels.dtype)
+    else:
+        pixels[bad, 0] = picture.maximum if background == "max" else background
+    return replace(picture, pixels=pixels), int(bad.sum())
+
+
+# -- holes in the outline -----------------------------------------------------------------------------------------------
+
+
+def found(insides: list[Array], views: list[Picture], behind: Callable[[Array, Array], Array]) -> list[Array] | None:
+    """The object in opaque views, [H, W] float: where there is depth, and in holes of the depth that have the object's colours;
+    None where depth has no such holes. insides: [H, W] float, where there is depth; behind: from a view's colours [H, W, 3] in
+    [0, 1] and its inside to the background's, (3,) or [H, W, 3]."""
+    evidence, whole = 0, sum(int((i >= 0.5).sum()) for i in insides)
+    for inside, view in zip(insides, views, strict=True):
+        pieces, count = enclosed(inside >= 0.5)
+        if count:  # no colours are looked at where nothing is enclosed
+            like = _likeness(inside, view, behind)
+            evidence += int((_amid(pieces, count, like) & like.sure).sum())
+    if evidence < max(12, EVIDENCE * whole):
+        return None
+    return [_completed(inside, view, behind) for inside, view in zip(insides, views, strict=True)]
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """Pixels [H, W] bool. sure: of the colours of the object's nearest pixels; possible: those, and what is neither of the
+    background's colour nor its shadow; behind: of the background's colour."""
+
+    sure: Array
+    possible: Array
+    behind: Array
+
+
+def _likeness(inside: Array, view: Picture, behind: Callable[[Array, Array], Array]) -> Likeness:
+    colour = view.colour / np.float32(255)
+    back, own = behind(colour, inside), filled(colour, inside >= 0.5)
+    away, from_own = np.abs(colour - back).max(axis=2), np.abs(colour - own).max(axis=2)
+    sure = (away > APART) & (from_own < CLOSER * away)
+    return Likeness(sure, sure | ((away > APART) & ~_shadow(colour, back)), away <= APART)
+
+
+def _completed(inside: Array, view: Picture, behind: Callable[[Array, Array], Array]) -> Array:
+    """The inside with what looks like the object, and the speckles filled that remain in it."""
+    like, solid = _likeness(inside, view, behind), inside >= 0.5
+    pieces, count = enclosed(solid)
+    part = (
+        _amid(pieces, count, like) | _regions(pieces > 0, like, solid) | _regions(~solid & (pieces == 0), like, solid)
+    )
+    left, count = enclosed(solid | part)
+    return np.where(part | (_amid(left, count, None)), np.float32(1), inside)
+
+
+def enclosed(solid: Array) -> tuple[Array, int]:
+    """The holes in a shape [H, W] bool, numbered from 1, 0 elsewhere, and the largest number."""
+    pieces, count = label(~solid)
+    frame = np.concatenate([pieces[0], pieces[-1], pieces[:, 0], pieces[:, -1]])
+    outside = np.zeros(count + 1, bool)
+    outside[frame] = True
+    numbers = np.cumsum(~outside & (np.arange(count + 1) > 0))
+    numbers[outside] = 0
+    numbers[0] = 0
+    return numbers[pieces], int(numbers.max())
+
+
+def _amid(pieces: Array, count: int, like: Likeness | None) -> Array:
+    """The pieces within the object that are speckles, or mostly do not look like what is behind it. The others are holes that one
+    sees through."""
+    thick = np.bincount(pieces[distance_transform_edt(pieces > 0) > SPECKLE], minlength=count + 1) > 0
+    if like is not None:
+        share = np.bincount(pieces.ravel(), like.behind.ravel(), count + 1) / np.bincount(
+            pieces.ravel(), minlength=count + 1
+        )
+        thick &= share > 0.5
+    thick[0] = True
+    return ~thick[pieces]
+
+
+def _shadow(colour: Array, behind: Array) -> Array:
+    """Where a colour is the background's, only darker."""
+    strength = colour.sum(axis=2) / np.maximum(np.broadcast_to(behind, colour.shape).sum(axis=2), 1e-3)
+    return np.asarray((strength < 1) & (np.abs(colour - strength[..., None] * behind).max(axis=2) < SHADE))
+
+
+def _regions(void: Array, like: Likeness, solid: Array) -> Array:
+    """The part of `void` that is the object: pixels that are surely of its colours, and whole pieces of possible ones that touch
+    it, lie close by, are not large, and are more than the soft rim around what is behind it."""
+    if not solid.any():
+        return np.zeros(void.shape, bool)
+    distance = distance_transform_edt(~solid)
+    rows, columns = np.nonzero(solid)
+    possible = void & like.possible & (distance <= REACH * max(int(np.ptp(rows)), int(np.ptp(columns)), 1))
+    pieces, count = label(possible & (distance >= 2), np.ones((3, 3)))  # the mixed pixels of a rim would join them all
+    size = np.bincount(pieces.ravel(), minlength=count + 1)
+    touches, inner = (np.bincount(pieces[d], minlength=count + 1) > 0 for d in (distance < 3, distance >= 3))
+    whole = touches & inner & (size < LARGEST * solid.sum()) & (np.arange(count + 1) > 0)
+    grown = binary_dilation(whole[pieces], np.ones((3, 3)), iterations=2) & possible
+    return np.asarray(grown | (like.sure & possible & (distance < 2)))
+
+
+# -- what is not known --------------------------------------------------------------------------------------------------
+
+
+def unknown(coverages: list[Array], insides: list[Array]) -> list[str]:
+    """A sentence about pixels that are the object's and have no depth, away from its outline, where there are many."""
+    objects = [c >= 128 for c in coverages]
+    deep = [distance_transform_edt(o) > DEEP for o in objects]
+    missing = sum(int((d & (i < 0.5)).sum()) for d, i in zip(deep, insides, strict=True))
+    share = missing / max(1, sum(int(o.sum()) for o in objects))
+    return [f"{share:.1%} of the object's pixels have no depth; it is unknown there."] if share > UNKNOWN else []
+
+
+def _at(coverage: Array, shape: tuple[int, ...]) -> Array:
+    """A coverage at another size."""
+    if coverage.shape == shape:
+        return coverage
+    return np.asarray(Image.fromarray(coverage).resize((shape[1], shape[0]), Image.Resampling.BILINEAR))

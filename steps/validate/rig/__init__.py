@@ -1,0 +1,1 @@
+"""The cameras of a set that came without them."""
