@@ -47,7 +47,7 @@ cluster: $(VENV)/test.stamp  ## build and start a one-node Kubernetes with Argo,
 cluster-down: $(VENV)/test.stamp  ## end it, and take away all it left but its cache
 	$(BIN)/python -m tests.cluster down
 
-manifests: $(VENV)/test.stamp  ## write what is rendered from pipeline/workflow.py: the chart's template, and manifests/
+manifests: $(VENV)/test.stamp  ## write what is rendered from pipeline/workflow/dag.py: the chart's template, and manifests/
 	$(BIN)/python -m tests.cluster manifests
 
 benchmark: $(VENV)/benchmark.stamp $(OUT)/objects/package  ## every figure of docs/figures.md, with its command

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from pipeline import installation, storage, store_words, views, workflows
-from pipeline.clusters import UNFINISHED, Cluster, Kubernetes
+from pipeline import installation
+from pipeline.clients import s3, s3_errors, workflows
+from pipeline.clients.kubernetes import UNFINISHED, Cluster, Kubernetes
+from pipeline.clients.reading import mapping
 from pipeline.gateway import health
 from pipeline.installation import Finding, Reader
-from pipeline.reading import mapping
+from pipeline.jobs import status
 from steps.runtime.errors import StepError
 from steps.runtime.options import JOB_OPTIONS, SET, wrong
 
@@ -78,9 +80,9 @@ def _waiting(cluster: Cluster, template: str) -> Iterator[Finding]:
     """The template's jobs that do not go on right now, and why."""
     for workflow in map(workflows.read, cluster.list(UNFINISHED)):
         of_template = mapping(workflow["spec"].get("workflowTemplateRef")).get("name") == template
-        why = views.waiting(workflow)
+        why = status.waiting(workflow)
         if why and of_template:
-            job = views.job_of(workflow["metadata"]["name"])
+            job = status.job_of(workflow["metadata"]["name"])
             yield Finding(f"the job {job} waits: {why}", False if " ends as " in why else None)
 
 
@@ -136,10 +138,10 @@ def _rights(cluster: Kubernetes) -> Iterator[Finding]:
 
 def _store() -> Finding:
     """A listing, since the answer to a HEAD has no room for the reason of a refusal."""
-    bucket = storage.bucket()
+    bucket = s3.bucket()
     try:
-        storage.client().list_objects_v2(Bucket=bucket, MaxKeys=1)
+        s3.client().list_objects_v2(Bucket=bucket, MaxKeys=1)
     except Exception as error:  # whatever keeps us from it
-        what, advice = store_words.explained(error)
+        what, advice = s3_errors.explained(error)
         return Finding(f"the bucket {bucket} does not answer: {what}", False, advice)
     return Finding(f"the bucket {bucket} answers", True)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline import pending, placement
-from pipeline.clusters import Kubernetes
+from pipeline.clients.kubernetes import Kubernetes
+from pipeline.jobs import pending, placement
 from steps.runtime.options import PRIORITIES
 
 AGAIN = "Install the chart again, with the same values: it makes what is missing."

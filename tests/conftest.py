@@ -52,7 +52,7 @@ def need(condition: bool, what: str) -> None:
 
 def sixview(*words: object, **options: object) -> subprocess.CompletedProcess[str]:
     """Runs the command as a user does."""
-    command = [sys.executable, "-m", "pipeline.cli", *map(str, words)]
+    command = [sys.executable, "-m", "pipeline.cli.main", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **options)  # type: ignore[call-overload,no-any-return]
 
 

@@ -15,7 +15,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGKILL)
 
 
 def command(source: Path, out: Path) -> list[str]:
-    return [sys.executable, "-m", "pipeline.cli", "run", str(source), "--out", str(out), "--json"]
+    return [sys.executable, "-m", "pipeline.cli.main", "run", str(source), "--out", str(out), "--json"]
 
 
 def killed(source: Path, out: Path, after: float, number: signal.Signals) -> str:

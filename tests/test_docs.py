@@ -84,7 +84,7 @@ def test_the_commands_of_the_first_page_run(tmp_path: Path) -> None:
     assert len(blocks) >= 4
     program = tmp_path / "bin" / "sixview"
     program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m pipeline.cli "$@"\n')
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m pipeline.cli.main "$@"\n')
     program.chmod(0o755)
     (tmp_path / "work").mkdir()
     path = os.pathsep.join([str(program.parent), os.environ["PATH"]])

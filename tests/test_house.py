@@ -129,7 +129,7 @@ def loaded_by(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("module", ["steps.validate.run", "steps.package.run", "pipeline.cli"])
+@pytest.mark.parametrize("module", ["steps.validate.run", "steps.package.run", "pipeline.cli.main"])
 def test_validate_package_and_the_command_start_without_the_heavy_libraries(module: str) -> None:
     assert not loaded_by(f"import {module}") & {"torch", "numba", "scipy", "skimage", "xatlas"}
 
@@ -146,4 +146,4 @@ def test_the_contract_and_the_rig_name_the_same_views() -> None:
 
 
 def test_the_command_s_help_does_not_even_load_numpy() -> None:
-    assert "numpy" not in loaded_by("import pipeline.cli")
+    assert "numpy" not in loaded_by("import pipeline.cli.main")

@@ -21,7 +21,7 @@ Array = NDArray[np.float64]
 
 def sample(folder: Path, name: str) -> Path:
     """A set of one of the project's own objects."""
-    words = [sys.executable, "-m", "pipeline.cli", "sample", str(folder / name), "--object", name, "--size", "256"]
+    words = [sys.executable, "-m", "pipeline.cli.main", "sample", str(folder / name), "--object", name, "--size", "256"]
     subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
     return folder / name
 

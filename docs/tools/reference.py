@@ -17,9 +17,9 @@ from typing import Any
 import click
 import yaml
 
-from pipeline.cli import main as command_line
+from pipeline.cli.main import main as command_line
 from pipeline.gateway import app, errors
-from pipeline.gateway.asking import Options
+from pipeline.gateway.dependencies import Options
 from steps.runtime import contract
 from steps.runtime.errors import OOM_TYPES, STAGES, StepError, by_code
 from steps.runtime.options import JOB_OPTIONS, KINDS, Option

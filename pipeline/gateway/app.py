@@ -22,13 +22,13 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from pipeline import ids
-from pipeline.clusters import Kubernetes
-from pipeline.gateway import errors, health, metrics, routes, submission
-from pipeline.gateway.asking import Gateway, Options, Shared
+from pipeline.clients.kubernetes import Kubernetes
+from pipeline.gateway import errors, health, metrics, routes, submit
+from pipeline.gateway.dependencies import Gateway, Options, Shared
+from pipeline.gateway.informer import Watched
 from pipeline.gateway.tokens import Pace, Tokens
 from pipeline.gateway.uploads import MOST_TEXT
-from pipeline.gateway.watching import Watched
+from pipeline.jobs import ids
 
 WEB = Path(__file__).parent.parent / "web"
 SECURITY = {
@@ -125,10 +125,10 @@ def create(options: Options, cluster: Kubernetes) -> FastAPI:
     errors.install(app)
     app.openapi = partial(described, app.openapi)  # type: ignore[method-assign]
     for prefix in ("", "/api"):
-        for part in (submission.router, routes.router):
+        for part in (submit.router, routes.router):
             app.include_router(part, prefix=prefix, include_in_schema=not prefix)
     for prefix in ("", "/api"):  # clients of the API before this one end it with a slash
-        app.add_api_route(f"{prefix}/jobs/", submission.submit, methods=["POST"], include_in_schema=False)
+        app.add_api_route(f"{prefix}/jobs/", submit.submit, methods=["POST"], include_in_schema=False)
         app.add_api_route(f"{prefix}/jobs/", routes.listing, methods=["GET"], include_in_schema=False)
     service(app)
     if options.origins:
@@ -150,7 +150,7 @@ def described(original: Callable[[], dict[str, Any]]) -> dict[str, Any]:
             del operation["responses"]["422"]
     for name in ("HTTPValidationError", "ValidationError"):
         found["components"]["schemas"].pop(name, None)
-    order = submission.Order.model_json_schema()
+    order = submit.Order.model_json_schema()
     found["components"]["schemas"]["Order"] = order
     return found
 

@@ -8,9 +8,9 @@ from collections import Counter
 from importlib import metadata
 from typing import Any
 
-from pipeline import storage
-from pipeline.clusters import Kubernetes
-from pipeline.gateway.watching import Watched
+from pipeline.clients import s3 as storage
+from pipeline.clients.kubernetes import Kubernetes
+from pipeline.gateway.informer import Watched
 
 GPU = "nvidia.com/gpu"
 SECONDS_KEPT = 5.0

@@ -9,7 +9,7 @@ from typing import Any
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest
 
-from pipeline.views import STATUSES
+from pipeline.jobs.status import STATUSES
 
 REQUESTS = Counter("sixview_requests_total", "Requests, by route, method and status", ["route", "method", "status"])
 SECONDS = Histogram("sixview_request_seconds", "Seconds until the answer began", ["route"])

@@ -11,7 +11,7 @@ from typing import Any
 
 from fastapi.responses import RedirectResponse, Response, StreamingResponse
 
-from pipeline import storage
+from pipeline.clients import s3
 from steps.runtime.errors import IncompleteResults
 
 CHUNK = 1 << 18
@@ -37,7 +37,7 @@ def download(key: str, head: dict[str, Any], name: str, wanted: str, if_range: s
         more["Range"] = f"bytes={part[0]}-{part[1]}"
         headers["Content-Range"] = f"bytes {part[0]}-{part[1]}/{size}"
         size = part[1] - part[0] + 1
-    body = storage.client().get_object(Bucket=storage.bucket(), Key=key, IfMatch=etag, **more)["Body"]
+    body = s3.client().get_object(Bucket=s3.bucket(), Key=key, IfMatch=etag, **more)["Body"]
     headers["Content-Length"] = str(size)
     return StreamingResponse(pieces(body), 206 if part else 200, headers, "application/zip")
 
@@ -73,10 +73,8 @@ def pieces(body: Any) -> Iterator[bytes]:
 
 def redirect(key: str, name: str) -> Response:
     """A link that S3 itself answers, for an hour. S3_PUBLIC_ENDPOINT: where clients reach the store, if not at S3_ENDPOINT."""
-    given = {"Bucket": storage.bucket(), "Key": key, "ResponseContentDisposition": f"attachment; filename={name}"}
-    link = storage.client(os.environ.get("S3_PUBLIC_ENDPOINT", "")).generate_presigned_url(
-        "get_object", given, LINK_SECONDS
-    )
+    given = {"Bucket": s3.bucket(), "Key": key, "ResponseContentDisposition": f"attachment; filename={name}"}
+    link = s3.client(os.environ.get("S3_PUBLIC_ENDPOINT", "")).generate_presigned_url("get_object", given, LINK_SECONDS)
     return RedirectResponse(link, 307)
 
 
@@ -103,7 +101,7 @@ class Remote(io.RawIOBase):
         if self.at >= self.size:
             return 0
         last = min(self.size, self.at + len(buffer)) - 1
-        data = storage.read(self.key, Range=f"bytes={self.at}-{last}") or b""
+        data = s3.read(self.key, Range=f"bytes={self.at}-{last}") or b""
         buffer[: len(data)] = data
         self.at += len(data)
         return len(data)

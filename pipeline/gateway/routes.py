@@ -11,11 +11,12 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict
 
-from pipeline import jobs, storage
+from pipeline.clients import s3
 from pipeline.gateway import errors, results
-from pipeline.gateway.asking import AWAY, Asker, Shared, find
+from pipeline.gateway.dependencies import AWAY, Asker, Shared, find
 from pipeline.gateway.errors import RateLimited, Unauthorized, documented
-from pipeline.views import PREFIX, View
+from pipeline.jobs import service
+from pipeline.jobs.status import PREFIX, View
 from steps.runtime.contract import MODELS
 from steps.runtime.errors import (
     ClusterUnavailable,
@@ -117,12 +118,12 @@ async def cancel(job: str, shared: Shared, asker: Asker, body: Confirmation | No
     """The first request only asks, and is forgotten after an hour; one with `{"confirm": true}` stops the job."""
     view = await find(shared, asker, job)
     try:
-        if not jobs.may_cancel(view):
+        if not service.may_cancel(view):
             return told(view, "cancelled", "The job was cancelled already.")
     except JobNotReady as error:
         return errors.answer(error, 400)
     if body is None or not body.confirm:
-        await run_in_threadpool(jobs.request_cancel, shared.cluster, view["job_id"])
+        await run_in_threadpool(service.request_cancel, shared.cluster, view["job_id"])
         return told(
             view,
             "cancel_requested",
@@ -168,7 +169,7 @@ async def download(
 ) -> Response:
     """Streamed, in ranges where a client asks for them. A broken download goes on with `Range` and `If-Range`."""
     view = await find(shared, asker, job)
-    key, head = await run_in_threadpool(jobs.result, view)
+    key, head = await run_in_threadpool(service.result, view)
     name = f"{view['job_id']}.zip"
     if shared.options.redirect:
         return await run_in_threadpool(results.redirect, key, name)
@@ -181,9 +182,9 @@ async def download(
 async def report(job: str, shared: Shared, asker: Asker) -> Response:
     """Also of a job that failed: its report says why."""
     view = await find(shared, asker, job)
-    text = await run_in_threadpool(storage.read, storage.key_of(view["folder"], "report.html"))
+    text = await run_in_threadpool(s3.read, s3.key_of(view["folder"], "report.html"))
     if text is None:
-        await run_in_threadpool(jobs.result, view)  # says why there is none
+        await run_in_threadpool(service.result, view)  # says why there is none
         raise JobExpired(f"The report of the job {view['job_id']} is no longer kept.")
     return HTMLResponse(text, headers={"Content-Security-Policy": REPORT_SECURITY})
 
@@ -199,7 +200,7 @@ async def mesh(job: str, shared: Shared, asker: Asker, model: Annotated[str | No
     if model and model not in MODELS:
         raise ValidationFailed("There is no such model.", f"Give {' or '.join(MODELS)}.", field="model", choices=MODELS)
     view = await find(shared, asker, job)
-    key, head = await run_in_threadpool(jobs.result, view)
+    key, head = await run_in_threadpool(service.result, view)
     model = model or (MODELS[-1] if view["model_type"] == "both" else view["model_type"])
     body, size = await run_in_threadpool(results.member, key, int(head["ContentLength"]), f"{model}/mesh.glb")
     return StreamingResponse(body, headers={"Content-Length": str(size)}, media_type="model/gltf-binary")

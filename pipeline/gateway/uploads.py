@@ -13,7 +13,7 @@ from python_multipart import MultipartParser
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import parse_options_header
 
-from pipeline import storage
+from pipeline.clients import s3
 from steps.io import input_checks, input_set, png
 from steps.io.input_checks import Fault
 from steps.runtime.contract import VIEW_NAMES
@@ -141,7 +141,7 @@ class Set:
 
     @property
     def base(self) -> str:
-        return f"{storage.INPUTS}{self.folder}"
+        return f"{s3.INPUTS}{self.folder}"
 
 
 async def receive(stream: AsyncIterator[bytes], content_type: str, folder: str) -> Set:
@@ -188,7 +188,7 @@ async def _place(part: Part, arrived: Set) -> None:
         key = _key(part, arrived)
         if shape is not None:
             part.file.seek(0)
-            await asyncio.to_thread(storage.put, part.file, key, ContentLength=part.size)
+            await asyncio.to_thread(s3.put, part.file, key, ContentLength=part.size)
         if part.name in FIELDS:
             arrived.keys[part.name].append(key)
             arrived.names[part.name].append(part.filename or "")
@@ -235,13 +235,13 @@ async def settle(arrived: Set) -> str:
         first = input_set.first_number(FIELDS[name], given, VIEW_NAMES)  # kept, for validate to tell
         for index, key in zip(_order(arrived, name), keys, strict=True):
             await asyncio.to_thread(_rename, key, f"{arrived.base}/{FIELDS[name]}/view_{index + first}.png")
-    return f"s3://{storage.bucket()}/{arrived.base}"
+    return f"s3://{s3.bucket()}/{arrived.base}"
 
 
 def _rename(key: str, final: str) -> None:
-    bucket = storage.bucket()
-    storage.client().copy_object(Bucket=bucket, Key=final, CopySource={"Bucket": bucket, "Key": key})
-    storage.client().delete_object(Bucket=bucket, Key=key)
+    bucket = s3.bucket()
+    s3.client().copy_object(Bucket=bucket, Key=final, CopySource={"Bucket": bucket, "Key": key})
+    s3.client().delete_object(Bucket=bucket, Key=key)
 
 
 def _counts(arrived: Set) -> list[Fault]:

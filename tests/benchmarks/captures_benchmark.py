@@ -292,7 +292,7 @@ class Whole:
 def whole_run(seed: int, model: str) -> Whole:
     words = ["run", capture(seed), "--out", run_folder(seed, model), "--model", model, "--restart", "--json"]
     done = subprocess.run(
-        [sys.executable, "-m", "pipeline.cli", *map(str, words)], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "pipeline.cli.main", *map(str, words)], capture_output=True, text=True, check=False
     )
     result = measured(seed, model, json.loads(done.stdout))
     print(f"capture {seed} ({name_of(seed)}), {model}: {result}", flush=True)

@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from pipeline import storage
-from pipeline.report import outputs, step_nodes
+from pipeline.clients import s3
+from pipeline.incluster.exit_handler import outputs, step_nodes
 from tests.benchmarks.common import sample
 from tests.cluster import client, images
 from tests.cluster.client import BUCKET, SMALL, finished, moment, submit
@@ -86,7 +86,7 @@ def table(found: dict[str, Any]) -> None:
 
 def carried(artifacts: list[dict[str, Any]], when: datetime) -> int:
     """Bytes of the artifacts that were there by then: a key, or everything below it."""
-    store, total = storage.client(), 0
+    store, total = s3.client(), 0
     for artifact in artifacts:
         if "s3" in artifact:
             bucket = artifact["s3"].get("bucket", BUCKET)

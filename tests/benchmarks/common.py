@@ -46,7 +46,9 @@ def sample(name: str, size: int = 512, bits: int = 16) -> Path:
             "--seed",
             3,
         ]
-        subprocess.run([sys.executable, "-m", "pipeline.cli", *map(str, words)], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [sys.executable, "-m", "pipeline.cli.main", *map(str, words)], check=True, stdout=subprocess.DEVNULL
+        )
     return folder
 
 
@@ -54,7 +56,7 @@ def job(source: Path, out: Path, *flags: str) -> dict[str, Any]:
     """A whole run from the start. Returns outputs.json."""
     words = ["run", source, "--out", out, "--restart", "--json", *flags]
     done = subprocess.run(
-        [sys.executable, "-m", "pipeline.cli", *map(str, words)], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "pipeline.cli.main", *map(str, words)], capture_output=True, text=True, check=False
     )
     summary: dict[str, Any] = json.loads(done.stdout)
     assert summary["status"] == "completed", summary["error"]

@@ -23,7 +23,10 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from pipeline import dropped, records, report, storage, views, workflows
+from pipeline.clients import s3, workflows
+from pipeline.incluster import exit_handler, markers
+from pipeline.jobs import records
+from pipeline.jobs import status as job_status
 from tests.benchmarks import servers
 from tests.cluster import client
 from tests.cluster.node import kubectl
@@ -81,10 +84,10 @@ def kept(real: dict[str, Any], name: str, recorded: bool = True) -> dict[str, An
     for field in ("resourceVersion", "uid", "managedFields", "generateName", "ownerReferences"):
         found["metadata"].pop(field, None)
     annotations = found["metadata"].setdefault("annotations", {})
-    annotations.pop(views.RECORD, None)
+    annotations.pop(job_status.RECORD, None)
     if recorded:
-        values = report.describe(found, [], found["status"]["phase"])
-        annotations[views.RECORD] = records.annotation(workflows.read(found), report.ending(values))
+        values = exit_handler.describe(found, [], found["status"]["phase"])
+        annotations[job_status.RECORD] = records.annotation(workflows.read(found), exit_handler.ending(values))
     return dict(found)
 
 
@@ -135,7 +138,7 @@ def serving(config: Path) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Clien
     port = free_port()
     words = ["serve", "--port", str(port), "--namespace", NAMESPACE, "--no-auth"]
     env = {**os.environ, "KUBECONFIG": str(config)}
-    process = subprocess.Popen([sys.executable, "-m", "pipeline.cli", *words], env=env)
+    process = subprocess.Popen([sys.executable, "-m", "pipeline.cli.main", *words], env=env)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as session:
             yield process, session
@@ -210,7 +213,7 @@ def measured(words: list[str], **environment: str) -> tuple[float, float]:
 
 def command(config: Path) -> Iterator[Row]:
     for words in (["list"], ["status", "queue049"]):
-        seconds, memory = measured(["-m", "pipeline.cli", *words, "-n", NAMESPACE], KUBECONFIG=str(config))
+        seconds, memory = measured(["-m", "pipeline.cli.main", *words, "-n", NAMESPACE], KUBECONFIG=str(config))
         yield [f"sixview {' '.join(words)}", f"{seconds:.1f} s, {memory:.0f} MiB", ""]
 
 
@@ -226,15 +229,17 @@ def fill_drops() -> None:
 
 def _drop(number: int) -> None:
     name = f"object-{number:06d}"
-    key = f"{storage.DROPS}{name}/_READY.json"
-    answer = storage.client().put_object(Bucket=storage.bucket(), Key=key, Body=b"{}")
-    drop = dropped.Drop(name, key, answer["ETag"].strip('"'), answer.get("VersionId", ""), "")
-    storage.write_json(storage.record_key(drop.job), {"job_id": drop.job, "status": "completed"})
-    storage.write_json(f"{storage.DROPS}{name}/_DONE.json", {"job_id": drop.job, "status": "completed"})
+    key = f"{s3.DROPS}{name}/_READY.json"
+    answer = s3.client().put_object(Bucket=s3.bucket(), Key=key, Body=b"{}")
+    drop = markers.Drop(name, key, answer["ETag"].strip('"'), answer.get("VersionId", ""), "")
+    s3.write_json(s3.record_key(drop.job), {"job_id": drop.job, "status": "completed"})
+    s3.write_json(f"{s3.DROPS}{name}/_DONE.json", {"job_id": drop.job, "status": "completed"})
 
 
 def intake(config: Path, environment: dict[str, str]) -> Row:
-    seconds, memory = measured(["-m", "pipeline.drops", NAMESPACE, "sixview"], KUBECONFIG=str(config), **environment)
+    seconds, memory = measured(
+        ["-m", "pipeline.incluster.intake", NAMESPACE, "sixview"], KUBECONFIG=str(config), **environment
+    )
     return [f"intake, {DROPS} drops", f"{seconds:.1f} s, {memory:.0f} MiB", "128 MiB"]
 
 

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from pipeline import storage
+from pipeline.clients import s3
 from tests.cluster import client, web
 from tests.cluster.node import kubectl
 from tests.cluster.places import NAMESPACE
@@ -80,7 +80,7 @@ def measure(uploads: int, megabytes: float, rate: float) -> Measured:
         found.lost = [job for job in found.jobs if not whole(job, len(body))]
     for job in found.jobs:
         kubectl("-n", NAMESPACE, "delete", "workflow", web.workflow_of(job), "--wait=false", check=False)
-        storage.purge(f"{storage.INPUTS}{job}.")
+        s3.purge(f"{s3.INPUTS}{job}.")
     found.jobs = found.jobs[2:]
     return found
 
@@ -136,7 +136,7 @@ async def send(session: httpx.Client, body: bytes) -> tuple[int, dict[str, Any]]
 
 def whole(job: str, size: int) -> bool:
     """Whether all twelve files lie in the store, with all their bytes, and the workflow is there."""
-    listed = list(storage.listed(f"{storage.INPUTS}{job}."))
+    listed = list(s3.listed(f"{s3.INPUTS}{job}."))
     there = kubectl("-n", NAMESPACE, "get", "workflow", web.workflow_of(job), check=False).returncode == 0
     return there and len(listed) == 12 and 0 <= size - sum(o["Size"] for o in listed) < 3000
 

@@ -90,7 +90,7 @@ def sample(flags: tuple[str, ...]) -> Path:
     """The sample of these flags; made once."""
     folder = FOLDER / "samples" / "_".join(flag.strip("-").replace("/", "_") for flag in flags)
     if not (folder / "sample.json").exists():
-        command = [sys.executable, "-m", "pipeline.cli", "sample", str(folder), *flags]
+        command = [sys.executable, "-m", "pipeline.cli.main", "sample", str(folder), *flags]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return folder
 
@@ -98,7 +98,7 @@ def sample(flags: tuple[str, ...]) -> Path:
 def run(source: Path, out: Path, truth: Path, *flags: str) -> Result:
     words = ["run", source, "--out", out, "--restart", "--json", *flags]
     done = subprocess.run(
-        [sys.executable, "-m", "pipeline.cli", *map(str, words)], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "pipeline.cli.main", *map(str, words)], capture_output=True, text=True, check=False
     )
     try:
         summary: dict[str, Any] = json.loads(done.stdout)

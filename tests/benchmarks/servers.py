@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from pipeline import storage
+from pipeline.clients import s3
 from tests.cluster.node import run, wait_for
 from tests.cluster.places import BIN, SOURCES
 from tests.cluster.web import free_port
@@ -96,10 +96,10 @@ def store(folder: Path) -> Iterator[dict[str, str]]:
     with process(folder, str(BIN / "minio"), "server", "data", "--address", f"127.0.0.1:{port}", **own):
         wait_for(lambda: _alive(environment["S3_ENDPOINT"]), 60, "MinIO")
         os.environ.update(environment)
-        storage.client.cache_clear()
-        storage.ensure_bucket("sixview")
+        s3.client.cache_clear()
+        s3.ensure_bucket("sixview")
         versioned = {"Status": "Enabled"}
-        storage.client().put_bucket_versioning(Bucket="sixview", VersioningConfiguration=versioned)
+        s3.client().put_bucket_versioning(Bucket="sixview", VersioningConfiguration=versioned)
         yield environment
 
 

@@ -4,7 +4,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from pipeline.render import write
+from pipeline.workflow.helm_render import write
 from tests.cluster import build, images, install, node
 from tests.cluster.places import BIN, KUBECONFIG, ROOT
 

@@ -14,8 +14,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline import storage, views
-from pipeline.report import outputs, step_nodes
+from pipeline.clients import s3
+from pipeline.incluster.exit_handler import outputs, step_nodes
+from pipeline.jobs import status as job_status
 from tests.cluster.node import CGROUP, CGROUPS, kubectl, wait_for
 from tests.cluster.places import BIN, KUBECONFIG, NAMESPACE, SLOWNESS
 
@@ -183,15 +184,15 @@ def address(service: str, port: int, space: str = NAMESPACE) -> str:
 
 
 def connect_to_store() -> None:
-    """Points pipeline.storage, and so boto3, at the cluster's MinIO."""
+    """Points pipeline.clients.s3, and so boto3, at the cluster's MinIO."""
     os.environ["S3_ENDPOINT"] = f"http://{address('sixview-cpu-minio', 9000)}"
-    storage.client.cache_clear()
+    s3.client.cache_clear()
     os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"] = "sixview", "only-for-tests"
 
 
 def put_folder(folder: Path, prefix: str) -> None:
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        storage.client().upload_file(str(path), BUCKET, f"{prefix}/{path.relative_to(folder)}")
+        s3.client().upload_file(str(path), BUCKET, f"{prefix}/{path.relative_to(folder)}")
 
 
 def job(name: str) -> str:
@@ -200,17 +201,17 @@ def job(name: str) -> str:
 
 def folder(name: str) -> str:
     """Where a workflow's files lie in the bucket."""
-    return views.folder_of(workflow(name))
+    return job_status.folder_of(workflow(name))
 
 
 def keys_of(name: str) -> dict[str, int]:
     """What a job has left in the bucket: name without jobs/<folder>/ or results/<folder>/ -> bytes."""
-    prefixes = [f"{storage.PARTS}{folder(name)}/", f"{storage.RESULTS}{folder(name)}/"]
-    listed = [(prefix, item) for prefix in prefixes for item in storage.listed(prefix)]
+    prefixes = [f"{s3.PARTS}{folder(name)}/", f"{s3.RESULTS}{folder(name)}/"]
+    listed = [(prefix, item) for prefix in prefixes for item in s3.listed(prefix)]
     return {item["Key"].removeprefix(prefix): item["Size"] for prefix, item in listed}
 
 
 def read_key(name: str, part: str) -> bytes:
-    found = storage.read(storage.key_of(folder(name), part))
+    found = s3.read(s3.key_of(folder(name), part))
     assert found is not None, f"{name} has left no {part}"
     return found

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.render import dumped
-from pipeline.workflow import workflow_template
+from pipeline.workflow.dag import workflow_template
+from pipeline.workflow.helm_render import dumped
 from tests.cluster.client import argo
 from tests.cluster.node import kubectl, run
 from tests.cluster.places import BIN, NAMESPACE, ROOT

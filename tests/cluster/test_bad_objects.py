@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from pipeline import ids
-from pipeline.views import PREFIX
+from pipeline.jobs import ids
+from pipeline.jobs.status import PREFIX
 from tests.cluster import web
 from tests.cluster.node import kubectl, wait_for
 from tests.cluster.places import NAMESPACE

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from pipeline import fetching, storage
+from pipeline.clients import s3
+from pipeline.jobs import download
 from tests.cluster.client import (
     ENDED,
     SMALL,
@@ -81,7 +82,7 @@ def done(mug: Path) -> dict[str, Any]:
 
 def test_a_folder_is_checked_uploaded_and_done(done: dict[str, Any]) -> None:
     assert (done["status"], done["progress"], done["engine"], done["source"]) == ("completed", 100, "fusion", "cli")
-    assert {o["Key"].rpartition("/")[2] for o in storage.listed(f"{storage.INPUTS}{done['job_id']}/")} >= {
+    assert {o["Key"].rpartition("/")[2] for o in s3.listed(f"{s3.INPUTS}{done['job_id']}/")} >= {
         "front.png",
         "cameras.json",
     }
@@ -100,7 +101,7 @@ def test_every_way_in_gives_the_same_job(done: dict[str, Any], mug: Path) -> Non
     listed = argo("list", "-l", "app.kubernetes.io/name=sixview", "-o", "name").split()
     assert {name, workflow_of(done["job_id"])} <= set(listed)
     assert answer("status", job(name))["status"] == "completed"
-    assert (storage.record_of(job(name)) or {})["source"] == "argo"
+    assert (s3.record_of(job(name)) or {})["source"] == "argo"
 
 
 def test_no_name_of_a_workflow_leads_into_another_job_s_folder(inputs: str) -> None:
@@ -117,7 +118,7 @@ def test_no_name_of_a_workflow_leads_into_another_job_s_folder(inputs: str) -> N
     for name in names:
         kubectl("-n", NAMESPACE, "delete", "workflow", name)
     assert answer("status", theirs)["folder"] == folders[0]  # by the record of its own workflow
-    assert not list(storage.listed(f"results/{theirs}/"))
+    assert not list(s3.listed(f"results/{theirs}/"))
 
 
 def by_command() -> set[str]:
@@ -184,7 +185,7 @@ def test_a_result_is_fetched_checked_and_taken_up_again(done: dict[str, Any], tm
     whole = Path(found["result"]).read_bytes()
     assert zipfile.is_zipfile(found["result"])
     assert Path(found["report"]).read_text().startswith("<!doctype html>")
-    tag = storage.head(storage.key_of(done["folder"], "result.zip"))["ETag"].strip('"')[:12]  # type: ignore[index]
+    tag = s3.head(s3.key_of(done["folder"], "result.zip"))["ETag"].strip('"')[:12]  # type: ignore[index]
     part = tmp_path / f".result.{done['job_id']}.{tag}.part"
     part.write_bytes(whole[: len(whole) // 2])  # as a fetch that was killed leaves it
     Path(found["result"]).unlink()
@@ -196,7 +197,7 @@ def test_a_result_is_fetched_checked_and_taken_up_again(done: dict[str, Any], tm
     assert not part.exists()
     with zipfile.ZipFile(tmp_path / "result.zip") as archive:
         assert archive.testzip() is None
-    fetching.verify(tmp_path / "result.zip")
+    download.verify(tmp_path / "result.zip")
 
 
 def test_a_job_is_watched_asked_about_and_cancelled(mug: Path) -> None:
@@ -290,7 +291,7 @@ def test_an_argo_server_is_enough_where_there_is_no_kubeconfig(inputs: str, mug:
 
 
 def test_a_bucket_is_set_up_and_what_others_have_set_stays(cluster: None) -> None:
-    store = storage.client()
+    store = s3.client()
     name = "another"
     rule = {"ID": "theirs", "Status": "Enabled", "Filter": {"Prefix": "theirs/"}, "Expiration": {"Days": 3}}
     for _ in range(2):

@@ -18,8 +18,11 @@ from typing import Any
 
 import pytest
 
-from pipeline import dropped, ids, storage, views
-from pipeline.storage import DROPS
+from pipeline.clients import s3
+from pipeline.clients.s3 import DROPS
+from pipeline.incluster import markers as dropped
+from pipeline.jobs import ids
+from pipeline.jobs import status as job_status
 from tests.cluster.client import BUCKET, SMALL, finished, folder, keys_of, kill_container, labels_of, submit
 from tests.cluster.node import kubectl, wait_for
 from tests.cluster.places import NAMESPACE
@@ -36,7 +39,7 @@ def put(key: str, data: bytes) -> str:
     """Puts an object, however long the store takes to come back. Returns its ETag."""
     for attempt in range(60):
         try:
-            return str(storage.client().put_object(Bucket=BUCKET, Key=key, Body=data)["ETag"].strip('"'))
+            return str(s3.client().put_object(Bucket=BUCKET, Key=key, Body=data)["ETag"].strip('"'))
         except Exception:
             if attempt == 59:
                 raise
@@ -77,16 +80,16 @@ def drop_zip(name: str, data: bytes) -> str:
 def workflows() -> dict[str, dict[str, Any]]:
     """The jobs that came from drops, by id."""
     listed = kubectl("-n", NAMESPACE, "get", "workflows", "-l", "sixview.dev/source=drop", "-o", "json").stdout
-    return {views.job_of(w["metadata"]["name"]): w for w in json.loads(listed)["items"]}
+    return {job_status.job_of(w["metadata"]["name"]): w for w in json.loads(listed)["items"]}
 
 
 def record(job: str) -> Any:
-    return storage.record_of(job)
+    return s3.record_of(job)
 
 
 def mark(name: str) -> dict[str, Any]:
     """What lies beside a drop, once it has ended: _DONE.json or _FAILED.json, never both."""
-    found = {part: storage.read_json(f"{DROPS}{name}/{part}") for part in dropped.MARKS}
+    found = {part: s3.read_json(f"{DROPS}{name}/{part}") for part in dropped.MARKS}
     there = {part: content for part, content in found.items() if content}
     assert len(there) <= 1, f"{name} has both marks"
     return {"mark": next(iter(there), ""), **next(iter(there.values()), {})}
@@ -104,9 +107,9 @@ def test_a_folder_and_a_zip_are_done_with_links_and_labels(mug: dict[str, bytes]
         wait_for(lambda name=name: bool(mark(name)["mark"]), 600, f"the mark of {name}")  # type: ignore[misc]
         found = mark(name)
         assert (found["mark"], found["job_id"], found["status"]) == ("_DONE.json", job, "completed")
-        bucket, key = storage.split(found["links"]["result.zip"])
-        assert (bucket, key) == (BUCKET, storage.key_of(folder(f"sixview-{job}"), "result.zip"))
-        assert storage.head(key)
+        bucket, key = s3.split(found["links"]["result.zip"])
+        assert (bucket, key) == (BUCKET, s3.key_of(folder(f"sixview-{job}"), "result.zip"))
+        assert s3.head(key)
         labels = labels_of(workflows()[job])
         assert (labels["source"], labels["status"]) == ("drop", "completed")
         finished(by_hand)  # argo submit leaves the same files
@@ -205,15 +208,15 @@ def restart(selector: str) -> None:
 
 def test_what_was_dropped_while_nothing_listened_is_found_by_the_clock(mug: dict[str, bytes]) -> None:
     """Without announcements at all: the CronWorkflow compares the bucket with the records every minute here."""
-    before = storage.client().get_bucket_notification_configuration(Bucket=BUCKET)
-    storage.client().put_bucket_notification_configuration(Bucket=BUCKET, NotificationConfiguration={})
+    before = s3.client().get_bucket_notification_configuration(Bucket=BUCKET)
+    s3.client().put_bucket_notification_configuration(Bucket=BUCKET, NotificationConfiguration={})
     try:
         job = drop_folder("unheard", mug)
         wait_for(lambda: bool(mark("unheard")["mark"]), 600, "the mark")
         assert mark("unheard")["job_id"] == job
     finally:
         before.pop("ResponseMetadata")
-        storage.client().put_bucket_notification_configuration(Bucket=BUCKET, NotificationConfiguration=before)
+        s3.client().put_bucket_notification_configuration(Bucket=BUCKET, NotificationConfiguration=before)
 
 
 def test_a_version_whose_workflow_has_expired_is_not_done_again(mug: dict[str, bytes]) -> None:
@@ -243,15 +246,15 @@ def test_jobs_of_several_versions_that_end_at_once_leave_the_newest_one_s_mark(c
         name = f"race {SEED}-{trial}"
         for number in range(6):
             put(f"{DROPS}{name}.zip", bytes([number]))
-        versions = list(dropped.found(list(storage.versions(f"{DROPS}{name}.zip"))))
+        versions = list(dropped.found(list(s3.versions(f"{DROPS}{name}.zip"))))
         kept = [one_record(drop, chance.choice(["completed", "failed"])) for drop in versions]
         chance.shuffle(kept)
         with ThreadPoolExecutor(6) as pool:
-            list(pool.map(lambda one: (storage.write_json(*one), dropped.mark(one[1]["drop"]["name"])), kept))
+            list(pool.map(lambda one: (s3.write_json(*one), dropped.mark(one[1]["drop"]["name"])), kept))
         newest = next(content for _, content in kept if content["job_id"] == versions[-1].job)
         assert (mark(name)["job_id"], mark(name)["status"]) == (newest["job_id"], newest["status"])
 
 
 def one_record(drop: dropped.Drop, status: str) -> tuple[str, dict[str, Any]]:
     content = {"job_id": drop.job, "status": status, "error": {"code": "X"}, "drop": asdict(drop)}
-    return f"{storage.RECORDS}{drop.job}.json", content
+    return f"{s3.RECORDS}{drop.job}.json", content

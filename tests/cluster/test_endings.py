@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from pipeline import jobs, records
-from pipeline.clusters import connect
-from pipeline.report import step_nodes
+from pipeline.clients.kubernetes import connect
+from pipeline.incluster.exit_handler import step_nodes
+from pipeline.jobs import records, service
 from tests.cluster.client import (
     BUCKET,
     argo,
@@ -164,7 +164,7 @@ def test_a_terminated_job_leaves_its_record_and_can_be_tried_again(inputs: str) 
     argo("terminate", name)
     finished(name, 60)
     assert recorded(name)["error"]["code"] == "CANCELLED"
-    jobs.retry(connect(NAMESPACE), job(name))
+    service.retry(connect(NAMESPACE), job(name))
     found = finished(name, 300)
     assert found["status"]["phase"] == "Succeeded", told(found)
 
@@ -172,7 +172,7 @@ def test_a_terminated_job_leaves_its_record_and_can_be_tried_again(inputs: str) 
 def test_a_missed_gate_is_measured_anew_by_a_retry(inputs: str) -> None:
     name = submit(psnr_threshold=99)
     first = finished(name, 300)
-    jobs.retry(connect(NAMESPACE), job(name))
+    service.retry(connect(NAMESPACE), job(name))
     found = finished(name, 300)
     check_record(found, "QUALITY_THRESHOLD_FAILED", "quality_metrics")
     for template, again in (
@@ -190,8 +190,8 @@ def test_a_suspended_job_says_so_and_can_be_cancelled(inputs: str) -> None:
     name = submit(seed=7002)
     running_pod(name, "reconviagen")  # not validate: its pod may come and go between two looks
     argo("suspend", name)
-    assert "argo resume" in (jobs.find(connect(NAMESPACE), job(name))["note"] or "")
-    jobs.cancel(connect(NAMESPACE), job(name))
+    assert "argo resume" in (service.find(connect(NAMESPACE), job(name))["note"] or "")
+    service.cancel(connect(NAMESPACE), job(name))
     assert record_of(finished(name, 120))["error-code"] == "CANCELLED"
 
 

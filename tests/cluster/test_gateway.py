@@ -20,8 +20,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from pipeline import storage
-from pipeline.views import PREFIX
+from pipeline.clients import s3
+from pipeline.jobs.status import PREFIX
 from tests.cluster import web
 from tests.cluster.client import BUCKET, finished, keys_of, labels_of, submit, workflow
 from tests.cluster.client import folder as folder_of
@@ -161,7 +161,7 @@ def test_options_that_are_no_json_are_refused(alice: httpx.Client, mug: Path, op
 
 
 def test_a_set_in_an_allowed_bucket_needs_no_upload(alice: httpx.Client, mug: Path) -> None:
-    client_of_store = storage.client()
+    client_of_store = s3.client()
     for path in mug.glob("*_*/*.png"):
         client_of_store.upload_file(str(path), BUCKET, f"sets/mug/{path.relative_to(mug)}")
     order = {"input": f"s3://{BUCKET}/sets/mug", "model_type": "reconviagen", "options": {**web.WORK, "resolution": 64}}
@@ -230,7 +230,7 @@ def test_bad_input_is_told_at_once_and_leaves_nothing(alice: httpx.Client, mug: 
 
 def uploads_without_job() -> set[str]:
     """What lies in inputs/ for no workflow that is there. Others upload meanwhile, and have their job soon after."""
-    places = {version["Key"].split("/")[1] for version in storage.versions(storage.INPUTS)}
+    places = {version["Key"].split("/")[1] for version in s3.versions(s3.INPUTS)}
     listed = kubectl("-n", NAMESPACE, "get", "workflows", "-o", "name").stdout
     names = {line.rpartition("/")[2].removeprefix(PREFIX) for line in listed.split()}
     return {place for place in places if place.partition(".")[0] not in names}
@@ -365,12 +365,12 @@ def test_a_cancellation_is_asked_for_and_then_confirmed(alice: httpx.Client, mug
     assert (found["status"], found["error"]["code"]) == ("cancelled", "CANCELLED")
     error = refused(alice.get(f"/jobs/{job}/download"), 500, "JOB_FAILED")
     assert error["details"]["failure"]["code"] == "CANCELLED"
-    wait_for(lambda: storage.record_of(job) is not None, 240, "the exit handler")
-    wait_for(lambda: not list(storage.versions(f"{storage.INPUTS}{job}")), 30, "the inputs to go")
+    wait_for(lambda: s3.record_of(job) is not None, 240, "the exit handler")
+    wait_for(lambda: not list(s3.versions(f"{s3.INPUTS}{job}")), 30, "the inputs to go")
     folder = folder_of(web.workflow_of(job))
-    prefix = f"{storage.PARTS}{folder}/"
-    assert {o["Key"].removeprefix(prefix).split("/")[0] for o in storage.versions(prefix)} <= {"outputs"}
-    assert list(storage.listed(f"{storage.LOGS}{PREFIX}{folder}/"))
+    prefix = f"{s3.PARTS}{folder}/"
+    assert {o["Key"].removeprefix(prefix).split("/")[0] for o in s3.versions(prefix)} <= {"outputs"}
+    assert list(s3.listed(f"{s3.LOGS}{PREFIX}{folder}/"))
 
 
 def test_what_has_ended_cannot_be_cancelled(alice: httpx.Client, done: dict[str, Any], failed: dict[str, Any]) -> None:
@@ -424,9 +424,9 @@ def test_a_result_that_is_gone_has_expired(alice: httpx.Client, mug: Path) -> No
     """Here by hand, elsewhere by the bucket's lifecycle; and the record outlives the workflow too."""
     job = alice.post("/jobs", data=form(resolution=64, **{"psnr-threshold": 1}), files=parts(mug)).json()["job_id"]
     assert ended(alice, job)["status"] == "completed"
-    storage.purge(storage.key_of(folder_of(web.workflow_of(job)), "result.zip"))
+    s3.purge(s3.key_of(folder_of(web.workflow_of(job)), "result.zip"))
     refused(alice.get(f"/jobs/{job}/download"), 410, "JOB_EXPIRED")
-    wait_for(lambda: storage.record_of(job) is not None, 60, "the record")
+    wait_for(lambda: s3.record_of(job) is not None, 60, "the record")
     kubectl("-n", NAMESPACE, "delete", "workflow", web.workflow_of(job))
     wait_for(
         lambda: not alice.get("/jobs").json() or job not in [j["job_id"] for j in alice.get("/jobs").json()],
@@ -442,14 +442,14 @@ def test_a_result_that_is_gone_has_expired(alice: httpx.Client, mug: Path) -> No
 def test_a_job_whose_files_are_missing_says_which(alice: httpx.Client, done: dict[str, Any]) -> None:
     """As package would have recorded it."""
     job = "missing0"
-    record = {**(storage.record_of(done["job_id"]) or {}), "workflow": ""}
+    record = {**(s3.record_of(done["job_id"]) or {}), "workflow": ""}
     error = {
         "code": "INCOMPLETE_RESULTS",
         "message": "m",
         "suggestion": "s",
         "details": {"missing": ["reconviagen/mesh.glb"]},
     }
-    storage.write_json(f"{storage.RECORDS}{job}.json", {**record, "job_id": job, "status": "failed", "error": error})
+    s3.write_json(f"{s3.RECORDS}{job}.json", {**record, "job_id": job, "status": "failed", "error": error})
     found = refused(alice.get(f"/jobs/{job}/download"), 500, "INCOMPLETE_RESULTS")
     assert found["details"]["missing"] == ["reconviagen/mesh.glb"]
 
@@ -487,7 +487,7 @@ def test_a_gateway_that_dies_mid_upload_costs_a_repetition_and_nothing_else(alic
             "job_id"
         ]
         assert ended(again, job)["status"] in ("completed", "failed")
-    lifecycle = storage.client().get_bucket_lifecycle_configuration(Bucket=BUCKET)["Rules"]
+    lifecycle = s3.client().get_bucket_lifecycle_configuration(Bucket=BUCKET)["Rules"]
     assert {rule["Filter"]["Prefix"] for rule in lifecycle} >= {"inputs/", "jobs/", "results/", "logs/", "drops/"}
 
 

@@ -23,7 +23,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from pipeline import storage
+from pipeline.clients import s3
 from tests.cluster import web
 from tests.cluster.places import KUBECONFIG
 
@@ -154,10 +154,10 @@ def finished_job(inputs: str, sample_set: Callable[..., Path]) -> str:
 
 def test_every_way_in_which_a_result_is_missing(finished_job: str) -> None:
     """By records as the exit handler leaves them, of jobs whose workflows are gone."""
-    record = {**(storage.record_of(finished_job) or {}), "workflow": ""}
+    record = {**(s3.record_of(finished_job) or {}), "workflow": ""}
     failure = {"code": "MODEL_OOM", "message": "m", "suggestion": "s", "details": {}}
     for job, status, error in (("expired0", "completed", None), ("failed00", "failed", failure)):
-        storage.write_json(f"{storage.RECORDS}{job}.json", {**record, "job_id": job, "status": status, "error": error})
+        s3.write_json(f"{s3.RECORDS}{job}.json", {**record, "job_id": job, "status": status, "error": error})
     with web.client("alice") as session:
         for method, route in RESULTS:
             gone, failed = (ask(session, method, route, job) for job in ("expired0", "failed00"))

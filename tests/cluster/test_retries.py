@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from pipeline import storage
-from pipeline.pod_messages import SIGKILLED
-from pipeline.report import outputs, step_nodes
-from pipeline.settings import Settings
-from pipeline.workflow import workflow_template
+from pipeline.clients import s3
+from pipeline.incluster.exit_handler import outputs, step_nodes
+from pipeline.jobs.pod_messages import SIGKILLED
+from pipeline.workflow.dag import workflow_template
+from pipeline.workflow.settings import Settings
 from steps.runtime.errors import ModelOom
 from tests.cluster.client import (
     BUCKET,
@@ -113,10 +113,10 @@ def test_a_preempted_job_goes_on_from_its_checkpoint(inputs: str) -> None:
 def log_of(name: str, node: dict[str, Any]) -> str:
     """A step's archived log."""
     prefix = f"logs/sixview-{folder(name)}/"
-    listed = storage.client().list_objects_v2(Bucket=BUCKET, Prefix=prefix)["Contents"]
+    listed = s3.client().list_objects_v2(Bucket=BUCKET, Prefix=prefix)["Contents"]
     number = node["id"].rpartition("-")[2]
     key = next(item["Key"] for item in listed if number in item["Key"] and item["Key"].endswith("main.log"))
-    return storage.client().get_object(Bucket=BUCKET, Key=key)["Body"].read().decode()
+    return s3.client().get_object(Bucket=BUCKET, Key=key)["Body"].read().decode()
 
 
 @pytest.mark.alone

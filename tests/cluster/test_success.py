@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.report import outputs, step_nodes
+from pipeline.incluster.exit_handler import outputs, step_nodes
 from steps.runtime.contract import MODELS
 from tests.cluster import client, images
 from tests.cluster.client import keys_of, labels_of, moment, read_key, record_of, told
@@ -98,7 +98,7 @@ def run_in_image(model: str) -> dict[str, Any]:
 
 FETCH = """
 from pathlib import Path
-from pipeline.storage import client
+from pipeline.clients.s3 import client
 s3 = client()
 for item in s3.list_objects_v2(Bucket="sixview", Prefix="inputs/mug/")["Contents"]:
     path = Path("/tmp/input") / item["Key"].removeprefix("inputs/mug/")
@@ -141,7 +141,7 @@ def test_what_a_job_leaves_in_the_store(succeeded: Succeeded) -> None:
     left = set(keys_of(name))
     assert {"result.zip", "report.html", "scene.tgz", "scene.json", "reconviagen/mesh.tgz"} <= left
     assert "failure.json" not in left
-    logs = client.storage.client().list_objects_v2(Bucket=client.BUCKET, Prefix=f"logs/sixview-{client.folder(name)}/")[
+    logs = client.s3.client().list_objects_v2(Bucket=client.BUCKET, Prefix=f"logs/sixview-{client.folder(name)}/")[
         "Contents"
     ]
     assert len(logs) == 6  # five steps and the exit handler

@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 
-from pipeline.views import PREFIX
+from pipeline.jobs.status import PREFIX
 from tests.cluster.client import SMALL, address, connect_to_store
 from tests.cluster.places import KUBECONFIG, NAMESPACE
 
@@ -85,7 +85,7 @@ def serving(folder: Path, *options: str, template: str = "sixview-cpu", **enviro
     words = ["serve", "--port", port, "--namespace", NAMESPACE, "--template", template, "--tokens", str(folder)]
     with open(folder / ".log", "wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.cli", *words, *options], env=env, stdout=log, stderr=log
+            [sys.executable, "-m", "pipeline.cli.main", *words, *options], env=env, stdout=log, stderr=log
         )
     try:
         with client("alice", f"http://127.0.0.1:{port}") as session:

@@ -108,15 +108,16 @@ def test_other_formats_count_where_the_pngs_are_not_all_there(set_copy: Path) ->
 
 
 def test_what_is_uploaded_of_a_folder_is_what_would_be_read(set_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline import jobs, storage
+    from pipeline.clients import s3
+    from pipeline.jobs import service
 
     sent: dict[str, Path] = {}
-    monkeypatch.setattr(storage, "upload", lambda path, address: sent.update({address: path}))
-    monkeypatch.setattr(storage, "bucket", lambda: "b")
+    monkeypatch.setattr(s3, "upload", lambda path, address: sent.update({address: path}))
+    monkeypatch.setattr(s3, "bucket", lambda: "b")
     (set_copy / "cameras.json").rename(set_copy / "Camera.json")
     (set_copy / "multi_views").rename(set_copy / "Multi_Views")
     (set_copy / "Multi_Views" / "front.png.meta").write_text("guid: 1")
-    base = jobs.upload(set_copy, "job")
+    base = service.upload(set_copy, "job")
     expected: set[Any] = {f"{f}/{n}.png" for f in input_set.FIELDS for n in VIEW_NAMES} | {"Camera.json"}
     assert {address.removeprefix(f"{base}/") for address in sent} == expected
     assert sent[f"{base}/multi_views/top.png"].read_bytes()[:4] == b"\x89PNG"

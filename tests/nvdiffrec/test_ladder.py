@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline import local
-from pipeline.progress import Display
-from pipeline.reuse import Task
+from pipeline.local import runner
+from pipeline.local.progress import Display
+from pipeline.local.step_cache import Task
 from steps.nvdiffrec import ladder
 from steps.nvdiffrec.ladder import Rung
 from steps.runtime import attempts
@@ -83,7 +83,7 @@ def test_an_attempt_leaves_how_it_ended(tmp_path: Path, error: Exception, outcom
 
 def test_sixview_run_goes_down_the_ladder_until_the_model_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the GPU would do is played by a stand-in for the step's process: it runs out of memory twice."""
-    job = local.Job(local.Options(tmp_path, tmp_path / "out", ("nvdiffrec",)), Display(quiet=True))
+    job = runner.Job(runner.Options(tmp_path, tmp_path / "out", ("nvdiffrec",)), Display(quiet=True))
     file = tmp_path / "out" / ".sixview" / "attempts" / "nvdiffrec.json"
     file.parent.mkdir(parents=True)
     stood: list[int] = []

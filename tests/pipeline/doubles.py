@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from pipeline import storage
-from pipeline.clusters import Conflict, Page
+from pipeline.clients import s3
+from pipeline.clients.kubernetes import Conflict, Page
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 PARAMETERS = [{"name": "input"}, {"name": "model", "enum": ["reconviagen", "nvdiffrec"]}, {"name": "grid"}]
@@ -26,7 +26,7 @@ def refusal(code: str, operation: str = "GetObject") -> ClientError:
 
 
 class Bucket:
-    """What `storage` asks of a boto3 client, for one bucket. requests: how often each operation was asked for; refused: key ->
+    """What `s3` asks of a boto3 client, for one bucket. requests: how often each operation was asked for; refused: key ->
     error code of whatever reads it; away: every request fails."""
 
     class exceptions:  # noqa: N801 - as boto3 has it
@@ -117,7 +117,7 @@ class Body(io.BytesIO):
 
 
 class Namespace:
-    """What `jobs` asks of a cluster. refusing: what `create` raises."""
+    """What `service` asks of a cluster. refusing: what `create` raises."""
 
     namespace = "here"
 
@@ -170,5 +170,5 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Bucket:
     def client(endpoint: str = "") -> Any:
         return found
 
-    monkeypatch.setattr(storage, "client", client)
+    monkeypatch.setattr(s3, "client", client)
     return found

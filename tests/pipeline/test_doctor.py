@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from botocore import exceptions as s3
 
-from pipeline import installation, store_words
+from pipeline import installation
+from pipeline.clients import s3_errors
 from pipeline.installation import Finding, Hidden
-from pipeline.settings import Settings
-from pipeline.workflow import workflow_template
+from pipeline.workflow.dag import workflow_template
+from pipeline.workflow.settings import Settings
 
 TEMPLATE = workflow_template(Settings(weights_claim="weights"))
 
@@ -213,7 +214,7 @@ def refusal(code: str) -> s3.ClientError:
     ],
 )
 def test_the_store_s_refusals_are_told_apart(error: Exception, words: str, advice: str) -> None:
-    what, to_do = store_words.explained(error)
+    what, to_do = s3_errors.explained(error)
     assert words in what
     assert advice in to_do
 

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from pipeline import dropped, dropped_files, drops, ids, storage
+from pipeline.clients import s3
+from pipeline.incluster import dropped_files, intake, markers
+from pipeline.jobs import ids
 from steps.runtime.contract import VIEW_NAMES
 from steps.runtime.errors import ClusterUnavailable, ValidationFailed
 from tests.pipeline.doubles import START, Bucket, Namespace, bucket, refusal
@@ -24,7 +26,7 @@ FILES = {f"{folder}/{view}.png": b"x" for folder in ("multi_views", "depth_rende
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Namespace:
-    monkeypatch.setattr(drops, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(intake, "PAUSE_SECONDS", 0.0)
     return Namespace()
 
 
@@ -53,7 +55,7 @@ def test_an_empty_marker_completes_a_drop_as_well_as_a_full_one(
     bucket: Bucket, cluster: Namespace, marker: bytes
 ) -> None:
     job = drop_folder(bucket, "mug", marker)
-    assert drops.reconcile(cluster, "sixview") == {job: "started"}
+    assert intake.reconcile(cluster, "sixview") == {job: "started"}
     assert set(cluster.workflows) == {f"sixview-{job}"}
 
 
@@ -77,12 +79,12 @@ def test_a_marker_that_cannot_be_read_is_its_drop_s_own_failure(bucket: Bucket, 
     for name, (marker, _) in BAD.items():
         drop_folder(bucket, name, marker)
     good = drop_zip(bucket, "z-good")
-    done = drops.reconcile(cluster, "sixview")
+    done = intake.reconcile(cluster, "sixview")
     assert done.pop(good) == "started"
     assert set(done.values()) == {"refused"}
     for name, (_, code) in BAD.items():
         assert failed(bucket, name)["code"] == code, name
-    assert drops.reconcile(cluster, "sixview") == {}  # all are settled
+    assert intake.reconcile(cluster, "sixview") == {}  # all are settled
 
 
 @pytest.mark.parametrize("files", [{}, {"readme.txt": b"x"}, {"cameras.json": b"{}"}])
@@ -90,7 +92,7 @@ def test_a_marker_without_files_is_told_their_number(
     bucket: Bucket, cluster: Namespace, files: dict[str, bytes]
 ) -> None:
     drop_folder(bucket, "mug", b"{}", files)
-    assert list(drops.reconcile(cluster, "sixview").values()) == ["refused"]
+    assert list(intake.reconcile(cluster, "sixview").values()) == ["refused"]
     assert failed(bucket, "mug")["code"] == "INVALID_FILE_COUNT"
 
 
@@ -103,10 +105,10 @@ def test_what_the_store_refuses_of_one_drop_is_tried_again_after_the_others_and_
     drop_zip(bucket, "a-frozen")
     good = drop_zip(bucket, "b-good", b"another")
     bucket.refused["drops/a-frozen.zip"] = code
-    done = drops.reconcile(cluster, "sixview")
+    done = intake.reconcile(cluster, "sixview")
     assert done[good] == "started"
     assert failed(bucket, "a-frozen")["code"] == told
-    assert bucket.requests["head"] >= drops.TRIES
+    assert bucket.requests["head"] >= intake.TRIES
 
 
 def test_an_error_that_nobody_thought_of_is_told_as_such(
@@ -117,7 +119,7 @@ def test_an_error_that_nobody_thought_of_is_told_as_such(
 
     job = drop_zip(bucket, "odd\x1b[2J")
     monkeypatch.setattr(dropped_files, "prepared", broken)
-    assert drops.reconcile(cluster, "sixview") == {job: "refused"}
+    assert intake.reconcile(cluster, "sixview") == {job: "refused"}
     assert failed(bucket, "odd\x1b[2J")["code"] == "UNKNOWN_ERROR"
     assert "\x1b" not in capsys.readouterr().err
 
@@ -128,8 +130,8 @@ def test_a_name_that_leaves_no_room_for_a_mark_has_its_record_and_costs_nobody_a
     job = drop_folder(bucket, "long", b"hello")
     bucket.refused["drops/long/_FAILED.json"] = "KeyTooLongError"
     good = drop_zip(bucket, "z-good")
-    assert drops.reconcile(cluster, "sixview") == {job: "refused", good: "started"}
-    assert storage.record_of(job)
+    assert intake.reconcile(cluster, "sixview") == {job: "refused", good: "started"}
+    assert s3.record_of(job)
 
 
 # -- what is nobody's own fault -----------------------------------------------------------------------------------------
@@ -144,7 +146,7 @@ def test_a_store_that_is_away_ends_the_run_and_fails_no_drop(bucket: Bucket, clu
             return None
 
     with pytest.raises(type(refusal("x"))):
-        drops.reconcile(Leaving(), "sixview")
+        intake.reconcile(Leaving(), "sixview")
     assert "drops/mug/_FAILED.json" not in bucket.objects
 
 
@@ -153,20 +155,20 @@ def test_a_cluster_that_takes_no_workflow_fails_no_drop_but_the_run(
 ) -> None:
     job = drop_zip(bucket, "mug")
     cluster.refusing = ClusterUnavailable("exceeded quota")
-    assert drops.reconcile(cluster, "sixview") == {job: "waiting"}
-    monkeypatch.setattr(drops, "connect", lambda _: cluster)
+    assert intake.reconcile(cluster, "sixview") == {job: "waiting"}
+    monkeypatch.setattr(intake, "connect", lambda _: cluster)
     with pytest.raises(SystemExit) as ended:
-        drops.main("here", "sixview")
+        intake.main("here", "sixview")
     assert ended.value.code == 40
     cluster.refusing = None
-    assert drops.reconcile(cluster, "sixview") == {job: "started"}
+    assert intake.reconcile(cluster, "sixview") == {job: "started"}
 
 
 def test_a_template_that_is_missing_is_the_installation_s_fault(bucket: Bucket, cluster: Namespace) -> None:
     drop_zip(bucket, "mug")
     cluster.template = lambda name: None  # type: ignore[method-assign]
     with pytest.raises(ValidationFailed):
-        drops.reconcile(cluster, "sixview")
+        intake.reconcile(cluster, "sixview")
     assert "drops/mug/_FAILED.json" not in bucket.objects
 
 
@@ -174,10 +176,10 @@ def test_the_run_succeeds_whatever_is_wrong_with_drops(
     bucket: Bucket, cluster: Namespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drop_folder(bucket, "mug", DEEP)
-    monkeypatch.setattr(drops, "connect", lambda _: cluster)
-    drops.main("here", "sixview")
-    drops.main("here", "sixview", "drops%2Fmug%2F_READY.json")
-    drops.main("here", "sixview", "drops/else\n")
+    monkeypatch.setattr(intake, "connect", lambda _: cluster)
+    intake.main("here", "sixview")
+    intake.main("here", "sixview", "drops%2Fmug%2F_READY.json")
+    intake.main("here", "sixview", "drops/else\n")
 
 
 # -- ids ----------------------------------------------------------------------------------------------------------------
@@ -185,29 +187,29 @@ def test_the_run_succeeds_whatever_is_wrong_with_drops(
 
 def test_what_was_done_under_an_id_of_eight_characters_is_not_done_again(bucket: Bucket, cluster: Namespace) -> None:
     job = drop_zip(bucket, "mug")
-    drop = drops.listed().drops[0]
+    drop = intake.listed().drops[0]
     old = {"job_id": job[:8], "status": "completed", "error": None, "drop": asdict(drop)}
-    storage.write_json(f"records/{job[:8]}.json", old)
-    assert drops.reconcile(cluster, "sixview") == {job: "recorded"}
+    s3.write_json(f"records/{job[:8]}.json", old)
+    assert intake.reconcile(cluster, "sixview") == {job: "recorded"}
     done = json.loads(bucket.objects["drops/mug/_DONE.json"][-1]["data"])
     assert done["links"]["result.zip"] == f"s3://sixview/results/{job[:8]}/result.zip"
     for name in ("", "mug"):
-        assert drops.listed(name).unsettled() == []
+        assert intake.listed(name).unsettled() == []
 
 
 def test_what_still_runs_under_an_id_of_eight_characters_is_not_begun_again(bucket: Bucket, cluster: Namespace) -> None:
     job = drop_zip(bucket, "mug")
-    annotations = {dropped.ANNOTATION: json.dumps(asdict(drops.listed().drops[0]))}
+    annotations = {markers.ANNOTATION: json.dumps(asdict(intake.listed().drops[0]))}
     cluster.workflows[f"sixview-{job[:8]}"] = {"metadata": {"name": "x", "annotations": annotations}, "status": {}}
-    assert drops.reconcile(cluster, "sixview") == {}
-    cluster.workflows[f"sixview-{job[:8]}"]["metadata"]["annotations"] = {dropped.ANNOTATION: DEEP.decode()}
-    assert drops.reconcile(cluster, "sixview") == {job: "started"}
+    assert intake.reconcile(cluster, "sixview") == {}
+    cluster.workflows[f"sixview-{job[:8]}"]["metadata"]["annotations"] = {markers.ANNOTATION: DEEP.decode()}
+    assert intake.reconcile(cluster, "sixview") == {job: "started"}
 
 
 def test_a_workflow_that_took_a_drop_s_name_does_not_pass_for_it(bucket: Bucket, cluster: Namespace) -> None:
     job = drop_zip(bucket, "mug")
     cluster.create({"metadata": {"name": f"sixview-{job}"}, "spec": {"workflowTemplateRef": {}}})
-    assert drops.reconcile(cluster, "sixview") == {job: "refused"}
+    assert intake.reconcile(cluster, "sixview") == {job: "refused"}
     assert failed(bucket, "mug")["code"] == "VALIDATION_FAILED"
 
 
@@ -233,9 +235,9 @@ def versions(count: int) -> Iterator[dict[str, Any]]:
 def test_drops_are_looked_through_in_little_memory() -> None:
     """2 KiB for each; the whole intake of 20,000 drops took 111 MiB."""
     tracemalloc.start()
-    found, marks = drops.sorted_out(versions(2_000))
+    found, marks = intake.sorted_out(versions(2_000))
     records = ({"Key": f"records/{drop.old_job}.json", "LastModified": START + timedelta(days=1)} for drop in found[1:])
-    listing = drops.Listed(found, marks, drops.endings(found, records))
+    listing = intake.Listed(found, marks, intake.endings(found, records))
     assert len(found) == 2_000
     assert [drop.name for drop in listing.unsettled()][-1] == "set-001999"  # their marks are older than their records
     assert tracemalloc.get_traced_memory()[1] < 2_000 * 2048
@@ -245,23 +247,23 @@ def test_drops_are_looked_through_in_little_memory() -> None:
 def test_what_is_settled_costs_no_request_of_its_own(bucket: Bucket, cluster: Namespace) -> None:
     for number in range(50):
         drop_folder(bucket, f"bad-{number}", b"hello", {})
-    drops.reconcile(cluster, "sixview")
+    intake.reconcile(cluster, "sixview")
     bucket.requests.clear()
     cluster.requests.clear()
-    assert drops.reconcile(cluster, "sixview") == {}
+    assert intake.reconcile(cluster, "sixview") == {}
     assert sum(bucket.requests.values()) + sum(cluster.requests.values()) <= 4
 
 
 def test_a_mark_that_is_older_than_its_record_is_written_anew_once(bucket: Bucket, cluster: Namespace) -> None:
     """Two that settle a job at once: record, mark, record again."""
     job = drop_folder(bucket, "mug", b"hello")
-    drops.reconcile(cluster, "sixview")
-    storage.write_json(storage.record_key(job), storage.read_json(storage.record_key(job)))
-    assert drops.reconcile(cluster, "sixview") == {job: "recorded"}
-    assert drops.reconcile(cluster, "sixview") == {}
+    intake.reconcile(cluster, "sixview")
+    s3.write_json(s3.record_key(job), s3.read_json(s3.record_key(job)))
+    assert intake.reconcile(cluster, "sixview") == {job: "recorded"}
+    assert intake.reconcile(cluster, "sixview") == {}
 
 
 def test_the_same_bytes_twice_are_one_drop_of_the_first_moment() -> None:
     first, second = ({**next(versions(1)), "LastModified": START + timedelta(days=n)} for n in (1, 2))
-    found, _ = drops.sorted_out([second, first])
-    assert [drop.dropped_at for drop in found] == [dropped.text_of(datetime(2026, 1, 2, tzinfo=UTC))]
+    found, _ = intake.sorted_out([second, first])
+    assert [drop.dropped_at for drop in found] == [markers.text_of(datetime(2026, 1, 2, tzinfo=UTC))]

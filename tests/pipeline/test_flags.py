@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from click.testing import CliRunner
 
-from pipeline.cli import main
+from pipeline.cli.main import main
 from steps.runtime.options import JOB_OPTIONS
 
 RUN = ("run", "x", "--out", "y")

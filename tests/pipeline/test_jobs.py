@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 
-from pipeline import dropped, ids, jobs, records, retries, storage, views
-from pipeline.clusters import FINISHED, Expired, Page
+from pipeline.clients import retries, s3
+from pipeline.clients.kubernetes import FINISHED, Expired, Page
+from pipeline.incluster import markers
+from pipeline.jobs import ids, records, service
+from pipeline.jobs import status as job_status
 from steps.runtime.errors import ClusterUnavailable, JobExpired, JobFailed, JobNotFound, JobNotReady, ValidationFailed
 from tests.pipeline import finished
 from tests.pipeline.doubles import Bucket, bucket
@@ -55,7 +58,7 @@ def with_nodes(*nodes: tuple[str, str, str], **status: Any) -> dict[str, Any]:
 def test_an_id_is_thirteen_characters_that_may_stand_in_every_name() -> None:
     found = {ids.new_id() for _ in range(1000)}
     assert len(found) == 1000
-    assert all(re.fullmatch("[0-9a-z]{13}", job) and jobs.checked(job) == job for job in found)
+    assert all(re.fullmatch("[0-9a-z]{13}", job) and service.checked(job) == job for job in found)
 
 
 def test_the_id_of_a_drop_follows_from_key_and_etag_alone() -> None:
@@ -72,7 +75,7 @@ def test_the_ids_of_drops_go_on_from_those_of_eight_characters() -> None:
 @pytest.mark.parametrize("job", ["", "../x", "a/b", "A", "a" * 60, "a.b", "a%2fb", "-a", "a\n", "{{workflow.name}}"])
 def test_what_never_was_an_id_reaches_neither_names_nor_keys(job: str) -> None:
     with pytest.raises(JobNotFound):
-        jobs.checked(job)
+        service.checked(job)
 
 
 # -- input that others chose --------------------------------------------------------------------------------------------
@@ -116,7 +119,7 @@ def test_what_never_was_an_id_reaches_neither_names_nor_keys(job: str) -> None:
 )
 def test_inputs_come_only_from_allowed_places(address: str) -> None:
     with pytest.raises(ValidationFailed):
-        jobs.allowed_source(address, ("shared", "sixview"))
+        service.allowed_source(address, ("shared", "sixview"))
 
 
 @pytest.mark.parametrize(
@@ -130,7 +133,7 @@ def test_inputs_come_only_from_allowed_places(address: str) -> None:
     ],
 )
 def test_an_address_is_passed_on_as_it_was_judged(given: str, passed_on: str) -> None:
-    assert jobs.allowed_source(given, ("shared", "sixview")) == passed_on
+    assert service.allowed_source(given, ("shared", "sixview")) == passed_on
 
 
 # -- where a job's files lie --------------------------------------------------------------------------------------------
@@ -143,37 +146,37 @@ def test_no_name_of_a_workflow_leads_into_another_job_s_folder() -> None:
     mine, theirs = copy.deepcopy(WORKFLOW), copy.deepcopy(WORKFLOW)
     for number, workflow in enumerate((mine, theirs)):
         workflow["metadata"]["uid"] = f"{number}{UID[1:]}"
-        workflow["metadata"]["labels"][views.FOLDER] = "uid"
+        workflow["metadata"]["labels"][job_status.FOLDER] = "uid"
     theirs["metadata"]["name"] = "abc12345"
-    assert views.view(mine)["folder"] == f"abc12345.0{UID[1:]}"
-    assert views.view(theirs)["folder"] == f"abc12345.1{UID[1:]}"
-    assert views.is_job(mine) and not views.is_job(theirs)
+    assert job_status.view(mine)["folder"] == f"abc12345.0{UID[1:]}"
+    assert job_status.view(theirs)["folder"] == f"abc12345.1{UID[1:]}"
+    assert job_status.is_job(mine) and not job_status.is_job(theirs)
     del theirs["metadata"]["labels"]  # nor does one that takes its mark away
-    assert views.folder_of(theirs) == f"abc12345.1{UID[1:]}"
+    assert job_status.folder_of(theirs) == f"abc12345.1{UID[1:]}"
 
 
 def test_what_a_template_without_uids_made_is_found_where_it_lies() -> None:
     old = copy.deepcopy(WORKFLOW)
     old["metadata"]["uid"] = UID
-    assert views.view(old)["folder"] == "abc12345"
+    assert job_status.view(old)["folder"] == "abc12345"
 
 
 def test_a_job_s_record_is_the_newest_of_its_own_workflow(bucket: Bucket) -> None:
-    assert storage.record_of("abc12345") is None
-    storage.write_json("records/abc12345.json", {"job_id": "abc12345", "status": "failed"})
-    assert storage.record_of("abc12345") == {"job_id": "abc12345", "status": "failed", "folder": "abc12345"}
+    assert s3.record_of("abc12345") is None
+    s3.write_json("records/abc12345.json", {"job_id": "abc12345", "status": "failed"})
+    assert s3.record_of("abc12345") == {"job_id": "abc12345", "status": "failed", "folder": "abc12345"}
     key = f"records/abc12345.{UID}.json"
-    storage.write_json(key, {"workflow": "sixview-abc12345", "status": "completed", "folder": "elsewhere"})
-    storage.write_json(f"records/abc12345.1{UID[1:]}.json", {"workflow": "abc12345", "status": "failed"})
-    storage.write_json("records/abc12345.other.json", {"status": "cancelled"})
-    storage.write_json("records/abc123456.json", {"status": "cancelled"})
-    found = storage.record_of("abc12345")
+    s3.write_json(key, {"workflow": "sixview-abc12345", "status": "completed", "folder": "elsewhere"})
+    s3.write_json(f"records/abc12345.1{UID[1:]}.json", {"workflow": "abc12345", "status": "failed"})
+    s3.write_json("records/abc12345.other.json", {"status": "cancelled"})
+    s3.write_json("records/abc123456.json", {"status": "cancelled"})
+    found = s3.record_of("abc12345")
     assert found and (found["status"], found["folder"]) == ("completed", f"abc12345.{UID}")
 
 
 def test_a_cancelled_workflow_takes_no_other_job_s_inputs_away(bucket: Bucket) -> None:
     stopped = copy.deepcopy(WORKFLOW)
-    stopped["metadata"] |= {"name": "abc12345", "uid": UID, "labels": {views.FOLDER: "uid"}}
+    stopped["metadata"] |= {"name": "abc12345", "uid": UID, "labels": {job_status.FOLDER: "uid"}}
     stopped["spec"]["shutdown"] = "Stop"
     for key in ("inputs/abc12345/set.zip", "inputs/abc12345.x/set.zip", f"jobs/abc12345.{UID}/scene.tgz"):
         bucket.put_object(key, b"x")
@@ -213,8 +216,8 @@ KNOWN = {"input": {}, "model": {"enum": ["reconviagen", "nvdiffrec"]}, "grid": {
 )
 def test_options_are_those_of_the_template_and_nothing_else(given: Any) -> None:
     with pytest.raises(ValidationFailed):
-        jobs.options_from(given, KNOWN)
-    assert jobs.options_from({"model": "nvdiffrec", "grid": 64}, KNOWN) == {"model": "nvdiffrec", "grid": "64"}
+        service.options_from(given, KNOWN)
+    assert service.options_from({"model": "nvdiffrec", "grid": 64}, KNOWN) == {"model": "nvdiffrec", "grid": "64"}
 
 
 @pytest.mark.parametrize(
@@ -232,56 +235,56 @@ def test_options_are_those_of_the_template_and_nothing_else(given: Any) -> None:
     ],
 )
 def test_one_marker_completes_a_drop(key: str, name: str) -> None:
-    assert dropped.name_of(key) == name
+    assert markers.name_of(key) == name
 
 
 # -- a workflow as a job ------------------------------------------------------------------------------------------------
 
 
 def test_a_job_is_queued_until_a_pod_of_it_has_begun() -> None:
-    assert views.view(with_nodes(phase="Pending"))["status"] == "queued"
-    assert views.view(with_nodes(("validate", "Pending", "0/1")))["status"] == "queued"
-    assert views.view(with_nodes(("validate", "Running", "0/1")))["status"] == "processing"
+    assert job_status.view(with_nodes(phase="Pending"))["status"] == "queued"
+    assert job_status.view(with_nodes(("validate", "Pending", "0/1")))["status"] == "queued"
+    assert job_status.view(with_nodes(("validate", "Running", "0/1")))["status"] == "processing"
 
 
 def test_progress_grows_from_0_to_100_across_both_models() -> None:
     told = [("validate", "Succeeded", "1/1")]
-    seen = [views.view(with_nodes(*told))["progress"]]
+    seen = [job_status.view(with_nodes(*told))["progress"]]
     for model in ("reconviagen", "nvdiffrec"):
         for progress in ("0/10", "5/10"):
-            view = views.view(with_nodes(*told, (f"{model}-pod", "Running", progress)))
+            view = job_status.view(with_nodes(*told, (f"{model}-pod", "Running", progress)))
             assert (view["current_model"], view["stage"]) == (model, "inference")
             seen.append(view["progress"])
         told += [(f"{model}-{part}", "Succeeded", "1/1") for part in ("pod", "quality", "preview")]
-        seen.append(views.view(with_nodes(*told))["progress"])
+        seen.append(job_status.view(with_nodes(*told))["progress"])
     told.append(("package", "Succeeded", "1/1"))
-    seen.append(views.view(with_nodes(*told, phase="Succeeded"))["progress"])
+    seen.append(job_status.view(with_nodes(*told, phase="Succeeded"))["progress"])
     assert seen == sorted(seen)
     assert (seen[0], seen[-1]) == (5, 100)
     assert seen[-2] > 90
 
 
 def test_an_attempt_that_failed_is_no_progress() -> None:
-    failed = views.view(with_nodes(("validate", "Succeeded", "1/1"), ("reconviagen-pod", "Failed", "9/10")))
+    failed = job_status.view(with_nodes(("validate", "Succeeded", "1/1"), ("reconviagen-pod", "Failed", "9/10")))
     assert failed["progress"] == 5
 
 
 def test_a_job_that_was_stopped_is_cancelled_at_once() -> None:
     stopped = with_nodes(("validate", "Running", "0/1"))
     stopped["spec"]["shutdown"] = "Stop"
-    view = views.view(stopped)
+    view = job_status.view(stopped)
     assert view["status"] == "cancelled"
     assert view["error"]["code"] == "CANCELLED"
     with pytest.raises(JobFailed, match="been cancelled"):
-        jobs.result(view)
+        service.result(view)
 
 
 def test_a_cancellation_that_nobody_confirmed_is_forgotten_after_an_hour() -> None:
     asked = with_nodes(("validate", "Running", "0/1"))
-    asked["metadata"]["annotations"] = {views.ASKED: "2026-01-01T00:00:00+00:00"}
-    assert views.view(asked)["note"] is None
-    asked["metadata"]["annotations"] = {views.ASKED: jobs.datetime.now(jobs.UTC).isoformat()}
-    assert "waits for its confirmation" in views.view(asked)["note"]
+    asked["metadata"]["annotations"] = {job_status.ASKED: "2026-01-01T00:00:00+00:00"}
+    assert job_status.view(asked)["note"] is None
+    asked["metadata"]["annotations"] = {job_status.ASKED: service.datetime.now(service.UTC).isoformat()}
+    assert "waits for its confirmation" in job_status.view(asked)["note"]
 
 
 def test_the_queue_goes_by_priority_and_then_by_age() -> None:
@@ -295,23 +298,23 @@ def test_the_queue_goes_by_priority_and_then_by_age() -> None:
         job("d", "low", "0"),
         job("e", "high", "0", "failed"),
     ]
-    places = {one["job_id"]: views.with_queue(one, queue).get("queue_position") for one in queue}
+    places = {one["job_id"]: job_status.with_queue(one, queue).get("queue_position") for one in queue}
     assert places == {"c": 1, "a": 2, "b": 3, "d": 4, "e": None}
 
 
 def test_what_has_not_ended_has_no_result_and_cannot_be_tried_again() -> None:
-    view = views.view(with_nodes(("validate", "Running", "0/1")))
+    view = job_status.view(with_nodes(("validate", "Running", "0/1")))
     with pytest.raises(JobNotReady) as caught:
-        jobs.result(view)
+        service.result(view)
     assert caught.value.details == {"progress": 0}
-    assert jobs.may_cancel(view)
+    assert service.may_cancel(view)
     for ended in ("completed", "failed"):
         with pytest.raises(JobNotReady):
-            jobs.may_cancel({**view, "status": ended})
+            service.may_cancel({**view, "status": ended})
 
 
 def test_a_manifest_refers_to_the_template_and_says_who_asked() -> None:
-    found = jobs.manifest(
+    found = service.manifest(
         "abc12345", "s3://b/x", {"model": "both", "texture_size": 64}, "sixview", owner="alice", source="http"
     )
     assert found["metadata"]["name"] == "sixview-abc12345"
@@ -362,7 +365,7 @@ def test_a_list_reads_only_those_whole_that_it_shows() -> None:
     old = [made(f"old{i:05d}", "2025-01-01T00:00:00Z", recorded=False) for i in range(20)]
     new = [made(f"new{i:05d}", f"2026-01-01T00:00:0{i}Z", recorded=i != 1) for i in range(3)]
     cluster = Cluster(*old, *new, with_nodes(phase="Pending"))
-    found = jobs.listing(cluster, 4)  # type: ignore[arg-type]
+    found = service.listing(cluster, 4)  # type: ignore[arg-type]
     assert [view["job_id"] for view in found] == ["new00002", "new00001", "new00000", "abc12345"]
     assert [view["queue_position"] for view in found] == [None, None, None, 1]
     assert cluster.whole == ["sixview-abc12345", "sixview-new00001"]
@@ -372,14 +375,14 @@ def test_a_queued_job_s_place_costs_no_look_at_those_that_have_ended() -> None:
     cluster = Cluster(
         *(made(f"old{i:05d}", "2025-01-01T00:00:00Z", True) for i in range(9)), with_nodes(phase="Pending")
     )
-    assert jobs.find(cluster, "abc12345")["queue_position"] == 1  # type: ignore[arg-type]
+    assert service.find(cluster, "abc12345")["queue_position"] == 1  # type: ignore[arg-type]
     assert set(cluster.whole) == {"sixview-abc12345"}
 
 
 def test_a_listing_that_expires_begins_anew_and_never_for_ever() -> None:
-    assert len(jobs.listing(Cluster(made("done1111", "2026-01-01T00:00:00Z", True), expired=2))) == 1  # type: ignore[arg-type]
+    assert len(service.listing(Cluster(made("done1111", "2026-01-01T00:00:00Z", True), expired=2))) == 1  # type: ignore[arg-type]
     with pytest.raises(ClusterUnavailable, match="expired"):
-        jobs.listing(Cluster(expired=9))  # type: ignore[arg-type]
+        service.listing(Cluster(expired=9))  # type: ignore[arg-type]
 
 
 # -- trying again -------------------------------------------------------------------------------------------------------
@@ -392,7 +395,7 @@ def test_a_listing_that_expires_begins_anew_and_never_for_ever() -> None:
 def test_a_retry_comes_after_the_last_of_argos_late_kills(ended: str, seconds: float) -> None:
     """The controller ends what is left of a failed pod by its name, half a minute later: the retried pod has the same name."""
     workflow = {"status": {"finishedAt": f"2026-01-01T{ended}Z"}}
-    assert jobs.quiet_in(workflow, datetime(2026, 1, 1, 12, tzinfo=UTC)) == seconds
+    assert service.quiet_in(workflow, datetime(2026, 1, 1, 12, tzinfo=UTC)) == seconds
 
 
 def test_a_retry_keeps_what_succeeded_and_forgets_the_rest() -> None:
@@ -473,15 +476,15 @@ def test_whether_a_cancelled_job_can_be_tried_again_is_asked_of_the_store(
         "boundaryID": "sixview-abc12345",
         "outputs": {"artifacts": [{"name": "scene", "s3": {"key": "jobs/abc12345/scene.tgz"}}, logs]},
     }
-    monkeypatch.setattr(jobs.storage, "listed", lambda prefix: iter([k for k in stored if k.startswith(prefix)]))
-    monkeypatch.setattr(jobs.storage, "head", lambda key: {} if key in stored else None)
-    monkeypatch.setattr(jobs.storage, "remove", lambda address: None)
+    monkeypatch.setattr(service.s3, "listed", lambda prefix: iter([k for k in stored if k.startswith(prefix)]))
+    monkeypatch.setattr(service.s3, "head", lambda key: {} if key in stored else None)
+    monkeypatch.setattr(service.s3, "remove", lambda address: None)
     cluster: Any = Stopped(ended)
     if retried is None:
         with pytest.raises(JobExpired, match="nothing lies at s3://sixview/inputs/mug"):
-            jobs.retry(cluster, "abc12345")
+            service.retry(cluster, "abc12345")
     else:
-        jobs.retry(cluster, "abc12345")
+        service.retry(cluster, "abc12345")
     assert cluster.retried == retried
 
 
@@ -497,11 +500,11 @@ def test_a_job_that_begins_anew_keeps_nothing() -> None:
 def test_a_suspended_job_says_so_and_how_it_goes_on() -> None:
     suspended = with_nodes(("validate", "Running", "0/1"))
     suspended["spec"]["suspend"] = True
-    assert "argo resume sixview-abc12345" in views.view(suspended)["note"]
+    assert "argo resume sixview-abc12345" in job_status.view(suspended)["note"]
 
 
 def test_a_job_of_which_only_the_record_is_left_has_expired(monkeypatch: pytest.MonkeyPatch) -> None:
     record = {"job_id": "abc12345", "status": "completed", "created_at": "1", "ended_at": "2", "error": None}
-    monkeypatch.setattr(jobs.storage, "head", lambda key: None)  # the bucket's lifecycle has been there
+    monkeypatch.setattr(service.s3, "head", lambda key: None)  # the bucket's lifecycle has been there
     with pytest.raises(JobExpired):
-        jobs.result(views.of_record(record))
+        service.result(job_status.of_record(record))

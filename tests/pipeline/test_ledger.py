@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from pipeline import storage
-from pipeline.clusters import COMPLETED, UNFINISHED, Page
-from pipeline.ledger import Ledger
-from pipeline.views import view
+from pipeline.clients import s3
+from pipeline.clients.kubernetes import COMPLETED, UNFINISHED, Page
+from pipeline.incluster.ledger import Ledger
+from pipeline.jobs.status import view
 
 NAME, UID = "sixview-abc12345", "5a0b2c6e-0000-4000-8000-0123456789ab"
 KEY = f"open/abc12345.{UID}.json"
@@ -78,11 +78,11 @@ def store(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     def listed(prefix: str) -> list[dict[str, Any]]:
         return [{"Key": key, "LastModified": 0} for key in list(objects) if key.startswith(prefix)]
 
-    monkeypatch.setattr(storage, "listed", listed)
-    monkeypatch.setattr(storage, "read_json", lambda key: objects.get(key))
-    monkeypatch.setattr(storage, "write_json", lambda key, value: objects.update({key: json.loads(json.dumps(value))}))
-    monkeypatch.setattr(storage, "remove", lambda address: objects.pop(storage.split(address)[1], None))
-    monkeypatch.setattr(storage, "purge", lambda prefix, keep=(): purged.append(prefix))
+    monkeypatch.setattr(s3, "listed", listed)
+    monkeypatch.setattr(s3, "read_json", lambda key: objects.get(key))
+    monkeypatch.setattr(s3, "write_json", lambda key, value: objects.update({key: json.loads(json.dumps(value))}))
+    monkeypatch.setattr(s3, "remove", lambda address: objects.pop(s3.split(address)[1], None))
+    monkeypatch.setattr(s3, "purge", lambda prefix, keep=(): purged.append(prefix))
     return objects
 
 
@@ -177,10 +177,10 @@ def test_only_a_record_from_before_the_job_went_on_again_is_replaced(
     keeper = Ledger(cluster, "sixview")  # type: ignore[arg-type]
     keeper.look()
     own = {"job_id": "abc12345", "status": "completed", "created_at": BEFORE, "ended_at": ended_at, "error": None}
-    store[storage.record_key("abc12345")] = own
+    store[s3.record_key("abc12345")] = own
     cluster.workflow = None
     keeper.look()
-    assert (store[storage.record_key("abc12345")]["status"] == "completed") == kept
+    assert (store[s3.record_key("abc12345")]["status"] == "completed") == kept
     assert KEY not in store
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline import local
-from pipeline.progress import Display
+from pipeline.local import runner
+from pipeline.local.progress import Display
 from steps.runtime.errors import by_code
 from tests import kill
 from tests.conftest import Finished, sixview
@@ -185,7 +185,7 @@ def test_ctrl_c_ends_the_job_as_interrupted(duck: Path, tmp_path: Path) -> None:
 
 
 def test_a_stop_between_two_steps_is_no_success(duck: Path, tmp_path: Path) -> None:
-    between = local.Job(local.Options(input=duck, out=tmp_path, models=("reconviagen",)), Display(quiet=True))
+    between = runner.Job(runner.Options(input=duck, out=tmp_path, models=("reconviagen",)), Display(quiet=True))
     between.stopped = True
     summary, code = between.finish(1.0)
     assert (code, summary["status"], summary["error"]["code"]) == (30, "failed", "INTERRUPTED")

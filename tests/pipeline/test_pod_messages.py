@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from pipeline import pod_messages as says
-from pipeline.report import describe
-from pipeline.settings import Settings
-from pipeline.templates import infrastructure
+from pipeline.incluster.exit_handler import describe
+from pipeline.jobs import pod_messages as says
+from pipeline.workflow.settings import Settings
+from pipeline.workflow.step_templates import infrastructure
 from steps.runtime.errors import Interrupted, Killed, ModelFailed, StepError
 from tests.pipeline.test_report import failed, node, workflow
 

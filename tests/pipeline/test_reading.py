@@ -17,13 +17,17 @@ from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline import dropped, jobs, logs, reading, reconciler, records, report, retries, storage, terminal, views
-from pipeline.clusters import Page
+from pipeline.cli import console
+from pipeline.cli.cluster_commands import remote
+from pipeline.clients import reading, retries, s3
+from pipeline.clients.kubernetes import Page
 from pipeline.gateway import app as service
-from pipeline.gateway.asking import Gateway, Options
+from pipeline.gateway.dependencies import Gateway, Options
+from pipeline.gateway.informer import Watched
 from pipeline.gateway.tokens import Pace, Tokens
-from pipeline.gateway.watching import Watched
-from pipeline.remote import remote
+from pipeline.incluster import exit_handler, markers, stuck_pods
+from pipeline.jobs import logs, records, status
+from pipeline.jobs import service as jobs
 from steps.runtime.errors import StepError
 from tests.pipeline.finished import FAILURE, JOB, NAME, RECORD, VIEW_TYPES, head, with_record, workflow
 
@@ -123,7 +127,9 @@ def spoiled(draw: st.DrawFn) -> Any:
         except (KeyError, IndexError, TypeError):  # an earlier one has taken that place away
             continue
     added = draw(
-        st.sampled_from(["", views.ASKED, report.ENDED_BY, "sixview.dev/drop", views.RECORD, "shutdown", "packed"])
+        st.sampled_from(
+            ["", status.ASKED, exit_handler.ENDED_BY, "sixview.dev/drop", status.RECORD, "shutdown", "packed"]
+        )
     )
     if added == "packed":
         found["status"] = {"compressedNodes": draw(odd)}
@@ -141,7 +147,7 @@ def checked(view: Any) -> None:
     assert set(VIEW_TYPES) <= set(view)
     for name, kinds in VIEW_TYPES.items():
         assert isinstance(view[name], kinds), (name, view[name])
-    assert view["status"] in views.STATUSES
+    assert view["status"] in status.STATUSES
     assert 0 <= view["progress"] <= 100
     assert all(datetime.fromisoformat(view[name]) for name in ("created_at", "updated_at"))
     if view["error"] is not None:
@@ -160,15 +166,15 @@ def checked(view: Any) -> None:
 @FUZZ
 @given(spoiled())
 def test_whatever_stands_in_a_workflow_it_has_a_view(found: Any) -> None:
-    checked(views.view(found))
-    checked(views.view(head(found)))
-    views.is_job(found)
+    checked(status.view(found))
+    checked(status.view(head(found)))
+    status.is_job(found)
     jobs.quiet_in(found, datetime.now(UTC))
-    values = report.describe(found, [], "Failed")
+    values = exit_handler.describe(found, [], "Failed")
     assert all(isinstance(value, str) for value in values.values())
-    assert set(values) == set(report.RECORD)
-    records.annotation(found, report.ending(values))
-    terminal.explained(views.view(found)["error"] or FAILURE)
+    assert set(values) == set(exit_handler.RECORD)
+    records.annotation(found, exit_handler.ending(values))
+    console.explained(status.view(found)["error"] or FAILURE)
 
 
 @FUZZ
@@ -187,7 +193,7 @@ def test_a_retry_of_what_cannot_be_read_is_refused_in_words(found: Any) -> None:
 @given(odd, st.booleans())
 def test_whatever_lies_in_a_record_it_has_a_view(value: Any, whole: bool) -> None:
     for name in [""] if whole else list(RECORD):
-        checked(views.of_record(value if whole else RECORD | {name: value}))
+        checked(status.of_record(value if whole else RECORD | {name: value}))
 
 
 class Store:
@@ -196,12 +202,12 @@ class Store:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.data: bytes | None = None
         self.written: dict[str, Any] = {}
-        monkeypatch.setattr(storage, "read", lambda key, **more: self.data)
-        monkeypatch.setattr(storage, "write_json", lambda key, value: self.written.update({key: json.dumps(value)}))
-        there = {"Key": storage.record_key(JOB), "LastModified": datetime(2026, 1, 1, tzinfo=UTC)}
-        monkeypatch.setattr(storage, "listed", lambda prefix: iter([there] if there["Key"].startswith(prefix) else []))
-        monkeypatch.setattr(storage, "purge", lambda *args, **more: None)
-        monkeypatch.setattr(dropped, "mark", lambda name: isinstance(name, str) or pytest.fail(str(name)))
+        monkeypatch.setattr(s3, "read", lambda key, **more: self.data)
+        monkeypatch.setattr(s3, "write_json", lambda key, value: self.written.update({key: json.dumps(value)}))
+        there = {"Key": s3.record_key(JOB), "LastModified": datetime(2026, 1, 1, tzinfo=UTC)}
+        monkeypatch.setattr(s3, "listed", lambda prefix: iter([there] if there["Key"].startswith(prefix) else []))
+        monkeypatch.setattr(s3, "purge", lambda *args, **more: None)
+        monkeypatch.setattr(markers, "mark", lambda name: isinstance(name, str) or pytest.fail(str(name)))
 
 
 @pytest.fixture
@@ -225,7 +231,7 @@ def test_a_record_that_cannot_be_read_says_so_in_its_own_view(store: Store, data
     checked(found)
     assert found and found["job_id"] == JOB
     assert "cannot be read" in found["error"]["message"]
-    assert storage.read_json("records/x.json") is None or isinstance(storage.read_json("x"), dict | list | int)
+    assert s3.read_json("records/x.json") is None or isinstance(s3.read_json("x"), dict | list | int)
 
 
 @FUZZ
@@ -248,7 +254,7 @@ def test_a_pod_of_any_content_does_not_end_the_reconciler_s_look(value: Any) -> 
             "containerStatuses": [{"image": "x", "state": {"waiting": {"reason": "ErrImagePull", "message": value}}}],
         },
     }
-    told = reconciler.Reconciler.of_pod(cast(reconciler.Reconciler, None), pod, [])
+    told = stuck_pods.Reconciler.of_pod(cast(stuck_pods.Reconciler, None), pod, [])
     assert told is None or told.reason
 
 
@@ -319,7 +325,9 @@ async def asked(api: FastAPI, path: str) -> httpx.Response:
 @FUZZ
 @given(found=spoiled())
 def test_one_bad_workflow_hides_no_other_from_the_command(monkeypatch: pytest.MonkeyPatch, found: Any) -> None:
-    monkeypatch.setattr("pipeline.remote.cluster_of", lambda chosen: chosen.clear() or Listed(good("good1111"), found))
+    monkeypatch.setattr(
+        "pipeline.cli.cluster_commands.cluster_of", lambda chosen: chosen.clear() or Listed(good("good1111"), found)
+    )
     for words in (["list"], ["list", "--json"], ["status", "bad00000"], ["status", "--json", "bad00000"]):
         done = CliRunner().invoke(remote, words)
         assert done.exit_code == 0, done.output
@@ -332,8 +340,8 @@ def test_one_bad_workflow_hides_no_other_from_the_command(monkeypatch: pytest.Mo
 def test_a_cancellation_that_names_no_time_is_told_in_the_view() -> None:
     running = workflow()
     running["status"]["phase"] = "Running"
-    running["metadata"]["annotations"] = {views.ASKED: "soon"}
-    view = views.view(running)
+    running["metadata"]["annotations"] = {status.ASKED: "soon"}
+    view = status.view(running)
     assert view["status"] == "processing"
     assert "sixview.dev/cancel-requested='soon' is no time" in view["note"]
 
@@ -341,7 +349,7 @@ def test_a_cancellation_that_names_no_time_is_told_in_the_view() -> None:
 def test_a_failure_record_that_cannot_be_read_is_told_in_the_error() -> None:
     found = workflow()
     found["status"]["nodes"][f"{NAME}-8"]["outputs"]["parameters"] = [{"name": "failure", "value": DEEP}]
-    view = views.view(found)
+    view = status.view(found)
     assert (view["status"], view["error"]["code"]) == ("failed", "UNKNOWN_ERROR")
     assert "cannot be read" in view["error"]["message"]
 
@@ -350,8 +358,8 @@ def test_packed_nodes_that_unpack_to_more_than_memory_are_not_unpacked() -> None
     found = workflow()
     bomb = base64.b64encode(gzip.compress(b" " * (64 << 20) + b"{}")).decode()
     found["status"] = {"phase": "Running", "compressedNodes": bomb}
-    assert views.view(found)["status"] == "queued"
-    assert "compressedNodes" in views.view(found)["note"]
+    assert status.view(found)["status"] == "queued"
+    assert "compressedNodes" in status.view(found)["note"]
 
 
 def test_what_is_nested_too_deep_is_null_and_the_rest_is_read() -> None:
@@ -368,10 +376,10 @@ def test_what_is_nested_too_deep_is_null_and_the_rest_is_read() -> None:
 
 def test_a_job_that_has_ended_is_shown_by_its_metadata_alone_as_by_the_whole() -> None:
     found = with_record(workflow())
-    assert views.view(head(found)) == views.view(found)
-    assert views.is_job(head(found))
-    whole = views.view(workflow())
-    differs = {name for name in VIEW_TYPES if views.view(found)[name] != whole[name]}
+    assert status.view(head(found)) == status.view(found)
+    assert status.is_job(head(found))
+    whole = status.view(workflow())
+    differs = {name for name in VIEW_TYPES if status.view(found)[name] != whole[name]}
     assert differs <= {"progress", "updated_at"}
 
 
@@ -381,5 +389,5 @@ def test_a_job_that_has_ended_is_shown_by_its_metadata_alone_as_by_the_whole() -
 )
 def test_the_record_of_another_end_is_not_taken_for_this_one(stale: dict[str, Any]) -> None:
     found = with_record(workflow(), **stale)
-    assert views.recorded(found) is None
-    assert views.view(found)["error"]["code"] == FAILURE["code"]
+    assert status.recorded(found) is None
+    assert status.view(found)["error"]["code"] == FAILURE["code"]

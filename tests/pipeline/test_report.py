@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from pipeline import report, views
-from pipeline.report import ENDED_BY, RECORD, describe
+from pipeline.incluster import exit_handler
+from pipeline.incluster.exit_handler import ENDED_BY, RECORD, describe
+from pipeline.jobs import status
 from steps.runtime.errors import ModelConvergenceFailed, StepError
 
 Node = dict[str, Any]
@@ -75,10 +76,10 @@ def test_what_the_steps_warn_of_is_told_once_each_and_labelled_with_its_number()
             self.patch = words[-1]["metadata"]
 
     api = Api()
-    report.label(values, "", "sixview", "sixview-a", api)
+    exit_handler.label(values, "", "sixview", "sixview-a", api)
     assert api.patch["labels"]["sixview.dev/warnings"] == "2"
     assert api.patch["annotations"]["sixview.dev/warnings"] == said
-    report.label({**values, "warnings": ""}, "", "sixview", "sixview-a", api)
+    exit_handler.label({**values, "warnings": ""}, "", "sixview", "sixview-a", api)
     assert api.patch["labels"]["sixview.dev/warnings"] is None
 
 
@@ -180,15 +181,15 @@ def test_large_workflows_keep_their_nodes_packed() -> None:
 
 
 def test_failure_json_is_written_only_after_a_failure(tmp_path: Path) -> None:
-    report.publish({**RECORD, "status": "completed"}, tmp_path / "good")
+    exit_handler.publish({**RECORD, "status": "completed"}, tmp_path / "good")
     assert sorted(p.name for p in (tmp_path / "good").iterdir()) == sorted(RECORD)
-    report.publish({**RECORD, "failure": '{"code": "X"}'}, tmp_path / "bad")
+    exit_handler.publish({**RECORD, "failure": '{"code": "X"}'}, tmp_path / "bad")
     assert json.loads((tmp_path / "bad" / "failure.json").read_text()) == {"code": "X"}
 
 
 @pytest.mark.parametrize("model", ['"-', "-x", "x.", "_", "x" * 62 + "--", "{{workflow.name}}", "größe", "a\nb", ""])
 def test_whatever_was_asked_for_the_labels_are_ones_that_kubernetes_takes(model: str) -> None:
-    value = report.label_value(describe(workflow(node("validate"), model=model), [], "Succeeded")["model"])
+    value = exit_handler.label_value(describe(workflow(node("validate"), model=model), [], "Succeeded")["model"])
     assert re.fullmatch("(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?", value) and len(value) <= 63
 
 
@@ -232,10 +233,10 @@ ENDINGS = {
 def test_every_way_in_which_a_workflow_ended_has_its_words(name: str) -> None:
     """As the exit handler tells it, as a view does where no exit handler ran, and as the reconciler writes it down."""
     found = json.loads((Path(__file__).parent / "endings.json").read_text())[name]
-    values = describe(found, [], report.tasks_phase(found))
+    values = describe(found, [], exit_handler.tasks_phase(found))
     details = json.loads(values["failure"])["details"]
     assert (values["error-code"], values["stage"], values["status"], details["attempts"]) == ENDINGS[name]
-    seen = views.view(found)
+    seen = status.view(found)
     assert (seen["error"]["code"], seen["stage"], seen["status"]) == ENDINGS[name][:3]
 
 

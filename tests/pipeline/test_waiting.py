@@ -11,11 +11,12 @@ from typing import Any, cast
 
 import pytest
 
-from pipeline import pending, placement, report, views
-from pipeline.pending import Wait
-from pipeline.reconciler import REPORT_SECONDS, Job, Limits, Reconciler, patch
-from pipeline.report import ENDED_BY, describe
-from pipeline.views import WAITING
+from pipeline.incluster import exit_handler
+from pipeline.incluster.exit_handler import ENDED_BY, describe
+from pipeline.incluster.stuck_pods import REPORT_SECONDS, Job, Limits, Reconciler, patch
+from pipeline.jobs import pending, placement, status
+from pipeline.jobs.pending import Wait
+from pipeline.jobs.status import WAITING
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 LIMITS = Limits(image=600, configuration=300, unschedulable=1800)
@@ -513,7 +514,7 @@ def test_a_cancelled_job_whose_exit_handler_cannot_start_stays_cancelled() -> No
 def test_an_annotation_of_somebody_else_s_spoils_nothing(word: str) -> None:
     job = Job("sixview-j", {WAITING: word}, "", [SECRET])
     assert json.loads(written(job, NOW)[WAITING])["since"] == "2026-01-01T12:00:00Z"
-    assert views.waiting({"metadata": {"annotations": {WAITING: word}}}) == ""
+    assert status.waiting({"metadata": {"annotations": {WAITING: word}}}) == ""
 
 
 def test_a_job_that_argo_does_not_begin_with_says_so_until_it_does() -> None:
@@ -527,18 +528,19 @@ def test_a_job_that_argo_does_not_begin_with_says_so_until_it_does() -> None:
     change = patch(job, LIMITS, True, NOW)
     assert change is not None and "shutdown" not in str(change)
     waiting = found | {"metadata": found["metadata"] | {"annotations": change["metadata"]["annotations"]}}
-    assert "Argo's controller has not begun" in views.waiting(waiting)
-    assert not views.waiting(waiting | {"status": {"phase": "Pending"}})
+    assert "Argo's controller has not begun" in status.waiting(waiting)
+    assert not status.waiting(waiting | {"status": {"phase": "Pending"}})
 
 
 def test_the_view_says_why_a_job_waits_and_when_it_ends() -> None:
     job = Job("sixview-j", {}, "", [SECRET])
     found = {"metadata": {"annotations": written(job, NOW)}}
     ends = "The job ends as CONFIGURATION_ERROR at 2026-01-01T12:05:00Z unless this changes."
-    assert views.note(found) == f"{SECRET.reason} Make it. {ends}"
+    assert status.note(found) == f"{SECRET.reason} Make it. {ends}"
     job.waits = [GPU_BUSY]
     assert (
-        views.note({"metadata": {"annotations": written(job, NOW)}}) == f"{GPU_BUSY.reason} Since 2026-01-01T12:00:00Z."
+        status.note({"metadata": {"annotations": written(job, NOW)}})
+        == f"{GPU_BUSY.reason} Since 2026-01-01T12:00:00Z."
     )
 
 
@@ -556,6 +558,6 @@ def test_the_view_says_why_a_job_waits_and_when_it_ends() -> None:
     ],
 )
 def test_the_record_says_what_the_reconciler_ended_a_job_for(word: str, code: str, message: str) -> None:
-    found = report.ended_by(word)
+    found = exit_handler.ended_by(word)
     assert (found.code, found.message) == (code, message)
     assert found.suggestion

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import cli, records, remote, views
+from pipeline.cli import cluster_commands, main
 from pipeline.gateway import routes
+from pipeline.jobs import records, status
 from steps.package import evidence, report
 from steps.runtime.reporter import MOST_WARNINGS, WARNING, Reporter, read_warnings
 from tests.pipeline import finished
@@ -25,20 +26,20 @@ def test_a_step_s_notes_that_begin_with_the_word_are_warnings(tmp_path: Path) ->
 
 
 def test_status_http_and_record_have_them(capsys: pytest.CaptureFixture[str]) -> None:
-    view = views.view(finished.workflow())
+    view = status.view(finished.workflow())
     assert view["warnings"] == [finished.WARNING]
     assert routes.shown(view)["warnings"] == [finished.WARNING]
     assert records.record(finished.workflow())["warnings"] == [finished.WARNING]
-    remote.told(view)
+    cluster_commands.told(view)
     assert f"WARNING: {finished.WARNING}" in capsys.readouterr().out
 
 
 def test_they_stay_when_only_the_record_is_left() -> None:
-    kept = views.of_record(json.loads(json.dumps(finished.RECORD)))
+    kept = status.of_record(json.loads(json.dumps(finished.RECORD)))
     assert kept["warnings"] == [finished.WARNING]
-    assert views.of_record({**finished.RECORD, "warnings": {"x": 1}})["warnings"] == []
+    assert status.of_record({**finished.RECORD, "warnings": {"x": 1}})["warnings"] == []
     old = {name: value for name, value in finished.RECORD.items() if name != "warnings"}
-    assert views.of_record(old)["warnings"] == []
+    assert status.of_record(old)["warnings"] == []
 
 
 def test_the_terminal_shows_them(capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,7 +51,7 @@ def test_the_terminal_shows_them(capsys: pytest.CaptureFixture[str]) -> None:
         "report": None,
         "warnings": ["Views contradict."],
     }
-    cli.told(summary)
+    main.told(summary)
     assert "WARNING: Views contradict." in capsys.readouterr().out
 
 

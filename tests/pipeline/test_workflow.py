@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline import doctor, render, substitution
-from pipeline.resources import Size
-from pipeline.settings import PODS, Settings
-from pipeline.workflow import workflow_template
+from pipeline import doctor
+from pipeline.workflow import helm_render, substitution
+from pipeline.workflow.dag import workflow_template
+from pipeline.workflow.resources import Size
+from pipeline.workflow.settings import PODS, Settings
 from steps.runtime import contract
 from steps.runtime.contract import MODELS, OUTPUTS, STEPS
 from steps.runtime.errors import ModelOom
@@ -30,13 +31,13 @@ STEP_PODS = {name: t for name, t in TEMPLATES.items() if "container" in t and na
 
 def test_what_is_committed_is_what_is_rendered() -> None:
     """`make manifests` writes both anew."""
-    assert (ROOT / "charts/sixview/templates/workflowtemplate.yaml").read_text() == render.chart_template()
+    assert (ROOT / "charts/sixview/templates/workflowtemplate.yaml").read_text() == helm_render.chart_template()
     documents = [d for d in yaml.safe_load_all((ROOT / "manifests/sixview.yaml").read_text()) if d]
-    assert [d for d in documents if d["kind"] == "WorkflowTemplate"] == [yaml.safe_load(render.manifest())]
+    assert [d for d in documents if d["kind"] == "WorkflowTemplate"] == [yaml.safe_load(helm_render.manifest())]
 
 
 def test_the_command_prints_it() -> None:
-    assert sixview("render").stdout == render.manifest()
+    assert sixview("render").stdout == helm_render.manifest()
     on_cpu = yaml.safe_load(sixview("render", "--cpu", "--name", "small").stdout)
     assert on_cpu["metadata"]["name"] == "small"
     assert "nvidia.com/gpu" not in json.dumps(on_cpu)
@@ -133,10 +134,10 @@ def test_only_the_exit_handler_has_a_token() -> None:
 
 def test_every_value_of_an_installation_reaches_the_chart() -> None:
     """A setting that the chart's template does not mark would be the same in every installation."""
-    plain, marked = Settings(), render.chart_settings()
+    plain, marked = Settings(), helm_render.chart_settings()
     unmarked = {f.name for f in dataclasses.fields(Settings) if getattr(plain, f.name) == getattr(marked, f.name)}
     assert unmarked == {"pull_policy", "gpus", "another_node", "weights_claim"}
-    text = render.chart_template()
+    text = helm_render.chart_template()
     for value in (
         "images.pullPolicy",
         "images.reconviagen",

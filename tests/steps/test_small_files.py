@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
-from pipeline import local
-from pipeline.progress import Display, parts
-from pipeline.reuse import is_done
+from pipeline.local import runner
+from pipeline.local.progress import Display, parts
+from pipeline.local.step_cache import is_done
 from steps.package import evidence, report
 from steps.runtime.attempts import COMPLETED, OOM, STOPPED, Attempts
 from steps.runtime.errors import ModelFailed, StepError, as_record
@@ -149,7 +149,7 @@ def test_notes_are_kept_in_their_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "soon", "-1", "nan", "inf", "1e999", "\x00"])
 def test_seconds_that_are_none_count_as_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "seconds").write_text(text)
-    assert local._seconds(tmp_path) == 0.0
+    assert runner._seconds(tmp_path) == 0.0
 
 
 @pytest.mark.parametrize("text", ["", "/", "half", "1", "x/2", "1/y", "-1/2", "1.5/2", "1/2/3"])
@@ -163,7 +163,7 @@ def test_progress_that_is_none_is_not_shown(text: str) -> None:
 def test_a_failure_that_cannot_be_read_is_an_unknown_one(tmp_path: Path, text: str) -> None:
     (tmp_path / "failure.json").write_text(text)
     (tmp_path / "stderr").write_bytes(b"first\n\xff\xfe last\n")
-    record = local._failure(tmp_path, 1, tmp_path / "stderr")
+    record = runner._failure(tmp_path, 1, tmp_path / "stderr")
     assert record is not None and record["code"] == "UNKNOWN_ERROR" and "exit code 1" in record["message"]
 
 

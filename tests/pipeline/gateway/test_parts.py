@@ -151,7 +151,7 @@ def test_a_pace_lets_a_minute_s_worth_through_at_once() -> None:
 def test_an_order_s_options_are_text_and_numbers_alone() -> None:
     """`true` is not taken for 1. In a process of its own: the gateway adds failures to the tree that other tests look at."""
     code = """
-from pipeline.gateway.submission import Order
+from pipeline.gateway.submit import Order
 def taken(value):
     try:
         return bool(Order.model_validate_json('{"input": "s3://b/k", "options": {"seed": %s}}' % value))

@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import pytest
 
-from pipeline.clusters import Expired, Kubernetes, Page
-from pipeline.gateway.watching import Watched
+from pipeline.clients.kubernetes import Expired, Kubernetes, Page
+from pipeline.gateway.informer import Watched
 from steps.runtime.errors import ClusterUnavailable
 from tests.pipeline.finished import head, with_record
 from tests.pipeline.finished import workflow as finished
@@ -159,5 +159,5 @@ def test_one_whose_watches_are_all_refused_is_not_well(monkeypatch: pytest.Monke
     cluster.watch = refused  # type: ignore[method-assign]
     seen = following(cluster, ClusterUnavailable)
     assert seen.trouble_since is not None
-    monkeypatch.setattr("pipeline.gateway.watching.PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr("pipeline.gateway.informer.PATIENCE_SECONDS", 0.0)
     assert not seen.is_well()

@@ -12,10 +12,11 @@ from typing import Any
 import httpx
 import pytest
 
-from pipeline import ids, storage
-from pipeline.clients import json_text
-from pipeline.gateway import app, errors, health, metrics, results, submission, tokens, uploads
-from pipeline.gateway.asking import Gateway, Options
+from pipeline.clients import json_text, s3
+from pipeline.gateway import app, errors, health, metrics, results, tokens, uploads
+from pipeline.gateway import submit as submission
+from pipeline.gateway.dependencies import Gateway, Options
+from pipeline.jobs import ids
 from steps.runtime.errors import IncompleteResults, ValidationFailed
 from tests.pipeline.doubles import Bucket, Namespace, bucket
 
@@ -294,7 +295,7 @@ def test_health_names_nodes_and_bucket_only_with_a_token(service: Service) -> No
     known = service.ask("GET", "/health").json()
     assert [gpu["node"] for gpu in known["gpus"]] == ["node-0", "node-1"]
     assert known["gpus"][0]["memory_mib"] is None
-    assert known["s3"]["bucket"] == storage.bucket()
+    assert known["s3"]["bucket"] == s3.bucket()
 
 
 def test_a_token_file_that_holds_no_digest_locks_nobody_out(tmp_path: Path, bucket: Bucket) -> None:

@@ -1,0 +1,452 @@
+"""The commands of `sixview` that talk to a cluster. What they need beyond click is imported when they run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.cli import flags
+from pipeline.cli.console import explained
+from steps.runtime.errors import StepError
+
+if TYPE_CHECKING:
+    from pipeline.clients.kubernetes import Cluster
+
+ENDED = ("completed", "failed", "cancelled")
+POLL_SECONDS = 2.0
+
+
+class Remote(click.Group):
+    """Failures of these commands are told in plain words, and as JSON with --json."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise  # click tells these itself
+        except BrokenPipeError:
+            raise SystemExit(closed_pipe()) from None
+        except StepError as error:
+            raise SystemExit(refused(error)) from None
+        except ImportError as error:
+            raise SystemExit(
+                f"This needs {error.name}; install the extra: pip install 'sixview[cluster,gateway]'"
+            ) from None
+        except Exception as error:
+            raise SystemExit(store_trouble(error)) from None
+
+
+def closed_pipe() -> int:
+    """Whoever read our output has had enough, as `head` has: the exit code of a program that SIGPIPE ended. Nothing may be
+    written on the way out either."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + signal.SIGPIPE
+
+
+def refused(error: StepError) -> int:
+    explained(error.record())
+    return error.exit_code
+
+
+def store_trouble(error: Exception) -> int:
+    """boto3's errors in our words; anything else is a fault of this program."""
+    from pipeline.clients import s3_errors
+    from steps.runtime.errors import StorageUnavailable, UnknownError
+
+    if type(error).__module__.startswith(("botocore", "boto3", "minio", "urllib3")):
+        what, advice = s3_errors.explained(error)
+        return refused(StorageUnavailable(f"{what[0].upper()}{what[1:]}.".replace("..", "."), advice))
+    if os.environ.get("SIXVIEW_TRACEBACK"):
+        sys.excepthook(type(error), error, error.__traceback__)
+    return refused(
+        UnknownError(f"{type(error).__name__}: {error}", "Set SIXVIEW_TRACEBACK=1 and report what is printed.")
+    )
+
+
+def with_cluster(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say where the cluster is."""
+    for option in (
+        click.option(
+            "--namespace",
+            "-n",
+            envvar="SIXVIEW_NAMESPACE",
+            default="sixview",
+            show_default=True,
+            help="Kubernetes namespace.",
+        ),
+        click.option(
+            "--argo-server",
+            envvar="ARGO_SERVER",
+            default="",
+            help="An Argo Server's address, where there is no kubeconfig; its token in ARGO_TOKEN.",
+        ),
+        click.option("--insecure-skip-verify", is_flag=True, help="Do not check the Argo Server's certificate."),
+    ):
+        command = option(command)
+    return command
+
+
+def cluster_of(chosen: dict[str, Any]) -> Cluster:
+    """Takes the options of `with_cluster` out of what was chosen, and connects."""
+    from pipeline.clients.kubernetes import connect
+
+    server, token = chosen.pop("argo_server"), os.environ.get("ARGO_TOKEN", "")
+    if server and "://" not in server:
+        server = f"https://{server}"
+    return connect(chosen.pop("namespace"), server, token, chosen.pop("insecure_skip_verify"))
+
+
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout and nothing else.")
+
+
+@click.group(cls=Remote)
+def remote() -> None:
+    """Commands for a cluster."""
+
+
+@remote.command("submit")
+@click.argument("input")
+@flags.of_job("model")
+@flags.of_job("engine", "Engine of reconviagen.", default=None)
+@flags.of_job("device", "Where to compute; the template's default where left out.", default=None)
+@flags.of_job("priority", "Which jobs go first.", default=None)
+@click.option(
+    "--parameter", "-p", "parameters", multiple=True, metavar="NAME=VALUE", help="Any other parameter of the template."
+)
+@click.option(
+    "--template", envvar="SIXVIEW_TEMPLATE", default="sixview", show_default=True, help="The WorkflowTemplate."
+)
+@click.option("--wait", is_flag=True, help="Until the job has ended; its end is the exit code.")
+@AS_JSON
+@with_cluster
+def submit(input: str, parameters: tuple[str, ...], template: str, wait: bool, as_json: bool, **chosen: Any) -> None:
+    """Submit INPUT: a folder or .zip of this machine, which is checked and uploaded, or s3://bucket/prefix."""
+    from pipeline.jobs import ids, service
+
+    remote = "://" in input
+    if not remote:
+        check_locally(Path(input))
+    cluster = cluster_of(chosen)
+    options = {k: v for k, v in chosen.items() if v} | given_parameters(parameters)
+    options = service.options_from(options, service.known_options(cluster, template))
+    job = ids.new_id()
+    source = s3_source(input) if remote else service.upload(Path(input), job)
+    view = service.submit(cluster, job, source, options, template)
+    if not as_json:
+        click.echo(f"job {job} is {view['status']}; `sixview status {job} --watch` follows it")
+    view = watched(cluster, job, quiet=as_json) if wait else view
+    click.echo(service.as_json(view)) if as_json else None
+    raise SystemExit(exit_code(view) if wait else 0)
+
+
+def s3_source(address: str) -> str:
+    """An address that exists, where we can see that."""
+    from pipeline.clients import s3
+    from pipeline.jobs import service
+    from steps.runtime.errors import ValidationFailed
+
+    bucket, key = service.source(address)
+    if bucket == s3.bucket() and not any(s3.listed(key)):
+        raise ValidationFailed(
+            f"There is nothing at {address}.", "Give a prefix with multi_views/ and depth_renders/, or a .zip."
+        )
+    return f"s3://{bucket}/{key}"
+
+
+def check_locally(path: Path) -> None:
+    """Bad input costs a second here, and no GPU there."""
+    from steps.io import input_checks
+
+    input_checks.check_set(path)
+
+
+def given_parameters(pairs: tuple[str, ...]) -> dict[str, str]:
+    found = dict(pair.partition("=")[::2] for pair in pairs)
+    wrong = [name for name, value in found.items() if not value]
+    if wrong:
+        raise click.UsageError(f"--parameter {wrong[0]} has no value; write NAME=VALUE")
+    return found
+
+
+@remote.command("status")
+@click.argument("job")
+@click.option("--watch", is_flag=True, help="Until the job has ended; its end is the exit code.")
+@AS_JSON
+@with_cluster
+def status(job: str, watch: bool, as_json: bool, **chosen: Any) -> None:
+    """How JOB is doing: status, progress, model, stage, place in the queue, and the failure record."""
+    from pipeline.jobs import service
+
+    cluster = cluster_of(chosen)
+    view = watched(cluster, job, quiet=as_json) if watch else service.find(cluster, job)
+    click.echo(service.as_json(view)) if as_json else told(view)
+    raise SystemExit(exit_code(view) if watch else 0)
+
+
+def watched(cluster: Cluster, job: str, quiet: bool) -> dict[str, Any]:
+    """Shows every change until the job has ended."""
+    from pipeline.jobs import service
+
+    last = ""
+    while True:
+        view = service.find(cluster, job)
+        line = in_a_line(view)
+        if line != last and not quiet:
+            click.echo(line)
+        last = line
+        if view["status"] in ENDED and view["ended_at"]:
+            return view
+        time.sleep(POLL_SECONDS)
+
+
+def in_a_line(view: dict[str, Any]) -> str:
+    place = f", place {view['queue_position']} in the queue" if view["queue_position"] else ""
+    where = ", ".join(filter(None, (view["current_model"], view["stage"])))
+    return f"{view['job_id']}  {view['status']:<10}  {view['progress']:>3} %  {where}{place}".rstrip()
+
+
+def told(view: dict[str, Any]) -> None:
+    click.echo(in_a_line(view))
+    engine = f" ({view['engine']})" if view["engine"] else ""
+    click.echo(
+        f"model:    {view['model_type']}{engine}\ncreated:  {view['created_at']}\nupdated:  {view['updated_at']}"
+    )
+    if view["note"]:
+        click.echo(view["note"])
+    for warning in view["warnings"]:
+        click.echo(f"WARNING: {warning}")
+    if view["error"]:
+        explained(view["error"])
+
+
+def exit_code(view: dict[str, Any]) -> int:
+    """0, or the one that the failed step had."""
+    from steps.runtime.errors import UnknownError, by_code
+
+    return by_code().get(view["error"]["code"], UnknownError).exit_code if view["error"] else 0
+
+
+@remote.command("list")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True)
+@AS_JSON
+@with_cluster
+def listing(limit: int, as_json: bool, **chosen: Any) -> None:
+    """The jobs that the cluster knows, the newest first."""
+    from pipeline.jobs import service
+
+    found = service.listing(cluster_of(chosen), limit)
+    if as_json:
+        click.echo(service.as_json(found))
+        return
+    for view in found:
+        code = view["error"]["code"] if view["error"] else ""
+        click.echo(
+            f"{in_a_line(view):<60}  {view['model_type']:<11}  {view['created_at']}  {view['source']:<5} {code}".rstrip()
+        )
+    if not found:
+        click.echo("There are no jobs.")
+
+
+@remote.command("logs")
+@click.argument("job")
+@click.option("--step", help="Only of this step: validate, reconviagen, nvdiffrec-quality, report …")
+@click.option("--follow", "-f", is_flag=True, help="Go on while the step runs.")
+@with_cluster
+def logs(job: str, step: str | None, follow: bool, **chosen: Any) -> None:
+    """What JOB's steps printed: from their pods while these are there, afterwards from S3."""
+    from pipeline.jobs import logs, service
+
+    cluster = cluster_of(chosen)
+    for heading, lines in logs.of_job(cluster, service.checked(job), step, follow):
+        click.secho(f"--- {heading}", bold=True)
+        for line in lines:
+            click.echo(line)
+
+
+@remote.command("cancel")
+@click.argument("job")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@with_cluster
+def cancel(job: str, yes: bool, **chosen: Any) -> None:
+    """Stop JOB. What it has made is lost; its record and its logs stay."""
+    from pipeline.jobs import service
+
+    cluster = cluster_of(chosen)
+    view = service.find(cluster, job)
+    if not service.may_cancel(view):
+        click.echo(f"{view['job_id']} was cancelled already")
+        return
+    if not yes and not click.confirm(f"Cancel {in_a_line(view)}?"):
+        raise SystemExit("Nothing was cancelled. Without a terminal to ask at, give --yes.")
+    service.cancel(cluster, job)
+    click.echo(f"{view['job_id']} is being cancelled")
+
+
+@remote.command("retry")
+@click.argument("job")
+@with_cluster
+def retry(job: str, **chosen: Any) -> None:
+    """Go on with JOB from the step that failed, half a minute after its end at the earliest: until then Argo may still end pods
+    by the names that the new ones get."""
+    from pipeline.jobs import service
+
+    told(service.retry(cluster_of(chosen), job))
+
+
+@remote.command("fetch")
+@click.argument("job")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the results.")
+@AS_JSON
+@with_cluster
+def fetch(job: str, out: Path, as_json: bool, **chosen: Any) -> None:
+    """Download JOB's result and report. A broken download goes on where it stopped; every file's SHA-256 is checked."""
+    from pipeline.jobs import download, service
+
+    view = service.find(cluster_of(chosen), job)
+    found = download.fetch(view, out)
+    told = "\n".join(f"{name + ':':8}{path}" for name, path in found.items())
+    click.echo(service.as_json(found) if as_json else told)
+
+
+@remote.command("doctor")
+@click.option(
+    "--template", envvar="SIXVIEW_TEMPLATE", default="sixview", show_default=True, help="The WorkflowTemplate."
+)
+@with_cluster
+def doctor(template: str, **chosen: Any) -> None:
+    """Look at cluster, Argo, template, S3, GPUs and rights, and say what is to be done about each."""
+    from pipeline import doctor
+
+    well = True
+    for finding in doctor.examine(lambda: cluster_of(chosen), template):
+        mark = {True: "ok", False: "NO", None: "--"}[finding.ok]
+        click.secho(f"{mark}  {finding.what}", fg={True: "green", False: "red"}.get(finding.ok))  # type: ignore[arg-type]
+        if finding.advice:
+            click.echo(f"    {finding.advice}")
+        well = well and finding.ok is not False
+    raise SystemExit(0 if well else 1)
+
+
+@remote.group("bucket")
+def bucket() -> None:
+    """The bucket that jobs live in."""
+
+
+@bucket.command("setup")
+@click.option("--bucket", "name", envvar="S3_BUCKET", default="sixview", show_default=True)
+@click.option(
+    "--target",
+    envvar="SIXVIEW_DROP_TARGET",
+    default="",
+    help="ARN of the webhook or queue that hears of drops, as arn:minio:sqs::DROP:webhook.",
+)
+@click.option("--inputs-days", type=click.IntRange(0), default=7, show_default=True, help="Uploaded sets; 0: for ever.")
+@click.option(
+    "--intermediates-days", type=click.IntRange(0), default=7, show_default=True, help="What lies between the steps."
+)
+@click.option("--results-days", type=click.IntRange(0), default=30, show_default=True, help="ZIPs and reports.")
+@click.option("--logs-days", type=click.IntRange(0), default=30, show_default=True)
+@click.option("--drops-days", type=click.IntRange(0), default=30, show_default=True)
+@click.option("--old-days", type=click.IntRange(0), default=7, show_default=True, help="Replaced and deleted versions.")
+def setup(name: str, target: str, **days: int) -> None:
+    """Make the bucket, keep versions in it, let things expire, and have drops announced. May be repeated."""
+    from pipeline.clients import bucket_setup
+
+    lifetimes = bucket_setup.Lifetimes(**{key.removesuffix("_days"): value for key, value in days.items()})
+    for line in bucket_setup.setup(name, lifetimes, target):
+        click.echo(f"{name}: {line}")
+
+
+@remote.command("token")
+@click.argument("name")
+@click.option("--all", "sees_all", is_flag=True, help="A token that sees every job, not just its own.")
+def token(name: str, sees_all: bool) -> None:
+    """Make a bearer token for the HTTP API. Only its digest goes into the cluster."""
+    from pipeline.gateway.tokens import NAME, issue
+
+    if not NAME.fullmatch(name):
+        raise click.UsageError("a token's name consists of lower-case letters, digits and hyphens")
+    secret, digest = issue()
+    value = f"{digest} all" if sees_all else digest
+    patch = json.dumps({"stringData": {name: value}})
+    click.echo(f"token: {secret}\nIt is shown only now. Let the service know it:")
+    click.echo(f"  kubectl -n sixview patch secret sixview-tokens -p '{patch}'")
+
+
+@remote.command("serve")
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=int, default=8080, show_default=True)
+@click.option("--namespace", "-n", envvar="SIXVIEW_NAMESPACE", default="sixview", show_default=True)
+@click.option("--template", envvar="SIXVIEW_TEMPLATE", default="sixview", show_default=True)
+@click.option(
+    "--tokens",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="SIXVIEW_TOKENS",
+    help="Folder with the tokens' digests.",
+)
+@click.option("--no-auth", is_flag=True, help="Let anybody do anything.")
+@click.option(
+    "--input-bucket",
+    "input_buckets",
+    multiple=True,
+    help="A bucket from which sets are taken by s3:// address; more than once for more.",
+)
+@click.option(
+    "--requests-per-minute",
+    type=click.IntRange(1),
+    default=6000,
+    show_default=True,
+    help="Of one token, at one replica.",
+)
+@click.option("--jobs-per-token", type=click.IntRange(1), default=200, show_default=True, help="That have not ended.")
+@click.option(
+    "--uploads",
+    "uploads_at_a_time",
+    type=click.IntRange(1),
+    default=8,
+    show_default=True,
+    help="Read at a time; others wait.",
+)
+@click.option("--redirect", is_flag=True, help="Answer downloads with links into the store.")
+@click.option("--cors-origin", "origins", multiple=True, help="A web page's origin that may use this API.")
+def serve(host: str, port: int, namespace: str, tokens: Path | None, no_auth: bool, **chosen: Any) -> None:
+    """Serve the HTTP API and its page."""
+    import uvicorn
+
+    from pipeline.clients.kubernetes import Kubernetes
+    from pipeline.gateway import app
+    from pipeline.gateway.dependencies import Options
+
+    if (tokens is None) != no_auth:
+        raise click.UsageError("give --tokens FOLDER, or --no-auth where nobody else can reach this service")
+    options = Options(tokens=tokens, **chosen)
+    uvicorn.run(
+        app.create(options, Kubernetes(namespace)),
+        host=host,
+        port=port,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=30,
+        h11_max_incomplete_event_size=65536,
+    )
+
+
+@remote.command("completion")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print what completes commands in a SHELL: `eval "$(sixview completion bash)"`."""
+    from click.shell_completion import get_completion_class
+
+    from pipeline.cli.main import main
+
+    found = get_completion_class(shell)
+    if found:
+        click.echo(found(main, {}, "sixview", "_SIXVIEW_COMPLETE").source())

@@ -1,0 +1,1 @@
+"""What runs beside the jobs in the cluster: exit handler, reconciler, checkpoint sidecar, intake of drops."""

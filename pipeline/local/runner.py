@@ -1,0 +1,436 @@
+"""A job on this machine: the same step commands that run in pods, as child processes, one after the other.
+
+Everything a job produces lives in DIR/.sixview, laid out as the package step expects it:
+  scene/  <model>/{mesh,quality,preview}/  package/  outputs/<step>/  done/<step>.json  options.json  lock
+What a user wants is published beside it, by hard links, when the step that made it has finished. A step is not run again
+while its key (program, options, digests of everything it reads) and its results are what `done` says they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import math
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from pipeline.local.progress import Display
+from pipeline.local.step_cache import Task, is_done, key_of, publish, remove
+from steps.runtime import contract, reporter
+from steps.runtime.attempts import COMPLETED
+from steps.runtime.attempts import read as earlier
+from steps.runtime.contract import JOB_SECONDS, Nvdiffrec, Package, Preview, Quality, Reconviagen, Step, Validate
+from steps.runtime.errors import Interrupted, ModelVramOom, Record, UnknownError, ValidationFailed, as_record, by_code
+from steps.runtime.files import read_json, read_text, tree_digests, write_json
+from steps.runtime.processes import end_session
+
+POLL_SECONDS = 0.1
+LOCK_SECONDS = 10.0
+PUBLISHED = ("result.zip", "report", "outputs.json")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user asks of a job. See the fields of the same name in steps.runtime.contract."""
+
+    input: Path
+    out: Path
+    models: tuple[str, ...]
+    cameras: Path | None = None
+    rig: str = "auto"
+    engine: str = "auto"
+    device: str = "auto"
+    weights: Path | None = None
+    refine: bool = False
+    low_vram: bool = False
+    structure_steps: int = 30
+    latent_steps: int = 12
+    seed: int = 0
+    resolution: int = 0
+    grid: int = 256
+    faces: int = 20000
+    texture_size: int = 0
+    tet_grid: int = 64
+    batch: int = 0
+    iterations: int = 40
+    held_out: Path | None = None
+    psnr_threshold: float = 20.0
+    ssim_threshold: float = 0.75
+    object_psnr_threshold: float = 0.0
+    object_ssim_threshold: float = -1.0
+    preview_size: int = 512
+    memory_limit_mib: int = 0
+
+
+@dataclass
+class Outcome:
+    """How the job went so far."""
+
+    failure: Record | None = None
+    reused: list[str] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)  # the steps that ran or were kept, in their order
+    ran: list[str] = field(default_factory=list)
+    started: list[str] = field(default_factory=list)  # models
+    current: set[Path] = field(default_factory=set)  # result folders that belong to this run's options
+
+
+def run(options: Options, display: Display) -> tuple[dict[str, Any], int]:
+    """Runs the job. Returns outputs.json and the exit code: 0, or that of the step that failed first."""
+    job = Job(options, display)
+    with job.locked(), job.signals():
+        began = time.monotonic()
+        job.prepare()
+        job.work()
+        return job.finish(time.monotonic() - began)
+
+
+class Job:
+    """One run of one job in one folder."""
+
+    def __init__(self, options: Options, display: Display) -> None:
+        self.options, self.display = options, display
+        self.state = options.out / ".sixview"
+        self.outcome = Outcome()
+        self.stopped = False
+        self.tried = 0  # attempts of a model that ended for want of the device's memory
+        self.child: subprocess.Popen[bytes] | None = None
+        self.lock: IO[str] | None = None
+
+    # -- the life of a job ----------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the folder. Step processes inherit the lock, so that the leftovers of a killed run are waited for."""
+        _refuse_foreign(self.options)
+        self.state.mkdir(parents=True, exist_ok=True)
+        with open(self.state / "lock", "w") as lock:
+            _wait_for(lock, self.options.out)
+            self.lock = lock
+            yield
+
+    @contextlib.contextmanager
+    def signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM end the running step, which records INTERRUPTED, and with it the job."""
+
+        def stop(_number: int, _frame: object) -> None:
+            self.stopped = True
+            if self.child is not None:
+                self.child.terminate()
+
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = [signal.signal(number, stop) for number in numbers]
+        try:
+            yield
+        finally:
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
+
+    def prepare(self) -> None:
+        """Takes away what an older run published at the top: it must not be taken for this run's result."""
+        for name in (*PUBLISHED, *contract.MODELS):
+            remove(self.options.out / name)
+        (self.state / "done").mkdir(exist_ok=True)
+        write_json(
+            self.state / "options.json",
+            {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self.options).items()},
+        )
+
+    def work(self) -> None:
+        """validate, then each model with its quality and preview, then package. The first failure stops what comes after,
+        but a mesh that misses the gate is still drawn and packed."""
+        if self.do(self.validate()):
+            for model in self.options.models:
+                self.outcome.started.append(model)
+                if self.made(model):
+                    self.publish(model, "mesh", model)
+                    self.do(self.quality(model))
+                    self.publish(model, "quality", model)
+                    self.do(self.preview(model))
+                    self.publish(model, "preview", f"{model}/previews")
+                if self.outcome.failure:
+                    break
+        if not self.stopped:
+            self.package()
+
+    def made(self, model: str) -> bool:
+        """Runs a model. After a MODEL_VRAM_OOM it is run again, and takes the next rung of its memory ladder, to the last."""
+        attempts = self.state / "attempts" / f"{model}.json"
+        if any(attempt["outcome"] == COMPLETED for attempt in earlier(attempts)[0]):
+            attempts.unlink()  # of a run that is over: the device may have more memory now
+        while not self.do(self.model(model)):
+            failure = self.outcome.failure
+            tried = len(earlier(attempts)[0])
+            if failure is None or failure["code"] != ModelVramOom.code or tried <= self.tried:
+                return False
+            self.tried, self.outcome.failure = tried, None
+        return True
+
+    def package(self) -> None:
+        for model in self.options.models:
+            for part in ("mesh", "quality", "preview"):
+                if self.state / model / part not in self.outcome.current:
+                    remove(self.state / model / part)  # of an earlier run with other options: no evidence for this one
+        packed = self.do(self.packaging())
+        for name in ("result.zip", "report") if packed else ():
+            publish(self.state / "package" / name, self.options.out / name)
+
+    def finish(self, seconds: float) -> tuple[dict[str, Any], int]:
+        """Writes and returns outputs.json, with the exit code."""
+        if self.stopped and not (self.options.out / "result.zip").exists():  # between two steps nobody else has said so
+            stop = Interrupted("The job was stopped before it had finished.").record()
+            self.outcome.failure = self.outcome.failure or stop
+        failure = self.outcome.failure
+        code = by_code()[failure["code"]].exit_code if failure else 0
+        manifest = read_json(self.state / "package" / "manifest.json", {})
+        out = self.options.out
+        summary = {
+            "status": "failed" if failure else "completed",
+            "exit_code": code,
+            "models": {m: self.model_summary(m) for m in self.outcome.started},
+            "result": str(out / "result.zip") if (out / "result.zip").is_file() else None,
+            "report": str(out / "report" / "index.html") if (out / "report").is_dir() else None,
+            "content_digest": manifest.get("content_digest"),
+            "seconds": round(seconds, 2),
+            "steps": {"ran": self.outcome.ran, "reused": self.outcome.reused},
+            "error": failure,
+            "warnings": self.warnings(),
+        }
+        write_json(out / "outputs.json", summary)
+        return summary, code
+
+    def warnings(self) -> list[str]:
+        """What the steps of this run warn of, those that were kept from an earlier run as well."""
+        of_each = (reporter.read_warnings(self.state / "outputs" / name) for name in self.outcome.told)
+        return list(dict.fromkeys(line for lines in of_each for line in lines))
+
+    def model_summary(self, model: str) -> dict[str, Any]:
+        quality = read_json(self.state / model / "quality" / "quality.json", {})
+        told = {key: read_text(self.state / "outputs" / model / key) or None for key in ("engine", "device")}
+        facts = {key: quality.get(key, told.get(key)) for key in ("engine", "device", "psnr", "ssim", "passed")}
+        folder = self.options.out / model
+        files = (
+            sorted(p.relative_to(self.options.out).as_posix() for p in folder.rglob("*") if p.is_file())
+            if folder.is_dir()
+            else []
+        )
+        return {**facts, "files": files}
+
+    # -- the plan -------------------------------------------------------------------------------------------------------
+
+    def common(self, name: str, out: Path, deadline: float = JOB_SECONDS) -> dict[str, Any]:
+        return {
+            "out": out,
+            "outputs": self.state / "outputs" / name,
+            "deadline_seconds": round(deadline, 1),
+            "memory_limit_mib": self.options.memory_limit_mib,
+        }
+
+    def validate(self) -> Task:
+        o = self.options
+        parameters = Validate(
+            **self.common("validate", self.state / "scene"),
+            input=o.input,
+            cameras=o.cameras,
+            rig=o.rig,
+            device=o.device,
+        )
+        return Task("validate", "validate", parameters, (o.input, *([o.cameras] if o.cameras else [])))
+
+    def model(self, model: str) -> Task:
+        scene = self.state / "scene"
+        used = sum(_seconds(self.state / "outputs" / m) for m in self.outcome.started if m != model)
+        common = {**self.common(model, self.state / model / "mesh", max(1.0, JOB_SECONDS - used)), "scene": scene}
+        make = {"reconviagen": self.reconviagen, "nvdiffrec": self.nvdiffrec}[model]
+        return Task(model, model, make(common), (scene,))
+
+    def reconviagen(self, common: dict[str, Any]) -> Step:
+        o = self.options
+        return Reconviagen(
+            **common,
+            engine=o.engine,
+            device=o.device,
+            weights=o.weights,
+            refine=o.refine,
+            low_vram=o.low_vram,
+            structure_steps=o.structure_steps,
+            latent_steps=o.latent_steps,
+            attempts=self.state / "attempts" / "reconviagen.json",
+            resolution=o.resolution,
+            grid=o.grid,
+            faces=o.faces,
+            texture_size=o.texture_size,
+            seed=o.seed,
+        )
+
+    def nvdiffrec(self, common: dict[str, Any]) -> Step:
+        o = self.options
+        return Nvdiffrec(
+            **common,
+            device=o.device,
+            resolution=o.resolution,
+            batch=o.batch,
+            grid=o.tet_grid,
+            iterations=o.iterations,
+            fusion_grid=o.grid,
+            faces=o.faces,
+            texture_size=o.texture_size,
+            seed=o.seed,
+            attempts=self.state / "attempts" / "nvdiffrec.json",
+            checkpoint=self.state / "checkpoints" / "nvdiffrec.pt",
+        )
+
+    def quality(self, model: str) -> Task:
+        name, scene, mesh = f"{model}.quality", self.state / "scene", self.state / model / "mesh"
+        parameters = Quality(
+            **self.common(name, self.state / model / "quality"),
+            scene=scene,
+            mesh=mesh,
+            held_out=self.options.held_out,
+            psnr_threshold=self.options.psnr_threshold,
+            ssim_threshold=self.options.ssim_threshold,
+            object_psnr_threshold=self.options.object_psnr_threshold,
+            object_ssim_threshold=self.options.object_ssim_threshold,
+        )
+        more = (self.options.held_out,) if self.options.held_out else ()
+        return Task(name, "quality", parameters, (scene, mesh, *more))
+
+    def preview(self, model: str) -> Task:
+        name, scene, mesh = f"{model}.preview", self.state / "scene", self.state / model / "mesh"
+        parameters = Preview(
+            **self.common(name, self.state / model / "preview"), scene=scene, mesh=mesh, size=self.options.preview_size
+        )
+        return Task(name, "preview", parameters, (scene, mesh))
+
+    def packaging(self) -> Task:
+        models = ",".join(self.outcome.started or self.options.models)
+        parameters = Package(**self.common("package", self.state / "package"), job=self.state, models=models)
+        return Task("package", "package", parameters, ())
+
+    # -- running and reusing --------------------------------------------------------------------------------------------
+
+    def do(self, task: Task) -> bool:
+        """Runs a task unless its results are still good. Returns whether it succeeded."""
+        if self.stopped:
+            return False
+        done = self.state / "done" / f"{task.name}.json"
+        self.outcome.told.append(task.name)
+        key = key_of(task)
+        if task.reads and is_done(read_json(done, {}), key, task.parameters.out):
+            self.outcome.reused.append(task.name)
+            self.outcome.current.add(task.parameters.out)
+            self.display.reused(task.name)
+            return True
+        done.unlink(missing_ok=True)
+        failure = self.execute(task)
+        self.outcome.ran.append(task.name)
+        if failure is None or by_code()[failure["code"]].keeps_results:
+            self.outcome.current.add(task.parameters.out)
+        if failure is None:
+            write_json(done, {"key": key, "results": tree_digests(task.parameters.out)})
+        self.outcome.failure = self.outcome.failure or failure
+        return failure is None
+
+    def execute(self, task: Task) -> Record | None:
+        """Runs the step's command and watches its small files. Returns the failure record, if any."""
+        outputs = task.parameters.outputs
+        shutil.rmtree(outputs, ignore_errors=True)
+        outputs.mkdir(parents=True)
+        command = [sys.executable, "-m", f"steps.{task.step}", *contract.arguments(task.parameters)]
+        with (
+            open(self.state / "outputs" / f"{task.name}.stderr", "wb") as errors,
+            self.display.step(task.name) as shown,
+        ):
+            # a session of its own: a Ctrl-C reaches only us, and we pass it on
+            self.child = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=errors,
+                stderr=errors,
+                start_new_session=True,
+                pass_fds=[self.lock.fileno()] if self.lock else (),
+            )
+            try:
+                while not _has_ended(self.child):
+                    if self.stopped:
+                        self.child.terminate()
+                    shown.update(*(read_text(outputs / name) for name in ("stage", "progress", "seconds-left")))
+            finally:
+                end_session(self.child.pid)  # where the step's own watcher was killed, nobody else has done so
+                code, self.child = self.child.wait(), None
+            return shown.ended(
+                _failure(outputs, code, self.state / "outputs" / f"{task.name}.stderr"), _seconds(outputs)
+            )
+
+    def publish(self, model: str, part: str, place: str) -> None:
+        """Shows a part of a model's results under its final name."""
+        source = self.state / model / part
+        if source not in self.outcome.current:
+            return
+        for path in sorted(source.glob("*")) if source.is_dir() else []:
+            if path.name not in ("model.json", "preview.json", "start.glb"):
+                publish(path, self.options.out / place / path.name)
+
+
+# -- helpers ------------------------------------------------------------------------------------------------------------
+
+
+def _refuse_foreign(options: Options) -> None:
+    """A folder with entries of our names that no run of ours made is somebody's work."""
+    taken = [name for name in (*PUBLISHED, *options.models) if (options.out / name).exists()]
+    if options.out.is_file() or (taken and not (options.out / ".sixview").is_dir()):
+        what = f"holds {', '.join(taken)}, which no sixview run wrote" if taken else "is a file"
+        raise ValidationFailed(f"The output folder {options.out} {what}.", "Name another folder with --out.")
+
+
+def _wait_for(lock: IO[str], out: Path) -> None:
+    give_up = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > give_up:
+                raise ValidationFailed(
+                    f"Another sixview run is working in {out}.", "Wait for it to end, or name another folder."
+                ) from None
+            time.sleep(POLL_SECONDS)
+
+
+def _has_ended(child: subprocess.Popen[bytes]) -> bool:
+    """Waits for the child for a moment."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(POLL_SECONDS)
+    return child.returncode is not None
+
+
+def _seconds(outputs: Path) -> float:
+    """How long a step took, 0 where it has not said so."""
+    try:
+        seconds = float(read_text(outputs / "seconds", "0"))
+    except ValueError:
+        return 0.0
+    return seconds if 0 <= seconds < math.inf else 0.0
+
+
+def _failure(outputs: Path, code: int, errors: Path) -> Record | None:
+    if code == 0:
+        return None
+    last = (read_text(errors).splitlines() or [""])[-1]
+    return (
+        as_record(read_json(outputs / "failure.json"))
+        or UnknownError(
+            f"The step ended with exit code {code} before it could say why. {last}".strip(), log=str(errors)
+        ).record()
+    )
+
+
+def forget(options: Options) -> None:
+    """Takes away what earlier runs of this job have finished."""
+    _refuse_foreign(options)
+    remove(options.out / ".sixview" / "done")

@@ -1,0 +1,1 @@
+"""The WorkflowTemplate: a step's contract becomes a pod."""
