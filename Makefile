@@ -24,11 +24,12 @@ test: lint tests/gltf/node_modules pipeline/web/vendor  ## install what the test
 	$(BIN)/python -m $(if $(ARGS),pytest $(ARGS),tests)
 
 # those that need neither jobs nor a cluster
-CHECKS := tests/formats tests/steps tests/pipeline tests/test_house.py tests/test_benchmarks.py tests/test_docs.py \
-	tests/nvdiffrec/test_checkpoint.py tests/nvdiffrec/test_ladder.py tests/reconviagen/test_model.py tests/reconviagen/test_weights.py
+CHECKS := tests/runtime tests/io tests/pipeline tests/test_house.py tests/test_benchmarks.py tests/test_docs.py \
+	tests/nvdiffrec/test_checkpoint.py tests/nvdiffrec/test_ladder.py tests/reconviagen/test_engines.py \
+	tests/reconviagen/test_model.py tests/reconviagen/test_weights.py
 
 check: lint tests/gltf/node_modules pipeline/web/vendor  ## style, types, and the tests that take seconds
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" --ignore tests/pipeline/test_local.py $(CHECKS)
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" --ignore tests/pipeline/local/test_runner.py $(CHECKS)
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .

@@ -16,7 +16,7 @@ from PIL import Image
 from steps.io import mesh_files
 from tests.conftest import Finished, need
 from tests.foreign import f3d_picture, mitsuba_pictures
-from tests.formats.test_meshes import khronos_issues
+from tests.io.test_mesh_files import khronos_issues
 
 Array = np.ndarray[Any, Any]
 

@@ -82,7 +82,7 @@ def ours(side: int, faces: int) -> float:
     import torch
 
     from steps.raster import torch_ops as dr
-    from tests.geometry.shapes import ball, camera, clip_of
+    from tests.raster.shapes import ball, camera, clip_of
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     vertices, triangles = ball(FACES[faces], rough=0.0)
@@ -108,7 +108,7 @@ def mitsuba(side: int, faces: int, integrator: str) -> float:
     import drjit as dj
     import mitsuba as mi
 
-    from tests.geometry.shapes import ball, camera
+    from tests.raster.shapes import ball, camera
 
     mi.set_variant("llvm_ad_rgb")
     dj.set_thread_count(len(os.sched_getaffinity(0)))

@@ -32,7 +32,7 @@ from tests.cluster.node import kubectl, wait_for
 from tests.cluster.places import KUBECONFIG, NAMESPACE
 from tests.cluster.test_failures import check_record
 from tests.conftest import need
-from tests.pipeline.test_pod_messages import (
+from tests.pipeline.jobs.test_pod_messages import (
     ANOTHER_TIME,
     CONDITIONS,
     INPUT,

@@ -19,7 +19,7 @@ from steps.runtime.contract import Quality
 from steps.runtime.reporter import Reporter
 from tests.cases import units
 from tests.cases.kit import Case
-from tests.formats.test_meshes import khronos_issues
+from tests.io.test_mesh_files import khronos_issues
 from tests.quality.test_quality import SCHEMA
 from tests.validate.test_local_frame import validated
 

@@ -18,7 +18,7 @@ from steps.runtime.contract import Reconviagen
 from steps.runtime.errors import ModelFailed, ModelVramOom
 from steps.runtime.reporter import Reporter
 from tests.reconviagen.parts import environment, write_weights
-from tests.steps.test_runner import is_running, wait_until
+from tests.runtime.test_supervisor import is_running, wait_until
 
 START = """
 import json, os, sys, time

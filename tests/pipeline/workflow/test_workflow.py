@@ -23,7 +23,7 @@ from steps.runtime.errors import ModelOom
 from steps.runtime.options import JOB_OPTIONS, PRIORITIES, wrong
 from tests.conftest import sixview
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SPEC = workflow_template()["spec"]
 TEMPLATES = {template["name"]: template for template in SPEC["templates"]}
 STEP_PODS = {name: t for name, t in TEMPLATES.items() if "container" in t and name != "report"}

@@ -1,4 +1,4 @@
-"""A step that gets into trouble on purpose: `python -m tests.steps.trouble KIND --out ... --outputs ...`."""
+"""A step that gets into trouble on purpose: `python -m tests.runtime.trouble KIND --out ... --outputs ...`."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import torch
 
 from steps.compute import kernels
 from steps.raster import torch_ops as dr
-from tests.geometry.shapes import ball, camera, clip_of, drawn, likeness, supersampled, waves
+from tests.raster.shapes import ball, camera, clip_of, drawn, likeness, supersampled, waves
 
 Array = np.ndarray[Any, Any]
 SIZE = 64

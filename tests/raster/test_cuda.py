@@ -14,7 +14,7 @@ SIZE = 20
 
 
 def run(what: str, **environment: str) -> str:
-    command = [sys.executable, "-W", "ignore", "-c", f"from tests.geometry import test_cuda; test_cuda.{what}()"]
+    command = [sys.executable, "-W", "ignore", "-c", f"from tests.raster import test_cuda; test_cuda.{what}()"]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=300, env={**os.environ, **environment}, check=False
     )
@@ -48,7 +48,7 @@ def compare() -> None:
     from steps.raster import backends
     from steps.raster import torch_ops as dr
     from steps.raster.cuda import Cuda
-    from tests.geometry.shapes import ball, camera, clip_of, waves
+    from tests.raster.shapes import ball, camera, clip_of, waves
 
     vertices, faces = ball(5)
     tri, attr = torch.from_numpy(faces), torch.rand((len(vertices), 3), generator=torch.Generator().manual_seed(0))

@@ -21,7 +21,7 @@ MIB = 1 << 20
 
 
 class Trouble:
-    """Runs tests.steps.trouble and reads what it left."""
+    """Runs tests.runtime.trouble and reads what it left."""
 
     def __init__(self, folder: Path) -> None:
         self.out, self.outputs = folder / "out", folder / "outputs"
@@ -30,7 +30,7 @@ class Trouble:
         words = [
             sys.executable,
             "-m",
-            "tests.steps.trouble",
+            "tests.runtime.trouble",
             kind,
             "--out",
             self.out,
@@ -228,7 +228,7 @@ def test_the_deadline_ends_all_that_the_step_has_started(trouble: Trouble) -> No
 
 
 def test_processes_of_the_shell_that_became_the_step_are_spared(trouble: Trouble) -> None:
-    words = f"-m tests.steps.trouble end_well_with_a_family --out {trouble.out} --outputs {trouble.outputs}"
+    words = f"-m tests.runtime.trouble end_well_with_a_family --out {trouble.out} --outputs {trouble.outputs}"
     script = f"sleep 30 >/dev/null 2>&1 & echo $! > {trouble.out.parent}/beside; exec {sys.executable} {words}"
     assert subprocess.run(["sh", "-c", script], timeout=20, check=False).returncode == 0
     beside = int((trouble.out.parent / "beside").read_text())

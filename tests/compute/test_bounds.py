@@ -17,7 +17,7 @@ def test_every_kernel_stays_within_bounds_over_degenerate_meshes_and_cameras(pyt
     """In a process of its own, whose compiled kernels, slower by the check, lie in a cache of their own."""
     cache = pytestconfig.cache.mkdir("bounded") if pytestconfig.cache else ROOT / ".pytest_cache"
     environment = {**os.environ, "NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(cache)}
-    command = [sys.executable, "-W", "ignore", "-c", "from tests.geometry import bounded; bounded.main()"]
+    command = [sys.executable, "-W", "ignore", "-c", "from tests.compute import bounded; bounded.main()"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()

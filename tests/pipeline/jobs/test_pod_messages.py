@@ -13,7 +13,7 @@ from pipeline.jobs import pod_messages as says
 from pipeline.workflow.settings import Settings
 from pipeline.workflow.step_templates import infrastructure
 from steps.runtime.errors import Interrupted, Killed, ModelFailed, StepError
-from tests.pipeline.test_report import failed, node, workflow
+from tests.pipeline.incluster.test_exit_handler import failed, node, workflow
 
 LOST = [
     # Kubernetes 1.28.15 and 1.34.4, kubelet

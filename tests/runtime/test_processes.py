@@ -12,7 +12,7 @@ import pytest
 
 from steps.runtime import processes
 from steps.runtime.processes import descendants, end_session
-from tests.steps.test_runner import is_running, wait_until
+from tests.runtime.test_supervisor import is_running, wait_until
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from steps.calibration.depth_views import Frame, depth_view, normalised
 from steps.calibration.presets import PRESETS
 from steps.geometry.cameras import Camera, look_at, ray_to_z
 from steps.raster.rasterize import rasterize
-from tests.geometry.shapes import ball
+from tests.raster.shapes import ball
 
 Array = np.ndarray[Any, Any]
 SIZE = 128
