@@ -72,42 +72,81 @@ ALLOWED = {
     },
     **{f"{step}.__main__": {"runtime.supervisor"} for step in STEPS},
 }
+# the same of `pipeline`, from the bottom to the top
+ALLOWED_IN_PIPELINE = {
+    "clients": {"clients", "jobs.ids", "incluster.markers"},
+    "jobs": {"clients", "jobs", "incluster.markers"},
+    "incluster": {"clients", "jobs", "incluster"},
+    "workflow": {"clients.s3", "jobs", "workflow"},
+    "local": {"local"},
+    "gateway": {"clients", "jobs", "gateway"},
+    "web": set(),
+    "installation": {"clients", "jobs"},
+    "doctor": {"clients", "jobs", "gateway.health", "installation"},
+    "cli": {"clients", "jobs", "workflow", "local", "gateway", "doctor", "cli"},
+}
+LAYERS = [("steps", ALLOWED), ("pipeline", ALLOWED_IN_PIPELINE)]
 
 
-def imports(path: Path) -> set[str]:
+def imports(path: Path, for_types: bool = True) -> set[str]:
+    """What a module imports, wherever in it. for_types: also what only the type checker sees."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    waiting: list[ast.AST] = [ast.parse(path.read_text())]
+    while waiting:
+        node = waiting.pop()
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        if for_types or not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+            waiting += ast.iter_child_nodes(node)
     return names
 
 
-def layer_of(module: str) -> str:
-    """The most particular entry of ALLOWED that a module of `steps` stands under."""
-    return max((a for a in ALLOWED if f"{module}.".startswith(f"{a}.")), key=len, default="")
+def module_of(file: Path) -> str:
+    """steps/io/png.py as `steps.io.png`, and steps/io/__init__.py as `steps.io`."""
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-@pytest.mark.parametrize("layer", ALLOWED)
-def test_a_layer_of_steps_imports_only_from_the_layers_it_may(layer: str) -> None:
-    files = [f for f in (ROOT / "steps").rglob("*.py") if layer_of(module_of(f)) == layer]
+def files_of(package: str) -> dict[str, Path]:
+    """By module."""
+    return {module_of(f): f for f in sorted((ROOT / package).rglob("*.py"))}
+
+
+def layer_of(module: str, allowed: dict[str, set[str]]) -> str:
+    """The most particular entry that a module stands under, by its name without its package's; empty where there is none."""
+    return max((a for a in allowed if f"{module}.".startswith(f"{a}.")), key=len, default="")
+
+
+@pytest.mark.parametrize(
+    ("package", "allowed", "layer"), [(package, allowed, layer) for package, allowed in LAYERS for layer in allowed]
+)
+def test_a_layer_imports_only_from_the_layers_it_may(package: str, allowed: dict[str, set[str]], layer: str) -> None:
+    names = {m: m.removeprefix(f"{package}.") for m in files_of(package)}
+    files = [file for m, file in files_of(package).items() if layer_of(names[m], allowed) == layer]
     assert files
     for file in files:
-        inner = [n.removeprefix("steps.") for n in imports(file) if n.startswith("steps.")]
-        wrong = [n for n in inner if not any(n == a or n.startswith(a + ".") for a in ALLOWED[layer])]
+        inner = [n.removeprefix(f"{package}.") for n in imports(file) if n.startswith(f"{package}.")]
+        wrong = [n for n in inner if not any(n == a or n.startswith(a + ".") for a in allowed[layer])]
         assert not wrong, f"{file.relative_to(ROOT)} imports {wrong}"
-        assert not [n for n in imports(file) if n.startswith("pipeline")]
+        assert package == "pipeline" or not [n for n in imports(file) if n.startswith("pipeline")]
 
 
-def test_all_that_steps_hold_is_of_a_layer() -> None:
-    files = [f for f in (ROOT / "steps").rglob("*.py") if f != ROOT / "steps" / "__init__.py"]
-    assert not [f for f in files if not layer_of(module_of(f))]
+@pytest.mark.parametrize(("package", "allowed"), LAYERS)
+def test_every_module_is_of_a_layer(package: str, allowed: dict[str, set[str]]) -> None:
+    names = [m.removeprefix(f"{package}.") for m in files_of(package) if m != package]
+    assert not [name for name in names if not layer_of(name, allowed)]
 
 
-def module_of(file: Path) -> str:
-    """steps/io/png.py as `io.png`, and steps/io/__init__.py as `io`."""
-    return ".".join(file.relative_to(ROOT / "steps").with_suffix("").parts).removesuffix(".__init__")
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    files = files_of("steps") | files_of("pipeline")
+    waiting = {}
+    for module, file in files.items():
+        names = imports(file, for_types=False)
+        waiting[module] = {n if n in files else n.rpartition(".")[0] for n in names} & set(files)
+    while free := {module for module, needed in waiting.items() if not needed & set(waiting)}:
+        waiting = {module: needed for module, needed in waiting.items() if module not in free}
+    assert not waiting
 
 
 def test_pipeline_imports_only_the_light_layers_of_steps() -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,61 +12,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.cli import flags
-from pipeline.cli.console import explained
-from steps.runtime.errors import StepError
+from pipeline.cli.console import Remote, explained
 
 if TYPE_CHECKING:
     from pipeline.clients.kubernetes import Cluster
 
 ENDED = ("completed", "failed", "cancelled")
 POLL_SECONDS = 2.0
-
-
-class Remote(click.Group):
-    """Failures of these commands are told in plain words, and as JSON with --json."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
-            raise  # click tells these itself
-        except BrokenPipeError:
-            raise SystemExit(closed_pipe()) from None
-        except StepError as error:
-            raise SystemExit(refused(error)) from None
-        except ImportError as error:
-            raise SystemExit(
-                f"This needs {error.name}; install the extra: pip install 'sixview[cluster,gateway]'"
-            ) from None
-        except Exception as error:
-            raise SystemExit(store_trouble(error)) from None
-
-
-def closed_pipe() -> int:
-    """Whoever read our output has had enough, as `head` has: the exit code of a program that SIGPIPE ended. Nothing may be
-    written on the way out either."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 128 + signal.SIGPIPE
-
-
-def refused(error: StepError) -> int:
-    explained(error.record())
-    return error.exit_code
-
-
-def store_trouble(error: Exception) -> int:
-    """boto3's errors in our words; anything else is a fault of this program."""
-    from pipeline.clients import s3_errors
-    from steps.runtime.errors import StorageUnavailable, UnknownError
-
-    if type(error).__module__.startswith(("botocore", "boto3", "minio", "urllib3")):
-        what, advice = s3_errors.explained(error)
-        return refused(StorageUnavailable(f"{what[0].upper()}{what[1:]}.".replace("..", "."), advice))
-    if os.environ.get("SIXVIEW_TRACEBACK"):
-        sys.excepthook(type(error), error, error.__traceback__)
-    return refused(
-        UnknownError(f"{type(error).__name__}: {error}", "Set SIXVIEW_TRACEBACK=1 and report what is printed.")
-    )
 
 
 def with_cluster(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -437,16 +387,3 @@ def serve(host: str, port: int, namespace: str, tokens: Path | None, no_auth: bo
         timeout_graceful_shutdown=30,
         h11_max_incomplete_event_size=65536,
     )
-
-
-@remote.command("completion")
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-def completion(shell: str) -> None:
-    """Print what completes commands in a SHELL: `eval "$(sixview completion bash)"`."""
-    from click.shell_completion import get_completion_class
-
-    from pipeline.cli.main import main
-
-    found = get_completion_class(shell)
-    if found:
-        click.echo(found(main, {}, "sixview", "_SIXVIEW_COMPLETE").source())

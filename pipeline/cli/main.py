@@ -2,37 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import subprocess
-import sys
-import tempfile
 from importlib import metadata
-from pathlib import Path
-from typing import Any
 
 import click
 
-from pipeline.cli import flags
-from pipeline.cli.cluster_commands import Remote, remote
-from pipeline.cli.console import explained
+from pipeline.cli.cluster_commands import remote
+from pipeline.cli.console import Remote
+from pipeline.cli.local_commands import local
 from pipeline.cli.weights_commands import commands as weights
-from steps.runtime import contract
-from steps.runtime.contract import MODELS, RIGS, Nvdiffrec, Reconviagen, Sample, Step
-from steps.runtime.errors import StepError, ValidationFailed
-from steps.runtime.files import read_json, write_json
-
-FOLDER = click.Path(path_type=Path, file_okay=False)
-FILE = click.Path(path_type=Path, dir_okay=False)
-PATH = click.Path(path_type=Path)
-CAMERAS_HELP = (
-    "A cameras.json, rig.json or transforms.json (NeRF), or the folder of a COLMAP text model; without it the input's own "
-    "cameras.json, else what --rig says."
-)
-RIG_HELP = (
-    "Without cameras: find out how they stand, take the nominal ones, or those of a generator whose six views these are, in its "
-    "order. A FILE is what --cameras takes, such as the rig.json of another set."
-)
 
 
 @click.group(cls=Remote, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -41,228 +18,18 @@ def main() -> None:
     """Six views and six depth renders of an object in, a textured mesh out."""
 
 
-@main.command("run")
-@click.argument("input", type=click.Path(path_type=Path))
-@click.option("--out", type=FOLDER, required=True, help="Folder for the results; a broken run in it is taken up again.")
-@flags.of_job("model")
-@flags.of_job("engine", "Engine of the model; auto says which it took and why.")
-@flags.of_job("device", "Where to compute.")
-@click.option("--weights", type=FOLDER, help="Folder with the reconviagen engine's weights.")
-@click.option("--refine", is_flag=True, help="Engine reconviagen: go on from its mesh with the exact cameras.")
-@click.option(
-    "--low-vram", is_flag=True, help="Engine reconviagen: networks wait in main memory until it is their turn."
-)
-@flags.of_step(Reconviagen, "structure_steps", "Engine reconviagen: steps of the sampler of the coarse structure.")
-@flags.of_step(Reconviagen, "latent_steps", "Engine reconviagen: steps of the sampler of the surface's latents.")
-@click.option("--cameras", type=PATH, help=CAMERAS_HELP)
-@click.option("--rig", default="auto", show_default=True, metavar=f"[{'|'.join(RIGS)}|FILE]", help=RIG_HELP)
-@flags.of_job("seed")
-@flags.of_job("resolution")
-@flags.of_job("grid")
-@flags.of_job("faces")
-@flags.of_job("texture-size")
-@flags.of_step(Nvdiffrec, "grid", "nvdiffrec: cells of its lattice along the longest side.", "tet-grid")
-@flags.of_step(Nvdiffrec, "batch", "nvdiffrec: views in memory at a time; 0: 1 on CPU, 6 on GPU.")
-@flags.of_job("iterations")
-@click.option(
-    "--held-out", type=FOLDER, help="Folder with held_out.json and views that no model sees, to judge by too."
-)
-@flags.of_job("psnr-threshold", "The gate on mean PSNR in dB.")
-@flags.of_job("ssim-threshold", "The gate on mean SSIM.")
-@flags.of_job("object-psnr-threshold")
-@flags.of_job("object-ssim-threshold")
-@flags.of_step(Step, "memory_limit_mib", "End a step as MODEL_OOM above this; 0: only the container's limit.")
-@click.option("--restart", is_flag=True, help="Forget what an earlier run in --out has finished.")
-@click.option("--json", "as_json", is_flag=True, help="Print outputs.json on stdout and nothing else.")
-def run_job(model: str, restart: bool, as_json: bool, **chosen: Any) -> None:
-    """Run a job on this machine. INPUT is a folder or .zip with multi_views/ and depth_renders/, six PNGs each."""
-    from pipeline.local import runner  # here, so that --help does not load what only a run needs
-    from pipeline.local.progress import Display
+@main.command("completion")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print what completes commands in a SHELL: `eval "$(sixview completion bash)"`."""
+    from click.shell_completion import get_completion_class
 
-    try:
-        chosen |= pinned(chosen["rig"], chosen["cameras"])
-        options = runner.Options(models=tuple(MODELS) if model == "both" else (model,), **chosen)
-        if restart:
-            runner.forget(options)
-        summary, code = runner.run(options, Display(quiet=as_json))
-    except StepError as error:
-        raise SystemExit(refused(error, as_json)) from None
-    click.echo(json.dumps(summary, indent=2, ensure_ascii=False)) if as_json else told(summary)
-    raise SystemExit(code)
+    found = get_completion_class(shell)
+    if found:
+        click.echo(found(main, {}, "sixview", "_SIXVIEW_COMPLETE").source())
 
 
-def pinned(rig: str, cameras: Path | None) -> dict[str, Any]:
-    """The options `rig` and `cameras`, where the first may name a file for the second."""
-    if rig in RIGS:
-        return {"rig": rig, "cameras": cameras}
-    if not Path(rig).exists():
-        raise ValidationFailed(
-            f"There is no rig {rig!r}.", f"Choose one of: {', '.join(RIGS)}; or name an existing file."
-        )
-    if cameras is not None:
-        raise ValidationFailed("Both --rig and --cameras name cameras.", "Leave one of them out.")
-    return {"rig": "auto", "cameras": Path(rig)}
-
-
-def refused(error: StepError, as_json: bool) -> int:
-    """A job that could not even begin."""
-    if as_json:
-        click.echo(
-            json.dumps(
-                {"status": "failed", "exit_code": error.exit_code, "error": error.record()},
-                indent=2,
-                ensure_ascii=False,
-            )
-        )
-    else:
-        explained(error.record())
-    return error.exit_code
-
-
-def told(summary: dict[str, Any]) -> None:
-    """The end of a job in plain words."""
-    for name, model in summary["models"].items():
-        if model["psnr"] is not None:
-            verdict = "passes" if model["passed"] else "does not pass"
-            scores = f"PSNR {model['psnr']:.2f} dB, SSIM {model['ssim']:.4f}"
-            click.echo(f"{name} ({model['engine']}) on {model['device']}: {scores}; {verdict}")
-    for warning in summary["warnings"]:
-        click.echo(f"WARNING: {warning}")
-    if summary["error"]:
-        explained(summary["error"])
-    click.echo(f"{'Finished' if not summary['error'] else 'Ended'} after {summary['seconds']:.1f} s")
-    for label in ("result", "report"):
-        if summary[label]:
-            click.echo(f"{label + ':':8}{summary[label]}")
-
-
-@main.command("rig")
-@click.argument("input", type=click.Path(path_type=Path))
-@click.option("--cameras", type=PATH, help=CAMERAS_HELP)
-@click.option("--rig", default="auto", show_default=True, metavar=f"[{'|'.join(RIGS)}|FILE]", help=RIG_HELP)
-@click.option("--picture", type=FILE, help="Where to draw the six views around what their depth shows (PNG).")
-@click.option(
-    "--save",
-    type=FILE,
-    help="Where to write the cameras found, as a cameras.json; of several that remain, FILE-1, FILE-2 and so on, each with a "
-    "picture beside it.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print all that is known of the rig, and nothing else.")
-def show_rig(
-    input: Path, cameras: Path | None, rig: str, picture: Path | None, save: Path | None, as_json: bool
-) -> None:
-    """Say how the cameras of a set stand and what its depth means."""
-    try:
-        chosen = pinned(rig, cameras)
-    except StepError as error:
-        raise SystemExit(refused(error, as_json)) from None
-    with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        parameters = contract.Validate(
-            out=work / "scene",
-            outputs=work / "outputs",
-            input=input.absolute(),
-            cameras=chosen["cameras"] and chosen["cameras"].absolute(),
-            rig=chosen["rig"],
-            picture=picture is not None,
-        )
-        words = [sys.executable, "-m", "steps.validate", *contract.arguments(parameters)]
-        code = subprocess.run(words, stderr=subprocess.DEVNULL, check=False).returncode
-        if code:
-            _untold(work / "outputs", save, as_json)
-            raise SystemExit(code)
-        scene = read_json(work / "scene" / "scene.json")
-        found = read_json(work / "scene" / "rig.json", {"decision": scene["rig"]})
-        if picture:
-            shutil.copy(work / "scene" / "rig.png", picture)
-    if save and "cameras" in found:
-        write_json(save, found["cameras"])
-    click.echo(json.dumps(found, indent=2) if as_json else "\n".join([f"rig: {found['decision']}", *scene["notes"]]))
-
-
-def _untold(outputs: Path, save: Path | None, as_json: bool) -> None:
-    """Bad input, or a rig that the pictures do not tell: then all that remain are saved, numbered."""
-    record = read_json(outputs / "failure.json")
-    for number, hypothesis in enumerate(record["details"].get("hypotheses", []) if save else [], 1):
-        assert save is not None
-        place = save.with_stem(f"{save.stem}-{number}")
-        shutil.copy(outputs / hypothesis["cameras"], place)
-        shutil.copy(outputs / hypothesis["picture"], place.with_suffix(".png"))
-        hypothesis |= {"cameras": str(place), "picture": str(place.with_suffix(".png"))}
-    click.echo(json.dumps(record, indent=2)) if as_json else explained(record)
-
-
-@main.command("render")
-@click.option("--name", default="sixview", show_default=True, help="Name of the WorkflowTemplate.")
-@click.option("--registry", default="sixview", show_default=True, help="Where the images lie.")
-@click.option("--tag", default=metadata.version("sixview"), show_default=True, help="The images' tag.")
-@click.option("--cpu", is_flag=True, help="For a cluster without GPUs.")
-@click.option("--bucket", default="sixview", show_default=True, help="Bucket for everything.")
-@click.option("--endpoint", default="s3.amazonaws.com", show_default=True, help="host:port of the S3 store.")
-@click.option("--insecure", is_flag=True, help="The store speaks plain HTTP.")
-def render(cpu: bool, insecure: bool, **chosen: Any) -> None:
-    """Print the Argo WorkflowTemplate. The Helm chart in charts/sixview brings it with all that it needs."""
-    try:
-        from pipeline.workflow.helm_render import manifest
-        from pipeline.workflow.settings import PODS, Settings
-    except ImportError as error:
-        raise SystemExit(
-            f"sixview render needs {error.name}; install the extra: pip install 'sixview[cluster]'"
-        ) from None
-
-    on_cpu: dict[str, Any] = {"engines": "engines-cpu", "device": "auto", "gpus": dict.fromkeys(PODS, 0)}
-    settings = Settings(scheme="http" if insecure else "https", **chosen, **(on_cpu if cpu else {}))
-    click.echo(manifest(settings), nl=False)
-
-
-@main.command()
-@click.argument("dir", type=FOLDER)
-@click.option(
-    "--object",
-    default="mug",
-    show_default=True,
-    help="mug, donut, duck, bowl or house; or a file with a textured mesh, y up.",
-)
-@click.option(
-    "--capture",
-    type=click.Choice(["clean", "real"]),
-    default="clean",
-    show_default=True,
-    help="Exact renders with their cameras, or pictures as shops have them, without.",
-)
-@flags.of_step(Sample, "size", "Side of the pictures in pixels.")
-@click.option(
-    "--depth-bits", type=click.Choice(["8", "16"]), default="16", show_default=True, help="Bits of the depth renders."
-)
-@click.option(
-    "--views",
-    type=click.Choice(["named", "numbered"]),
-    default="named",
-    show_default=True,
-    help="File names: front.png or view_0.png.",
-)
-@click.option(
-    "--background",
-    type=click.Choice(["transparent", "white"]),
-    default="transparent",
-    show_default=True,
-    help="What is around the object.",
-)
-@flags.of_step(Sample, "held_out", "Further views to judge results by.")
-@flags.of_job("seed", "Seed of the held-out views and of a real capture.")
-def sample(dir: Path, depth_bits: str, **chosen: Any) -> None:
-    """Write an input set of a known object into DIR, with its cameras (unless a real capture is wanted) and the true mesh."""
-    with tempfile.TemporaryDirectory() as outputs:
-        parameters = contract.Sample(out=dir.absolute(), outputs=Path(outputs), depth_bits=int(depth_bits), **chosen)
-        words = [sys.executable, "-m", "steps.sample", *contract.arguments(parameters)]
-        code = subprocess.run(words, stderr=subprocess.DEVNULL, check=False).returncode
-        if code:
-            explained(read_json(Path(outputs) / "failure.json"))
-            raise SystemExit(code)
-    click.echo(f"Wrote {', '.join(sorted(p.name for p in dir.iterdir()))} to {dir}")
-
-
-for command in (*remote.commands.values(), weights):
+for command in (*local.commands.values(), *remote.commands.values(), weights):
     main.add_command(command)
 
 if __name__ == "__main__":

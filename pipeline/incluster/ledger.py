@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.clients import s3, workflows
 from pipeline.clients.kubernetes import FINISHED, UNFINISHED, Kubernetes
 from pipeline.incluster import exit_handler
-from pipeline.jobs import records, status
+from pipeline.jobs import failure, nodes, records, status
 from steps.runtime.errors import Cancelled
 
 UNTOLD = f"{FINISHED},!{exit_handler.PREFIX}status"  # ended, and no exit handler has labelled them
@@ -97,7 +97,7 @@ class Ledger:
     def settle(self, workflow: Workflow) -> None:
         """What the exit handler would have written."""
         workflow = workflows.read(workflow)
-        values = exit_handler.describe(workflow, [], exit_handler.tasks_phase(workflow))
+        values = failure.describe(workflow, [], nodes.tasks_phase(workflow))
         changes = exit_handler.ending(values, workflow["status"]["finishedAt"] or now())
         records.settle(workflow, changes)
         name, told = workflow["metadata"]["name"], records.annotation(workflow, changes)
@@ -115,7 +115,7 @@ def remembered(workflow: Workflow) -> Workflow:
 def deleted(workflow: Workflow) -> None:
     """The record of a job whose workflow was deleted before it had ended."""
     error = Cancelled("The workflow was deleted before it had ended.")
-    record = exit_handler.completed(error, None, [])
+    record = failure.completed(error, None, [])
     records.settle(workflow, {"status": "cancelled", "error": record, "ended_at": now()})
 
 

@@ -22,9 +22,10 @@ from typing import Any
 from pipeline.clients import workflows
 from pipeline.clients.kubernetes import Kubernetes
 from pipeline.clients.reading import decoded, mapping, moment
-from pipeline.incluster.exit_handler import ENDED_BY, PREFIX
+from pipeline.incluster.exit_handler import PREFIX
 from pipeline.incluster.ledger import Ledger
 from pipeline.jobs import pending, placement, status
+from pipeline.jobs.failure import ENDED_BY
 from pipeline.jobs.pending import Wait
 from pipeline.jobs.status import WAITING
 from steps.runtime.errors import ConfigurationError, ImageUnavailable, Unschedulable, by_code

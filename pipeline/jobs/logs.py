@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pipeline.clients import s3, workflows
 from pipeline.clients.kubernetes import Cluster
 from pipeline.clients.retries import pod_name
-from pipeline.incluster.exit_handler import step_nodes
 from pipeline.jobs import records
+from pipeline.jobs.nodes import step_nodes
 from pipeline.jobs.status import PREFIX, folder_of
 from steps.runtime.errors import JobNotFound, ValidationFailed
 

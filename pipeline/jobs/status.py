@@ -7,18 +7,9 @@ from typing import Any
 
 from pipeline.clients import reading, workflows
 from pipeline.clients.reading import EPOCH, mapping, moment, text
-from pipeline.incluster.exit_handler import (
-    ENDED_BY,
-    MOST_WARNINGS,
-    describe,
-    model_of,
-    outputs,
-    step_nodes,
-    step_of,
-    tasks_phase,
-    warnings_of,
-)
 from pipeline.jobs import ids
+from pipeline.jobs.failure import ENDED_BY, describe
+from pipeline.jobs.nodes import MOST_WARNINGS, model_of, outputs, step_nodes, step_of, tasks_phase, warnings_of
 from steps.runtime.contract import MODELS
 from steps.runtime.errors import Record
 

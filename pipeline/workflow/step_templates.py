@@ -23,7 +23,7 @@ from hera.workflows import (
 from hera.workflows import models as argo
 
 from pipeline.clients.s3 import key_of
-from pipeline.incluster.exit_handler import RECORD
+from pipeline.jobs.failure import RECORD
 from pipeline.jobs.pod_messages import AGAIN, FINAL, SIGKILLED
 from pipeline.workflow.resources import CONTROL, GROWTH, SIDECAR
 from pipeline.workflow.settings import Settings

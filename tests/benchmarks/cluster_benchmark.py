@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.clients import s3
-from pipeline.incluster.exit_handler import outputs, step_nodes
+from pipeline.jobs.nodes import outputs, step_nodes
 from tests.benchmarks.common import sample
 from tests.cluster import client, images
 from tests.cluster.client import BUCKET, SMALL, finished, moment, submit

@@ -25,7 +25,7 @@ import httpx
 
 from pipeline.clients import s3, workflows
 from pipeline.incluster import exit_handler, markers
-from pipeline.jobs import records
+from pipeline.jobs import failure, records
 from pipeline.jobs import status as job_status
 from tests.benchmarks import servers
 from tests.cluster import client
@@ -86,7 +86,7 @@ def kept(real: dict[str, Any], name: str, recorded: bool = True) -> dict[str, An
     annotations = found["metadata"].setdefault("annotations", {})
     annotations.pop(job_status.RECORD, None)
     if recorded:
-        values = exit_handler.describe(found, [], found["status"]["phase"])
+        values = failure.describe(found, [], found["status"]["phase"])
         annotations[job_status.RECORD] = records.annotation(workflows.read(found), exit_handler.ending(values))
     return dict(found)
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.clients import s3
-from pipeline.incluster.exit_handler import outputs, step_nodes
 from pipeline.jobs import status as job_status
+from pipeline.jobs.nodes import outputs, step_nodes
 from tests.cluster.node import CGROUP, CGROUPS, kubectl, wait_for
 from tests.cluster.places import BIN, KUBECONFIG, NAMESPACE, SLOWNESS
 

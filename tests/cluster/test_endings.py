@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from pipeline.clients.kubernetes import connect
-from pipeline.incluster.exit_handler import step_nodes
 from pipeline.jobs import records, service
+from pipeline.jobs.nodes import step_nodes
 from tests.cluster.client import (
     BUCKET,
     argo,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.incluster.exit_handler import first_failure, outputs, step_nodes
+from pipeline.jobs.nodes import first_failure, outputs, step_nodes
 from steps.runtime.errors import OOM_TYPES
 from tests.cluster.client import (
     argo,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.clients import s3
-from pipeline.incluster.exit_handler import outputs, step_nodes
+from pipeline.jobs.nodes import outputs, step_nodes
 from pipeline.jobs.pod_messages import SIGKILLED
 from pipeline.workflow.dag import workflow_template
 from pipeline.workflow.settings import Settings

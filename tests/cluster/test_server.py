@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.incluster.exit_handler import step_nodes
+from pipeline.jobs.nodes import step_nodes
 from steps.runtime.contract import DEVICES, MODELS
 from tests.cluster.client import address, read_key
 from tests.cluster.node import kubectl

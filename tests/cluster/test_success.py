@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.incluster.exit_handler import outputs, step_nodes
+from pipeline.jobs.nodes import outputs, step_nodes
 from steps.runtime.contract import MODELS
 from tests.cluster import client, images
 from tests.cluster.client import keys_of, labels_of, moment, read_key, record_of, told

@@ -26,7 +26,7 @@ from pipeline.gateway.dependencies import Gateway, Options
 from pipeline.gateway.informer import Watched
 from pipeline.gateway.tokens import Pace, Tokens
 from pipeline.incluster import exit_handler, markers, stuck_pods
-from pipeline.jobs import logs, records, status
+from pipeline.jobs import failure, logs, records, status
 from pipeline.jobs import service as jobs
 from steps.runtime.errors import StepError
 from tests.pipeline.finished import FAILURE, JOB, NAME, RECORD, VIEW_TYPES, head, with_record, workflow
@@ -127,9 +127,7 @@ def spoiled(draw: st.DrawFn) -> Any:
         except (KeyError, IndexError, TypeError):  # an earlier one has taken that place away
             continue
     added = draw(
-        st.sampled_from(
-            ["", status.ASKED, exit_handler.ENDED_BY, "sixview.dev/drop", status.RECORD, "shutdown", "packed"]
-        )
+        st.sampled_from(["", status.ASKED, failure.ENDED_BY, "sixview.dev/drop", status.RECORD, "shutdown", "packed"])
     )
     if added == "packed":
         found["status"] = {"compressedNodes": draw(odd)}
@@ -170,9 +168,9 @@ def test_whatever_stands_in_a_workflow_it_has_a_view(found: Any) -> None:
     checked(status.view(head(found)))
     status.is_job(found)
     jobs.quiet_in(found, datetime.now(UTC))
-    values = exit_handler.describe(found, [], "Failed")
+    values = failure.describe(found, [], "Failed")
     assert all(isinstance(value, str) for value in values.values())
-    assert set(values) == set(exit_handler.RECORD)
+    assert set(values) == set(failure.RECORD)
     records.annotation(found, exit_handler.ending(values))
     console.explained(status.view(found)["error"] or FAILURE)
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from pipeline.incluster import exit_handler
-from pipeline.incluster.exit_handler import ENDED_BY, RECORD, describe
-from pipeline.jobs import status
+from pipeline.jobs import nodes, status
+from pipeline.jobs.failure import ENDED_BY, RECORD, describe
 from steps.runtime.errors import ModelConvergenceFailed, StepError
 
 Node = dict[str, Any]
@@ -233,7 +233,7 @@ ENDINGS = {
 def test_every_way_in_which_a_workflow_ended_has_its_words(name: str) -> None:
     """As the exit handler tells it, as a view does where no exit handler ran, and as the reconciler writes it down."""
     found = json.loads((Path(__file__).parent / "endings.json").read_text())[name]
-    values = describe(found, [], exit_handler.tasks_phase(found))
+    values = describe(found, [], nodes.tasks_phase(found))
     details = json.loads(values["failure"])["details"]
     assert (values["error-code"], values["stage"], values["status"], details["attempts"]) == ENDINGS[name]
     seen = status.view(found)

@@ -11,10 +11,9 @@ from typing import Any, cast
 
 import pytest
 
-from pipeline.incluster import exit_handler
-from pipeline.incluster.exit_handler import ENDED_BY, describe
 from pipeline.incluster.stuck_pods import REPORT_SECONDS, Job, Limits, Reconciler, patch
-from pipeline.jobs import pending, placement, status
+from pipeline.jobs import failure, pending, placement, status
+from pipeline.jobs.failure import ENDED_BY, describe
 from pipeline.jobs.pending import Wait
 from pipeline.jobs.status import WAITING
 
@@ -558,6 +557,6 @@ def test_the_view_says_why_a_job_waits_and_when_it_ends() -> None:
     ],
 )
 def test_the_record_says_what_the_reconciler_ended_a_job_for(word: str, code: str, message: str) -> None:
-    found = exit_handler.ended_by(word)
+    found = failure.ended_by(word)
     assert (found.code, found.message) == (code, message)
     assert found.suggestion

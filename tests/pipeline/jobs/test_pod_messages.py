@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.incluster.exit_handler import describe
 from pipeline.jobs import pod_messages as says
+from pipeline.jobs.failure import describe
 from pipeline.workflow.settings import Settings
 from pipeline.workflow.step_templates import infrastructure
 from steps.runtime.errors import Interrupted, Killed, ModelFailed, StepError

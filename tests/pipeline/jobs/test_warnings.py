@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli import cluster_commands, main
+from pipeline.cli import cluster_commands, local_commands
 from pipeline.gateway import routes
 from pipeline.jobs import records, status
 from steps.package import evidence, report
@@ -51,7 +51,7 @@ def test_the_terminal_shows_them(capsys: pytest.CaptureFixture[str]) -> None:
         "report": None,
         "warnings": ["Views contradict."],
     }
-    main.told(summary)
+    local_commands.told(summary)
     assert "WARNING: Views contradict." in capsys.readouterr().out
 
 
