@@ -319,7 +319,8 @@ def attempts(settings: Settings, model: str) -> DAG:
     arguments that follow from what the attempt left. Argo's own retry knows only a count, which lost nodes raise too."""
     said = "tasks.attempt.outputs?.parameters?."  # none where outputs were lost; a deleted pod has no exit code either
     own, ended_with = f"({said}['error-code'] ?? '')", "(tasks.attempt.exitCode ?? '')"
-    by_exit = f"{ended_with} == '{ModelOom.exit_code}' ? '{ModelOom.code}' : {ended_with} == '{SIGKILLED}' ? '{Killed.code}' : ''"
+    killed = f"{ended_with} in ['{Killed.exit_code}', '{SIGKILLED}']"
+    by_exit = f"{ended_with} == '{ModelOom.exit_code}' ? '{ModelOom.code}' : {killed} ? '{Killed.code}' : ''"
     code, used = f"({own} != '' ? {own} : ({by_exit}))", f"int(float({said}seconds ?? '0'))"
     rungs = f"int({said}['rungs-left'] ?? '0')"
     of_ram, of_vram = f"({code} in ['MODEL_OOM', 'KILLED'])", f"({code} == 'MODEL_VRAM_OOM')"

@@ -50,7 +50,7 @@ def workflow(name: str) -> dict[str, Any]:
 
 
 def finished(name: str, seconds: float = 600) -> dict[str, Any]:
-    """The workflow, once it has ended in any way and its exit handler too; TimeoutError, SLOWNESS included."""
+    """The workflow, once it has ended in any way and its exit handler too; TimeoutError after `seconds` times SLOWNESS."""
     seconds *= SLOWNESS
     end = time.monotonic() + seconds
     while (found := workflow(name)).get("status", {}).get("phase") not in ENDED:

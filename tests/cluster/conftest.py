@@ -87,7 +87,9 @@ def cluster() -> Iterator[None]:
     install` has been run."""
     if not os.environ.get("KUBECONFIG"):
         need(not node.missing(), f"a cluster, for which this machine lacks {', '.join(node.missing())}")
-        if not (node.is_well() if PROCESS else begin.process.wait(timeout=3600) == 0):  # type: ignore[attr-defined]
+        if PROCESS:
+            node.wait_for(node.is_well, 60, "the node to answer")
+        elif begin.process.wait(timeout=3600):  # type: ignore[attr-defined]
             pytest.fail(f"the cluster did not start:\n{(CACHE / 'up.log').read_text()[-4000:]}")
     client.connect_to_store()
     yield

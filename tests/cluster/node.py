@@ -345,7 +345,7 @@ def kubectl(*arguments: str, check: bool = True, given: str | None = None) -> su
 
 
 def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
-    """Asks until the condition holds; raises TimeoutError, and says for what, where it does not in time, SLOWNESS included."""
+    """Asks until the condition holds; raises TimeoutError, which says for what, after `seconds` times SLOWNESS."""
     seconds *= SLOWNESS
     end = time.monotonic() + seconds
     while not condition():

@@ -28,5 +28,5 @@ BIN = CACHE / KEY / "bin"
 SOURCES = CACHE / KEY / "sources"
 NODE = CACHE / "node"  # the running node's state: removed by `down`
 KUBECONFIG = NODE / "kubeconfig"
-SLOWNESS = 2  # a machine may be as many times slower than the one on which the waits were chosen
+SLOWNESS = 2  # how many times slower a machine may be than the one on which the waits were chosen
 NAMESPACE = "sixview"  # where the chart is installed

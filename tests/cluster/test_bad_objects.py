@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -55,11 +54,7 @@ def patch(job: str, change: dict[str, Any]) -> None:
 
 
 def seen(session: httpx.Client, job: str, field: str, part: str) -> None:
-    for _ in range(100):
-        if part in str(session.get(f"/jobs/{job}").json().get(field)):
-            return
-        time.sleep(0.2)
-    raise TimeoutError(f"the gateway never showed {part!r} of {job}: {session.get(f'/jobs/{job}').json()}")
+    wait_for(lambda: part in str(session.get(f"/jobs/{job}").json().get(field)), 20, f"{part!r} of {job}")
 
 
 def test_one_bad_workflow_spoils_its_own_view_and_nothing_else(waiting: Callable[[], str], tmp_path: Path) -> None:

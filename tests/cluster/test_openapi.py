@@ -99,7 +99,7 @@ def test_a_token_has_its_pace_and_its_number_of_jobs(
             if each["status"] in ("queued", "processing"):
                 ask(session, "POST", "/jobs/{job}/cancel", each["job_id"], json={"confirm": True})
         job = session.post("/jobs", **request).json()["job_id"]
-        time.sleep(2)  # until the watch has seen it
+        time.sleep(5)  # until the watch has seen it
         answer = session.post("/jobs", **request)
         assert (answer.status_code, code(answer)) == (429, "RATE_LIMITED")
         for method, route in RESULTS:

@@ -14,7 +14,7 @@ from pipeline.jobs.nodes import outputs, step_nodes
 from pipeline.jobs.pod_messages import SIGKILLED
 from pipeline.workflow.dag import workflow_template
 from pipeline.workflow.settings import Settings
-from steps.runtime.errors import ModelOom
+from steps.runtime.errors import Killed, ModelOom
 from tests.cluster.client import (
     BUCKET,
     finished,
@@ -60,7 +60,7 @@ def test_a_ladder_without_more_rungs_is_not_climbed_down_further(fault: Fault) -
     assert [outputs(node)["rungs-left"] for node in tries] == ["1", "0"]
 
 
-@pytest.mark.parametrize("exit_code", [ModelOom.exit_code, SIGKILLED])
+@pytest.mark.parametrize("exit_code", [ModelOom.exit_code, Killed.exit_code, SIGKILLED])
 def test_an_attempt_whose_outputs_were_lost_is_tried_again_by_its_exit_code(exit_code: int, inputs: str) -> None:
     """Its wait container ends at once, so Argo never learns what the step said."""
     settings = Settings(name="sixview-cpu")

@@ -19,7 +19,7 @@ import httpx
 
 from pipeline.jobs.status import PREFIX
 from tests.cluster.client import SMALL, address, connect_to_store
-from tests.cluster.places import KUBECONFIG, NAMESPACE
+from tests.cluster.places import KUBECONFIG, NAMESPACE, SLOWNESS
 
 VIEWS = ("front", "back", "left", "right", "top", "bottom")
 WORK = {name: int(value) for name, value in SMALL.items()}  # the options of a small job
@@ -62,7 +62,7 @@ def form(**options: Any) -> dict[str, str]:
 
 def ended(session: httpx.Client, job: str, seconds: float = 600) -> dict[str, Any]:
     """A job's status, once it has ended and its record is there."""
-    until = time.monotonic() + seconds
+    until = time.monotonic() + seconds * SLOWNESS
     while True:
         found: dict[str, Any] = session.get(f"/jobs/{job}").raise_for_status().json()
         if found["status"] in ("completed", "failed", "cancelled"):

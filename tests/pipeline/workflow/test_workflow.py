@@ -19,7 +19,7 @@ from pipeline.workflow.resources import Size
 from pipeline.workflow.settings import PODS, Settings
 from steps.runtime import contract
 from steps.runtime.contract import MODELS, OUTPUTS, STEPS
-from steps.runtime.errors import ModelOom
+from steps.runtime.errors import Killed, ModelOom
 from steps.runtime.options import JOB_OPTIONS, PRIORITIES, wrong
 from tests.conftest import sixview
 
@@ -242,8 +242,8 @@ def test_another_attempt_is_weighed_where_the_first_left_no_outputs(model: str) 
     texts = [again["when"], *(p["value"] for p in again["arguments"]["parameters"])]
     read = [r for text in texts for r in re.findall(r"tasks\.attempt\.outputs\S*", text)]
     assert read and all(r.startswith("tasks.attempt.outputs?.parameters?.") for r in read)
-    for number, code in ((ModelOom.exit_code, "MODEL_OOM"), (137, "KILLED")):
-        assert f"(tasks.attempt.exitCode ?? '') == '{number}' ? '{code}'" in again["when"]
+    assert f"(tasks.attempt.exitCode ?? '') == '{ModelOom.exit_code}' ? 'MODEL_OOM'" in again["when"]
+    assert f"(tasks.attempt.exitCode ?? '') in ['{Killed.exit_code}', '137'] ? 'KILLED'" in again["when"]
 
 
 def test_no_patch_holds_more_than_numbers() -> None:
