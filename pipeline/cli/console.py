@@ -9,9 +9,10 @@ from typing import Any
 
 import click
 
+from pipeline.clients import s3_errors
 from pipeline.clients.reading import mapping, sequence, text
 from steps.io.input_set import shown
-from steps.runtime.errors import Record, StepError
+from steps.runtime.errors import Record, StepError, StorageUnavailable, UnknownError
 
 
 def printable(text: str) -> str:
@@ -68,9 +69,6 @@ def refused(error: StepError) -> int:
 
 def store_trouble(error: Exception) -> int:
     """boto3's errors in our words; anything else is a fault of this program."""
-    from pipeline.clients import s3_errors
-    from steps.runtime.errors import StorageUnavailable, UnknownError
-
     if type(error).__module__.startswith(("botocore", "boto3", "minio", "urllib3")):
         what, advice = s3_errors.explained(error)
         return refused(StorageUnavailable(f"{what[0].upper()}{what[1:]}.".replace("..", "."), advice))

@@ -63,13 +63,18 @@ def finished(name: str, seconds: float = 600) -> dict[str, Any]:
 def ended_without_pods(name: str, template: str, take: Callable[[str], object]) -> dict[str, Any]:
     """The workflow, ended after every pod of a template that ran was taken away, by its name."""
     running_pod(name, template)
-    end = time.monotonic() + 600
-    while workflow(name)["status"].get("phase") not in ENDED and time.monotonic() < end:
+
+    def over() -> bool:
+        if workflow(name)["status"].get("phase") in ENDED:
+            return True
         time.sleep(12)  # Argo simply makes a pod anew that is lost in its first ten seconds
         for pod in pods_of(name, template):
             if "running" in main_state(pod):
                 take(pod["metadata"]["name"])
-    return finished(name, 60)
+        return False
+
+    wait_for(over, 600, f"the end of {name}")
+    return workflow(name)
 
 
 def told(found: dict[str, Any]) -> str:
