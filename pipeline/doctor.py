@@ -142,6 +142,6 @@ def _store() -> Finding:
     try:
         s3.client().list_objects_v2(Bucket=bucket, MaxKeys=1)
     except Exception as error:  # whatever keeps us from it
-        what, advice = s3_errors.explained(error)
+        what, advice = s3_errors.explain(error)
         return Finding(f"the bucket {bucket} does not answer: {what}", False, advice)
     return Finding(f"the bucket {bucket} answers", True)

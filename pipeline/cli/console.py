@@ -70,7 +70,7 @@ def refused(error: StepError) -> int:
 def store_trouble(error: Exception) -> int:
     """boto3's errors in our words; anything else is a fault of this program."""
     if type(error).__module__.startswith(("botocore", "boto3", "minio", "urllib3")):
-        what, advice = s3_errors.explained(error)
+        what, advice = s3_errors.explain(error)
         return refused(StorageUnavailable(f"{what[0].upper()}{what[1:]}.".replace("..", "."), advice))
     if os.environ.get("SIXVIEW_TRACEBACK"):
         sys.excepthook(type(error), error, error.__traceback__)

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 
 from pipeline.clients import reading, workflows
-from pipeline.clients.kubernetes import OURS, Expired, Kubernetes
+from pipeline.clients.kubernetes import SELECTOR, Expired, Kubernetes
 from pipeline.jobs import status
 from pipeline.jobs.status import View, Workflow
 
@@ -83,7 +83,7 @@ class Watched(threading.Thread):
         if not self.since:
             self.since = self._list()
             self.complete = True
-        events = self.cluster.watch(OURS, self.since, WATCH_SECONDS)
+        events = self.cluster.watch(SELECTOR, self.since, WATCH_SECONDS)
         self.trouble_since = None
         for kind, workflow in events:
             if kind != "BOOKMARK":
@@ -94,8 +94,8 @@ class Watched(threading.Thread):
     def _list(self) -> str:
         """Reads what has changed since it was last read, and forgets what is gone. Returns the version of the listing."""
         there, lacking, version = set(), [], ""
-        for page in self.cluster.pages(OURS, whole=False):
-            version = page.version
+        for page in self.cluster.pages(SELECTOR, full=False):
+            version = page.resource_version
             for head in page.items:
                 name = workflows.read(head)["metadata"]["name"]
                 there.add(name)

@@ -175,7 +175,9 @@ def form_options(texts: dict[str, str]) -> dict[str, Any]:
             f"The form has the field {sorted(unknown)[0][:100]!r}, which nobody reads.", "See /docs for its fields."
         )
     how = 'Write {"resolution": 512}, for example.'
-    options = json_text.parsed(texts.get("options", "").strip() or "{}", "The field options", how, field="options")
+    options = json_text.parse_object(
+        texts.get("options", "").strip() or "{}", "The field options", how, field="options"
+    )
     return {"model_type": texts.get("model_type"), **options}
 
 

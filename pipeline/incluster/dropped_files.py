@@ -51,7 +51,7 @@ def ready_from(data: bytes) -> dict[str, Any]:
         raise ValidationFailed(
             f"_READY.json has more than {MOST_READY_BYTES / 1e6:.0f} MB.", READY_FORM, file="_READY.json"
         )
-    ready = json_text.parsed(data.strip() or b"{}", "_READY.json", READY_FORM, file="_READY.json")
+    ready = json_text.parse_object(data.strip() or b"{}", "_READY.json", READY_FORM, file="_READY.json")
     unknown = sorted(set(ready) - {"options", "checksums"})
     if unknown:
         told = ", ".join(shown(name)[:40] for name in unknown[:3])

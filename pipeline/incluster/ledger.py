@@ -55,7 +55,7 @@ class Ledger:
 
     def heads(self, selector: str) -> Iterator[dict[str, str]]:
         """Name and uid of every workflow with these labels."""
-        for page in self.cluster.pages(selector, whole=False):
+        for page in self.cluster.pages(selector, full=False):
             yield from (workflows.read(item)["metadata"] for item in page.items)
 
     def ours(self, name: str, uid: str) -> Workflow | None:

@@ -62,7 +62,7 @@ def is_of(workflow: dict[str, Any], drop: Drop) -> bool:
     """Whether a workflow was made from a drop, by the annotation that it got then."""
     text = (workflow["metadata"].get("annotations") or {}).get(ANNOTATION, "")
     try:
-        return _same(json_text.parsed(text, "The annotation", "Leave it as it was."), drop)
+        return _same(json_text.parse_object(text, "The annotation", "Leave it as it was."), drop)
     except ValidationFailed:
         return False
 
@@ -70,7 +70,7 @@ def is_of(workflow: dict[str, Any], drop: Drop) -> bool:
 def record_of(drop: Drop) -> dict[str, Any] | None:
     """How a drop's job ended, under today's id or the one from when ids were shorter; None where that is not known."""
     old = s3.read_json(s3.record_key(drop.old_job))
-    told = s3.record_of(drop.job), {**old, "folder": drop.old_job} if isinstance(old, dict) else None
+    told = s3.find_record(drop.job), {**old, "folder": drop.old_job} if isinstance(old, dict) else None
     return next((record for record in told if record and _same(record.get("drop"), drop)), None)
 
 
@@ -127,7 +127,7 @@ def _bring_about(name: str, record: dict[str, Any], anew: bool) -> bool:
 def told(record: dict[str, Any]) -> dict[str, Any]:
     """What a mark says."""
     bucket, completed = s3.bucket(), record.get("status") == "completed"
-    final = [name for name in s3.FINAL if name != "failure.json" or not completed]
+    final = [name for name in s3.RESULT_FILES if name != "failure.json" or not completed]
     links = {name: f"s3://{bucket}/{s3.key_of(record['folder'], name)}" for name in final}
     found = {"job_id": record.get("job_id"), "status": record.get("status"), **record["drop"], "links": links}
     return found if completed else {**found, "error": record.get("error")}

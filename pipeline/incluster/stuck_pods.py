@@ -21,7 +21,7 @@ from typing import Any
 
 from pipeline.clients import workflows
 from pipeline.clients.kubernetes import Kubernetes
-from pipeline.clients.reading import decoded, mapping, moment
+from pipeline.clients.reading import decoded, mapping, parse_time
 from pipeline.incluster.exit_handler import PREFIX
 from pipeline.incluster.ledger import Ledger
 from pipeline.jobs import pending, placement, status
@@ -199,7 +199,7 @@ class Reconciler:
         reason is written: an order to stop would be the controller's to carry out, too."""
         found = workflows.read(workflow)
         of_release = mapping(found["spec"].get("workflowTemplateRef")).get("name") == self.release
-        since = moment(found["metadata"]["creationTimestamp"])
+        since = parse_time(found["metadata"]["creationTimestamp"])
         if of_release and not found["status"]["phase"] and since and (now - since).total_seconds() > UNTAKEN_SECONDS:
             reason = "Argo's controller has not begun with the job: see whether it runs, and what its log says of it."
             metadata = found["metadata"]

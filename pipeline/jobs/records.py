@@ -34,7 +34,7 @@ RECORD_OF_A_PART = ("failure.json", "report.html", "outputs/")
 
 def read(job: str) -> View | None:
     """The view of a job that has ended; None where there is no record. What is wrong with a record is told in its error."""
-    found = s3.record_of(job)
+    found = s3.find_record(job)
     return None if found is None else status.of_record(found) | {"job_id": job, "workflow": status.PREFIX + job}
 
 
@@ -78,6 +78,6 @@ def forget(view: View) -> None:
     ):  # uploads are kept by the job's id, which others may have in their names
         s3.purge(f"{s3.INPUTS}{view['job_id']}/")
         s3.purge(f"{s3.INPUTS}{view['job_id']}.")
-    prefix = f"{s3.PARTS}{view['folder']}/"
+    prefix = f"{s3.INTERMEDIATES}{view['folder']}/"
     s3.purge(prefix, keep=tuple(prefix + part for part in RECORD_OF_A_PART))
     s3.purge(s3.key_of(view["folder"], "result.zip"))

@@ -235,7 +235,9 @@ def retry(cluster: Cluster, job: str) -> View:
     if not input_is_there(address):
         raise JobExpired(f"The input of the job {job} is gone: nothing lies at {address}.")
     time.sleep(quiet_in(workflow, datetime.now(UTC)))
-    cluster.retry(PREFIX + found["job_id"], anew=any(s3.head(key) is None for key in retries.left_files(workflow)))
+    cluster.retry(
+        PREFIX + found["job_id"], from_start=any(s3.head(key) is None for key in retries.kept_artifact_keys(workflow))
+    )
     s3.remove(f"s3://{s3.bucket()}/{s3.record_key(found['folder'])}")
     return find(cluster, job)
 
@@ -251,7 +253,7 @@ def input_is_there(address: str) -> bool:
 
 def quiet_in(workflow: dict[str, Any], now: datetime) -> float:
     """Seconds until Argo no longer kills pods for what has ended; at most QUIET_SECONDS, whatever the clocks say."""
-    ended = reading.moment(workflows.read(workflow)["status"]["finishedAt"])
+    ended = reading.parse_time(workflows.read(workflow)["status"]["finishedAt"])
     since = (now - ended).total_seconds() if ended else 0.0
     return min(QUIET_SECONDS, max(0.0, QUIET_SECONDS - since))
 

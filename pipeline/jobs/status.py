@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipeline.clients import reading, workflows
-from pipeline.clients.reading import EPOCH, mapping, moment, text
+from pipeline.clients.reading import EPOCH, mapping, parse_time, text
 from pipeline.jobs import ids
 from pipeline.jobs.failure import ENDED_BY, describe
 from pipeline.jobs.nodes import MOST_WARNINGS, model_of, outputs, step_nodes, step_of, tasks_phase, warnings_of
@@ -98,7 +98,7 @@ def recorded(workflow: Workflow) -> View | None:
     if labels.get(COMPLETED) != "true" or RECORD not in metadata["annotations"]:
         return None
     record = mapping(reading.json_of(metadata["annotations"][RECORD]))
-    began, ended = moment(status["startedAt"]), moment(record.get("ended_at"))
+    began, ended = parse_time(status["startedAt"]), parse_time(record.get("ended_at"))
     of_another = (
         record.get("job_id") != job_of(metadata["name"]) or ended is None or (began is not None and ended < began)
     )
@@ -174,7 +174,7 @@ def _engine(steps: list[dict[str, Any]]) -> str:
 def _updated(workflow: Workflow, steps: list[dict[str, Any]]) -> str:
     times = [node[key] for node in steps for key in ("startedAt", "finishedAt")]
     known = [workflow["metadata"]["creationTimestamp"], workflow["status"]["finishedAt"], *times]
-    return max((t for t in known if moment(t)), key=lambda t: moment(t) or datetime.min, default=EPOCH)
+    return max((t for t in known if parse_time(t)), key=lambda t: parse_time(t) or datetime.min, default=EPOCH)
 
 
 def note(workflow: Workflow, unfinished: bool = True) -> str | None:
@@ -189,8 +189,8 @@ def note(workflow: Workflow, unfinished: bool = True) -> str | None:
 def unread(workflow: Workflow) -> str:
     """What of a workflow cannot be read; empty where all can."""
     asked = workflow["metadata"]["annotations"].get(ASKED, "")
-    odd = [f"the annotation {ASKED}={text(asked, SHORT)!r} is no time"] if asked and moment(asked) is None else []
-    told = [*workflows.read(workflow).unread, *odd]
+    odd = [f"the annotation {ASKED}={text(asked, SHORT)!r} is no time"] if asked and parse_time(asked) is None else []
+    told = [*workflows.read(workflow).parse_errors, *odd]
     return f"Of the workflow not everything can be read: {'; '.join(told)}." if told else ""
 
 
@@ -218,7 +218,7 @@ def waiting(workflow: Workflow) -> str:
 def cancellation(workflow: Workflow) -> str:
     """That somebody wants the job cancelled, while it waits for the confirmation."""
     asked = workflow["metadata"]["annotations"].get(ASKED, "")
-    at = moment(asked)
+    at = parse_time(asked)
     if at is None or (datetime.now(UTC) - at).total_seconds() > CANCEL_SECONDS:
         return ""
     return f"A cancellation was requested at {text(asked, SHORT)} and waits for its confirmation."

@@ -211,7 +211,7 @@ def folder(name: str) -> str:
 
 def keys_of(name: str) -> dict[str, int]:
     """What a job has left in the bucket: name without jobs/<folder>/ or results/<folder>/ -> bytes."""
-    prefixes = [f"{s3.PARTS}{folder(name)}/", f"{s3.RESULTS}{folder(name)}/"]
+    prefixes = [f"{s3.INTERMEDIATES}{folder(name)}/", f"{s3.RESULTS}{folder(name)}/"]
     listed = [(prefix, item) for prefix in prefixes for item in s3.listed(prefix)]
     return {item["Key"].removeprefix(prefix): item["Size"] for prefix, item in listed}
 

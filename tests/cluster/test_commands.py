@@ -101,7 +101,7 @@ def test_every_way_in_gives_the_same_job(done: dict[str, Any], mug: Path) -> Non
     listed = argo("list", "-l", "app.kubernetes.io/name=sixview", "-o", "name").split()
     assert {name, workflow_of(done["job_id"])} <= set(listed)
     assert answer("status", job(name))["status"] == "completed"
-    assert (s3.record_of(job(name)) or {})["source"] == "argo"
+    assert (s3.find_record(job(name)) or {})["source"] == "argo"
 
 
 def test_no_name_of_a_workflow_leads_into_another_job_s_folder(inputs: str) -> None:

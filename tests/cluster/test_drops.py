@@ -84,7 +84,7 @@ def workflows() -> dict[str, dict[str, Any]]:
 
 
 def record(job: str) -> Any:
-    return s3.record_of(job)
+    return s3.find_record(job)
 
 
 def mark(name: str) -> dict[str, Any]:

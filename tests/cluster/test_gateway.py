@@ -365,10 +365,10 @@ def test_a_cancellation_is_asked_for_and_then_confirmed(alice: httpx.Client, mug
     assert (found["status"], found["error"]["code"]) == ("cancelled", "CANCELLED")
     error = refused(alice.get(f"/jobs/{job}/download"), 500, "JOB_FAILED")
     assert error["details"]["failure"]["code"] == "CANCELLED"
-    wait_for(lambda: s3.record_of(job) is not None, 240, "the exit handler")
+    wait_for(lambda: s3.find_record(job) is not None, 240, "the exit handler")
     wait_for(lambda: not list(s3.versions(f"{s3.INPUTS}{job}")), 30, "the inputs to go")
     folder = folder_of(web.workflow_of(job))
-    prefix = f"{s3.PARTS}{folder}/"
+    prefix = f"{s3.INTERMEDIATES}{folder}/"
     assert {o["Key"].removeprefix(prefix).split("/")[0] for o in s3.versions(prefix)} <= {"outputs"}
     assert list(s3.listed(f"{s3.LOGS}{PREFIX}{folder}/"))
 
@@ -426,7 +426,7 @@ def test_a_result_that_is_gone_has_expired(alice: httpx.Client, mug: Path) -> No
     assert ended(alice, job)["status"] == "completed"
     s3.purge(s3.key_of(folder_of(web.workflow_of(job)), "result.zip"))
     refused(alice.get(f"/jobs/{job}/download"), 410, "JOB_EXPIRED")
-    wait_for(lambda: s3.record_of(job) is not None, 60, "the record")
+    wait_for(lambda: s3.find_record(job) is not None, 60, "the record")
     kubectl("-n", NAMESPACE, "delete", "workflow", web.workflow_of(job))
     wait_for(
         lambda: not alice.get("/jobs").json() or job not in [j["job_id"] for j in alice.get("/jobs").json()],
@@ -442,7 +442,7 @@ def test_a_result_that_is_gone_has_expired(alice: httpx.Client, mug: Path) -> No
 def test_a_job_whose_files_are_missing_says_which(alice: httpx.Client, done: dict[str, Any]) -> None:
     """As package would have recorded it."""
     job = "missing0"
-    record = {**(s3.record_of(done["job_id"]) or {}), "workflow": ""}
+    record = {**(s3.find_record(done["job_id"]) or {}), "workflow": ""}
     error = {
         "code": "INCOMPLETE_RESULTS",
         "message": "m",

@@ -154,7 +154,7 @@ def finished_job(inputs: str, sample_set: Callable[..., Path]) -> str:
 
 def test_every_way_in_which_a_result_is_missing(finished_job: str) -> None:
     """By records as the exit handler leaves them, of jobs whose workflows are gone."""
-    record = {**(s3.record_of(finished_job) or {}), "workflow": ""}
+    record = {**(s3.find_record(finished_job) or {}), "workflow": ""}
     failure = {"code": "MODEL_OOM", "message": "m", "suggestion": "s", "details": {}}
     for job, status, error in (("expired0", "completed", None), ("failed00", "failed", failure)):
         s3.write_json(f"{s3.RECORDS}{job}.json", {**record, "job_id": job, "status": status, "error": error})

@@ -140,7 +140,7 @@ class Namespace:
         self.requests["get"] += 1
         return self.workflows.get(name)
 
-    def pages(self, selector: str = "", whole: bool = True) -> Iterator[Page]:
+    def pages(self, selector: str = "", full: bool = True) -> Iterator[Page]:
         yield Page(list(self.workflows.values()), "1")
 
     def list(self, selector: str = "") -> list[dict[str, Any]]:

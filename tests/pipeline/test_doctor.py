@@ -214,7 +214,7 @@ def refusal(code: str) -> s3.ClientError:
     ],
 )
 def test_the_store_s_refusals_are_told_apart(error: Exception, words: str, advice: str) -> None:
-    what, to_do = s3_errors.explained(error)
+    what, to_do = s3_errors.explain(error)
     assert words in what
     assert advice in to_do
 

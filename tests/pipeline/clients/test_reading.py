@@ -271,11 +271,11 @@ class Listed:
         named = [one for one in self.found if reading.mapping(one["metadata"]).get("name") == name]
         return named[0] if named else self.found[0]
 
-    def pages(self, selector: str = "", whole: bool = True) -> Any:
+    def pages(self, selector: str = "", full: bool = True) -> Any:
         for one in self.found:
             ended = reading.mapping(one["metadata"]).get("labels") == workflow()["metadata"]["labels"]
             if not selector.endswith("=true") or ended != ("!=" in selector):
-                yield Page([one if whole else head(one)], "200")
+                yield Page([one if full else head(one)], "200")
 
     def watch(self, selector: str, version: str, seconds: int) -> Any:
         return ((kind, copy.deepcopy(one)) for one in self.found for kind in ("ADDED", "MODIFIED"))
@@ -367,7 +367,7 @@ def test_what_is_nested_too_deep_is_null_and_the_rest_is_read() -> None:
     found = reading.decoded(text)["items"]
     assert found[0] == {"a": ']}"[{'}
     assert found[1]["c"] == 1
-    assert reading.depth_of(found, 1000) <= reading.DEEPEST + 1
+    assert reading.depth_of(found, 1000) <= reading.MAX_DEPTH + 1
     with pytest.raises(ValueError):
         reading.decoded(DEEP[:-1])
 

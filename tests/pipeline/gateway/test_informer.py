@@ -67,8 +67,8 @@ class Cluster:
         self.asked.append(name)
         return self.found.get(name)
 
-    def pages(self, selector: str, whole: bool) -> Iterator[Page]:
-        assert not whole
+    def pages(self, selector: str, full: bool) -> Iterator[Page]:
+        assert not full
         self.asked.append("list")
         for one in self.found.values():
             yield Page([head(one)], str(self.version))

@@ -312,11 +312,11 @@ def test_a_token_file_that_holds_no_digest_locks_nobody_out(tmp_path: Path, buck
 )
 def test_what_is_no_object_is_refused_whatever_it_is(text: str) -> None:
     with pytest.raises(ValidationFailed):
-        json_text.parsed(text, "It", "Correct it.")
+        json_text.parse_object(text, "It", "Correct it.")
 
 
 @pytest.mark.parametrize(
     "text", ["{}", ' {"a": [[1.5, "[[[["]]}\n', '{"a": "\\"[{"}', '{"a": ' + "[" * 49 + "]" * 49 + "}"]
 )
 def test_an_object_is_read_as_json_reads_it(text: str) -> None:
-    assert json_text.parsed(text.encode(), "It", "Correct it.") == json.loads(text)
+    assert json_text.parse_object(text.encode(), "It", "Correct it.") == json.loads(text)

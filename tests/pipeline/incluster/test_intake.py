@@ -131,7 +131,7 @@ def test_a_name_that_leaves_no_room_for_a_mark_has_its_record_and_costs_nobody_a
     bucket.refused["drops/long/_FAILED.json"] = "KeyTooLongError"
     good = drop_zip(bucket, "z-good")
     assert intake.reconcile(cluster, "sixview") == {job: "refused", good: "started"}
-    assert s3.record_of(job)
+    assert s3.find_record(job)
 
 
 # -- what is nobody's own fault -----------------------------------------------------------------------------------------

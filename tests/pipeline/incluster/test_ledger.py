@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.clients import s3
-from pipeline.clients.kubernetes import COMPLETED, UNFINISHED, Page
+from pipeline.clients.kubernetes import COMPLETED_LABEL, UNFINISHED, Page
 from pipeline.incluster.ledger import Ledger
 from pipeline.jobs.status import view
 
@@ -27,7 +27,7 @@ def job(phase: str = "", nodes: dict[str, Any] | None = None, release: str = "si
             "name": NAME,
             "uid": UID,
             "creationTimestamp": "2026-01-01T00:00:00Z",
-            "labels": labels | ({COMPLETED: "true"} if ended else {}),
+            "labels": labels | ({COMPLETED_LABEL: "true"} if ended else {}),
             "annotations": {},
             "managedFields": ["x" * 1000],
         },
@@ -54,12 +54,12 @@ class Cluster:
     def get(self, name: str) -> dict[str, Any] | None:
         return copy.deepcopy(self.workflow) if self.workflow and self.workflow["metadata"]["name"] == name else None
 
-    def pages(self, selector: str, whole: bool) -> Iterator[Page]:
-        assert not whole
+    def pages(self, selector: str, full: bool) -> Iterator[Page]:
+        assert not full
         items = []
         if self.workflow:
             labels = self.workflow["metadata"]["labels"]
-            done, told = labels.get(COMPLETED) == "true", "sixview.dev/status" in labels
+            done, told = labels.get(COMPLETED_LABEL) == "true", "sixview.dev/status" in labels
             if done != (selector == UNFINISHED) and not (done and told):
                 items = [{"metadata": self.workflow["metadata"]}]
         yield Page(items, "")

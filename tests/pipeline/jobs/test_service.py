@@ -162,15 +162,15 @@ def test_what_a_template_without_uids_made_is_found_where_it_lies() -> None:
 
 
 def test_a_job_s_record_is_the_newest_of_its_own_workflow(bucket: Bucket) -> None:
-    assert s3.record_of("abc12345") is None
+    assert s3.find_record("abc12345") is None
     s3.write_json("records/abc12345.json", {"job_id": "abc12345", "status": "failed"})
-    assert s3.record_of("abc12345") == {"job_id": "abc12345", "status": "failed", "folder": "abc12345"}
+    assert s3.find_record("abc12345") == {"job_id": "abc12345", "status": "failed", "folder": "abc12345"}
     key = f"records/abc12345.{UID}.json"
     s3.write_json(key, {"workflow": "sixview-abc12345", "status": "completed", "folder": "elsewhere"})
     s3.write_json(f"records/abc12345.1{UID[1:]}.json", {"workflow": "abc12345", "status": "failed"})
     s3.write_json("records/abc12345.other.json", {"status": "cancelled"})
     s3.write_json("records/abc123456.json", {"status": "cancelled"})
-    found = s3.record_of("abc12345")
+    found = s3.find_record("abc12345")
     assert found and (found["status"], found["folder"]) == ("completed", f"abc12345.{UID}")
 
 
@@ -344,12 +344,12 @@ class Cluster:
         self.whole.append(name)
         return self.found.get(name)
 
-    def pages(self, selector: str, whole: bool) -> Iterator[Page]:
+    def pages(self, selector: str, full: bool) -> Iterator[Page]:
         for name, one in self.found.items():
             ended = one["metadata"].get("labels", {}).get("workflows.argoproj.io/completed") == "true"
             if ended == (selector == FINISHED):
-                self.whole += [name] if whole else []
-                yield Page([one if whole else finished.head(one)], "1")
+                self.whole += [name] if full else []
+                yield Page([one if full else finished.head(one)], "1")
         if self.expired:
             self.expired -= 1
             raise Expired("The provided continue parameter is too old")
@@ -434,8 +434,8 @@ def test_a_retry_keeps_what_succeeded_and_forgets_the_rest() -> None:
     assert names == kept
     assert len(again["status"]["nodes"][job]["children"]) == len(kept) - 1
     assert (again["status"]["phase"], again["status"]["nodes"][job]["phase"]) == ("Running", "Running")
-    assert set(again["metadata"]["labels"]) == {"sixview.dev/owner", "sixview.dev/source", retries.PHASE}
-    assert again["metadata"]["labels"][retries.PHASE] == again["status"]["phase"] == "Running"
+    assert set(again["metadata"]["labels"]) == {"sixview.dev/owner", "sixview.dev/source", retries.PHASE_LABEL}
+    assert again["metadata"]["labels"][retries.PHASE_LABEL] == again["status"]["phase"] == "Running"
     assert "shutdown" not in again["spec"]
     assert again["status"]["storedWorkflowTemplateSpec"] == {"entrypoint": "job"}
     assert [pod.split("-")[-2] for pod in gone] == ["quality", "package", "onExit"]
@@ -451,8 +451,8 @@ class Stopped:
     def get(self, name: str) -> dict[str, Any]:
         return self.workflow
 
-    def retry(self, name: str, anew: bool = False) -> None:
-        self.retried = anew
+    def retry(self, name: str, from_start: bool = False) -> None:
+        self.retried = from_start
 
 
 @pytest.mark.parametrize(
@@ -493,7 +493,7 @@ def test_a_job_that_begins_anew_keeps_nothing() -> None:
     ended["status"]["nodes"]["sixview-abc12345"] = {"name": "sixview-abc12345", "type": "DAG", "phase": "Failed"}
     next(iter(ended["status"]["nodes"].values()))["boundaryID"] = "sixview-abc12345"
     assert len(retries.restarted(ended)[0]["status"]["nodes"]) == 2
-    again, gone = retries.restarted(ended, anew=True)
+    again, gone = retries.restarted(ended, from_start=True)
     assert (list(again["status"]["nodes"]), len(gone)) == (["sixview-abc12345"], 1)
 
 
