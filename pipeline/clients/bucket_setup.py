@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pipeline.clients import s3
-from pipeline.incluster.markers import READY, ZIP
+from pipeline.clients.s3 import READY, ZIP
 from steps.runtime.errors import StorageUnavailable
 
 RULE_PREFIX = "sixview-"

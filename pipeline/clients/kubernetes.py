@@ -39,7 +39,7 @@ class Expired(Exception):
 
 @dataclass(frozen=True)
 class Page:
-    """One page of a list response. resource_version: of the whole list, to start a watch from; continue_token: empty on the last."""
+    """One page of a list response. resource_version: of the list, to start a watch from; continue_token: empty on the last."""
 
     items: list[Workflow]
     resource_version: str
@@ -139,8 +139,8 @@ class Kubernetes:
         return self._json(self.custom.patch_namespaced_custom_object, "workflows", name, patch)
 
     def retry(self, name: str, from_start: bool = False) -> None:
-        """As `argo retry`: removes failed nodes from the status and deletes their pods, so that the controller creates them again.
-        from_start: all nodes."""
+        """As `argo retry`: removes failed nodes from the status and deletes their pods, so that the controller creates them
+        again. from_start: all nodes."""
         workflow = self.get(name)
         if workflow is None:
             return

@@ -139,8 +139,8 @@ def time_text(value: Any) -> str:
 
 
 def failure(value: Any, limit: int = MOST_OUTPUT) -> Record | None:
-    """A failure record whose every field has its type. value: a dict or its JSON. None where it has no code, is nested deeper than
-    MAX_DEPTH, or is longer than `limit` characters of JSON."""
+    """A failure record whose every field has its type. value: a dict or its JSON. None where it has no code, is nested deeper
+    than MAX_DEPTH, or is longer than `limit` characters of JSON."""
     if isinstance(value, str):
         value = json_of(value)
     fields = mapping(value)

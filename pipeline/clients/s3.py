@@ -23,12 +23,16 @@ from pathlib import Path
 from typing import IO, Any
 
 from pipeline.clients import reading
-from pipeline.jobs.ids import PREFIX
+from pipeline.clients.workflows import NAME_PREFIX
 
 INPUTS, INTERMEDIATES, RESULTS, RECORDS, DROPS, LOGS = "inputs/", "jobs/", "results/", "records/", "drops/", "logs/"
 OPEN = "open/"  # one object per unfinished job, see `ledger`
 PREFIXES = (INPUTS, INTERMEDIATES, RESULTS, RECORDS, DROPS, LOGS, OPEN)
 RESULT_FILES = ("result.zip", "report.html", "failure.json")
+READY, ZIP = (
+    "/_READY.json",
+    ".zip",
+)  # suffixes of the keys that complete a drop: drops/<name>/_READY.json, drops/<name>.zip
 STARTUP_SECONDS = 120.0  # how long `ensure_bucket` retries while the store starts
 NOT_FOUND_CODES = ("404", "NoSuchKey", "NoSuchBucket", "NoSuchVersion", "NotFound")
 UID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
@@ -91,7 +95,7 @@ def find_record(job: str) -> dict[str, Any] | None:
     objects = [item for item in listed(f"{RECORDS}{job}.") if job_of_record(item["Key"]) == job]
     for item in sorted(objects, key=lambda listed_object: listed_object["LastModified"], reverse=True):
         record = reading.mapping(read_json(item["Key"]))
-        if record.get("workflow") in (None, "", PREFIX + job):
+        if record.get("workflow") in (None, "", NAME_PREFIX + job):
             return {**record, "folder": item["Key"].removeprefix(RECORDS).removesuffix(".json")}
     return None
 

@@ -11,6 +11,7 @@ from typing import Any
 from pipeline.clients import reading
 from pipeline.clients.reading import EPOCH, MOST_OUTPUT, MOST_TEXT, mapping, parse_time, text
 
+NAME_PREFIX = "sixview-"  # of a job's workflow; the job id follows
 MOST_NODES = 16 << 20  # bytes of status.compressedNodes after decompression
 MAX_PARSE_ERRORS = 3  # sentences that are kept
 PHASES = ("", "Pending", "Running", "Succeeded", "Failed", "Error")

@@ -12,11 +12,12 @@ from fastapi.responses import HTMLResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.clients import s3
+from pipeline.clients.workflows import NAME_PREFIX
 from pipeline.gateway import errors, results
 from pipeline.gateway.dependencies import AWAY, Asker, Shared, find
 from pipeline.gateway.errors import RateLimited, Unauthorized, documented
 from pipeline.jobs import service
-from pipeline.jobs.status import PREFIX, View
+from pipeline.jobs.status import View
 from steps.runtime.contract import MODELS
 from steps.runtime.errors import (
     ClusterUnavailable,
@@ -129,7 +130,7 @@ async def cancel(job: str, shared: Shared, asker: Asker, body: Confirmation | No
             "cancel_requested",
             'Send {"confirm": true} within an hour to cancel the job; what it has made is lost.',
         )
-    order = (PREFIX + view["job_id"], {"sixview.dev/cancelled-by": asker.name or "http"})
+    order = (NAME_PREFIX + view["job_id"], {"sixview.dev/cancelled-by": asker.name or "http"})
     stopped = await run_in_threadpool(shared.cluster.stop, *order)
     if stopped:
         shared.watched.see(stopped)

@@ -6,8 +6,8 @@ import hashlib
 from typing import Any
 
 from pipeline.clients import json_text, s3
-from pipeline.clients.s3 import DROPS
-from pipeline.incluster.markers import ZIP, Drop, text_of
+from pipeline.clients.s3 import DROPS, ZIP
+from pipeline.incluster.markers import Drop, text_of
 from pipeline.jobs import service
 from steps.io.input_set import FIELDS, MAX_BYTES, named_as_cameras, shown
 from steps.runtime.errors import FileTooLarge, InvalidFileCount, ValidationFailed

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.clients import reading, workflows
+from pipeline.incluster import markers
 from pipeline.jobs import records
 from pipeline.jobs.failure import describe
 
@@ -61,7 +62,12 @@ def main(namespace: str, name: str, status: str, folder: str) -> None:
     publish(values, Path(folder))
     changes = ending(values)
     label(values, records.annotation(workflow, changes), namespace, name, api)
-    settle(workflow, changes)
+    try:
+        finalize(workflow, changes)
+    except (
+        Exception
+    ) as error:  # the job has not failed for it: annotations have the record too, and the reconciler retries
+        print(f"the record could not be stored: {error}", file=sys.stderr, flush=True)
 
 
 def ending(values: dict[str, str], ended_at: str = "") -> dict[str, Any]:
@@ -75,13 +81,16 @@ def ending(values: dict[str, str], ended_at: str = "") -> dict[str, Any]:
     }
 
 
-def settle(workflow: dict[str, Any], changes: dict[str, Any]) -> None:
-    """The record that outlives the workflow. A store that refuses it is not the job's failure: the record is in the labels too,
-    and the reconciler tries again."""
-    try:
-        records.settle(workflow, changes)
-    except Exception as error:
-        print(f"the record could not be stored: {error}", file=sys.stderr, flush=True)
+def finalize(workflow: dict[str, Any], changes: dict[str, Any] | None = None) -> records.View:
+    """Stores the job's record, marks its drop, and deletes the inputs and intermediates of a cancelled or timed-out job.
+
+    changes: as in `records.record`. Idempotent. Returns the job's status."""
+    record, view = records.write(workflow, changes)
+    if record["drop"]:
+        markers.mark(record["drop"]["name"])
+    if record["error"] and record["error"]["code"] in records.PURGED_CODES:
+        records.purge(view)
+    return view
 
 
 if __name__ == "__main__":

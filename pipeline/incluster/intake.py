@@ -24,11 +24,11 @@ from urllib.parse import unquote_plus
 
 from pipeline.clients import s3, workflows
 from pipeline.clients.kubernetes import Cluster, Workflow, connect
-from pipeline.clients.s3 import DROPS
-from pipeline.incluster import dropped_files, markers
-from pipeline.incluster.markers import MARKS, ZIP, Drop, name_of, text_of
+from pipeline.clients.s3 import DROPS, ZIP
+from pipeline.clients.workflows import NAME_PREFIX
+from pipeline.incluster import dropped_files, exit_handler, markers
+from pipeline.incluster.markers import MARKS, Drop, name_of, text_of
 from pipeline.jobs import records, service, status
-from pipeline.jobs.status import PREFIX
 from steps.io.input_set import shown
 from steps.runtime.errors import ClusterUnavailable, StepError, StorageUnavailable, UnknownError, ValidationFailed
 
@@ -164,17 +164,17 @@ def attend(intake: Intake, drop: Drop, has_record: bool) -> str:
         refuse(drop, error)
         return "refused"
     if workflows.read(workflow)["status"]["phase"] in status.ENDED:
-        records.settle(workflow)
+        exit_handler.finalize(workflow)
         return "recorded"
     return ""
 
 
 def workflow_of(cluster: Cluster, drop: Drop) -> Workflow | None:
     """The workflow that a drop has become. Raises ValidationFailed where another one has its name."""
-    found = cluster.get(PREFIX + drop.job)
+    found = cluster.get(NAME_PREFIX + drop.job)
     if found is not None and not markers.is_of(found, drop):
-        raise ValidationFailed(f"The workflow {PREFIX}{drop.job} did not come from this drop.", ANEW)
-    older = None if found else cluster.get(PREFIX + drop.old_job)
+        raise ValidationFailed(f"The workflow {NAME_PREFIX}{drop.job} did not come from this drop.", ANEW)
+    older = None if found else cluster.get(NAME_PREFIX + drop.old_job)
     return found or (older if older and markers.is_of(older, drop) else None)
 
 

@@ -99,7 +99,7 @@ class Ledger:
         workflow = workflows.read(workflow)
         values = failure.describe(workflow, [], nodes.tasks_phase(workflow))
         changes = exit_handler.ending(values, workflow["status"]["finishedAt"] or now())
-        records.settle(workflow, changes)
+        exit_handler.finalize(workflow, changes)
         name, told = workflow["metadata"]["name"], records.annotation(workflow, changes)
         exit_handler.label(values, told, self.cluster.namespace, name, self.cluster.custom)
 
@@ -116,7 +116,7 @@ def deleted(workflow: Workflow) -> None:
     """The record of a job whose workflow was deleted before it had ended."""
     error = Cancelled("The workflow was deleted before it had ended.")
     record = failure.completed(error, None, [])
-    records.settle(workflow, {"status": "cancelled", "error": record, "ended_at": now()})
+    exit_handler.finalize(workflow, {"status": "cancelled", "error": record, "ended_at": now()})
 
 
 def recorded(job: str, since: str) -> bool:

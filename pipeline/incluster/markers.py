@@ -8,11 +8,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipeline.clients import json_text, s3
-from pipeline.clients.s3 import DROPS
+from pipeline.clients.s3 import DROPS, READY, ZIP
 from pipeline.jobs import ids
 from steps.runtime.errors import ValidationFailed
 
-READY, ZIP = "/_READY.json", ".zip"
 MARKS = ("_DONE.json", "_FAILED.json")
 ANNOTATION = "sixview.dev/drop"  # of a workflow: the Drop that it was made from, as JSON
 TRIES = 20  # to bring the marks about while others do the same

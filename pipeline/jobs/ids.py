@@ -10,7 +10,6 @@ import hmac
 import os
 import secrets
 
-PREFIX = "sixview-"  # of a job's workflow
 ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 ID_LENGTH, OLD_LENGTH = 13, 8
 KEY = "SIXVIEW_ID_KEY"  # environment: the secret that Idempotency-Keys are hashed with

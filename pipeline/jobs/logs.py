@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pipeline.clients import s3, workflows
 from pipeline.clients.kubernetes import Cluster
 from pipeline.clients.retries import pod_name
+from pipeline.clients.workflows import NAME_PREFIX
 from pipeline.jobs import records
 from pipeline.jobs.nodes import step_nodes
-from pipeline.jobs.status import PREFIX, folder_of
+from pipeline.jobs.status import folder_of
 from steps.runtime.errors import JobNotFound, ValidationFailed
 
 
@@ -17,13 +18,13 @@ def of_job(
     cluster: Cluster, job: str, step: str | None = None, follow: bool = False
 ) -> Iterator[tuple[str, Iterator[str]]]:
     """For each pod in the order of their beginning: its step and attempt, and its lines. Raises JobNotFound, ValidationFailed."""
-    name = PREFIX + job
+    name = NAME_PREFIX + job
     found = cluster.get(name)
     if found is None:
         yield from archived(job, step)
         return
     workflow = workflows.read(found)
-    prefix = f"{s3.LOGS}{PREFIX}{folder_of(workflow)}/"
+    prefix = f"{s3.LOGS}{NAME_PREFIX}{folder_of(workflow)}/"
     nodes = workflow["status"]["nodes"].values()
     pods = [*step_nodes(workflow), *(n for n in nodes if n["type"] == "Pod" and n["templateName"] == "report")]
     steps = [node["templateName"].removesuffix("-pod") for node in pods]
@@ -51,12 +52,12 @@ def lines(cluster: Cluster, prefix: str, pod: tuple[str, str], follow: bool) -> 
 def archived(job: str, step: str | None) -> Iterator[tuple[str, Iterator[str]]]:
     """Of a workflow that is gone."""
     record = records.read(job)
-    prefix = f"{s3.LOGS}{PREFIX}{record['folder'] if record else job}/"
+    prefix = f"{s3.LOGS}{NAME_PREFIX}{record['folder'] if record else job}/"
     found = sorted(s3.listed(prefix), key=lambda o: o["LastModified"])
     if not found:
         raise JobNotFound(f"There is no job {job}, and there are no logs of it.")
     for item in found:
         pod = item["Key"].removeprefix(prefix).partition("/")[0]
-        its = pod.removeprefix(f"{PREFIX}{job}-").rpartition("-")[0].removesuffix("-pod")
+        its = pod.removeprefix(f"{NAME_PREFIX}{job}-").rpartition("-")[0].removesuffix("-pod")
         if not step or its == step:
             yield pod, iter((s3.read(item["Key"]) or b"").decode("utf-8", "replace").splitlines())

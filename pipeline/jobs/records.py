@@ -1,6 +1,6 @@
-"""What stays of a job when its workflow is gone: one small object in S3, written by the exit handler, never expired.
+"""A job's final record: one small object in S3 that outlives the workflow and never expires.
 
-Where the exit handler could not run (`argo terminate`, a store that was away), `settle` writes it later."""
+The exit handler writes it; where that could not run (`argo terminate`, an unavailable store), the reconciler does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 from pipeline.clients import reading, s3, workflows
-from pipeline.incluster import markers
+from pipeline.clients.workflows import NAME_PREFIX
 from pipeline.jobs import status
 
 View = dict[str, Any]
@@ -28,14 +28,14 @@ KEPT = (
     "workflow",
 )
 MOST_ANNOTATION = 16384  # characters; Kubernetes allows 256 kB for all of an object's annotations
-PURGED_AFTER = ("CANCELLED", "MODEL_TIMEOUT")  # codes whose inputs and intermediates go at once
-RECORD_OF_A_PART = ("failure.json", "report.html", "outputs/")
+PURGED_CODES = ("CANCELLED", "MODEL_TIMEOUT")  # error codes after which inputs and intermediates are deleted at once
+KEPT_INTERMEDIATES = ("failure.json", "report.html", "outputs/")
 
 
 def read(job: str) -> View | None:
     """The view of a job that has ended; None where there is no record. What is wrong with a record is told in its error."""
     found = s3.find_record(job)
-    return None if found is None else status.of_record(found) | {"job_id": job, "workflow": status.PREFIX + job}
+    return None if found is None else status.of_record(found) | {"job_id": job, "workflow": NAME_PREFIX + job}
 
 
 def record(workflow: dict[str, Any], changes: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -57,27 +57,20 @@ def annotation(workflow: dict[str, Any], changes: dict[str, Any]) -> str:
     return told if len(told) <= MOST_ANNOTATION else ""
 
 
-def settle(workflow: dict[str, Any], changes: dict[str, Any] | None = None) -> View:
-    """Writes down how a workflow ended, marks the drop it came from, and takes away what nobody wants any more. May be repeated.
-
-    changes: as `record` has them."""
-    found = record(workflow, changes)
+def write(workflow: dict[str, Any], changes: dict[str, Any] | None = None) -> tuple[dict[str, Any], View]:
+    """Stores a workflow's final record in S3. changes: as in `record`. Returns the record and the job's status."""
+    final = record(workflow, changes)
     view = status.view(workflow) | (changes or {})
-    s3.write_json(s3.record_key(view["folder"]), found)
-    if found["drop"]:
-        markers.mark(found["drop"]["name"])
-    if found["error"] and found["error"]["code"] in PURGED_AFTER:
-        forget(view)
-    return view
+    s3.write_json(s3.record_key(view["folder"]), final)
+    return final, view
 
 
-def forget(view: View) -> None:
-    """Takes a job's uploads and intermediates away; its record, report and logs stay."""
-    if (
-        view["workflow"] == status.PREFIX + view["job_id"]
-    ):  # uploads are kept by the job's id, which others may have in their names
+def purge(view: View) -> None:
+    """Deletes a job's uploads and intermediates; its record, report and logs stay."""
+    # uploads are keyed by job id, which is also part of other workflows' names
+    if view["workflow"] == NAME_PREFIX + view["job_id"]:
         s3.purge(f"{s3.INPUTS}{view['job_id']}/")
         s3.purge(f"{s3.INPUTS}{view['job_id']}.")
     prefix = f"{s3.INTERMEDIATES}{view['folder']}/"
-    s3.purge(prefix, keep=tuple(prefix + part for part in RECORD_OF_A_PART))
+    s3.purge(prefix, keep=tuple(prefix + name for name in KEPT_INTERMEDIATES))
     s3.purge(s3.key_of(view["folder"], "result.zip"))

@@ -18,9 +18,10 @@ from urllib.parse import unquote
 
 from pipeline.clients import reading, retries, s3, workflows
 from pipeline.clients.kubernetes import FINISHED, UNFINISHED, Cluster, Conflict, Expired, Workflow
+from pipeline.clients.workflows import NAME_PREFIX
 from pipeline.jobs import records
 from pipeline.jobs import status as job_status
-from pipeline.jobs.status import ASKED, OWNER, PREFIX, SOURCE, View
+from pipeline.jobs.status import ASKED, OWNER, SOURCE, View
 from steps.io import input_set
 from steps.runtime.errors import (
     Cancelled,
@@ -83,7 +84,7 @@ def manifest(job: str, address: str, options: dict[str, Any], template: str, **a
     labels = {"app.kubernetes.io/name": "sixview", SOURCE: about.get("source", "cli")}
     if about.get("owner"):
         labels[OWNER] = about["owner"]
-    metadata: dict[str, Any] = {"name": PREFIX + job, "labels": labels}
+    metadata: dict[str, Any] = {"name": NAME_PREFIX + job, "labels": labels}
     if about.get("drop"):
         metadata["annotations"] = {"sixview.dev/drop": about["drop"]}
     return {
@@ -116,7 +117,7 @@ def upload(source: Path, job: str) -> str:
 
 def find(cluster: Cluster, job: str) -> View:
     """A job's view, with its place in the queue. Raises JobNotFound."""
-    workflow = cluster.get(PREFIX + checked(job))
+    workflow = cluster.get(NAME_PREFIX + checked(job))
     if workflow is None:
         return ended(job)
     found = job_status.view(workflow)
@@ -133,7 +134,7 @@ def ended(job: str) -> View:
 
 def checked(job: str) -> str:
     """A job's id as it may stand in names and keys. Raises JobNotFound for what never was one."""
-    job = job.removeprefix(PREFIX)
+    job = job.removeprefix(NAME_PREFIX)
     if not JOB.fullmatch(job):
         raise JobNotFound("There is no such job: an id consists of lower-case letters, digits and hyphens.")
     return job
@@ -190,7 +191,7 @@ def _listed(cluster: Cluster, selector: str, whole: bool, reduced: Callable[[Wor
 
 def _whole(cluster: Cluster, job: str) -> View | None:
     """Of a job that has ended; None where it is gone by now, or was made without a template."""
-    found = cluster.get(PREFIX + job)
+    found = cluster.get(NAME_PREFIX + job)
     return job_status.view(found) if found and job_status.is_job(found) else None
 
 
@@ -210,14 +211,14 @@ def cancel(cluster: Cluster, job: str, who: str = "") -> View:
     """Stops a job: what runs is ended, the exit handler tells. Raises JobNotReady, JobNotFound."""
     found = find(cluster, job)
     if may_cancel(found):
-        cluster.stop(PREFIX + found["job_id"], {"sixview.dev/cancelled-by": who or "cli"})
+        cluster.stop(NAME_PREFIX + found["job_id"], {"sixview.dev/cancelled-by": who or "cli"})
     return found | {"status": "cancelled"}
 
 
 def request_cancel(cluster: Any, job: str) -> str:
     """Notes that somebody wants the job cancelled. Returns when, ISO 8601."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    cluster.patch(PREFIX + job, {"metadata": {"annotations": {ASKED: now}}})
+    cluster.patch(NAME_PREFIX + job, {"metadata": {"annotations": {ASKED: now}}})
     return now
 
 
@@ -228,7 +229,7 @@ def retry(cluster: Cluster, job: str) -> View:
     found = find(cluster, job)
     if found["status"] not in ("failed", "cancelled") or not found["ended_at"]:
         raise JobNotReady(f"The job {job} is {found['status']}: only a job that has failed can be tried again.")
-    workflow = cluster.get(PREFIX + found["job_id"])
+    workflow = cluster.get(NAME_PREFIX + found["job_id"])
     if workflow is None:
         raise JobExpired(f"The workflow of the job {job} is gone from the cluster.")
     address = job_status.parameters(workflow).get("input", "")
@@ -236,7 +237,8 @@ def retry(cluster: Cluster, job: str) -> View:
         raise JobExpired(f"The input of the job {job} is gone: nothing lies at {address}.")
     time.sleep(quiet_in(workflow, datetime.now(UTC)))
     cluster.retry(
-        PREFIX + found["job_id"], from_start=any(s3.head(key) is None for key in retries.kept_artifact_keys(workflow))
+        NAME_PREFIX + found["job_id"],
+        from_start=any(s3.head(key) is None for key in retries.kept_artifact_keys(workflow)),
     )
     s3.remove(f"s3://{s3.bucket()}/{s3.record_key(found['folder'])}")
     return find(cluster, job)

@@ -7,13 +7,12 @@ from typing import Any
 
 from pipeline.clients import reading, workflows
 from pipeline.clients.reading import EPOCH, mapping, parse_time, text
-from pipeline.jobs import ids
+from pipeline.clients.workflows import NAME_PREFIX
 from pipeline.jobs.failure import ENDED_BY, describe
 from pipeline.jobs.nodes import MOST_WARNINGS, model_of, outputs, step_nodes, step_of, tasks_phase, warnings_of
 from steps.runtime.contract import MODELS
 from steps.runtime.errors import Record
 
-PREFIX = ids.PREFIX
 FOLDER = "sixview.dev/folder"  # label of workflows whose template writes into folders that have their uid in the name
 OWNER, SOURCE, ASKED = "sixview.dev/owner", "sixview.dev/source", "sixview.dev/cancel-requested"
 RECORD = "sixview.dev/record"  # annotation: the record that the exit handler left, so that nobody need read the workflow again
@@ -34,21 +33,21 @@ View = dict[str, Any]
 
 def job_of(name: str) -> str:
     """A job's id: the workflow's name without its prefix."""
-    return name.removeprefix(PREFIX)
+    return name.removeprefix(NAME_PREFIX)
 
 
 def folder_of(workflow: Workflow) -> str:
     """Where a workflow's files lie, in results/ and elsewhere; see `clients.s3`."""
     metadata = workflows.read(workflow)["metadata"]
     name, uid = metadata["name"], metadata["uid"]
-    is_old = FOLDER not in metadata["labels"] and name.startswith(PREFIX)
+    is_old = FOLDER not in metadata["labels"] and name.startswith(NAME_PREFIX)
     return job_of(name) if is_old or not uid else f"{job_of(name)}.{uid}"
 
 
 def is_job(workflow: Workflow) -> bool:
     """Whether a workflow is a job: made from a template, and by a name that no other job's can be taken for."""
     of_template = "workflowTemplateRef" in mapping(mapping(workflow).get("spec")) or recorded(workflow) is not None
-    return of_template and workflows.read(workflow)["metadata"]["name"].startswith(PREFIX)
+    return of_template and workflows.read(workflow)["metadata"]["name"].startswith(NAME_PREFIX)
 
 
 def view(workflow: Workflow) -> View:

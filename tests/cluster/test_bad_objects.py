@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
+from pipeline.clients.workflows import NAME_PREFIX
 from pipeline.jobs import ids
-from pipeline.jobs.status import PREFIX
 from tests.cluster import web
 from tests.cluster.node import kubectl, wait_for
 from tests.cluster.places import NAMESPACE
@@ -31,7 +31,7 @@ def waiting(cluster: None) -> Iterator[Callable[[], str]]:
             "apiVersion": "argoproj.io/v1alpha1",
             "kind": "Workflow",
             "metadata": {
-                "name": PREFIX + job,
+                "name": NAME_PREFIX + job,
                 "labels": {"app.kubernetes.io/name": "sixview", "sixview.dev/owner": "alice"},
             },
             "spec": {
@@ -46,11 +46,11 @@ def waiting(cluster: None) -> Iterator[Callable[[], str]]:
 
     yield make
     for job in made:
-        kubectl("-n", NAMESPACE, "delete", "workflow", PREFIX + job, "--wait=false", check=False)
+        kubectl("-n", NAMESPACE, "delete", "workflow", NAME_PREFIX + job, "--wait=false", check=False)
 
 
 def patch(job: str, change: dict[str, Any]) -> None:
-    kubectl("-n", NAMESPACE, "patch", "workflow", PREFIX + job, "--type=merge", "-p", json.dumps(change))
+    kubectl("-n", NAMESPACE, "patch", "workflow", NAME_PREFIX + job, "--type=merge", "-p", json.dumps(change))
 
 
 def seen(session: httpx.Client, job: str, field: str, part: str) -> None:

@@ -21,7 +21,7 @@ import httpx
 import pytest
 
 from pipeline.clients import s3
-from pipeline.jobs.status import PREFIX
+from pipeline.clients.workflows import NAME_PREFIX
 from tests.cluster import web
 from tests.cluster.client import BUCKET, finished, keys_of, labels_of, submit, workflow
 from tests.cluster.client import folder as folder_of
@@ -232,7 +232,7 @@ def uploads_without_job() -> set[str]:
     """What lies in inputs/ for no workflow that is there. Others upload meanwhile, and have their job soon after."""
     places = {version["Key"].split("/")[1] for version in s3.versions(s3.INPUTS)}
     listed = kubectl("-n", NAMESPACE, "get", "workflows", "-o", "name").stdout
-    names = {line.rpartition("/")[2].removeprefix(PREFIX) for line in listed.split()}
+    names = {line.rpartition("/")[2].removeprefix(NAME_PREFIX) for line in listed.split()}
     return {place for place in places if place.partition(".")[0] not in names}
 
 
@@ -370,7 +370,7 @@ def test_a_cancellation_is_asked_for_and_then_confirmed(alice: httpx.Client, mug
     folder = folder_of(web.workflow_of(job))
     prefix = f"{s3.INTERMEDIATES}{folder}/"
     assert {o["Key"].removeprefix(prefix).split("/")[0] for o in s3.versions(prefix)} <= {"outputs"}
-    assert list(s3.listed(f"{s3.LOGS}{PREFIX}{folder}/"))
+    assert list(s3.listed(f"{s3.LOGS}{NAME_PREFIX}{folder}/"))
 
 
 def test_what_has_ended_cannot_be_cancelled(alice: httpx.Client, done: dict[str, Any], failed: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 
-from pipeline.jobs.status import PREFIX
+from pipeline.clients.workflows import NAME_PREFIX
 from tests.cluster.client import SMALL, address, connect_to_store
 from tests.cluster.places import KUBECONFIG, NAMESPACE, SLOWNESS
 
@@ -114,4 +114,4 @@ def _wait(session: httpx.Client, process: subprocess.Popen[bytes]) -> None:
 
 
 def workflow_of(job: str) -> str:
-    return PREFIX + job
+    return NAME_PREFIX + job

@@ -216,7 +216,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Store:
 @FUZZ
 @given(spoiled())
 def test_a_record_is_written_of_any_workflow(store: Store, found: Any) -> None:
-    checked(records.settle(found))
+    checked(exit_handler.finalize(found))
     assert store.written
 
 

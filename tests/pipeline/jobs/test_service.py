@@ -12,8 +12,8 @@ import pytest
 
 from pipeline.clients import retries, s3
 from pipeline.clients.kubernetes import FINISHED, Expired, Page
-from pipeline.incluster import markers
-from pipeline.jobs import ids, records, service
+from pipeline.incluster import exit_handler, markers
+from pipeline.jobs import ids, service
 from pipeline.jobs import status as job_status
 from steps.runtime.errors import ClusterUnavailable, JobExpired, JobFailed, JobNotFound, JobNotReady, ValidationFailed
 from tests.pipeline import finished
@@ -180,13 +180,13 @@ def test_a_cancelled_workflow_takes_no_other_job_s_inputs_away(bucket: Bucket) -
     stopped["spec"]["shutdown"] = "Stop"
     for key in ("inputs/abc12345/set.zip", "inputs/abc12345.x/set.zip", f"jobs/abc12345.{UID}/scene.tgz"):
         bucket.put_object(key, b"x")
-    records.settle(stopped)
+    exit_handler.finalize(stopped)
     assert [key for key in bucket.objects if not key.startswith("records/")] == [
         "inputs/abc12345/set.zip",
         "inputs/abc12345.x/set.zip",
     ]
     stopped["metadata"]["name"] = "sixview-abc12345"
-    records.settle(stopped)
+    exit_handler.finalize(stopped)
     assert not [key for key in bucket.objects if key.startswith("inputs/")]
 
 
