@@ -80,7 +80,7 @@ def _waiting(cluster: Cluster, template: str) -> Iterator[Finding]:
     """The template's jobs that do not go on right now, and why."""
     for workflow in map(workflows.read, cluster.list(UNFINISHED)):
         of_template = mapping(workflow["spec"].get("workflowTemplateRef")).get("name") == template
-        why = status.waiting(workflow)
+        why = status.waiting_note(workflow)
         if why and of_template:
             job = status.job_of(workflow["metadata"]["name"])
             yield Finding(f"the job {job} waits: {why}", False if " ends as " in why else None)

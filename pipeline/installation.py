@@ -200,10 +200,10 @@ def quotas(reader: Reader) -> Iterator[Finding]:
 
 def sizes(reader: Reader, spec: dict[str, Any]) -> Iterator[Finding]:
     """Whether every step fits on some node as its first attempt asks for it."""
-    nodes = [placement.node(found) for found in reader.nodes()]
+    nodes = [placement.parse_node(found) for found in reader.nodes()]
     wrong: dict[placement.Verdict, list[str]] = {}
     for template in (t for t in spec["templates"] if "container" in t):
-        verdict = placement.never(plain_pod(spec, template), nodes, pending.value_of(template["name"]))
+        verdict = placement.why_unschedulable(plain_pod(spec, template), nodes, pending.values_name(template["name"]))
         if verdict:
             wrong.setdefault(verdict, []).append(template["name"])
     for verdict, steps in wrong.items():

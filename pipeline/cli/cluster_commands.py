@@ -86,15 +86,15 @@ def submit(input: str, parameters: tuple[str, ...], template: str, wait: bool, a
         check_locally(Path(input))
     cluster = cluster_of(chosen)
     options = {k: v for k, v in chosen.items() if v} | given_parameters(parameters)
-    options = service.options_from(options, service.known_options(cluster, template))
+    options = service.options_from(options, service.template_parameters(cluster, template))
     job = ids.new_id()
     source = s3_source(input) if remote else service.upload(Path(input), job)
-    view = service.submit(cluster, job, source, options, template)
+    job_status = service.submit(cluster, job, source, options, template)
     if not as_json:
-        click.echo(f"job {job} is {view['status']}; `sixview status {job} --watch` follows it")
-    view = watched(cluster, job, quiet=as_json) if wait else view
-    click.echo(service.as_json(view)) if as_json else None
-    raise SystemExit(exit_code(view) if wait else 0)
+        click.echo(f"job {job} is {job_status['status']}; `sixview status {job} --watch` follows it")
+    job_status = watched(cluster, job, quiet=as_json) if wait else job_status
+    click.echo(service.as_json(job_status)) if as_json else None
+    raise SystemExit(exit_code(job_status) if wait else 0)
 
 
 def s3_source(address: str) -> str:
@@ -103,7 +103,7 @@ def s3_source(address: str) -> str:
     from pipeline.jobs import service
     from steps.runtime.errors import ValidationFailed
 
-    bucket, key = service.source(address)
+    bucket, key = service.parse_source(address)
     if bucket == s3.bucket() and not any(s3.listed(key)):
         raise ValidationFailed(
             f"There is nothing at {address}.", "Give a prefix with multi_views/ and depth_renders/, or a .zip."
@@ -136,9 +136,9 @@ def status(job: str, watch: bool, as_json: bool, **chosen: Any) -> None:
     from pipeline.jobs import service
 
     cluster = cluster_of(chosen)
-    view = watched(cluster, job, quiet=as_json) if watch else service.find(cluster, job)
-    click.echo(service.as_json(view)) if as_json else told(view)
-    raise SystemExit(exit_code(view) if watch else 0)
+    job_status = watched(cluster, job, quiet=as_json) if watch else service.find(cluster, job)
+    click.echo(service.as_json(job_status)) if as_json else told(job_status)
+    raise SystemExit(exit_code(job_status) if watch else 0)
 
 
 def watched(cluster: Cluster, job: str, quiet: bool) -> dict[str, Any]:
@@ -147,41 +147,41 @@ def watched(cluster: Cluster, job: str, quiet: bool) -> dict[str, Any]:
 
     last = ""
     while True:
-        view = service.find(cluster, job)
-        line = in_a_line(view)
+        job_status = service.find(cluster, job)
+        line = in_a_line(job_status)
         if line != last and not quiet:
             click.echo(line)
         last = line
-        if view["status"] in ENDED and view["ended_at"]:
-            return view
+        if job_status["status"] in ENDED and job_status["ended_at"]:
+            return job_status
         time.sleep(POLL_SECONDS)
 
 
-def in_a_line(view: dict[str, Any]) -> str:
-    place = f", place {view['queue_position']} in the queue" if view["queue_position"] else ""
-    where = ", ".join(filter(None, (view["current_model"], view["stage"])))
-    return f"{view['job_id']}  {view['status']:<10}  {view['progress']:>3} %  {where}{place}".rstrip()
+def in_a_line(job_status: dict[str, Any]) -> str:
+    place = f", place {job_status['queue_position']} in the queue" if job_status["queue_position"] else ""
+    where = ", ".join(filter(None, (job_status["current_model"], job_status["stage"])))
+    return f"{job_status['job_id']}  {job_status['status']:<10}  {job_status['progress']:>3} %  {where}{place}".rstrip()
 
 
-def told(view: dict[str, Any]) -> None:
-    click.echo(in_a_line(view))
-    engine = f" ({view['engine']})" if view["engine"] else ""
+def told(job_status: dict[str, Any]) -> None:
+    click.echo(in_a_line(job_status))
+    engine = f" ({job_status['engine']})" if job_status["engine"] else ""
     click.echo(
-        f"model:    {view['model_type']}{engine}\ncreated:  {view['created_at']}\nupdated:  {view['updated_at']}"
+        f"model:    {job_status['model_type']}{engine}\ncreated:  {job_status['created_at']}\nupdated:  {job_status['updated_at']}"
     )
-    if view["note"]:
-        click.echo(view["note"])
-    for warning in view["warnings"]:
+    if job_status["note"]:
+        click.echo(job_status["note"])
+    for warning in job_status["warnings"]:
         click.echo(f"WARNING: {warning}")
-    if view["error"]:
-        explained(view["error"])
+    if job_status["error"]:
+        explained(job_status["error"])
 
 
-def exit_code(view: dict[str, Any]) -> int:
+def exit_code(job_status: dict[str, Any]) -> int:
     """0, or the one that the failed step had."""
     from steps.runtime.errors import UnknownError, by_code
 
-    return by_code().get(view["error"]["code"], UnknownError).exit_code if view["error"] else 0
+    return by_code().get(job_status["error"]["code"], UnknownError).exit_code if job_status["error"] else 0
 
 
 @remote.command("list")
@@ -196,10 +196,10 @@ def listing(limit: int, as_json: bool, **chosen: Any) -> None:
     if as_json:
         click.echo(service.as_json(found))
         return
-    for view in found:
-        code = view["error"]["code"] if view["error"] else ""
+    for job_status in found:
+        code = job_status["error"]["code"] if job_status["error"] else ""
         click.echo(
-            f"{in_a_line(view):<60}  {view['model_type']:<11}  {view['created_at']}  {view['source']:<5} {code}".rstrip()
+            f"{in_a_line(job_status):<60}  {job_status['model_type']:<11}  {job_status['created_at']}  {job_status['source']:<5} {code}".rstrip()
         )
     if not found:
         click.echo("There are no jobs.")
@@ -215,7 +215,7 @@ def logs(job: str, step: str | None, follow: bool, **chosen: Any) -> None:
     from pipeline.jobs import logs, service
 
     cluster = cluster_of(chosen)
-    for heading, lines in logs.of_job(cluster, service.checked(job), step, follow):
+    for heading, lines in logs.of_job(cluster, service.check_id(job), step, follow):
         click.secho(f"--- {heading}", bold=True)
         for line in lines:
             click.echo(line)
@@ -230,14 +230,14 @@ def cancel(job: str, yes: bool, **chosen: Any) -> None:
     from pipeline.jobs import service
 
     cluster = cluster_of(chosen)
-    view = service.find(cluster, job)
-    if not service.may_cancel(view):
-        click.echo(f"{view['job_id']} was cancelled already")
+    job_status = service.find(cluster, job)
+    if not service.may_cancel(job_status):
+        click.echo(f"{job_status['job_id']} was cancelled already")
         return
-    if not yes and not click.confirm(f"Cancel {in_a_line(view)}?"):
+    if not yes and not click.confirm(f"Cancel {in_a_line(job_status)}?"):
         raise SystemExit("Nothing was cancelled. Without a terminal to ask at, give --yes.")
     service.cancel(cluster, job)
-    click.echo(f"{view['job_id']} is being cancelled")
+    click.echo(f"{job_status['job_id']} is being cancelled")
 
 
 @remote.command("retry")
@@ -260,8 +260,8 @@ def fetch(job: str, out: Path, as_json: bool, **chosen: Any) -> None:
     """Download JOB's result and report. A broken download goes on where it stopped; every file's SHA-256 is checked."""
     from pipeline.jobs import download, service
 
-    view = service.find(cluster_of(chosen), job)
-    found = download.fetch(view, out)
+    job_status = service.find(cluster_of(chosen), job)
+    found = download.fetch(job_status, out)
     told = "\n".join(f"{name + ':':8}{path}" for name, path in found.items())
     click.echo(service.as_json(found) if as_json else told)
 

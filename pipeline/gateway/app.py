@@ -104,9 +104,9 @@ def create(options: Options, cluster: Kubernetes) -> FastAPI:
             options, cluster, watched, Tokens(options.tokens), Pace(options.requests_per_minute), slots
         )
         watched.start()
-        if not os.environ.get(ids.KEY):
+        if not os.environ.get(ids.KEY_VARIABLE):
             print(
-                f"{ids.KEY} is not set: an Idempotency-Key is known until this process ends.",
+                f"{ids.KEY_VARIABLE} is not set: an Idempotency-Key is known until this process ends.",
                 file=sys.stderr,
                 flush=True,
             )

@@ -16,7 +16,7 @@ from pipeline.gateway.errors import RateLimited, Unauthorized
 from pipeline.gateway.informer import Watched
 from pipeline.gateway.tokens import Client, Pace, Tokens
 from pipeline.jobs import service
-from pipeline.jobs.status import View
+from pipeline.jobs.status import JobStatus
 from steps.runtime.errors import ClusterUnavailable, JobNotFound, StorageUnavailable
 
 AWAY = (ClusterUnavailable, StorageUnavailable)
@@ -53,7 +53,7 @@ class Gateway:
 
     async def options_known(self) -> dict[str, Any]:
         if time.monotonic() - self.known_at > 60:
-            self.known = await run_in_threadpool(service.known_options, self.cluster, self.options.template)
+            self.known = await run_in_threadpool(service.template_parameters, self.cluster, self.options.template)
             self.known_at = time.monotonic()
         return self.known
 
@@ -78,12 +78,12 @@ Shared = Annotated[Gateway, Depends(gateway)]
 Asker = Annotated[Client, Depends(client)]
 
 
-async def find(shared: Gateway, asker: Client, job: str) -> View:
+async def find(shared: Gateway, asker: Client, job: str) -> JobStatus:
     """A job that the asker may see. Somebody else's is as unknown as none."""
-    job = service.checked(job)
-    view = shared.watched.get(job)
-    if view is None:
-        view = await run_in_threadpool(service.find, shared.cluster, job)
-    if not asker.may_see(view["owner"]):
+    job = service.check_id(job)
+    job_status = shared.watched.get(job)
+    if job_status is None:
+        job_status = await run_in_threadpool(service.find, shared.cluster, job)
+    if not asker.may_see(job_status["owner"]):
         raise JobNotFound(f"There is no job {job}.")
-    return view
+    return job_status

@@ -14,7 +14,7 @@ from collections import Counter
 from pipeline.clients import reading, workflows
 from pipeline.clients.kubernetes import SELECTOR, Expired, Kubernetes
 from pipeline.jobs import status
-from pipeline.jobs.status import View, Workflow
+from pipeline.jobs.status import JobStatus, Workflow
 
 WATCH_SECONDS = 240
 PATIENCE_SECONDS = 30.0  # without a word from the API server, after which we are not well
@@ -26,7 +26,7 @@ class Watched(threading.Thread):
     def __init__(self, cluster: Kubernetes) -> None:
         super().__init__(daemon=True, name="watch")
         self.cluster = cluster
-        self.jobs: dict[str, View] = {}
+        self.jobs: dict[str, JobStatus] = {}
         self.versions: dict[str, int] = {}  # resourceVersion of each workflow that was read, by its name
         self.since = ""  # the version from which to watch on; empty: a listing comes first
         self.complete = False  # whether a first listing has come to its end
@@ -34,13 +34,17 @@ class Watched(threading.Thread):
 
     # -- questions ------------------------------------------------------------------------------------------------------
 
-    def get(self, job: str) -> View | None:
-        view = self.jobs.get(job)
-        return status.with_queue(view, list(self.jobs.values())) if view and view["status"] == "queued" else view
+    def get(self, job: str) -> JobStatus | None:
+        job_status = self.jobs.get(job)
+        return (
+            status.with_queue(job_status, list(self.jobs.values()))
+            if job_status and job_status["status"] == "queued"
+            else job_status
+        )
 
     def counts(self) -> Counter[str]:
         """How many jobs there are of each status."""
-        return Counter(view["status"] for view in list(self.jobs.values()))
+        return Counter(job_status["status"] for job_status in list(self.jobs.values()))
 
     def active_of(self, owner: str) -> int:
         """Jobs of one owner that have not ended."""
@@ -53,19 +57,19 @@ class Watched(threading.Thread):
 
     # -- changes --------------------------------------------------------------------------------------------------------
 
-    def see(self, workflow: Workflow, gone: bool = False) -> View:
+    def see(self, workflow: Workflow, gone: bool = False) -> JobStatus:
         """Takes a workflow as it is now. What the watch brings late does not undo what an answer has shown already."""
         read = workflows.read(workflow)
-        name, version, view = read["metadata"]["name"], version_of(read), status.view(read)
-        job = view["job_id"]
+        name, version, job_status = read["metadata"]["name"], version_of(read), status.of_workflow(read)
+        job = job_status["job_id"]
         if version < self.versions.get(name, 0):
-            return self.jobs.get(job, view)
+            return self.jobs.get(job, job_status)
         self.versions[name] = version
         if status.is_job(read):
-            self.jobs[job] = view
+            self.jobs[job] = job_status
         if gone:
             self._forget(name)
-        return view
+        return job_status
 
     def run(self) -> None:
         while True:
@@ -101,7 +105,7 @@ class Watched(threading.Thread):
                 there.add(name)
                 if self.versions.get(name) == version_of(head):
                     continue
-                if status.recorded(head):
+                if status.of_annotation(head):
                     self._take(head)
                 else:
                     lacking.append(name)

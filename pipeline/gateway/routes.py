@@ -17,7 +17,7 @@ from pipeline.gateway import errors, results
 from pipeline.gateway.dependencies import AWAY, Asker, Shared, find
 from pipeline.gateway.errors import RateLimited, Unauthorized, documented
 from pipeline.jobs import service
-from pipeline.jobs.status import View
+from pipeline.jobs.status import JobStatus
 from steps.runtime.contract import MODELS
 from steps.runtime.errors import (
     ClusterUnavailable,
@@ -76,8 +76,10 @@ async def listing(shared: Shared, asker: Asker, limit: Annotated[int, Query(ge=1
         raise ClusterUnavailable(
             "This service has just started, and is still reading the jobs.", "Try again in a moment."
         )
-    found = (view for view in list(shared.watched.jobs.values()) if asker.may_see(view["owner"]))
-    return [shown(view) for view in heapq.nlargest(limit, found, key=lambda v: (v["created_at"], v["job_id"]))]
+    found = (job_status for job_status in list(shared.watched.jobs.values()) if asker.may_see(job_status["owner"]))
+    return [
+        shown(job_status) for job_status in heapq.nlargest(limit, found, key=lambda v: (v["created_at"], v["job_id"]))
+    ]
 
 
 @router.get(
@@ -90,17 +92,17 @@ async def status(job: str, shared: Shared, asker: Asker) -> Any:
     return shown(await find(shared, asker, job))
 
 
-def shown(view: View) -> dict[str, Any]:
+def shown(job_status: JobStatus) -> dict[str, Any]:
     """A view, as clients get it."""
-    base = f"/jobs/{view['job_id']}"
+    base = f"/jobs/{job_status['job_id']}"
     links = {"self": base}
-    if view["status"] in ("queued", "processing"):
+    if job_status["status"] in ("queued", "processing"):
         links["cancel"] = f"{base}/cancel"
-    if view["status"] == "completed":
+    if job_status["status"] == "completed":
         links |= {"download": f"{base}/download", "mesh": f"{base}/mesh"}
-    if view["status"] in ("completed", "failed"):
+    if job_status["status"] in ("completed", "failed"):
         links["report"] = f"{base}/report"
-    return {**{name: view[name] for name in Status.model_fields if name != "links"}, "links": links}
+    return {**{name: job_status[name] for name in Status.model_fields if name != "links"}, "links": links}
 
 
 # -- orders -------------------------------------------------------------------------------------------------------------
@@ -117,28 +119,28 @@ def shown(view: View) -> dict[str, Any]:
 )
 async def cancel(job: str, shared: Shared, asker: Asker, body: Confirmation | None = None) -> Any:
     """The first request only asks, and is forgotten after an hour; one with `{"confirm": true}` stops the job."""
-    view = await find(shared, asker, job)
+    job_status = await find(shared, asker, job)
     try:
-        if not service.may_cancel(view):
-            return told(view, "cancelled", "The job was cancelled already.")
+        if not service.may_cancel(job_status):
+            return told(job_status, "cancelled", "The job was cancelled already.")
     except JobNotReady as error:
         return errors.answer(error, 400)
     if body is None or not body.confirm:
-        await run_in_threadpool(service.request_cancel, shared.cluster, view["job_id"])
+        await run_in_threadpool(service.request_cancel, shared.cluster, job_status["job_id"])
         return told(
-            view,
+            job_status,
             "cancel_requested",
             'Send {"confirm": true} within an hour to cancel the job; what it has made is lost.',
         )
-    order = (NAME_PREFIX + view["job_id"], {"sixview.dev/cancelled-by": asker.name or "http"})
+    order = (NAME_PREFIX + job_status["job_id"], {"sixview.dev/cancelled-by": asker.name or "http"})
     stopped = await run_in_threadpool(shared.cluster.stop, *order)
     if stopped:
         shared.watched.see(stopped)
-    return told(view, "cancelled", "The job is being stopped.")
+    return told(job_status, "cancelled", "The job is being stopped.")
 
 
-def told(view: View, status: str, message: str) -> dict[str, str]:
-    return {"job_id": view["job_id"], "status": status, "message": message}
+def told(job_status: JobStatus, status: str, message: str) -> dict[str, str]:
+    return {"job_id": job_status["job_id"], "status": status, "message": message}
 
 
 # -- results ------------------------------------------------------------------------------------------------------------
@@ -169,9 +171,9 @@ async def download(
     if_range: Annotated[str, Header()] = "",
 ) -> Response:
     """Streamed, in ranges where a client asks for them. A broken download goes on with `Range` and `If-Range`."""
-    view = await find(shared, asker, job)
-    key, head = await run_in_threadpool(service.result, view)
-    name = f"{view['job_id']}.zip"
+    job_status = await find(shared, asker, job)
+    key, head = await run_in_threadpool(service.result, job_status)
+    name = f"{job_status['job_id']}.zip"
     if shared.options.redirect:
         return await run_in_threadpool(results.redirect, key, name)
     return await run_in_threadpool(results.download, key, head, name, range, if_range)
@@ -182,11 +184,11 @@ async def download(
 )
 async def report(job: str, shared: Shared, asker: Asker) -> Response:
     """Also of a job that failed: its report says why."""
-    view = await find(shared, asker, job)
-    text = await run_in_threadpool(s3.read, s3.key_of(view["folder"], "report.html"))
+    job_status = await find(shared, asker, job)
+    text = await run_in_threadpool(s3.read, s3.key_of(job_status["folder"], "report.html"))
     if text is None:
-        await run_in_threadpool(service.result, view)  # says why there is none
-        raise JobExpired(f"The report of the job {view['job_id']} is no longer kept.")
+        await run_in_threadpool(service.result, job_status)  # says why there is none
+        raise JobExpired(f"The report of the job {job_status['job_id']} is no longer kept.")
     return HTMLResponse(text, headers={"Content-Security-Policy": REPORT_SECURITY})
 
 
@@ -200,8 +202,8 @@ async def mesh(job: str, shared: Shared, asker: Asker, model: Annotated[str | No
     """model: which, where there are both; without it the last that was made."""
     if model and model not in MODELS:
         raise ValidationFailed("There is no such model.", f"Give {' or '.join(MODELS)}.", field="model", choices=MODELS)
-    view = await find(shared, asker, job)
-    key, head = await run_in_threadpool(service.result, view)
-    model = model or (MODELS[-1] if view["model_type"] == "both" else view["model_type"])
+    job_status = await find(shared, asker, job)
+    key, head = await run_in_threadpool(service.result, job_status)
+    model = model or (MODELS[-1] if job_status["model_type"] == "both" else job_status["model_type"])
     body, size = await run_in_threadpool(results.member, key, int(head["ContentLength"]), f"{model}/mesh.glb")
     return StreamingResponse(body, headers={"Content-Length": str(size)}, media_type="model/gltf-binary")

@@ -19,7 +19,7 @@ from pipeline.gateway.dependencies import AWAY, Asker, Gateway, Shared
 from pipeline.gateway.errors import RateLimited, RequestTooLarge, Unauthorized, documented
 from pipeline.gateway.tokens import ANYBODY, Client
 from pipeline.jobs import ids, service
-from pipeline.jobs.status import View
+from pipeline.jobs.status import JobStatus
 from steps.runtime.contract import MODELS
 from steps.runtime.errors import FileTooLarge, InvalidFileCount, InvalidFileFormat, JobNotFound, ValidationFailed
 
@@ -102,26 +102,26 @@ async def submit(
     try:
         options = service.options_from(options, await shared.options_known())
         order = (shared.cluster, job, source, options, shared.options.template)
-        view = await run_in_threadpool(service.submit, *order, owner=asker.name, source="http")
+        job_status = await run_in_threadpool(service.submit, *order, owner=asker.name, source="http")
     except BaseException:
         forget(folder)
         raise
-    return submitted(view)
+    return submitted(job_status)
 
 
-async def earlier(shared: Gateway, asker: Client, job: str) -> View | None:
+async def earlier(shared: Gateway, asker: Client, job: str) -> JobStatus | None:
     """The job that an Idempotency-Key has led to before. Raises ValidationFailed where it is not the asker's."""
-    view = shared.watched.get(job)
-    if view is None:
+    job_status = shared.watched.get(job)
+    if job_status is None:
         try:
-            view = await run_in_threadpool(service.find, shared.cluster, job)
+            job_status = await run_in_threadpool(service.find, shared.cluster, job)
         except JobNotFound:
             return None
-    return service.own(view, asker.name, "http")
+    return service.check_owner(job_status, asker.name, "http")
 
 
-def submitted(view: View) -> dict[str, Any]:
-    return {name: view[name] for name in ("job_id", "status", "model_type", "created_at")}
+def submitted(job_status: JobStatus) -> dict[str, Any]:
+    return {name: job_status[name] for name in ("job_id", "status", "model_type", "created_at")}
 
 
 async def received(request: Request, shared: Gateway, folder: str) -> tuple[str, dict[str, Any]]:

@@ -81,16 +81,16 @@ def ending(values: dict[str, str], ended_at: str = "") -> dict[str, Any]:
     }
 
 
-def finalize(workflow: dict[str, Any], changes: dict[str, Any] | None = None) -> records.View:
+def finalize(workflow: dict[str, Any], changes: dict[str, Any] | None = None) -> records.JobStatus:
     """Stores the job's record, marks its drop, and deletes the inputs and intermediates of a cancelled or timed-out job.
 
     changes: as in `records.record`. Idempotent. Returns the job's status."""
-    record, view = records.write(workflow, changes)
+    record, job_status = records.write(workflow, changes)
     if record["drop"]:
         markers.mark(record["drop"]["name"])
     if record["error"] and record["error"]["code"] in records.PURGED_CODES:
-        records.purge(view)
-    return view
+        records.purge(job_status)
+    return job_status
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ class Listed(NamedTuple):
 def reconcile(cluster: Cluster, template: str, name: str = "") -> dict[str, str]:
     """Makes bucket and cluster agree, for one name or for all. Returns what was done: job -> "started", "refused", "recorded", or
     "waiting" for what the cluster did not take. Raises what keeps all drops from their turn."""
-    intake = Intake(cluster, template, service.known_options(cluster, template))
+    intake = Intake(cluster, template, service.template_parameters(cluster, template))
     done: dict[str, str] = {}
     listing = listed(name)
     waiting = listing.unsettled()
@@ -90,7 +90,7 @@ def told(drop: Drop, error: Exception) -> None:
 def refuse_to_go_on(intake: Intake) -> None:
     """Raises where the store or the cluster is away for everybody: then nothing is a drop's own fault."""
     s3.client().list_objects_v2(Bucket=s3.bucket(), Prefix=DROPS, MaxKeys=1)
-    service.known_options(intake.cluster, intake.template)
+    service.template_parameters(intake.cluster, intake.template)
 
 
 def give_up(drop: Drop, error: Exception) -> str:
@@ -198,7 +198,7 @@ def refuse(drop: Drop, error: StepError) -> None:
         **record["details"],
     }
     kept = {
-        **dict.fromkeys(records.KEPT),
+        **dict.fromkeys(records.FIELDS),
         "job_id": drop.job,
         "status": "failed",
         "created_at": drop.dropped_at,

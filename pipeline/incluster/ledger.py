@@ -115,7 +115,7 @@ def remembered(workflow: Workflow) -> Workflow:
 def deleted(workflow: Workflow) -> None:
     """The record of a job whose workflow was deleted before it had ended."""
     error = Cancelled("The workflow was deleted before it had ended.")
-    record = failure.completed(error, None, [])
+    record = failure.with_details(error, None, [])
     exit_handler.finalize(workflow, {"status": "cancelled", "error": record, "ended_at": now()})
 
 

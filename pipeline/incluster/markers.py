@@ -34,7 +34,7 @@ class Drop:
     @property
     def old_job(self) -> str:
         """The id that this had when ids were shorter."""
-        return ids.old_id(self.job)
+        return ids.legacy_id(self.job)
 
 
 def name_of(key: str) -> str:

@@ -204,7 +204,10 @@ class Reconciler:
             reason = "Argo's controller has not begun with the job: see whether it runs, and what its log says of it."
             metadata = found["metadata"]
             yield Job(
-                metadata["name"], metadata["annotations"], found["spec"]["shutdown"], [Wait(status.UNTAKEN, "", reason)]
+                metadata["name"],
+                metadata["annotations"],
+                found["spec"]["shutdown"],
+                [Wait(status.NOT_STARTED, "", reason)],
             )
 
     def pods(self) -> Iterator[dict[str, Any]]:
@@ -233,7 +236,7 @@ class Reconciler:
         if not self.read_nodes:
             return None
         try:
-            return [placement.node(found) for found in pages(self.core.list_node, PAGE["nodes"])]
+            return [placement.parse_node(found) for found in pages(self.core.list_node, PAGE["nodes"])]
         except ApiException as error:
             if error.status != 403:
                 raise

@@ -23,8 +23,8 @@ from hera.workflows import (
 from hera.workflows import models as argo
 
 from pipeline.clients.s3 import key_of
-from pipeline.jobs.failure import RECORD
-from pipeline.jobs.pod_messages import AGAIN, FINAL, SIGKILLED
+from pipeline.jobs.failure import EXIT_HANDLER_OUTPUTS
+from pipeline.jobs.pod_messages import NOT_RETRYABLE, RETRYABLE, SIGKILLED
 from pipeline.workflow.resources import CONTROL, GROWTH, SIDECAR
 from pipeline.workflow.settings import Settings
 from pipeline.workflow.substitution import address_part, all_options, chosen, option, tag, whole, words
@@ -133,7 +133,7 @@ def infrastructure(settings: Settings) -> argo.RetryStrategy:
     cannot prefer another node, only require one, and a pool no larger than the retries is soon used up; without that Kubernetes'
     own taints keep pods from a node that is lost, drained or under pressure."""
     codes = ", ".join(f"'{error.exit_code}'" for error in (GpuUnavailable, DiskFull, Interrupted))
-    lost, final = (f"lastRetry.message matches '{words}'" for words in (AGAIN, FINAL))
+    lost, final = (f"lastRetry.message matches '{words}'" for words in (RETRYABLE, NOT_RETRYABLE))
     affinity = argo.RetryAffinity(node_anti_affinity=argo.RetryNodeAntiAffinity()) if settings.another_node else None
     return argo.RetryStrategy(
         limit=argo.IntOrString(root=str(settings.infrastructure_retries)),
@@ -375,7 +375,7 @@ def report(settings: Settings) -> Container:
     that may not have run."""
     told = [
         Parameter(name=name, value_from=argo.ValueFrom(path=f"{WORK}/record/{name}", default=default))
-        for name, default in RECORD.items()
+        for name, default in EXIT_HANDLER_OUTPUTS.items()
     ]
     return Container(
         name="report",

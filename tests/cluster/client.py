@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.clients import s3
-from pipeline.jobs import status as job_status
+from pipeline.jobs import status
 from pipeline.jobs.nodes import outputs, step_nodes
 from tests.cluster.node import CGROUP, CGROUPS, kubectl, wait_for
 from tests.cluster.places import BIN, KUBECONFIG, NAMESPACE, SLOWNESS
@@ -206,7 +206,7 @@ def job(name: str) -> str:
 
 def folder(name: str) -> str:
     """Where a workflow's files lie in the bucket."""
-    return job_status.folder_of(workflow(name))
+    return status.folder_of(workflow(name))
 
 
 def keys_of(name: str) -> dict[str, int]:

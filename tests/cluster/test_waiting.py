@@ -101,7 +101,7 @@ def submitted(fault: str, patch: dict[str, Any], priority: str) -> str:
 def test_why_a_job_waits_is_told_while_it_does(stuck: dict[str, str]) -> None:
     """By the command, and so by HTTP and the page, which show the same view; doctor lists it."""
     name = stuck["memory"]
-    wait_for(lambda: bool(job_status.waiting(workflow(name))), 60, "the reason to be told")
+    wait_for(lambda: bool(job_status.waiting_note(workflow(name))), 60, "the reason to be told")
     status = sixview("status", job(name)).stdout
     if workflow(name)["status"]["phase"] not in ENDED:
         assert FAULTS["memory"][3] in status
@@ -112,7 +112,7 @@ def test_why_a_job_waits_is_told_while_it_does(stuck: dict[str, str]) -> None:
 def test_a_job_that_cannot_start_ends_with_its_code_and_gives_its_place_free(stuck: dict[str, str], fault: str) -> None:
     *_, code, words = FAULTS[fault]
     found = finished(stuck[fault], 240)
-    view = job_status.view(found)
+    view = job_status.of_workflow(found)
     assert (view["status"], view["error"]["code"]) == ("failed", code), view
     assert words in view["error"]["message"]
     assert view["error"]["suggestion"]

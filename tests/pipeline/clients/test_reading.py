@@ -127,7 +127,9 @@ def spoiled(draw: st.DrawFn) -> Any:
         except (KeyError, IndexError, TypeError):  # an earlier one has taken that place away
             continue
     added = draw(
-        st.sampled_from(["", status.ASKED, failure.ENDED_BY, "sixview.dev/drop", status.RECORD, "shutdown", "packed"])
+        st.sampled_from(
+            ["", status.CANCEL_REQUESTED, failure.ENDED_BY, "sixview.dev/drop", status.RECORD, "shutdown", "packed"]
+        )
     )
     if added == "packed":
         found["status"] = {"compressedNodes": draw(odd)}
@@ -164,15 +166,15 @@ def checked(view: Any) -> None:
 @FUZZ
 @given(spoiled())
 def test_whatever_stands_in_a_workflow_it_has_a_view(found: Any) -> None:
-    checked(status.view(found))
-    checked(status.view(head(found)))
+    checked(status.of_workflow(found))
+    checked(status.of_workflow(head(found)))
     status.is_job(found)
-    jobs.quiet_in(found, datetime.now(UTC))
+    jobs.retry_delay(found, datetime.now(UTC))
     values = failure.describe(found, [], "Failed")
     assert all(isinstance(value, str) for value in values.values())
-    assert set(values) == set(failure.RECORD)
+    assert set(values) == set(failure.EXIT_HANDLER_OUTPUTS)
     records.annotation(found, exit_handler.ending(values))
-    console.explained(status.view(found)["error"] or FAILURE)
+    console.explained(status.of_workflow(found)["error"] or FAILURE)
 
 
 @FUZZ
@@ -338,8 +340,8 @@ def test_one_bad_workflow_hides_no_other_from_the_command(monkeypatch: pytest.Mo
 def test_a_cancellation_that_names_no_time_is_told_in_the_view() -> None:
     running = workflow()
     running["status"]["phase"] = "Running"
-    running["metadata"]["annotations"] = {status.ASKED: "soon"}
-    view = status.view(running)
+    running["metadata"]["annotations"] = {status.CANCEL_REQUESTED: "soon"}
+    view = status.of_workflow(running)
     assert view["status"] == "processing"
     assert "sixview.dev/cancel-requested='soon' is no time" in view["note"]
 
@@ -347,7 +349,7 @@ def test_a_cancellation_that_names_no_time_is_told_in_the_view() -> None:
 def test_a_failure_record_that_cannot_be_read_is_told_in_the_error() -> None:
     found = workflow()
     found["status"]["nodes"][f"{NAME}-8"]["outputs"]["parameters"] = [{"name": "failure", "value": DEEP}]
-    view = status.view(found)
+    view = status.of_workflow(found)
     assert (view["status"], view["error"]["code"]) == ("failed", "UNKNOWN_ERROR")
     assert "cannot be read" in view["error"]["message"]
 
@@ -356,8 +358,8 @@ def test_packed_nodes_that_unpack_to_more_than_memory_are_not_unpacked() -> None
     found = workflow()
     bomb = base64.b64encode(gzip.compress(b" " * (64 << 20) + b"{}")).decode()
     found["status"] = {"phase": "Running", "compressedNodes": bomb}
-    assert status.view(found)["status"] == "queued"
-    assert "compressedNodes" in status.view(found)["note"]
+    assert status.of_workflow(found)["status"] == "queued"
+    assert "compressedNodes" in status.of_workflow(found)["note"]
 
 
 def test_what_is_nested_too_deep_is_null_and_the_rest_is_read() -> None:
@@ -374,10 +376,10 @@ def test_what_is_nested_too_deep_is_null_and_the_rest_is_read() -> None:
 
 def test_a_job_that_has_ended_is_shown_by_its_metadata_alone_as_by_the_whole() -> None:
     found = with_record(workflow())
-    assert status.view(head(found)) == status.view(found)
+    assert status.of_workflow(head(found)) == status.of_workflow(found)
     assert status.is_job(head(found))
-    whole = status.view(workflow())
-    differs = {name for name in VIEW_TYPES if status.view(found)[name] != whole[name]}
+    whole = status.of_workflow(workflow())
+    differs = {name for name in VIEW_TYPES if status.of_workflow(found)[name] != whole[name]}
     assert differs <= {"progress", "updated_at"}
 
 
@@ -387,5 +389,5 @@ def test_a_job_that_has_ended_is_shown_by_its_metadata_alone_as_by_the_whole() -
 )
 def test_the_record_of_another_end_is_not_taken_for_this_one(stale: dict[str, Any]) -> None:
     found = with_record(workflow(), **stale)
-    assert status.recorded(found) is None
-    assert status.view(found)["error"]["code"] == FAILURE["code"]
+    assert status.of_annotation(found) is None
+    assert status.of_workflow(found)["error"]["code"] == FAILURE["code"]

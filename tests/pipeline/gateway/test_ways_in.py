@@ -119,10 +119,10 @@ def test_an_empty_key_is_no_key(service: Service, key: str) -> None:
 
 def test_which_job_a_key_leads_to_cannot_be_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     ids.secret.cache_clear()
-    monkeypatch.setenv(ids.KEY, "a" * 32)
+    monkeypatch.setenv(ids.KEY_VARIABLE, "a" * 32)
     one = ids.keyed_id("http", "alice", "k")
     ids.secret.cache_clear()
-    monkeypatch.setenv(ids.KEY, "b" * 32)
+    monkeypatch.setenv(ids.KEY_VARIABLE, "b" * 32)
     assert len({one, ids.keyed_id("http", "alice", "k"), ids.id_from("http", "alice", "k")}) == 3
     ids.secret.cache_clear()
 

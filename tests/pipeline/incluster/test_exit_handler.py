@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.incluster import exit_handler
 from pipeline.jobs import nodes, status
-from pipeline.jobs.failure import ENDED_BY, RECORD, describe
+from pipeline.jobs.failure import ENDED_BY, EXIT_HANDLER_OUTPUTS, describe
 from steps.runtime.errors import ModelConvergenceFailed, StepError
 
 Node = dict[str, Any]
@@ -58,7 +58,7 @@ def test_a_job_that_succeeded_names_model_and_engine() -> None:
         node("validate"), node("reconviagen-pod", engine="fusion"), node("reconviagen-quality", engine="fusion")
     )
     values = describe(found, [], "Succeeded")
-    assert values == {**RECORD, "status": "completed", "model": "reconviagen", "engine": "fusion"}
+    assert values == {**EXIT_HANDLER_OUTPUTS, "status": "completed", "model": "reconviagen", "engine": "fusion"}
 
 
 def test_what_the_steps_warn_of_is_told_once_each_and_labelled_with_its_number() -> None:
@@ -181,9 +181,9 @@ def test_large_workflows_keep_their_nodes_packed() -> None:
 
 
 def test_failure_json_is_written_only_after_a_failure(tmp_path: Path) -> None:
-    exit_handler.publish({**RECORD, "status": "completed"}, tmp_path / "good")
-    assert sorted(p.name for p in (tmp_path / "good").iterdir()) == sorted(RECORD)
-    exit_handler.publish({**RECORD, "failure": '{"code": "X"}'}, tmp_path / "bad")
+    exit_handler.publish({**EXIT_HANDLER_OUTPUTS, "status": "completed"}, tmp_path / "good")
+    assert sorted(p.name for p in (tmp_path / "good").iterdir()) == sorted(EXIT_HANDLER_OUTPUTS)
+    exit_handler.publish({**EXIT_HANDLER_OUTPUTS, "failure": '{"code": "X"}'}, tmp_path / "bad")
     assert json.loads((tmp_path / "bad" / "failure.json").read_text()) == {"code": "X"}
 
 
@@ -236,7 +236,7 @@ def test_every_way_in_which_a_workflow_ended_has_its_words(name: str) -> None:
     values = describe(found, [], nodes.tasks_phase(found))
     details = json.loads(values["failure"])["details"]
     assert (values["error-code"], values["stage"], values["status"], details["attempts"]) == ENDINGS[name]
-    seen = status.view(found)
+    seen = status.of_workflow(found)
     assert (seen["error"]["code"], seen["stage"], seen["status"]) == ENDINGS[name][:3]
 
 

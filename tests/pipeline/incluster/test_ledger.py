@@ -12,7 +12,7 @@ import pytest
 from pipeline.clients import s3
 from pipeline.clients.kubernetes import COMPLETED_LABEL, UNFINISHED, Page
 from pipeline.incluster.ledger import Ledger
-from pipeline.jobs.status import view
+from pipeline.jobs.status import of_workflow
 
 NAME, UID = "sixview-abc12345", "5a0b2c6e-0000-4000-8000-0123456789ab"
 KEY = f"open/abc12345.{UID}.json"
@@ -98,7 +98,7 @@ def test_a_running_job_has_one_small_object_that_says_whose_it_is(store: dict[st
     Ledger(Cluster(job("Running")), "sixview").look()  # type: ignore[arg-type]
     kept = store[KEY]["workflow"]
     assert len(json.dumps(store[KEY])) < 1000
-    found = view(kept)
+    found = of_workflow(kept)
     assert (found["job_id"], found["owner"], found["source"], found["model_type"]) == (
         "abc12345",
         "alice",
@@ -166,7 +166,7 @@ def test_a_job_of_which_only_the_exit_handler_failed_has_completed(store: dict[s
     cluster = Cluster(job("Failed", nodes))
     Ledger(cluster, "sixview").look()  # type: ignore[arg-type]
     assert (record(store)["status"], record(store)["error"]) == ("completed", None)
-    assert view(cluster.workflow or {})["status"] == "completed"
+    assert of_workflow(cluster.workflow or {})["status"] == "completed"
 
 
 @pytest.mark.parametrize(("ended_at", "kept"), [(AFTER, True), (BEFORE, False)])

@@ -48,7 +48,7 @@ def pod(message: str = "", node: str = "", memory: str = "8192Mi", gpus: int = 0
 def node(name: str = "n1", memory: str = "32867328Ki", gpus: int = 0, **more: Any) -> placement.Node:
     """A Node as the API server has it, read."""
     gives = {"cpu": "8", "memory": memory, "pods": "110"} | ({GPU: str(gpus)} if gpus else {})
-    return placement.node(
+    return placement.parse_node(
         {
             "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, **more.pop("labels", {})}},
             "spec": more,
@@ -83,7 +83,7 @@ def test_a_node_that_is_merely_busy_is_no_fault(message: str, nodes: list[placem
 
 
 def test_how_many_nodes_are_busy_does_not_change_the_sentence() -> None:
-    texts = [pending.busy("x", f"0/{n} nodes are available: {n} node(s) were unschedulable.") for n in (1, 7)]
+    texts = [pending.busy_reason("x", f"0/{n} nodes are available: {n} node(s) were unschedulable.") for n in (1, 7)]
     assert texts == ["x waits: no node takes it at the moment (node(s) were unschedulable)."] * 2
 
 
@@ -130,7 +130,7 @@ def test_a_node_that_is_drained_lost_or_under_pressure_comes_back() -> None:
 def test_a_device_plugin_that_restarts_takes_no_gpu_away() -> None:
     given = {"cpu": "8", "memory": "32Gi", GPU: "1"}
     restarting = {"metadata": {"name": "n"}, "status": {"capacity": given, "allocatable": {**given, GPU: "0"}}}
-    found = pending.of_pod(pod(BUSY[2], gpus=1), nodes=[placement.node(restarting)])
+    found = pending.of_pod(pod(BUSY[2], gpus=1), nodes=[placement.parse_node(restarting)])
     assert found is not None
     assert found.code == ""
 
@@ -513,7 +513,7 @@ def test_a_cancelled_job_whose_exit_handler_cannot_start_stays_cancelled() -> No
 def test_an_annotation_of_somebody_else_s_spoils_nothing(word: str) -> None:
     job = Job("sixview-j", {WAITING: word}, "", [SECRET])
     assert json.loads(written(job, NOW)[WAITING])["since"] == "2026-01-01T12:00:00Z"
-    assert status.waiting({"metadata": {"annotations": {WAITING: word}}}) == ""
+    assert status.waiting_note({"metadata": {"annotations": {WAITING: word}}}) == ""
 
 
 def test_a_job_that_argo_does_not_begin_with_says_so_until_it_does() -> None:
@@ -527,8 +527,8 @@ def test_a_job_that_argo_does_not_begin_with_says_so_until_it_does() -> None:
     change = patch(job, LIMITS, True, NOW)
     assert change is not None and "shutdown" not in str(change)
     waiting = found | {"metadata": found["metadata"] | {"annotations": change["metadata"]["annotations"]}}
-    assert "Argo's controller has not begun" in status.waiting(waiting)
-    assert not status.waiting(waiting | {"status": {"phase": "Pending"}})
+    assert "Argo's controller has not begun" in status.waiting_note(waiting)
+    assert not status.waiting_note(waiting | {"status": {"phase": "Pending"}})
 
 
 def test_the_view_says_why_a_job_waits_and_when_it_ends() -> None:
@@ -557,6 +557,6 @@ def test_the_view_says_why_a_job_waits_and_when_it_ends() -> None:
     ],
 )
 def test_the_record_says_what_the_reconciler_ended_a_job_for(word: str, code: str, message: str) -> None:
-    found = failure.ended_by(word)
+    found = failure.of_annotation(word)
     assert (found.code, found.message) == (code, message)
     assert found.suggestion

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.jobs import pod_messages as says
+from pipeline.jobs import pod_messages
 from pipeline.jobs.failure import describe
 from pipeline.workflow.settings import Settings
 from pipeline.workflow.step_templates import infrastructure
@@ -240,7 +240,11 @@ def test_a_step_s_own_failure_is_neither_lost_nor_tried_again() -> None:
         assert not tried_again(message, str(error.exit_code))
 
 
-PATTERNS = [getattr(says, name) for name in dir(says) if name.isupper() and isinstance(getattr(says, name), str)]
+PATTERNS = [
+    getattr(pod_messages, name)
+    for name in dir(pod_messages)
+    if name.isupper() and isinstance(getattr(pod_messages, name), str)
+]
 
 
 def test_the_expressions_need_no_quoting_anywhere() -> None:

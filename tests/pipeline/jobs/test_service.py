@@ -13,8 +13,7 @@ import pytest
 from pipeline.clients import retries, s3
 from pipeline.clients.kubernetes import FINISHED, Expired, Page
 from pipeline.incluster import exit_handler, markers
-from pipeline.jobs import ids, service
-from pipeline.jobs import status as job_status
+from pipeline.jobs import ids, service, status
 from steps.runtime.errors import ClusterUnavailable, JobExpired, JobFailed, JobNotFound, JobNotReady, ValidationFailed
 from tests.pipeline import finished
 from tests.pipeline.doubles import Bucket, bucket
@@ -58,7 +57,7 @@ def with_nodes(*nodes: tuple[str, str, str], **status: Any) -> dict[str, Any]:
 def test_an_id_is_thirteen_characters_that_may_stand_in_every_name() -> None:
     found = {ids.new_id() for _ in range(1000)}
     assert len(found) == 1000
-    assert all(re.fullmatch("[0-9a-z]{13}", job) and service.checked(job) == job for job in found)
+    assert all(re.fullmatch("[0-9a-z]{13}", job) and service.check_id(job) == job for job in found)
 
 
 def test_the_id_of_a_drop_follows_from_key_and_etag_alone() -> None:
@@ -69,13 +68,13 @@ def test_the_id_of_a_drop_follows_from_key_and_etag_alone() -> None:
 
 def test_the_ids_of_drops_go_on_from_those_of_eight_characters() -> None:
     """What was done under one has its record under it."""
-    assert ids.old_id(ids.id_from("drops/a.zip", "1")) == "0076av1k"
+    assert ids.legacy_id(ids.id_from("drops/a.zip", "1")) == "0076av1k"
 
 
 @pytest.mark.parametrize("job", ["", "../x", "a/b", "A", "a" * 60, "a.b", "a%2fb", "-a", "a\n", "{{workflow.name}}"])
 def test_what_never_was_an_id_reaches_neither_names_nor_keys(job: str) -> None:
     with pytest.raises(JobNotFound):
-        service.checked(job)
+        service.check_id(job)
 
 
 # -- input that others chose --------------------------------------------------------------------------------------------
@@ -146,19 +145,19 @@ def test_no_name_of_a_workflow_leads_into_another_job_s_folder() -> None:
     mine, theirs = copy.deepcopy(WORKFLOW), copy.deepcopy(WORKFLOW)
     for number, workflow in enumerate((mine, theirs)):
         workflow["metadata"]["uid"] = f"{number}{UID[1:]}"
-        workflow["metadata"]["labels"][job_status.FOLDER] = "uid"
+        workflow["metadata"]["labels"][status.FOLDER] = "uid"
     theirs["metadata"]["name"] = "abc12345"
-    assert job_status.view(mine)["folder"] == f"abc12345.0{UID[1:]}"
-    assert job_status.view(theirs)["folder"] == f"abc12345.1{UID[1:]}"
-    assert job_status.is_job(mine) and not job_status.is_job(theirs)
+    assert status.of_workflow(mine)["folder"] == f"abc12345.0{UID[1:]}"
+    assert status.of_workflow(theirs)["folder"] == f"abc12345.1{UID[1:]}"
+    assert status.is_job(mine) and not status.is_job(theirs)
     del theirs["metadata"]["labels"]  # nor does one that takes its mark away
-    assert job_status.folder_of(theirs) == f"abc12345.1{UID[1:]}"
+    assert status.folder_of(theirs) == f"abc12345.1{UID[1:]}"
 
 
 def test_what_a_template_without_uids_made_is_found_where_it_lies() -> None:
     old = copy.deepcopy(WORKFLOW)
     old["metadata"]["uid"] = UID
-    assert job_status.view(old)["folder"] == "abc12345"
+    assert status.of_workflow(old)["folder"] == "abc12345"
 
 
 def test_a_job_s_record_is_the_newest_of_its_own_workflow(bucket: Bucket) -> None:
@@ -176,7 +175,7 @@ def test_a_job_s_record_is_the_newest_of_its_own_workflow(bucket: Bucket) -> Non
 
 def test_a_cancelled_workflow_takes_no_other_job_s_inputs_away(bucket: Bucket) -> None:
     stopped = copy.deepcopy(WORKFLOW)
-    stopped["metadata"] |= {"name": "abc12345", "uid": UID, "labels": {job_status.FOLDER: "uid"}}
+    stopped["metadata"] |= {"name": "abc12345", "uid": UID, "labels": {status.FOLDER: "uid"}}
     stopped["spec"]["shutdown"] = "Stop"
     for key in ("inputs/abc12345/set.zip", "inputs/abc12345.x/set.zip", f"jobs/abc12345.{UID}/scene.tgz"):
         bucket.put_object(key, b"x")
@@ -242,37 +241,37 @@ def test_one_marker_completes_a_drop(key: str, name: str) -> None:
 
 
 def test_a_job_is_queued_until_a_pod_of_it_has_begun() -> None:
-    assert job_status.view(with_nodes(phase="Pending"))["status"] == "queued"
-    assert job_status.view(with_nodes(("validate", "Pending", "0/1")))["status"] == "queued"
-    assert job_status.view(with_nodes(("validate", "Running", "0/1")))["status"] == "processing"
+    assert status.of_workflow(with_nodes(phase="Pending"))["status"] == "queued"
+    assert status.of_workflow(with_nodes(("validate", "Pending", "0/1")))["status"] == "queued"
+    assert status.of_workflow(with_nodes(("validate", "Running", "0/1")))["status"] == "processing"
 
 
 def test_progress_grows_from_0_to_100_across_both_models() -> None:
     told = [("validate", "Succeeded", "1/1")]
-    seen = [job_status.view(with_nodes(*told))["progress"]]
+    seen = [status.of_workflow(with_nodes(*told))["progress"]]
     for model in ("reconviagen", "nvdiffrec"):
         for progress in ("0/10", "5/10"):
-            view = job_status.view(with_nodes(*told, (f"{model}-pod", "Running", progress)))
+            view = status.of_workflow(with_nodes(*told, (f"{model}-pod", "Running", progress)))
             assert (view["current_model"], view["stage"]) == (model, "inference")
             seen.append(view["progress"])
         told += [(f"{model}-{part}", "Succeeded", "1/1") for part in ("pod", "quality", "preview")]
-        seen.append(job_status.view(with_nodes(*told))["progress"])
+        seen.append(status.of_workflow(with_nodes(*told))["progress"])
     told.append(("package", "Succeeded", "1/1"))
-    seen.append(job_status.view(with_nodes(*told, phase="Succeeded"))["progress"])
+    seen.append(status.of_workflow(with_nodes(*told, phase="Succeeded"))["progress"])
     assert seen == sorted(seen)
     assert (seen[0], seen[-1]) == (5, 100)
     assert seen[-2] > 90
 
 
 def test_an_attempt_that_failed_is_no_progress() -> None:
-    failed = job_status.view(with_nodes(("validate", "Succeeded", "1/1"), ("reconviagen-pod", "Failed", "9/10")))
+    failed = status.of_workflow(with_nodes(("validate", "Succeeded", "1/1"), ("reconviagen-pod", "Failed", "9/10")))
     assert failed["progress"] == 5
 
 
 def test_a_job_that_was_stopped_is_cancelled_at_once() -> None:
     stopped = with_nodes(("validate", "Running", "0/1"))
     stopped["spec"]["shutdown"] = "Stop"
-    view = job_status.view(stopped)
+    view = status.of_workflow(stopped)
     assert view["status"] == "cancelled"
     assert view["error"]["code"] == "CANCELLED"
     with pytest.raises(JobFailed, match="been cancelled"):
@@ -281,10 +280,10 @@ def test_a_job_that_was_stopped_is_cancelled_at_once() -> None:
 
 def test_a_cancellation_that_nobody_confirmed_is_forgotten_after_an_hour() -> None:
     asked = with_nodes(("validate", "Running", "0/1"))
-    asked["metadata"]["annotations"] = {job_status.ASKED: "2026-01-01T00:00:00+00:00"}
-    assert job_status.view(asked)["note"] is None
-    asked["metadata"]["annotations"] = {job_status.ASKED: service.datetime.now(service.UTC).isoformat()}
-    assert "waits for its confirmation" in job_status.view(asked)["note"]
+    asked["metadata"]["annotations"] = {status.CANCEL_REQUESTED: "2026-01-01T00:00:00+00:00"}
+    assert status.of_workflow(asked)["note"] is None
+    asked["metadata"]["annotations"] = {status.CANCEL_REQUESTED: service.datetime.now(service.UTC).isoformat()}
+    assert "waits for its confirmation" in status.of_workflow(asked)["note"]
 
 
 def test_the_queue_goes_by_priority_and_then_by_age() -> None:
@@ -298,12 +297,12 @@ def test_the_queue_goes_by_priority_and_then_by_age() -> None:
         job("d", "low", "0"),
         job("e", "high", "0", "failed"),
     ]
-    places = {one["job_id"]: job_status.with_queue(one, queue).get("queue_position") for one in queue}
+    places = {one["job_id"]: status.with_queue(one, queue).get("queue_position") for one in queue}
     assert places == {"c": 1, "a": 2, "b": 3, "d": 4, "e": None}
 
 
 def test_what_has_not_ended_has_no_result_and_cannot_be_tried_again() -> None:
-    view = job_status.view(with_nodes(("validate", "Running", "0/1")))
+    view = status.of_workflow(with_nodes(("validate", "Running", "0/1")))
     with pytest.raises(JobNotReady) as caught:
         service.result(view)
     assert caught.value.details == {"progress": 0}
@@ -395,7 +394,7 @@ def test_a_listing_that_expires_begins_anew_and_never_for_ever() -> None:
 def test_a_retry_comes_after_the_last_of_argos_late_kills(ended: str, seconds: float) -> None:
     """The controller ends what is left of a failed pod by its name, half a minute later: the retried pod has the same name."""
     workflow = {"status": {"finishedAt": f"2026-01-01T{ended}Z"}}
-    assert service.quiet_in(workflow, datetime(2026, 1, 1, 12, tzinfo=UTC)) == seconds
+    assert service.retry_delay(workflow, datetime(2026, 1, 1, 12, tzinfo=UTC)) == seconds
 
 
 def test_a_retry_keeps_what_succeeded_and_forgets_the_rest() -> None:
@@ -500,11 +499,11 @@ def test_a_job_that_begins_anew_keeps_nothing() -> None:
 def test_a_suspended_job_says_so_and_how_it_goes_on() -> None:
     suspended = with_nodes(("validate", "Running", "0/1"))
     suspended["spec"]["suspend"] = True
-    assert "argo resume sixview-abc12345" in job_status.view(suspended)["note"]
+    assert "argo resume sixview-abc12345" in status.of_workflow(suspended)["note"]
 
 
 def test_a_job_of_which_only_the_record_is_left_has_expired(monkeypatch: pytest.MonkeyPatch) -> None:
     record = {"job_id": "abc12345", "status": "completed", "created_at": "1", "ended_at": "2", "error": None}
     monkeypatch.setattr(service.s3, "head", lambda key: None)  # the bucket's lifecycle has been there
     with pytest.raises(JobExpired):
-        service.result(job_status.of_record(record))
+        service.result(status.of_record(record))
