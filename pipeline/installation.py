@@ -98,7 +98,7 @@ def parts(reader: Reader, name: str, template: dict[str, Any]) -> Iterator[Findi
     yield from looked("Argo Events", lambda: events(reader, name))
 
 
-# -- what the template names ---------------------------------------------------------------------------------------------
+# -- what the template names ------------------------------------------------------------------------------------------
 
 
 def named(tree: Any, field: str) -> Iterator[Any]:
@@ -219,7 +219,7 @@ def plain_pod(spec: dict[str, Any], template: dict[str, Any]) -> dict[str, Any]:
     return {"metadata": {}, "spec": {**shared, "containers": containers}}
 
 
-# -- what runs beside it -------------------------------------------------------------------------------------------------
+# -- what runs beside it ----------------------------------------------------------------------------------------------
 
 
 def deployments(reader: Reader, name: str) -> Iterator[Finding]:

@@ -166,9 +166,8 @@ def in_a_line(job_status: dict[str, Any]) -> str:
 def told(job_status: dict[str, Any]) -> None:
     click.echo(in_a_line(job_status))
     engine = f" ({job_status['engine']})" if job_status["engine"] else ""
-    click.echo(
-        f"model:    {job_status['model_type']}{engine}\ncreated:  {job_status['created_at']}\nupdated:  {job_status['updated_at']}"
-    )
+    click.echo(f"model:    {job_status['model_type']}{engine}")
+    click.echo(f"created:  {job_status['created_at']}\nupdated:  {job_status['updated_at']}")
     if job_status["note"]:
         click.echo(job_status["note"])
     for warning in job_status["warnings"]:
@@ -198,9 +197,8 @@ def listing(limit: int, as_json: bool, **chosen: Any) -> None:
         return
     for job_status in found:
         code = job_status["error"]["code"] if job_status["error"] else ""
-        click.echo(
-            f"{in_a_line(job_status):<60}  {job_status['model_type']:<11}  {job_status['created_at']}  {job_status['source']:<5} {code}".rstrip()
-        )
+        model, created, source = job_status["model_type"], job_status["created_at"], job_status["source"]
+        click.echo(f"{in_a_line(job_status):<60}  {model:<11}  {created}  {source:<5} {code}".rstrip())
     if not found:
         click.echo("There are no jobs.")
 

@@ -62,7 +62,7 @@ class Cancellation(BaseModel):
     message: str
 
 
-# -- questions ----------------------------------------------------------------------------------------------------------
+# -- questions --------------------------------------------------------------------------------------------------------
 
 
 @router.get(
@@ -105,7 +105,7 @@ def shown(job_status: JobStatus) -> dict[str, Any]:
     return {**{name: job_status[name] for name in Status.model_fields if name != "links"}, "links": links}
 
 
-# -- orders -------------------------------------------------------------------------------------------------------------
+# -- orders -----------------------------------------------------------------------------------------------------------
 
 
 @router.post(
@@ -143,7 +143,7 @@ def told(job_status: JobStatus, status: str, message: str) -> dict[str, str]:
     return {"job_id": job_status["job_id"], "status": status, "message": message}
 
 
-# -- results ------------------------------------------------------------------------------------------------------------
+# -- results ----------------------------------------------------------------------------------------------------------
 
 _RESULT_ERRORS = documented(
     Unauthorized, JobNotFound, JobNotReady, JobExpired, JobFailed, IncompleteResults, RateLimited, *AWAY

@@ -99,7 +99,7 @@ def _models_and_engines(workflow: dict[str, Any], steps: list[Node]) -> dict[str
     }
 
 
-# -- failure records ----------------------------------------------------------------------------------------------------
+# -- failure records --------------------------------------------------------------------------------------------------
 
 
 def failure(workflow: dict[str, Any], steps: list[Node], pods: list[dict[str, Any]]) -> Record:

@@ -21,8 +21,8 @@ def new_id() -> str:
 
 
 def id_from(*parts: str) -> str:
-    """A job id from the SHA-256 of `parts`. Not a capability: who chooses the parts can search for collisions, so an equal id alone
-    must neither show nor overwrite a job."""
+    """A job id from the SHA-256 of `parts`. Not a capability: who chooses the parts can search for collisions, so an equal id
+    alone must neither show nor overwrite a job."""
     return _base36(hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).digest())
 
 

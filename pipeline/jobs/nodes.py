@@ -50,8 +50,8 @@ def tasks_phase(workflow: dict[str, Any]) -> str:
 
 
 def first_failure(steps: list[Node]) -> Node | None:
-    """The last attempt of the first step without a successful one. package counts only where no other step failed: when a workflow
-    is stopped, nodes that had not started may all have the same startedAt."""
+    """The last attempt of the first step without a successful one. package counts only where no other step failed: when a
+    workflow is stopped, nodes that had not started may all have the same startedAt."""
     attempts: dict[str, list[Node]] = {}
     for node in steps:
         attempts.setdefault(node["templateName"], []).append(node)

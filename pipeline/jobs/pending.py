@@ -214,7 +214,7 @@ def _event_time(event: dict[str, Any]) -> str:
     return next((str(time)[:19] for time in times if time), "")
 
 
-# -- without a node ------------------------------------------------------------------------------------------------------
+# -- without a node ---------------------------------------------------------------------------------------------------
 
 
 def _unscheduled(pod: dict[str, Any], nodes: Sequence[placement.Node] | None, step: str, now: datetime) -> Wait | None:
@@ -265,7 +265,7 @@ def _by_scheduler_message(message: str) -> placement.Verdict | None:
     return None
 
 
-# -- without a pod -------------------------------------------------------------------------------------------------------
+# -- without a pod ----------------------------------------------------------------------------------------------------
 
 
 def of_workflow(workflow: dict[str, Any]) -> Iterator[Wait]:

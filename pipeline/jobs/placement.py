@@ -73,7 +73,7 @@ def _container_requests(container: dict[str, Any]) -> dict[str, Decimal]:
     return {name: quantity(text) for name, text in amounts.items()}
 
 
-# -- constraints of a pod ------------------------------------------------------------------------------------------
+# -- constraints of a pod ---------------------------------------------------------------------------------------------
 
 
 def why_unschedulable(pod: dict[str, Any], nodes: Iterable[Node], step: str) -> Verdict | None:

@@ -37,7 +37,7 @@ _LOST = (
     "Unknown [(]exit code 255[)]",  # containerd, of what ran when the node went down
 )
 LOST = f"(?i){'|'.join(_LOST)}"
-# kubelet/active_deadline.go; Argo, exec_control.go and operator.go. Not Go's "context deadline exceeded": that is a request timeout
+# kubelet/active_deadline.go; Argo, exec_control.go and operator.go. Not Go's "context deadline exceeded", a request timeout
 DEADLINE = "(?i)(specified|its|workflow) deadline"
 # the pod's own limit on disk: kubelet/eviction/helpers.go emptyDirMessageFmt, containerEphemeralStorageMessageFmt, podEphemeral…
 DISK_LIMIT = "(?i)usage of emptydir volume|exceeded its local ephemeral storage limit|local storage usage exceeds the total limit"
@@ -48,8 +48,8 @@ NO_IMAGE = "ImagePull|ErrImage|InvalidImageName"
 
 # -- of the store -------------------------------------------------------------------------------------------------------
 
-# minio-go prints the server's message without its code, so both AWS's and MinIO's messages are listed. Others (connection refused,
-# timeouts, SlowDown, 5xx) are transient
+# minio-go prints the server's message without its code, so both AWS's and MinIO's messages are listed. Others are transient
+# (connection refused, timeouts, SlowDown, 5xx)
 NO_SUCH_KEY = "(?i)specified key does not exist|no ?such ?key|no key found of name"
 NO_SUCH_BUCKET = "(?i)specified bucket (does not exist|is not valid)|no ?such ?bucket"
 # minio-go, pkg/s3utils; InvalidObjectName and KeyTooLongError of the servers

@@ -44,7 +44,7 @@ MOST_LISTED = 50
 LIST_ATTEMPTS = 3  # restarts of a list whose continue token expires
 
 
-# -- submission ---------------------------------------------------------------------------------------------------------
+# -- submission -------------------------------------------------------------------------------------------------------
 
 
 def submit(
@@ -55,9 +55,9 @@ def submit(
     template: str = "sixview",
     **origin: str,
 ) -> JobStatus:
-    """Creates a job's Workflow and returns the job's status. address: s3:// URL of the input; options: workflow parameters; origin:
-    owner, source (cli, http, drop) and drop (JSON). Idempotent per id: returns the existing job, or raises ValidationFailed where
-    it has another owner or source."""
+    """Creates a job's Workflow and returns the job's status. address: s3:// URL of the input; options: workflow parameters;
+    origin: owner, source (cli, http, drop) and drop (JSON). Idempotent per id: returns the existing job, or raises
+    ValidationFailed where it has another owner or source."""
     workflow = manifest(job, address, options, template, **origin)
     try:
         return status.of_workflow(cluster.create(workflow))
@@ -197,7 +197,7 @@ def _full_status(cluster: Cluster, job: str) -> JobStatus | None:
     return status.of_workflow(workflow) if workflow and status.is_job(workflow) else None
 
 
-# -- cancel and retry -------------------------------------------------------------------------------------------------------------
+# -- cancel and retry -------------------------------------------------------------------------------------------------
 
 
 def may_cancel(job_status: JobStatus) -> bool:
@@ -263,7 +263,7 @@ def retry_delay(workflow: dict[str, Any], now: datetime) -> float:
     return min(RETRY_SECONDS, max(0.0, RETRY_SECONDS - elapsed))
 
 
-# -- results ------------------------------------------------------------------------------------------------------------
+# -- results ----------------------------------------------------------------------------------------------------------
 
 
 def result(job_status: JobStatus) -> tuple[str, dict[str, Any]]:

@@ -89,7 +89,7 @@ def record(job: str) -> Any:
 
 def mark(name: str) -> dict[str, Any]:
     """What lies beside a drop, once it has ended: _DONE.json or _FAILED.json, never both."""
-    found = {part: s3.read_json(f"{DROPS}{name}/{part}") for part in dropped.MARKS}
+    found = {part: s3.read_json(f"{DROPS}{name}/{part}") for part in dropped.RESULT_MARKERS}
     there = {part: content for part, content in found.items() if content}
     assert len(there) <= 1, f"{name} has both marks"
     return {"mark": next(iter(there), ""), **next(iter(there.values()), {})}
@@ -246,11 +246,11 @@ def test_jobs_of_several_versions_that_end_at_once_leave_the_newest_one_s_mark(c
         name = f"race {SEED}-{trial}"
         for number in range(6):
             put(f"{DROPS}{name}.zip", bytes([number]))
-        versions = list(dropped.found(list(s3.versions(f"{DROPS}{name}.zip"))))
+        versions = list(dropped.drops_in(list(s3.versions(f"{DROPS}{name}.zip"))))
         kept = [one_record(drop, chance.choice(["completed", "failed"])) for drop in versions]
         chance.shuffle(kept)
         with ThreadPoolExecutor(6) as pool:
-            list(pool.map(lambda one: (s3.write_json(*one), dropped.mark(one[1]["drop"]["name"])), kept))
+            list(pool.map(lambda one: (s3.write_json(*one), dropped.write_result_marker(one[1]["drop"]["name"])), kept))
         newest = next(content for _, content in kept if content["job_id"] == versions[-1].job)
         assert (mark(name)["job_id"], mark(name)["status"]) == (newest["job_id"], newest["status"])
 

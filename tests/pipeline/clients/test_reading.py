@@ -207,7 +207,9 @@ class Store:
         there = {"Key": s3.record_key(JOB), "LastModified": datetime(2026, 1, 1, tzinfo=UTC)}
         monkeypatch.setattr(s3, "listed", lambda prefix: iter([there] if there["Key"].startswith(prefix) else []))
         monkeypatch.setattr(s3, "purge", lambda *args, **more: None)
-        monkeypatch.setattr(markers, "mark", lambda name: isinstance(name, str) or pytest.fail(str(name)))
+        monkeypatch.setattr(
+            markers, "write_result_marker", lambda name: isinstance(name, str) or pytest.fail(str(name))
+        )
 
 
 @pytest.fixture
@@ -254,7 +256,7 @@ def test_a_pod_of_any_content_does_not_end_the_reconciler_s_look(value: Any) -> 
             "containerStatuses": [{"image": "x", "state": {"waiting": {"reason": "ErrImagePull", "message": value}}}],
         },
     }
-    told = stuck_pods.Reconciler.of_pod(cast(stuck_pods.Reconciler, None), pod, [])
+    told = stuck_pods.Reconciler.wait_of_pod(cast(stuck_pods.Reconciler, None), pod, [])
     assert told is None or told.reason
 
 

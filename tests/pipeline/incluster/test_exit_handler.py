@@ -76,10 +76,10 @@ def test_what_the_steps_warn_of_is_told_once_each_and_labelled_with_its_number()
             self.patch = words[-1]["metadata"]
 
     api = Api()
-    exit_handler.label(values, "", "sixview", "sixview-a", api)
+    exit_handler.label_workflow(values, "", "sixview", "sixview-a", api)
     assert api.patch["labels"]["sixview.dev/warnings"] == "2"
     assert api.patch["annotations"]["sixview.dev/warnings"] == said
-    exit_handler.label({**values, "warnings": ""}, "", "sixview", "sixview-a", api)
+    exit_handler.label_workflow({**values, "warnings": ""}, "", "sixview", "sixview-a", api)
     assert api.patch["labels"]["sixview.dev/warnings"] is None
 
 
@@ -181,9 +181,9 @@ def test_large_workflows_keep_their_nodes_packed() -> None:
 
 
 def test_failure_json_is_written_only_after_a_failure(tmp_path: Path) -> None:
-    exit_handler.publish({**EXIT_HANDLER_OUTPUTS, "status": "completed"}, tmp_path / "good")
+    exit_handler.write_outputs({**EXIT_HANDLER_OUTPUTS, "status": "completed"}, tmp_path / "good")
     assert sorted(p.name for p in (tmp_path / "good").iterdir()) == sorted(EXIT_HANDLER_OUTPUTS)
-    exit_handler.publish({**EXIT_HANDLER_OUTPUTS, "failure": '{"code": "X"}'}, tmp_path / "bad")
+    exit_handler.write_outputs({**EXIT_HANDLER_OUTPUTS, "failure": '{"code": "X"}'}, tmp_path / "bad")
     assert json.loads((tmp_path / "bad" / "failure.json").read_text()) == {"code": "X"}
 
 

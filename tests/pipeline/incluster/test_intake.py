@@ -26,7 +26,7 @@ FILES = {f"{folder}/{view}.png": b"x" for folder in ("multi_views", "depth_rende
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Namespace:
-    monkeypatch.setattr(intake, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(intake, "RETRY_DELAY_SECONDS", 0.0)
     return Namespace()
 
 
@@ -108,7 +108,7 @@ def test_what_the_store_refuses_of_one_drop_is_tried_again_after_the_others_and_
     done = intake.reconcile(cluster, "sixview")
     assert done[good] == "started"
     assert failed(bucket, "a-frozen")["code"] == told
-    assert bucket.requests["head"] >= intake.TRIES
+    assert bucket.requests["head"] >= intake.MAX_ATTEMPTS
 
 
 def test_an_error_that_nobody_thought_of_is_told_as_such(
@@ -118,7 +118,7 @@ def test_an_error_that_nobody_thought_of_is_told_as_such(
         raise RuntimeError("a\x1b[2Jb")
 
     job = drop_zip(bucket, "odd\x1b[2J")
-    monkeypatch.setattr(dropped_files, "prepared", broken)
+    monkeypatch.setattr(dropped_files, "prepare_input", broken)
     assert intake.reconcile(cluster, "sixview") == {job: "refused"}
     assert failed(bucket, "odd\x1b[2J")["code"] == "UNKNOWN_ERROR"
     assert "\x1b" not in capsys.readouterr().err
@@ -187,19 +187,19 @@ def test_the_run_succeeds_whatever_is_wrong_with_drops(
 
 def test_what_was_done_under_an_id_of_eight_characters_is_not_done_again(bucket: Bucket, cluster: Namespace) -> None:
     job = drop_zip(bucket, "mug")
-    drop = intake.listed().drops[0]
+    drop = intake.read_bucket().drops[0]
     old = {"job_id": job[:8], "status": "completed", "error": None, "drop": asdict(drop)}
     s3.write_json(f"records/{job[:8]}.json", old)
     assert intake.reconcile(cluster, "sixview") == {job: "recorded"}
     done = json.loads(bucket.objects["drops/mug/_DONE.json"][-1]["data"])
     assert done["links"]["result.zip"] == f"s3://sixview/results/{job[:8]}/result.zip"
     for name in ("", "mug"):
-        assert intake.listed(name).unsettled() == []
+        assert intake.read_bucket(name).unfinished() == []
 
 
 def test_what_still_runs_under_an_id_of_eight_characters_is_not_begun_again(bucket: Bucket, cluster: Namespace) -> None:
     job = drop_zip(bucket, "mug")
-    annotations = {markers.ANNOTATION: json.dumps(asdict(intake.listed().drops[0]))}
+    annotations = {markers.ANNOTATION: json.dumps(asdict(intake.read_bucket().drops[0]))}
     cluster.workflows[f"sixview-{job[:8]}"] = {"metadata": {"name": "x", "annotations": annotations}, "status": {}}
     assert intake.reconcile(cluster, "sixview") == {}
     cluster.workflows[f"sixview-{job[:8]}"]["metadata"]["annotations"] = {markers.ANNOTATION: DEEP.decode()}
@@ -235,11 +235,13 @@ def versions(count: int) -> Iterator[dict[str, Any]]:
 def test_drops_are_looked_through_in_little_memory() -> None:
     """2 KiB for each; the whole intake of 20,000 drops took 111 MiB."""
     tracemalloc.start()
-    found, marks = intake.sorted_out(versions(2_000))
-    records = ({"Key": f"records/{drop.old_job}.json", "LastModified": START + timedelta(days=1)} for drop in found[1:])
-    listing = intake.Listed(found, marks, intake.endings(found, records))
+    found, marks = intake.parse_versions(versions(2_000))
+    records = (
+        {"Key": f"records/{drop.legacy_job}.json", "LastModified": START + timedelta(days=1)} for drop in found[1:]
+    )
+    listing = intake.BucketState(found, marks, intake.record_times(found, records))
     assert len(found) == 2_000
-    assert [drop.name for drop in listing.unsettled()][-1] == "set-001999"  # their marks are older than their records
+    assert [drop.name for drop in listing.unfinished()][-1] == "set-001999"  # their marks are older than their records
     assert tracemalloc.get_traced_memory()[1] < 2_000 * 2048
     tracemalloc.stop()
 
@@ -265,5 +267,5 @@ def test_a_mark_that_is_older_than_its_record_is_written_anew_once(bucket: Bucke
 
 def test_the_same_bytes_twice_are_one_drop_of_the_first_moment() -> None:
     first, second = ({**next(versions(1)), "LastModified": START + timedelta(days=n)} for n in (1, 2))
-    found, _ = intake.sorted_out([second, first])
-    assert [drop.dropped_at for drop in found] == [markers.text_of(datetime(2026, 1, 2, tzinfo=UTC))]
+    found, _ = intake.parse_versions([second, first])
+    assert [drop.dropped_at for drop in found] == [markers.timestamp(datetime(2026, 1, 2, tzinfo=UTC))]

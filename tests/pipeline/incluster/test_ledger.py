@@ -95,7 +95,7 @@ def has_record(store: dict[str, Any]) -> bool:
 
 
 def test_a_running_job_has_one_small_object_that_says_whose_it_is(store: dict[str, Any]) -> None:
-    Ledger(Cluster(job("Running")), "sixview").look()  # type: ignore[arg-type]
+    Ledger(Cluster(job("Running")), "sixview").reconcile()  # type: ignore[arg-type]
     kept = store[KEY]["workflow"]
     assert len(json.dumps(store[KEY])) < 1000
     found = of_workflow(kept)
@@ -111,9 +111,9 @@ def test_a_running_job_has_one_small_object_that_says_whose_it_is(store: dict[st
 def test_a_job_whose_workflow_was_deleted_is_recorded_as_cancelled(store: dict[str, Any]) -> None:
     cluster = Cluster(job("Running"))
     keeper = Ledger(cluster, "sixview")  # type: ignore[arg-type]
-    keeper.look()
+    keeper.reconcile()
     cluster.workflow = None
-    keeper.look()
+    keeper.reconcile()
     found = record(store)
     assert (found["status"], found["error"]["code"], found["owner"]) == ("cancelled", "CANCELLED", "alice")
     assert "deleted" in found["error"]["message"]
@@ -125,10 +125,10 @@ def test_a_job_whose_workflow_was_deleted_is_recorded_as_cancelled(store: dict[s
 def test_a_new_workflow_of_the_same_name_is_another_job(store: dict[str, Any]) -> None:
     cluster = Cluster(job("Running"))
     keeper = Ledger(cluster, "sixview")  # type: ignore[arg-type]
-    keeper.look()
+    keeper.reconcile()
     cluster.workflow = job("Running")
     cluster.workflow["metadata"]["uid"] = UID.replace("5a0b", "ffff")
-    keeper.look()
+    keeper.reconcile()
     assert record(store)["error"]["code"] == "CANCELLED"
     assert [key for key in store if key.startswith("open/")] == [KEY.replace("5a0b", "ffff")]
 
@@ -150,9 +150,9 @@ def test_a_terminated_job_gets_record_and_labels_though_no_exit_handler_ran(stor
     for seen_before in (True, False):
         cluster = Cluster(job("Running") if seen_before else job("Failed", nodes, shutdown="Terminate"))
         keeper = Ledger(cluster, "sixview")  # type: ignore[arg-type]
-        keeper.look()
+        keeper.reconcile()
         cluster.workflow = job("Failed", nodes, shutdown="Terminate")
-        keeper.look()
+        keeper.reconcile()
         found = record(store)
         assert (found["status"], found["error"]["code"], found["stage"]) == ("cancelled", "CANCELLED", "validation")
         assert found["ended_at"] == "2026-01-01T00:05:00Z"
@@ -164,7 +164,7 @@ def test_a_terminated_job_gets_record_and_labels_though_no_exit_handler_ran(stor
 def test_a_job_of_which_only_the_exit_handler_failed_has_completed(store: dict[str, Any]) -> None:
     nodes = {NAME: {"id": NAME, "name": NAME, "type": "DAG", "phase": "Succeeded"}}
     cluster = Cluster(job("Failed", nodes))
-    Ledger(cluster, "sixview").look()  # type: ignore[arg-type]
+    Ledger(cluster, "sixview").reconcile()  # type: ignore[arg-type]
     assert (record(store)["status"], record(store)["error"]) == ("completed", None)
     assert of_workflow(cluster.workflow or {})["status"] == "completed"
 
@@ -175,11 +175,11 @@ def test_only_a_record_from_before_the_job_went_on_again_is_replaced(
 ) -> None:
     cluster = Cluster(job("Running"))
     keeper = Ledger(cluster, "sixview")  # type: ignore[arg-type]
-    keeper.look()
+    keeper.reconcile()
     own = {"job_id": "abc12345", "status": "completed", "created_at": BEFORE, "ended_at": ended_at, "error": None}
     store[s3.record_key("abc12345")] = own
     cluster.workflow = None
-    keeper.look()
+    keeper.reconcile()
     assert (store[s3.record_key("abc12345")]["status"] == "completed") == kept
     assert KEY not in store
 
@@ -188,12 +188,12 @@ def test_another_release_s_jobs_are_left_alone(store: dict[str, Any]) -> None:
     for phase in ("Running", "Failed"):
         cluster = Cluster(job(phase, release="sixview-other"))
         keeper = Ledger(cluster, "sixview")  # type: ignore[arg-type]
-        keeper.look()
-        assert (list(store), keeper.foreign) == (["purged"], {UID})
+        keeper.reconcile()
+        assert (list(store), keeper.other_releases) == (["purged"], {UID})
 
 
 def test_what_cannot_be_read_costs_no_other_job_its_record(store: dict[str, Any]) -> None:
     store["open/broken.x.json"] = None
     store["open/other.y.json"] = {"workflow": {"metadata": {}}}
-    Ledger(Cluster(job("Running")), "sixview").look()  # type: ignore[arg-type]
+    Ledger(Cluster(job("Running")), "sixview").reconcile()  # type: ignore[arg-type]
     assert KEY in store

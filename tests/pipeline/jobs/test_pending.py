@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from pipeline.incluster.stuck_pods import REPORT_SECONDS, Job, Limits, Reconciler, patch
+from pipeline.incluster.stuck_pods import EXIT_HANDLER_SECONDS, Job, Limits, Reconciler, workflow_patch
 from pipeline.jobs import failure, pending, placement, status
 from pipeline.jobs.failure import ENDED_BY, describe
 from pipeline.jobs.pending import Wait
@@ -415,7 +415,7 @@ GPU_BUSY = Wait("nvdiffrec-pod", "", "nvdiffrec-pod waits: no node has enough nv
 
 def written(job: Job, at: datetime, limits: Limits = LIMITS, nodes: bool = True) -> dict[str, Any]:
     """Applies what the reconciler changes of a job, and returns its annotations."""
-    change = patch(job, limits, nodes, at) or {"metadata": {"annotations": {}}}
+    change = workflow_patch(job, limits, nodes, at) or {"metadata": {"annotations": {}}}
     for name, value in change["metadata"]["annotations"].items():
         job.annotations.pop(name, None) if value is None else job.annotations.update({name: value})
     job.shutdown = change.get("spec", {}).get("shutdown", job.shutdown)
@@ -433,10 +433,10 @@ def test_the_reason_is_there_at_once_written_once_and_taken_away() -> None:
         "advice": "Make it.",
         "ends": "2026-01-01T12:05:00Z",
     }
-    assert patch(job, LIMITS, True, NOW + timedelta(seconds=10)) is None
+    assert workflow_patch(job, LIMITS, True, NOW + timedelta(seconds=10)) is None
     job.waits = []
     assert written(job, NOW) == {}
-    assert patch(job, LIMITS, True, NOW) is None
+    assert workflow_patch(job, LIMITS, True, NOW) is None
 
 
 @pytest.mark.parametrize(("wait", "seconds"), [(SECRET, 300), (LARGE, 1800)])
@@ -453,7 +453,7 @@ def test_a_fault_ends_the_job_after_the_limit_of_its_kind(wait: Wait, seconds: i
 def test_what_is_busy_waits_for_ever() -> None:
     job = Job("sixview-j", {}, "", [GPU_BUSY])
     written(job, NOW)
-    assert patch(job, LIMITS, True, NOW + timedelta(days=7)) is None
+    assert workflow_patch(job, LIMITS, True, NOW + timedelta(days=7)) is None
 
 
 def test_the_time_in_the_queue_does_not_count_against_a_fault_that_comes_later() -> None:
@@ -488,19 +488,19 @@ def test_an_exit_handler_that_cannot_start_gives_the_place_free_too() -> None:
     ]  # the first pod is about to go
     written(job, NOW + timedelta(seconds=310))
     assert job.shutdown == "Stop"
-    change = patch(job, LIMITS, True, NOW + timedelta(seconds=310 + REPORT_SECONDS))
+    change = workflow_patch(job, LIMITS, True, NOW + timedelta(seconds=310 + EXIT_HANDLER_SECONDS))
     assert change is not None
     assert change["spec"] == {"shutdown": "Terminate", "suspend": None}
     assert change["metadata"]["labels"]["sixview.dev/error-code"] == "CONFIGURATION_ERROR"
     assert ENDED_BY not in change["metadata"]["annotations"], "the first reason stands"
     job.shutdown = "Terminate"
-    assert patch(job, LIMITS, True, NOW + timedelta(hours=1)) == {"metadata": {"annotations": {WAITING: None}}}
+    assert workflow_patch(job, LIMITS, True, NOW + timedelta(hours=1)) == {"metadata": {"annotations": {WAITING: None}}}
 
 
 def test_a_cancelled_job_whose_exit_handler_cannot_start_stays_cancelled() -> None:
     job = Job("sixview-j", {}, "Stop", [Wait("report", SECRET.code, "report does not start.")])
     written(job, NOW)
-    change = patch(job, LIMITS, True, NOW + timedelta(seconds=REPORT_SECONDS))
+    change = workflow_patch(job, LIMITS, True, NOW + timedelta(seconds=EXIT_HANDLER_SECONDS))
     assert change is not None
     assert change["spec"] == {"shutdown": "Terminate", "suspend": None}
     assert change["metadata"]["labels"]["sixview.dev/status"] == "cancelled"
@@ -521,10 +521,10 @@ def test_a_job_that_argo_does_not_begin_with_says_so_until_it_does() -> None:
         "metadata": {"name": "sixview-j", "creationTimestamp": "2026-01-01T11:00:00Z"},
         "spec": {"workflowTemplateRef": {"name": "sixview"}},
     }
-    untaken = functools.partial(Reconciler.untaken, cast(Reconciler, SimpleNamespace(release="sixview")), found)
+    untaken = functools.partial(Reconciler.not_started, cast(Reconciler, SimpleNamespace(release="sixview")), found)
     assert not list(untaken(datetime.fromisoformat("2026-01-01T11:00:59Z")))
     (job,) = untaken(datetime.fromisoformat("2026-01-01T11:01:01Z"))
-    change = patch(job, LIMITS, True, NOW)
+    change = workflow_patch(job, LIMITS, True, NOW)
     assert change is not None and "shutdown" not in str(change)
     waiting = found | {"metadata": found["metadata"] | {"annotations": change["metadata"]["annotations"]}}
     assert "Argo's controller has not begun" in status.waiting_note(waiting)

@@ -234,7 +234,7 @@ def test_options_are_those_of_the_template_and_nothing_else(given: Any) -> None:
     ],
 )
 def test_one_marker_completes_a_drop(key: str, name: str) -> None:
-    assert markers.name_of(key) == name
+    assert markers.drop_name(key) == name
 
 
 # -- a workflow as a job ------------------------------------------------------------------------------------------------
