@@ -80,7 +80,7 @@ def run_job(model: str, restart: bool, as_json: bool, **chosen: Any) -> None:
         chosen |= pinned(chosen["rig"], chosen["cameras"])
         options = runner.Options(models=tuple(MODELS) if model == "both" else (model,), **chosen)
         if restart:
-            runner.forget(options)
+            runner.clear_cache(options)
         summary, code = runner.run(options, Display(quiet=as_json))
     except StepError as error:
         raise SystemExit(refused(error, as_json)) from None

@@ -22,8 +22,8 @@ MARKER_FORM = (
 
 
 def prepare_input(drop: Drop, parameters: dict[str, Any]) -> tuple[dict[str, str], str]:
-    """Checks marker, number, sizes and checksums, and copies the files to inputs/. parameters: of the WorkflowTemplate. Returns the
-    job's options and the s3:// URL of its input. Raises BadInput."""
+    """Checks marker, number, sizes and checksums, and copies the files to inputs/. parameters: of the WorkflowTemplate. Returns
+    the job's options and the s3:// URL of its input. Raises BadInput."""
     if drop.key.endswith(ZIP):
         head = s3.client().head_object(Bucket=s3.bucket(), Key=drop.key, VersionId=drop.version)
         _check_size(drop.key, head["ContentLength"], MOST_ZIP_BYTES)

@@ -62,8 +62,8 @@ class BucketState(NamedTuple):
 
 
 def reconcile(cluster: Cluster, template: str, name: str = "") -> dict[str, str]:
-    """Processes the drops of one name, or all. Returns job -> "started", "refused", "recorded", or "waiting" where the cluster did
-    not accept the workflow. Raises errors that affect all drops."""
+    """Processes the drops of one name, or all. Returns job -> "started", "refused", "recorded", or "waiting" where the cluster
+    did not accept the workflow. Raises errors that affect all drops."""
     intake = Intake(cluster, template, service.template_parameters(cluster, template))
     actions: dict[str, str] = {}
     state = read_bucket(name)

@@ -11,7 +11,7 @@ import pytest
 from pipeline.jobs import pod_messages
 from pipeline.jobs.failure import describe
 from pipeline.workflow.settings import Settings
-from pipeline.workflow.step_templates import infrastructure
+from pipeline.workflow.step_templates import retry_strategy
 from steps.runtime.errors import Interrupted, Killed, ModelFailed, StepError
 from tests.pipeline.incluster.test_exit_handler import failed, node, workflow
 
@@ -131,7 +131,7 @@ def described(one: dict[str, Any], pods: list[dict[str, Any]] | None = None) -> 
 
 def tried_again(message: str, exit_code: str = "-1", status: str = "Failed") -> bool:
     """What the pods' retryStrategy.expression says, which Go evaluates in the cluster."""
-    expression = str(infrastructure(Settings()).expression)
+    expression = str(retry_strategy(Settings()).expression)
     matches = re.findall(r"lastRetry.message matches '([^']*)'", expression)
     assert expression.endswith(
         f"lastRetry.message matches '{matches[0]}') && !(lastRetry.message matches '{matches[1]}')"

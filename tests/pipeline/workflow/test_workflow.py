@@ -134,7 +134,7 @@ def test_only_the_exit_handler_has_a_token() -> None:
 
 def test_every_value_of_an_installation_reaches_the_chart() -> None:
     """A setting that the chart's template does not mark would be the same in every installation."""
-    plain, marked = Settings(), helm_render.chart_settings()
+    plain, marked = Settings(), helm_render.placeholder_settings()
     unmarked = {f.name for f in dataclasses.fields(Settings) if getattr(plain, f.name) == getattr(marked, f.name)}
     assert unmarked == {"pull_policy", "gpus", "another_node", "weights_claim"}
     text = helm_render.chart_template()
@@ -213,7 +213,7 @@ def is_safe(place: str, tag: str) -> bool:
         return tag in ARGO_S
     if tag == substitution.all_options()[2:-2]:
         return place.endswith("raw.data")
-    if tag in [substitution.address_part(number)[2:-2] for number in (1, 2)]:
+    if tag in [substitution.url_part(number)[2:-2] for number in (1, 2)]:
         return place.endswith((".s3.bucket", ".s3.key"))
     if "workflow.parameters" in tag:
         return any(re.fullmatch(form, tag[1:]) for form in SAFE)
