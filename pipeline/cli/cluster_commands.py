@@ -318,11 +318,11 @@ def setup(name: str, target: str, **days: int) -> None:
 @click.option("--all", "sees_all", is_flag=True, help="A token that sees every job, not just its own.")
 def token(name: str, sees_all: bool) -> None:
     """Make a bearer token for the HTTP API. Only its digest goes into the cluster."""
-    from pipeline.gateway.tokens import NAME, issue
+    from pipeline.gateway.tokens import NAME, new_token
 
     if not NAME.fullmatch(name):
         raise click.UsageError("a token's name consists of lower-case letters, digits and hyphens")
-    secret, digest = issue()
+    secret, digest = new_token()
     value = f"{digest} all" if sees_all else digest
     patch = json.dumps({"stringData": {name: value}})
     click.echo(f"token: {secret}\nIt is shown only now. Let the service know it:")

@@ -23,8 +23,8 @@ from pipeline.clients import reading, retries, s3
 from pipeline.clients.kubernetes import Page
 from pipeline.gateway import app as service
 from pipeline.gateway.dependencies import Gateway, Options
-from pipeline.gateway.informer import Watched
-from pipeline.gateway.tokens import Pace, Tokens
+from pipeline.gateway.informer import JobInformer
+from pipeline.gateway.tokens import RateLimiter, Tokens
 from pipeline.incluster import exit_handler, markers, stuck_pods
 from pipeline.jobs import failure, logs, records, status
 from pipeline.jobs import service as jobs
@@ -293,10 +293,10 @@ def good(name: str) -> dict[str, Any]:
 @given(spoiled())
 def test_one_bad_workflow_hides_no_other_from_the_watch(found: Any) -> None:
     names = {"good1111", "good2222"}
-    watched = Watched(Listed(good("good1111"), found, good("good2222")))  # type: ignore[arg-type]
-    watched._follow()
+    watched = JobInformer(Listed(good("good1111"), found, good("good2222")))  # type: ignore[arg-type]
+    watched._sync()
     assert names <= set(watched.jobs)
-    assert watched.is_well()
+    assert watched.is_healthy()
     assert sum(watched.counts().values()) == len(watched.jobs)
     watched.active_of("alice")
     for view in watched.jobs.values():
@@ -311,9 +311,9 @@ def api() -> FastAPI:
 @FUZZ
 @given(found=spoiled())
 def test_one_bad_workflow_hides_no_other_from_http(api: FastAPI, found: Any) -> None:
-    watched = Watched(Listed(good("good1111"), found, good("good2222")))  # type: ignore[arg-type]
-    watched._follow()
-    api.state.gateway = Gateway(Options(), watched.cluster, watched, Tokens(None), Pace(10**9), None)  # type: ignore[arg-type]
+    watched = JobInformer(Listed(good("good1111"), found, good("good2222")))  # type: ignore[arg-type]
+    watched._sync()
+    api.state.gateway = Gateway(Options(), watched.cluster, watched, Tokens(None), RateLimiter(10**9), None)  # type: ignore[arg-type]
     answer = asyncio.run(asked(api, "/jobs"))
     assert answer.status_code == 200
     assert {"good1111", "good2222"} <= {job["job_id"] for job in answer.json()}

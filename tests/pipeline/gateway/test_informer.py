@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from pipeline.clients.kubernetes import Expired, Kubernetes, Page
-from pipeline.gateway.informer import Watched
+from pipeline.gateway.informer import JobInformer
 from steps.runtime.errors import ClusterUnavailable
 from tests.pipeline.finished import head, with_record
 from tests.pipeline.finished import workflow as finished
@@ -27,15 +27,15 @@ def workflow(version: int, phase: str = "Pending", **spec: Any) -> dict[str, Any
     }
 
 
-def watched() -> Watched:
-    return Watched(cast(Kubernetes, None))
+def watched() -> JobInformer:
+    return JobInformer(cast(Kubernetes, None))
 
 
 def test_a_change_that_arrives_late_undoes_nothing() -> None:
     seen = watched()
-    seen.see(workflow(7))
-    seen.see(workflow(9, shutdown="Stop"))  # the answer to our own order
-    seen.see(workflow(8))  # what the watch brings of the time before
+    seen.apply(workflow(7))
+    seen.apply(workflow(9, shutdown="Stop"))  # the answer to our own order
+    seen.apply(workflow(8))  # what the watch brings of the time before
     found = seen.get("abc12345")
     assert found and found["status"] == "cancelled"
     assert found["error"]["code"] == "CANCELLED"
@@ -43,10 +43,10 @@ def test_a_change_that_arrives_late_undoes_nothing() -> None:
 
 def test_what_is_deleted_is_forgotten_and_may_come_again() -> None:
     seen = watched()
-    seen.see(workflow(7))
-    seen.see(workflow(8), gone=True)
+    seen.apply(workflow(7))
+    seen.apply(workflow(8), deleted=True)
     assert seen.get("abc12345") is None
-    seen.see(workflow(3))
+    seen.apply(workflow(3))
     assert seen.counts() == {"queued": 1}
     assert seen.active_of("") == 1
 
@@ -81,15 +81,15 @@ class Cluster:
             yield event
 
 
-def following(cluster: Cluster, *rounds: type[Exception] | None) -> Watched:
+def following(cluster: Cluster, *rounds: type[Exception] | None) -> JobInformer:
     """After so many rounds, each of which ends in that exception or of itself."""
-    seen = Watched(cast(Kubernetes, cluster))
+    seen = JobInformer(cast(Kubernetes, cluster))
     for ends in rounds:
         if ends is None:
-            seen._follow()
+            seen._sync()
         else:
             with pytest.raises(ends):
-                seen._follow()
+                seen._sync()
     return seen
 
 
@@ -107,7 +107,7 @@ def test_a_workflow_is_read_whole_only_where_its_metadata_is_not_enough() -> Non
         "done2222": "failed",
         "abc12345": "queued",
     }
-    assert seen.is_well()
+    assert seen.is_healthy()
 
 
 def test_a_watch_that_ended_goes_on_where_it_was() -> None:
@@ -128,25 +128,25 @@ def test_a_listing_after_one_that_expired_reads_what_has_changed_and_forgets_wha
         workflow(9), named("stays111"), named("goes1111"), named("changes1"), events=[[Expired("gone")], []]
     )
     seen = following(cluster, Expired)
-    seen.since = ""  # as the thread does
-    seen.see(named("justmade", 999))  # an answer to our own order, newer than the listing
+    seen.watch_from = ""  # as the thread does
+    seen.apply(named("justmade", 999))  # an answer to our own order, newer than the listing
     del cluster.found["sixview-goes1111"]
     cluster.found["sixview-changes1"] = named("changes1", 205)
     cluster.version = 210
     cluster.asked.clear()
-    seen._follow()
+    seen._sync()
     assert cluster.asked == ["list", "sixview-changes1", "watch from 210"]
     assert set(seen.jobs) == {"abc12345", "stays111", "changes1", "justmade"}
 
 
 def test_jobs_are_not_shown_before_all_are_known() -> None:
-    seen = Watched(cast(Kubernetes, Cluster(events=[[]])))
-    seen.see(workflow(7))
-    assert not seen.complete
-    assert not seen.is_well()
-    seen._follow()
-    assert seen.complete
-    assert seen.is_well()
+    seen = JobInformer(cast(Kubernetes, Cluster(events=[[]])))
+    seen.apply(workflow(7))
+    assert not seen.has_listed
+    assert not seen.is_healthy()
+    seen._sync()
+    assert seen.has_listed
+    assert seen.is_healthy()
 
 
 def test_one_whose_watches_are_all_refused_is_not_well(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,6 +158,6 @@ def test_one_whose_watches_are_all_refused_is_not_well(monkeypatch: pytest.Monke
     cluster = Cluster()
     cluster.watch = refused  # type: ignore[method-assign]
     seen = following(cluster, ClusterUnavailable)
-    assert seen.trouble_since is not None
-    monkeypatch.setattr("pipeline.gateway.informer.PATIENCE_SECONDS", 0.0)
-    assert not seen.is_well()
+    assert seen.failing_since is not None
+    monkeypatch.setattr("pipeline.gateway.informer.STALE_SECONDS", 0.0)
+    assert not seen.is_healthy()

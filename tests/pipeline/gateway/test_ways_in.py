@@ -30,7 +30,7 @@ PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (64).to_bytes(4, "big") * 2 + b"\x08\x0
 class Watch:
     """The informer, of a cluster without jobs."""
 
-    complete = True
+    has_listed = True
 
     def __init__(self) -> None:
         self.jobs: dict[str, dict[str, Any]] = {}
@@ -38,9 +38,9 @@ class Watch:
     def get(self, job: str) -> dict[str, Any] | None:
         return self.jobs.get(job)
 
-    def see(self, workflow: dict[str, Any]) -> None: ...
+    def apply(self, workflow: dict[str, Any]) -> None: ...
 
-    def is_well(self) -> bool:
+    def is_healthy(self) -> bool:
         return True
 
     def counts(self) -> Counter[str]:
@@ -59,7 +59,7 @@ class Service:
             (folder / name).write_text(tokens.digest(f"token-of-{name}"))
         options = Options(tokens=folder, input_buckets=("shared", "sixview"))
         self.app = app.create(options, self.cluster)  # type: ignore[arg-type]
-        shared: tuple[Any, ...] = (options, self.cluster, Watch(), tokens.Tokens(folder), tokens.Pace(10**6))
+        shared: tuple[Any, ...] = (options, self.cluster, Watch(), tokens.Tokens(folder), tokens.RateLimiter(10**6))
         self.app.state.gateway = Gateway(*shared, asyncio.Semaphore(8))
 
     def ask(self, method: str, path: str, who: str = "alice", **more: Any) -> Any:
@@ -82,7 +82,7 @@ class Service:
 
 @pytest.fixture
 def service(tmp_path: Path, bucket: Bucket) -> Service:
-    health._last.clear()
+    health._cache.clear()
     return Service(tmp_path)
 
 
@@ -146,7 +146,7 @@ def test_a_conflict_that_comes_late_shows_nothing_and_touches_no_other_s_files(
 
     job = service.submit("k").json()["job_id"]
     monkeypatch.setattr(ids, "keyed_id", lambda *_: job)
-    monkeypatch.setattr(submission, "earlier", unknown)
+    monkeypatch.setattr(submission, "existing_job", unknown)
     before = {key: versions[-1]["VersionId"] for key, versions in bucket.objects.items()}
     refused(service.submit("other", who="bob"), 422, "VALIDATION_FAILED")
     assert {key: bucket.objects[key][-1]["VersionId"] for key in before} == before
@@ -246,7 +246,7 @@ def test_a_body_that_nobody_asked_for_is_not_held(service: Service) -> None:
 
 def test_a_part_s_header_has_an_end() -> None:
     with (
-        contextlib.closing(uploads.Parser("multipart/form-data; boundary=x")) as parser,
+        contextlib.closing(uploads.FormParser("multipart/form-data; boundary=x")) as parser,
         pytest.raises(ValidationFailed),
     ):
         for _ in range(1000):
@@ -271,7 +271,7 @@ def test_methods_that_clients_invent_get_no_series_of_their_own(service: Service
 
 
 def test_json_has_a_form_for_what_others_wrote() -> None:
-    body = errors.Json({"a": float("nan"), "b": "\ud800", "c": [1.5, "ä"]}).body
+    body = errors.SafeJSONResponse({"a": float("nan"), "b": "\ud800", "c": [1.5, "ä"]}).body
     assert json.loads(body) == {"a": None, "b": "\\xd800", "c": [1.5, "ä"]}
 
 

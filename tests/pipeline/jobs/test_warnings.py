@@ -28,7 +28,7 @@ def test_a_step_s_notes_that_begin_with_the_word_are_warnings(tmp_path: Path) ->
 def test_status_http_and_record_have_them(capsys: pytest.CaptureFixture[str]) -> None:
     view = status.of_workflow(finished.workflow())
     assert view["warnings"] == [finished.WARNING]
-    assert routes.shown(view)["warnings"] == [finished.WARNING]
+    assert routes.public_status(view)["warnings"] == [finished.WARNING]
     assert records.record(finished.workflow())["warnings"] == [finished.WARNING]
     cluster_commands.told(view)
     assert f"WARNING: {finished.WARNING}" in capsys.readouterr().out
