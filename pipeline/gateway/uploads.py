@@ -233,9 +233,7 @@ async def finalize(upload: Upload) -> str:
         file_names = upload.names[name]
         if all(view_of(name, file_name) is not None for file_name in file_names):
             continue
-        first_number = input_set.first_number(
-            FIELDS[name], file_names, VIEW_NAMES
-        )  # kept: validate reports it
+        first_number = input_set.first_number(FIELDS[name], file_names, VIEW_NAMES)  # kept: validate reports it
         for index, key in zip(_view_indices(upload, name), keys, strict=True):
             await asyncio.to_thread(_move_object, key, f"{upload.base}/{FIELDS[name]}/view_{index + first_number}.png")
     return f"s3://{s3.bucket()}/{upload.base}"

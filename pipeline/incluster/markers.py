@@ -84,7 +84,7 @@ def timestamp(time: datetime) -> str:
     return time.astimezone(UTC).isoformat(timespec="milliseconds")
 
 
-# -- result markers ------------------------------------------------------------------------------------------------------------
+# -- result markers ---------------------------------------------------------------------------------------------------
 
 
 def write_result_marker(name: str, rewrite: bool = False) -> bool:

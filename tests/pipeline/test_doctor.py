@@ -14,7 +14,7 @@ from botocore import exceptions as s3
 
 from pipeline import installation
 from pipeline.clients import s3_errors
-from pipeline.installation import Finding, Hidden
+from pipeline.installation import Finding, Forbidden
 from pipeline.workflow.dag import workflow_template
 from pipeline.workflow.settings import Settings
 
@@ -31,10 +31,10 @@ class MemoryReader:
 
     def core_object(self, kind: str, name: str) -> dict[str, Any] | None:
         if kind in self.hidden:
-            raise Hidden
+            raise Forbidden
         return self.objects.get((kind, name))
 
-    def of_argo(self, plural: str, name: str) -> dict[str, Any] | None:
+    def argo_object(self, plural: str, name: str) -> dict[str, Any] | None:
         return self.core_object(plural, name)
 
     def priority_class(self, name: str) -> dict[str, Any] | None:
@@ -42,7 +42,7 @@ class MemoryReader:
 
     def all(self, kind: str) -> list[dict[str, Any]]:
         if kind in self.hidden:
-            raise Hidden
+            raise Forbidden
         return [found for (of, _), found in self.objects.items() if of == kind]
 
     def deployments(self) -> list[dict[str, Any]]:
@@ -89,7 +89,7 @@ def installed() -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def found(objects: dict[tuple[str, str], dict[str, Any]], *hidden: str) -> list[Finding]:
-    return list(installation.parts(MemoryReader(objects, hidden), "sixview", TEMPLATE))  # type: ignore[arg-type]
+    return list(installation.examine_parts(MemoryReader(objects, hidden), "sixview", TEMPLATE))  # type: ignore[arg-type]
 
 
 def test_a_whole_installation_has_no_fault() -> None:

@@ -174,7 +174,7 @@ def test_whatever_stands_in_a_workflow_it_has_a_view(found: Any) -> None:
     assert all(isinstance(value, str) for value in values.values())
     assert set(values) == set(failure.EXIT_HANDLER_OUTPUTS)
     records.annotation(found, exit_handler.ending(values))
-    console.explained(status.of_workflow(found)["error"] or FAILURE)
+    console.print_failure(status.of_workflow(found)["error"] or FAILURE)
 
 
 @FUZZ
@@ -328,7 +328,8 @@ async def asked(api: FastAPI, path: str) -> httpx.Response:
 @given(found=spoiled())
 def test_one_bad_workflow_hides_no_other_from_the_command(monkeypatch: pytest.MonkeyPatch, found: Any) -> None:
     monkeypatch.setattr(
-        "pipeline.cli.cluster_commands.cluster_of", lambda chosen: chosen.clear() or Listed(good("good1111"), found)
+        "pipeline.cli.cluster_commands.connect_cluster",
+        lambda chosen: chosen.clear() or Listed(good("good1111"), found),
     )
     for words in (["list"], ["list", "--json"], ["status", "bad00000"], ["status", "--json", "bad00000"]):
         done = CliRunner().invoke(remote, words)

@@ -30,7 +30,7 @@ def test_status_http_and_record_have_them(capsys: pytest.CaptureFixture[str]) ->
     assert view["warnings"] == [finished.WARNING]
     assert routes.public_status(view)["warnings"] == [finished.WARNING]
     assert records.record(finished.workflow())["warnings"] == [finished.WARNING]
-    cluster_commands.told(view)
+    cluster_commands.print_status(view)
     assert f"WARNING: {finished.WARNING}" in capsys.readouterr().out
 
 
@@ -51,7 +51,7 @@ def test_the_terminal_shows_them(capsys: pytest.CaptureFixture[str]) -> None:
         "report": None,
         "warnings": ["Views contradict."],
     }
-    local_commands.told(summary)
+    local_commands.print_summary(summary)
     assert "WARNING: Views contradict." in capsys.readouterr().out
 
 
