@@ -20,7 +20,7 @@ _cache: dict[str, Any] = {}
 def health_report(cluster: Kubernetes, informer: JobInformer) -> dict[str, Any]:
     """status (healthy or unhealthy), version, cluster, s3, queue, gpus. Cached for CACHE_SECONDS."""
     if _cache.get("at", float("-inf")) + CACHE_SECONDS > time.monotonic():
-        report: dict[str, Any] = _cache["found"]
+        report: dict[str, Any] = _cache["report"]
         return report
     store_health, counts = check_store(), informer.counts()
     is_healthy = informer.is_healthy() and store_health["ok"]
@@ -32,7 +32,7 @@ def health_report(cluster: Kubernetes, informer: JobInformer) -> dict[str, Any]:
         "queue": {"queued": counts["queued"], "processing": counts["processing"]},
         "gpus": gpus(cluster),
     }
-    _cache.update(at=time.monotonic(), found=report)
+    _cache.update(at=time.monotonic(), report=report)
     return report
 
 
