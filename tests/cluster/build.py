@@ -68,15 +68,15 @@ def argo_source() -> Path:
     copy = SOURCES / "argo"
     if not copy.exists():
         SOURCES.mkdir(parents=True, exist_ok=True)
-        growing = SOURCES / ".argo"
-        shutil.rmtree(growing, ignore_errors=True)
+        staging = SOURCES / ".argo"
+        shutil.rmtree(staging, ignore_errors=True)
         source = _module("github.com/argoproj/argo-workflows/v3", VERSIONS["argo"])
-        shutil.copytree(source, growing, copy_function=shutil.copyfile)
-        subprocess.run(["chmod", "-R", "u+w", growing], check=True)
-        shutil.copyfile(HERE / "go" / "signal_linux.go", growing / "workflow/executor/osspecific/signal_linux.go")
-        (growing / "ui/dist/app").mkdir(parents=True)
-        (growing / "ui/dist/app/index.html").write_text("<html></html>")
-        growing.rename(copy)
+        shutil.copytree(source, staging, copy_function=shutil.copyfile)
+        subprocess.run(["chmod", "-R", "u+w", staging], check=True)
+        shutil.copyfile(HERE / "go" / "signal_linux.go", staging / "workflow/executor/osspecific/signal_linux.go")
+        (staging / "ui/dist/app").mkdir(parents=True)
+        (staging / "ui/dist/app/index.html").write_text("<html></html>")
+        staging.rename(copy)
     return copy
 
 

@@ -75,10 +75,10 @@ def state_of_cluster() -> str:
     pods = "get", "pods", "-A", "--field-selector=status.phase!=Succeeded,status.phase!=Failed", "-o", "wide"
     events = "-n", NAMESPACE, "get", "events", "--sort-by=.lastTimestamp", "--no-headers"
     try:
-        told = [kubectl(*words, check=False).stdout for words in ((*jobs, columns), pods, events)]
+        outputs = [kubectl(*words, check=False).stdout for words in ((*jobs, columns), pods, events)]
     except (OSError, subprocess.SubprocessError) as error:  # the cluster may be what failed
         return f"cannot be asked: {error}"
-    return "\n\n".join("\n".join(text.splitlines()[-40:]) for text in told)
+    return "\n\n".join("\n".join(text.splitlines()[-40:]) for text in outputs)
 
 
 @pytest.fixture(scope="session")
@@ -215,6 +215,6 @@ def succeeded(inputs: str, fault: object) -> Callable[[str], dict[str, Any]]:
     and share one GPU."""
     names = {model: submit("sixview", model=model) for model in ("both", "reconviagen", "nvdiffrec")}
     done = {model: finished(name, 1500) for model, name in names.items()}
-    for found in done.values():
-        found["pods"] = ended_pods(found["metadata"]["name"])  # Kubernetes forgets them after a while
+    for wf in done.values():
+        wf["pods"] = ended_pods(wf["metadata"]["name"])  # Kubernetes forgets them after a while
     return done.__getitem__

@@ -66,11 +66,11 @@ def base() -> str:
         rootfs = CACHE / f"rootfs-{digest(SUITE, EXTRA)}"
         if not rootfs.exists():
             print("building the Debian base", flush=True)
-            growing = Path(tempfile.mkdtemp(dir=CACHE))
-            node.run("debootstrap", "--variant=minbase", f"--include={EXTRA}", SUITE, str(growing))
+            staging = Path(tempfile.mkdtemp(dir=CACHE))
+            node.run("debootstrap", "--variant=minbase", f"--include={EXTRA}", SUITE, str(staging))
             for waste in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale"):
-                shutil.rmtree(growing / waste, ignore_errors=True)
-            growing.rename(rootfs)
+                shutil.rmtree(staging / waste, ignore_errors=True)
+            staging.rename(rootfs)
         bud(tag, rootfs, "FROM scratch\nCOPY . /\n")
     return tag
 
@@ -122,8 +122,8 @@ def faults() -> str:
 
 def standin() -> str:
     """The engines beside the stand-in for the published model's package, as images/reconviagen has them beside the package."""
-    told = "SIXVIEW_RECONVIAGEN_PYTHON=/opt/python/bin/python SIXVIEW_RECONVIAGEN_PATH=/opt/standin"
-    text = f"FROM {REGISTRY}/engines-cpu:{TAG}\nCOPY standin /opt/standin\nENV {told}\n"
+    environment = "SIXVIEW_RECONVIAGEN_PYTHON=/opt/python/bin/python SIXVIEW_RECONVIAGEN_PATH=/opt/standin"
+    text = f"FROM {REGISTRY}/engines-cpu:{TAG}\nCOPY standin /opt/standin\nENV {environment}\n"
     return bud(f"{REGISTRY}/engines-standin:{TAG}", ROOT / "tests/reconviagen", text)
 
 

@@ -116,10 +116,12 @@ def kustomized(name: str, manifests: Path) -> None:
         )
         shutil.copytree(manifests, Path(folder) / name / "manifests", copy_function=shutil.copyfile)
         subprocess.run(["chmod", "-R", "u+w", folder], check=True)
-        found = kubectl("kustomize", "--load-restrictor", "LoadRestrictionsNone", folder).stdout
+        output = kubectl("kustomize", "--load-restrictor", "LoadRestrictionsNone", folder).stdout
     apply = ("apply", "--server-side", "--force-conflicts", "-f", "-")
     wait_for(
-        lambda: kubectl(*apply, given=found, check=False).returncode == 0, 60, f"the manifests of {name} to be accepted"
+        lambda: kubectl(*apply, given=output, check=False).returncode == 0,
+        60,
+        f"the manifests of {name} to be accepted",
     )
 
 

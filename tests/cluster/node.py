@@ -83,8 +83,8 @@ def is_well() -> bool:
     """Whether a node of this checkout's versions runs and answers."""
     if namespace_pid() is None or not (NODE / "key").exists() or (NODE / "key").read_text() != KEY:
         return False
-    answer = kubectl("get", "node", NAME, "--request-timeout=5s", check=False)
-    return " Ready" in answer.stdout
+    ready = kubectl("get", "node", NAME, "--request-timeout=5s", check=False)
+    return " Ready" in ready.stdout
 
 
 def namespace_pid() -> int | None:

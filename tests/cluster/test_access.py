@@ -27,12 +27,12 @@ def rights(account: str) -> dict[str, set[str]]:
     """`kubectl auth can-i --list` for a ServiceAccount: resource -> verbs, without what everybody may."""
     user = f"system:serviceaccount:{NAMESPACE}:{account}"
     listed = kubectl("auth", "can-i", "--list", "-n", NAMESPACE, "--as", user).stdout.splitlines()[1:]
-    found = {}
+    verbs_of = {}
     for line in listed:
         resource, verbs = line.split()[0], re.search(r"\[([a-z ]*)\]\s*$", line)
         if resource not in EVERYBODY and not resource.startswith("["):
-            found[resource] = set(verbs[1].split()) if verbs else set()
-    return found
+            verbs_of[resource] = set(verbs[1].split()) if verbs else set()
+    return verbs_of
 
 
 def test_a_step_may_report_its_results_and_nothing_else(cluster: None) -> None:

@@ -21,7 +21,7 @@ UNREADABLE = ("not everything can be read", "cannot unmarshall spec")
 
 
 @pytest.fixture
-def waiting(cluster: None) -> Iterator[Callable[[], str]]:
+def suspended_job(cluster: None) -> Iterator[Callable[[], str]]:
     """waiting() -> a job that waits for ever."""
     made: list[str] = []
 
@@ -53,23 +53,23 @@ def patch(job: str, change: dict[str, Any]) -> None:
     kubectl("-n", NAMESPACE, "patch", "workflow", NAME_PREFIX + job, "--type=merge", "-p", json.dumps(change))
 
 
-def seen(session: httpx.Client, job: str, field: str, part: str) -> None:
+def wait_for_field(session: httpx.Client, job: str, field: str, part: str) -> None:
     wait_for(lambda: part in str(session.get(f"/jobs/{job}").json().get(field)), 20, f"{part!r} of {job}")
 
 
-def test_one_bad_workflow_spoils_its_own_view_and_nothing_else(waiting: Callable[[], str], tmp_path: Path) -> None:
-    bad, deep = waiting(), waiting()
+def test_a_malformed_workflow_affects_its_own_status_only(suspended_job: Callable[[], str], tmp_path: Path) -> None:
+    bad, deep = suspended_job(), suspended_job()
     patch(bad, {"metadata": {"annotations": {"sixview.dev/cancel-requested": "soon"}}})
     nested: Any = 1
     for _ in range(900):
         nested = [nested]
     with web.serving(tmp_path) as session:
-        seen(session, bad, "note", "'soon' is no time")  # as the listing brought it
+        wait_for_field(session, bad, "note", "'soon' is no time")  # as the listing brought it
         patch(deep, {"spec": {"arguments": {"parameters": nested}}})
-        good = waiting()
-        seen(session, good, "status", "queued")
+        good = suspended_job()
+        wait_for_field(session, good, "status", "queued")
         patch(bad, {"metadata": {"annotations": {"sixview.dev/cancel-requested": "later"}}})
-        seen(session, bad, "note", "'later' is no time")  # as the watch did
+        wait_for_field(session, bad, "note", "'later' is no time")  # as the watch did
         # whoever comes first: the gateway, which cannot read it, or Argo's controller, which cannot either, and ends it
         wait_for(
             lambda: any(words in session.get(f"/jobs/{deep}").text for words in UNREADABLE), 20, "what is said of it"

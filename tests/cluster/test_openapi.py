@@ -47,9 +47,9 @@ def description(cluster: None) -> Any:
 
 
 def test_whatever_is_sent_the_answer_is_a_documented_one(description: Any) -> None:
-    for found in description.get_all_operations():
+    for operation in description.get_all_operations():
 
-        @hypothesis.given(case=found.ok().as_strategy())
+        @hypothesis.given(case=operation.ok().as_strategy())
         @hypothesis.settings(
             max_examples=EXAMPLES,
             deadline=None,
@@ -63,12 +63,12 @@ def test_whatever_is_sent_the_answer_is_a_documented_one(description: Any) -> No
         send()
 
 
-def ask(session: httpx.Client, method: str, route: str, job: str = "nothing0", **more: Any) -> httpx.Response:
-    return session.request(method, route.replace("{job}", job), **more)
+def ask(session: httpx.Client, method: str, route: str, job: str = "nothing0", **options: Any) -> httpx.Response:
+    return session.request(method, route.replace("{job}", job), **options)
 
 
-def code(answer: httpx.Response) -> str:
-    return str(answer.json()["error"]["code"])
+def code(response: httpx.Response) -> str:
+    return str(response.json()["error"]["code"])
 
 
 def test_a_request_that_announces_too_much_is_not_even_read(cluster: None) -> None:
@@ -79,20 +79,20 @@ def test_a_request_that_announces_too_much_is_not_even_read(cluster: None) -> No
             b"POST /jobs HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer token-of-alice\r\nContent-Length: 99999999999\r\n"
             b"Content-Type: multipart/form-data; boundary=x\r\n\r\n"
         )
-        answer = plain.recv(65536)
-    assert answer.startswith(b"HTTP/1.1 413")
+        response = plain.recv(65536)
+    assert response.startswith(b"HTTP/1.1 413")
     web.REACHED.add(("POST", "/jobs", 413))
 
 
-def test_a_token_has_its_pace_and_its_number_of_jobs(
+def test_a_token_has_a_rate_limit_and_a_number_of_jobs(
     cluster: None, tmp_path: Path, sample_set: Callable[..., Path]
 ) -> None:
     with web.serving(tmp_path, "--requests-per-minute", "1") as session:
         ask(session, "GET", "/jobs")
         for method, route in ROUTES:
-            answer = ask(session, method, route)
-            assert (answer.status_code, code(answer)) == (429, "RATE_LIMITED")
-            assert int(answer.headers["retry-after"]) > 0
+            response = ask(session, method, route)
+            assert (response.status_code, code(response)) == (429, "RATE_LIMITED")
+            assert int(response.headers["retry-after"]) > 0
     with web.serving(tmp_path, "--jobs-per-token", "1") as session:
         request: dict[str, Any] = {"data": web.form(seed=7002), "files": web.parts(sample_set("mug"))}
         for each in session.get("/jobs").json():
@@ -100,12 +100,12 @@ def test_a_token_has_its_pace_and_its_number_of_jobs(
                 ask(session, "POST", "/jobs/{job}/cancel", each["job_id"], json={"confirm": True})
         job = session.post("/jobs", **request).json()["job_id"]
         time.sleep(5)  # until the watch has seen it
-        answer = session.post("/jobs", **request)
-        assert (answer.status_code, code(answer)) == (429, "RATE_LIMITED")
+        response = session.post("/jobs", **request)
+        assert (response.status_code, code(response)) == (429, "RATE_LIMITED")
         for method, route in RESULTS:
-            answer = ask(session, method, route, job)
-            assert (answer.status_code, code(answer)) == (409, "JOB_NOT_READY")
-            assert "progress" in answer.json()["error"]["details"]
+            response = ask(session, method, route, job)
+            assert (response.status_code, code(response)) == (409, "JOB_NOT_READY")
+            assert "progress" in response.json()["error"]["details"]
         ask(session, "POST", "/jobs/{job}/cancel", job, json={"confirm": True})
 
 
@@ -114,9 +114,9 @@ def test_a_store_that_is_away_is_told(cluster: None, tmp_path: Path, sample_set:
         for method, route in ROUTES:
             if (method, route) == ("GET", "/jobs"):
                 continue
-            more = {"data": web.form(), "files": web.parts(sample_set("mug"))} if route == "/jobs" else {}
-            answer = ask(session, method, route, **more)
-            assert (answer.status_code, code(answer)) == (503, "STORAGE_UNAVAILABLE"), route
+            options = {"data": web.form(), "files": web.parts(sample_set("mug"))} if route == "/jobs" else {}
+            response = ask(session, method, route, **options)
+            assert (response.status_code, code(response)) == (503, "STORAGE_UNAVAILABLE"), route
         health = session.get("/health")
         assert (health.status_code, health.json()["status"], health.json()["s3"]["ok"]) == (503, "unhealthy", False)
 
@@ -127,15 +127,15 @@ def test_a_cluster_that_is_away_is_told(cluster: None, tmp_path: Path) -> None:
     config["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:9"
     (tmp_path / ".away").write_text(json.dumps(config))
     with web.serving(tmp_path, KUBECONFIG=str(tmp_path / ".away")) as session:
-        answer = ask(session, "GET", "/jobs")
-        assert (answer.status_code, code(answer)) == (503, "CLUSTER_UNAVAILABLE")
+        response = ask(session, "GET", "/jobs")
+        assert (response.status_code, code(response)) == (503, "CLUSTER_UNAVAILABLE")
 
 
 def test_downloads_can_be_left_to_the_store(cluster: None, tmp_path: Path, finished_job: str) -> None:
     with web.serving(tmp_path, "--redirect") as session:
-        answer = ask(session, "GET", "/jobs/{job}/download", finished_job)
-        assert answer.status_code == 307
-        got = httpx.get(answer.headers["location"])  # without a token
+        response = ask(session, "GET", "/jobs/{job}/download", finished_job)
+        assert response.status_code == 307
+        got = httpx.get(response.headers["location"])  # without a token
         assert got.status_code == 200
         assert got.headers["content-disposition"] == f"attachment; filename={finished_job}.zip"
         assert got.content[:2] == b"PK"
@@ -148,7 +148,7 @@ def finished_job(inputs: str, sample_set: Callable[..., Path]) -> str:
             "/jobs", data=web.form(resolution=64, **{"psnr-threshold": 1}), files=web.parts(sample_set("mug"))
         )
         job = str(sent.json()["job_id"])
-        assert web.ended(session, job)["status"] == "completed"
+        assert web.wait_until_ended(session, job)["status"] == "completed"
         return job
 
 
@@ -160,8 +160,8 @@ def test_every_way_in_which_a_result_is_missing(finished_job: str) -> None:
         s3.write_json(f"{s3.RECORDS}{job}.json", {**record, "job_id": job, "status": status, "error": error})
     with web.client("alice") as session:
         for method, route in RESULTS:
-            gone, failed = (ask(session, method, route, job) for job in ("expired0", "failed00"))
-            assert (gone.status_code, code(gone)) == (410, "JOB_EXPIRED")
+            expired, failed = (ask(session, method, route, job) for job in ("expired0", "failed00"))
+            assert (expired.status_code, code(expired)) == (410, "JOB_EXPIRED")
             assert (failed.status_code, code(failed)) == (500, "JOB_FAILED")
             assert ask(session, method, route, finished_job).status_code == 200
         assert (

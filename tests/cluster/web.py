@@ -38,9 +38,9 @@ def client(who: str = "alice", base: str = "") -> httpx.Client:
     return httpx.Client(base_url=base or address_of(), headers=headers, timeout=120, event_hooks={"response": [_note]})
 
 
-def _note(answer: httpx.Response) -> None:
-    path = re.sub(r"^(?:/api)?/jobs/[^/]+", "/jobs/{job}", answer.request.url.path)
-    REACHED.add((answer.request.method, path.removeprefix("/api"), answer.status_code))
+def _note(response: httpx.Response) -> None:
+    path = re.sub(r"^(?:/api)?/jobs/[^/]+", "/jobs/{job}", response.request.url.path)
+    REACHED.add((response.request.method, path.removeprefix("/api"), response.status_code))
 
 
 def parts(
@@ -60,15 +60,15 @@ def form(**options: Any) -> dict[str, str]:
     return {"model_type": model, "options": json.dumps({**WORK, **options})}
 
 
-def ended(session: httpx.Client, job: str, seconds: float = 600) -> dict[str, Any]:
+def wait_until_ended(session: httpx.Client, job: str, seconds: float = 600) -> dict[str, Any]:
     """A job's status, once it has ended and its record is there."""
     until = time.monotonic() + seconds * SLOWNESS
     while True:
-        found: dict[str, Any] = session.get(f"/jobs/{job}").raise_for_status().json()
-        if found["status"] in ("completed", "failed", "cancelled"):
-            return found
+        job_status: dict[str, Any] = session.get(f"/jobs/{job}").raise_for_status().json()
+        if job_status["status"] in ("completed", "failed", "cancelled"):
+            return job_status
         if time.monotonic() > until:
-            raise TimeoutError(f"{job} is still {found}")
+            raise TimeoutError(f"{job} is still {job_status}")
         time.sleep(1)
 
 

@@ -95,21 +95,21 @@ def workflow(name: str = NAME, version: int = 100) -> dict[str, Any]:
     }
 
 
-def with_record(found: dict[str, Any], **changes: Any) -> dict[str, Any]:
+def with_record(wf: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """The same with the record that its exit handler leaves in an annotation."""
-    found = copy.deepcopy(found)
-    record = {**RECORD, "job_id": found["metadata"]["name"].removeprefix("sixview-"), **changes}
-    found["metadata"]["annotations"]["sixview.dev/record"] = json.dumps(record)
-    return found
+    wf = copy.deepcopy(wf)
+    record = {**RECORD, "job_id": wf["metadata"]["name"].removeprefix("sixview-"), **changes}
+    wf["metadata"]["annotations"]["sixview.dev/record"] = json.dumps(record)
+    return wf
 
 
-def head(found: dict[str, Any]) -> dict[str, Any]:
+def head(wf: dict[str, Any]) -> dict[str, Any]:
     """As a listing of metadata has it."""
-    return {"metadata": found["metadata"]}
+    return {"metadata": wf["metadata"]}
 
 
 def _nodes(job: str) -> list[dict[str, Any]]:
-    told: list[tuple[str, str, str, str, dict[str, str]]] = [  # name, type, template, phase, outputs
+    rows: list[tuple[str, str, str, str, dict[str, str]]] = [  # name, type, template, phase, outputs
         ("", "DAG", "job", "Failed", {}),
         (".validate", "Retry", "validate", "Succeeded", {}),
         (".validate(0)", "Pod", "validate", "Succeeded", {"stage": "rig", "warnings": WARNING}),
@@ -148,5 +148,5 @@ def _nodes(job: str) -> list[dict[str, Any]]:
             "children": [f"{job}-{i + 1}"],
             "outputs": {"parameters": [{"name": n, "value": v} for n, v in outputs.items()]},
         }
-        for i, (name, kind, template, phase, outputs) in enumerate(told)
+        for i, (name, kind, template, phase, outputs) in enumerate(rows)
     ]

@@ -22,15 +22,17 @@ TYPE = f"multipart/form-data; boundary={BOUNDARY}"
 def body(*parts: tuple[str, str | None, bytes]) -> bytes:
     data = b""
     for name, filename, content in parts:
-        more = f'; filename="{filename}"' if filename is not None else ""
+        filename_field = f'; filename="{filename}"' if filename is not None else ""
         data += (
-            f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"{more}\r\n\r\n'.encode() + content + b"\r\n"
+            f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"{filename_field}\r\n\r\n'.encode()
+            + content
+            + b"\r\n"
         )
     return data + f"--{BOUNDARY}--\r\n".encode()
 
 
 def parsed(data: bytes, sizes: random.Random | None = None) -> list[tuple[str, str | None, int, bytes]]:
-    parser, found, place = uploads.FormParser(TYPE), [], 0
+    parser, parsed_parts, place = uploads.FormParser(TYPE), [], 0
     while place < len(data):
         size = sizes.randint(1, 50) if sizes else len(data)
         parser.feed(data[place : place + size])
@@ -39,9 +41,9 @@ def parsed(data: bytes, sizes: random.Random | None = None) -> list[tuple[str, s
             part = parser.complete_parts.pop(0)
             with part.file:
                 part.file.seek(0)
-                found.append((part.name, part.filename, part.size, part.file.read()))
+                parsed_parts.append((part.name, part.filename, part.size, part.file.read()))
     assert parser.has_ended
-    return found
+    return parsed_parts
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -141,14 +143,14 @@ def test_nobody_is_known_where_the_folder_is_empty_and_everybody_where_there_is_
     assert tokens.Tokens(None).principal("") is tokens.ANONYMOUS
 
 
-def test_a_pace_lets_a_minute_s_worth_through_at_once() -> None:
-    pace = tokens.RateLimiter(60)
-    assert [pace.wait("a") for _ in range(60)] == [0.0] * 60
-    assert 0 < pace.wait("a") <= 1
-    assert pace.wait("b") == 0.0
+def test_the_rate_limiter_allows_bursts_of_a_minute_s_requests() -> None:
+    rate_limiter = tokens.RateLimiter(60)
+    assert [rate_limiter.wait("a") for _ in range(60)] == [0.0] * 60
+    assert 0 < rate_limiter.wait("a") <= 1
+    assert rate_limiter.wait("b") == 0.0
 
 
-def test_an_order_s_options_are_text_and_numbers_alone() -> None:
+def test_a_job_request_s_options_are_text_and_numbers_alone() -> None:
     """`true` is not taken for 1. In a process of its own: the gateway adds failures to the tree that other tests look at."""
     code = """
 from pipeline.gateway.submit import JobRequest

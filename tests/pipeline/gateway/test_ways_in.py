@@ -27,7 +27,7 @@ STRANGE = ["", " ", "\x7f", "é", "ÿ" * 300, "%00", "{{workflow.name}}", HUGE, 
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (64).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0" + bytes(8)
 
 
-class Watch:
+class InformerDouble:
     """The informer, of a cluster without jobs."""
 
     has_listed = True
@@ -59,25 +59,31 @@ class Service:
             (folder / name).write_text(tokens.digest(f"token-of-{name}"))
         options = Options(tokens=folder, input_buckets=("shared", "sixview"))
         self.app = app.create(options, self.cluster)  # type: ignore[arg-type]
-        shared: tuple[Any, ...] = (options, self.cluster, Watch(), tokens.Tokens(folder), tokens.RateLimiter(10**6))
+        shared: tuple[Any, ...] = (
+            options,
+            self.cluster,
+            InformerDouble(),
+            tokens.Tokens(folder),
+            tokens.RateLimiter(10**6),
+        )
         self.app.state.gateway = Gateway(*shared, asyncio.Semaphore(8))
 
-    def ask(self, method: str, path: str, who: str = "alice", **more: Any) -> Any:
-        headers = {"Authorization": f"Bearer token-of-{who}"} | more.pop("headers", {})
-        return self.send(method, path, headers=headers, **more)
+    def ask(self, method: str, path: str, token_name: str = "alice", **options: Any) -> Any:
+        headers = {"Authorization": f"Bearer token-of-{token_name}"} | options.pop("headers", {})
+        return self.send(method, path, headers=headers, **options)
 
-    def send(self, method: str, path: str, **more: Any) -> httpx.Response:
+    def send(self, method: str, path: str, **options: Any) -> httpx.Response:
         async def sent() -> httpx.Response:
             transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://sixview") as client:
-                return await client.request(method, path, **more)
+                return await client.request(method, path, **options)
 
         return asyncio.run(sent())
 
-    def submit(self, key: str | bytes | None, who: str = "alice", **fields: str) -> Any:
+    def submit(self, key: str | bytes | None, token_name: str = "alice", **fields: str) -> Any:
         files = [(field, (f"{view}.png", PNG, "image/png")) for field in ("views", "depth_renders") for view in VIEWS]
         headers = {} if key is None else {"Idempotency-Key": key}
-        return self.ask("POST", "/jobs", who, files=files, data=fields, headers=headers)
+        return self.ask("POST", "/jobs", token_name, files=files, data=fields, headers=headers)
 
 
 @pytest.fixture
@@ -86,9 +92,9 @@ def service(tmp_path: Path, bucket: Bucket) -> Service:
     return Service(tmp_path)
 
 
-def refused(answer: Any, status: int, code: str) -> dict[str, Any]:
-    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code), answer.text[:500]
-    error: dict[str, Any] = answer.json()["error"]
+def check_error(response: Any, status: int, code: str) -> dict[str, Any]:
+    assert (response.status_code, response.json()["error"]["code"]) == (status, code), response.text[:500]
+    error: dict[str, Any] = response.json()["error"]
     return error
 
 
@@ -99,7 +105,7 @@ def test_the_same_key_twice_is_the_same_job_and_another_s_is_another(service: Se
     first, again = service.submit("k").json(), service.submit("k").json()
     assert first == again
     assert len(first["job_id"]) == ids.ID_LENGTH
-    assert service.submit("k", who="bob").json()["job_id"] != first["job_id"]
+    assert service.submit("k", token_name="bob").json()["job_id"] != first["job_id"]
 
 
 def test_files_that_count_from_one_keep_their_numbers_in_whatever_order_they_come(
@@ -108,8 +114,10 @@ def test_files_that_count_from_one_keep_their_numbers_in_whatever_order_they_com
     views = [("views", (f"view_{i}.png", PNG + bytes([i]), "image/png")) for i in (3, 1, 2, 6, 5, 4)]
     depths = [("depth_renders", (f"depth_{i}.png", PNG, "image/png")) for i in range(6)]
     assert service.ask("POST", "/jobs", files=views + depths, data={"model_type": "reconviagen"}).status_code == 200
-    kept = {key: found[-1]["data"] for key, found in bucket.objects.items() if "/multi_views/" in key}
-    assert {key.rpartition("/")[2]: data[-1] for key, data in kept.items()} == {f"view_{i}.png": i for i in range(1, 7)}
+    stored = {key: versions[-1]["data"] for key, versions in bucket.objects.items() if "/multi_views/" in key}
+    assert {key.rpartition("/")[2]: data[-1] for key, data in stored.items()} == {
+        f"view_{i}.png": i for i in range(1, 7)
+    }
 
 
 @pytest.mark.parametrize("key", ["", " ", "\t"])
@@ -134,7 +142,7 @@ def test_a_key_that_leads_to_another_s_job_writes_and_shows_nothing(
     job = service.submit("k").json()["job_id"]
     monkeypatch.setattr(ids, "keyed_id", lambda *_: job)
     before = {key: len(versions) for key, versions in bucket.objects.items()}
-    error = refused(service.submit("other", who="bob"), 422, "VALIDATION_FAILED")
+    error = check_error(service.submit("other", token_name="bob"), 422, "VALIDATION_FAILED")
     assert job not in json.dumps(error)
     assert {key: len(versions) for key, versions in bucket.objects.items()} == before
 
@@ -148,7 +156,7 @@ def test_a_conflict_that_comes_late_shows_nothing_and_touches_no_other_s_files(
     monkeypatch.setattr(ids, "keyed_id", lambda *_: job)
     monkeypatch.setattr(submission, "existing_job", unknown)
     before = {key: versions[-1]["VersionId"] for key, versions in bucket.objects.items()}
-    refused(service.submit("other", who="bob"), 422, "VALIDATION_FAILED")
+    check_error(service.submit("other", token_name="bob"), 422, "VALIDATION_FAILED")
     assert {key: bucket.objects[key][-1]["VersionId"] for key in before} == before
 
 
@@ -159,7 +167,7 @@ def test_a_request_that_fails_takes_no_files_of_the_same_job_away(
     service.submit("k")
     there = {key for key in bucket.objects if key.startswith("inputs/")}
     service.cluster.workflows.clear()  # the second comes before the first is known
-    refused(service.submit("k", options="["), 422, "VALIDATION_FAILED")
+    check_error(service.submit("k", options="["), 422, "VALIDATION_FAILED")
     assert there <= set(bucket.objects)
 
 
@@ -173,8 +181,8 @@ def test_a_request_that_fails_takes_no_files_of_the_same_job_away(
 )
 def test_no_header_breaks_the_service(service: Service, header: str, text: str) -> None:
     for method, path in (("POST", "/jobs"), ("GET", "/jobs/nothing0/download"), ("GET", "/health")):
-        answer = service.ask(method, path, headers={header: text.encode("latin-1")}, content=b"")
-        assert answer.status_code in (200, 401, 404, 413, 422, 429), answer.text
+        response = service.ask(method, path, headers={header: text.encode("latin-1")}, content=b"")
+        assert response.status_code in (200, 401, 404, 413, 422, 429), response.text
 
 
 @pytest.mark.parametrize("text", [*STRANGE, "\x00", "\x1b[2J", "\ud800", "日本", "../..", "a/b"])
@@ -191,10 +199,10 @@ def test_no_path_or_query_breaks_the_service(service: Service, text: str) -> Non
         f"/jobs/{word}/report",
         f"/api/jobs/{word}/download",
     ):
-        answer = service.ask("GET", path)
-        assert answer.status_code in (200, 400, 404, 405, 422), (path[:100], answer.text)
-    answer = service.ask("POST", f"/jobs?model_type={word}", json={"input": "s3://shared/x"})
-    assert answer.status_code == 422 or (answer.status_code == 200 and not text), answer.text
+        response = service.ask("GET", path)
+        assert response.status_code in (200, 400, 404, 405, 422), (path[:100], response.text)
+    response = service.ask("POST", f"/jobs?model_type={word}", json={"input": "s3://shared/x"})
+    assert response.status_code == 422 or (response.status_code == 200 and not text), response.text
 
 
 DEEP = "[" * 100_000 + "]" * 100_000
@@ -231,17 +239,17 @@ def test_no_field_of_a_form_breaks_the_service(service: Service, field: str, tex
         "",
     ],
 )
-def test_no_order_in_json_breaks_the_service(service: Service, data: str) -> None:
+def test_no_json_request_breaks_the_service(service: Service, data: str) -> None:
     body = data.encode("utf-8", "surrogateescape")
     for path in ("/jobs", "/jobs/nothing0/cancel"):
-        answer = service.ask("POST", path, content=body, headers={"Content-Type": "application/json"})
-        assert answer.status_code in (400, 404, 413, 422), answer.text
+        response = service.ask("POST", path, content=body, headers={"Content-Type": "application/json"})
+        assert response.status_code in (400, 404, 413, 422), response.text
 
 
 def test_a_body_that_nobody_asked_for_is_not_held(service: Service) -> None:
     body = b'{"confirm": true, "x": "' + b"x" * 200_000 + b'"}'
-    answer = service.ask("POST", "/jobs/nothing0/cancel", content=body, headers={"Content-Type": "application/json"})
-    refused(answer, 413, "REQUEST_TOO_LARGE")
+    response = service.ask("POST", "/jobs/nothing0/cancel", content=body, headers={"Content-Type": "application/json"})
+    check_error(response, 413, "REQUEST_TOO_LARGE")
 
 
 def test_a_part_s_header_has_an_end() -> None:
@@ -255,7 +263,7 @@ def test_a_part_s_header_has_an_end() -> None:
 
 def test_a_model_that_there_is_not_is_told_with_those_that_there_are(service: Service, bucket: Bucket) -> None:
     job = service.submit(None).json()["job_id"]
-    error = refused(service.ask("GET", f"/jobs/{job}/mesh?model=nonsense"), 422, "VALIDATION_FAILED")
+    error = check_error(service.ask("GET", f"/jobs/{job}/mesh?model=nonsense"), 422, "VALIDATION_FAILED")
     assert error["details"]["choices"] == ["reconviagen", "nvdiffrec"]
 
 

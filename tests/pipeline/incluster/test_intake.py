@@ -17,7 +17,7 @@ from pipeline.incluster import dropped_files, intake, markers
 from pipeline.jobs import ids
 from steps.runtime.contract import VIEW_NAMES
 from steps.runtime.errors import ClusterUnavailable, ValidationFailed
-from tests.pipeline.doubles import START, Bucket, Namespace, bucket, refusal
+from tests.pipeline.doubles import START, Bucket, Namespace, bucket, client_error
 
 __all__ = ["bucket"]
 DEEP = b"[" * 100_000 + b"]" * 100_000
@@ -88,7 +88,7 @@ def test_a_marker_that_cannot_be_read_is_its_drop_s_own_failure(bucket: Bucket, 
 
 
 @pytest.mark.parametrize("files", [{}, {"readme.txt": b"x"}, {"cameras.json": b"{}"}])
-def test_a_marker_without_files_is_told_their_number(
+def test_a_marker_without_files_fails_by_their_number(
     bucket: Bucket, cluster: Namespace, files: dict[str, bytes]
 ) -> None:
     drop_folder(bucket, "mug", b"{}", files)
@@ -97,21 +97,21 @@ def test_a_marker_without_files_is_told_their_number(
 
 
 @pytest.mark.parametrize(
-    ("code", "told"), [("InvalidObjectState", "STORAGE_UNAVAILABLE"), ("AccessDenied", "STORAGE_UNAVAILABLE")]
+    ("code", "expected"), [("InvalidObjectState", "STORAGE_UNAVAILABLE"), ("AccessDenied", "STORAGE_UNAVAILABLE")]
 )
-def test_what_the_store_refuses_of_one_drop_is_tried_again_after_the_others_and_then_told(
-    bucket: Bucket, cluster: Namespace, code: str, told: str
+def test_a_drop_that_the_store_refuses_is_retried_after_the_others_and_then_failed(
+    bucket: Bucket, cluster: Namespace, code: str, expected: str
 ) -> None:
     drop_zip(bucket, "a-frozen")
     good = drop_zip(bucket, "b-good", b"another")
     bucket.refused["drops/a-frozen.zip"] = code
     done = intake.reconcile(cluster, "sixview")
     assert done[good] == "started"
-    assert failed(bucket, "a-frozen")["code"] == told
+    assert failed(bucket, "a-frozen")["code"] == expected
     assert bucket.requests["head"] >= intake.MAX_ATTEMPTS
 
 
-def test_an_error_that_nobody_thought_of_is_told_as_such(
+def test_an_unexpected_error_is_an_unknown_error(
     bucket: Bucket, cluster: Namespace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken(*_: Any) -> None:
@@ -124,7 +124,7 @@ def test_an_error_that_nobody_thought_of_is_told_as_such(
     assert "\x1b" not in capsys.readouterr().err
 
 
-def test_a_name_that_leaves_no_room_for_a_mark_has_its_record_and_costs_nobody_a_turn(
+def test_a_name_too_long_for_a_result_marker_has_its_record_and_delays_no_other_drop(
     bucket: Bucket, cluster: Namespace
 ) -> None:
     job = drop_folder(bucket, "long", b"hello")
@@ -145,7 +145,7 @@ def test_a_store_that_is_away_ends_the_run_and_fails_no_drop(bucket: Bucket, clu
             bucket.away = True
             return None
 
-    with pytest.raises(type(refusal("x"))):
+    with pytest.raises(type(client_error("x"))):
         intake.reconcile(Leaving(), "sixview")
     assert "drops/mug/_FAILED.json" not in bucket.objects
 
@@ -157,9 +157,9 @@ def test_a_cluster_that_takes_no_workflow_fails_no_drop_but_the_run(
     cluster.refusing = ClusterUnavailable("exceeded quota")
     assert intake.reconcile(cluster, "sixview") == {job: "waiting"}
     monkeypatch.setattr(intake, "connect", lambda _: cluster)
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as exited:
         intake.main("here", "sixview")
-    assert ended.value.code == 40
+    assert exited.value.code == 40
     cluster.refusing = None
     assert intake.reconcile(cluster, "sixview") == {job: "started"}
 
@@ -232,21 +232,21 @@ def versions(count: int) -> Iterator[dict[str, Any]]:
             }
 
 
-def test_drops_are_looked_through_in_little_memory() -> None:
+def test_listing_drops_takes_little_memory() -> None:
     """2 KiB for each; the whole intake of 20,000 drops took 111 MiB."""
     tracemalloc.start()
-    found, marks = intake.parse_versions(versions(2_000))
+    drops, marked_at = intake.parse_versions(versions(2_000))
     records = (
-        {"Key": f"records/{drop.legacy_job}.json", "LastModified": START + timedelta(days=1)} for drop in found[1:]
+        {"Key": f"records/{drop.legacy_job}.json", "LastModified": START + timedelta(days=1)} for drop in drops[1:]
     )
-    listing = intake.BucketState(found, marks, intake.record_times(found, records))
-    assert len(found) == 2_000
+    listing = intake.BucketState(drops, marked_at, intake.record_times(drops, records))
+    assert len(drops) == 2_000
     assert [drop.name for drop in listing.unfinished()][-1] == "set-001999"  # their marks are older than their records
     assert tracemalloc.get_traced_memory()[1] < 2_000 * 2048
     tracemalloc.stop()
 
 
-def test_what_is_settled_costs_no_request_of_its_own(bucket: Bucket, cluster: Namespace) -> None:
+def test_finished_drops_cost_no_requests_of_their_own(bucket: Bucket, cluster: Namespace) -> None:
     for number in range(50):
         drop_folder(bucket, f"bad-{number}", b"hello", {})
     intake.reconcile(cluster, "sixview")
@@ -256,7 +256,7 @@ def test_what_is_settled_costs_no_request_of_its_own(bucket: Bucket, cluster: Na
     assert sum(bucket.requests.values()) + sum(cluster.requests.values()) <= 4
 
 
-def test_a_mark_that_is_older_than_its_record_is_written_anew_once(bucket: Bucket, cluster: Namespace) -> None:
+def test_a_result_marker_older_than_its_record_is_rewritten_once(bucket: Bucket, cluster: Namespace) -> None:
     """Two that settle a job at once: record, mark, record again."""
     job = drop_folder(bucket, "mug", b"hello")
     intake.reconcile(cluster, "sixview")
@@ -267,5 +267,5 @@ def test_a_mark_that_is_older_than_its_record_is_written_anew_once(bucket: Bucke
 
 def test_the_same_bytes_twice_are_one_drop_of_the_first_moment() -> None:
     first, second = ({**next(versions(1)), "LastModified": START + timedelta(days=n)} for n in (1, 2))
-    found, _ = intake.parse_versions([second, first])
-    assert [drop.dropped_at for drop in found] == [markers.timestamp(datetime(2026, 1, 2, tzinfo=UTC))]
+    drops, _ = intake.parse_versions([second, first])
+    assert [drop.dropped_at for drop in drops] == [markers.timestamp(datetime(2026, 1, 2, tzinfo=UTC))]

@@ -20,14 +20,14 @@ BEFORE, AFTER = "2026-01-01T00:00:00Z", "2999-01-01T00:00:00Z"
 
 
 def job(phase: str = "", nodes: dict[str, Any] | None = None, release: str = "sixview", **spec: Any) -> dict[str, Any]:
-    ended = phase in ("Failed", "Error", "Succeeded")
+    is_finished = phase in ("Failed", "Error", "Succeeded")
     labels = {"app.kubernetes.io/name": "sixview", "sixview.dev/owner": "alice", "sixview.dev/source": "http"}
     return {
         "metadata": {
             "name": NAME,
             "uid": UID,
             "creationTimestamp": "2026-01-01T00:00:00Z",
-            "labels": labels | ({COMPLETED_LABEL: "true"} if ended else {}),
+            "labels": labels | ({COMPLETED_LABEL: "true"} if is_finished else {}),
             "annotations": {},
             "managedFields": ["x" * 1000],
         },
@@ -38,7 +38,11 @@ def job(phase: str = "", nodes: dict[str, Any] | None = None, release: str = "si
             },
             **spec,
         },
-        "status": {"phase": phase, "nodes": nodes or {}, **({"finishedAt": "2026-01-01T00:05:00Z"} if ended else {})},
+        "status": {
+            "phase": phase,
+            "nodes": nodes or {},
+            **({"finishedAt": "2026-01-01T00:05:00Z"} if is_finished else {}),
+        },
     }
 
 
@@ -59,8 +63,8 @@ class Cluster:
         items = []
         if self.workflow:
             labels = self.workflow["metadata"]["labels"]
-            done, told = labels.get(COMPLETED_LABEL) == "true", "sixview.dev/status" in labels
-            if done != (selector == UNFINISHED) and not (done and told):
+            is_finished, is_labelled = labels.get(COMPLETED_LABEL) == "true", "sixview.dev/status" in labels
+            if is_finished != (selector == UNFINISHED) and not (is_finished and is_labelled):
                 items = [{"metadata": self.workflow["metadata"]}]
         yield Page(items, "")
 
@@ -96,10 +100,10 @@ def has_record(store: dict[str, Any]) -> bool:
 
 def test_a_running_job_has_one_small_object_that_says_whose_it_is(store: dict[str, Any]) -> None:
     Ledger(Cluster(job("Running")), "sixview").reconcile()  # type: ignore[arg-type]
-    kept = store[KEY]["workflow"]
+    stored = store[KEY]["workflow"]
     assert len(json.dumps(store[KEY])) < 1000
-    found = of_workflow(kept)
-    assert (found["job_id"], found["owner"], found["source"], found["model_type"]) == (
+    job_status = of_workflow(stored)
+    assert (job_status["job_id"], job_status["owner"], job_status["source"], job_status["model_type"]) == (
         "abc12345",
         "alice",
         "http",
@@ -110,25 +114,25 @@ def test_a_running_job_has_one_small_object_that_says_whose_it_is(store: dict[st
 
 def test_a_job_whose_workflow_was_deleted_is_recorded_as_cancelled(store: dict[str, Any]) -> None:
     cluster = Cluster(job("Running"))
-    keeper = Ledger(cluster, "sixview")  # type: ignore[arg-type]
-    keeper.reconcile()
+    ledger = Ledger(cluster, "sixview")  # type: ignore[arg-type]
+    ledger.reconcile()
     cluster.workflow = None
-    keeper.reconcile()
-    found = record(store)
-    assert (found["status"], found["error"]["code"], found["owner"]) == ("cancelled", "CANCELLED", "alice")
-    assert "deleted" in found["error"]["message"]
-    assert {"step", "pipeline_stage", "oom_type", "attempts"} <= set(found["error"]["details"])
+    ledger.reconcile()
+    final = record(store)
+    assert (final["status"], final["error"]["code"], final["owner"]) == ("cancelled", "CANCELLED", "alice")
+    assert "deleted" in final["error"]["message"]
+    assert {"step", "pipeline_stage", "oom_type", "attempts"} <= set(final["error"]["details"])
     assert KEY not in store
     assert "jobs/abc12345" in "".join(store["purged"])  # as of any cancelled job
 
 
 def test_a_new_workflow_of_the_same_name_is_another_job(store: dict[str, Any]) -> None:
     cluster = Cluster(job("Running"))
-    keeper = Ledger(cluster, "sixview")  # type: ignore[arg-type]
-    keeper.reconcile()
+    ledger = Ledger(cluster, "sixview")  # type: ignore[arg-type]
+    ledger.reconcile()
     cluster.workflow = job("Running")
     cluster.workflow["metadata"]["uid"] = UID.replace("5a0b", "ffff")
-    keeper.reconcile()
+    ledger.reconcile()
     assert record(store)["error"]["code"] == "CANCELLED"
     assert [key for key in store if key.startswith("open/")] == [KEY.replace("5a0b", "ffff")]
 
@@ -149,13 +153,13 @@ def test_a_terminated_job_gets_record_and_labels_though_no_exit_handler_ran(stor
     }
     for seen_before in (True, False):
         cluster = Cluster(job("Running") if seen_before else job("Failed", nodes, shutdown="Terminate"))
-        keeper = Ledger(cluster, "sixview")  # type: ignore[arg-type]
-        keeper.reconcile()
+        ledger = Ledger(cluster, "sixview")  # type: ignore[arg-type]
+        ledger.reconcile()
         cluster.workflow = job("Failed", nodes, shutdown="Terminate")
-        keeper.reconcile()
-        found = record(store)
-        assert (found["status"], found["error"]["code"], found["stage"]) == ("cancelled", "CANCELLED", "validation")
-        assert found["ended_at"] == "2026-01-01T00:05:00Z"
+        ledger.reconcile()
+        final = record(store)
+        assert (final["status"], final["error"]["code"], final["stage"]) == ("cancelled", "CANCELLED", "validation")
+        assert final["ended_at"] == "2026-01-01T00:05:00Z"
         assert cluster.workflow["metadata"]["labels"]["sixview.dev/error-code"] == "CANCELLED" or not seen_before
         assert KEY not in store
         store.pop(next(key for key in store if key.startswith("records/")))
@@ -174,12 +178,12 @@ def test_only_a_record_from_before_the_job_went_on_again_is_replaced(
     store: dict[str, Any], ended_at: str, kept: bool
 ) -> None:
     cluster = Cluster(job("Running"))
-    keeper = Ledger(cluster, "sixview")  # type: ignore[arg-type]
-    keeper.reconcile()
+    ledger = Ledger(cluster, "sixview")  # type: ignore[arg-type]
+    ledger.reconcile()
     own = {"job_id": "abc12345", "status": "completed", "created_at": BEFORE, "ended_at": ended_at, "error": None}
     store[s3.record_key("abc12345")] = own
     cluster.workflow = None
-    keeper.reconcile()
+    ledger.reconcile()
     assert (store[s3.record_key("abc12345")]["status"] == "completed") == kept
     assert KEY not in store
 
@@ -187,9 +191,9 @@ def test_only_a_record_from_before_the_job_went_on_again_is_replaced(
 def test_another_release_s_jobs_are_left_alone(store: dict[str, Any]) -> None:
     for phase in ("Running", "Failed"):
         cluster = Cluster(job(phase, release="sixview-other"))
-        keeper = Ledger(cluster, "sixview")  # type: ignore[arg-type]
-        keeper.reconcile()
-        assert (list(store), keeper.other_releases) == (["purged"], {UID})
+        ledger = Ledger(cluster, "sixview")  # type: ignore[arg-type]
+        ledger.reconcile()
+        assert (list(store), ledger.other_releases) == (["purged"], {UID})
 
 
 def test_what_cannot_be_read_costs_no_other_job_its_record(store: dict[str, Any]) -> None:

@@ -45,14 +45,14 @@ def pod(message: str = "", node: str = "", memory: str = "8192Mi", gpus: int = 0
     }
 
 
-def node(name: str = "n1", memory: str = "32867328Ki", gpus: int = 0, **more: Any) -> placement.Node:
+def node(name: str = "n1", memory: str = "32867328Ki", gpus: int = 0, **spec: Any) -> placement.Node:
     """A Node as the API server has it, read."""
-    gives = {"cpu": "8", "memory": memory, "pods": "110"} | ({GPU: str(gpus)} if gpus else {})
+    allocatable = {"cpu": "8", "memory": memory, "pods": "110"} | ({GPU: str(gpus)} if gpus else {})
     return placement.parse_node(
         {
-            "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, **more.pop("labels", {})}},
-            "spec": more,
-            "status": {"allocatable": gives, "capacity": gives},
+            "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, **spec.pop("labels", {})}},
+            "spec": spec,
+            "status": {"allocatable": allocatable, "capacity": allocatable},
         }
     )
 
@@ -76,10 +76,10 @@ BUSY = [  # 1.28, 1.31, 1.34
 @pytest.mark.parametrize("message", BUSY)
 @pytest.mark.parametrize("nodes", [[node(gpus=1)], None], ids=["nodes", "words"])
 def test_a_node_that_is_merely_busy_is_no_fault(message: str, nodes: list[placement.Node] | None) -> None:
-    found = pending.of_pod(pod(message, gpus=1), nodes=nodes)
-    assert found is not None
-    assert found.code == ""
-    assert found.reason.startswith("nvdiffrec-pod waits: no node has enough ")
+    wait = pending.of_pod(pod(message, gpus=1), nodes=nodes)
+    assert wait is not None
+    assert wait.code == ""
+    assert wait.reason.startswith("nvdiffrec-pod waits: no node has enough ")
 
 
 def test_how_many_nodes_are_busy_does_not_change_the_sentence() -> None:
@@ -106,33 +106,33 @@ NEVER: list[tuple[str, dict[str, Any], list[placement.Node], str, str]] = [
 def test_what_no_node_can_ever_take_is_a_fault(
     kind: str, waiting: dict[str, Any], nodes: list[placement.Node], words: str, advice: str
 ) -> None:
-    found = pending.of_pod(waiting, nodes=nodes)
-    assert found is not None
-    assert found.code == "UNSCHEDULABLE"
-    assert words in found.reason
-    assert advice in found.advice
+    wait = pending.of_pod(waiting, nodes=nodes)
+    assert wait is not None
+    assert wait.code == "UNSCHEDULABLE"
+    assert words in wait.reason
+    assert advice in wait.advice
 
 
 def test_the_largest_node_is_named() -> None:
-    found = pending.of_pod(pod("m", memory="65536Mi"), nodes=[node("small", "8Gi"), node("large", "32Gi")])
-    assert found is not None
-    assert "the largest node, large, has 32 GiB of memory" in found.reason
+    wait = pending.of_pod(pod("m", memory="65536Mi"), nodes=[node("small", "8Gi"), node("large", "32Gi")])
+    assert wait is not None
+    assert "the largest node, large, has 32 GiB of memory" in wait.reason
 
 
 def test_a_node_that_is_drained_lost_or_under_pressure_comes_back() -> None:
     passing = [{"key": f"node.kubernetes.io/{k}", "effect": "NoSchedule"} for k in ("unschedulable", "disk-pressure")]
-    found = pending.of_pod(pod("0/1 nodes are available: 1 node(s) were unschedulable."), nodes=[node(taints=passing)])
-    assert found == Wait(
+    wait = pending.of_pod(pod("0/1 nodes are available: 1 node(s) were unschedulable."), nodes=[node(taints=passing)])
+    assert wait == Wait(
         "nvdiffrec-pod", "", "nvdiffrec-pod waits: no node takes it at the moment (node(s) were unschedulable)."
     )
 
 
 def test_a_device_plugin_that_restarts_takes_no_gpu_away() -> None:
-    given = {"cpu": "8", "memory": "32Gi", GPU: "1"}
-    restarting = {"metadata": {"name": "n"}, "status": {"capacity": given, "allocatable": {**given, GPU: "0"}}}
-    found = pending.of_pod(pod(BUSY[2], gpus=1), nodes=[placement.parse_node(restarting)])
-    assert found is not None
-    assert found.code == ""
+    amounts = {"cpu": "8", "memory": "32Gi", GPU: "1"}
+    restarting = {"metadata": {"name": "n"}, "status": {"capacity": amounts, "allocatable": {**amounts, GPU: "0"}}}
+    wait = pending.of_pod(pod(BUSY[2], gpus=1), nodes=[placement.parse_node(restarting)])
+    assert wait is not None
+    assert wait.code == ""
 
 
 def test_a_toleration_opens_a_tainted_node() -> None:
@@ -146,11 +146,11 @@ def test_only_nodes_that_failed_it_are_left() -> None:
     rule = {"key": "kubernetes.io/hostname", "operator": "NotIn", "values": ["n1"]}
     required = {"nodeSelectorTerms": [{"matchExpressions": [rule]}]}
     again = pod("m", affinity={"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}})
-    found = pending.of_pod(again, nodes=[node()])
-    assert found is not None
-    assert found.code == "UNSCHEDULABLE"
-    assert "only nodes are left on which it failed before (n1)" in found.reason
-    assert "retries.anotherNode=false" in found.advice
+    wait = pending.of_pod(again, nodes=[node()])
+    assert wait is not None
+    assert wait.code == "UNSCHEDULABLE"
+    assert "only nodes are left on which it failed before (n1)" in wait.reason
+    assert "retries.anotherNode=false" in wait.advice
     assert pending.of_pod(again, nodes=[node(), node("n2")]).code == ""  # type: ignore[union-attr]
 
 
@@ -167,13 +167,13 @@ def test_only_nodes_that_failed_it_are_left() -> None:
     ],
 )
 def test_without_the_right_to_read_nodes_the_scheduler_s_words_tell(message: str) -> None:
-    found = pending.of_pod(pod(message), nodes=None)
-    assert found is not None
-    assert found.code == "UNSCHEDULABLE"
-    assert "reemption" not in found.reason
+    wait = pending.of_pod(pod(message), nodes=None)
+    assert wait is not None
+    assert wait.code == "UNSCHEDULABLE"
+    assert "reemption" not in wait.reason
 
 
-def test_a_scheduler_that_is_away_is_told() -> None:
+def test_an_unavailable_scheduler_is_reported() -> None:
     young = pending.of_pod(pod(), nodes=[], now=NOW - timedelta(hours=1))
     late = pending.of_pod(pod(), nodes=[], now=NOW)
     assert young is None
@@ -239,10 +239,10 @@ MISSING = [
 
 @pytest.mark.parametrize(("reason", "message", "words"), MISSING)
 def test_a_pod_that_has_a_node_and_no_containers_is_told_by_its_events(reason: str, message: str, words: str) -> None:
-    found = pending.of_pod(pod(node="n1"), [event("Scheduled", "ok", "2026-01-01T11:00:00Z"), event(reason, message)])
-    assert found is not None
-    assert found.code == "CONFIGURATION_ERROR"
-    assert words in found.reason
+    wait = pending.of_pod(pod(node="n1"), [event("Scheduled", "ok", "2026-01-01T11:00:00Z"), event(reason, message)])
+    assert wait is not None
+    assert wait.code == "CONFIGURATION_ERROR"
+    assert words in wait.reason
 
 
 def test_what_was_mended_in_the_meantime_is_past() -> None:
@@ -251,14 +251,16 @@ def test_what_was_mended_in_the_meantime_is_past() -> None:
 
 
 def waiting_container(reason: str, message: str) -> dict[str, Any]:
-    found = pod(node="n1")
+    manifest = pod(node="n1")
     state = {"waiting": {"reason": reason, "message": message}}
-    found["status"]["initContainerStatuses"] = [{"name": "init", "image": "x/argoexec:1", "state": {"terminated": {}}}]
-    found["status"]["containerStatuses"] = [
+    manifest["status"]["initContainerStatuses"] = [
+        {"name": "init", "image": "x/argoexec:1", "state": {"terminated": {}}}
+    ]
+    manifest["status"]["containerStatuses"] = [
         {"name": "wait", "image": "x/argoexec:1", "state": {"waiting": {"reason": "PodInitializing"}}},
         {"name": "main", "image": "x/y:1", "state": state},
     ]
-    return found
+    return manifest
 
 
 @pytest.mark.parametrize(
@@ -300,9 +302,9 @@ def waiting_container(reason: str, message: str) -> dict[str, Any]:
     ],
 )
 def test_a_container_that_cannot_be_made_is_told_by_its_state(reason: str, message: str, code: str, words: str) -> None:
-    found = pending.of_pod(waiting_container(reason, message))
-    assert found is not None
-    assert (found.code, words in found.reason) == (code, True)
+    wait = pending.of_pod(waiting_container(reason, message))
+    assert wait is not None
+    assert (wait.code, words in wait.reason) == (code, True)
 
 
 def test_a_pod_on_its_way_waits_for_nothing() -> None:
@@ -374,9 +376,9 @@ REFUSALS = [
 
 @pytest.mark.parametrize(("message", "words"), REFUSALS)
 def test_a_pod_that_was_refused_is_told_while_argo_tries_again_and_in_the_record(message: str, words: str) -> None:
-    (found,) = pending.of_workflow(refused(message))
-    assert found.code == "CONFIGURATION_ERROR"
-    assert words in found.reason
+    (wait,) = pending.of_workflow(refused(message))
+    assert wait.code == "CONFIGURATION_ERROR"
+    assert words in wait.reason
     values = describe(refused(message, retry="Error"), [], "Failed")
     assert values["error-code"] == "CONFIGURATION_ERROR"
     assert words in values["message"]
@@ -384,9 +386,9 @@ def test_a_pod_that_was_refused_is_told_while_argo_tries_again_and_in_the_record
 
 def test_an_exit_handler_that_was_refused_is_the_reason_where_nothing_else_failed() -> None:
     account = 'error looking up service account sixview/sixview-report: serviceaccount "sixview-report" not found'
-    found = refused(FORBIDDEN + account, retry="Error")
-    found["status"]["nodes"]["a"]["templateName"] = "report"
-    values = describe(found, [], "Error")
+    wf = refused(FORBIDDEN + account, retry="Error")
+    wf["status"]["nodes"]["a"]["templateName"] = "report"
+    values = describe(wf, [], "Error")
     assert values["error-code"] == "CONFIGURATION_ERROR"
     assert "the service account sixview-report is not there" in values["message"]
 
@@ -424,8 +426,8 @@ def written(job: Job, at: datetime, limits: Limits = LIMITS, nodes: bool = True)
 
 def test_the_reason_is_there_at_once_written_once_and_taken_away() -> None:
     job = Job("sixview-j", {}, "", [SECRET])
-    told = json.loads(written(job, NOW)[WAITING])
-    assert told == {
+    annotation = json.loads(written(job, NOW)[WAITING])
+    assert annotation == {
         "step": "validate",
         "code": "CONFIGURATION_ERROR",
         "reason": SECRET.reason,
@@ -445,9 +447,9 @@ def test_a_fault_ends_the_job_after_the_limit_of_its_kind(wait: Wait, seconds: i
     written(job, NOW)
     written(job, NOW + timedelta(seconds=seconds - 1))
     assert not job.shutdown
-    found = written(job, NOW + timedelta(seconds=seconds))
-    assert (job.shutdown, WAITING in found) == ("Stop", False)
-    assert json.loads(found[ENDED_BY]) == {"code": wait.code, "reason": wait.reason, "suggestion": wait.advice}
+    annotations = written(job, NOW + timedelta(seconds=seconds))
+    assert (job.shutdown, WAITING in annotations) == ("Stop", False)
+    assert json.loads(annotations[ENDED_BY]) == {"code": wait.code, "reason": wait.reason, "suggestion": wait.advice}
 
 
 def test_what_is_busy_waits_for_ever() -> None:
@@ -508,34 +510,35 @@ def test_a_cancelled_job_whose_exit_handler_cannot_start_stays_cancelled() -> No
 
 
 @pytest.mark.parametrize(
-    "word", ["", "soon", "[]", "null", '{"step": 1}', '{"step":"validate","code":"CONFIGURATION_ERROR","since":"x"}']
+    "annotation",
+    ["", "soon", "[]", "null", '{"step": 1}', '{"step":"validate","code":"CONFIGURATION_ERROR","since":"x"}'],
 )
-def test_an_annotation_of_somebody_else_s_spoils_nothing(word: str) -> None:
-    job = Job("sixview-j", {WAITING: word}, "", [SECRET])
+def test_an_annotation_of_somebody_else_s_spoils_nothing(annotation: str) -> None:
+    job = Job("sixview-j", {WAITING: annotation}, "", [SECRET])
     assert json.loads(written(job, NOW)[WAITING])["since"] == "2026-01-01T12:00:00Z"
-    assert status.waiting_note({"metadata": {"annotations": {WAITING: word}}}) == ""
+    assert status.waiting_note({"metadata": {"annotations": {WAITING: annotation}}}) == ""
 
 
 def test_a_job_that_argo_does_not_begin_with_says_so_until_it_does() -> None:
-    found = {
+    wf = {
         "metadata": {"name": "sixview-j", "creationTimestamp": "2026-01-01T11:00:00Z"},
         "spec": {"workflowTemplateRef": {"name": "sixview"}},
     }
-    untaken = functools.partial(Reconciler.not_started, cast(Reconciler, SimpleNamespace(release="sixview")), found)
-    assert not list(untaken(datetime.fromisoformat("2026-01-01T11:00:59Z")))
-    (job,) = untaken(datetime.fromisoformat("2026-01-01T11:01:01Z"))
+    not_started = functools.partial(Reconciler.not_started, cast(Reconciler, SimpleNamespace(release="sixview")), wf)
+    assert not list(not_started(datetime.fromisoformat("2026-01-01T11:00:59Z")))
+    (job,) = not_started(datetime.fromisoformat("2026-01-01T11:01:01Z"))
     change = workflow_patch(job, LIMITS, True, NOW)
     assert change is not None and "shutdown" not in str(change)
-    waiting = found | {"metadata": found["metadata"] | {"annotations": change["metadata"]["annotations"]}}
+    waiting = wf | {"metadata": wf["metadata"] | {"annotations": change["metadata"]["annotations"]}}
     assert "Argo's controller has not begun" in status.waiting_note(waiting)
     assert not status.waiting_note(waiting | {"status": {"phase": "Pending"}})
 
 
-def test_the_view_says_why_a_job_waits_and_when_it_ends() -> None:
+def test_the_status_says_why_a_job_waits_and_when_it_ends() -> None:
     job = Job("sixview-j", {}, "", [SECRET])
-    found = {"metadata": {"annotations": written(job, NOW)}}
+    wf = {"metadata": {"annotations": written(job, NOW)}}
     ends = "The job ends as CONFIGURATION_ERROR at 2026-01-01T12:05:00Z unless this changes."
-    assert status.note(found) == f"{SECRET.reason} Make it. {ends}"
+    assert status.note(wf) == f"{SECRET.reason} Make it. {ends}"
     job.waits = [GPU_BUSY]
     assert (
         status.note({"metadata": {"annotations": written(job, NOW)}})
@@ -544,7 +547,7 @@ def test_the_view_says_why_a_job_waits_and_when_it_ends() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "code", "message"),
+    ("annotation", "code", "message"),
     [
         (json.dumps({"code": "UNSCHEDULABLE", "reason": "r", "suggestion": "s"}), "UNSCHEDULABLE", "r"),
         (
@@ -556,7 +559,7 @@ def test_the_view_says_why_a_job_waits_and_when_it_ends() -> None:
         ("[" * 100000, "IMAGE_UNAVAILABLE", "[" * 100000),
     ],
 )
-def test_the_record_says_what_the_reconciler_ended_a_job_for(word: str, code: str, message: str) -> None:
-    found = failure.of_annotation(word)
-    assert (found.code, found.message) == (code, message)
-    assert found.suggestion
+def test_the_record_says_what_the_reconciler_ended_a_job_for(annotation: str, code: str, message: str) -> None:
+    error = failure.of_annotation(annotation)
+    assert (error.code, error.message) == (code, message)
+    assert error.suggestion

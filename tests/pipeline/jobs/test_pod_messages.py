@@ -196,16 +196,16 @@ def test_a_deadline_is_no_lost_node(message: str) -> None:
 
 
 @pytest.mark.parametrize("message", UNUSABLE_INPUT)
-def test_an_input_that_cannot_be_had_says_why_at_once(message: str) -> None:
+def test_an_unusable_input_is_not_retried_and_says_why(message: str) -> None:
     code, words = UNUSABLE_INPUT[message]
-    for whole in (
+    for full_message in (
         INPUT + message,
         INPUT.replace("artifact input failed to load", "failed to load artifact 'input'") + message,
     ):
-        record = described(node("validate", "Error", whole))
+        record = described(node("validate", "Error", full_message))
         assert (record["code"], words in record["message"]) == (code, True), record
         assert (record["details"].get("field") == "input") == (code == "VALIDATION_FAILED")
-        assert not tried_again(whole, status="Error")
+        assert not tried_again(full_message, status="Error")
 
 
 @pytest.mark.parametrize("message", ANOTHER_TIME)
@@ -221,7 +221,7 @@ def test_a_file_between_the_steps_that_is_gone_is_not_the_user_s_input() -> None
     assert not tried_again(message, status="Error")
 
 
-def test_a_container_that_cannot_be_started_with_its_gpu_is_that() -> None:
+def test_a_container_that_cannot_start_with_its_gpu_is_gpu_unavailable() -> None:
     message = (
         "main: StartError (exit code 128): failed to create containerd task: failed to create shim task: OCI "
         "runtime create failed: "
