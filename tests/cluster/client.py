@@ -1,4 +1,4 @@
-"""What the tests do to the cluster: submit jobs, wait for them, read what they left. By the commands that a user has."""
+"""Helpers that submit jobs, wait for them and read their results, with the commands of a user."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def workflow(name: str) -> dict[str, Any]:
 
 
 def finished(name: str, seconds: float = 600) -> dict[str, Any]:
-    """The workflow, once it has ended in any way and its exit handler too; TimeoutError after `seconds` times SLOWNESS."""
+    """The workflow after it and its exit handler have ended. Raises TimeoutError after `seconds` times SLOWNESS."""
     seconds *= SLOWNESS
     end = time.monotonic() + seconds
     while (wf := workflow(name)).get("status", {}).get("phase") not in ENDED:
@@ -61,10 +61,10 @@ def finished(name: str, seconds: float = 600) -> dict[str, Any]:
 
 
 def ended_without_pods(name: str, template: str, end_pod: Callable[[str], object]) -> dict[str, Any]:
-    """The workflow, ended after every pod of a template that ran was taken away, by its name."""
+    """The workflow after `end_pod` was called for every running pod of a template, until it ended."""
     running_pod(name, template)
 
-    def over() -> bool:
+    def has_ended() -> bool:
         if workflow(name)["status"].get("phase") in ENDED:
             return True
         time.sleep(12)  # Argo simply makes a pod anew that is lost in its first ten seconds
@@ -73,12 +73,12 @@ def ended_without_pods(name: str, template: str, end_pod: Callable[[str], object
                 end_pod(pod["metadata"]["name"])
         return False
 
-    wait_for(over, 600, f"the end of {name}")
+    wait_for(has_ended, 600, f"the end of {name}")
     return workflow(name)
 
 
 def describe_nodes(wf: dict[str, Any]) -> str:
-    """How a workflow ended, and what Argo says of every node that did not succeed: for whoever reads that a test has failed."""
+    """Phase and message of a workflow and its unsuccessful nodes, for assertion messages."""
     status = wf["status"]
     bad = [n for n in status.get("nodes", {}).values() if n["phase"] not in ("Succeeded", "Skipped", "Omitted")]
     lines = [f"{n['displayName']} ({n['type']}): {n['phase']}: {n.get('message', '')}" for n in bad]
@@ -86,7 +86,7 @@ def describe_nodes(wf: dict[str, Any]) -> str:
 
 
 def pods_of(name: str, template: str = "") -> list[dict[str, Any]]:
-    """The workflow's pods that ran a template, the oldest first."""
+    """The workflow's pods of a template, oldest first."""
     listed = kubectl(
         "-n", NAMESPACE, "get", "pods", "-l", f"workflows.argoproj.io/workflow={name}", "-o", "json"
     ).stdout
@@ -113,7 +113,7 @@ def running_pod(name: str, template: str, besides: tuple[str, ...] = (), seconds
 
 
 def ended_pods(name: str) -> list[dict[str, Any]]:
-    """The pods of a finished workflow, once the kubelet has said of each how it ended, which may be a moment later."""
+    """The pods of a finished workflow, after each has its final phase, which the kubelet may set a moment later."""
     chosen: list[dict[str, Any]] = []
 
     def have_ended() -> bool:
@@ -133,7 +133,7 @@ def working_pod(name: str, template: str, besides: tuple[str, ...] = ()) -> dict
 
 
 def main_state(pod: dict[str, Any]) -> dict[str, Any]:
-    """What the kubelet says of the step's own container."""
+    """State of the pod's main container; {} before it has one."""
     statuses = pod.get("status", {}).get("containerStatuses", [])
     return next((c["state"] for c in statuses if c["name"] == "main"), {})
 
@@ -205,12 +205,12 @@ def job(name: str) -> str:
 
 
 def folder(name: str) -> str:
-    """Where a workflow's files lie in the bucket."""
+    """A workflow's folder in the bucket."""
     return status.folder_of(workflow(name))
 
 
 def keys_of(name: str) -> dict[str, int]:
-    """What a job has left in the bucket: name without jobs/<folder>/ or results/<folder>/ -> bytes."""
+    """A job's objects: key without jobs/<folder>/ or results/<folder>/ -> size in bytes."""
     prefixes = [f"{s3.INTERMEDIATES}{folder(name)}/", f"{s3.RESULTS}{folder(name)}/"]
     listed = [(prefix, item) for prefix in prefixes for item in s3.listed(prefix)]
     return {item["Key"].removeprefix(prefix): item["Size"] for prefix, item in listed}

@@ -60,7 +60,7 @@ def begin() -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """What the cluster was doing when a test failed stands beside the failure: afterwards nobody can look."""
+    """Adds the cluster's state to the report of a failed test."""
     report = yield
     if call.excinfo is not None and not call.excinfo.errisinstance(pytest.skip.Exception):
         report.sections.append(("the cluster", state_of_cluster()))
@@ -68,7 +68,7 @@ def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, py
 
 
 def state_of_cluster() -> str:
-    """Jobs that have not ended or did last, pods that have not, and the last events."""
+    """Newest workflows, unfinished pods and last events, as text."""
     jobs = "-n", NAMESPACE, "get", "workflows", "--sort-by=.metadata.creationTimestamp", "-o"
     fields = "metadata.name", "status.phase", "status.message", "spec.shutdown", "spec.suspend", "spec.priority"
     columns = "custom-columns=" + ",".join(f"{field}:.{field}" for field in fields)

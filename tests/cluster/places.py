@@ -1,4 +1,4 @@
-"""Where the cluster keeps what is slow to make, and what it is made of."""
+"""Paths, versions and constants of the test cluster."""
 
 from __future__ import annotations
 

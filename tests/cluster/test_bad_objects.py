@@ -1,4 +1,4 @@
-"""What somebody else writes into a workflow spoils that one alone: at the gateway, at its watch, and for the command."""
+"""A malformed workflow affects its own job only: in the gateway, its informer and the command."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ UNREADABLE = ("not everything can be read", "cannot unmarshall spec")
 
 @pytest.fixture
 def suspended_job(cluster: None) -> Iterator[Callable[[], str]]:
-    """waiting() -> a job that waits for ever."""
+    """suspended_job() -> id of a job that is suspended for ever."""
     made: list[str] = []
 
     def make() -> str:

@@ -1,4 +1,4 @@
-"""Drops into the bucket: each version becomes one job, whatever is restarted meanwhile."""
+"""Drops in the bucket: each version becomes exactly one job, also when components are restarted."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PATIENCE = 1500
 
 
 def put(key: str, data: bytes) -> str:
-    """Puts an object, however long the store takes to come back. Returns its ETag."""
+    """Uploads an object, retrying while the store restarts. Returns its ETag."""
     for attempt in range(60):
         try:
             return str(s3.client().put_object(Bucket=BUCKET, Key=key, Body=data)["ETag"].strip('"'))
@@ -64,7 +64,7 @@ def zipped(files: dict[str, bytes]) -> bytes:
 
 
 def drop_folder(name: str, files: dict[str, bytes], marker: bytes | None = None) -> str:
-    """Returns the job that this has to become."""
+    """Uploads a folder drop and its marker. Returns the id of its job."""
     for path, data in files.items():
         put(f"{DROPS}{name}/{path}", data)
     key = f"{DROPS}{name}/_READY.json"
@@ -87,7 +87,7 @@ def record(job: str) -> Any:
 
 
 def result_marker(name: str) -> dict[str, Any]:
-    """What lies beside a drop, once it has ended: _DONE.json or _FAILED.json, never both."""
+    """Content of a drop's _DONE.json or _FAILED.json, of which at most one exists; "mark": its name, "" for none."""
     markers_of = {part: s3.read_json(f"{DROPS}{name}/{part}") for part in markers.RESULT_MARKERS}
     existing = {part: content for part, content in markers_of.items() if content}
     assert len(existing) <= 1, f"{name} has both marks"
@@ -241,7 +241,7 @@ def test_nobody_else_can_announce_a_drop(cluster: None) -> None:
 
 
 def test_jobs_of_several_versions_that_end_at_once_leave_the_newest_one_s_marker(cluster: None) -> None:
-    """As their exit handlers do it, six at a time: first the record, then the mark."""
+    """As their exit handlers do it, six at a time: first the record, then the result marker."""
     chance = random.Random(SEED)
     for trial in range(5):
         name = f"race {SEED}-{trial}"

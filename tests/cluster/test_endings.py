@@ -1,4 +1,4 @@
-"""However a job ends, the right words and a record stay of it. What the steps themselves report: test_failures.py."""
+"""Every ending of a job outside of its steps gives the right record. Failures that steps report: test_failures.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The truth table: what breaks, and what the failing node, the exit handler's record, the labels and the store then say."""
+"""For each fault the failing node's outputs, the exit handler's record, the labels and failure.json."""
 
 from __future__ import annotations
 

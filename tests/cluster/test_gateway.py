@@ -1,4 +1,4 @@
-"""The HTTP API on the cluster: the contract of the API before it, and everything that must not work."""
+"""The HTTP API on the cluster: compatibility with the earlier API, errors, access, and two replicas."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def failed(alice: httpx.Client, mug: Path) -> dict[str, Any]:
 
 
 def refused(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    """That the answer is this error, in the one form that all errors have."""
+    """Asserts that the response is this error, in the common form. Returns the error."""
     assert response.status_code == status, response.text
     assert set(response.json()) == {"error"}
     error: dict[str, Any] = response.json()["error"]
@@ -492,7 +492,7 @@ def test_a_gateway_that_dies_mid_upload_costs_a_repetition_and_nothing_else(alic
 
 
 def patiently(ask: Callable[[], httpx.Response]) -> httpx.Response:
-    """What a client does: it tries again while nobody is there."""
+    """Repeats a request while no gateway responds, as a client does."""
     for _ in range(30):
         with contextlib.suppress(httpx.TransportError):
             response = ask()

@@ -1,4 +1,4 @@
-"""The API's own description against the API: nothing happens that it does not document, and all that it documents happens."""
+"""The OpenAPI schema and the API agree: every response is documented, and every documented response occurs."""
 
 from __future__ import annotations
 

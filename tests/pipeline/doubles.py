@@ -1,4 +1,4 @@
-"""Doubles of the two services: an S3 with versions, and the workflows of a namespace, both in memory."""
+"""In-memory doubles of S3, with versions, and of a namespace's workflows."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def client_error(code: str, operation: str = "GetObject") -> ClientError:
 
 
 class Bucket:
-    """What `s3` asks of a boto3 client, for one bucket. requests: how often each operation was asked for; refused: key ->
-    error code of whatever reads it; away: every request fails."""
+    """A boto3 client for one bucket, as far as `clients.s3` uses it. requests: number by operation; refused: key -> S3 error code
+    of requests for it; away: every request fails."""
 
     class exceptions:  # noqa: N801 - as boto3 has it
         ClientError = ClientError
@@ -117,7 +117,7 @@ class Body(io.BytesIO):
 
 
 class Namespace:
-    """What `service` asks of a cluster. refusing: what `create` raises."""
+    """A cluster client, as far as `jobs.service` uses it. refusing: exception that `create` raises."""
 
     namespace = "here"
 
@@ -151,7 +151,7 @@ class Namespace:
 
 
 def as_created(workflow: dict[str, Any], number: int) -> dict[str, Any]:
-    """A workflow as the API server and the controller leave it."""
+    """A workflow with the fields that the API server and Argo's controller set."""
     created = copy.deepcopy(workflow)
     created["metadata"] |= {
         "uid": f"00000000-0000-4000-8000-{number:012d}",

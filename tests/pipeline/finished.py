@@ -1,4 +1,4 @@
-"""A finished workflow of the test cluster, reduced to what this program reads: every kind of node, and the exit handler's."""
+"""A finished workflow, from the test cluster, with the fields that this program reads and every kind of node."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ VIEW_TYPES: dict[str, tuple[type, ...]] = {
 
 
 def workflow(name: str = NAME, version: int = 100) -> dict[str, Any]:
-    """A job that failed at the gate, as the API server has it."""
+    """The workflow of a job that failed with QUALITY_THRESHOLD_FAILED."""
     metadata = {
         "name": name,
         "namespace": "sixview",
@@ -96,7 +96,7 @@ def workflow(name: str = NAME, version: int = 100) -> dict[str, Any]:
 
 
 def with_record(wf: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    """The same with the record that its exit handler leaves in an annotation."""
+    """A copy with the exit handler's record in its annotation."""
     wf = copy.deepcopy(wf)
     record = {**RECORD, "job_id": wf["metadata"]["name"].removeprefix("sixview-"), **changes}
     wf["metadata"]["annotations"]["sixview.dev/record"] = json.dumps(record)
@@ -104,7 +104,7 @@ def with_record(wf: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 
 def head(wf: dict[str, Any]) -> dict[str, Any]:
-    """As a listing of metadata has it."""
+    """The workflow's metadata alone, as in a PartialObjectMetadataList."""
     return {"metadata": wf["metadata"]}
 
 

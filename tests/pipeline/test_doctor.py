@@ -1,4 +1,4 @@
-"""What doctor finds of an installation: each thing that a job needs is taken away once. On a real cluster: tests/cluster."""
+"""doctor's findings on an installation from which one object at a time is missing. On a real cluster: tests/cluster."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def deployment(name: str, **labels: str) -> dict[str, Any]:
 
 
 def installed() -> dict[tuple[str, str], dict[str, Any]]:
-    """Everything that the chart makes with gateway, events and weights, on one node with a GPU."""
+    """All objects of the chart with gateway, events and weights, on one node with a GPU."""
     there: dict[str, Any] = {"metadata": {}}
     gives = {"cpu": "16", "memory": "64Gi", "nvidia.com/gpu": "1"}
     accounts = ("step", "report", "reconciler", "gateway", "sensor")

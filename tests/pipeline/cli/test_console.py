@@ -1,4 +1,4 @@
-"""What is printed of others' words."""
+"""Escaping of text from others on a terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever others write into a workflow, a record or a marker, it spoils its own view and nothing beside it."""
+"""Malformed workflows, records and markers affect their own job only."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ FUZZ = settings(
 
 
 def paths_in(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Of every value within a value, and of itself."""
+    """Paths of the value and of all values inside it."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [path, *(p for key, item in inner for p in paths_in(item, (*path, key)))]
 
 
 def replaced(value: Any, path: tuple[Any, ...], by: Any) -> Any:
-    """A copy with another value at one place."""
+    """A copy with another value at a path."""
     if not path:
         return copy.deepcopy(by)
     result = copy.deepcopy(value)
@@ -114,7 +114,8 @@ odd_values = st.one_of(
 
 @st.composite
 def malformed_workflows(draw: st.DrawFn) -> Any:
-    """A workflow with one to three values that do not belong there, of a job in any state. Name and version are the cluster's."""
+    """Workflows in any state with one to three malformed values; name and resourceVersion are valid, as the API server sets
+    them."""
     wf = workflow() if draw(st.booleans()) else with_record(workflow())
     if draw(st.booleans()):
         wf["status"]["phase"] = draw(st.sampled_from(["", "Pending", "Running", "Succeeded", "Error"]))
@@ -142,7 +143,7 @@ def malformed_workflows(draw: st.DrawFn) -> Any:
 
 
 def check_status(job_status: Any) -> None:
-    """Every field with its type, and nothing that JSON cannot say."""
+    """Asserts that every field of a job's status has its type and can be encoded as JSON."""
     assert set(VIEW_TYPES) <= set(job_status)
     for name, kinds in VIEW_TYPES.items():
         assert isinstance(job_status[name], kinds), (name, job_status[name])
@@ -196,7 +197,7 @@ def test_any_record_has_a_status(value: Any, entirely: bool) -> None:
 
 
 class Store:
-    """Of the bucket: one object of any content; what is written there."""
+    """A bucket in which every read returns `data`. written: key -> JSON."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.data: bytes | None = None
@@ -263,7 +264,7 @@ def test_no_pod_s_content_ends_the_reconciler(value: Any) -> None:
 
 
 class Listed:
-    """A cluster with some workflows."""
+    """A cluster client with these workflows."""
 
     namespace = "sixview"
 

@@ -1,4 +1,4 @@
-"""What the gateway knows of the jobs, by the changes that it is told."""
+"""The informer's cache after lists, watch events and patches."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_deleted_workflow_is_removed_and_may_be_created_again() -> None:
 
 
 class Cluster:
-    """A cluster that notes what it is asked for. events: what its watches bring, one list for each; an exception is raised."""
+    """A cluster client that records its requests. events: of each watch, one list per watch; exceptions in it are raised."""
 
     def __init__(self, *workflows: dict[str, Any], events: list[list[Any]] | None = None, version: int = 200) -> None:
         self.workflows = {one["metadata"]["name"]: one for one in workflows}
@@ -82,7 +82,7 @@ class Cluster:
 
 
 def synced(cluster: Cluster, *rounds: type[Exception] | None) -> JobInformer:
-    """After so many rounds, each of which ends in that exception or of itself."""
+    """An informer after `_sync` was called once per round; a round is the exception that it raises, or None."""
     informer = JobInformer(cast(Kubernetes, cluster))
     for ends in rounds:
         if ends is None:
@@ -150,7 +150,7 @@ def test_jobs_are_not_shown_before_all_are_known() -> None:
 
 
 def test_an_informer_whose_watches_are_all_refused_is_unhealthy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A watch that could be begun is a word from the API server; a listing alone is none."""
+    """Only a watch that was accepted resets the time of failure; a list alone does not."""
 
     def refused(selector: str, version: str, seconds: int) -> Any:
         raise ClusterUnavailable("no right to watch")

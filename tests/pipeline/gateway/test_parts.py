@@ -1,4 +1,4 @@
-"""Parts of the gateway that need no cluster: the multipart parser, ranges, tokens, pace."""
+"""Parts of the gateway without a cluster: multipart parser, ranges, tokens, rate limiter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole service over doubles of cluster and store: whatever a request holds, the answer is one of the API's own."""
+"""The HTTP API over doubles of cluster and S3: every request gets a documented response."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (64).to_bytes(4, "big") * 2 + b"\x08\x0
 
 
 class InformerDouble:
-    """The informer, of a cluster without jobs."""
+    """An informer of a cluster without jobs."""
 
     has_listed = True
 
@@ -51,7 +51,7 @@ class InformerDouble:
 
 
 class Service:
-    """A client of the whole app. as_: whose token it sends."""
+    """An HTTP client of the application. token_name: whose token a request has."""
 
     def __init__(self, folder: Path) -> None:
         self.cluster = Namespace()

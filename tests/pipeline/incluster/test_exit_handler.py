@@ -1,4 +1,4 @@
-"""The exit handler's record, from workflows as Argo writes them. On a real controller: tests/cluster."""
+"""The exit handler's record of workflows as Argo writes them. With a real controller: tests/cluster."""
 
 from __future__ import annotations
 
@@ -231,7 +231,7 @@ ENDINGS = {
 
 @pytest.mark.parametrize("name", ENDINGS)
 def test_every_recorded_ending_has_its_code_stage_and_status(name: str) -> None:
-    """As the exit handler tells it, as a view does where no exit handler ran, and as the reconciler writes it down."""
+    """In the exit handler's outputs, and in the status of a job whose exit handler did not run."""
     wf = json.loads((Path(__file__).parent / "endings.json").read_text())[name]
     values = describe(wf, [], nodes.tasks_phase(wf))
     details = json.loads(values["failure"])["details"]

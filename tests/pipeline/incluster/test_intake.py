@@ -1,4 +1,4 @@
-"""Drops that are wrong in every way end as their own failures, and cost nobody else a turn; what is settled costs nothing."""
+"""Bad drops of every kind fail on their own and do not delay others; finished drops cost no requests."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Namespace:
 
 
 def drop_folder(bucket: Bucket, name: str, marker: bytes = b"{}", files: dict[str, bytes] = FILES) -> str:
-    """Returns the job that this has to become."""
+    """Uploads a folder drop and its marker. Returns the id of its job."""
     for path, data in files.items():
         bucket.put_object(f"drops/{name}/{path}", data)
     key = f"drops/{name}/_READY.json"
@@ -217,7 +217,7 @@ def test_a_workflow_that_took_a_drop_s_name_does_not_pass_for_it(bucket: Bucket,
 
 
 def versions(count: int) -> Iterator[dict[str, Any]]:
-    """As the store lists a bucket of drops that are all done."""
+    """Object versions of a bucket whose drops are all done."""
     for number in range(count):
         name = f"set-{number:06d}"
         etag = hashlib.md5(name.encode()).hexdigest()
@@ -233,7 +233,7 @@ def versions(count: int) -> Iterator[dict[str, Any]]:
 
 
 def test_listing_drops_takes_little_memory() -> None:
-    """2 KiB for each; the whole intake of 20,000 drops took 111 MiB."""
+    """At most 2 KiB per drop."""
     tracemalloc.start()
     drops, marked_at = intake.parse_versions(versions(2_000))
     records = (
@@ -257,7 +257,7 @@ def test_finished_drops_cost_no_requests_of_their_own(bucket: Bucket, cluster: N
 
 
 def test_a_result_marker_older_than_its_record_is_rewritten_once(bucket: Bucket, cluster: Namespace) -> None:
-    """Two that settle a job at once: record, mark, record again."""
+    """Two processes that finalize a job at once: record, result marker, record again."""
     job = drop_folder(bucket, "mug", b"hello")
     intake.reconcile(cluster, "sixview")
     s3.write_json(s3.record_key(job), s3.read_json(s3.record_key(job)))

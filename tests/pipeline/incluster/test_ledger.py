@@ -1,4 +1,4 @@
-"""Every job leaves its record: also one that was deleted, terminated, or could not run its exit handler."""
+"""Every job gets a record, also when its workflow was deleted or terminated or its exit handler could not run."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def job(phase: str = "", nodes: dict[str, Any] | None = None, release: str = "si
 
 
 class Cluster:
-    """A namespace with at most one workflow, as far as the ledger asks for it."""
+    """A cluster client for at most one workflow."""
 
     namespace = "sixview"
 
@@ -75,7 +75,7 @@ class Cluster:
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """key -> JSON: what lies in the bucket. purged: the prefixes that were taken away."""
+    """key -> JSON of the bucket's objects. purged: the prefixes that were deleted."""
     objects: dict[str, Any] = {}
     purged: list[str] = objects.setdefault("purged", [])
 

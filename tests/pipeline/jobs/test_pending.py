@@ -23,7 +23,7 @@ GPU = "nvidia.com/gpu"
 
 
 def pod(message: str = "", node: str = "", memory: str = "8192Mi", gpus: int = 0, **spec: Any) -> dict[str, Any]:
-    """A pod of nvdiffrec, pending. message: of the scheduler; node: where it was put."""
+    """A pending pod of nvdiffrec. message: of the scheduler; node: spec.nodeName."""
     limits = {"memory": memory} | ({GPU: str(gpus)} if gpus else {})
     waits = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
     return {
@@ -46,7 +46,7 @@ def pod(message: str = "", node: str = "", memory: str = "8192Mi", gpus: int = 0
 
 
 def node(name: str = "n1", memory: str = "32867328Ki", gpus: int = 0, **spec: Any) -> placement.Node:
-    """A Node as the API server has it, read."""
+    """The scheduling data of a Node manifest."""
     allocatable = {"cpu": "8", "memory": memory, "pods": "110"} | ({GPU: str(gpus)} if gpus else {})
     return placement.parse_node(
         {
@@ -142,7 +142,7 @@ def test_a_toleration_opens_a_tainted_node() -> None:
 
 
 def test_only_nodes_that_failed_it_are_left() -> None:
-    """What Argo's anti-affinity makes of the second attempt on a single node."""
+    """The second attempt on a single node, with Argo's retry anti-affinity."""
     rule = {"key": "kubernetes.io/hostname", "operator": "NotIn", "values": ["n1"]}
     required = {"nodeSelectorTerms": [{"matchExpressions": [rule]}]}
     again = pod("m", affinity={"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}})
@@ -331,7 +331,7 @@ def test_a_claim_that_cannot_be_used_is_no_matter_of_nodes(message: str) -> None
 
 
 def refused(message: str, phase: str = "Error", retry: str = "Running") -> dict[str, Any]:
-    """A workflow one of whose pods the API server would not make."""
+    """A workflow with a pod that the API server rejected."""
     attempt = {
         "id": "a",
         "type": "Pod",
@@ -416,7 +416,7 @@ GPU_BUSY = Wait("nvdiffrec-pod", "", "nvdiffrec-pod waits: no node has enough nv
 
 
 def written(job: Job, at: datetime, limits: Limits = LIMITS, nodes: bool = True) -> dict[str, Any]:
-    """Applies what the reconciler changes of a job, and returns its annotations."""
+    """Applies the reconciler's patch to a job and returns its annotations."""
     change = workflow_patch(job, limits, nodes, at) or {"metadata": {"annotations": {}}}
     for name, value in change["metadata"]["annotations"].items():
         job.annotations.pop(name, None) if value is None else job.annotations.update({name: value})

@@ -1,4 +1,4 @@
-"""What Kubernetes, Argo and the store write of a pod, word by word, and what the exit handler makes of it."""
+"""Messages of Kubernetes, Argo and S3 stores, verbatim, and the error codes that follow from them."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def described(one: dict[str, Any], pods: list[dict[str, Any]] | None = None) -> 
 
 
 def tried_again(message: str, exit_code: str = "-1", status: str = "Failed") -> bool:
-    """What the pods' retryStrategy.expression says, which Go evaluates in the cluster."""
+    """The value of the pods' retryStrategy.expression, which Go evaluates in the cluster."""
     expression = str(retry_strategy(Settings()).expression)
     matches = re.findall(r"lastRetry.message matches '([^']*)'", expression)
     assert expression.endswith(

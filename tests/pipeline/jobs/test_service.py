@@ -1,4 +1,4 @@
-"""What jobs are called, what may be asked of them, and how a workflow reads as a job."""
+"""Job ids, addresses and options of users, a job's status from its workflow, lists and retries."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_the_id_of_a_drop_follows_from_key_and_etag_alone() -> None:
 
 
 def test_the_ids_of_drops_go_on_from_those_of_eight_characters() -> None:
-    """What was done under one has its record under it."""
+    """Records of drops from earlier versions are found by their legacy id."""
     assert ids.legacy_id(ids.id_from("drops/a.zip", "1")) == "0076av1k"
 
 
@@ -330,7 +330,7 @@ def test_a_manifest_refers_to_the_template_and_says_who_asked() -> None:
 
 
 class Cluster:
-    """A cluster that counts what it hands out. expired: so many listings end before they are over."""
+    """A cluster client that records which workflows are read in full. expired: number of lists that raise Expired."""
 
     namespace = "sixview"
 
@@ -398,7 +398,7 @@ def test_a_retry_comes_after_the_last_of_argos_late_kills(finished_at: str, seco
 
 
 def test_a_retry_keeps_succeeded_nodes_and_removes_the_others() -> None:
-    """A failed attempt within a task that then succeeded stays: it is part of how it was done."""
+    """A failed attempt of a task that then succeeded stays."""
     job = "sixview-abc12345"
     rows = [  # name, type, phase, boundary
         ("", "DAG", "Failed", ""),
@@ -442,7 +442,7 @@ def test_a_retry_keeps_succeeded_nodes_and_removes_the_others() -> None:
 
 
 class Stopped:
-    """A cluster with one workflow that has ended."""
+    """A cluster client with one finished workflow. retried: the argument of `retry`."""
 
     def __init__(self, workflow: dict[str, Any]) -> None:
         self.workflow, self.retried = workflow, None

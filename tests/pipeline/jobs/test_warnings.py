@@ -1,4 +1,4 @@
-"""What a step warns of reaches everybody who looks at the job."""
+"""A step's warnings appear in status, HTTP, record, terminal and report."""
 
 from __future__ import annotations
 
