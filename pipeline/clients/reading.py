@@ -15,9 +15,9 @@ from typing import Any
 from steps.runtime.errors import Record, UnknownError
 
 MAX_DEPTH = 50  # nesting levels that are decoded; Argo's own objects have about 20
-MOST_TEXT = 4096  # characters of a message, a URL, a label
-MOST_OUTPUT = 65536  # characters of an output parameter: a failure record names a hundred files at most
-MOST_RECORD = 32768  # characters of a step's failure record
+MAX_TEXT = 4096  # characters of a message, a URL, a label
+MAX_OUTPUT = 65536  # characters of an output parameter: a failure record names a hundred files at most
+MAX_RECORD = 32768  # characters of a step's failure record
 EPOCH = "1970-01-01T00:00:00Z"  # replaces a timestamp that cannot be parsed
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -97,7 +97,7 @@ def sequence(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def text(value: Any, limit: int = MOST_TEXT) -> str:
+def text(value: Any, limit: int = MAX_TEXT) -> str:
     """A string that can be printed and encoded, cut to `limit` characters; numbers as digits, "" for other types.
 
     Control characters and lone surrogates become U+FFFD."""
@@ -138,7 +138,7 @@ def time_text(value: Any) -> str:
 # -- records ----------------------------------------------------------------------------------------------------------
 
 
-def failure(value: Any, limit: int = MOST_OUTPUT) -> Record | None:
+def failure(value: Any, limit: int = MAX_OUTPUT) -> Record | None:
     """A failure record whose every field has its type. value: a dict or its JSON. None where it has no code, is nested deeper
     than MAX_DEPTH, or is longer than `limit` characters of JSON."""
     if isinstance(value, str):
@@ -167,7 +167,7 @@ def _sanitized(value: Any) -> Any:
     if isinstance(value, list):
         return [_sanitized(v) for v in value]
     if isinstance(value, str):
-        return text(value, MOST_OUTPUT)
+        return text(value, MAX_OUTPUT)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if isinstance(value, bool) or (isinstance(value, int) and abs(value) < 10**40) else None

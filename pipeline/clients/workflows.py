@@ -9,10 +9,10 @@ import zlib
 from typing import Any
 
 from pipeline.clients import reading
-from pipeline.clients.reading import EPOCH, MOST_OUTPUT, MOST_TEXT, mapping, parse_time, text
+from pipeline.clients.reading import EPOCH, MAX_OUTPUT, MAX_TEXT, mapping, parse_time, text
 
 NAME_PREFIX = "sixview-"  # of a job's workflow; the job id follows
-MOST_NODES = 16 << 20  # bytes of status.compressedNodes after decompression
+MAX_NODES = 16 << 20  # bytes of status.compressedNodes after decompression
 MAX_PARSE_ERRORS = 3  # sentences that are kept
 PHASES = ("", "Pending", "Running", "Succeeded", "Failed", "Error")
 Node = dict[str, Any]
@@ -101,10 +101,10 @@ def _node(reader: _Reader, key: str, fields: dict[str, Any]) -> Node:
 
 def decompress_nodes(packed: Any, reader: _Reader) -> Any:
     """status.compressedNodes decoded: base64, gzip, JSON. {} and a parse error where it is something else or larger than
-    MOST_NODES."""
+    MAX_NODES."""
     try:
         unzip = zlib.decompressobj(wbits=31)
-        data = unzip.decompress(base64.b64decode(text(packed, 4 << 20)), MOST_NODES)
+        data = unzip.decompress(base64.b64decode(text(packed, 4 << 20)), MAX_NODES)
         if unzip.unconsumed_tail:
             raise ValueError
         return reading.decoded(data)
@@ -122,7 +122,7 @@ class _Reader:
     def mapping(self, value: Any, what: str) -> dict[str, Any]:
         return mapping(self._typed(value, dict, f"{what} is no object"))
 
-    def text(self, value: Any, what: str, limit: int = MOST_TEXT) -> str:
+    def text(self, value: Any, what: str, limit: int = MAX_TEXT) -> str:
         return text(self._typed(value, (str, int, float), f"{what} is no text"), limit)
 
     def time(self, value: Any, what: str) -> str:
@@ -134,7 +134,7 @@ class _Reader:
 
     def texts(self, value: Any, what: str) -> dict[str, str]:
         fields = self.mapping(value, what)
-        return {text(name): self.text(item, what, MOST_OUTPUT) for name, item in fields.items()}
+        return {text(name): self.text(item, what, MAX_OUTPUT) for name, item in fields.items()}
 
     def arguments(self, value: Any, what: str) -> dict[str, Any]:
         fields = self.mapping(value, what)
@@ -148,7 +148,7 @@ class _Reader:
             name = self.text(fields.get("name"), f"a parameter's name in {what}")
             value = fields.get("value")
             value_field = (
-                {} if value is None else {"value": self.text(value, f"a parameter's value in {what}", MOST_OUTPUT)}
+                {} if value is None else {"value": self.text(value, f"a parameter's value in {what}", MAX_OUTPUT)}
             )
             other_fields = {key: inner for key, inner in fields.items() if key != "value"}
             parameters += [{**other_fields, **value_field, "name": name}] if name else []

@@ -27,7 +27,7 @@ from pipeline.gateway import errors, health, metrics, routes, submit
 from pipeline.gateway.dependencies import CurrentGateway, Gateway, Options
 from pipeline.gateway.informer import JobInformer
 from pipeline.gateway.tokens import RateLimiter, Tokens
-from pipeline.gateway.uploads import MOST_TEXT
+from pipeline.gateway.uploads import MAX_TEXT
 from pipeline.jobs import ids
 
 WEB = Path(__file__).parent.parent / "web"
@@ -155,7 +155,7 @@ def openapi_schema(generate: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 class BodyLimit:
-    """ASGI middleware: 413 for bodies above MOST_TEXT, which FastAPI would read into memory. Not for submissions, which are
+    """ASGI middleware: 413 for bodies above MAX_TEXT, which FastAPI would read into memory. Not for submissions, which are
     streamed and have their own limit."""
 
     def __init__(self, app: Any) -> None:
@@ -168,7 +168,7 @@ class BodyLimit:
             nonlocal size
             message = await receive()
             size += len(message.get("body", b""))
-            if size > MOST_TEXT:
+            if size > MAX_TEXT:
                 raise HTTPException(413, "The request is too large")
             return message
 

@@ -86,8 +86,8 @@ async def submit(
 ) -> Any:
     """The files go to S3 as they arrive. A request whose answer was lost may be sent again with the same Idempotency-Key."""
     length = request.headers.get("content-length", "0")
-    if not re.fullmatch("[0-9]{1,12}", length) or int(length) > uploads.MOST_BODY:
-        raise RequestTooLarge(f"A request may have {uploads.MOST_BODY / 1e6:.0f} MB at most.")
+    if not re.fullmatch("[0-9]{1,12}", length) or int(length) > uploads.MAX_BODY:
+        raise RequestTooLarge(f"A request may have {uploads.MAX_BODY / 1e6:.0f} MB at most.")
     key = (idempotency_key or "").strip()
     job = ids.keyed_id("http", principal.name, key) if key else ids.new_id()
     existing = await existing_job(gateway, principal, job) if key else None
@@ -153,7 +153,7 @@ async def receive_json(request: Request, gateway: Gateway) -> tuple[str, dict[st
     data = b""
     async for chunk in request.stream():
         data += chunk
-        if len(data) > uploads.MOST_TEXT:
+        if len(data) > uploads.MAX_TEXT:
             raise RequestTooLarge("An order in JSON is small.")
     try:
         job_request = JobRequest.model_validate_json(data)

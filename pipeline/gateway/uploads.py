@@ -21,10 +21,10 @@ from steps.runtime.errors import BadInput, FileTooLarge, InvalidFileCount, Valid
 
 FIELDS = {"views": "multi_views", "depth_renders": "depth_renders"}  # form field -> folder of the input set
 CAMERAS = "cameras"
-MOST_TEXT = 65536
-MOST_PARTS = 40
-MOST_HEADER = 8192  # bytes of one header line
-MOST_BODY = 12 * input_set.MAX_BYTES + (2 << 20)
+MAX_TEXT = 65536
+MAX_PARTS = 40
+MAX_HEADER = 8192  # bytes of one header line
+MAX_BODY = 12 * input_set.MAX_BYTES + (2 << 20)
 IDLE_SECONDS = 60.0
 IN_MEMORY = 65536  # bytes of a file in memory; larger files are spooled to disk
 
@@ -45,9 +45,7 @@ class Part:
 
     @property
     def limit(self) -> int:
-        return (
-            input_set.MAX_BYTES if self.name in FIELDS else input_set.MAX_CAMERAS_BYTES if self.is_file else MOST_TEXT
-        )
+        return input_set.MAX_BYTES if self.name in FIELDS else input_set.MAX_CAMERAS_BYTES if self.is_file else MAX_TEXT
 
     def add(self, data: bytes) -> None:
         self.size += len(data)
@@ -85,8 +83,8 @@ class FormParser:
 
     def _part_begin(self) -> None:
         self.count += 1
-        if self.count > MOST_PARTS:
-            raise InvalidFileCount(f"The request has more than {MOST_PARTS} parts.")
+        if self.count > MAX_PARTS:
+            raise InvalidFileCount(f"The request has more than {MAX_PARTS} parts.")
         self.part = Part()
 
     def close(self) -> None:
@@ -112,8 +110,8 @@ class FormParser:
         self._check_header()
 
     def _check_header(self) -> None:
-        if len(self.header) + len(self.value) > MOST_HEADER:
-            raise ValidationFailed(f"A part of the request has a header of more than {MOST_HEADER} bytes.")
+        if len(self.header) + len(self.value) > MAX_HEADER:
+            raise ValidationFailed(f"A part of the request has a header of more than {MAX_HEADER} bytes.")
 
     def _header_end(self) -> None:
         if self.part and self.header.lower() == b"content-disposition":
@@ -151,8 +149,8 @@ async def receive(stream: AsyncIterator[bytes], content_type: str, folder: str) 
     with contextlib.closing(FormParser(content_type)) as parser:
         async for data in with_idle_timeout(stream):
             upload.total += len(data)
-            if upload.total > MOST_BODY:
-                raise FileTooLarge(f"The request is larger than {MOST_BODY / 1e6:.0f} MB.")
+            if upload.total > MAX_BODY:
+                raise FileTooLarge(f"The request is larger than {MAX_BODY / 1e6:.0f} MB.")
             parser.feed(data)
             while parser.complete_parts:
                 await _store_part(parser.complete_parts.pop(0), upload)
@@ -175,8 +173,8 @@ async def with_idle_timeout(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes
 async def _store_part(part: Part, upload: Upload) -> None:
     with part.file:
         if not part.is_file:
-            if part.size > MOST_TEXT:
-                raise FileTooLarge(f"The field {part.name[:100]!r} is longer than {MOST_TEXT} bytes.")
+            if part.size > MAX_TEXT:
+                raise FileTooLarge(f"The field {part.name[:100]!r} is longer than {MAX_TEXT} bytes.")
             upload.texts[part.name] = part.text()
             return
         field_name = FIELDS.get(part.name, CAMERAS)

@@ -12,9 +12,9 @@ from pipeline.jobs import service
 from steps.io.input_set import FIELDS, MAX_BYTES, named_as_cameras, shown
 from steps.runtime.errors import FileTooLarge, InvalidFileCount, ValidationFailed
 
-MOST_FILES = 100
-MOST_ZIP_BYTES = 13 * MAX_BYTES
-MOST_MARKER_BYTES = 1_000_000
+MAX_FILES = 100
+MAX_ZIP_BYTES = 13 * MAX_BYTES
+MAX_MARKER_BYTES = 1_000_000
 CHUNK = 1 << 20
 MARKER_FORM = (
     'Write {"options": {"model": "reconviagen"}, "checksums": {"multi_views/front.png": "<sha256>"}}, or just {}.'
@@ -26,7 +26,7 @@ def prepare_input(drop: Drop, parameters: dict[str, Any]) -> tuple[dict[str, str
     the job's options and the s3:// URL of its input. Raises BadInput."""
     if drop.key.endswith(ZIP):
         head = s3.client().head_object(Bucket=s3.bucket(), Key=drop.key, VersionId=drop.version)
-        _check_size(drop.key, head["ContentLength"], MOST_ZIP_BYTES)
+        _check_size(drop.key, head["ContentLength"], MAX_ZIP_BYTES)
         return {}, _copy({"set.zip": (drop.key, drop.version)}, drop.job) + "/set.zip"
     marker = read_marker(drop)
     files = files_at_marker_time(drop)
@@ -39,7 +39,7 @@ def prepare_input(drop: Drop, parameters: dict[str, Any]) -> tuple[dict[str, str
 
 def read_marker(drop: Drop) -> dict[str, Any]:
     """Content of the drop's _READY.json. Raises ValidationFailed."""
-    data = s3.read(drop.key, MOST_MARKER_BYTES + 1, VersionId=drop.version)
+    data = s3.read(drop.key, MAX_MARKER_BYTES + 1, VersionId=drop.version)
     if data is None:
         raise ValidationFailed("_READY.json was taken away.", MARKER_FORM, file="_READY.json")
     return parse_marker(data)
@@ -47,9 +47,9 @@ def read_marker(drop: Drop) -> dict[str, Any]:
 
 def parse_marker(data: bytes) -> dict[str, Any]:
     """options and checksums in a _READY.json; {} for an empty file. Raises ValidationFailed."""
-    if len(data) > MOST_MARKER_BYTES:
+    if len(data) > MAX_MARKER_BYTES:
         raise ValidationFailed(
-            f"_READY.json has more than {MOST_MARKER_BYTES / 1e6:.0f} MB.", MARKER_FORM, file="_READY.json"
+            f"_READY.json has more than {MAX_MARKER_BYTES / 1e6:.0f} MB.", MARKER_FORM, file="_READY.json"
         )
     marker = json_text.parse_object(data.strip() or b"{}", "_READY.json", MARKER_FORM, file="_READY.json")
     unknown = sorted(set(marker) - {"options", "checksums"})
@@ -70,7 +70,7 @@ def files_at_marker_time(drop: Drop) -> dict[str, tuple[str, str]]:
         path = version["Key"].removeprefix(prefix)
         if _is_input_file(path) and timestamp(version["LastModified"]) <= drop.dropped_at:
             files[path], sizes[path] = (version["Key"], version["VersionId"]), version["Size"]
-    if len(files) > MOST_FILES:
+    if len(files) > MAX_FILES:
         raise ValidationFailed(
             f"The drop holds {len(files)} files.", "A set has twelve pictures and perhaps a cameras.json."
         )

@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from pipeline.clients import reading, workflows
-from pipeline.clients.reading import MOST_RECORD, text
+from pipeline.clients.reading import MAX_RECORD, text
 from pipeline.jobs import pending, pod_messages
 from pipeline.jobs.nodes import (
     Node,
@@ -144,7 +144,7 @@ def of_node(node: Node, pods: list[dict[str, Any]], workflow: dict[str, Any]) ->
     """The step's own record, unless the node's message or the pod's status shows a cause outside of the step."""
     message = node.get("message") or ""
     output = outputs(node).get("failure", "")
-    step_record = reading.failure(output, MOST_RECORD) or (
+    step_record = reading.failure(output, MAX_RECORD) or (
         reading.unreadable("The failure record that the step left") if output else None
     )
     pod = pod_of(node, pods)

@@ -9,7 +9,7 @@ from pipeline.clients.reading import mapping, text
 from steps.runtime.contract import MODELS
 
 Node = dict[str, Any]
-MOST_WARNINGS = 10  # of a job, in its record and its status
+MAX_WARNINGS = 10  # of a job, in its record and its status
 
 
 def step_nodes(workflow: dict[str, Any]) -> list[Node]:
@@ -26,9 +26,9 @@ def outputs(node: Node) -> dict[str, str]:
 
 
 def warnings_of(steps: list[Node]) -> list[str]:
-    """The steps' warnings, in order, without duplicates; at most MOST_WARNINGS."""
+    """The steps' warnings, in order, without duplicates; at most MAX_WARNINGS."""
     lines = [line for node in steps for line in text(outputs(node).get("warnings")).splitlines() if line]
-    return list(dict.fromkeys(lines))[:MOST_WARNINGS]
+    return list(dict.fromkeys(lines))[:MAX_WARNINGS]
 
 
 def step_of(node: Node) -> str:

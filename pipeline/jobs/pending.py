@@ -40,7 +40,7 @@ EVENT_REASONS = (  # for pods with a node but without containers: their status h
     "FailedCreatePodContainer",
     "NetworkNotReady",
 )
-MOST_CHARACTERS = 500  # of a quoted message
+MAX_CHARACTERS = 500  # of a quoted message
 SCHEDULER_SECONDS = 30.0  # after which a pod without the condition PodScheduled is reported
 
 # node messages of Argo where the API server rejected the pod
@@ -305,4 +305,4 @@ def _exceeds(requested: str, limit: str) -> bool:
 
 
 def _truncated(text: str) -> str:
-    return text.strip() if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]}…"
+    return text.strip() if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}…"

@@ -27,7 +27,7 @@ FIELDS = (
     "priority",
     "workflow",
 )
-MOST_ANNOTATION = 16384  # characters; Kubernetes allows 256 kB for all of an object's annotations
+MAX_ANNOTATION = 16384  # characters; Kubernetes allows 256 kB for all of an object's annotations
 PURGED_CODES = ("CANCELLED", "MODEL_TIMEOUT")  # error codes after which inputs and intermediates are deleted at once
 KEPT_INTERMEDIATES = ("failure.json", "report.html", "outputs/")
 
@@ -52,9 +52,9 @@ def drop_of(workflow: dict[str, Any]) -> dict[str, str] | None:
 
 
 def annotation(workflow: dict[str, Any], changes: dict[str, Any]) -> str:
-    """The record as JSON for the workflow's annotation; "" above MOST_ANNOTATION."""
+    """The record as JSON for the workflow's annotation; "" above MAX_ANNOTATION."""
     text = json.dumps({name: value for name, value in record(workflow, changes).items() if name != "drop"})
-    return text if len(text) <= MOST_ANNOTATION else ""
+    return text if len(text) <= MAX_ANNOTATION else ""
 
 
 def write(workflow: dict[str, Any], changes: dict[str, Any] | None = None) -> tuple[dict[str, Any], JobStatus]:

@@ -35,12 +35,12 @@ from steps.runtime.errors import (
 from steps.runtime.options import refusal, wrong
 
 BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}")
-MOST_ADDRESS = 1100  # characters; a key in S3 has 1024 bytes at most
+MAX_ADDRESS = 1100  # characters; a key in S3 has 1024 bytes at most
 JOB = re.compile(r"[a-z0-9]([a-z0-9-]{0,48}[a-z0-9])?")
 # Argo's controller kills the containers of a failed node's pod, by pod name, after the grace period of 30 seconds. A retried
 # workflow reuses its pod names, so a pod created sooner would be killed in place of its predecessor
 RETRY_SECONDS = 35.0
-MOST_LISTED = 50
+MAX_LISTED = 50
 LIST_ATTEMPTS = 3  # restarts of a list whose continue token expires
 
 
@@ -139,7 +139,7 @@ def check_id(job: str) -> str:
     return job
 
 
-def listing(cluster: Cluster, limit: int = MOST_LISTED) -> list[JobStatus]:
+def listing(cluster: Cluster, limit: int = MAX_LISTED) -> list[JobStatus]:
     """The newest jobs with a Workflow, newest first. Finished ones are read by metadata; in full only those that are returned and
     lack the record annotation."""
     unfinished = unfinished_jobs(cluster)
@@ -306,7 +306,7 @@ def parse_source(address: str) -> tuple[str, str]:
         raise ValidationFailed(f"{shortened(address)!r} is no address in S3.", advice, field="input") from None
     parts = [part for part in key.split("/") if part]
     is_malformed = not address.isprintable() or "\\" in address or "{{" in address or not BUCKET.fullmatch(bucket)
-    if is_malformed or not parts or {".", ".."} & set(parts) or len(address) > MOST_ADDRESS:
+    if is_malformed or not parts or {".", ".."} & set(parts) or len(address) > MAX_ADDRESS:
         raise ValidationFailed(f"{shortened(address)!r} names no set.", advice, field="input")
     return bucket, "/".join(parts)
 

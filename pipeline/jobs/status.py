@@ -9,7 +9,7 @@ from pipeline.clients import reading, workflows
 from pipeline.clients.reading import EPOCH, mapping, parse_time, text
 from pipeline.clients.workflows import NAME_PREFIX
 from pipeline.jobs.failure import ENDED_BY, describe
-from pipeline.jobs.nodes import MOST_WARNINGS, model_of, outputs, step_nodes, step_of, tasks_phase, warnings_of
+from pipeline.jobs.nodes import MAX_WARNINGS, model_of, outputs, step_nodes, step_of, tasks_phase, warnings_of
 from steps.runtime.contract import MODELS
 from steps.runtime.errors import Record
 
@@ -277,7 +277,7 @@ def of_record(content: Any) -> JobStatus:
         "ended_at": ended or None,
         "error": error,
         "note": None,
-        "warnings": reading.texts(record.get("warnings"), MOST_WARNINGS),
+        "warnings": reading.texts(record.get("warnings"), MAX_WARNINGS),
         "owner": text(record.get("owner"), MAX_WORD),
         "source": text(record.get("source"), MAX_WORD),
         "priority": text(record.get("priority"), MAX_WORD) or "normal",

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from steps.runtime.options import JOB_OPTIONS, MOST_CHARACTERS
 
 INVALID = "invalid"  # replaces values that are not allowed in a command; every option rejects it
-MOST_OPTIONS = 65536  # characters of all parameters as JSON
+MAX_OPTIONS = 65536  # characters of all parameters as JSON
 
 
 def parameter(name: str) -> str:
@@ -61,12 +61,12 @@ def any_of(name: str, values: Iterable[str]) -> str:
 
 
 def all_options() -> str:
-    """Tag for all workflow parameters as JSON, with escaped braces; "" above MOST_OPTIONS characters."""
+    """Tag for all workflow parameters as JSON, with escaped braces; "" above MAX_OPTIONS characters."""
     parameters = "toJson(sprig.omit(workflow.parameters, 'json'))"  # Argo adds `json`, a copy of all
     body = f"{parameters}[1:-1]"
     for brace, code in (("{", "007b"), ("}", "007d")):
         body = f"replace({body}, '{brace}', '\\\\u{code}')"
-    return tag(f"len({parameters}) > {MOST_OPTIONS} ? '' : '{{' + {body} + '}}'")
+    return tag(f"len({parameters}) > {MAX_OPTIONS} ? '' : '{{' + {body} + '}}'")
 
 
 def url_part(number: int) -> str:

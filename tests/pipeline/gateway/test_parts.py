@@ -59,14 +59,14 @@ def test_a_part_beyond_its_limit_is_counted_and_not_kept() -> None:
     part = uploads.Part(name="options")
     with part.file:
         for _ in range(100):
-            part.add(bytes(uploads.MOST_TEXT // 10))
-        assert part.size > 9 * uploads.MOST_TEXT
-        assert len(part.text()) <= uploads.MOST_TEXT
+            part.add(bytes(uploads.MAX_TEXT // 10))
+        assert part.size > 9 * uploads.MAX_TEXT
+        assert len(part.text()) <= uploads.MAX_TEXT
 
 
 def test_a_body_of_too_many_parts_is_refused_early() -> None:
     with pytest.raises(InvalidFileCount), contextlib.closing(uploads.FormParser(TYPE)) as parser:
-        parser.feed(body(*[("views", "a.png", b"x")] * (uploads.MOST_PARTS + 1)))
+        parser.feed(body(*[("views", "a.png", b"x")] * (uploads.MAX_PARTS + 1)))
 
 
 def test_a_client_that_sends_nothing_loses_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
