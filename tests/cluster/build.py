@@ -51,13 +51,14 @@ def _module(path: str, version: str) -> Path:
 
 
 def _compile(name: str, package: str, cwd: Path, flags: str = "-s -w") -> None:
-    """Builds one binary; it appears only when it is whole."""
+    """Builds one binary, and moves it into place when it is complete."""
     _go("build", "-ldflags", flags, "-o", BIN / f".{name}", package, cwd=cwd)
     os.replace(BIN / f".{name}", BIN / name)
 
 
 def _argo() -> None:
-    """The published module lacks one Linux file and the built UI, and Go overlays nothing inside its cache: a copy gets both."""
+    """Builds argo from a copy of its module with one Linux file and the UI added: the published module lacks both, and Go's
+    overlays do not apply inside the module cache."""
     source = argo_source()
     for name in ARGO:
         _compile(name, f"./cmd/{name}", source, ARGO_FLAGS)
@@ -130,7 +131,7 @@ def events_source() -> Path:
 
 
 def _pause() -> None:
-    """What holds a pod's namespaces open."""
+    """Builds pause, the container that holds a pod's namespaces."""
     _compile("pause", str(HERE / "go" / "pause.go"), HERE)
 
 

@@ -61,7 +61,7 @@ def weights() -> None:
 
 
 def restart_changed() -> None:
-    """What runs on from an earlier image of the same name begins anew."""
+    """Restarts Deployments whose pods run an older image of the same name."""
     identity = read_json(NODE / "images.json", {"tags": {}})["tags"].get(f"{images.REGISTRY}/control:{images.TAG}")
     if identity and (NODE / "control").exists() and (NODE / "control").read_text() != identity:
         kubectl("-n", NAMESPACE, "rollout", "restart", "deployment", "-l", "app.kubernetes.io/name=sixview")
@@ -70,7 +70,7 @@ def restart_changed() -> None:
 
 
 def reader() -> None:
-    """A user of the store who may read one bucket and change nothing."""
+    """Creates a MinIO user with read-only access to one bucket."""
     endpoint = client.address("sixview-cpu-minio", 9000)
     admin = MinioAdmin(endpoint=endpoint, credentials=StaticProvider("sixview", "only-for-tests"), secure=False)
     read = {

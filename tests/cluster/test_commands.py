@@ -105,7 +105,7 @@ def test_every_way_in_gives_the_same_job(done: dict[str, Any], mug: Path) -> Non
 
 
 def test_no_name_of_a_workflow_leads_into_another_job_s_folder(inputs: str) -> None:
-    """Both are refused by validate: what each says of it lies where the other's does not."""
+    """Both jobs fail in validate; their failure records are in different folders."""
     theirs = f"named{time.time_ns() % 10**8:08d}"
     names = (f"sixview-{theirs}", theirs)
     for name in names:
@@ -122,7 +122,7 @@ def test_no_name_of_a_workflow_leads_into_another_job_s_folder(inputs: str) -> N
 
 
 def by_command() -> set[str]:
-    """The workflows that `sixview submit` began: the cluster begins others meanwhile, such as each minute's look for drops."""
+    """Workflows with the source `cli`: the cluster also creates others, such as the CronWorkflow's."""
     return set(argo("list", "-l", "sixview.dev/source=cli", "-o", "name").split())
 
 

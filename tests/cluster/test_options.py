@@ -49,7 +49,7 @@ CHAIN = {f"v{n}": f"{{{{workflow.parameters.v{n + 1}}}}}" for n in range(3)} | {
 
 @pytest.fixture(scope="module")
 def finished_workflow(inputs: str) -> Callable[[str], dict[str, Any]]:
-    """ended("range") -> the finished workflow. All are submitted at once."""
+    """finished_workflow("range") -> the finished workflow. All are submitted at once."""
     source = f"{inputs}/mug"
     parameters: dict[str, dict[str, object]] = {
         "range": dict(OUT_OF_RANGE),

@@ -1,4 +1,4 @@
-"""What is tried again, with what, and how the job says so; and what the cluster's own mishaps do to a job."""
+"""Retries after OOM and lost outputs, preemption, and restarts of Argo's controller and of the store."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_ladder_without_more_rungs_is_not_climbed_down_further(fault: Fault) -
 
 @pytest.mark.parametrize("exit_code", [ModelOom.exit_code, Killed.exit_code, SIGKILLED])
 def test_an_attempt_whose_outputs_were_lost_is_tried_again_by_its_exit_code(exit_code: int, inputs: str) -> None:
-    """Its wait container ends at once, so Argo never learns what the step said."""
+    """Its wait container ends at once, so Argo never gets the step's outputs."""
     settings = Settings(name="sixview-cpu")
     spec = workflow_template(settings)["spec"]
     of_pod = next(t for t in spec["templates"] if t["name"] == "reconviagen-pod")["container"]
@@ -131,11 +131,11 @@ def test_a_controller_that_dies_in_the_middle_of_a_job_is_not_missed(inputs: str
 
 @pytest.mark.alone
 def test_a_store_that_is_away_for_half_a_minute_is_waited_for(inputs: str) -> None:
-    """While the input is to be got, and again while the mesh is to be put."""
+    """During the download of the input, and again during the upload of the mesh."""
     name = submit(model="nvdiffrec", iterations=30)
-    away_for(30)
+    without_store_for(30)
     running_pod(name, "nvdiffrec-pod")
-    away_for(30)
+    without_store_for(30)
     wf = finished(name)
     assert wf["status"]["phase"] == "Succeeded", describe_nodes(wf)
     assert "result.zip" in keys_of(name)
@@ -143,18 +143,18 @@ def test_a_store_that_is_away_for_half_a_minute_is_waited_for(inputs: str) -> No
     assert (finished_at - started).total_seconds() > 30
 
 
-def away_for(seconds: float) -> None:
-    """Takes the store's service off its pod for a while: every connection is refused."""
-    away(True)
+def without_store_for(seconds: float) -> None:
+    """Removes the endpoints of the store's Service for a while: every connection is refused."""
+    remove_store_endpoints(True)
     try:
         time.sleep(seconds)
     finally:
-        away(False)
+        remove_store_endpoints(False)
 
 
-def away(scaled_down: bool) -> None:
-    """Takes the store's service off its pod: every connection is refused."""
-    selector = {"app.kubernetes.io/component": "nowhere" if scaled_down else "minio"}
+def remove_store_endpoints(removed: bool) -> None:
+    """Removes the endpoints of the store's Service, or restores them."""
+    selector = {"app.kubernetes.io/component": "nowhere" if removed else "minio"}
     kubectl(
         "-n", NAMESPACE, "patch", "service", "sixview-cpu-minio", "-p", json.dumps({"spec": {"selector": selector}})
     )

@@ -108,7 +108,7 @@ for item in s3.list_objects_v2(Bucket="sixview", Prefix="inputs/mug/")["Contents
 
 
 def test_every_pod_had_the_gpu_for_itself(succeeded: Succeeded) -> None:
-    """Three jobs at once, one GPU: no two of their steps were ever awake together."""
+    """Three jobs at once on one GPU: no two of their steps ran at the same time."""
     spans = []
     for model in ASKED:
         for pod in succeeded(model)["pods"]:

@@ -20,13 +20,13 @@ SMALL = {"resources": {"requests": {"memory": "64Mi"}, "limits": {"memory": "256
 
 
 def mounted(**volume: Any) -> dict[str, Any]:
-    """A pod's patch: one volume more in its own container."""
+    """A podSpecPatch that adds a volume to the main container."""
     main = {"name": "main", **SMALL, "volumeMounts": [{"name": "more", "mountPath": "/more"}]}
     return {"volumes": [{"name": "more", **volume}], "containers": [main]}
 
 
 def environment(**source: Any) -> dict[str, Any]:
-    """A pod's patch: one variable more in its own container."""
+    """A podSpecPatch that adds an environment variable to the main container."""
     return {"containers": [{"name": "main", **SMALL, "env": [{"name": "MORE", "valueFrom": source}]}]}
 
 
@@ -65,7 +65,7 @@ HANDLER_RUNS = ("memory",)  # what keeps the others' pods from starting is in th
 
 @pytest.fixture(scope="module")
 def stuck(cluster: None) -> Iterator[dict[str, str]]:
-    """What is amiss -> the workflow's name. All are submitted at once."""
+    """Fault -> name of its workflow. All are submitted at once."""
     scope = {"matchExpressions": [{"scopeName": "PriorityClass", "operator": "In", "values": [f"{RELEASE}-low"]}]}
     quota = {
         "apiVersion": "v1",
@@ -80,7 +80,7 @@ def stuck(cluster: None) -> Iterator[dict[str, str]]:
 
 
 def submitted(fault: str, patch: dict[str, Any], priority: str) -> str:
-    """A job of the template whose pods are patched in their own way."""
+    """Submits a job with a podSpecPatch. Returns its name."""
     parameters = [("input", "s3://sixview/inputs/mug"), ("priority", priority)]
     spec: dict[str, Any] = {
         "workflowTemplateRef": {"name": RELEASE},
@@ -99,7 +99,7 @@ def submitted(fault: str, patch: dict[str, Any], priority: str) -> str:
 
 
 def test_why_a_job_waits_is_told_while_it_does(stuck: dict[str, str]) -> None:
-    """By the command, and so by HTTP and the page, which show the same view; doctor lists it."""
+    """In the command's status, which HTTP and the page show too, and in doctor's findings."""
     name = stuck["memory"]
     wait_for(lambda: bool(status.waiting_note(workflow(name))), 60, "the reason to be told")
     status = sixview("status", job(name)).stdout

@@ -28,12 +28,12 @@ REACHED: set[tuple[str, str, int]] = set()  # method, route, status: what the AP
 
 
 def address_of() -> str:
-    """SIXVIEW_GATEWAY: one that runs elsewhere, as under a debugger."""
+    """URL of the gateway: SIXVIEW_GATEWAY, such as one under a debugger, or the cluster's."""
     return os.environ.get("SIXVIEW_GATEWAY") or f"http://{address('sixview-cpu-gateway', 80)}"
 
 
 def client(who: str = "alice", base: str = "") -> httpx.Client:
-    """A session of somebody's; nobody's where `who` is empty. What it is answered is noted in REACHED."""
+    """An HTTP session with the token of `who`; "": without a token. Adds routes and statuses of its responses to REACHED."""
     headers = {"Authorization": f"Bearer token-of-{who}"} if who else {}
     return httpx.Client(base_url=base or address_of(), headers=headers, timeout=120, event_hooks={"response": [_note]})
 
