@@ -22,8 +22,8 @@ import trimesh
 from PIL import Image
 from scipy.spatial import cKDTree
 
-from steps.calibration.photometric import unlikenesses
-from steps.calibration.search import axes_of, readings
+from steps.calibration.photometric import appearance_differences
+from steps.calibration.search import axes_of, hypotheses
 from steps.geometry.cameras import Camera, look_at
 from steps.io import mesh_files
 from steps.quality.metrics import psnr
@@ -34,7 +34,7 @@ from steps.sample import capture_depth
 from steps.sample import run as sample
 from steps.sample.render import GroundTruth
 from steps.sample.render import render as true_render
-from steps.validate.rig.messages import reading_json
+from steps.validate.rig.messages import hypothesis_json
 from tests.benchmarks import objects
 from tests.benchmarks.common import table
 
@@ -248,9 +248,9 @@ def same_mesh(seed: int, name: str, true: dict[str, Any], found: dict[str, Any])
     taken = replace(realistic.drawn(seed), side=(256, 256))
     pictures = [true_render(truth_of(name), camera)[0] for camera in realistic.cameras(truth_of(name), taken)]
     masks = [(picture[..., 3] > 0.5).astype(np.float64) for picture in pictures]
-    one, other = (next(axes_of(r) for r in readings() if reading_json(r) == wanted) for wanted in (true, found))
+    one, other = (next(axes_of(r) for r in hypotheses() if hypothesis_json(r) == wanted) for wanted in (true, found))
     unlit = np.zeros((*np.shape(masks), 3))
-    much = unlikenesses([picture[..., :3] for picture in pictures], masks, unlit, one, [other])[0]
+    much = appearance_differences([picture[..., :3] for picture in pictures], masks, unlit, one, [other])[0]
     return much.overall <= SAME and much.local <= SAME_EVERYWHERE
 
 

@@ -220,25 +220,25 @@ def registered(mesh: Any, camera: Camera, scale: int, bad: int) -> None:
         "coding": st.integers(0, 3),
     }
 )
-def rigged(seed: int, cells: int, scale: int, bad: int, coding: int) -> None:
+def rigged(seed: int, cells: int, scale: int, bad: int, encoding: int) -> None:
     random = np.random.default_rng(seed)
-    points, furthest = (spoilt(random, random.normal(size=(6, n, 5)), bad) for n in (4, 2))
+    points, extreme_points = (spoilt(random, random.normal(size=(6, n, 5)), bad) for n in (4, 2))
     maps = [spoilt(random, random.normal(size=(6, cells, cells)), bad).astype(np.float32) for _ in range(3)]
-    reach = random.normal(size=(6, solver.DIRECTIONS))
-    sights = solver.Sights(points, *maps, reach, [], 0.01, furthest=furthest)
+    extent = random.normal(size=(6, solver.DIRECTIONS))
+    observations = solver.Observations(points, *maps, extent, [], 0.01, extreme_points=extreme_points)
     axes = Rotation.random(6, random_state=seed).as_matrix()
-    told = solver.Coding(coding & 1, coding >> 1)
-    theta = random.normal(size=solver.SHARED + 6 * solver.PER_VIEW) * 10.0**scale
-    theta[solver.BENDS] = (
+    model = solver.EncodingModel(encoding & 1, encoding >> 1)
+    params = random.normal(size=solver.SHARED + 6 * solver.PER_VIEW) * 10.0**scale
+    params[solver.CURVE] = (
         (0.0, 0.0, 0.0) if seed % 2 else (3 * random.normal(), 0.1, 0.1)
     )  # others do not rise, and are left
-    theta = spoilt(random, theta, bad)
+    params = spoilt(random, params, bad)
     used = random.random(6) < 0.8
-    solver.transfers(sights, axes, told, theta)
-    problem = solver.Problem(sights, axes, told, used, np.ones(len(theta), bool), tolerance=solver.FINEST)
-    state = problem.state(theta)
-    if len(state.places):  # else the curve does not rise
-        problem.jacobian(theta, state)
+    solver.transfers(observations, axes, model, params)
+    problem = solver.Problem(observations, axes, model, used, np.ones(len(params), bool), tolerance=solver.FINEST)
+    state = problem.evaluate(params)
+    if len(state.world_points):  # else the curve does not rise
+        problem.jacobian(params, state)
 
 
 @case({"seed": seeds, "shape": st.tuples(st.integers(1, 5), st.integers(1, 5), st.integers(1, 5)), "bad": few})

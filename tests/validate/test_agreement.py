@@ -242,7 +242,7 @@ def test_cameras_that_look_at_one_place_are_told_from_those_that_do_not() -> Non
     for says in ("world-to-camera", "OpenCV"):
         wrong = [replace(c, camera_to_world=CONVENTIONS[says](np.array(c.camera_to_world))) for c in cameras]
         assert not conventions.look_inward(wrong)
-        assert says in next(w for w, read in conventions.readings(wrong) if conventions.look_inward(read))
+        assert says in next(w for w, read in conventions.hypotheses(wrong) if conventions.look_inward(read))
 
 
 def test_the_other_way_round_a_unit_has_its_own_words() -> None:

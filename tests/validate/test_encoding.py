@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from steps.calibration import depth_search
-from steps.calibration.depth_views import unfilled
+from steps.calibration.depth_views import silhouette_shortfall
 from steps.geometry.cameras import ray_to_z
 from steps.io import cameras_json, input_checks
 from steps.io.cameras_json import View
@@ -193,6 +193,6 @@ def test_outlines_tell_other_cameras_apart_at_once(name: str, sample_set: Callab
     assert isinstance(given, list)
     known = [p.pixels[..., 0] > 0 for p in pictures.depths]
     cameras = [v.camera for v in given]
-    assert unfilled(cameras, known) < nominal.UNFILLED
+    assert silhouette_shortfall(cameras, known) < nominal.UNFILLED
     wide = [replace(c, fx=c.fx * f, fy=c.fy * f) for c, f in zip(cameras, (1, 1.2, 0.9, 1, 1.15, 0.85), strict=True)]
-    assert unfilled(wide, known) > nominal.UNFILLED
+    assert silhouette_shortfall(wide, known) > nominal.UNFILLED

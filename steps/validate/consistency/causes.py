@@ -32,9 +32,8 @@ FEW = 200  # points of each view in the table of all orders
 GAIN, MUCH = 0.03, 0.3  # of `Fits.cost`, and of what it is now: how much better another order of the pictures must fit
 OUTLINE_GAIN = 0.008  # of `Fits.outline_cost`, where it also becomes less than half of what it was
 RARER = 0.015  # of `Fits.cost`: what a turn of all pictures must fit better than an exchange of some
-SAME_PICTURE = (
-    0.5 / 255
-)  # mean difference of a picture and its copy; two sides of a bowl, with noise, differ by twice as much
+# mean difference of a picture and its copy; two sides of a bowl, with noise, differ by twice as much
+SAME_PICTURE = 0.5 / 255
 
 
 @dataclass(frozen=True)
@@ -59,10 +58,10 @@ class Evidence:
     def cameras(self) -> list[Camera]:
         return [view.camera for view in self.views]
 
-    def readings(self) -> Iterator[conventions.Reading]:
+    def hypotheses(self) -> Iterator[conventions.Hypothesis]:
         """The cameras by other conventions, in the views' unit around their own middle: what an inverse is depends on the user's
         origin, what views say of each other does not."""
-        for words, cameras in conventions.readings(self.users or self.cameras):
+        for words, cameras in conventions.hypotheses(self.users or self.cameras):
             x, y, z = np.mean([camera.position for camera in cameras], axis=0)
             frame = Frame(self.unit, (float(x), float(y), float(z)))
             yield words, [frame.camera_in(camera) for camera in cameras]
@@ -131,7 +130,7 @@ def trials(evidence: Evidence) -> Iterator[Trial]:
     for words, turn in _TURNS.items():
         views = [view.turned(turn) for view in evidence.views]
         yield Trial(f"The depth renders stand {words}: turning them mends it.", replace(evidence, views=views))
-    for words, cameras in evidence.readings():
+    for words, cameras in evidence.hypotheses():
         yield Trial(f"The cameras look like {words}.", with_cameras(evidence, cameras))
 
     def denied(cameras: list[Camera]) -> float:

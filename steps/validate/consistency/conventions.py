@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from steps.geometry.cameras import Camera
 
 Array = NDArray[Any]
-Reading = tuple[str, list[Camera]]  # what the cameras are, as the end of "these cameras look like ...", and read so
+Hypothesis = tuple[str, list[Camera]]  # what the cameras are, as the end of "these cameras look like ...", and read so
 OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 NAMED_AXES = {
     ("right", "down", "forward"): "OpenCV's or COLMAP's",
@@ -35,7 +35,7 @@ UNITS = {
 }
 
 
-def readings(cameras: list[Camera]) -> Iterator[Reading]:
+def hypotheses(cameras: list[Camera]) -> Iterator[Hypothesis]:
     """The cameras by every other convention that is known, the commonest first."""
     poses = [np.asarray(camera.camera_to_world, np.float64) for camera in cameras]
     inverse = [np.linalg.inv(pose) for pose in poses]
@@ -81,7 +81,7 @@ def _axes_words(axes: Array) -> str:
     return f"{known}x {words[0]}, y {words[1]}, z {words[2]}"
 
 
-def _degrees(cameras: list[Camera], poses: list[Array]) -> Iterator[Reading]:
+def _degrees(cameras: list[Camera], poses: list[Array]) -> Iterator[Hypothesis]:
     """Rotations that were made of angles in degrees taken for radians: each Euler angle is then a whole number of half degrees,
     modulo a turn. The positions may have been turned with them, or not."""
     for sequence in EULER:
@@ -120,7 +120,7 @@ def _degree(angle: float) -> float | None:
     return float(near[np.abs(near).argmin()]) if len(near) else None
 
 
-def scaled(cameras: list[Camera], clouds: list[Array], score: Callable[[list[Camera]], float]) -> Iterator[Reading]:
+def scaled(cameras: list[Camera], clouds: list[Array], score: Callable[[list[Camera]], float]) -> Iterator[Hypothesis]:
     """The same cameras with positions in another unit. clouds: what each sees, (n, 3), from its own position; score: how badly
     cameras agree. The unit is about the one in which all see the same place."""
     positions = np.array([camera.position for camera in cameras])
@@ -155,7 +155,7 @@ def _moved(cameras: list[Camera], factor: float) -> list[Camera]:
     return _posed(cameras, poses)
 
 
-def lenses(cameras: list[Camera], score: Callable[[list[Camera]], float]) -> Iterator[Reading]:
+def lenses(cameras: list[Camera], score: Callable[[list[Camera]], float]) -> Iterator[Hypothesis]:
     """The same cameras with other focal lengths: the factor that agrees best."""
 
     def zoomed(factor: float) -> list[Camera]:

@@ -27,9 +27,8 @@ from steps.validate.consistency.causes import Cause, Evidence, Trial
 from steps.validate.foreground import masks
 
 Array = NDArray[Any]
-SUSPECTED = (
-    0.01  # the share of denied points from which it is seen whether views are exchanged; exact renders have none
-)
+# the share of denied points from which it is seen whether views are exchanged; exact renders have none
+SUSPECTED = 0.01
 WARNS, FAILS = 0.05, 0.25  # the same, from which there is a warning, and from which the job fails
 OUTLINE = 0.12  # of a view's outline, the share that lies elsewhere in its depth render from which there is a warning
 TOUCHED = 0.05  # of a pixel: that a picture must show of the object, for its depth to be unknown rather than nothing
@@ -135,7 +134,7 @@ def with_convention(error: RigAmbiguous, views: list[View]) -> RigAmbiguous:
     cameras = [view.camera for view in views]
     if conventions.look_inward(cameras):
         return error
-    fitting = (words for words, read in conventions.readings(cameras) if conventions.look_inward(read))
+    fitting = (words for words, read in conventions.hypotheses(cameras) if conventions.look_inward(read))
     words = next(fitting, "")
     if not words:
         return error

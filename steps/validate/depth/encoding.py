@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from steps.calibration import depth_fit
 from steps.calibration.depth_fit import Fit, Problem
 from steps.calibration.depth_models import Model, Offset
-from steps.calibration.depth_views import Frame, NothingSeen, depth_view, normalised
+from steps.calibration.depth_views import EmptyVisualHull, Frame, depth_view, normalize_cameras
 from steps.geometry.depth_curve import Curve
 from steps.io.cameras_json import View
 from steps.io.depth_encoding import DepthEncoding
@@ -28,7 +28,8 @@ FITS = 2.5  # the largest cost of an encoding that is believed
 SURE = 1.5  # the same of one that is taken in place of one that was given
 DENIED = 4.0  # cost from which the pictures deny an encoding that was given
 BETTER = 3.0  # how many times better another one must explain them to be taken in its place
-MEETS = 0.1  # pixels: where surfaces meet so well their encoding is right, and outlines that deny it have holes or are exchanged
+# pixels: where surfaces meet so well their encoding is right, and outlines that deny it have holes or are exchanged
+MEETS = 0.1
 OUTLINED = 0.02  # of the pixels, without depth: fewer, and the outlines are the pictures' frames
 MATTERS, NOISES = 0.02, 4.0  # radii, and times the surfaces' noise, by which another encoding must move some depth
 LEVELS = 9  # at which two encodings are compared
@@ -52,11 +53,11 @@ def found(pictures: Pictures, views: list[View]) -> tuple[list[View], str]:
 
     try:
         ready = prepared(pictures, views, background_of(pictures.depths))
-    except NothingSeen:
+    except EmptyVisualHull:
         raise RigAmbiguous(
             "Under the cameras given, the six outlines have no place in common.", _HELP, hypotheses=[]
         ) from None
-    fit = depth_search.found(ready.problem, ready.frame)
+    fit = depth_search.find_model(ready.problem, ready.frame)
     if not fit.cost <= FITS:  # nor where it is no number
         raise RigAmbiguous(
             f"No depth encoding makes the six depth renders agree under the cameras given: the best misses by {fit.cost:.1f}, "
@@ -81,18 +82,18 @@ def checked(pictures: Pictures, views: list[View]) -> tuple[list[View], str]:
         return views, ""
     ready = None
     for ready in _problems(pictures, views, given[0].background):
-        model, theta = _as_model(given, ready)
-        before = depth_fit.judged(ready.problem, model, theta)
+        model, params = _as_model(given, ready)
+        before = depth_fit.evaluate(ready.problem, model, params)
         if before.cost <= DENIED or before.noise < MEETS or not _have_outlines(ready):
             return views, ""
     if ready is None:
         return views, ""
     from steps.calibration import depth_search  # only now: it loads kernels
 
-    fit = depth_search.found(ready.problem, ready.frame)
+    fit = depth_search.find_model(ready.problem, ready.frame)
     if not fit.cost <= SURE or fit.cost * BETTER > before.cost:
         return views, ""
-    stated, after = (_decoded(ready, m, t) for m, t in ((model, theta), (fit.model, fit.theta)))
+    stated, after = (_decoded(ready, m, t) for m, t in ((model, params), (fit.model, fit.params)))
     if model.ray == fit.model.ray:
         moved = max(float(np.abs(a - b).max()) for a, b in zip(after, stated, strict=True))
         if moved < max(MATTERS, NOISES * fit.noise * ready.problem.pixel):
@@ -112,10 +113,11 @@ def _have_outlines(ready: Prepared) -> bool:
     return float(np.mean([(v.value < 0).mean() for v in ready.problem.views])) > OUTLINED
 
 
-def _decoded(ready: Prepared, model: Model, theta: Array) -> list[Array]:
+def _decoded(ready: Prepared, model: Model, params: Array) -> list[Array]:
     """Of each view (LEVELS,), the depth of values over all its range, radii."""
     return [
-        model.depth(np.linspace(*span, LEVELS), model.own(theta, i))[0] for i, span in enumerate(ready.problem.spans)
+        model.depth(np.linspace(*span, LEVELS), model.view_params(params, i))[0]
+        for i, span in enumerate(ready.problem.spans)
     ]
 
 
@@ -126,7 +128,7 @@ def _short(e: DepthEncoding) -> str:
 def _problems(pictures: Pictures, views: list[View], background: int | str | None) -> Iterator[Prepared]:
     """The pictures as they are, and steadied; none where the six outlines have nothing in common: cameras that are wrong are told
     by the agreement of the views."""
-    with contextlib.suppress(NothingSeen):
+    with contextlib.suppress(EmptyVisualHull):
         yield prepared(pictures, views, background)
         yield prepared(pictures, views, background, steady=True)
 
@@ -142,7 +144,9 @@ def prepared(pictures: Pictures, views: list[View], background: int | str | None
     if steady:
         both = [steadied(v, p) for v, p in zip(values, pictures.views, strict=True)]
         values, outlines = [v for v, _ in both], [o for _, o in both]
-    cameras, frame = normalised([v.camera.resized(w, h) for v, (h, w) in zip(views, shapes, strict=True)], outlines)
+    cameras, frame = normalize_cameras(
+        [v.camera.resized(w, h) for v, (h, w) in zip(views, shapes, strict=True)], outlines
+    )
     # medians around each pixel have no stairs left that smoothing would not move further
     seen = [depth_view(*each, level, smooth_stairs=not steady) for each in zip(cameras, values, outlines, strict=True)]
     return Prepared(depth_fit.problem(seen), frame, maximum, background)
@@ -153,17 +157,17 @@ def _as_model(given: list[DepthEncoding], ready: Prepared) -> tuple[Model, Array
     radius, first = ready.frame.radius, given[0]
     kind = "linear" if first.encoding == "metric" else first.encoding
     model = Model(kind, first.distance == "ray", first.curve, per_view=True)
-    theta = []
+    params = []
     for e in given:
         if e.encoding == "metric":
-            theta += [0.0, e.scale * ready.maximum / radius]
+            params += [0.0, e.scale * ready.maximum / radius]
             continue
         near, far = (
-            model.into(np.array(v / radius)) if kind == "logarithmic" else _line(kind, v / radius)
+            model.linearize(np.array(v / radius)) if kind == "logarithmic" else _line(kind, v / radius)
             for v in (e.near, e.far)
         )
-        theta += [float(near), float(far - near)]
-    return model, np.array(theta)
+        params += [float(near), float(far - near)]
+    return model, np.array(params)
 
 
 def _line(kind: str, depth: float) -> float:
@@ -172,14 +176,14 @@ def _line(kind: str, depth: float) -> float:
 
 def encodings(fit: Fit, ready: Prepared) -> list[DepthEncoding]:
     """One for each view, in scene units."""
-    return [_encoding(fit.model, fit.model.own(fit.theta, i), ready) for i in range(len(ready.problem.views))]
+    return [_encoding(fit.model, fit.model.view_params(fit.params, i), ready) for i in range(len(ready.problem.views))]
 
 
 def _encoding(model: Model, own: Array, ready: Prepared) -> DepthEncoding:
     radius, distance = ready.frame.radius, "ray" if model.ray else "z"
     if isinstance(model, Offset):
         return _knotted(model, own, ready)
-    curve: Curve = {"gamma": round(float(np.exp(own[2])), 4)} if model.bends else model.curve
+    curve: Curve = {"gamma": round(float(np.exp(own[2])), 4)} if model.free_exponent else model.curve
     ends = own[0], own[0] + own[1]
     if model.encoding == "logarithmic":
         near, far = (float(np.exp(y)) * radius for y in ends)

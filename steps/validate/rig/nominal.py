@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from steps.calibration import depth_search
-from steps.calibration.depth_views import NothingSeen, unfilled
+from steps.calibration.depth_views import EmptyVisualHull, silhouette_shortfall
 from steps.io import cameras_json
 from steps.io.cameras_json import View
 from steps.io.input_checks import Pictures
@@ -22,13 +22,13 @@ def explained(pictures: Pictures, background: int | str) -> tuple[list[View], st
         return None
     views = [View(cameras_json.canonical_views(*size)[i].camera, None) for i, size in enumerate(sizes)]
     try:
-        if unfilled([v.camera for v in views], counts_of(pictures.depths, background)[1]) > UNFILLED:
+        if silhouette_shortfall([v.camera for v in views], counts_of(pictures.depths, background)[1]) > UNFILLED:
             return None
         prepared = encoding.prepared(pictures, views, background)
-    except NothingSeen:
+    except EmptyVisualHull:
         return None
-    fit = depth_search.found(prepared.problem, prepared.frame)
-    if fit.cost > depth_search.EXPLAINS or fit.noise > 2 * depth_search.MEETS:
+    fit = depth_search.find_model(prepared.problem, prepared.frame)
+    if fit.cost > depth_search.EXPLAINED_COST or fit.noise > 2 * depth_search.EXPLAINED_NOISE:
         return None
     depths = encoding.encodings(fit, prepared)
     note = f"The cameras are the canonical ones; depth is stored otherwise than these have it: {told(depths)}"
