@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 
 from steps.compute.kernels import parallel_map
 from steps.fusion import reconstruct
-from steps.fusion.isosurface import solid, taubin, without_specks
+from steps.fusion.isosurface import sound_mesh, taubin, without_specks
 from steps.geometry import image_ops
 from steps.geometry.cameras import Camera
 from steps.io import scene
@@ -32,10 +32,11 @@ from steps.runtime.contract import Nvdiffrec
 Array = NDArray[Any]
 SHAPE_SIDE = 256  # pixels: the first pass's views; its cells are several pixels wide even so
 GOOD_DEPTH, GOOD_MASK = 0.5, 0.99  # pixels, IoU: a start this close is finer than the lattice
+# where views do not quite meet: outlines that contradict each other dent what is free
 FAIR_DEPTH, FAIR_MASK = (
     2.0,
     0.95,
-)  # where views do not quite meet: outlines that contradict each other dent what is free
+)
 ROUGH = 1.0  # pixels of depth noise from which on the lattice starts from a smoothed field
 STALL, STALL_WINDOW = 0.002, 8  # a pass ends early when this many iterations gain less than this share
 SMOOTHING = 4  # Taubin passes over what marching tetrahedra leave
@@ -143,7 +144,7 @@ def reshaped(work: Work, first: Mesh, voxel: float) -> tuple[Mesh, dict[str, Any
 def _from_lattice(work: Work, views: list[Target]) -> Mesh | None:
     """None where the fitted surface cannot be had without faces that cross."""
     p = work.parameters
-    field, grid = reconstruct.fused(work.start_views, reconstruct.Settings(grid=work.rung.grid))
+    field, grid = reconstruct.fuse(work.start_views, reconstruct.Settings(grid=work.rung.grid))
     if max(view.noise for view in views) > ROUGH:
         field = gaussian_filter(field, 1.0)
     fitted = FirstPass(field, grid, p.iterations, views, work.device)
@@ -151,10 +152,10 @@ def _from_lattice(work: Work, views: list[Target]) -> Mesh | None:
     vertices, unshifted, faces = fitted.mesh()
     both, faces = without_specks(np.hstack([vertices, unshifted]), faces)
     smooth = taubin(both[:, :3], faces, SMOOTHING).astype(np.float64)
-    found = solid(smooth, both[:, 3:], faces, p.faces)
+    found = sound_mesh(smooth, both[:, 3:], faces, p.faces)
     if found is None:
         return None
-    mesh, *_ = reconstruct.textured(*found, work.scene.views, work.settings)
+    mesh, *_ = reconstruct.texture_mesh(*found, work.scene.views, work.settings)
     return mesh
 
 

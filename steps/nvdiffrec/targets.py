@@ -48,7 +48,7 @@ def targets(views: list[SceneView], side: int, voxel: float, device: str) -> lis
 
 def _target(view: SceneView, side: int, voxel: float, device: str) -> Target:
     photo = _halved(reconstruct.photo(view, 0), side)
-    seen = reconstruct.smoothed(reconstruct.depth_view(view, side or WHOLE), voxel)
+    seen = reconstruct.denoise(reconstruct.depth_view(view, side or WHOLE), voxel)
     camera = photo.camera
     depth, step = _at_size(seen.depth, camera), _at_size(seen.step, camera)
     normal = normals(depth, camera)

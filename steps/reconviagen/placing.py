@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.spatial import cKDTree
 
-from steps.fusion.isosurface import decimated, simplified
-from steps.fusion.reconstruct import Settings, textured
+from steps.fusion.isosurface import decimate, quadric_decimation
+from steps.fusion.reconstruct import Settings, texture_mesh
 from steps.geometry.cameras import look_at
 from steps.geometry.soundness import is_closed
 from steps.io import png
@@ -110,7 +110,7 @@ def dressed(
         weight = 1 / np.maximum(distance, 1e-9)
         return np.asarray((made.colours[nearest] * (weight / weight.sum(axis=1, keepdims=True))[..., None]).sum(axis=1))
 
-    return textured(v.astype(np.float64), f, views, settings, own=own)
+    return texture_mesh(v.astype(np.float64), f, views, settings, own_colours=own)
 
 
 def smaller(vertices: Array, faces: Array, target: int) -> tuple[Array, Array]:
@@ -118,7 +118,7 @@ def smaller(vertices: Array, faces: Array, target: int) -> tuple[Array, Array]:
     one go it leaves long thin faces on a dense mesh."""
     unit = float(np.ptp(vertices, axis=0).max()) / Settings().grid
     v, f = vertices / unit, faces
-    simpler = decimated if is_closed(faces) else simplified
+    simpler = decimate if is_closed(faces) else quadric_decimation
     while len(f) > target:
         before = len(f)
         v, f = simpler(v, f, max(target, before // 2))

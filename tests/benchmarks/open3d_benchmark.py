@@ -9,7 +9,7 @@ import numpy as np
 import open3d as o3d
 
 from steps.fusion import reconstruct
-from steps.fusion.isosurface import extract, simplified, vertex_normals
+from steps.fusion.isosurface import extract, quadric_decimation, vertex_normals
 from steps.fusion.signed_field import DepthView, grid_around
 from steps.geometry.soundness import is_closed
 from steps.io import scene
@@ -83,7 +83,7 @@ def compared(name: str) -> list[list[object]]:
 
 def ours(taken: scene.Scene) -> tuple[Array, Array]:
     """Our field, marching cubes, smoothing and decimation."""
-    field, grid = reconstruct.fused(taken.views, SETTINGS)
+    field, grid = reconstruct.fuse(taken.views, SETTINGS)
     return extract(field, grid, SETTINGS.faces)
 
 
@@ -95,7 +95,7 @@ def theirs(taken: scene.Scene) -> tuple[Array, Array]:
         _integrate(volume, view)
     mesh = volume.extract_triangle_mesh(weight_threshold=0.5)
     vertices, faces = mesh.vertex.positions.numpy(), mesh.triangle.indices.numpy().astype(np.int32)
-    return simplified(vertices, faces, SETTINGS.faces)
+    return quadric_decimation(vertices, faces, SETTINGS.faces)
 
 
 def _volume(voxel: float) -> o3d.t.geometry.VoxelBlockGrid:

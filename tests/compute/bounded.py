@@ -178,7 +178,7 @@ def baked(mesh: Any, camera: Camera, size: tuple[int, int], bad: int) -> None:
     at = bake.texel_fragments(faces, uv, 8)
     bands, weight = np.zeros((8, 8, 6), np.float32), np.zeros((8, 8, 2), np.float32)
     seen, trust = (spoilt(random, random.random(size) * 3, bad).astype(np.float32) for _ in range(2))
-    bake._add(photo, seen, trust, at, vertices, faces, normals, bake.ROUGH, bands, weight)
+    bake._add_photo(photo, seen, trust, at, vertices, faces, normals, bake.ROUGH, bands, weight)
     bake.bake(vertices, faces, uv, normals, [photo], 8)
 
 
@@ -245,7 +245,7 @@ def rigged(seed: int, cells: int, scale: int, bad: int, encoding: int) -> None:
 def shelled(seed: int, shape: tuple[int, int, int], bad: int) -> None:
     random = np.random.default_rng(seed)
     points = spoilt(random, random.normal(2, 4, (9, 3)), bad).astype(np.float32)
-    thin_parts._around(points, thin_parts.RADIUS, np.zeros(shape, np.float32))
+    thin_parts._carve_balls(points, thin_parts.RADIUS, np.zeros(shape, np.float32))
 
 
 @case({"seed": seeds, "shape": st.tuples(*[st.integers(1, 4)] * 3), "more": st.integers(-1, 1)})

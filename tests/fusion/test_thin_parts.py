@@ -51,7 +51,7 @@ def views_of(mesh: trimesh.Trimesh) -> Any:
 
 def surface(views: Any) -> tuple[Surface, list[str]]:
     settings = Settings(grid=CELLS, faces=20000)
-    return reconstruct.with_thin_parts(*reconstruct.fused(views, settings), views, settings)
+    return reconstruct.with_thin_parts(*reconstruct.fuse(views, settings), views, settings)
 
 
 def overlap(found: Surface, views: Any) -> float:
@@ -72,11 +72,11 @@ def ball_with_fin(thickness: float) -> trimesh.Trimesh:
 def test_a_thin_fin_that_the_usual_grid_loses_is_kept_by_a_finer_one() -> None:
     views = views_of(ball_with_fin(0.022))  # a voxel of the usual grid is 0.026
     lost = reconstruct.surface_of(
-        *reconstruct.fused(views, Settings(grid=CELLS)), [reconstruct.depth_view(v, SIZE) for v in views], 20000
+        *reconstruct.fuse(views, Settings(grid=CELLS)), [reconstruct.depth_view(v, SIZE) for v in views], 20000
     )
     found, notes = surface(views)
     assert overlap(lost, views) < 0.8 and overlap(found, views) > 0.95
-    assert found.lost < reconstruct.LOST < lost.lost
+    assert found.lost < reconstruct.FINER_GRID_LOSS < lost.lost
     assert max(found.grid.shape) > 1.2 * CELLS
     assert notes == [f"Parts of the object are thinner than voxels of a grid of {CELLS}: it was made {2 * CELLS}."]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from steps.fusion.isosurface import extract, solid
+from steps.fusion.isosurface import extract, sound_mesh
 from steps.fusion.signed_field import Grid
 from steps.geometry.collapse import collapsed
 from steps.geometry.crossings import crossing_faces, uncrossed
@@ -137,7 +137,7 @@ def test_vertices_go_back_only_where_faces_would_cross() -> None:
 def test_what_is_rounded_to_32_bits_is_checked_as_such() -> None:
     """Two vertices that 32 bits cannot tell apart, far from the origin, open what was closed: the place is not delivered."""
     far = np.array(ball(2).vertices) * 1e-6 + 5.0
-    assert solid(far, far, ball(2).faces.astype(np.int32), 300) is None
+    assert sound_mesh(far, far, ball(2).faces.astype(np.int32), 300) is None
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -41,7 +41,7 @@ def test_the_first_pass_pulls_a_field_that_is_two_cells_too_large_into_place(
     job: Finished, views: list[Target]
 ) -> None:
     taken = scene.load(job.out / ".sixview" / "scene")
-    field, grid = reconstruct.fused(taken.views, reconstruct.Settings(grid=40))
+    field, grid = reconstruct.fuse(taken.views, reconstruct.Settings(grid=40))
     fitted = FirstPass(field - 1.5, grid, 80, views, "cpu")
 
     def as_mesh() -> Mesh:
@@ -61,7 +61,7 @@ def test_the_first_pass_pulls_a_field_that_is_two_cells_too_large_into_place(
 
 def test_a_field_without_an_inside_has_not_converged(job: Finished, views: list[Target]) -> None:
     taken = scene.load(job.out / ".sixview" / "scene")
-    field, grid = reconstruct.fused(taken.views, reconstruct.Settings(grid=40))
+    field, grid = reconstruct.fuse(taken.views, reconstruct.Settings(grid=40))
     with pytest.raises(ModelConvergenceFailed, match="empty"):
         FirstPass(np.abs(field) + 1, grid, 4, views, "cpu").step(0, views)
 

@@ -63,7 +63,7 @@ def test_a_hole_in_the_only_view_that_sees_a_hollow_does_not_fill_the_hollow(bow
     middle = slice(SIZE // 2 - 5, SIZE // 2 + 5)
     holed = [with_hole(v, middle, middle) if v.camera.name == "top" else v for v in bowl]
     pillar = signed_field(holed, grid)
-    mended = signed_field([reconstruct.without_holes(v) for v in holed], grid)
+    mended = signed_field([reconstruct.fill_holes(v) for v in holed], grid)
     filled = int(((pillar < 0) & (whole > 0)).sum())
     assert filled > 500 and int(((mended < 0) != (whole < 0)).sum()) < filled / 5
 
@@ -76,7 +76,7 @@ def test_a_guess_never_takes_away_what_another_view_sees() -> None:
     grid = grid_around(views, CELLS)
     middle = slice(SIZE // 2 - 14, SIZE // 2 + 14)
     holed = [with_hole(v, middle, middle) if v.camera.name == "top" else v for v in views]
-    field = signed_field([reconstruct.without_holes(v) for v in holed], grid)
+    field = signed_field([reconstruct.fill_holes(v) for v in holed], grid)
     near_its_side = np.rint((np.array([0.07, 0.4, 0.0]) - grid.origin) / grid.voxel).astype(int)
     assert field[tuple(near_its_side)] < 0
 
@@ -91,9 +91,9 @@ def test_noise_is_smoothed_within_what_it_allows_and_exact_depth_is_left_alone()
     noisy = np.random.default_rng(0).normal(scale=0.005, size=exact.depth.shape)
     spoilt = replace(exact, depth=np.where(exact.depth > 0, exact.depth + noisy, 0).astype(np.float32))
     known = (exact.depth > 0) & (exact.depth < exact.depth[exact.depth > 0].min() + 0.3)  # seen squarely
-    found = reconstruct.smoothed(spoilt, 0.01)
+    found = reconstruct.denoise(spoilt, 0.01)
     assert np.abs(found.depth - exact.depth)[known].mean() < 0.6 * np.abs(noisy[known]).mean()
-    assert reconstruct.smoothed(exact, 0.01) is exact
+    assert reconstruct.denoise(exact, 0.01) is exact
 
 
 # -- more than the object ------------------------------------------------------------------------------------------------
