@@ -11,7 +11,7 @@ from torch import Tensor
 
 from steps.raster import antialias, interpolate, texture
 from steps.raster import rasterize as rasterizer
-from steps.raster.antialias import Crossings
+from steps.raster.antialias import EdgeHits
 
 Array = NDArray[Any]
 
@@ -31,7 +31,7 @@ class Backend(Protocol):
     def lookup_backward(
         self, texels: Tensor, table: Tensor, uv: Tensor, level: Tensor, mode: int, boundary: int, gradient: Tensor
     ) -> tuple[Tensor, Tensor]: ...
-    def find_crossings(self, corners: Tensor, edges: Tensor, rast: Tensor) -> Tensor: ...
+    def find_edge_hits(self, corners: Tensor, edges: Tensor, rast: Tensor) -> Tensor: ...
     def antialias(self, color: Tensor, corners: Tensor, edges: Tensor, found: Tensor) -> Tensor: ...
     def antialias_backward(
         self, color: Tensor, corners: Tensor, edges: Tensor, found: Tensor, gradient: Tensor
@@ -58,7 +58,7 @@ class Cpu:
 
     def rasterize(self, corners: Tensor, tri: Tensor, height: int, width: int) -> Tensor:
         found = rasterizer.rasterize_homogeneous(_array(corners), _array(tri), width, height)
-        return torch.from_numpy(rasterizer.packed(found))
+        return torch.from_numpy(rasterizer.pack_fragments(found))
 
     def derivatives(self, corners: Tensor, tri: Tensor, rast: Tensor) -> Tensor:
         return torch.from_numpy(rasterizer.derivatives(_array(corners), _array(tri), _array(rast)))
@@ -89,17 +89,17 @@ class Cpu:
         found = texture.lookup_backward(*arrays, mode, boundary, _array(gradient))
         return torch.from_numpy(found[0]), torch.from_numpy(found[1])
 
-    def find_crossings(self, corners: Tensor, edges: Tensor, rast: Tensor) -> Tensor:
-        found = antialias.find_crossings(_array(corners), _array(edges), _array(rast))
+    def find_edge_hits(self, corners: Tensor, edges: Tensor, rast: Tensor) -> Tensor:
+        found = antialias.find_edge_hits(_array(corners), _array(edges), _array(rast))
         return torch.from_numpy(np.stack([found.across, found.down]))
 
     def antialias(self, color: Tensor, corners: Tensor, edges: Tensor, found: Tensor) -> Tensor:
-        crossings = Crossings(*_array(found))
-        return torch.from_numpy(antialias.antialias(_array(color), _array(corners), _array(edges), crossings))
+        edge_hits = EdgeHits(*_array(found))
+        return torch.from_numpy(antialias.antialias(_array(color), _array(corners), _array(edges), edge_hits))
 
     def antialias_backward(
         self, color: Tensor, corners: Tensor, edges: Tensor, found: Tensor, gradient: Tensor
     ) -> tuple[Tensor, Tensor]:
-        arrays = _array(color), _array(corners), _array(edges), Crossings(*_array(found)), _array(gradient)
+        arrays = _array(color), _array(corners), _array(edges), EdgeHits(*_array(found)), _array(gradient)
         by_color, by_corners = antialias.antialias_backward(*arrays)
         return torch.from_numpy(by_color), torch.from_numpy(by_corners)

@@ -37,11 +37,11 @@ def _key(z, item):  # type: ignore[no-untyped-def]
     return (np.int64(min(max((z + 1.0) * DEPTH_SCALE, 0.0), DEEPEST)) << 32) | np.int64(item)
 
 
-def _put(face, bary, depth, row, column, f, z, u, v):  # type: ignore[no-untyped-def]
+def _depth_test(face, bary, depth, row, column, f, z, u, v):  # type: ignore[no-untyped-def]
     cuda.atomic.min(face, (row, column), _key(z, f))
 
 
-def _claim(found, depths, row, column, e, z):  # type: ignore[no-untyped-def]
+def _nearest_edge_test(found, depths, row, column, e, z):  # type: ignore[no-untyped-def]
     cuda.atomic.min(found, (row, column), _key(z, e))
 
 
@@ -56,9 +56,9 @@ def _cross_in_order(p, q):  # type: ignore[no-untyped-def]
 
 _INSTEAD = {
     kernels.add: _add,
-    rasterizer.put: _put,
-    rasterizer.cross: _cross_in_order,
-    antialias.claim: _claim,
+    rasterizer.depth_test: _depth_test,
+    rasterizer.edge_function: _cross_in_order,
+    antialias.nearest_edge_test: _nearest_edge_test,
 }
 
 
@@ -90,7 +90,7 @@ def resolve_pixel(row, column, keys, corners, faces, rast):  # type: ignore[no-u
     rast[row, column, 3] = f + 1
 
 
-cross = rasterizer.cross
+cross = rasterizer.edge_function
 
 
 @kernels.inlined
@@ -156,11 +156,11 @@ class Cuda:
     """See `backends.Backend`. All arrays lie on the GPU."""
 
     def rasterize(self, corners: Tensor, tri: Tensor, height: int, width: int) -> Tensor:
-        spans = tri.new_empty((len(tri), 4))
-        launch(rasterizer.span_face, (len(tri),), corners, tri, width, height, spans)
+        bounds = tri.new_empty((len(tri), 4))
+        launch(rasterizer.face_bounds, (len(tri),), corners, tri, width, height, bounds)
         keys = torch.full((height, width), int(NOTHING), dtype=torch.int64, device=corners.device)
         none = corners.new_empty((1, 1, 1))
-        launch(rasterizer.draw_face, (len(tri),), corners, tri, spans, -1.0, 1.0, keys, none, none, 0, height)
+        launch(rasterizer.draw_face, (len(tri),), corners, tri, bounds, -1.0, 1.0, keys, none, none, 0, height)
         rast = torch.zeros((height, width, 4), dtype=torch.float32, device=corners.device)
         launch(resolve_pixel, (height, width), keys, corners, tri, rast)
         return rast
@@ -204,7 +204,7 @@ class Cuda:
         launch(texture.by_uv_pixel, _size(uv), texels, *where, by_uv)
         return by_texels, by_uv
 
-    def find_crossings(self, corners: Tensor, edges: Tensor, rast: Tensor) -> Tensor:
+    def find_edge_hits(self, corners: Tensor, edges: Tensor, rast: Tensor) -> Tensor:
         height, width = _size(rast)
         silhouette = torch.zeros(len(edges), dtype=torch.bool, device=rast.device)
         launch(antialias.mark_edge, (len(edges),), corners, edges, silhouette)

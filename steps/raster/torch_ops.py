@@ -226,7 +226,7 @@ class _Antialias(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Context, color: Tensor, rast: Tensor, pos: Tensor, edges: Tensor, boost: float) -> Tensor:
         backend, height, width = backend_of(color), rast.shape[1], rast.shape[2]
-        found = [backend.find_crossings(_corners(p, height, width), edges, r) for p, r in zip(pos, rast, strict=True)]
+        found = [backend.find_edge_hits(_corners(p, height, width), edges, r) for p, r in zip(pos, rast, strict=True)]
         ctx.save_for_backward(color, pos, edges, _stacked(found))
         ctx.boost = boost
         return _stacked(

@@ -22,7 +22,7 @@ from steps.raster.rasterize import rasterize
 from steps.raster.render import render
 from steps.reconviagen.model import Made
 from steps.registration import pointcloud
-from steps.registration.refine import FULL, Registration, register
+from steps.registration.refine import FULL_POINTS, Registration, register
 from steps.runtime.errors import ModelConvergenceFailed
 
 Array = NDArray[Any]
@@ -34,13 +34,13 @@ TILE = 320
 
 def placed(made: Made, views: list[SceneView]) -> Registration:
     """Where the mesh belongs. Raises ModelConvergenceFailed, with the numbers, where it is not the object that the views show."""
-    cloud, face, weights = pointcloud.of_mesh(made.vertices, made.faces, FULL)
+    cloud, face, weights = pointcloud.sample_mesh(made.vertices, made.faces, FULL_POINTS)
     coloured = replace(cloud, colours=(made.colours[made.faces[face]] * weights[..., None]).sum(axis=1))
     found = register(coloured, [sight(view) for view in views])
     if not found.fits:
         raise ModelConvergenceFailed(
-            f"The model's mesh does not fit the views: {found.explained:.0%} of it lies on what their depth shows, and it covers "
-            f"{found.covered:.0%} of that; half of it is more than {found.residual:.1%} of the size away.",
+            f"The model's mesh does not fit the views: {found.precision:.0%} of it lies on what their depth shows, and it covers "
+            f"{found.recall:.0%} of that; half of it is more than {found.residual:.1%} of the size away.",
             "The model may have taken the views for something else: another --seed gives another mesh, and --engine fusion "
             "builds from the depth alone.",
             **numbers(found),
@@ -48,7 +48,7 @@ def placed(made: Made, views: list[SceneView]) -> Registration:
     return found
 
 
-def sight(view: SceneView) -> pointcloud.Sight:
+def sight(view: SceneView) -> pointcloud.RegistrationView:
     """The view as the registration wants it: depth and colour of one size."""
     depth, colour, coverage = view.depth(), view.colour(), view.coverage()
     if colour.shape[:2] != depth.shape:
@@ -59,15 +59,15 @@ def sight(view: SceneView) -> pointcloud.Sight:
         ]
         *channels, coverage = (np.asarray(layer, np.float32) for layer in layers)
         colour = np.stack(channels, axis=2)
-    whole = pointcloud.Sight(view.depth_camera, np.where(coverage > 0.5, depth, 0), colour)
-    return whole.thinned(max(1, max(depth.shape) // SIDE))
+    whole = pointcloud.RegistrationView(view.depth_camera, np.where(coverage > 0.5, depth, 0), colour)
+    return whole.subsampled(max(1, max(depth.shape) // SIDE))
 
 
 def numbers(found: Registration) -> dict[str, float]:
     return {
         "residual": round(found.residual, 5),
-        "explained": round(found.explained, 4),
-        "covered": round(found.covered, 4),
+        "explained": round(found.precision, 4),
+        "covered": round(found.recall, 4),
         "colour": round(found.colour, 4),
         "margin": round(found.margin, 4),
     }

@@ -40,7 +40,7 @@ def found(pictures: list[Picture], views: list[View]) -> Local:
         height, width = picture.pixels.shape[:2]
         step = max(1, max(height, width) // SIDE)
         pixels = picture.pixels[step // 2 :: step, step // 2 :: step]
-        camera = view.camera.resized(width, height).thinned(step)
+        camera = view.camera.resized(width, height).subsampled(step)
         assert view.depth is not None
         depth = metric_depth(replace(picture, pixels=pixels), view.depth, ray_to_z(camera, pixels.shape[:2]))
         cameras.append(camera)

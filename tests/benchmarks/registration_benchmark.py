@@ -26,7 +26,7 @@ from steps.reconviagen.model import Made
 from steps.reconviagen.placing import dressed, sight
 from steps.registration import pointcloud
 from steps.registration.global_icp import Similarity, angle
-from steps.registration.refine import FULL, Registration, register
+from steps.registration.refine import FULL_POINTS, Registration, register
 from steps.sample.render import GroundTruth
 from tests.benchmarks import objects
 from tests.benchmarks.captures_benchmark import truth_of
@@ -70,7 +70,7 @@ def described(r: Result) -> str:
     word = "right" if r.right else "WRONG"
     return (
         f"{word}, {r.turned:.2f} degrees, {100 * r.shifted:.2f} % of the diagonal, IoU {r.iou:.3f}, explained "
-        f"{r.found.explained:.2f}, covered {r.found.covered:.2f}, margin {r.found.margin:.2f}, {r.seconds:.1f} s"
+        f"{r.found.precision:.2f}, covered {r.found.recall:.2f}, margin {r.found.margin:.2f}, {r.seconds:.1f} s"
     )
 
 
@@ -98,8 +98,8 @@ def _step(step: str, out: Path, *words: str) -> None:
     subprocess.run(command, check=True)
 
 
-def cloud_of(mesh: Disturbed) -> pointcloud.Cloud:
-    cloud, face, weights = pointcloud.of_mesh(mesh.vertices, mesh.faces, FULL)
+def cloud_of(mesh: Disturbed) -> pointcloud.PointCloud:
+    cloud, face, weights = pointcloud.sample_mesh(mesh.vertices, mesh.faces, FULL_POINTS)
     return replace(cloud, colours=mesh.paint(face, weights))
 
 
@@ -141,7 +141,7 @@ def print_strangers() -> None:
                 continue
             found = register(cloud, [sight(view) for view in scene_of(other).views])
             refused += not found.fits
-            taken += [f"{name} for {other} ({found.explained:.2f}, {found.covered:.2f})"] if found.fits else []
+            taken += [f"{name} for {other} ({found.precision:.2f}, {found.recall:.2f})"] if found.fits else []
     print(f"meshes of other objects: {refused} refused, taken: {', '.join(taken) or 'none'}", flush=True)
 
 
@@ -172,7 +172,7 @@ def rebaked(truth: GroundTruth, taken: scene.Scene, seed: int) -> tuple[Any, Arr
     owner[faces.ravel()] = np.arange(faces.size)
     colours = truth.paint(source[owner // 3], corners[owner // 3, owner % 3])
     made = Made(pose(vertices), faces, colours)
-    cloud, face, weights = pointcloud.of_mesh(made.vertices, made.faces, FULL)
+    cloud, face, weights = pointcloud.sample_mesh(made.vertices, made.faces, FULL_POINTS)
     coloured = replace(cloud, colours=(colours[faces[face]] * weights[..., None]).sum(axis=1))
     found = register(coloured, [sight(view) for view in taken.views])
     mesh, _, _ = dressed(made, found, taken.views, reconstruct.Settings())

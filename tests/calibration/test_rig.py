@@ -51,15 +51,15 @@ Array = np.ndarray[Any, Any]
 SIDE = 64
 
 
-def random_candidate(seed: int, bends: bool = False) -> Candidate:
+def random_candidate(seed: int, curved: bool = False) -> Candidate:
     random = np.random.default_rng(seed)
     params = np.zeros(SHARED + 6 * PER_VIEW)
     params[0], params[END_HEIGHTS] = random.uniform(0.1, 0.6), (0.6, -0.4)
     params[SHARED:] = (random.uniform(-1, 1, (6, PER_VIEW)) * PARAM_STD).ravel()
     hypothesis = search.hypotheses()[int(random.integers(32))]
-    if bends:
+    if curved:
         params[CURVE] = random.uniform(-3, 3), *random.uniform(-0.2, 0.2, 2)
-    return Candidate(hypothesis, EncodingModel(curved=int(bends)), Fit(params, 0.0))
+    return Candidate(hypothesis, EncodingModel(curved=int(curved)), Fit(params, 0.0))
 
 
 def test_all_32_hypotheses_differ_and_none_is_a_mirror_image() -> None:
@@ -84,10 +84,10 @@ def test_without_perspective_inverse_and_ray_are_linear_along_the_axis() -> None
         assert height_of(0.3, 0.5, 0.5, 0.0, 0.5, -0.5, inverse, ray) == pytest.approx(0.2)
 
 
-@pytest.mark.parametrize("bends", [(3.0, 0.0, 0.0), (-3.0, 0.2, -0.1), (1e-5, 0.3, 0.0), (0.0, 0.0, 0.0)])
-def test_a_curve_keeps_its_ends_and_rises_as_its_slope_says(bends: tuple[float, float, float]) -> None:
+@pytest.mark.parametrize("curve", [(3.0, 0.0, 0.0), (-3.0, 0.2, -0.1), (1e-5, 0.3, 0.0), (0.0, 0.0, 0.0)])
+def test_a_curve_keeps_its_ends_and_rises_as_its_slope_says(curve: tuple[float, float, float]) -> None:
     shares = np.linspace(0, 1, 101)
-    values, slopes = np.array([undo_curve(s, *bends) for s in shares]).T
+    values, slopes = np.array([undo_curve(s, *curve) for s in shares]).T
     assert (values[0], values[-1]) == pytest.approx((0, 1)) and (np.diff(values) > 0).all()
     assert np.gradient(values, shares)[1:-1] == pytest.approx(slopes[1:-1], rel=2e-3)
 
@@ -98,12 +98,12 @@ def test_a_curve_that_falls_is_no_fit() -> None:
     assert not curve_is_monotone(params)
 
 
-@pytest.mark.parametrize("bends", [False, True])
+@pytest.mark.parametrize("curved", [False, True])
 @pytest.mark.parametrize("seed", range(4))
-def test_the_cameras_that_come_out_are_those_that_were_fitted(seed: int, bends: bool) -> None:
+def test_the_cameras_that_come_out_are_those_that_were_fitted(seed: int, curved: bool) -> None:
     """A point of one depth render, taken into another by the fit's arithmetic and by the cameras and encodings written; each
     view has a range of values of its own."""
-    candidate = random_candidate(seed, bends)
+    candidate = random_candidate(seed, curved)
     counts = np.zeros((SIDE, SIDE, 1), np.uint8)
     counts[20:40, 20:40, 0] = 140
     depths = [_picture(counts)] * 6

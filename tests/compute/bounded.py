@@ -25,8 +25,8 @@ from steps.geometry import collapse, crossings, depth_ops
 from steps.geometry.cameras import Camera
 from steps.raster import antialias, interpolate, rasterize, render, texture
 from steps.registration.global_icp import Similarity
-from steps.registration.pointcloud import Sight
-from steps.registration.refine import Pull
+from steps.registration.pointcloud import RegistrationView
+from steps.registration.refine import NormalEquations
 from steps.runtime.errors import StepError
 from steps.texturing import bake
 
@@ -118,7 +118,7 @@ def differentiated(mesh: Any, size: tuple[int, int], bad: int) -> None:
     w = random.normal(size=(len(vertices), 1)) + random.integers(-1, 3)
     corners = np.concatenate([vertices[:, :2], vertices[:, 2:], w], axis=1)
     fragments = rasterize.rasterize_homogeneous(corners, faces, *size)
-    differentiate(random, corners, faces, rasterize.packed(fragments), bad)
+    differentiate(random, corners, faces, rasterize.pack_fragments(fragments), bad)
 
 
 @case({"mesh": meshes(), "bad": st.integers(0, 12)})
@@ -138,9 +138,9 @@ def differentiate(random: np.random.Generator, corners: Array, faces: Array, ras
     interpolate.interpolate_backward(attributes, faces, rast, gradient)
     interpolate.screen_derivatives(attributes, faces, rast, bary_derivatives)
     edges = antialias.edges_of(faces)
-    crossings = antialias.find_crossings(corners, edges, rast)
-    antialias.antialias(image, corners, edges, crossings)
-    antialias.antialias_backward(image, corners, edges, crossings, gradient)
+    edge_hits = antialias.find_edge_hits(corners, edges, rast)
+    antialias.antialias(image, corners, edges, edge_hits)
+    antialias.antialias_backward(image, corners, edges, edge_hits, gradient)
 
 
 @case(
@@ -202,13 +202,13 @@ def registered(mesh: Any, camera: Camera, scale: int, bad: int) -> None:
     points, _, random = mesh
     shape = camera.height, camera.width
     seen = spoilt(random, random.normal(size=shape) * 10.0**scale, bad)
-    sight = Sight(camera, seen, random.random((*shape, 3)))
+    view = RegistrationView(camera, seen, random.random((*shape, 3)))
     normals = random.normal(size=points.shape)
-    sight.look(points, normals, 1e9)
-    sight.behind(points, 1e9)
-    pull = Pull(np.zeros(3), 1.0)
-    pull.add(points, normals, points[:, 0], np.ones(len(points)))
-    pull.moved(Similarity(1.0, np.eye(3), np.zeros(3)))
+    view.sample_colours(points, normals, 1e9)
+    view.point_to_plane(points, 1e9)
+    equations = NormalEquations(np.zeros(3), 1.0)
+    equations.add(points, normals, points[:, 0], np.ones(len(points)))
+    equations.solve(Similarity(1.0, np.eye(3), np.zeros(3)))
 
 
 @case(
@@ -234,7 +234,7 @@ def rigged(seed: int, cells: int, scale: int, bad: int, encoding: int) -> None:
     )  # others do not rise, and are left
     params = spoilt(random, params, bad)
     used = random.random(6) < 0.8
-    solver.transfers(observations, axes, model, params)
+    solver.cross_view_projections(observations, axes, model, params)
     problem = solver.Problem(observations, axes, model, used, np.ones(len(params), bool), tolerance=solver.FINEST)
     state = problem.evaluate(params)
     if len(state.world_points):  # else the curve does not rise

@@ -49,7 +49,7 @@ class DepthView:
         step = max(1, -(-max(depth.shape) // SIDE))
         return DepthView(camera, depth, _pooled(near, step), float(step), cut)
 
-    def thinned(self) -> DepthView:
+    def subsampled(self) -> DepthView:
         """Every so many'th pixel of a large depth map, for trials of many hypotheses."""
         step = max(1, max(self.depth.shape) // (2 * SIDE))
         depth = self.depth[step // 2 :: step, step // 2 :: step]

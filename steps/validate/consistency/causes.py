@@ -46,9 +46,9 @@ class Evidence:
     users: list[Camera] | None = None
     unit: float = 1.0
 
-    def thinned(self) -> Evidence:
+    def subsampled(self) -> Evidence:
         """The same from fewer pixels."""
-        return replace(self, views=[view.thinned() for view in self.views])
+        return replace(self, views=[view.subsampled() for view in self.views])
 
     @property
     def names(self) -> list[str]:
@@ -99,14 +99,14 @@ def of_depth(evidence: Evidence, share: float, more: Callable[[], Iterator[Trial
     if same:
         pairs = ", ".join(f"{a} and {b}" for a, b in same[:3]) + (", …" if len(same) > 3 else "")
         return Cause(f"Two views have one and the same camera: {pairs}. Give each its own.", 0.0)
-    evidence = evidence.thinned()
+    evidence = evidence.subsampled()
     given = share + fits_of(evidence).cost(SIX)
     return _best(trials(evidence), share, given) or (_best(more(), share, given) if more else None)
 
 
 def of_order(evidence: Evidence, share: float) -> Cause | None:
     """The same where little is denied: only that depth renders or cameras are exchanged."""
-    evidence = evidence.thinned()
+    evidence = evidence.subsampled()
     return _best(_orders(evidence), share, share + fits_of(evidence).cost(SIX))
 
 
