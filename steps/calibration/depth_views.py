@@ -94,10 +94,10 @@ def _dequantize(value: Array, level: float) -> Array:
     """Removes the stairs of quantization."""
     if level < 1e-4:
         return value
-    from steps.geometry.depth_ops import dequantized  # only now: it loads kernels
+    from steps.geometry.depth_ops import dequantize  # only now: it loads kernels
 
     shifted = np.where(value >= 0, value + 1, 0).astype(np.float32)  # zero means nothing there
-    smooth = dequantized(shifted, np.full_like(shifted, level)).astype(np.float64) - 1
+    smooth = dequantize(shifted, np.full_like(shifted, level)).astype(np.float64) - 1
     return np.where(value >= 0, np.maximum(smooth, 0), -1.0)
 
 

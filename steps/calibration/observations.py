@@ -11,7 +11,7 @@ from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_filte
 
 from steps.calibration.solver import PER_VIEW, SHARED, EncodingModel, Observations, to_world, unit_directions
 from steps.compute.kernels import parallel_map
-from steps.geometry.depth_ops import dequantized
+from steps.geometry.depth_ops import dequantize
 
 Array = NDArray[Any]
 MAX_CELLS = 128  # side of the maps that residuals are looked up in
@@ -74,7 +74,7 @@ def _downsample(normalized_depth: Array, cells: int) -> Array:
 def _dequantize(values: Array, level: float, passes: int = 120) -> Array:
     """Removes the stairs of quantization."""
     shifted = np.where(values >= 0, values + 1, 0).astype(np.float32)  # zero means nothing there
-    return dequantized(shifted, np.full_like(shifted, level), passes) - 1
+    return dequantize(shifted, np.full_like(shifted, level), passes) - 1
 
 
 def _signed_distance(inside: Array, cells: int) -> Array:

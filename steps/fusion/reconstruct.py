@@ -15,7 +15,7 @@ from steps.compute.kernels import parallel_map
 from steps.fusion import thin_parts
 from steps.fusion.isosurface import extract, vertex_normals
 from steps.fusion.signed_field import DepthView, Grid, downsample, grid_around, signed_field
-from steps.geometry.depth_ops import bridged, depth_noise, dequantized
+from steps.geometry.depth_ops import depth_noise, dequantize, inpaint_depth
 from steps.io.mesh_files import Mesh
 from steps.io.scene import SceneView
 from steps.runtime.errors import ModelConvergenceFailed
@@ -221,7 +221,7 @@ def fill_holes(view: DepthView) -> DepthView:
     if not unknown.any():
         return view
     step = np.where(unknown, float(np.median(view.step[view.depth > 0])), view.step).astype(np.float32)
-    return replace(view, depth=bridged(view.depth, unknown), step=step, guessed=unknown)
+    return replace(view, depth=inpaint_depth(view.depth, unknown), step=step, guessed=unknown)
 
 
 def denoise(view: DepthView, voxel: float) -> DepthView:
@@ -231,10 +231,10 @@ def denoise(view: DepthView, voxel: float) -> DepthView:
     known = view.step[view.depth > 0]
     if len(known) and noise > max(LEAST_NOISE * voxel, float(np.median(known))):
         band = np.where(view.depth > 0, np.maximum(view.step, BAND_SIGMAS * noise), 0).astype(np.float32)
-        return replace(view, depth=dequantized(view.depth, band, NOISE_PASSES, 1.0))
+        return replace(view, depth=dequantize(view.depth, band, NOISE_PASSES, 1.0))
     if float(np.median(known)) < SMOOTH_LEVEL * voxel:
         return view
-    return replace(view, depth=dequantized(view.depth, view.step))
+    return replace(view, depth=dequantize(view.depth, view.step))
 
 
 def texture_size(views: list[SceneView], side: int) -> int:

@@ -18,7 +18,7 @@ from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
 from steps.compute.kernels import kernel, parallel_map
-from steps.geometry.image_ops import filled
+from steps.geometry.image_ops import inpaint
 from steps.registration.global_icp import (
     FINE,
     MIDDLE,
@@ -367,7 +367,7 @@ def _blurred_copies(
     pose = view.camera.camera_to_world.copy()
     pose[:3, 3] = to(pose[:3, 3])
     camera = replace(view.camera, camera_to_world=pose)
-    whole = RegistrationView(camera, view.depth * to.scale, filled(view.colour, view.depth > 0))
+    whole = RegistrationView(camera, view.depth * to.scale, inpaint(view.colour, view.depth > 0))
     return _blurred(whole, *SOFT), _blurred(whole, *SHARP), _blurred(whole, *SPECKLED)
 
 

@@ -17,7 +17,7 @@ from scipy.spatial import cKDTree
 
 from steps.compute.kernels import check_indices, for_bands, inlined, kernel, parallel_map, projected, whole, within
 from steps.geometry.cameras import Camera
-from steps.geometry.image_ops import filled
+from steps.geometry.image_ops import inpaint
 from steps.raster.rasterize import Fragments, rasterize, rasterize_homogeneous
 
 Array = NDArray[Any]
@@ -111,7 +111,7 @@ def bake(
     )
     _inpaint_unseen(colour, base, unseen, surface & seen, fragments, vertices, faces, normals)
     seen_fraction = float(seen.sum() / max(1, surface.sum()))
-    return TexturedMesh(vertices, faces, uv, normals, np.clip(filled(colour, surface), 0, 1), seen_fraction, unseen)
+    return TexturedMesh(vertices, faces, uv, normals, np.clip(inpaint(colour, surface), 0, 1), seen_fraction, unseen)
 
 
 def _max_distance(vertices: Array) -> float:
@@ -171,7 +171,7 @@ def _frequency_bands(photo: Photo) -> Array:
     whole_pixels = photo.coverage > 0.999
     if not whole_pixels.any():  # thinner than a pixel everywhere
         whole_pixels = photo.coverage >= 0.5
-    clean = filled(photo.colour, whole_pixels).astype(np.float32)
+    clean = inpaint(photo.colour, whole_pixels).astype(np.float32)
     blur = max(clean.shape) / BLUR
     slow = np.stack([gaussian_filter(clean[..., k], blur, mode="nearest") for k in range(3)], axis=-1)
     return np.concatenate([slow, clean - slow], axis=2)

@@ -15,7 +15,7 @@ import torch
 from steps.fusion import reconstruct
 from steps.io import scene
 from steps.nvdiffrec import ladder
-from steps.nvdiffrec.ladder import SAMPLES, Rung
+from steps.nvdiffrec.ladder import SAMPLES, MemoryLevel
 from steps.nvdiffrec.second_pass import SecondPass
 from steps.nvdiffrec.targets import targets
 from steps.runtime.attempts import Attempts
@@ -64,7 +64,7 @@ def _speed(side: int, batch: int) -> list[object]:
         fitted.step(i, seen, SAMPLES, batch)
     torch.cuda.synchronize()
     peak = torch.cuda.max_memory_allocated() >> 20
-    predicted = ladder.estimate(Rung(batch, side, 64), len(fitted.mesh.texture)) >> 20
+    predicted = ladder.estimate(MemoryLevel(batch, side, 64), len(fitted.mesh.texture)) >> 20
     return [side, batch, ITERATIONS / (time.perf_counter() - began), peak, predicted]
 
 
@@ -86,7 +86,7 @@ def _out_of_memory() -> None:
     attempts = folder / "attempts.json"
     attempts.unlink(missing_ok=True)
     total = torch.cuda.get_device_properties(0).total_memory
-    share = 0.6 * ladder.estimate(Rung(6, 512, 64), 1024) / total
+    share = 0.6 * ladder.estimate(MemoryLevel(6, 512, 64), 1024) / total
     code = (
         f"import torch; torch.cuda.set_per_process_memory_fraction({share}); "
         "from steps.nvdiffrec import run; run.free_memory = lambda device: None; "  # the prediction must not prevent it

@@ -20,7 +20,7 @@ from steps.io.scene import Scene, SceneView
 from steps.nvdiffrec import reconstruct
 from steps.nvdiffrec.checkpoint import Checkpoint
 from steps.nvdiffrec.clock import Clock
-from steps.nvdiffrec.ladder import Rung
+from steps.nvdiffrec.ladder import MemoryLevel
 from steps.nvdiffrec.run import keep_freed_memory
 from steps.runtime.contract import Nvdiffrec
 from steps.runtime.reporter import Reporter
@@ -103,11 +103,11 @@ def optimised(taken: Scene, start_views: Any) -> tuple[Mesh, Mesh, float]:
         here = Path(folder)
         p = Nvdiffrec(out=here, outputs=here, scene=here)
         clock = Clock(Reporter(here, "weight_loading"), 2 * p.iterations)
-        rung, nowhere = Rung(1, 512, p.grid), Checkpoint(None, "", 30.0)
-        work = reconstruct.Work(taken, start_views, p, rung, "cpu", nowhere, clock, {})
+        rung, nowhere = MemoryLevel(1, 512, p.grid), Checkpoint(None, "", 30.0)
+        work = reconstruct.Job(taken, start_views, p, rung, "cpu", nowhere, clock, {})
         began = time.monotonic()
         first, facts = reconstruct.start(work)
-        mesh, _ = reconstruct.optimised(work, first, facts["voxel"])
+        mesh, _ = reconstruct.optimize(work, first, facts["voxel"])
         return first, mesh, time.monotonic() - began
 
 

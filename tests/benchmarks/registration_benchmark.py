@@ -22,8 +22,8 @@ from steps.io import scene
 from steps.quality.metrics import psnr
 from steps.raster.rasterize import rasterize
 from steps.raster.render import render
-from steps.reconviagen.model import Made
-from steps.reconviagen.placing import dressed, sight
+from steps.reconviagen.model import GeneratedMesh
+from steps.reconviagen.placing import registration_view, texture_registered
 from steps.registration import pointcloud
 from steps.registration.global_icp import Similarity, angle
 from steps.registration.refine import FULL_POINTS, Registration, register
@@ -107,7 +107,7 @@ def tried(name: str, seed: int, size: int = 512, folder: Path = FOLDER) -> Resul
     truth = truth_of(name)
     taken = scene_of(name, size, folder)
     mesh = disturbed(truth, seed)
-    cloud, sights = cloud_of(mesh), [sight(view) for view in taken.views]
+    cloud, sights = cloud_of(mesh), [registration_view(view) for view in taken.views]
     began = time.perf_counter()
     found = register(cloud, sights)
     seconds = time.perf_counter() - began
@@ -139,7 +139,7 @@ def print_strangers() -> None:
         for other in objects.NAMES:
             if other == name:
                 continue
-            found = register(cloud, [sight(view) for view in scene_of(other).views])
+            found = register(cloud, [registration_view(view) for view in scene_of(other).views])
             refused += not found.fits
             taken += [f"{name} for {other} ({found.precision:.2f}, {found.recall:.2f})"] if found.fits else []
     print(f"meshes of other objects: {refused} refused, taken: {', '.join(taken) or 'none'}", flush=True)
@@ -171,11 +171,11 @@ def rebaked(truth: GroundTruth, taken: scene.Scene, seed: int) -> tuple[Any, Arr
     owner = np.zeros(len(vertices), int)
     owner[faces.ravel()] = np.arange(faces.size)
     colours = truth.paint(source[owner // 3], corners[owner // 3, owner % 3])
-    made = Made(pose(vertices), faces, colours)
+    made = GeneratedMesh(pose(vertices), faces, colours)
     cloud, face, weights = pointcloud.sample_mesh(made.vertices, made.faces, FULL_POINTS)
     coloured = replace(cloud, colours=(colours[faces[face]] * weights[..., None]).sum(axis=1))
-    found = register(coloured, [sight(view) for view in taken.views])
-    mesh, _, _ = dressed(made, found, taken.views, reconstruct.Settings())
+    found = register(coloured, [registration_view(view) for view in taken.views])
+    mesh, _, _ = texture_registered(made, found, taken.views, reconstruct.Settings())
     shown = [
         np.hstack([_small(view.picture()), _small(_drawn(mesh, view))]) for view in taken.views[:4:2] + taken.views[4:5]
     ]

@@ -187,8 +187,8 @@ def fused(camera: Camera, seed: int, scale: int, bad: int) -> None:
     random = np.random.default_rng(seed)
     shape = camera.height, camera.width
     seen, step = (spoilt(random, random.normal(size=shape) * 10.0**scale, bad).astype(np.float32) for _ in range(2))
-    depth_ops.dequantized(seen, step, 2)
-    depth_ops.bridged(seen, random.random(shape) < 0.5)
+    depth_ops.dequantize(seen, step, 2)
+    depth_ops.inpaint_depth(seen, random.random(shape) < 0.5)
     depth_ops.tangent_planes(seen, camera)
     view = signed_field.DepthView(camera, seen, random.random(shape).astype(np.float32), step)
     grid = signed_field.Grid(spoilt(random, random.normal(size=3), bad), 10.0**scale, (3, 2, 4))

@@ -21,8 +21,8 @@ from steps.fusion.signed_field import (
     silhouette_sdf,
 )
 from steps.geometry.cameras import VIEW_NAMES, canonical_camera, look_at
-from steps.geometry.depth_ops import dequantized, tangent_planes
-from steps.geometry.image_ops import box_down, filled
+from steps.geometry.depth_ops import dequantize, tangent_planes
+from steps.geometry.image_ops import box_down, inpaint
 from steps.geometry.soundness import is_closed
 from steps.raster.rasterize import rasterize
 from steps.raster.render import render, wireframe
@@ -127,20 +127,20 @@ def test_undoing_quantisation_stays_within_half_a_level_and_comes_closer_to_the_
     truth = (2 + 0.15 * np.sin(3 * x) * np.cos(2 * y)).astype(np.float32)
     level = 0.01
     stored = (np.rint(truth / level) * level).astype(np.float32)
-    smooth = dequantized(stored, np.full_like(stored, level))
+    smooth = dequantize(stored, np.full_like(stored, level))
     assert np.abs(smooth - stored).max() <= level / 2 + 1e-6
     assert np.abs(smooth - truth).mean() < 0.35 * np.abs(stored - truth).mean()
 
 
 def test_an_edge_in_depth_is_left_alone() -> None:
     stored = np.where(np.arange(64) < 32, 1.0, 2.0)[None].repeat(64, axis=0).astype(np.float32)
-    assert dequantized(stored, np.full_like(stored, 0.01)) == pytest.approx(stored, abs=1e-6)
+    assert dequantize(stored, np.full_like(stored, 0.01)) == pytest.approx(stored, abs=1e-6)
 
 
 def test_background_stays_background() -> None:
     stored = np.zeros((16, 16), np.float32)
     stored[4:12, 4:12] = 1.0
-    assert (dequantized(stored, np.full_like(stored, 0.1))[stored == 0] == 0).all()
+    assert (dequantize(stored, np.full_like(stored, 0.1))[stored == 0] == 0).all()
 
 
 def test_a_tilted_plane_s_tangent_plane_is_itself() -> None:
@@ -273,7 +273,7 @@ def test_views_that_do_not_meet_show_their_detail_once_and_no_seam() -> None:
 def test_filling_holes_keeps_what_is_known_and_invents_nothing_beyond_it() -> None:
     rng = np.random.default_rng(0)
     image, known = rng.uniform(0.2, 0.6, (37, 50, 3)).astype(np.float32), rng.random((37, 50)) > 0.7
-    out = filled(image, known)
+    out = inpaint(image, known)
     assert np.array_equal(out[known], image[known])
     assert out.min() >= image[known].min() - 1e-5 and out.max() <= image[known].max() + 1e-5
 

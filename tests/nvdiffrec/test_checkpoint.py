@@ -19,7 +19,7 @@ from hypothesis import strategies as some
 from steps.io.mesh_files import Mesh
 from steps.nvdiffrec import checkpoint, reconstruct, run
 from steps.nvdiffrec.checkpoint import Checkpoint
-from steps.nvdiffrec.ladder import Rung
+from steps.nvdiffrec.ladder import MemoryLevel
 from steps.runtime.contract import Nvdiffrec
 
 KEY = "of this work"
@@ -310,7 +310,7 @@ def iterated(saved: dict[str, Any]) -> tuple[list[float], int, list[str]]:
     clock = SimpleNamespace(tick=lambda _=1: None, reporter=SimpleNamespace(note=notes.append))
     work: Any = SimpleNamespace(saved=saved, clock=clock, checkpoint=SimpleNamespace(due=lambda: False))
     fitted = Pass()
-    ran = reconstruct._iterate(work, fitted, "plain_state", 4, fitted.step, anew=-1)
+    ran = reconstruct._iterate(work, fitted, "plain_state", 4, fitted.step, restart=-1)
     return work.saved["plain_state"]["history"], ran, notes
 
 
@@ -332,8 +332,8 @@ def test_the_key_changes_with_program_libraries_options_and_rung(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = Nvdiffrec(out=tmp_path, outputs=tmp_path, scene=tmp_path / "scene")
-    keys = {run.key(asked, Rung(1, 128, 32)), run.key(asked, Rung(1, 64, 32))}
-    keys.add(run.key(replace(asked, seed=1), Rung(1, 128, 32)))
+    keys = {run.checkpoint_key(asked, MemoryLevel(1, 128, 32)), run.checkpoint_key(asked, MemoryLevel(1, 64, 32))}
+    keys.add(run.checkpoint_key(replace(asked, seed=1), MemoryLevel(1, 128, 32)))
     for place, name, value in (
         (run, "program", lambda: "another"),
         (torch, "__version__", "0"),
@@ -341,6 +341,6 @@ def test_the_key_changes_with_program_libraries_options_and_rung(
     ):
         with monkeypatch.context() as patched:
             patched.setattr(place, name, value)
-            keys.add(run.key(asked, Rung(1, 128, 32)))
+            keys.add(run.checkpoint_key(asked, MemoryLevel(1, 128, 32)))
     assert len(keys) == 6
-    assert run.key(replace(asked, checkpoint_seconds=1.0), Rung(1, 128, 32)) in keys
+    assert run.checkpoint_key(replace(asked, checkpoint_seconds=1.0), MemoryLevel(1, 128, 32)) in keys

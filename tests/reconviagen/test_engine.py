@@ -19,7 +19,7 @@ import pytest
 from steps.geometry.cameras import project
 from steps.io import scene, weights_manifest
 from steps.reconviagen import framing
-from steps.reconviagen.model import Rung, rungs
+from steps.reconviagen.model import MemoryLevel, memory_levels
 from steps.registration.global_icp import Similarity
 from steps.runtime.attempts import Attempts
 from steps.runtime.contract import Reconviagen
@@ -201,25 +201,30 @@ def parameters(**chosen: Any) -> Reconviagen:
 
 
 def test_no_rung_takes_fewer_steps() -> None:
-    ladder = rungs(parameters(refine=True))
-    assert ladder == [Rung(6, False, True), Rung(1, False, True), Rung(1, True, True), Rung(1, True, False)]
-    assert rungs(parameters(low_vram=True, batch=1)) == [Rung(1, True, False)]
+    levels = memory_levels(parameters(refine=True))
+    assert levels == [
+        MemoryLevel(6, False, True),
+        MemoryLevel(1, False, True),
+        MemoryLevel(1, True, True),
+        MemoryLevel(1, True, False),
+    ]
+    assert memory_levels(parameters(low_vram=True, batch=1)) == [MemoryLevel(1, True, False)]
 
 
 def test_each_attempt_stands_below_those_that_failed_and_the_last_is_the_last() -> None:
-    ladder, book = rungs(parameters()), Attempts(None)
-    for index, rung in enumerate(ladder):
-        assert book.first(ladder) == index
-        book.earlier.append({**asdict(rung), "outcome": ModelVramOom.code})
+    levels, book = memory_levels(parameters()), Attempts(None)
+    for index, level in enumerate(levels):
+        assert book.first(levels) == index
+        book.earlier.append({**asdict(level), "outcome": ModelVramOom.code})
     with pytest.raises(ModelVramOom):
-        book.first(ladder)
+        book.first(levels)
 
 
 def test_framed_pictures_and_cameras_belong_together(scene_of_duck: Path, tmp_path: Path) -> None:
     """A point of the object falls on the same spot of the object, in the view and in the framed picture, whatever frame the model
     has chosen."""
     views = scene.load(scene_of_duck).views
-    pictures = [framing.framed(view, tmp_path) for view in views]
+    pictures = [framing.frame_object(view, tmp_path) for view in views]
     to_scene = Similarity(1.7, np.array([[0, 0, 1.0], [1, 0, 0], [0, 1, 0]]), np.array([0.1, -0.2, 0.3]))
     cameras = framing.cameras(views, pictures, to_scene)
     points = np.random.default_rng(1).uniform(-0.3, 0.3, (20, 3))

@@ -13,7 +13,7 @@ import trimesh
 from steps.fusion import reconstruct
 from steps.fusion.signed_field import DepthView, grid_around, signed_field
 from steps.geometry.cameras import VIEW_NAMES, canonical_camera
-from steps.geometry.depth_ops import bridged
+from steps.geometry.depth_ops import inpaint_depth
 from steps.geometry.image_ops import box_down
 from steps.io.depth_encoding import DepthEncoding, MetricDepth, foreground
 from steps.io.png import Picture
@@ -53,7 +53,7 @@ def test_a_plane_s_hole_is_bridged_by_the_plane() -> None:
     rows, columns = np.mgrid[:40, :40]
     depth = (1 / (0.4 + 0.002 * rows + 0.001 * columns)).astype(np.float32)
     unknown = (np.abs(rows - 20) < 6) & (np.abs(columns - 18) < 9)
-    found = bridged(np.where(unknown, np.float32(0), depth), unknown)
+    found = inpaint_depth(np.where(unknown, np.float32(0), depth), unknown)
     assert found == pytest.approx(depth, rel=1e-3) and np.array_equal(found[~unknown], depth[~unknown])
 
 

@@ -20,7 +20,7 @@ from scipy.ndimage import (
     median_filter,
 )
 
-from steps.geometry.image_ops import filled
+from steps.geometry.image_ops import inpaint
 from steps.io.cameras_json import Given
 from steps.io.depth_encoding import DepthEncoding, foreground
 from steps.io.input_checks import Pictures
@@ -79,7 +79,7 @@ def _without_invalid(picture: Picture, background: int | str | None) -> tuple[Pi
         low, high = np.percentile(counts[usual], [0.5, 99.5])
         if here.sum() > 0.3 * usual.sum():
             continue
-        around = median_filter(filled(counts[..., None].astype(np.float32), usual)[..., 0], 5)
+        around = median_filter(inpaint(counts[..., None].astype(np.float32), usual)[..., 0], 5)
         jumps = np.abs(around[here] - extreme) > JUMP * max(high - low, 1)
         if jumps.mean() > MOSTLY:
             bad |= here
@@ -124,7 +124,7 @@ class Likeness:
 
 def _likeness(inside: Array, view: Picture, behind: Callable[[Array, Array], Array]) -> Likeness:
     colour = view.colour / np.float32(255)
-    back, own = behind(colour, inside), filled(colour, inside >= 0.5)
+    back, own = behind(colour, inside), inpaint(colour, inside >= 0.5)
     away, from_own = np.abs(colour - back).max(axis=2), np.abs(colour - own).max(axis=2)
     sure = (away > APART) & (from_own < CLOSER * away)
     return Likeness(sure, sure | ((away > APART) & ~_shadow(colour, back)), away <= APART)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from steps.geometry.image_ops import filled
+from steps.geometry.image_ops import inpaint
 from steps.io import png
 from steps.io.png import Picture
 from steps.runtime.contract import VIEW_NAMES
@@ -106,7 +106,7 @@ def surroundings(colour: Array, inside: Array) -> Array:
     outside = inside < 0.5
     for _ in range(AROUND):
         outside = _shrunk(outside)
-    return filled(colour.astype(np.float32), outside) if outside.any() else np.broadcast_to(WHITE, colour.shape)
+    return inpaint(colour.astype(np.float32), outside) if outside.any() else np.broadcast_to(WHITE, colour.shape)
 
 
 def resized(mask: Array, shape: tuple[int, int]) -> Array:
