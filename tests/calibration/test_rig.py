@@ -151,7 +151,7 @@ def test_a_moved_depth_render_has_its_values_where_the_view_has_its_colours() ->
     counts = np.zeros((SIDE, SIDE, 1), np.uint8)
     counts[20:40, 20:40] = 100
     shift = Placement(1.0, 8 * 2 / SIDE, 4 * 2 / SIDE)
-    moved = placement.moved(_picture(counts), shift, 0)
+    moved = placement.move_depth(_picture(counts), shift, 0)
     assert np.array_equal(moved.pixels[16:36, 28:48, 0], counts[20:40, 20:40, 0])
     assert moved.pixels.sum() == counts.sum()
 
@@ -169,7 +169,7 @@ def test_what_a_moved_depth_render_does_not_know_is_background(background: int |
         pixels[pixels[..., 0] != 120, -1] = 0 if background in ("alpha", None) else 255
     picture = png.Picture(pixels, 255)
     for x, y in ((0.25, 0.125), (-0.26, 0.01), (0.0, -0.3)):
-        moved = placement.moved(picture, Placement(1.0, x, y), background)
+        moved = placement.move_depth(picture, Placement(1.0, x, y), background)
         lost = 64 * 64 - int((~_beyond(x, y)).sum())
         before, after = foreground(picture, encoding), foreground(moved, encoding)
         assert after.sum() == before.sum() - (lost if before.all() else 0)
@@ -187,7 +187,7 @@ def test_a_moved_pixel_is_the_one_that_its_middle_falls_into_before_the_first_as
     for x in (0.5 / 32, 0.75 / 32, -0.75 / 32):
         columns = np.floor(np.arange(64) + 0.5 - 32 * x).astype(int)
         expected = np.where((columns >= 0) & (columns < 64), columns + 1, 0)
-        assert np.array_equal(placement.moved(ramp, Placement(1.0, x, 0.0), 0).pixels[0, :, 0], expected)
+        assert np.array_equal(placement.move_depth(ramp, Placement(1.0, x, 0.0), 0).pixels[0, :, 0], expected)
 
 
 def test_who_knows_the_lens_is_asked_for_it_where_the_pictures_hardly_tell() -> None:

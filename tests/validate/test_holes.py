@@ -154,8 +154,8 @@ def test_a_wall_that_nothing_tells_from_the_object_is_named() -> None:
     depth, coverage = stored(3.4, False)
     ramp = np.linspace(0, 1, 64)[:, None, None] * np.ones((64, 64, 3))
     kept, notes = outside.without_surroundings([depth] * 6, [view_of(coverage, ramp)] * 6, [None] * 6)
-    assert kept[0] is depth and notes == [outside.UNTOLD]
-    error = outside.explained(ValidationFailed("The views deny each other.", "Look."), notes)
+    assert kept[0] is depth and notes == [outside.UNKNOWN_OBJECT]
+    error = outside.with_notes(ValidationFailed("The views deny each other.", "Look."), notes)
     assert "wall or a floor" in error.suggestion and error.suggestion.startswith("Look.")
 
 
@@ -186,7 +186,7 @@ def test_depth_along_the_outline_is_told_from_depth_of_something_else(beside: ra
     rows, columns = np.mgrid[:64, :64] - 31.5
     grown = (np.hypot(rows, columns) < beside.stop) & ((columns > 0) | is_smeared)
     stray = MetricDepth(np.where((depth.depth == 0) & grown, np.float32(1.6), depth.depth), depth.step)
-    kept, notes = outside.removed([stray] * 6, [coverage] * 6)
+    kept, notes = outside.remove_outside([stray] * 6, [coverage] * 6)
     assert (kept[0].depth > 0).sum() <= (coverage > 0).sum()
     assert (notes == [outside.SMEARS]) == is_smeared and len(notes) == 1
 
@@ -198,7 +198,7 @@ def test_the_ringing_of_a_jpeg_is_left_out_and_the_rest_stays() -> None:
     radius, level = np.hypot(rows, columns), np.float32(0.008)
     ringing = np.random.default_rng(0).random(radius.shape) < 0.3
     spoilt = np.where(ringing & (radius > 12) & (radius < 26), np.float32(1.8), np.rint(depth.depth / level) * level)
-    kept, _ = outside.removed([MetricDepth(spoilt, np.full_like(spoilt, level))] * 6, [coverage] * 6)
+    kept, _ = outside.remove_outside([MetricDepth(spoilt, np.full_like(spoilt, level))] * 6, [coverage] * 6)
     on_object, found = depth.depth > 0, kept[0].depth
     assert (found == np.float32(1.8)).sum() < 0.1 * (ringing & on_object & (radius > 12)).sum()
     assert (found[on_object & (spoilt != np.float32(1.8))] > 0).mean() > 0.8
@@ -206,5 +206,5 @@ def test_the_ringing_of_a_jpeg_is_left_out_and_the_rest_stays() -> None:
 
 def test_depth_of_the_object_alone_stays_as_it_is_and_nothing_is_told() -> None:
     depth, coverage = disc(0.0, False)
-    kept, notes = outside.removed([depth] * 6, [coverage] * 6)
+    kept, notes = outside.remove_outside([depth] * 6, [coverage] * 6)
     assert np.array_equal(kept[0].depth, depth.depth) and not notes

@@ -151,7 +151,7 @@ def test_what_a_jpeg_smears_beside_the_object_is_no_floor(case: Case, duck: Path
 
 
 def six(view: Picture, inside: Array) -> tuple[list[Picture], list[str]]:
-    return alpha.judged([view] * 6, [inside.astype(np.float32)] * 6)
+    return alpha.interpret_alpha([view] * 6, [inside.astype(np.float32)] * 6)
 
 
 def test_transparency_against_depth_that_is_everywhere_is_believed() -> None:
@@ -214,7 +214,7 @@ def test_a_shadow_beside_the_object_is_behind_it_whatever_depth_lacks() -> None:
     colour[inside > 0] = (0.8, 0.2, 0.2)
     speckled = np.where(np.random.default_rng(0).random(inside.shape) < 0.1, 0, inside).astype(np.float32)
     view = Picture(np.rint(colour * 255).astype(np.uint8), 255)
-    told = holes.found([speckled], [view], lambda c, i: masks.WHITE)
+    told = holes.complete_outlines([speckled], [view], lambda c, i: masks.WHITE)
     assert told is not None and np.abs(told[0] - inside).sum() <= 8
 
 
@@ -222,7 +222,7 @@ def test_a_ring_s_hole_is_behind_it_although_depth_has_speckles() -> None:
     inside = np.round(disc(30) - disc(12)).astype(np.float32)
     speckled = np.where(np.random.default_rng(0).random(inside.shape) < 0.1, 0, inside).astype(np.float32)
     view = Picture(np.rint(np.where(inside[..., None] > 0, (0.2, 0.3, 0.8), 0.9) * 255).astype(np.uint8), 255)
-    told = holes.found([speckled], [view], lambda c, i: np.full(3, 0.9))
+    told = holes.complete_outlines([speckled], [view], lambda c, i: np.full(3, 0.9))
     assert told is not None and told[0][40, 40] == 0 and np.abs(told[0] - inside).sum() <= 12
 
 
@@ -231,5 +231,5 @@ def test_a_trend_is_not_bent_by_what_depth_leaves_out() -> None:
     behind = np.stack([0.3 + 0.5 * y, 0.6 - 0.2 * x * y, 0.4 + 0.3 * x**2], axis=2)
     colour, inside = behind.copy(), np.round(disc(20))
     colour[30:50, 58:66] = 0
-    assert masks.trend(colour, inside) == pytest.approx(behind, abs=0.02)
+    assert masks.background_polynomial(colour, inside) == pytest.approx(behind, abs=0.02)
     assert masks.VIEW_NAMES == VIEW_NAMES

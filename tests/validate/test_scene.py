@@ -63,7 +63,7 @@ def test_rim_pixels_are_split_between_object_and_background_by_colour() -> None:
     truth = np.clip(12.3 - np.arange(32), 0, 1)[None].repeat(32, axis=0)
     red, blue = np.array([0.8, 0.1, 0.1]), np.array([0.2, 0.2, 0.9])
     colour = truth[..., None] * red + (1 - truth[..., None]) * blue
-    assert masks.sharpened(np.round(truth), colour, blue) == pytest.approx(truth, abs=1e-5)
+    assert masks.refine_rim(np.round(truth), colour, blue) == pytest.approx(truth, abs=1e-5)
 
 
 def test_the_background_s_colour_is_found_and_an_uneven_one_is_said() -> None:
@@ -78,7 +78,7 @@ def test_the_background_s_colour_is_found_and_an_uneven_one_is_said() -> None:
 
 
 def test_where_a_gpu_is_required_and_none_is_found_the_job_ends_at_once(duck: Path, tmp_path: Path) -> None:
-    if devices.found()["gpus"]:
+    if devices.probe()["gpus"]:
         pytest.skip("this machine has a GPU")
     with pytest.raises(GpuUnavailable, match="A GPU was asked for"):
         devices.preflight("cuda")

@@ -1,4 +1,4 @@
-"""The depth encoding of a set whose cameras are known: found where it is not given, and checked where it is."""
+"""The depth encoding of a set with known cameras: estimated where it is not given, checked where it is."""
 
 from __future__ import annotations
 
@@ -19,19 +19,23 @@ from steps.io.cameras_json import View
 from steps.io.depth_encoding import DepthEncoding
 from steps.io.input_checks import Pictures
 from steps.runtime.errors import RigAmbiguous
-from steps.validate.depth.messages import factor_between, told
-from steps.validate.depth.steadied import steadied
+from steps.validate.depth.messages import describe, factor_between
+from steps.validate.depth.steadied import denoise
 from steps.validate.depth.stored import background_of, counts_of
 
 Array = NDArray[Any]
-FITS = 2.5  # the largest cost of an encoding that is believed
-SURE = 1.5  # the same of one that is taken in place of one that was given
-DENIED = 4.0  # cost from which the pictures deny an encoding that was given
-BETTER = 3.0  # how many times better another one must explain them to be taken in its place
+MAX_COST = 2.5  # the largest cost of an encoding that is believed
+REPLACEMENT_COST = 1.5  # the same of one that is taken in place of one that was given
+DENIED_COST = 4.0  # cost from which the pictures deny an encoding that was given
+REPLACEMENT_GAIN = 3.0  # how many times better another one must explain them to be taken in its place
 # pixels: where surfaces meet so well their encoding is right, and outlines that deny it have holes or are exchanged
-MEETS = 0.1
+REGISTERED_NOISE = 0.1
 OUTLINED = 0.02  # of the pixels, without depth: fewer, and the outlines are the pictures' frames
-MATTERS, NOISES = 0.02, 4.0  # radii, and times the surfaces' noise, by which another encoding must move some depth
+# radii, and times the surfaces' noise, by which another encoding must move some depth
+LEAST_CHANGE, LEAST_CHANGE_SIGMAS = (
+    0.02,
+    4.0,
+)
 LEVELS = 9  # at which two encodings are compared
 _HELP = "Check that each camera belongs to its view, or give the encoding as `depth` in cameras.json."
 KNOTS = 33  # of a curve as it is written down
@@ -39,7 +43,7 @@ KNOTS = 33  # of a curve as it is written down
 
 @dataclass(frozen=True)
 class Prepared:
-    """The pictures as the fit wants them. maximum: the largest value that they can hold; background: what means nothing."""
+    """Input of the fit. maximum: the largest value that the pictures can hold; background: the value of no depth."""
 
     problem: Problem
     frame: Frame
@@ -47,8 +51,8 @@ class Prepared:
     background: int | str | None
 
 
-def found(pictures: Pictures, views: list[View]) -> tuple[list[View], str]:
-    """The views with an encoding each, and what to say about it. Raises RigAmbiguous where none fits."""
+def find_encoding(pictures: Pictures, views: list[View]) -> tuple[list[View], str]:
+    """The views with an estimated encoding each, and a note. Raises RigAmbiguous where none fits."""
     from steps.calibration import depth_search  # only now: it loads kernels
 
     try:
@@ -58,7 +62,7 @@ def found(pictures: Pictures, views: list[View]) -> tuple[list[View], str]:
             "Under the cameras given, the six outlines have no place in common.", _HELP, hypotheses=[]
         ) from None
     fit = depth_search.find_model(ready.problem, ready.frame)
-    if not fit.cost <= FITS:  # nor where it is no number
+    if not fit.cost <= MAX_COST:  # nor where it is no number
         raise RigAmbiguous(
             f"No depth encoding makes the six depth renders agree under the cameras given: the best misses by {fit.cost:.1f}, "
             "about 1 is usual.",
@@ -67,12 +71,11 @@ def found(pictures: Pictures, views: list[View]) -> tuple[list[View], str]:
         )
     depths = encodings(fit, ready)
     result = [v if v.depth else replace(v, depth=d) for v, d in zip(views, depths, strict=True)]
-    return result, f"The depth's encoding was found from the pictures: {told(depths)}"
+    return result, f"The depth's encoding was found from the pictures: {describe(depths)}"
 
 
-def checked(pictures: Pictures, views: list[View]) -> tuple[list[View], str]:
-    """The views as they were given where their encoding explains the pictures, or where no other does; else with the one that
-    does, and what to say about it."""
+def check_encoding(pictures: Pictures, views: list[View]) -> tuple[list[View], str]:
+    """The views as given where their encoding fits, or no other does; else with the encoding that fits, and a note."""
     given = [v.depth for v in views if v.depth]
     if (
         len(given) < len(views)
@@ -83,20 +86,20 @@ def checked(pictures: Pictures, views: list[View]) -> tuple[list[View], str]:
     ready = None
     for ready in _problems(pictures, views, given[0].background):
         model, params = _as_model(given, ready)
-        before = depth_fit.evaluate(ready.problem, model, params)
-        if before.cost <= DENIED or before.noise < MEETS or not _have_outlines(ready):
+        given_fit = depth_fit.evaluate(ready.problem, model, params)
+        if given_fit.cost <= DENIED_COST or given_fit.noise < REGISTERED_NOISE or not _have_outlines(ready):
             return views, ""
     if ready is None:
         return views, ""
     from steps.calibration import depth_search  # only now: it loads kernels
 
     fit = depth_search.find_model(ready.problem, ready.frame)
-    if not fit.cost <= SURE or fit.cost * BETTER > before.cost:
+    if not fit.cost <= REPLACEMENT_COST or fit.cost * REPLACEMENT_GAIN > given_fit.cost:
         return views, ""
     stated, after = (_decoded(ready, m, t) for m, t in ((model, params), (fit.model, fit.params)))
     if model.ray == fit.model.ray:
-        moved = max(float(np.abs(a - b).max()) for a, b in zip(after, stated, strict=True))
-        if moved < max(MATTERS, NOISES * fit.noise * ready.problem.pixel):
+        change = max(float(np.abs(a - b).max()) for a, b in zip(after, stated, strict=True))
+        if change < max(LEAST_CHANGE, LEAST_CHANGE_SIGMAS * fit.noise * ready.problem.pixel):
             return views, ""  # noise makes views deny each other, too, and what fits best is a little off for it
         if factor_between(after, stated):
             # another unit than the cameras' is for the agreement of the views to tell: which is right, nobody knows
@@ -104,7 +107,7 @@ def checked(pictures: Pictures, views: list[View]) -> tuple[list[View], str]:
     depths = encodings(fit, ready)
     note = (
         f"WARNING: the pictures deny the depth encoding that cameras.json gives ({_short(given[0])}); under its cameras they "
-        f"agree with another one, which was taken: {told(depths)}"
+        f"agree with another one, which was taken: {describe(depths)}"
     )
     return [replace(v, depth=d) for v, d in zip(views, depths, strict=True)], note
 
@@ -114,7 +117,7 @@ def _have_outlines(ready: Prepared) -> bool:
 
 
 def _decoded(ready: Prepared, model: Model, params: Array) -> list[Array]:
-    """Of each view (LEVELS,), the depth of values over all its range, radii."""
+    """Depth (LEVELS,) over each view's range of values, radii."""
     return [
         model.depth(np.linspace(*span, LEVELS), model.view_params(params, i))[0]
         for i, span in enumerate(ready.problem.spans)
@@ -126,15 +129,15 @@ def _short(e: DepthEncoding) -> str:
 
 
 def _problems(pictures: Pictures, views: list[View], background: int | str | None) -> Iterator[Prepared]:
-    """The pictures as they are, and steadied; none where the six outlines have nothing in common: cameras that are wrong are told
-    by the agreement of the views."""
+    """The pictures as they are, then denoised; none where the silhouettes have no common point: wrong cameras are reported by
+    the agreement of the views."""
     with contextlib.suppress(EmptyVisualHull):
         yield prepared(pictures, views, background)
         yield prepared(pictures, views, background, steady=True)
 
 
 def prepared(pictures: Pictures, views: list[View], background: int | str | None, steady: bool = False) -> Prepared:
-    """What the fit wants to know. steady: without holes, speckles and noise (see `steadied`). Raises NothingSeen."""
+    """Input of the fit. steady: denoised first (see `denoise`). Raises EmptyVisualHull."""
     counts, known, _ = counts_of(pictures.depths, "alpha" if background is None else background)
     maximum = pictures.depths[0].maximum
     values = [np.where(k, c / p.maximum, -1.0) for c, k, p in zip(counts, known, pictures.depths, strict=True)]
@@ -142,7 +145,7 @@ def prepared(pictures: Pictures, views: list[View], background: int | str | None
     levels = np.unique(np.concatenate([v[v >= 0] for v in values]))
     level = float(np.diff(levels).min()) if len(levels) > 1 else 1.0
     if steady:
-        both = [steadied(v, p) for v, p in zip(values, pictures.views, strict=True)]
+        both = [denoise(v, p) for v, p in zip(values, pictures.views, strict=True)]
         values, outlines = [v for v, _ in both], [o for _, o in both]
     cameras, frame = normalize_cameras(
         [v.camera.resized(w, h) for v, (h, w) in zip(views, shapes, strict=True)], outlines
@@ -153,7 +156,7 @@ def prepared(pictures: Pictures, views: list[View], background: int | str | None
 
 
 def _as_model(given: list[DepthEncoding], ready: Prepared) -> tuple[Model, Array]:
-    """Encodings as the fit has them, for radii."""
+    """Given encodings as a model and parameters, radii."""
     radius, first = ready.frame.radius, given[0]
     kind = "linear" if first.encoding == "metric" else first.encoding
     model = Model(kind, first.distance == "ray", first.curve, per_view=True)
@@ -179,12 +182,12 @@ def encodings(fit: Fit, ready: Prepared) -> list[DepthEncoding]:
     return [_encoding(fit.model, fit.model.view_params(fit.params, i), ready) for i in range(len(ready.problem.views))]
 
 
-def _encoding(model: Model, own: Array, ready: Prepared) -> DepthEncoding:
+def _encoding(model: Model, params: Array, ready: Prepared) -> DepthEncoding:
     radius, distance = ready.frame.radius, "ray" if model.ray else "z"
     if isinstance(model, Offset):
-        return _knotted(model, own, ready)
-    curve: Curve = {"gamma": round(float(np.exp(own[2])), 4)} if model.free_exponent else model.curve
-    ends = own[0], own[0] + own[1]
+        return _knotted(model, params, ready)
+    curve: Curve = {"gamma": round(float(np.exp(params[2])), 4)} if model.free_exponent else model.curve
+    ends = params[0], params[0] + params[1]
     if model.encoding == "logarithmic":
         near, far = (float(np.exp(y)) * radius for y in ends)
     elif model.encoding == "inverse":
@@ -194,11 +197,11 @@ def _encoding(model: Model, own: Array, ready: Prepared) -> DepthEncoding:
     return DepthEncoding(model.encoding, distance, float(near), float(far), background=ready.background, curve=curve)
 
 
-def _knotted(model: Offset, own: Array, ready: Prepared) -> DepthEncoding:
-    """Linear, after a curve through as many knots as are needed to draw it."""
+def _knotted(model: Offset, params: Array, ready: Prepared) -> DepthEncoding:
+    """A linear encoding after a curve through KNOTS knots."""
     low, high = ready.problem.span
     v = np.linspace(low, high, KNOTS)
-    z = model.depth(v, own)[0]
+    z = model.depth(v, params)[0]
     near, far = z[0] - low * (z[-1] - z[0]) / (high - low), z[0] + (1 - low) * (z[-1] - z[0]) / (high - low)
     knots = [[round(float(a), 6), round(float(b), 6)] for a, b in zip(v, (z - near) / (far - near), strict=True)]
     radius = ready.frame.radius

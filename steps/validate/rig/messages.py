@@ -1,4 +1,4 @@
-"""What is said about a rig: in words, as facts, and where it stays open, what remains."""
+"""What is reported about a rig: notes, metadata, and the hypotheses that remain."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from steps.io.depth_encoding import DepthEncoding
 from steps.io.input_checks import Pictures
 from steps.runtime.errors import RigAmbiguous
 from steps.runtime.files import write_json
-from steps.validate.depth.messages import described
+from steps.validate.depth.messages import describe_encoding
 from steps.validate.rig import picture
 
 UNSURE = 1.5  # degrees of a field of view's standard error, from which it is asked for
@@ -72,11 +72,12 @@ def note_of(choice: Choice, depth: DepthEncoding, per_view: bool) -> str:
             " The lens, where it is known, settles the field of view: put a cameras.json with one line into the set, with its "
             f"degrees in place of {angle:.0f}: {line}."
         )
-    return f"The rig was found from the pictures: {words(chosen.hypothesis)}; {lens}; depth {described(depth, per_view)}{tie}"
+    encoding = describe_encoding(depth, per_view)
+    return f"The rig was found from the pictures: {words(chosen.hypothesis)}; {lens}; depth {encoding}{tie}"
 
 
 def facts_of(choice: Choice, views: list[cameras_json.View], per_view: bool) -> dict[str, Any]:
-    """scene/rig.json. per_view: whether each view's values are shares of its own range."""
+    """scene/rig.json. per_view: whether each view is normalized by its own range."""
     chosen, params = choice.chosen, choice.chosen.fit.params
     per_view_params = params[SHARED:].reshape(6, PER_VIEW)
     return {
@@ -138,7 +139,8 @@ def _number(value: float) -> float | None:
 def ambiguous(
     choice: Choice, views: Callable[[Candidate], list[cameras_json.View]], pictures: Pictures, outputs: Path
 ) -> RigAmbiguous:
-    """What remains, each with its picture, with the line of a cameras.json that would settle it, and with a whole one."""
+    """The error with the remaining hypotheses: a picture, the line of cameras.json that would decide for it, and the whole
+    file, of each."""
     remaining = [choice.chosen, *choice.undecided]
     folder = outputs / "rig"
     folder.mkdir(parents=True, exist_ok=True)
@@ -147,7 +149,7 @@ def ambiguous(
         hypothesis, cameras = candidate.hypothesis, views(candidate)
         name = hypothesis.preset or f"{hypothesis.left_is}-{90 * hypothesis.top}-{90 * hypothesis.bottom}"
         write_json(folder / f"{name}.json", cameras_json.document(cameras))
-        picture.drawn(picture.boards(pictures, cameras)).save(folder / f"{name}.png")
+        picture.rig_picture(picture.boards_of_set(pictures, cameras)).save(folder / f"{name}.png")
         summary = {"in_words": words(hypothesis), "cost": round(candidate.fit.cost, 4), "line": line_of(hypothesis)}
         hypotheses.append(
             {**hypothesis_json(hypothesis), **summary, "cameras": f"rig/{name}.json", "picture": f"rig/{name}.png"}
@@ -156,7 +158,7 @@ def ambiguous(
 
 
 def line_of(hypothesis: Hypothesis) -> str:
-    """The cameras.json that leaves only this reading."""
+    """The cameras.json that leaves only this hypothesis."""
     known = {} if hypothesis.field_of_view is None else {"field_of_view": hypothesis.field_of_view}
     return json.dumps(
         {"format": "sixview-cameras/1", "rig": hypothesis.preset or {**hypothesis_json(hypothesis), **known}}
@@ -164,7 +166,7 @@ def line_of(hypothesis: Hypothesis) -> str:
 
 
 def _message_of(choice: Choice, hypotheses: list[dict[str, Any]]) -> tuple[str, str]:
-    """What happened, and what to do."""
+    """Message and suggestion."""
     if not choice.fits:
         lowest = min(j.candidate.fit.cost for j in choice.scored)
         text = f"No arrangement of the six cameras explains the depth renders: the best misses by {lowest:.1f}, below 1 is usual."
@@ -181,7 +183,7 @@ def _message_of(choice: Choice, hypotheses: list[dict[str, Any]]) -> tuple[str, 
 
 
 def _questions(hypotheses: list[dict[str, Any]]) -> list[str]:
-    """What the hypotheses differ in, and the answers that remain."""
+    """What the hypotheses differ in, with the remaining answers."""
     questions = {
         "left_is": "whose left is meant ({})",
         "top_turned": "by how many degrees top is turned ({})",

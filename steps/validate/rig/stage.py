@@ -64,7 +64,7 @@ class Rig:
     scene/rig.json; note: a sentence for the report, none for the nominal rig."""
 
     views: list[cameras_json.View]
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
     note: str
 
 
@@ -83,7 +83,7 @@ def find(pictures: Pictures, outputs: Path, arrangement: Arrangement = ANY) -> R
         return _as_nominal(full_size)
     if (
         nominal is not None
-        and (nominal_curved := nominal_rig.explained(full_size, background))
+        and (nominal_curved := nominal_rig.nominal_with_encoding(full_size, background))
         and _nominal_fits_decoded(nominal_curved[0], pictures, full_size)
     ):
         facts = {"decision": "nominal", "cameras": cameras_json.document(nominal_curved[0])}
@@ -104,8 +104,8 @@ def find(pictures: Pictures, outputs: Path, arrangement: Arrangement = ANY) -> R
 def _choose(
     observed: Observations, counts: list[Array], known: list[Array], hypotheses: list[Hypothesis], maps: list[Array]
 ) -> tuple[Choice, list[tuple[float, float]], bool]:
-    """The choice, the stored values that each view's shares begin and end with, and whether each view has a range of its own:
-    where the views deny a common one and agree by their own."""
+    """The choice, each view's range of stored values, and whether ranges are per view: where a shared range does not fit and
+    per-view ones do."""
     choice = selection.choose(observed, search.search(observed, hypotheses), maps)
     common, per_view = (observations.value_ranges(counts, known, each) for each in (False, True))
     if choice.chosen.fit.final_cost <= (GOOD_COST / 2 if _all_ranges_equal(per_view) else GOOD_COST):
@@ -121,13 +121,13 @@ def _choose(
 
 
 def _all_ranges_equal(spans: list[tuple[float, float]]) -> bool:
-    """Whether all views use the same values, as if each had been stretched to them."""
+    """Whether all views span the same values, as if each was normalized to them."""
     ends = np.array(spans)
     return bool((np.ptp(ends, axis=0) <= RANGE_TOLERANCE * np.ptp(ends)).all())
 
 
 def hypotheses_left_open(arrangement: Arrangement) -> list[Hypothesis]:
-    """The readings that a cameras.json or an option leaves open."""
+    """Hypotheses that a cameras.json or an option leaves open."""
     if arrangement.preset:
         return [Hypothesis(preset=arrangement.preset)]
     wanted = (arrangement.left_is, arrangement.top_turned, arrangement.bottom_turned)
@@ -142,7 +142,7 @@ def hypotheses_left_open(arrangement: Arrangement) -> list[Hypothesis]:
 
 
 def _downsample(picture: png.Picture) -> png.Picture:
-    """Every so many'th pixel of a large picture: more tell nothing new about the rig, and would fill the memory."""
+    """Subsamples a large picture: more pixels add nothing about the rig, and memory."""
     step = max(1, max(picture.pixels.shape[:2]) // MAX_SIDE)
     return replace(picture, pixels=picture.pixels[step // 2 :: step, step // 2 :: step])
 
@@ -181,7 +181,7 @@ def _canonical(low: float, high: float) -> Candidate:
 
 
 def _nominal_fits(observed: Observations, nominal: Candidate, pictures: Pictures) -> bool:
-    """Whether the nominal rig explains the depth as it stands, and colours do not speak for another that does, too."""
+    """Whether the nominal rig fits the depth as stored, and colours do not favour another that fits as well."""
     limit = NOMINAL_COST if min(p.pixels.shape[0] for p in pictures.depths) >= SMALL_SIDE else NOMINAL_COST_SMALL
     params = nominal.fit.params
     if search.cost(observed, nominal.hypothesis, nominal.encoding, params, STRICT) > limit:
@@ -193,7 +193,7 @@ def _nominal_fits(observed: Observations, nominal: Candidate, pictures: Pictures
 
 
 def _nominal_fits_decoded(views: list[cameras_json.View], pictures: Pictures, stored: Pictures) -> bool:
-    """Whether the nominal rig holds for the depth that these encodings make of the pictures."""
+    """Whether the nominal rig fits the depth that these encodings decode to."""
     decoded = []
     for view, picture in zip(views, stored.depths, strict=True):
         shape = picture.pixels.shape[:2]
@@ -243,7 +243,7 @@ def views_of(
 
 
 def _curve(params: Array, span: tuple[float, float], maximum: int) -> Curve:
-    """As cameras.json has it, of values that stand for the shares from 0 to 1."""
+    """The curve as cameras.json has it: knots over normalized depth 0 to 1."""
     normalized_depths = np.linspace(0.0, 1.0, CURVE_KNOTS)
     values = (span[0] + normalized_depths * (span[1] - span[0])) / maximum
     undone_values = [undo_curve(normalized_depth, *params[CURVE])[0] for normalized_depth in normalized_depths]
@@ -259,7 +259,7 @@ def _curve(params: Array, span: tuple[float, float], maximum: int) -> Curve:
 def encoding_of(
     encoding_model: EncodingModel, ends: list[float], span: tuple[float, float], maximum: int, background: int | str
 ) -> DepthEncoding:
-    """ends: depth at the lowest and highest stored value; -> what it would be at 0 and at the largest."""
+    """ends: depth at the lowest and highest stored value; extrapolated to 0 and to the largest value."""
     a, b = (1 / e for e in ends) if encoding_model.inverse else ends
     slope = (b - a) / max(span[1] - span[0], 1.0)  # one value alone is that of the lowest
     near, far = (a - span[0] * slope, a + (maximum - span[0]) * slope)
