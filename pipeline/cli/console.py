@@ -11,7 +11,7 @@ import click
 
 from pipeline.clients import s3_errors
 from pipeline.clients.reading import mapping, sequence, text
-from steps.io.input_set import shown
+from steps.io.input_set import sanitize
 from steps.runtime.errors import Record, StepError, StorageUnavailable, UnknownError
 
 

@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from steps.io.input_set import shown
+from steps.io.input_set import sanitize
 from steps.runtime.errors import (
     BadInput,
     ClusterUnavailable,
@@ -83,7 +83,7 @@ def _encodable(value: Any) -> Any:
         return [_encodable(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    return shown(value) if isinstance(value, str) else value
+    return sanitize(value) if isinstance(value, str) else value
 
 
 def error_response(error: StepError, status: int = 0) -> JSONResponse:

@@ -9,7 +9,7 @@ from pipeline.clients import json_text, s3
 from pipeline.clients.s3 import DROPS, ZIP
 from pipeline.incluster.markers import Drop, timestamp
 from pipeline.jobs import service
-from steps.io.input_set import FIELDS, MAX_BYTES, named_as_cameras, shown
+from steps.io.input_set import FIELDS, MAX_BYTES, named_as_cameras, sanitize
 from steps.runtime.errors import FileTooLarge, InvalidFileCount, ValidationFailed
 
 MAX_FILES = 100
@@ -97,7 +97,7 @@ def verify_checksums(files: dict[str, tuple[str, str]], expected: dict[str, Any]
             raise ValidationFailed(
                 f"_READY.json lists {path[:200]!r}, which was not there when it was written.",
                 "Write it last.",
-                file=shown(path)[:200],
+                file=sanitize(path)[:200],
             )
         if _sha256(*files[path]) != str(digest).lower():
             raise ValidationFailed(

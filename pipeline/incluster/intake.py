@@ -225,13 +225,13 @@ def main(namespace: str, template: str, key: str = "") -> None:
 
     name = drop_name(unquote_plus(key)) if key else ""
     if key and not name:
-        print(f"{shown(key)} marks no drop")
+        print(f"{sanitize(key)} marks no drop")
         return
     try:
         actions = reconcile(connect(namespace), template, name)
     except (StepError, BotoCoreError, ClientError) as fault:
         error = fault if isinstance(fault, StepError) else StorageUnavailable(f"The store does not answer: {fault}")
-        print(shown(f"{error.code}: {error.message} {error.suggestion}"), file=sys.stderr, flush=True)
+        print(sanitize(f"{error.code}: {error.message} {error.suggestion}"), file=sys.stderr, flush=True)
         raise SystemExit(error.exit_code) from None
     print(json.dumps(actions), flush=True)
     if "waiting" in actions.values():

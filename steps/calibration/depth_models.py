@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 
-from steps.geometry.depth_curve import Curve, undone
+from steps.geometry.depth_curve import Curve, invert_curve
 
 Array = NDArray[Any]
 EPSILON = 1e-9
@@ -53,7 +53,7 @@ class Model:
     def depth(self, v: Array, params: Array) -> tuple[Array, Array, Array]:
         """Depth (n,) of stored values (n,) by one view's parameters; its derivatives by the value (n,) and by the parameters
         [n, size]."""
-        w, slope = undone({"gamma": float(np.exp(params[2]))} if self.free_exponent else self.curve, v)
+        w, slope = invert_curve({"gamma": float(np.exp(params[2]))} if self.free_exponent else self.curve, v)
         z, dz = self._depth_of_line(params[0] + params[1] * w)
         columns = [np.ones_like(w), w]
         if self.free_exponent:
@@ -76,7 +76,7 @@ class Model:
 
     def fit_line(self, v: Array, z: Array, exponent: float = 1.0) -> Array:
         """One view's parameters by linear least squares through depths z (n,) at values v (n,)."""
-        w = undone({"gamma": exponent} if self.free_exponent else self.curve, v)[0]
+        w = invert_curve({"gamma": exponent} if self.free_exponent else self.curve, v)[0]
         line = np.linalg.lstsq(np.stack([np.ones_like(w), w], axis=1), self.linearize(z), rcond=None)[0]
         return np.append(line, np.log(exponent)) if self.free_exponent else line
 

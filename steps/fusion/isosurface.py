@@ -13,8 +13,8 @@ from skimage.measure import marching_cubes
 
 from steps.fusion.marching_tetrahedra import march
 from steps.fusion.signed_field import Grid
-from steps.geometry.collapse import collapsed
-from steps.geometry.crossings import uncrossed
+from steps.geometry.collapse import decimate_safely
+from steps.geometry.crossings import resolve_crossings
 from steps.geometry.soundness import is_closed, soundness
 from steps.runtime.errors import ModelConvergenceFailed
 
@@ -49,9 +49,9 @@ def extract(field: Array, grid: Grid, target_faces: int) -> tuple[Array, Array]:
 def sound_mesh(wanted: Array, safe: Array, faces: Array, target_faces: int) -> tuple[Array, Array] | None:
     """A sound mesh of about `target_faces` faces, its vertices (n, 3) float64 representable in float32; None where there is
     none. wanted: (n, 3), vertices of a closed mesh; safe: (n, 3), positions without intersections to move back to."""
-    points, _ = uncrossed(wanted, faces, safe)
+    points, _ = resolve_crossings(wanted, faces, safe)
     for factor in TARGET_FACTORS:
-        vertices, fewer = collapsed(points, faces, int(factor * target_faces))
+        vertices, fewer = decimate_safely(points, faces, int(factor * target_faces))
         vertices = vertices.astype(np.float32)
         if soundness(vertices, fewer).sound:
             return vertices.astype(np.float64), fewer

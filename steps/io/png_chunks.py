@@ -72,13 +72,13 @@ def pixels(data: bytes, width: int, height: int, channels: int, interlaced: bool
             continue
         filtered = np.frombuffer(data, np.uint8, rows * length, at).reshape(rows, length)
         at += rows * length
-        part[:] = unfiltered(filtered, 2 * channels).view(">u2").reshape(part.shape)
+        part[:] = unfilter(filtered, 2 * channels).view(">u2").reshape(part.shape)
     if at != len(data):
         raise ValueError("more data than the picture needs")
     return found
 
 
-def unfiltered(rows: Array, width: int) -> Array:
+def unfilter(rows: Array, width: int) -> Array:
     """[H, n] uint8 of filtered scanlines [H, 1 + n] uint8, whose first byte names the filter; width: bytes of a pixel.
 
     A byte depends on those left of it, above it, and above left: all pixels of one anti-diagonal are found at a time."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from steps.geometry import pbr
-from steps.geometry.crossings import uncrossed
+from steps.geometry.crossings import resolve_crossings
 from steps.geometry.depth_ops import LEAST_NOISE
 from steps.geometry.pbr import Material, tangents_of
 from steps.io.mesh_files import Mesh
@@ -203,7 +203,7 @@ class SecondPass:
         faces cross, vertices go back towards the start."""
         s = self.state
         wanted, start = (p.detach().cpu().numpy() for p in (self.surface().positions, self.start.positions))
-        uncrossing, _ = uncrossed(wanted, self.start.tri.cpu().numpy(), start)
+        uncrossing, _ = resolve_crossings(wanted, self.start.tri.cpu().numpy(), start)
         positions = _tensor(uncrossing, self.device)
         normals = vertex_normals(positions, self.start.tri)[self.start.welded].cpu().numpy()
         vertices = positions[self.start.welded].cpu().numpy()

@@ -75,7 +75,7 @@ class Model:
     ):
         self.parameters, self.device, self.level, self.reporter = parameters, device, level, reporter
         assert parameters.weights is not None
-        self.manifest = weights_manifest.checked(parameters.weights)
+        self.manifest = weights_manifest.check_weights(parameters.weights)
         self.folder, self.views, self.peak_vram_mib = folder, views, 0
         folder.mkdir(parents=True, exist_ok=True)
         self.pictures = [framing.frame_object(view, folder) for view in views]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steps.compute.kernels import inlined, kernel, projected, within
+from steps.compute.kernels import inlined, kernel, project_point, within
 from steps.geometry.cameras import Camera, unproject
 from steps.geometry.depth_ops import tangent_planes
 from steps.runtime.errors import ModelConvergenceFailed
@@ -85,7 +85,7 @@ def _bilinear(upper, lower, down, across, k):  # type: ignore[no-untyped-def]
 def _sample_colours(points, normals, m, eye, depth, layers, max_distance, seen, colours, slopes):  # type: ignore[no-untyped-def]
     height, width = depth.shape
     for i in range(len(points)):
-        far, across, down = projected(points[i], m)
+        far, across, down = project_point(points[i], m)
         if not within(across, down, width, height):
             continue
         there = depth[int(down), int(across)]
@@ -113,7 +113,7 @@ def _sample_colours(points, normals, m, eye, depth, layers, max_distance, seen, 
 def _point_to_plane(points, m, depth, max_distance, known, gap, normals):  # type: ignore[no-untyped-def]
     height, width = depth.shape
     for i in range(len(points)):
-        far, across, down = projected(points[i], m)
+        far, across, down = project_point(points[i], m)
         if not within(across - 0.5, down - 0.5, width - 1, height - 1):
             continue
         row, column = int(down - 0.5), int(across - 0.5)

@@ -15,7 +15,16 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, gaussian_filter, maximum_filter, minimum_filter
 from scipy.spatial import cKDTree
 
-from steps.compute.kernels import check_indices, for_bands, inlined, kernel, parallel_map, projected, whole, within
+from steps.compute.kernels import (
+    check_indices,
+    floor_int,
+    for_bands,
+    inlined,
+    kernel,
+    parallel_map,
+    project_point,
+    within,
+)
 from steps.geometry.cameras import Camera
 from steps.geometry.image_ops import inpaint
 from steps.raster.rasterize import Fragments, rasterize, rasterize_homogeneous
@@ -189,7 +198,7 @@ def _cubic(t):  # type: ignore[no-untyped-def]
 @inlined
 def _project_texel(p, n, m, eye, max_distance, depth):  # type: ignore[no-untyped-def]
     """Pixel coordinates of a texel, and the cosine between its normal and the viewing ray; 0 where it is occluded or outside."""
-    z, x, y = projected(p, m)
+    z, x, y = project_point(p, m)
     if z <= 0 or not within(x, y, depth.shape[1], depth.shape[0]):
         return 0.0, 0.0, 0.0
     c, r = int(x), int(y)
@@ -206,7 +215,7 @@ def _project_texel(p, n, m, eye, max_distance, depth):  # type: ignore[no-untype
 def _add_bicubic(layers, x, y, slow_weight, detail_weight, bands):  # type: ignore[no-untyped-def]
     """Adds a picture's bicubic sample at (x, y) to a texel's bands (6,), each band with its own weight."""
     height, width = layers.shape[:2]
-    c, r = whole(x - 0.5), whole(y - 0.5)
+    c, r = floor_int(x - 0.5), floor_int(y - 0.5)
     wx, wy = _cubic(x - 0.5 - c), _cubic(y - 0.5 - r)
     for dy in range(4):
         rr = min(max(r + dy - 1, 0), height - 1)

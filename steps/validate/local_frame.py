@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from steps.geometry.cameras import VIEW_NAMES, ray_to_z
-from steps.geometry.frame import FURTHEST, Frame, around
+from steps.geometry.frame import MAX_DISTANCE, Frame, frame_around
 from steps.io.cameras_json import View
 from steps.io.depth_encoding import MetricDepth, metric_depth
 from steps.io.png import Picture
@@ -45,7 +45,9 @@ def local_frame_of(pictures: list[Picture], views: list[View]) -> LocalFrame:
         depth = metric_depth(replace(picture, pixels=pixels), view.depth, ray_to_z(camera, pixels.shape[:2]))
         cameras.append(camera)
         depths.append(depth.depth)
-    return LocalFrame(around(cameras, depths), [float(np.median(d[d > 0])) if (d > 0).any() else 0.0 for d in depths])
+    return LocalFrame(
+        frame_around(cameras, depths), [float(np.median(d[d > 0])) if (d > 0).any() else 0.0 for d in depths]
+    )
 
 
 def notes(local: LocalFrame) -> list[str]:
@@ -58,7 +60,7 @@ def _of_cameras(local: LocalFrame) -> list[str]:
     if not far:
         return []
     return [
-        f"The cameras of {', '.join(far)} are very far away: they were brought to {FURTHEST / 2:.0f} times the object's size "
+        f"The cameras of {', '.join(far)} are very far away: they were brought to {MAX_DISTANCE / 2:.0f} times the object's size "
         "along their axes, with their focal lengths. Nothing in a picture of 1000 pixels moves by more than a tenth; "
         "32-bit depth from further away would be coarse."
     ]

@@ -168,8 +168,8 @@ def write_scene(pictures: input_checks.Pictures, cameras: Cameras, out: Path, re
         (c >= 128) & (masks.resize_mask(d.depth > 0, c.shape) >= 0.5)
         for c, d in zip(segmentation.coverages, depths, strict=True)
     ]
-    input_checks.raise_all([_empty(index) for index in unseen.unexplained(visible)])
-    notes = [*notes, *unseen.told([i for i, mask in enumerate(visible) if not mask.any()])]
+    input_checks.raise_all([_empty(index) for index in unseen.unexpectedly_empty(visible)])
+    notes = [*notes, *unseen.notes([i for i, mask in enumerate(visible) if not mask.any()])]
     for folder in ("views", "masks", "depth", "steps", "backgrounds"):
         (out / folder).mkdir()
     for index, (view, picture, depth) in enumerate(zip(views, pictures.views, depths, strict=True)):

@@ -175,8 +175,8 @@ def capture(seed: int, size: int = 512, names: tuple[str, ...] = objects.NAMES, 
     if not (folder / "sample.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
         parameters = Sample(out=folder, outputs=folder, object=name, capture="real", seed=seed, size=size)
-        taken = realistic.widened(seed, curve) if curve else realistic.drawn(seed)
-        sample.write_taken(truth_of(name), taken, parameters, folder)
+        taken = realistic.varied_capture(seed, curve) if curve else realistic.random_capture(seed)
+        sample.write_settings(truth_of(name), taken, parameters, folder)
     return folder
 
 
@@ -245,7 +245,7 @@ def compared(seed: int, name: str, found: dict[str, Any], truth: dict[str, Any],
 
 def same_mesh(seed: int, name: str, true: dict[str, Any], found: dict[str, Any]) -> bool:
     """Whether both readings dress the object alike: clean views without light, where each has them."""
-    taken = replace(realistic.drawn(seed), side=(256, 256))
+    taken = replace(realistic.random_capture(seed), side=(256, 256))
     pictures = [true_render(truth_of(name), camera)[0] for camera in realistic.cameras(truth_of(name), taken)]
     masks = [(picture[..., 3] > 0.5).astype(np.float64) for picture in pictures]
     one, other = (next(axes_of(r) for r in hypotheses() if hypothesis_json(r) == wanted) for wanted in (true, found))

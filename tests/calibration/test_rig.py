@@ -298,7 +298,7 @@ def test_extreme_points_touch_the_silhouettes_of_the_others() -> None:
 
 def captured(seed: int, **changes: Any) -> tuple[Observations, Candidate]:
     """What a real capture of a donut shows, and the rig that the search finds for it."""
-    settings = replace(capture.drawn(seed), side=(SIDE * 3, SIDE * 3), background="0", **changes)
+    settings = replace(capture.random_capture(seed), side=(SIDE * 3, SIDE * 3), background="0", **changes)
     truth = build(OBJECTS["donut"], 100)
     counts = capture.depth_counts(truth, capture.cameras(truth, settings), settings)
     observed = observations.observations_of([c.astype(float) for c in counts], [c > 0 for c in counts])

@@ -258,7 +258,7 @@ def marched(seed: int, shape: tuple[int, int, int], more: int) -> None:
 def crossed(mesh: Any, camera: Camera, bad: int) -> None:
     vertices, faces, random = mesh
     crossings.crossing_faces(vertices, faces)
-    crossings.uncrossed(spoilt(random, vertices, bad), faces, vertices)
+    crossings.resolve_crossings(spoilt(random, vertices, bad), faces, vertices)
 
 
 @case({"seed": seeds, "scale": exponents, "rough": st.sampled_from([0.0, 0.05, 1.0]), "target": st.integers(0, 60)})
@@ -268,9 +268,9 @@ def reduced(seed: int, scale: int, rough: float, target: int) -> None:
     ball = trimesh.creation.icosphere(1)
     vertices = (ball.vertices + rough * random.normal(size=ball.vertices.shape)) * 10.0**scale
     vertices[random.integers(0, len(vertices), 3)] = vertices[0]
-    collapse.collapsed(vertices, ball.faces, target)
+    collapse.decimate_safely(vertices, ball.faces, target)
     for watched in (random.random(len(vertices)) < 0.5, np.ones(len(vertices), bool)):
-        collapse._reduced(collapse._half_edges(vertices, ball.faces), target, watched)
+        collapse._reduce(collapse._half_edges(vertices, ball.faces), target, watched)
 
 
 def modules() -> list[Any]:

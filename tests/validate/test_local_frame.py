@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from steps.geometry.cameras import VIEW_NAMES, Camera, canonical_camera, unproject
-from steps.geometry.frame import Frame, around
+from steps.geometry.frame import Frame, frame_around
 from steps.io import scene
 from steps.raster.rasterize import rasterize
 from steps.runtime.contract import Validate
@@ -44,10 +44,10 @@ def test_the_scene_of_a_set_in_another_unit_or_place_is_the_same_to_the_last_bit
 ) -> None:
     case = next(case for case in units.CASES if case.name == name)
     found = validated(case.write(duck, tmp_path / "set"), tmp_path)
-    assert found.about["views"] == clean.about["views"]
+    assert found.metadata["views"] == clean.metadata["views"]
     for a, b in zip(found.views, clean.views, strict=True):
         assert np.array_equal(a.depth(), b.depth()) and np.array_equal(a.step(), b.step())
-    told = " ".join(found.about["notes"])
+    told = " ".join(found.metadata["notes"])
     assert all(word in told for word in case.says) and bool(told) == bool(case.says)
 
 
@@ -85,7 +85,7 @@ def ball(factor: float, centre: np.ndarray) -> Frame:
         square = b**2 - a * (b**2 - BALL**2)
         cameras.append(camera)
         depths.append(np.where(square > 0, (b - np.sqrt(np.maximum(square, 0))) / a, 0.0) * factor)
-    return around(cameras, depths)
+    return frame_around(cameras, depths)
 
 
 @pytest.mark.parametrize("factor", [1e-6, 0.3, 1.0, 1e6])
@@ -107,7 +107,7 @@ def test_cameras_very_far_away_are_brought_near_enough_for_their_depth_and_it_is
     """As orthographic cameras are approximated: in 32 bits their depth would have steps of a tenth of the object."""
     source = Case("", units.from_afar(1e6)).write(duck, tmp_path / "set")  # the mug, in the duck's place
     taken = validated(source, tmp_path)
-    assert any("very far away" in note for note in taken.about["notes"])
+    assert any("very far away" in note for note in taken.metadata["notes"])
     truth = units.truth_of("mug")
     for view, given in zip(taken.views, units.cameras(source)["views"], strict=True):
         shown = taken.frame.points_out(unproject(view.depth(), view.depth_camera))
@@ -124,13 +124,13 @@ def test_cameras_very_far_away_are_brought_near_enough_for_their_depth_and_it_is
 def test_single_depths_that_may_be_anything_do_not_move_the_frame() -> None:
     camera, depth = canonical_camera("front", 64, 64), np.zeros((64, 64))
     depth[20:40, 20:40] = 2.4
-    plain = around([camera] * 6, [depth] * 6)
+    plain = frame_around([camera] * 6, [depth] * 6)
     depth[20, 20], depth[0, 63] = 1e9, np.inf
-    assert around([camera] * 6, [depth] * 6).scale == pytest.approx(plain.scale, rel=0.05)
+    assert frame_around([camera] * 6, [depth] * 6).scale == pytest.approx(plain.scale, rel=0.05)
 
 
 def test_where_nothing_is_seen_the_user_s_own_frame_stays() -> None:
-    assert around([canonical_camera("front", 8, 8)], [np.zeros((8, 8))]) == Frame()
+    assert frame_around([canonical_camera("front", 8, 8)], [np.zeros((8, 8))]) == Frame()
 
 
 @pytest.mark.parametrize("factor", [1e-6, 1e6])

@@ -46,7 +46,7 @@ def white(duck: Path, tmp_path_factory: pytest.TempPathFactory) -> Scene:
 
 
 def assert_says(found: Scene, case: Case) -> None:
-    notes = found.about["notes"]
+    notes = found.metadata["notes"]
     assert all(any(words in note for note in notes) for words in case.says), notes
     assert not any("WARNING" in note for note in notes), notes
 
@@ -55,7 +55,7 @@ def assert_says(found: Scene, case: Case) -> None:
 def test_transparency_in_every_spelling_means_the_same(case: Case, duck: Path, clean: Scene, tmp_path: Path) -> None:
     found = validated(case.write(duck, tmp_path / "set"), tmp_path)
     assert_says(found, case)
-    assert found.about["mask"] == "alpha"
+    assert found.metadata["mask"] == "alpha"
     for a, b in zip(clean.views, found.views, strict=True):
         assert np.abs(a.coverage() - b.coverage()).mean() < (
             0.002 if "matte" in case.name or "shadow" in case.name else 0.0005
@@ -90,7 +90,7 @@ def test_opaque_views_show_the_object_wherever_they_stand(
 ) -> None:
     found = validated(case.write(duck, tmp_path / "set"), tmp_path)
     assert_says(found, case)
-    assert found.about["mask"] == "depth and colour"
+    assert found.metadata["mask"] == "depth and colour"
     for a, b, w in zip(clean.views, found.views, white.views, strict=True):
         usual = np.abs(a.coverage() - w.coverage()).mean()
         assert np.abs(a.coverage() - b.coverage()).mean() < usual + 0.006
@@ -105,7 +105,7 @@ def test_full_alpha_is_as_no_alpha(duck: Path, white: Scene, tmp_path: Path) -> 
 
 
 def test_clean_views_are_left_as_they_are(clean: Scene) -> None:
-    assert clean.about["notes"] == []
+    assert clean.metadata["notes"] == []
 
 
 def test_holes_are_the_object_and_their_depth_is_unknown(duck: Path, white: Scene, tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def rgba(colour: Array | tuple[float, ...], share: Array) -> Picture:
 @pytest.mark.parametrize("case", [c for c in sensor.CASES if c.name.startswith("depth_jpeg")], ids=lambda c: c.name)
 def test_what_a_jpeg_smears_beside_the_object_is_no_floor(case: Case, duck: Path, tmp_path: Path) -> None:
     found = validated(case.write(duck, tmp_path / "set"), tmp_path)
-    assert not any("behind the object" in note for note in found.about["notes"])
+    assert not any("behind the object" in note for note in found.metadata["notes"])
 
 
 def six(view: Picture, inside: Array) -> tuple[list[Picture], list[str]]:

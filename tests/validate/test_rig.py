@@ -208,7 +208,7 @@ def test_cameras_without_an_encoding_get_the_one_that_the_depth_agrees_in(tmp_pa
         exact = rasterize(truth.vertices, truth.faces, camera).depth
         both = (exact > 0) & (view.depth() > 0)
         assert np.abs(exact - scene.frame.scale * view.depth())[both].mean() < 0.03
-    assert "encoding was found" in scene.about["notes"][0]
+    assert "encoding was found" in scene.metadata["notes"][0]
 
 
 # -- backgrounds --------------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ def test_without_cameras_json_the_canonical_rig_and_encoding_hold(set_copy: Path
     given = validated(set_copy, tmp_path / "a")
     (set_copy / "cameras.json").unlink()
     assumed = validated(set_copy, tmp_path / "b")
-    assert (given.about["rig"], assumed.about["rig"]) == ("cameras.json", "canonical")
+    assert (given.metadata["rig"], assumed.metadata["rig"]) == ("cameras.json", "canonical")
     for a, b in zip(given.views, assumed.views, strict=True):
         assert np.allclose(a.camera.projection, b.camera.projection)
         assert np.array_equal(a.depth(), b.depth()) and np.array_equal(a.coverage(), b.coverage())
@@ -52,7 +52,7 @@ def test_the_six_depth_maps_agree_on_one_object_in_the_world(duck: Path, tmp_pat
 def test_an_opaque_white_background_gives_nearly_the_same_masks(duck: Path, sample_set: Any, tmp_path: Path) -> None:
     clear = validated(duck, tmp_path / "a")
     opaque = validated(sample_set("duck", "--background", "white"), tmp_path / "b")
-    assert (clear.about["mask"], opaque.about["mask"]) == ("alpha", "depth and colour")
+    assert (clear.metadata["mask"], opaque.metadata["mask"]) == ("alpha", "depth and colour")
     assert opaque.background == pytest.approx([1, 1, 1])
     for a, b in zip(clear.views, opaque.views, strict=True):
         assert np.abs(a.coverage() - b.coverage()).mean() < 0.003

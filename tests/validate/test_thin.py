@@ -39,7 +39,7 @@ def validated(source: Path, work: Path, rig: str = "auto") -> scene.Scene:
 
 def test_a_card_seen_from_its_edge_is_known_from_its_faces(thin_set: Callable[[str], Path], tmp_path: Path) -> None:
     found = validated(thin_set("card"), tmp_path)
-    notes = found.about["notes"]
+    notes = found.metadata["notes"]
     assert any("too thin to be seen in left, right, top, bottom" in note for note in notes)
     assert not any("WARNING" in note for note in notes)
     shown = {view.camera.name: int((view.depth() > 0).sum()) for view in found.views}
@@ -65,7 +65,7 @@ def test_flat_faces_seen_head_on_have_one_depth_each_and_that_is_no_fault(
     source = BY_NAME["flat faces without cameras"].write(thin_set("box"), tmp_path / "set")
     assert all(len(np.unique(kit.depth(source, name))) == 2 for name in VIEW_NAMES)
     found = validated(source, tmp_path)
-    assert found.about["notes"] == [] and found.rig["source"] == "canonical"
+    assert found.metadata["notes"] == [] and found.rig["source"] == "canonical"
     for view in found.views:
         known = view.depth()[view.depth() > 0]
         assert len(known) > 1000 and np.ptp(known) < 1e-6 * known.max()

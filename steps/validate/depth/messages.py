@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steps.geometry.depth_curve import Curve, undone
+from steps.geometry.depth_curve import Curve, invert_curve
 from steps.io.depth_encoding import DepthEncoding
 
 Array = NDArray[Any]
@@ -63,7 +63,7 @@ def _similar_curve(knots: Array) -> str:
     """The named curve within ALIKE of knots (n, 2), up to scale and offset; empty without one."""
     v, w = knots.T
     named: dict[str, Curve] = {"that of sRGB": "srgb"} | {f"a gamma of {g}": {"gamma": g} for g in GAMMAS}
-    missed = {words: _curve_distance(undone(curve, v)[0], w) for words, curve in named.items()}
+    missed = {words: _curve_distance(invert_curve(curve, v)[0], w) for words, curve in named.items()}
     nearest = min(missed, key=lambda words: missed[words])
     return nearest if missed[nearest] < ALIKE else ""
 
