@@ -225,8 +225,8 @@ def _sample_at(view: DepthView, pixels: Array) -> tuple[Sample, Array]:
     height, width = view.value.shape
     x, y = pixels[:, 0] - 0.5, pixels[:, 1] - 0.5
     c, r = np.clip(np.floor(x), 0, width - 2).astype(int), np.clip(np.floor(y), 0, height - 2).astype(int)
-    found = view.smooth[r, c] & view.smooth[r, c + 1] & view.smooth[r + 1, c] & view.smooth[r + 1, c + 1]
-    r, c, x, y = r[found], c[found], x[found], y[found]
+    is_smooth = view.smooth[r, c] & view.smooth[r, c + 1] & view.smooth[r + 1, c] & view.smooth[r + 1, c + 1]
+    r, c, x, y = r[is_smooth], c[is_smooth], x[is_smooth], y[is_smooth]
     u, v = np.clip(x - c, 0, 1), np.clip(y - r, 0, 1)
     four = [(r, c), (r, c + 1), (r + 1, c), (r + 1, c + 1)]
     weights = [(1 - u) * (1 - v), u * (1 - v), (1 - u) * v, u * v]
@@ -236,7 +236,7 @@ def _sample_at(view: DepthView, pixels: Array) -> tuple[Sample, Array]:
 
     return Sample(
         x + 0.5, y + 0.5, blended(view.value), blended(view.slopes), np.ones(len(x), bool), blended(view.to_z)
-    ), found
+    ), is_smooth
 
 
 def with_extreme_points(p: Problem, model: Model, params: Array) -> Problem:

@@ -66,7 +66,9 @@ def axes_of(hypothesis: Hypothesis) -> Array:
 
 def hypotheses() -> list[Hypothesis]:
     """All 32 meanings of the view names."""
-    return [Hypothesis(left, top, bottom) for left, top, bottom in product(("viewer", "object"), range(4), range(4))]
+    return [
+        Hypothesis(left_is, top, bottom) for left_is, top, bottom in product(("viewer", "object"), range(4), range(4))
+    ]
 
 
 # -- the search ---------------------------------------------------------------------------------------------------------

@@ -76,15 +76,15 @@ def of_transforms(document: dict[str, Any], sizes: Sizes | None) -> list[View]:
 
 def _views_by_index(by_file: dict[str, Any]) -> dict[int, Any]:
     """What belongs to each of the six views, by its index."""
-    found: dict[int, Any] = {}
+    by_index: dict[int, Any] = {}
     indices = view_indices("multi_views", list(by_file), VIEW_NAMES)
     for item, index in zip(by_file.values(), indices, strict=True):
-        if index is not None and found.setdefault(index, item) is not item:
+        if index is not None and by_index.setdefault(index, item) is not item:
             raise ValidationFailed(f"has two cameras for the view {VIEW_NAMES[index]}", _NAMES)
-    missing = [name for i, name in enumerate(VIEW_NAMES) if i not in found]
+    missing = [name for i, name in enumerate(VIEW_NAMES) if i not in by_index]
     if missing:
         raise ValidationFailed(f"names no camera for {', '.join(missing)}", _NAMES)
-    return found
+    return by_index
 
 
 _NAMES = (
@@ -163,14 +163,14 @@ def of_colmap(folder: Path) -> list[View]:
     try:
         lenses: dict[str, list[str]] = {line.split()[0]: line.split() for line in _lines(folder / "cameras.txt")}
         poses = _views_by_index({words[9]: words for words in _images(folder / "images.txt")})
-        found = [_of_image(i, poses[i], lenses[poses[i][8]]) for i in range(len(VIEW_NAMES))]
+        cameras = [_of_image(i, poses[i], lenses[poses[i][8]]) for i in range(len(VIEW_NAMES))]
     except (KeyError, IndexError, ValueError) as error:
         raise ValidationFailed(
             f"is no COLMAP model that can be understood ({type(error).__name__}: {error})", "Export it as text again."
         ) from None
     turn = np.eye(4)
-    turn[:3, :3] = np.asarray(found[0].camera_to_world)[:3, :3].T
-    return [View(_rotate_camera(camera, turn), None) for camera in found]
+    turn[:3, :3] = np.asarray(cameras[0].camera_to_world)[:3, :3].T
+    return [View(_rotate_camera(camera, turn), None) for camera in cameras]
 
 
 def _lines(path: Path) -> list[str]:

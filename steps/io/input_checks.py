@@ -162,11 +162,11 @@ def check_pictures(slots: dict[str, dict[int, Entry]]) -> tuple[dict[tuple[str, 
     """Every picture that can be read, and why the others cannot. Two files are read at a time."""
     places = [(field, index, entry) for field, files in slots.items() for index, entry in sorted(files.items())]
     with ThreadPoolExecutor(2) as pool:  # zlib works without the GIL; more threads would hold more files at a time
-        found = list(pool.map(lambda place: _read(place[0], place[2]), places))
+        results = list(pool.map(lambda place: _read(place[0], place[2]), places))
     pictures = {
-        (field, index): p for (field, index, _), p in zip(places, found, strict=True) if isinstance(p, png.Picture)
+        (field, index): p for (field, index, _), p in zip(places, results, strict=True) if isinstance(p, png.Picture)
     }
-    return pictures, [_fault(p, *place) for place, p in zip(places, found, strict=True) if isinstance(p, BadInput)]
+    return pictures, [_fault(p, *place) for place, p in zip(places, results, strict=True) if isinstance(p, BadInput)]
 
 
 def _read(field: str, entry: Entry) -> png.Picture | BadInput:
@@ -195,10 +195,10 @@ def depth_of(picture: png.Picture) -> png.Picture:
 
 def for_display(views: list[png.Picture]) -> tuple[list[png.Picture], list[str]]:
     """The views with colours of 8 bits and sRGB's curve, and what was done to them."""
-    told = {name: v.gamma for name, v in zip(VIEW_NAMES, views, strict=True) if _is_unlike_a_display(v)}
-    names = ", ".join(f"{name} {gamma:g}" for name, gamma in told.items())
+    gammas = {name: v.gamma for name, v in zip(VIEW_NAMES, views, strict=True) if _is_unlike_a_display(v)}
+    names = ", ".join(f"{name} {gamma:g}" for name, gamma in gammas.items())
     note = f"Colours were brought to sRGB's curve, since the files say that theirs is another one (gAMA: {names})."
-    return [_displayed(v) for v in views], [note] if told else []
+    return [_displayed(v) for v in views], [note] if gammas else []
 
 
 def _is_unlike_a_display(picture: png.Picture) -> bool:
@@ -258,8 +258,8 @@ def check_cameras(
         return None, [], [Fault(error, "cameras", None, sanitize(cameras.name) if cameras else places[0])]
 
 
-def _not_read(taken: str, others: list[str]) -> list[str]:
-    return [f"The cameras are those of {taken}; not read: {', '.join(others)}."] if others else []
+def _not_read(used: str, others: list[str]) -> list[str]:
+    return [f"The cameras are those of {used}; not read: {', '.join(others)}."] if others else []
 
 
 def _misplaced(place: str) -> list[str]:

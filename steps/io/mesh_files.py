@@ -219,15 +219,15 @@ def _materials(material: Material | None) -> dict[str, Any]:
         return {"materials": [{"name": "material", "pbrMetallicRoughness": surface}]}
     surface["metallicRoughnessTexture"] = {"index": 1}
     extension = {"KHR_materials_specular": {"specularFactor": material.specular}}
-    about = {
+    material_json = {
         "name": "material",
         "pbrMetallicRoughness": surface,
         "normalTexture": {"index": 2},
         "extensions": extension,
     }
     # the light that the views were taken in, as far as it was told from colour: nine coefficients per channel
-    about["extras"] = {"light": [[float(v) for v in row] for row in material.light]}
-    return {"extensionsUsed": ["KHR_materials_specular"], "materials": [about]}
+    material_json["extras"] = {"light": [[float(v) for v in row] for row in material.light]}
+    return {"extensionsUsed": ["KHR_materials_specular"], "materials": [material_json]}
 
 
 def load_glb(path: Path, frame: Frame = _OWN) -> Mesh:

@@ -63,10 +63,10 @@ def for_display(samples: Array, maximum: int, gamma: float) -> Array:
 
 def pixels(data: bytes, width: int, height: int, channels: int, interlaced: bool) -> Array:
     """[H, W, C] uint16 of the unpacked IDAT data. Raises ValueError where it does not fill the picture exactly."""
-    found = np.zeros((height, width, channels), np.uint16)
+    samples = np.zeros((height, width, channels), np.uint16)
     at = 0
     for x, y, dx, dy in ADAM7 if interlaced else PLAIN:
-        part = found[y::dy, x::dx]
+        part = samples[y::dy, x::dx]
         rows, length = part.shape[0], 1 + 2 * channels * part.shape[1]
         if not part.size:
             continue
@@ -75,7 +75,7 @@ def pixels(data: bytes, width: int, height: int, channels: int, interlaced: bool
         part[:] = unfilter(filtered, 2 * channels).view(">u2").reshape(part.shape)
     if at != len(data):
         raise ValueError("more data than the picture needs")
-    return found
+    return samples
 
 
 def unfilter(rows: Array, width: int) -> Array:

@@ -35,10 +35,10 @@ def _differing(a: Array, b: Array) -> tuple[slice, slice] | None:
     rows, columns = np.nonzero((a != b).any(axis=2))
     if not len(rows):
         return None
-    spans = [
+    ranges = [
         (int(i.min()) - WINDOW, int(i.max()) + 1 + WINDOW, n) for i, n in zip((rows, columns), a.shape[:2], strict=True)
     ]
-    first, second = (slice(max(0, low), min(n, high)) for low, high, n in spans)
+    first, second = (slice(max(0, low), min(n, high)) for low, high, n in ranges)
     return first, second
 
 

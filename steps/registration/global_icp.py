@@ -173,11 +173,11 @@ def non_max_suppression(poses: Poses, cost: Array, count: int) -> Array:
     order = np.argsort(cost)
     flat = poses.rotation[order].reshape(-1, 9)
     near = flat @ flat.T > 1 + 2 * np.cos(MIN_ANGLE)
-    kept: list[int] = []
+    selected: list[int] = []
     for k in range(len(order)):
-        if len(kept) < count and not near[k, kept].any():
-            kept.append(k)
-    return np.asarray(order[kept])
+        if len(selected) < count and not near[k, selected].any():
+            selected.append(k)
+    return np.asarray(order[selected])
 
 
 def without_duplicates(fits: list[tuple[float, Similarity]]) -> list[tuple[float, Similarity]]:
@@ -189,11 +189,11 @@ def greedy_suppression(
     fits: list[tuple[float, Similarity]], near: Callable[[Similarity, Similarity], bool], count: int
 ) -> list[tuple[float, Similarity]]:
     """At most `count`, by cost, none of them near a better one."""
-    kept: list[tuple[float, Similarity]] = []
+    selected: list[tuple[float, Similarity]] = []
     for cost, pose in sorted(fits, key=lambda f: f[0]):
-        if len(kept) < count and not any(near(pose, other) for _, other in kept):
-            kept.append((cost, pose))
-    return kept
+        if len(selected) < count and not any(near(pose, other) for _, other in selected):
+            selected.append((cost, pose))
+    return selected
 
 
 def same_pose(one: Similarity, other: Similarity) -> bool:

@@ -31,16 +31,16 @@ def unwrap(vertices: Array, faces: Array, texture_size: int) -> tuple[Array, Arr
     if not 0 < diagonal < np.inf:
         raise ModelConvergenceFailed("The surface has no extent, so that no texture can be laid on it.")
     scale = 2.0 ** -np.floor(np.log2(diagonal / UNIT))
-    found = _chart_and_pack(vertices * scale, faces, texture_size)
-    if _n_unplaced(found[2]):
-        found = min(
-            found,
+    unwrapped = _chart_and_pack(vertices * scale, faces, texture_size)
+    if _n_unplaced(unwrapped[2]):
+        unwrapped = min(
+            unwrapped,
             _chart_and_pack(vertices * (scale * FINER), faces, texture_size),
             key=lambda atlas: _n_unplaced(atlas[2]),
         )
-    if not np.isfinite(found[2]).all():
+    if not np.isfinite(unwrapped[2]).all():
         raise ModelConvergenceFailed("The surface is torn into faces too small for a texture to be laid on it.")
-    return found
+    return unwrapped
 
 
 def _n_unplaced(uv: Array) -> int:

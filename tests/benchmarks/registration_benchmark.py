@@ -105,15 +105,15 @@ def cloud_of(mesh: Disturbed) -> pointcloud.PointCloud:
 
 def tried(name: str, seed: int, size: int = 512, folder: Path = FOLDER) -> Result:
     truth = truth_of(name)
-    taken = scene_of(name, size, folder)
+    loaded = scene_of(name, size, folder)
     mesh = disturbed(truth, seed)
-    cloud, sights = cloud_of(mesh), [registration_view(view) for view in taken.views]
+    cloud, views = cloud_of(mesh), [registration_view(view) for view in loaded.views]
     began = time.perf_counter()
-    found = register(cloud, sights)
+    found = register(cloud, views)
     seconds = time.perf_counter() - began
-    pose = Similarity(taken.frame.scale, np.eye(3), np.array(taken.frame.offset)).after(found.pose)
+    pose = Similarity(loaded.frame.scale, np.eye(3), np.array(loaded.frame.offset)).after(found.pose)
     turned = float(np.degrees(angle(pose.rotation, mesh.back.rotation)))
-    return Result(turned, displaced(mesh, pose), iou(truth, mesh, pose, taken), seconds, found)
+    return Result(turned, displaced(mesh, pose), iou(truth, mesh, pose, loaded), seconds, found)
 
 
 def displaced(mesh: Disturbed, pose: Similarity) -> float:
@@ -121,10 +121,10 @@ def displaced(mesh: Disturbed, pose: Similarity) -> float:
     return float(np.sqrt(((there - true) ** 2).sum(axis=1).mean()) / np.linalg.norm(np.ptp(true, axis=0)))
 
 
-def iou(truth: GroundTruth, mesh: Disturbed, pose: Similarity, taken: scene.Scene) -> float:
-    vertices = taken.frame.points_in(pose(mesh.back.inverse()(truth.vertices)))
+def iou(truth: GroundTruth, mesh: Disturbed, pose: Similarity, loaded: scene.Scene) -> float:
+    vertices = loaded.frame.points_in(pose(mesh.back.inverse()(truth.vertices)))
     found = []
-    for view in taken.views:
+    for view in loaded.views:
         own = rasterize(vertices, truth.faces, view.camera).face >= 0
         mask = view.coverage() > 0.5
         found.append((own & mask).sum() / max(1, (own | mask).sum()))
@@ -133,7 +133,7 @@ def iou(truth: GroundTruth, mesh: Disturbed, pose: Similarity, taken: scene.Scen
 
 def print_strangers() -> None:
     """Every object on the views of every other."""
-    refused, taken = 0, []
+    refused, loaded = 0, []
     for name in objects.NAMES:
         cloud = cloud_of(disturbed(truth_of(name), 5))
         for other in objects.NAMES:
@@ -141,8 +141,8 @@ def print_strangers() -> None:
                 continue
             found = register(cloud, [registration_view(view) for view in scene_of(other).views])
             refused += not found.fits
-            taken += [f"{name} for {other} ({found.precision:.2f}, {found.recall:.2f})"] if found.fits else []
-    print(f"meshes of other objects: {refused} refused, taken: {', '.join(taken) or 'none'}", flush=True)
+            loaded += [f"{name} for {other} ({found.precision:.2f}, {found.recall:.2f})"] if found.fits else []
+    print(f"meshes of other objects: {refused} refused, taken: {', '.join(loaded) or 'none'}", flush=True)
 
 
 # -- in the photographs' colours ----------------------------------------------------------------------------------------
@@ -153,10 +153,10 @@ def print_bakes() -> None:
     rows, gains = [], []
     for seed, name in enumerate(objects.NAMES):
         truth = truth_of(name)
-        taken = scene_of(name)
-        fused, _ = reconstruct.reconstruct(taken.views, reconstruct.Settings())
-        mesh, pictures = rebaked(truth, taken, seed)
-        ours, reference = scored(mesh, taken), scored(fused, taken)
+        loaded = scene_of(name)
+        fused, _ = reconstruct.reconstruct(loaded.views, reconstruct.Settings())
+        mesh, pictures = rebaked(truth, loaded, seed)
+        ours, reference = scored(mesh, loaded), scored(fused, loaded)
         gains.append(ours - reference)
         rows.append(pictures)
         print(f"{name}: baked where it was laid {ours:.2f} dB, fusion's own {reference:.2f} dB", flush=True)
@@ -164,7 +164,7 @@ def print_bakes() -> None:
     print(f"mean difference {np.mean(gains):+.2f} dB")
 
 
-def rebaked(truth: GroundTruth, taken: scene.Scene, seed: int) -> tuple[Any, Array]:
+def rebaked(truth: GroundTruth, loaded: scene.Scene, seed: int) -> tuple[Any, Array]:
     """The true mesh after a random transform, without noise, laid back and baked; and pictures of it from three views."""
     vertices, _, faces, source, corners = dense(truth)
     pose = disturbed(truth, seed).back.inverse()
@@ -174,16 +174,17 @@ def rebaked(truth: GroundTruth, taken: scene.Scene, seed: int) -> tuple[Any, Arr
     made = GeneratedMesh(pose(vertices), faces, colours)
     cloud, face, weights = pointcloud.sample_mesh(made.vertices, made.faces, FULL_POINTS)
     coloured = replace(cloud, colours=(colours[faces[face]] * weights[..., None]).sum(axis=1))
-    found = register(coloured, [registration_view(view) for view in taken.views])
-    mesh, _, _ = texture_registered(made, found, taken.views, reconstruct.Settings())
-    shown = [
-        np.hstack([_small(view.picture()), _small(_drawn(mesh, view))]) for view in taken.views[:4:2] + taken.views[4:5]
+    found = register(coloured, [registration_view(view) for view in loaded.views])
+    mesh, _, _ = texture_registered(made, found, loaded.views, reconstruct.Settings())
+    pointclouds = [
+        np.hstack([_small(view.picture()), _small(_drawn(mesh, view))])
+        for view in loaded.views[:4:2] + loaded.views[4:5]
     ]
-    return mesh, np.hstack(shown)
+    return mesh, np.hstack(pointclouds)
 
 
-def scored(mesh: Any, taken: scene.Scene) -> float:
-    return float(np.mean([psnr(view.picture(), _drawn(mesh, view)) for view in taken.views]))
+def scored(mesh: Any, loaded: scene.Scene) -> float:
+    return float(np.mean([psnr(view.picture(), _drawn(mesh, view)) for view in loaded.views]))
 
 
 def _drawn(mesh: Any, view: scene.SceneView) -> Array:

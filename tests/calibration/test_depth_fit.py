@@ -44,9 +44,9 @@ def depths() -> list[Array]:
 
 def fit_to(values: list[Array], given: list[Camera]) -> tuple[Fit, Frame]:
     """values: six [H, W], -1 where nothing is."""
-    placed, frame = normalize_cameras(given, [v >= 0 for v in values])
+    normalized, frame = normalize_cameras(given, [v >= 0 for v in values])
     levels = np.unique(np.concatenate([v[v >= 0] for v in values]))
-    views = [depth_view(c, v, v >= 0, float(np.diff(levels).min())) for c, v in zip(placed, values, strict=True)]
+    views = [depth_view(c, v, v >= 0, float(np.diff(levels).min())) for c, v in zip(normalized, values, strict=True)]
     return depth_search.find_model(depth_fit.problem(views), frame), frame
 
 

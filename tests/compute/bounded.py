@@ -101,13 +101,13 @@ MESH = {"mesh": meshes(), "camera": cameras([HARDLY_DRAWN])}
 
 
 @case({**MESH_AND_CAMERA, "side": st.sampled_from([1, 2, 5]), "bad": few}, 120)
-def drawn(mesh: Any, camera: Camera, side: int, bad: int) -> None:
+def rasterized(mesh: Any, camera: Camera, side: int, bad: int) -> None:
     vertices, faces, random = mesh
-    found = rasterize.rasterize(vertices, faces, camera)
-    assert found.face.min() >= -1 and found.face.max() < len(faces)
-    assert np.isfinite(found.bary).all()
+    fragments = rasterize.rasterize(vertices, faces, camera)
+    assert fragments.face.min() >= -1 and fragments.face.max() < len(faces)
+    assert np.isfinite(fragments.bary).all()
     uv = spoilt(random, random.normal(size=(len(vertices), 2)), bad).astype(np.float32)
-    picture = render.shade(found, faces, uv, random.random((side, 3, 3)))
+    picture = render.shade(fragments, faces, uv, random.random((side, 3, 3)))
     assert np.isfinite(picture).all()
     render.wireframe(vertices, faces, camera, 1)
 
@@ -177,8 +177,8 @@ def baked(mesh: Any, camera: Camera, size: tuple[int, int], bad: int) -> None:
     normals = random.normal(size=vertices.shape) * random.integers(0, 2, (len(vertices), 1))
     at = bake.texel_fragments(faces, uv, 8)
     bands, weight = np.zeros((8, 8, 6), np.float32), np.zeros((8, 8, 2), np.float32)
-    seen, trust = (spoilt(random, random.random(size) * 3, bad).astype(np.float32) for _ in range(2))
-    bake._add_photo(photo, seen, trust, at, vertices, faces, normals, bake.ROUGH, bands, weight)
+    seen, confidence = (spoilt(random, random.random(size) * 3, bad).astype(np.float32) for _ in range(2))
+    bake._add_photo(photo, seen, confidence, at, vertices, faces, normals, bake.ROUGH, bands, weight)
     bake.bake(vertices, faces, uv, normals, [photo], 8)
 
 
@@ -192,8 +192,8 @@ def fused(camera: Camera, seed: int, scale: int, bad: int) -> None:
     depth_ops.tangent_planes(seen, camera)
     view = signed_field.DepthView(camera, seen, random.random(shape).astype(np.float32), step)
     grid = signed_field.Grid(spoilt(random, random.normal(size=3), bad), 10.0**scale, (3, 2, 4))
-    for slack in (0.0, 3.0):
-        signed_field.signed_field([view, view], grid, slack)
+    for band in (0.0, 3.0):
+        signed_field.signed_field([view, view], grid, band)
     signed_field.grid_around([view], 16)
 
 
@@ -291,14 +291,14 @@ def every_kernel() -> dict[str, Dispatcher]:
 
 def calls(kernel: Dispatcher) -> set[Dispatcher]:
     """The kernel and all that it calls."""
-    found, waiting = set(), [kernel]
+    fragments, waiting = set(), [kernel]
     while waiting:
         one = waiting.pop()
-        if one not in found:
-            found.add(one)
+        if one not in fragments:
+            fragments.add(one)
             scope = one.py_func.__globals__
             waiting += [scope[n] for n in one.py_func.__code__.co_names if isinstance(scope.get(n), Dispatcher)]
-    return found
+    return fragments
 
 
 @kernels.kernel

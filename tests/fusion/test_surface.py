@@ -158,8 +158,8 @@ def test_a_tilted_plane_s_tangent_plane_is_itself() -> None:
 def test_the_outline_is_found_below_the_pixel() -> None:
     edge = 20.3
     coverage = np.clip(edge - np.arange(64), 0, 1)[None].repeat(64, axis=0).astype(np.float32)
-    found = silhouette_sdf(coverage)[32]
-    assert found == pytest.approx(np.arange(64) + 0.5 - edge, abs=1e-5)
+    distances = silhouette_sdf(coverage)[32]
+    assert distances == pytest.approx(np.arange(64) + 0.5 - edge, abs=1e-5)
 
 
 # -- mesh ----------------------------------------------------------------------------------------------------------------

@@ -50,15 +50,15 @@ def test_a_missing_face_is_not_watertight() -> None:
 def test_a_face_turned_over_is_watertight_and_not_oriented() -> None:
     turned = SIDES.copy()
     turned[0] = turned[0, ::-1]
-    found = soundness(TETRAHEDRON, turned)
-    assert found.watertight and not found.oriented and not found.sound
+    result = soundness(TETRAHEDRON, turned)
+    assert result.watertight and not result.oriented and not result.sound
 
 
 def test_two_solids_that_touch_in_a_corner_are_no_manifold_there() -> None:
     both = np.vstack([TETRAHEDRON, -TETRAHEDRON[1:]])
     other = np.where(SIDES > 0, SIDES + 3, 0)[:, ::-1]
-    found = soundness(both, np.vstack([SIDES, other]))
-    assert found.watertight and found.oriented and not found.vertex_manifold
+    result = soundness(both, np.vstack([SIDES, other]))
+    assert result.watertight and result.oriented and not result.vertex_manifold
 
 
 def test_two_balls_that_overlap_cross_where_their_surfaces_meet() -> None:
@@ -129,9 +129,9 @@ def test_vertices_go_back_only_where_faces_would_cross() -> None:
     safe, faces = np.array(ball().vertices), ball().faces
     wanted = safe * 1.1
     wanted[7] = -wanted[7]  # through the ball
-    found, held = resolve_crossings(wanted, faces, safe)
-    assert not crossing_faces(found, faces).any() and 0 < held < 60
-    assert (found == wanted).all(axis=1).sum() == len(safe) - held
+    result, n_held_back = resolve_crossings(wanted, faces, safe)
+    assert not crossing_faces(result, faces).any() and 0 < n_held_back < 60
+    assert (result == wanted).all(axis=1).sum() == len(safe) - n_held_back
 
 
 def test_what_is_rounded_to_32_bits_is_checked_as_such() -> None:

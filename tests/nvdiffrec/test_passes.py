@@ -33,15 +33,15 @@ def views(job: Finished) -> list[Target]:
 
 @pytest.fixture(scope="module")
 def start(job: Finished) -> Mesh:
-    taken = scene.load(job.out / ".sixview" / "scene")
-    return reconstruct.reconstruct(taken.views, reconstruct.Settings(grid=96, faces=4000, texture_size=256))[0]
+    loaded = scene.load(job.out / ".sixview" / "scene")
+    return reconstruct.reconstruct(loaded.views, reconstruct.Settings(grid=96, faces=4000, texture_size=256))[0]
 
 
 def test_the_first_pass_pulls_a_field_that_is_two_cells_too_large_into_place(
     job: Finished, views: list[Target]
 ) -> None:
-    taken = scene.load(job.out / ".sixview" / "scene")
-    field, grid = reconstruct.fuse(taken.views, reconstruct.Settings(grid=40))
+    loaded = scene.load(job.out / ".sixview" / "scene")
+    field, grid = reconstruct.fuse(loaded.views, reconstruct.Settings(grid=40))
     optimization = FirstPass(field - 1.5, grid, 80, views, "cpu")
 
     def as_mesh() -> Mesh:
@@ -60,8 +60,8 @@ def test_the_first_pass_pulls_a_field_that_is_two_cells_too_large_into_place(
 
 
 def test_a_field_without_an_inside_has_not_converged(job: Finished, views: list[Target]) -> None:
-    taken = scene.load(job.out / ".sixview" / "scene")
-    field, grid = reconstruct.fuse(taken.views, reconstruct.Settings(grid=40))
+    loaded = scene.load(job.out / ".sixview" / "scene")
+    field, grid = reconstruct.fuse(loaded.views, reconstruct.Settings(grid=40))
     with pytest.raises(ModelConvergenceFailed, match="empty"):
         FirstPass(np.abs(field) + 1, grid, 4, views, "cpu").step(0, views)
 
@@ -97,14 +97,14 @@ def test_a_pass_goes_on_from_a_snapshot_as_if_it_had_not_stopped(start: Mesh, vi
 def test_losses_at_fewer_pixels_do_not_end_the_iterations_at_all_of_them(start: Mesh, views: list[Target]) -> None:
     """They are lower, since small pictures are blurred: nothing after them would seem to gain."""
     clock, checkpoint = SimpleNamespace(tick=lambda _=1: None), SimpleNamespace(due=lambda: False)
-    work: Any = SimpleNamespace(saved={}, clock=clock, checkpoint=checkpoint)
+    job: Any = SimpleNamespace(saved={}, clock=clock, checkpoint=checkpoint)
     optimization = SecondPass(start, 8, views, "cpu")
 
     def loss(iteration: int) -> float:
         return (0.1 if iteration < 10 else 1.0) * 0.9**iteration
 
-    assert _iterate(work, optimization, "all", 40, loss, restart=10) == 40
-    assert _iterate(work, optimization, "stalls", 40, lambda _: 1.0, restart=10) == 10 + 24
+    assert _iterate(job, optimization, "all", 40, loss, restart=10) == 40
+    assert _iterate(job, optimization, "stalls", 40, lambda _: 1.0, restart=10) == 10 + 24
 
 
 @pytest.mark.parametrize(("value", "words"), [(float("nan"), "not numbers"), (10.0, "flew apart")])
@@ -143,17 +143,17 @@ def test_light_and_reflections_are_found_where_the_colours_are_known(start: Mesh
 def test_memory_kept_for_the_backward_pass_is_what_the_ladder_predicts(start: Mesh, views: list[Target]) -> None:
     """Counted tensor by tensor, which is the same on any device."""
     optimization, view = SecondPass(start, 8, views, "cpu"), views[0]
-    kept: dict[int, int] = {}
+    saved_bytes: dict[int, int] = {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        saved_bytes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         optimization._loss(view, ladder.SAMPLES, False, optimization.state.normal)
     parameters = sum(t.untyped_storage().nbytes() for t in optimization.state.tensors().values())
     samples = view.camera.width * view.camera.height * ladder.SAMPLES**2
-    assert 0.2 * ladder.PER_SAMPLE < (sum(kept.values()) - parameters) / samples < ladder.PER_SAMPLE
+    assert 0.2 * ladder.PER_SAMPLE < (sum(saved_bytes.values()) - parameters) / samples < ladder.PER_SAMPLE
 
 
 def test_depth_noise_is_measured_in_pixels() -> None:
@@ -200,19 +200,19 @@ def test_where_the_world_s_origin_lies_does_not_matter(job: Finished, start: Mes
     front = scene.load(job.out / ".sixview" / "scene").views[0]
     pose = front.camera.camera_to_world.copy()
     pose[:3, 3] += shift
-    moved = replace(
+    shifted = replace(
         front,
         camera=replace(front.camera, camera_to_world=pose),
         depth_camera=replace(front.depth_camera, camera_to_world=pose),
     )
-    shifted = replace(start, vertices=(start.vertices + np.array(shift)).astype(np.float32))
-    _, overlap = agreement(shifted, targets([moved], 128, 0.01, "cpu"), "cpu")
+    mesh = replace(start, vertices=(start.vertices + np.array(shift)).astype(np.float32))
+    _, overlap = agreement(mesh, targets([shifted], 128, 0.01, "cpu"), "cpu")
     assert overlap > 0.98
 
 
 def test_the_judge_s_score_is_the_gate_s(job: Finished) -> None:
     """To the last digit: a mesh that the judge keeps as passing cannot miss the gate by what rounding to 8 bits does."""
-    taken = scene.load(job.out / ".sixview" / "scene")
-    mesh = mesh_files.load(job.out / "reconviagen", taken.frame)
+    loaded = scene.load(job.out / ".sixview" / "scene")
+    mesh = mesh_files.load(job.out / "reconviagen", loaded.frame)
     gate = json.loads((job.out / "reconviagen" / "quality.json").read_text())["psnr"]
-    assert round(psnr(mesh, taken), 6) == gate
+    assert round(psnr(mesh, loaded), 6) == gate

@@ -52,28 +52,28 @@ def finished(tmp_path_factory: pytest.TempPathFactory, sample_set: Callable[...,
     return out
 
 
-def about(out: Path) -> dict[str, Any]:
+def model_json(out: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((out / ".sixview" / "reconviagen" / "mesh" / "model.json").read_text())
     return found
 
 
 @pytest.mark.slow
 def test_a_whole_job_ends_with_the_mesh_where_the_cameras_say(finished: Path) -> None:
-    facts = about(finished)
-    assert (facts["engine"], facts["device"], facts["device_name"]) == ("reconviagen", "cpu", "CPU")
-    assert facts["registration"]["iou"] > 0.8
-    assert facts["registration"]["explained"] > 0.9
-    assert facts["structure"]["steps"] == 3
-    assert facts["weights"]["pipeline"] == "Stable-X/trellis-vggt-v0-2 at " + "0" * 40
-    assert facts["rung"]["stood_on"] == {"batch": 6, "low_vram": False, "refine": True}
+    metadata = model_json(finished)
+    assert (metadata["engine"], metadata["device"], metadata["device_name"]) == ("reconviagen", "cpu", "CPU")
+    assert metadata["registration"]["iou"] > 0.8
+    assert metadata["registration"]["explained"] > 0.9
+    assert metadata["structure"]["steps"] == 3
+    assert metadata["weights"]["pipeline"] == "Stable-X/trellis-vggt-v0-2 at " + "0" * 40
+    assert metadata["rung"]["stood_on"] == {"batch": 6, "low_vram": False, "refine": True}
 
 
 @pytest.mark.slow
 def test_its_stages_are_told_one_by_one(finished: Path) -> None:
-    told = [
+    stages = [
         s["stage"] for s in json.loads((finished / ".sixview" / "outputs" / "reconviagen" / "stages.json").read_text())
     ]
-    assert told == ["weight_loading", "inference", "export"] * 2
+    assert stages == ["weight_loading", "inference", "export"] * 2
 
 
 @pytest.mark.slow
@@ -181,7 +181,7 @@ def test_the_ladder_is_gone_down_until_the_memory_suffices(tmp_path: Path, duck:
     """Six views at a time through the encoder are too many here: the next attempt takes one."""
     summary = job(tmp_path / "out", duck, given, STANDIN_FAILS="oom at encoding 6")
     assert summary["error"] is None
-    assert about(tmp_path / "out")["rung"]["stood_on"]["batch"] == 1
+    assert model_json(tmp_path / "out")["rung"]["stood_on"]["batch"] == 1
     attempts = json.loads((tmp_path / "out" / ".sixview" / "attempts" / "reconviagen.json").read_text())
     assert [a["outcome"] for a in attempts] == ["MODEL_VRAM_OOM", "completed"]
 
@@ -190,7 +190,7 @@ def test_the_ladder_is_gone_down_until_the_memory_suffices(tmp_path: Path, duck:
 def test_refinement_is_given_up_last(tmp_path: Path, duck: Path, given: Path) -> None:
     summary = job(tmp_path / "out", duck, given, "--refine", STANDIN_FAILS="oom at refine")
     assert summary["error"] is None
-    assert about(tmp_path / "out")["rung"]["stood_on"] == {"batch": 1, "low_vram": True, "refine": False}
+    assert model_json(tmp_path / "out")["rung"]["stood_on"] == {"batch": 1, "low_vram": True, "refine": False}
 
 
 # -- its parts ----------------------------------------------------------------------------------------------------------

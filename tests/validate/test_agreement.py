@@ -64,8 +64,8 @@ def sample(name: str) -> list[DepthView]:
 
 @pytest.mark.parametrize("name", OBJECTS)
 def test_what_was_rendered_by_these_cameras_agrees(name: str) -> None:
-    found = agreement.compare(sample(name))
-    assert found.denied_share < 0.002 and found.distance < 0.004
+    result = agreement.compare(sample(name))
+    assert result.denied_share < 0.002 and result.distance < 0.004
 
 
 @pytest.mark.parametrize("name", THIN)
@@ -177,8 +177,8 @@ def noisy(view: int, levels: float, light: float = 0.0) -> exchanged.PictureSamp
 @pytest.mark.parametrize("levels", [1.0, 2.0])
 def test_two_sides_that_look_alike_are_no_copies(levels: float) -> None:
     """Each has its own light and noise."""
-    looks = [noisy(view, levels, 0.02 * view) for view in range(6)]
-    evidence = Evidence(sample("bowl"), looks)
+    pictures = [noisy(view, levels, 0.02 * view) for view in range(6)]
+    evidence = Evidence(sample("bowl"), pictures)
     cause = causes.of_pictures(evidence, causes.fits_of(evidence))
     assert cause is None or "once more" not in cause.sentence
 
@@ -199,16 +199,16 @@ LIGHT = (1.0, 0.9, 0.98, 0.78, 0.9, 0.72)  # of front, back, left, right, top, b
 def test_white_things_over_white_under_a_light_of_each_view_s_own_are_not_exchanged(
     brightness: tuple[float, ...],
 ) -> None:
-    looks = [white(view, light, 0.0) for view, light in zip(sample("house"), brightness, strict=True)]
-    evidence = Evidence(sample("house"), looks)
+    pictures = [white(view, light, 0.0) for view, light in zip(sample("house"), brightness, strict=True)]
+    evidence = Evidence(sample("house"), pictures)
     assert causes.of_pictures(evidence, causes.fits_of(evidence), suspected=False) is None
 
 
 def test_what_is_printed_on_them_tells_that_they_are() -> None:
-    looks = [white(view, light, 1.0) for view, light in zip(sample("house"), LIGHT, strict=True)]
-    evidence = Evidence(sample("house"), looks)
+    pictures = [white(view, light, 1.0) for view, light in zip(sample("house"), LIGHT, strict=True)]
+    evidence = Evidence(sample("house"), pictures)
     assert causes.of_pictures(evidence, causes.fits_of(evidence), suspected=False) is None
-    exchanged_ = Evidence(sample("house"), [looks[k] for k in (0, 1, 3, 2, 4, 5)])
+    exchanged_ = Evidence(sample("house"), [pictures[k] for k in (0, 1, 3, 2, 4, 5)])
     cause = causes.of_pictures(exchanged_, causes.fits_of(exchanged_), suspected=False)
     assert cause is not None and "left and right are exchanged" in cause.sentence
 

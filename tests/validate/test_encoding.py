@@ -45,20 +45,22 @@ def opened(case: Case, sample: Path, out: Path) -> tuple[Pictures, list[View]]:
 
 
 def decoded(pictures: Pictures, views: list[View]) -> list[Array]:
-    found = []
+    depths_of_views = []
     for picture, view in zip(pictures.depths, views, strict=True):
         shape = picture.pixels.shape[:2]
         assert view.depth is not None
-        found.append(metric_depth(picture, view.depth, ray_to_z(view.camera.resized(*shape[::-1]), shape)).depth)
-    return found
+        depths_of_views.append(
+            metric_depth(picture, view.depth, ray_to_z(view.camera.resized(*shape[::-1]), shape)).depth
+        )
+    return depths_of_views
 
 
-def worst(found: list[Array], sample: Path) -> float:
+def worst(depths_of_views: list[Array], sample: Path) -> float:
     """Scene units beside the clean set, but for one pixel in a hundred."""
     pictures, views = input_checks.check_set(sample)
     assert isinstance(views, list)
     clean = decoded(pictures, views)
-    errors = [np.abs(f - c)[c > 0] for f, c in zip(found, clean, strict=True)]
+    errors = [np.abs(f - c)[c > 0] for f, c in zip(depths_of_views, clean, strict=True)]
     return float(np.percentile(np.concatenate(errors), 99))
 
 
@@ -180,9 +182,9 @@ def test_wrong_cameras_are_not_explained_away_by_a_curve(sample_set: Callable[..
 def test_canonical_cameras_need_not_be_given_for_it(mug: Path, tmp_path: Path) -> None:
     pictures, given = input_checks.check_set(CASES["depth_srgb_none"].write(mug, tmp_path / "set"))
     assert given is None
-    explained = nominal.nominal_with_encoding(pictures, 0)
-    assert explained is not None
-    views, note = explained
+    nominal_result = nominal.nominal_with_encoding(pictures, 0)
+    assert nominal_result is not None
+    views, note = nominal_result
     assert worst(decoded(pictures, views), mug) < 0.01
     assert "The cameras are the canonical ones" in note and "sRGB" in note
 

@@ -127,8 +127,8 @@ def view_of(coverage: Array, behind: Array | None) -> Picture:
 @pytest.mark.parametrize("behind", [None, np.ones(3), np.array([0.1, 0.5, 0.2])], ids=["alpha", "white", "green"])
 def test_a_wall_behind_the_object_is_left_out_and_told(smeared: bool, behind: Array | None) -> None:
     depth, coverage = stored(3.4, smeared)
-    kept, notes = outside.without_surroundings([depth] * 6, [view_of(coverage, behind)] * 6, [None] * 6)
-    inside = foreground(kept[0], DepthEncoding(background=None))
+    cleaned, notes = outside.without_surroundings([depth] * 6, [view_of(coverage, behind)] * 6, [None] * 6)
+    inside = foreground(cleaned[0], DepthEncoding(background=None))
     assert not inside[depth.pixels[..., 0] > 30000].any()
     assert inside[depth.pixels[..., 0] < 25000].mean() > 0.98
     assert notes == [outside.WALL] and "behind the object" in notes[0]
@@ -138,8 +138,8 @@ def test_a_wall_is_told_by_a_sensor_with_holes_too() -> None:
     depth, coverage = stored(3.4, False)
     gaps = np.random.default_rng(0).random((64, 64)) < 0.12
     pixels = np.where(gaps[..., None], 0, depth.pixels).astype(np.uint16)
-    kept, notes = outside.without_surroundings([Picture(pixels, 65535)] * 6, [view_of(coverage, None)] * 6, [0] * 6)
-    assert np.array_equal(foreground(kept[0], DepthEncoding()), (depth.pixels[..., 0] < 25000) & ~gaps)
+    cleaned, notes = outside.without_surroundings([Picture(pixels, 65535)] * 6, [view_of(coverage, None)] * 6, [0] * 6)
+    assert np.array_equal(foreground(cleaned[0], DepthEncoding()), (depth.pixels[..., 0] < 25000) & ~gaps)
     assert notes == [outside.WALL]
 
 
@@ -153,8 +153,8 @@ def test_an_outline_that_depth_reaches_beyond_all_around_is_another_lens_s() -> 
 def test_a_wall_that_nothing_tells_from_the_object_is_named() -> None:
     depth, coverage = stored(3.4, False)
     ramp = np.linspace(0, 1, 64)[:, None, None] * np.ones((64, 64, 3))
-    kept, notes = outside.without_surroundings([depth] * 6, [view_of(coverage, ramp)] * 6, [None] * 6)
-    assert kept[0] is depth and notes == [outside.UNKNOWN_OBJECT]
+    cleaned, notes = outside.without_surroundings([depth] * 6, [view_of(coverage, ramp)] * 6, [None] * 6)
+    assert cleaned[0] is depth and notes == [outside.UNKNOWN_OBJECT]
     error = outside.with_notes(ValidationFailed("The views deny each other.", "Look."), notes)
     assert "wall or a floor" in error.suggestion and error.suggestion.startswith("Look.")
 
@@ -162,9 +162,9 @@ def test_a_wall_that_nothing_tells_from_the_object_is_named() -> None:
 @pytest.mark.parametrize("turn", [lambda a: a[:, ::-1], lambda a: 1 - a], ids=["mirrored", "turned round"])
 def test_outlines_that_are_not_the_depth_s_leave_nothing_out(turn: Callable[[Array], Array]) -> None:
     depth, coverage = stored(0.0, False)
-    moved = turn(np.roll(coverage, 9, axis=1))
-    kept, notes = outside.without_surroundings([depth] * 6, [view_of(moved, None)] * 6, [0] * 6)
-    assert kept[0] is depth and not notes
+    shifted = turn(np.roll(coverage, 9, axis=1))
+    cleaned, notes = outside.without_surroundings([depth] * 6, [view_of(shifted, None)] * 6, [0] * 6)
+    assert cleaned[0] is depth and not notes
 
 
 @pytest.mark.parametrize("width", [64, 20], ids=["floor", "plinth"])
@@ -174,8 +174,8 @@ def test_what_the_object_stands_on_is_left_out(width: int) -> None:
     place = np.s_[48:, 32 - width // 2 : 32 + width // 2]
     pixels[place][coverage[place] == 0] = 22000
     floor = replace(depth, pixels=pixels)
-    kept, notes = outside.without_surroundings([floor] * 6, [view_of(coverage, None)] * 6, [0] * 6)
-    assert np.array_equal(foreground(kept[0], DepthEncoding()), (depth.pixels[..., 0] > 0))
+    cleaned, notes = outside.without_surroundings([floor] * 6, [view_of(coverage, None)] * 6, [0] * 6)
+    assert np.array_equal(foreground(cleaned[0], DepthEncoding()), (depth.pixels[..., 0] > 0))
     assert notes == [outside.WALL]
 
 
@@ -186,8 +186,8 @@ def test_depth_along_the_outline_is_told_from_depth_of_something_else(beside: ra
     rows, columns = np.mgrid[:64, :64] - 31.5
     grown = (np.hypot(rows, columns) < beside.stop) & ((columns > 0) | is_smeared)
     stray = MetricDepth(np.where((depth.depth == 0) & grown, np.float32(1.6), depth.depth), depth.step)
-    kept, notes = outside.remove_outside([stray] * 6, [coverage] * 6)
-    assert (kept[0].depth > 0).sum() <= (coverage > 0).sum()
+    cleaned, notes = outside.remove_outside([stray] * 6, [coverage] * 6)
+    assert (cleaned[0].depth > 0).sum() <= (coverage > 0).sum()
     assert (notes == [outside.SMEARS]) == is_smeared and len(notes) == 1
 
 
@@ -198,13 +198,13 @@ def test_the_ringing_of_a_jpeg_is_left_out_and_the_rest_stays() -> None:
     radius, level = np.hypot(rows, columns), np.float32(0.008)
     ringing = np.random.default_rng(0).random(radius.shape) < 0.3
     spoilt = np.where(ringing & (radius > 12) & (radius < 26), np.float32(1.8), np.rint(depth.depth / level) * level)
-    kept, _ = outside.remove_outside([MetricDepth(spoilt, np.full_like(spoilt, level))] * 6, [coverage] * 6)
-    on_object, found = depth.depth > 0, kept[0].depth
+    cleaned, _ = outside.remove_outside([MetricDepth(spoilt, np.full_like(spoilt, level))] * 6, [coverage] * 6)
+    on_object, found = depth.depth > 0, cleaned[0].depth
     assert (found == np.float32(1.8)).sum() < 0.1 * (ringing & on_object & (radius > 12)).sum()
     assert (found[on_object & (spoilt != np.float32(1.8))] > 0).mean() > 0.8
 
 
 def test_depth_of_the_object_alone_stays_as_it_is_and_nothing_is_told() -> None:
     depth, coverage = disc(0.0, False)
-    kept, notes = outside.remove_outside([depth] * 6, [coverage] * 6)
-    assert np.array_equal(kept[0].depth, depth.depth) and not notes
+    cleaned, notes = outside.remove_outside([depth] * 6, [coverage] * 6)
+    assert np.array_equal(cleaned[0].depth, depth.depth) and not notes

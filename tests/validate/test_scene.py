@@ -41,12 +41,12 @@ def test_without_cameras_json_the_canonical_rig_and_encoding_hold(set_copy: Path
 
 
 def test_the_six_depth_maps_agree_on_one_object_in_the_world(duck: Path, tmp_path: Path) -> None:
-    taken = validated(duck, tmp_path)
-    clouds = {v.camera.name: taken.frame.points_out(unproject(v.depth(), v.depth_camera)) for v in taken.views}
-    assert clouds["front"][:, 2].mean() > 0.1 > -0.1 > clouds["back"][:, 2].mean()
-    assert clouds["top"][:, 1].mean() > 0.1 > -0.1 > clouds["bottom"][:, 1].mean()
-    assert clouds["right"][:, 0].mean() > 0.1 > -0.1 > clouds["left"][:, 0].mean()
-    assert max(np.linalg.norm(cloud, axis=1).max() for cloud in clouds.values()) == pytest.approx(0.95, abs=0.02)
+    loaded = validated(duck, tmp_path)
+    pointclouds = {v.camera.name: loaded.frame.points_out(unproject(v.depth(), v.depth_camera)) for v in loaded.views}
+    assert pointclouds["front"][:, 2].mean() > 0.1 > -0.1 > pointclouds["back"][:, 2].mean()
+    assert pointclouds["top"][:, 1].mean() > 0.1 > -0.1 > pointclouds["bottom"][:, 1].mean()
+    assert pointclouds["right"][:, 0].mean() > 0.1 > -0.1 > pointclouds["left"][:, 0].mean()
+    assert max(np.linalg.norm(cloud, axis=1).max() for cloud in pointclouds.values()) == pytest.approx(0.95, abs=0.02)
 
 
 def test_an_opaque_white_background_gives_nearly_the_same_masks(duck: Path, sample_set: Any, tmp_path: Path) -> None:
@@ -89,9 +89,9 @@ def test_where_a_gpu_is_required_and_none_is_found_the_job_ends_at_once(duck: Pa
 
 
 def test_every_view_s_name_and_size_is_kept(duck: Path, tmp_path: Path) -> None:
-    taken = validated(duck, tmp_path)
-    assert [v.camera.name for v in taken.views] == list(VIEW_NAMES)
-    assert {(v.camera.width, v.camera.height, *v.depth().shape) for v in taken.views} == {(128, 128, 128, 128)}
+    loaded = validated(duck, tmp_path)
+    assert [v.camera.name for v in loaded.views] == list(VIEW_NAMES)
+    assert {(v.camera.width, v.camera.height, *v.depth().shape) for v in loaded.views} == {(128, 128, 128, 128)}
 
 
 def test_cameras_that_were_given_are_saved_as_they_hold(duck: Path, tmp_path: Path) -> None:

@@ -89,8 +89,8 @@ class Trial:
 
 def fits_of(evidence: Evidence) -> Fits:
     """How the pictures fit the depth renders, each with each."""
-    sights = [sample_points(view) for view in evidence.views]
-    return exchanged.fits(evidence.pictures, sights, TOLERANCE * diagonal(sights))
+    samples = [sample_points(view) for view in evidence.views]
+    return exchanged.fits(evidence.pictures, samples, TOLERANCE * diagonal(samples))
 
 
 # -- depth against depth ------------------------------------------------------------------------------------------------
@@ -140,9 +140,9 @@ def trials(evidence: Evidence) -> Iterator[Trial]:
     def denied(cameras: list[Camera]) -> float:
         return denied_share(with_cameras(evidence, cameras).views, FEW)
 
-    clouds = [_own_axes(view) for view in evidence.views]
+    pointclouds = [_own_axes(view) for view in evidence.views]
     for words, cameras in (
-        *conventions.rescaled(evidence.cameras, clouds, denied),
+        *conventions.rescaled(evidence.cameras, pointclouds, denied),
         *conventions.lenses(evidence.cameras, denied),
     ):
         yield Trial(f"The cameras look like {words}.", with_cameras(evidence, cameras))
@@ -182,11 +182,11 @@ def _orders(evidence: Evidence) -> Iterator[Trial]:
 
 def exchange_words(order: tuple[int, ...], names: list[str]) -> str:
     """`left and right are exchanged`, or where more than two have moved which one stands for which."""
-    moved = [(names[a], names[p]) for a, p in enumerate(order) if a != p]
-    if len(moved) == 2:
-        return f"{moved[0][0]} and {moved[1][0]} are exchanged"
-    each = ", ".join(f"{name} has that of {_owner(name, order, names)}" for name, _ in moved)
-    return f"{', '.join(name for name, _ in moved)} are mixed up ({each})"
+    exchanged_names = [(names[a], names[p]) for a, p in enumerate(order) if a != p]
+    if len(exchanged_names) == 2:
+        return f"{exchanged_names[0][0]} and {exchanged_names[1][0]} are exchanged"
+    each = ", ".join(f"{name} has that of {_owner(name, order, names)}" for name, _ in exchanged_names)
+    return f"{', '.join(name for name, _ in exchanged_names)} are mixed up ({each})"
 
 
 def _owner(name: str, order: tuple[int, ...], names: list[str]) -> str:
@@ -206,7 +206,7 @@ def _best_order(views: list[DepthView]) -> tuple[int, ...]:
             window = Window.of(samples[b][e].view, tolerance)
             for a in SIX:
                 if a != b:
-                    table[a, b, :, e] = [_share(window, samples[a][d]) if d != e else 0 for d in SIX]
+                    table[a, b, :, e] = [_denied_share(window, samples[a][d]) if d != e else 0 for d in SIX]
     i, j = (index.ravel() for index in np.nonzero(~np.eye(6, dtype=bool)))
 
     def cost(order: tuple[int, ...]) -> float:
@@ -216,7 +216,7 @@ def _best_order(views: list[DepthView]) -> tuple[int, ...]:
     return min([SIX, *permutations(SIX)], key=cost)
 
 
-def _share(window: Window, one: ViewPoints) -> float:
+def _denied_share(window: Window, one: ViewPoints) -> float:
     return float(window.denies(one.points).mean()) if len(one.points) else 0.0
 
 

@@ -76,7 +76,7 @@ def note_of(choice: Choice, depth: DepthEncoding, per_view: bool) -> str:
     return f"The rig was found from the pictures: {words(chosen.hypothesis)}; {lens}; depth {encoding}{tie}"
 
 
-def facts_of(choice: Choice, views: list[cameras_json.View], per_view: bool) -> dict[str, Any]:
+def metadata_of(choice: Choice, views: list[cameras_json.View], per_view: bool) -> dict[str, Any]:
     """scene/rig.json. per_view: whether each view is normalized by its own range."""
     chosen, params = choice.chosen, choice.chosen.fit.params
     per_view_params = params[SHARED:].reshape(6, PER_VIEW)

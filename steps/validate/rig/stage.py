@@ -40,7 +40,7 @@ from steps.io.depth_encoding import DepthEncoding, metric_depth
 from steps.io.input_checks import Pictures
 from steps.validate.depth.stored import FRAME, background_of, counts_of
 from steps.validate.rig import nominal as nominal_rig
-from steps.validate.rig.messages import ambiguous, facts_of, note_of
+from steps.validate.rig.messages import ambiguous, metadata_of, note_of
 
 Array = NDArray[Any]
 ANY = Arrangement()
@@ -86,19 +86,19 @@ def find(pictures: Pictures, outputs: Path, arrangement: Arrangement = ANY) -> R
         and (nominal_curved := nominal_rig.nominal_with_encoding(full_size, background))
         and _nominal_fits_decoded(nominal_curved[0], pictures, full_size)
     ):
-        facts = {"decision": "nominal", "cameras": cameras_json.document(nominal_curved[0])}
-        return Rig(nominal_curved[0], facts, nominal_curved[1])
+        metadata = {"decision": "nominal", "cameras": cameras_json.document(nominal_curved[0])}
+        return Rig(nominal_curved[0], metadata, nominal_curved[1])
     placements = parallel_map(
         lambda both: _align(*both), zip(pictures.views, observed.silhouette_distance, strict=True)
     )
     maps = [photometric.colour_map(_over_white(p), q) for p, q in zip(pictures.views, placements, strict=True)]
-    choice, spans, per_view = _choose(observed, counts, known, hypotheses_left_open(arrangement), maps)
+    choice, ranges, per_view = _choose(observed, counts, known, hypotheses_left_open(arrangement), maps)
     if not choice.clear:
-        raise ambiguous(choice, lambda c: views_of(c, full_size, spans, background, placements), full_size, outputs)
-    views = views_of(choice.chosen, full_size, spans, background, placements)
+        raise ambiguous(choice, lambda c: views_of(c, full_size, ranges, background, placements), full_size, outputs)
+    views = views_of(choice.chosen, full_size, ranges, background, placements)
     depth = views[0].depth
     assert depth is not None
-    return Rig(views, facts_of(choice, views, per_view), note_of(choice, depth, per_view))
+    return Rig(views, metadata_of(choice, views, per_view), note_of(choice, depth, per_view))
 
 
 def _choose(
@@ -120,9 +120,9 @@ def _choose(
     return choice, common, False
 
 
-def _all_ranges_equal(spans: list[tuple[float, float]]) -> bool:
+def _all_ranges_equal(ranges: list[tuple[float, float]]) -> bool:
     """Whether all views span the same values, as if each was normalized to them."""
-    ends = np.array(spans)
+    ends = np.array(ranges)
     return bool((np.ptp(ends, axis=0) <= RANGE_TOLERANCE * np.ptp(ends)).all())
 
 
@@ -208,8 +208,8 @@ def _nominal_fits_decoded(views: list[cameras_json.View], pictures: Pictures, st
 
 def _as_nominal(pictures: Pictures) -> Rig:
     views = [cameras_json.canonical_views(*p.pixels.shape[1::-1])[i] for i, p in enumerate(pictures.depths)]
-    facts = {"decision": "nominal", "cameras": cameras_json.document(views)}
-    return Rig(views, facts, "")
+    metadata = {"decision": "nominal", "cameras": cameras_json.document(views)}
+    return Rig(views, metadata, "")
 
 
 # -- from numbers to cameras --------------------------------------------------------------------------------------------
@@ -218,7 +218,7 @@ def _as_nominal(pictures: Pictures) -> Rig:
 def views_of(
     candidate: Candidate,
     pictures: Pictures,
-    spans: list[tuple[float, float]],
+    ranges: list[tuple[float, float]],
     background: int | str,
     placements: list[Placement],
 ) -> list[cameras_json.View]:
@@ -235,9 +235,9 @@ def views_of(
         focal = float(np.exp(scale)) * half / k
         camera = Camera(name, pose, focal, focal, width / 2 + x * half, height / 2 - y * half, width, height)
         ends = [UNIT * (1 / k - ((1 + gain) * h + offset)) for h in params[END_HEIGHTS]]
-        encoding = encoding_of(candidate.encoding, ends, spans[i], picture.maximum, background)
-        if candidate.encoding.curved and spans[i][1] > spans[i][0]:
-            encoding = replace(encoding, near=ends[0], far=ends[1], curve=_curve(params, spans[i], picture.maximum))
+        encoding = encoding_of(candidate.encoding, ends, ranges[i], picture.maximum, background)
+        if candidate.encoding.curved and ranges[i][1] > ranges[i][0]:
+            encoding = replace(encoding, near=ends[0], far=ends[1], curve=_curve(params, ranges[i], picture.maximum))
         result.append(cameras_json.View(camera, encoding, placements[i]))
     return result
 
