@@ -27,10 +27,7 @@ LEAST_NOISE = 0.1  # voxels: less depth noise is left to the smoothing of the me
 # standard deviations of noise: width of the interval in which a depth is denoised
 BAND_SIGMAS = 3.0
 # share of the object's pixels missing in the mesh from which a finer grid is tried, and from which there is a warning
-FINER_GRID_LOSS, WARNING_LOSS = (
-    0.01,
-    0.03,
-)
+FINER_GRID_LOSS, WARNING_LOSS = 0.01, 0.03
 LEAST_REFINEMENT = 1.2  # least factor of a finer grid
 MAX_VOXELS = 40_000_000  # of a grid that is refined without being asked
 NOISE_PASSES = 2  # of denoising: noise is of single pixels, and more would flatten curvature

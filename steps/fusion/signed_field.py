@@ -32,11 +32,8 @@ from steps.runtime.errors import ModelConvergenceFailed
 Array = NDArray[Any]
 TRUNCATION = 4.0  # voxels: the field is clipped there
 MAX_SLOPE = 6.0  # depth per width, of one surface: pixels of a block that differ by more see two
-# standard deviations that views may be outvoted within; fewer voxels than that are exact
-CONSENSUS_SIGMAS, LEAST_BAND = (
-    3.0,
-    1.5,
-)
+# standard deviations in the half width of the consensus band; a band of fewer voxels than LEAST_BAND is none
+CONSENSUS_SIGMAS, LEAST_BAND = 3.0, 1.5
 SAME_SURFACE = 0.02  # of the diagonal: points of two views further apart are on two surfaces
 LEAST_COSINE = 0.35  # least cosine between normal and viewing ray, for views to be compared there
 COSINE_TOLERANCE = 0.1  # tolerance on squared cosines of one common normal

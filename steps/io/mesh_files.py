@@ -225,7 +225,7 @@ def _materials(material: Material | None) -> dict[str, Any]:
         "normalTexture": {"index": 2},
         "extensions": extension,
     }
-    # the light that the views were taken in, as far as it was told from colour: nine coefficients per channel
+    # estimated light of the views, as far as it is separable from colour: nine coefficients per channel
     material_json["extras"] = {"light": [[float(v) for v in row] for row in material.light]}
     return {"extensionsUsed": ["KHR_materials_specular"], "materials": [material_json]}
 

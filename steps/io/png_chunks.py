@@ -47,7 +47,7 @@ def gamma_of(chunks: Chunks) -> float | None:
 
 
 def upright(pixels: Array, orientation: int) -> Array:
-    """[H, W, C] or [W, H, C] as it is to be looked at."""
+    """[H, W, C] or [W, H, C] upright."""
     turned = np.swapaxes(pixels, 0, 1) if orientation >= 5 else pixels
     mirrored_rows, mirrored_columns = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
     turned = turned[::-1] if mirrored_rows else turned

@@ -33,10 +33,7 @@ Array = NDArray[Any]
 SHAPE_SIDE = 256  # pixels: side of the first pass's views; its cells are still several pixels wide
 SKIP_DEPTH_ERROR, SKIP_IOU = 0.5, 0.99  # pixels, IoU: a start this close is finer than the lattice
 # where views do not quite meet: outlines that contradict each other dent what is free
-SKIP_DEPTH_ERROR_ROUGH, SKIP_IOU_ROUGH = (
-    2.0,
-    0.95,
-)
+SKIP_DEPTH_ERROR_ROUGH, SKIP_IOU_ROUGH = 2.0, 0.95
 NOISY_DEPTH = 1.0  # pixels of depth noise from which the lattice starts from a smoothed field
 STALL, STALL_WINDOW = 0.002, 8  # a pass ends early when this many iterations gain less than this share
 SMOOTHING = 4  # Taubin passes over what marching tetrahedra leave

@@ -41,7 +41,7 @@ COLOUR_POINTS, FULL_POINTS = 2500, 6000  # points of each side that a round look
 TIE, NOISE = 1.25, 0.02
 # poses refined by colour, and refined fully, and the angle within which two would converge to the same
 N_PROMISING, N_FINALISTS, NEIGHBOUR_ANGLE = 96, 8, np.radians(7.0)
-FINALIST_COST = 1.15  # of the least cost, up to which finalists are looked at to the end
+FINALIST_COST = 1.15  # of the least cost, up to which candidates are refined fully
 # of a mesh of this object: least product of precision and recall; largest residual (2 % noise: 0.01)
 LEAST_OVERLAP, MAX_RESIDUAL = 0.7, 0.014
 WIDTH = 0.1  # radii: scale of the loss

@@ -27,15 +27,12 @@ from steps.validate.consistency.exchanged import Fits, PictureSample
 
 Array = NDArray[Any]
 SIX = tuple(range(6))
-MAX_REMAINING = 0.3  # of the contradictions, at most, a hypothesis may leave if it is to be named
+MAX_REMAINING = 0.3  # of the contradictions, after a hypothesis that is reported
 FEW = 200  # points of each view in the table of all orders
-# of `Fits.cost`, and of what it is now: how much better another order of the pictures must fit
-LEAST_GAIN, LEAST_RELATIVE_GAIN = (
-    0.03,
-    0.3,
-)
+# absolute and relative decrease of `Fits.cost` from which another order of the pictures is reported
+LEAST_GAIN, LEAST_RELATIVE_GAIN = 0.03, 0.3
 OUTLINE_GAIN = 0.008  # of `Fits.outline_cost`, where it also becomes less than half of what it was
-RARER = 0.015  # of `Fits.cost`: what a turn of all pictures must fit better than an exchange of some
+RARER = 0.015  # penalty in `Fits.cost` of a rotation of all pictures against an exchange of some
 # mean difference of a picture and its copy; two sides of a bowl, with noise, differ by twice as much
 SAME_PICTURE = 0.5 / 255
 

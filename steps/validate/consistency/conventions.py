@@ -187,7 +187,7 @@ def look_inward(cameras: list[Camera]) -> bool:
     viewing_axes = -np.array([np.asarray(camera.camera_to_world)[:3, 2] for camera in cameras])
     projectors = (
         np.eye(3) - viewing_axes[:, :, None] * viewing_axes[:, None, :]
-    )  # what a place lies beside a line of sight
+    )  # onto the plane across each viewing axis
     place = np.linalg.lstsq(projectors.sum(axis=0), np.einsum("nij,nj->i", projectors, positions), rcond=None)[0]
     ahead = np.einsum("nk,nk->n", place - positions, viewing_axes)
     distance_beside = np.linalg.norm(np.einsum("nij,nj->ni", projectors, place - positions), axis=1)

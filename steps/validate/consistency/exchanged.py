@@ -15,15 +15,12 @@ from PIL import Image
 from steps.validate.consistency.agreement import DepthView, ViewPoints, minimum_filter, overlapping_points
 
 Array = NDArray[Any]
-SIDE = 96  # pixels to which pictures are reduced: finer detail does not lie alike in two views
-MAX_DIFFERENCE = 0.35  # colour difference (0 to sqrt 3) from which it does not matter how unlike two colours are
+SIDE = 96  # pixels to which pictures are reduced: two views do not agree in finer detail
+MAX_DIFFERENCE = 0.35  # colour differences (0 to sqrt 3) are clipped here
 CONTRAST = 0.12  # of a channel, from which a pixel is not the background
-# of a channel, from which it may be none; so many such pixels for each that is none, and nothing is told
-FAINT_CONTRAST, MAX_FAINT_SHARE = (
-    0.03,
-    0.4,
-)
-LEAST_SIZE = 40  # pixels of two outlines together, below which they tell nothing
+# of a channel, from which a pixel may differ from the background; with more of these per clear pixel the outline is unknown
+FAINT_CONTRAST, MAX_FAINT_SHARE = 0.03, 0.4
+LEAST_SIZE = 40  # pixels of two outlines together, below which they are not compared
 DARK = 0.1  # brightness below which a pixel has hardly a colour
 LEAST_POINTS = 12  # points that two views must both see for their colours to count
 

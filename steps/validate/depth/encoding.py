@@ -25,20 +25,17 @@ from steps.validate.depth.stored import background_of, counts_of
 
 Array = NDArray[Any]
 MAX_COST = 2.5  # the largest cost of an encoding that is believed
-REPLACEMENT_COST = 1.5  # the same of one that is taken in place of one that was given
-DENIED_COST = 4.0  # cost from which the pictures deny an encoding that was given
-REPLACEMENT_GAIN = 3.0  # how many times better another one must explain them to be taken in its place
-# pixels: where surfaces meet so well their encoding is right, and outlines that deny it have holes or are exchanged
+REPLACEMENT_COST = 1.5  # the same of one that replaces a given one
+DENIED_COST = 4.0  # cost from which a given encoding is rejected
+REPLACEMENT_GAIN = 3.0  # factor by which another one must lower the cost to replace it
+# pixels: with so little surface noise the encoding is right, and mismatched outlines have holes or are exchanged
 REGISTERED_NOISE = 0.1
-OUTLINED = 0.02  # of the pixels, without depth: fewer, and the outlines are the pictures' frames
+OUTLINED = 0.02  # share of pixels without depth, below which the outlines are the pictures' frames
 # radii, and times the surfaces' noise, by which another encoding must move some depth
-LEAST_CHANGE, LEAST_CHANGE_SIGMAS = (
-    0.02,
-    4.0,
-)
+LEAST_CHANGE, LEAST_CHANGE_SIGMAS = 0.02, 4.0
 LEVELS = 9  # at which two encodings are compared
 _HELP = "Check that each camera belongs to its view, or give the encoding as `depth` in cameras.json."
-KNOTS = 33  # of a curve as it is written down
+KNOTS = 33  # of a curve in cameras.json
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,7 @@ Array = NDArray[Any]
 WINDOW = 5  # pixels, of the median
 RIM = 2  # pixels inside an outline where depth may be mixed with what is beside
 # times the median deviation, and of the range of values: a pixel that deviates more is not asked
-USUAL, LEAST = (
-    3.0,
-    0.004,
-)
+USUAL, LEAST = 3.0, 0.004
 SOUND = 0.6  # of the pixels at the outline that have to go on as those within do, for any of them to be asked
 FEW = 0.2  # of the pixels with depth: if fewer are left, all are asked
 ALIKE = 0.8  # IoU of a view's outline and its depth render's, from which the view's is taken

@@ -19,22 +19,22 @@ from steps.runtime.contract import VIEW_NAMES
 from steps.validate.foreground import holes, masks
 
 Array = NDArray[Any]
-# of a picture, with depth: what is behind the object has depth, too, and depth has no outline to compare with
+# share of pixels with depth from which depth has no outline to compare with
 EVERYWHERE = 0.9
 LEAST_IOU = 0.7  # intersection over union from which alpha and depth show one outline
-# of the opaque pixels, without depth and of one colour: alpha does not tell the object from what is behind
+# share of opaque pixels without depth and of one colour from which alpha includes the background
 TOO_WIDE = 0.15
 DEEP = 2.5  # pixels from an outline, beyond which a surface covers pixels whole
-MATTED = 0.02  # of the deep pixels, which are not opaque
-NEARLY = 0.96  # of the level inside the object: all of it, since the level itself varies
+MATTED = 0.02  # share of deep pixels that are not opaque
+NEARLY = 0.96  # of the level inside the object, from which alpha counts as full
 RIM = 1.5  # pixels from the object, within which a pixel may be covered in part
 HAZE = 0.002  # of all pixels
 LEAST_MIXING = 0.05  # RGB, root mean square: how far soft edges must differ from the colours beside them
-MAX_REMAINING = 0.4  # of that, squared, that may remain where a mixture explains it
-SOFT = (0.1, 0.9)  # alpha of the pixels by which mixtures are told
+MAX_REMAINING = 0.4  # of that, squared, that may remain after unmixing
+SOFT = (0.1, 0.9)  # alpha of the pixels from which mixtures are estimated
 ENOUGH = 5000  # such pixels of a view
 AROUND = [(y, x) for y in range(-2, 3) for x in range(-2, 3)]
-SNAP = 0.06  # a mixing colour so close to black or white is that
+SNAP = 0.06  # a mixing colour within this of black or white is set to it
 
 
 def interpret_alpha(views: list[Picture], insides: list[Array]) -> tuple[list[Picture], list[str]]:

@@ -26,18 +26,18 @@ from steps.io.input_checks import Pictures
 from steps.io.png import Picture
 
 Array = NDArray[Any]
-# of the object's range of values: an extreme value that differs so much from those around it is no distance
+# of the object's range of values: an extreme value that differs by more from its surroundings is invalid
 LEAST_JUMP = 0.1
-MOSTLY = 0.8  # of the extreme values that have to jump so: a near plane through the object does not
-UNKNOWN = 0.002  # of the object's pixels: more without depth are told
-DEEP = 2.5  # pixels from an outline: closer to it, depth and view may differ by what a pixel is
-LEAST_EVIDENCE = 0.002  # of the object's pixels, enclosed by it, without depth, and of its colour: the depth has holes
-SPECKLE = 2  # pixels from the rim to the middle, at most
-MAX_OPENING = 0.12  # of the object's extent: how far a hole may open outwards from what has depth
-LARGEST = 0.25  # of the object's pixels: a larger thing beside it is another thing
-APART = 0.1  # RGB, largest channel: a colour that differs so much from the background's is not its
-CLOSER = 0.5  # of its distance from the background's colour, within which a pixel is of the colours beside it
-SHADE = 0.04  # RGB: a colour that is the background's, darkened, up to this is its shadow
+MOSTLY = 0.8  # of the extreme values, that must differ so: a near plane cutting the object does not
+UNKNOWN = 0.002  # of the object's pixels: more without depth give a note
+DEEP = 2.5  # pixels from an outline, within which depth and view may differ by rasterization
+LEAST_EVIDENCE = 0.002  # of the object's pixels: as many enclosed ones of its colour without depth are holes
+SPECKLE = 2  # pixels: largest distance from the rim to the centre
+MAX_OPENING = 0.12  # of the object's extent: how far a hole may extend outwards from known depth
+LARGEST = 0.25  # of the object's pixels: a larger region beside it is not a hole
+APART = 0.1  # RGB, largest channel: difference from the background from which a colour is foreground
+CLOSER = 0.5  # of its distance from the background's colour, within which a pixel matches the object's colours
+SHADE = 0.04  # RGB: largest deviation of a shadow from the darkened background
 
 
 # -- values that are no distance ----------------------------------------------------------------------------------------
@@ -106,7 +106,7 @@ def complete_outlines(
     evidence, whole = 0, sum(int((i >= 0.5).sum()) for i in insides)
     for inside, view in zip(insides, views, strict=True):
         pieces, count = enclosed(inside >= 0.5)
-        if count:  # no colours are looked at where nothing is enclosed
+        if count:  # colours matter only where something is enclosed
             like = _colour_likeness(inside, view, behind)
             evidence += int((_filled_pieces(pieces, count, like) & like.sure).sum())
     if evidence < max(12, LEAST_EVIDENCE * whole):

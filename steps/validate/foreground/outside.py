@@ -18,27 +18,23 @@ from steps.validate.foreground import masks
 
 Array = NDArray[Any]
 FULL, HALF = 0.996, 0.5  # the object's share of a pixel: all, and most of it
-SMEAR_PIXELS = 2  # pixels inside the outline that may show what is beside it, too
-SURELY = 0.25  # of the difference from what is inside
+SMEAR_PIXELS = 2  # pixels inside the outline that may be mixed with the surroundings
+SURELY = 0.25  # of the difference from the inside: what is closer to the surroundings than this is surely theirs
 APART = 0.08  # of the object's range of depth
-NOTE_SHARE = 0.02  # of the object's pixels: more depth beside it is told
-EVERYWHERE = 0.9  # of all pixels: with so much depth, opaque views are looked at for a wall
-# of the pixels beside the object, so much with depth is a wall; of its own, less without are holes
-MOSTLY, MAX_MISSING = (
-    0.75,
-    0.3,
-)
-FLOOR_SHARE, FLOOR_VIEWS = 0.05, 3  # of the object's pixels, more depth beside it, in so many views: a floor
+NOTE_SHARE = 0.02  # of the object's pixels: more depth outside it gives a note
+EVERYWHERE = 0.9  # of all pixels: with so much depth, opaque views are tested for a wall
+# share of the background with depth from which it is a wall; share of the object without depth up to which it has holes
+MOSTLY, MAX_MISSING = 0.75, 0.3
+FLOOR_SHARE, FLOOR_VIEWS = 0.05, 3  # of the object's pixels: more depth outside it, in so many views, is a floor
 ALL_AROUND = 0.8  # of the pixels just outside the outlines, with depth
-OTHER = 0.03  # of the object's pixels in a view, without depth: more, and it is another outline than the depth render's
-BLOCK = 12  # pixels: how far from the outline a block of a JPEG, or a filter, smears depth
-# of what lies beside the object: so much within that, and so much missing on the object at most
-ALONG, MISSING = (
-    0.99,
-    0.1,
+OTHER = (
+    0.03  # of the object's pixels in a view, without depth: with more, view and depth render show different outlines
 )
-COARSE = 1e-3  # of the object's range of depth: levels of a picture that can have been a JPEG
-# times the usual deviation from the depth around, and half of it times a level: from there a pixel stands out
+BLOCK = 12  # pixels: how far from the outline a block of a JPEG, or a filter, smears depth
+# least share of outside depth within BLOCK, and largest share missing on the object, of smeared depth
+ALONG, MISSING = 0.99, 0.1
+COARSE = 1e-3  # of the object's range of depth: least level of a picture that may have been a JPEG
+# times the median deviation from the surrounding depth, and half as many levels, from which a pixel is an outlier
 RINGING = 3.0
 WALL = "The depth renders show something behind the object, too, a wall or a floor: the views' outlines leave it out."
 BESIDE = "depth renders lie beside the object, as the views show it"

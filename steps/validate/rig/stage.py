@@ -47,14 +47,14 @@ ANY = Arrangement()
 UNIT = CANONICAL_DISTANCE / (
     2 * CANONICAL_FOCAL_PER_WIDTH
 )  # scene units per half picture width, as in the canonical rig
-LEAST_PERSPECTIVE = 0.004  # the least perspective of a camera: an orthographic one is drawn as a very long lens
-MAX_SIDE = 1024  # pixels to a side that are looked at
-NOMINAL_COST = 1.0  # cost up to which the nominal rig explains the depth as it stands
-# cost by the finest tolerance that most rigs which are right leave, and the most that any does
+LEAST_PERSPECTIVE = 0.004  # of a camera: an orthographic one is written as a very long lens
+MAX_SIDE = 1024  # pixels to a side, larger pictures are subsampled
+NOMINAL_COST = 1.0  # up to which the nominal rig fits the depth as stored
+# final cost of most correct rigs, and the largest of any
 GOOD_COST, ACCEPTED_COST = 0.1, 0.25
-PER_VIEW_GAIN = 2.0  # how many times better views with ranges of their own must agree to be taken for such
-RANGE_TOLERANCE = 0.01  # of all stored values: by how much the ends of views may differ that were all stretched to them
-CURVE_KNOTS, CURVE_DIGITS = 33, 9  # of a curve as it is written down
+PER_VIEW_GAIN = 2.0  # factor by which per-view ranges must lower the cost to be chosen
+RANGE_TOLERANCE = 0.01  # of all stored values: difference of the ends of ranges that count as equal
+CURVE_KNOTS, CURVE_DIGITS = 33, 9  # of a curve in cameras.json
 SMALL_SIDE, NOMINAL_COST_SMALL = 64, 2.5  # the same for pictures below so many pixels, whose depth says less
 
 
@@ -138,7 +138,7 @@ def hypotheses_left_open(arrangement: Arrangement) -> list[Hypothesis]:
     ]
 
 
-# -- what is looked at --------------------------------------------------------------------------------------------------
+# -- the pictures -------------------------------------------------------------------------------------------------------
 
 
 def _downsample(picture: png.Picture) -> png.Picture:
