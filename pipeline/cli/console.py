@@ -17,7 +17,7 @@ from steps.runtime.errors import Record, StepError, StorageUnavailable, UnknownE
 
 def printable(text: str) -> str:
     """Text with control characters escaped, except line breaks: no terminal escape sequences of others."""
-    return "\n".join(map(shown, text.splitlines()))
+    return "\n".join(map(sanitize, text.splitlines()))
 
 
 def print_failure(record: Record) -> None:

@@ -36,7 +36,7 @@ def commands() -> None:
 def verify(dir: Path) -> None:
     """Compare every file in DIR with its manifest, weights.json, by size and SHA-256."""
     with reported_errors():
-        manifest = weights_manifest.checked(dir)
+        manifest = weights_manifest.check_weights(dir)
     size = sum(item["bytes"] for item in manifest["files"])
     click.echo(f"{len(manifest['files'])} files, {size / 2**20:.1f} MiB: all as in {weights_manifest.FILE}")
     for name, part in manifest["parts"].items():

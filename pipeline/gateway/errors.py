@@ -78,7 +78,7 @@ class SafeJSONResponse(JSONResponse):
 
 def _encodable(value: Any) -> Any:
     if isinstance(value, dict):
-        return {shown(k): _encodable(v) for k, v in value.items()}
+        return {sanitize(k): _encodable(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_encodable(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
@@ -122,7 +122,7 @@ def install(app: FastAPI) -> None:
         return SafeJSONResponse({"error": record}, error.status_code, error.headers)
 
     async def store(_request: Request, error: Exception) -> JSONResponse:
-        print(f"S3: {shown(error)}", file=sys.stderr, flush=True)
+        print(f"S3: {sanitize(error)}", file=sys.stderr, flush=True)
         return error_response(StorageUnavailable("The S3 store did not answer as it should.", "Try again in a moment."))
 
     app.add_exception_handler(BotoCoreError, store)

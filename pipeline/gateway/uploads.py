@@ -178,7 +178,7 @@ async def _store_part(part: Part, upload: Upload) -> None:
             upload.texts[part.name] = part.text()
             return
         field_name = FIELDS.get(part.name, CAMERAS)
-        label = input_set.shown(part.filename or part.name)[:200]
+        label = input_set.sanitize(part.filename or part.name)[:200]
         try:
             shape = _checked(part)
         except BadInput as error:
@@ -264,7 +264,7 @@ def _duplicate_views(upload: Upload) -> list[Fault]:
         for position, index in enumerate(indices):
             if index is not None and None not in indices and index in indices[:position]:
                 error = ValidationFailed(f"stands for the view {VIEW_NAMES[index]}, as another file does")
-                faults.append(Fault(error, FIELDS[name], index, input_set.shown(file_names[position])[:200]))
+                faults.append(Fault(error, FIELDS[name], index, input_set.sanitize(file_names[position])[:200]))
     return faults
 
 

@@ -54,7 +54,7 @@ def parse_marker(data: bytes) -> dict[str, Any]:
     marker = json_text.parse_object(data.strip() or b"{}", "_READY.json", MARKER_FORM, file="_READY.json")
     unknown = sorted(set(marker) - {"options", "checksums"})
     if unknown:
-        names = ", ".join(shown(name)[:40] for name in unknown[:3])
+        names = ", ".join(sanitize(name)[:40] for name in unknown[:3])
         raise ValidationFailed(f"_READY.json holds {names}.", "It may hold options and checksums.", file="_READY.json")
     if not all(isinstance(marker.get(name, {}), dict) for name in ("options", "checksums")):
         raise ValidationFailed("options or checksums in _READY.json are no object.", MARKER_FORM, file="_READY.json")

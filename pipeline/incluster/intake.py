@@ -28,7 +28,7 @@ from pipeline.clients.workflows import NAME_PREFIX
 from pipeline.incluster import dropped_files, exit_handler, markers
 from pipeline.incluster.markers import RESULT_MARKERS, Drop, drop_name, timestamp
 from pipeline.jobs import records, service, status
-from steps.io.input_set import shown
+from steps.io.input_set import sanitize
 from steps.runtime.errors import ClusterUnavailable, StepError, StorageUnavailable, UnknownError, ValidationFailed
 
 MAX_ATTEMPTS = 3
@@ -84,7 +84,7 @@ def reconcile(cluster: Cluster, template: str, name: str = "") -> dict[str, str]
 
 
 def log_error(drop: Drop, error: Exception) -> None:
-    print(shown(f"{drop.key}: {type(error).__name__}: {error}"), file=sys.stderr, flush=True)
+    print(sanitize(f"{drop.key}: {type(error).__name__}: {error}"), file=sys.stderr, flush=True)
 
 
 def check_services(intake: Intake) -> None:
@@ -104,7 +104,7 @@ def record_unprocessed(drop: Drop, error: Exception) -> str:
         (StorageUnavailable, "The store refused it") if of_store else (UnknownError, "It could not be taken")
     )
     try:
-        record_failure(drop, error_class(shown(f"{message}: {error or type(error).__name__}")[:500], RETRY_ADVICE))
+        record_failure(drop, error_class(sanitize(f"{message}: {error or type(error).__name__}")[:500], RETRY_ADVICE))
     except Exception as fault:  # the key of its result marker may be too long; the record is stored first
         log_error(drop, fault)
     return "refused"

@@ -104,7 +104,7 @@ def upload(source: Path, job: str) -> str:
     if source.is_file():
         s3.upload(source, f"{base}/set.zip")
         return f"{base}/set.zip"
-    input_files = input_set.opened(source)
+    input_files = input_set.open_set(source)
     for entry in [*input_files.cameras, *input_files.pictures]:
         if entry.source and not entry.problem:
             s3.upload(entry.source, f"{base}/{entry.path.as_posix()}")
