@@ -13,6 +13,7 @@ from collections import Counter
 
 from pipeline.clients import reading, workflows
 from pipeline.clients.kubernetes import SELECTOR, Expired, Kubernetes
+from pipeline.clients.workflows import NAME_PREFIX
 from pipeline.jobs import status
 from pipeline.jobs.status import JobStatus, Workflow
 
@@ -71,6 +72,11 @@ class JobInformer(threading.Thread):
         if deleted:
             self._delete(name)
         return job_status
+
+    def add(self, job_status: JobStatus) -> None:
+        """Caches a job that this process has just submitted: it counts before its watch event arrives."""
+        self.versions.setdefault(NAME_PREFIX + job_status["job_id"], 0)  # older than any: the next listing decides
+        self.jobs.setdefault(job_status["job_id"], job_status)
 
     def run(self) -> None:
         while True:

@@ -106,6 +106,7 @@ async def submit(
     except BaseException:
         delete_upload(folder)
         raise
+    gateway.informer.add(job_status)
     return submission(job_status)
 
 

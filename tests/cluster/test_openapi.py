@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from schemathesis.specs.openapi.checks import (
 
 from pipeline.clients import s3
 from tests.cluster import web
+from tests.cluster.node import wait_for
 from tests.cluster.places import KUBECONFIG
 
 CHECKS = (not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance)
@@ -71,6 +71,11 @@ def code(response: httpx.Response) -> str:
     return str(response.json()["error"]["code"])
 
 
+def active_jobs(session: httpx.Client) -> list[str]:
+    jobs = session.get("/jobs").raise_for_status().json()
+    return [job["job_id"] for job in jobs if job["status"] in ("queued", "processing")]
+
+
 def test_a_request_that_announces_too_much_is_not_even_read(cluster: None) -> None:
     with socket.create_connection(
         (urlsplit(web.address_of()).hostname, urlsplit(web.address_of()).port or 80), timeout=30
@@ -95,11 +100,10 @@ def test_a_token_has_a_rate_limit_and_a_number_of_jobs(
             assert int(response.headers["retry-after"]) > 0
     with web.serving(tmp_path, "--jobs-per-token", "1") as session:
         request: dict[str, Any] = {"data": web.form(seed=7002), "files": web.parts(sample_set("mug"))}
-        for each in session.get("/jobs").json():
-            if each["status"] in ("queued", "processing"):
-                ask(session, "POST", "/jobs/{job}/cancel", each["job_id"], json={"confirm": True})
-        job = session.post("/jobs", **request).json()["job_id"]
-        time.sleep(5)  # until the watch has seen it
+        for job in active_jobs(session):
+            ask(session, "POST", "/jobs/{job}/cancel", job, json={"confirm": True})
+        wait_for(lambda: not active_jobs(session), 60, "the end of alice's jobs")
+        job = session.post("/jobs", **request).raise_for_status().json()["job_id"]
         response = session.post("/jobs", **request)
         assert (response.status_code, code(response)) == (429, "RATE_LIMITED")
         for method, route in RESULTS:
@@ -110,7 +114,7 @@ def test_a_token_has_a_rate_limit_and_a_number_of_jobs(
 
 
 def test_a_store_that_is_away_is_told(cluster: None, tmp_path: Path, sample_set: Callable[..., Path]) -> None:
-    with web.serving(tmp_path, S3_ENDPOINT="http://127.0.0.1:9") as session:
+    with web.serving(tmp_path, probe="/live", S3_ENDPOINT="http://127.0.0.1:9") as session:
         for method, route in ROUTES:
             if (method, route) == ("GET", "/jobs"):
                 continue
@@ -126,7 +130,7 @@ def test_a_cluster_that_is_away_is_told(cluster: None, tmp_path: Path) -> None:
     config = yaml.safe_load(Path(os.environ.get("KUBECONFIG") or KUBECONFIG).read_text())
     config["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:9"
     (tmp_path / ".away").write_text(json.dumps(config))
-    with web.serving(tmp_path, KUBECONFIG=str(tmp_path / ".away")) as session:
+    with web.serving(tmp_path, probe="/live", KUBECONFIG=str(tmp_path / ".away")) as session:
         response = ask(session, "GET", "/jobs")
         assert (response.status_code, code(response)) == (503, "CLUSTER_UNAVAILABLE")
 

@@ -19,6 +19,7 @@ import httpx
 
 from pipeline.clients.workflows import NAME_PREFIX
 from tests.cluster.client import SMALL, address, connect_to_store
+from tests.cluster.node import wait_for
 from tests.cluster.places import KUBECONFIG, NAMESPACE, SLOWNESS
 
 VIEWS = ("front", "back", "left", "right", "top", "bottom")
@@ -76,8 +77,11 @@ def wait_until_ended(session: httpx.Client, job: str, seconds: float = 600) -> d
 
 
 @contextlib.contextmanager
-def serving(folder: Path, *options: str, template: str = "sixview-cpu", **environment: str) -> Iterator[httpx.Client]:
-    """`sixview serve` on this machine, and a session of alice's with it. folder: for its tokens and its log."""
+def serving(
+    folder: Path, *options: str, template: str = "sixview-cpu", probe: str = "/health", **environment: str
+) -> Iterator[httpx.Client]:
+    """`sixview serve` on this machine, and a session of alice's with it. folder: for its tokens and its log. probe: the path that
+    answers 200 first; /health is the chart's readiness probe, /live is for gateways that are never ready."""
     connect_to_store()
     (folder / "alice").write_text(hashlib.sha256(b"token-of-alice").hexdigest())
     port = str(free_port())
@@ -89,7 +93,7 @@ def serving(folder: Path, *options: str, template: str = "sixview-cpu", **enviro
         )
     try:
         with client("alice", f"http://127.0.0.1:{port}") as session:
-            _wait(session, process)
+            _wait_for_200(session, probe, process)
             (folder / ".pid").write_text(str(process.pid))
             yield session
     finally:
@@ -103,14 +107,14 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def _wait(session: httpx.Client, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(300):
-        assert process.poll() is None
+def _wait_for_200(session: httpx.Client, path: str, process: subprocess.Popen[bytes]) -> None:
+    def answers() -> bool:
+        assert process.poll() is None, "the gateway has ended"
         with contextlib.suppress(httpx.TransportError):
-            session.get("/live")
-            return
-        time.sleep(0.1)
-    raise TimeoutError("the gateway did not start")
+            return session.get(path).status_code == 200
+        return False
+
+    wait_for(answers, 60, f"{path} of the gateway")
 
 
 def workflow_of(job: str) -> str:

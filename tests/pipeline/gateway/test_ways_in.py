@@ -16,6 +16,7 @@ from pipeline.clients import json_text, s3
 from pipeline.gateway import app, errors, health, metrics, results, tokens, uploads
 from pipeline.gateway import submit as submission
 from pipeline.gateway.dependencies import Gateway, Options
+from pipeline.gateway.informer import JobInformer
 from pipeline.jobs import ids
 from steps.runtime.errors import IncompleteResults, ValidationFailed
 from tests.pipeline.doubles import Bucket, Namespace, bucket
@@ -27,42 +28,26 @@ STRANGE = ["", " ", "\x7f", "é", "ÿ" * 300, "%00", "{{workflow.name}}", HUGE, 
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (64).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0" + bytes(8)
 
 
-class InformerDouble:
-    """An informer of a cluster without jobs."""
-
-    has_listed = True
-
-    def __init__(self) -> None:
-        self.jobs: dict[str, dict[str, Any]] = {}
-
-    def get(self, job: str) -> dict[str, Any] | None:
-        return self.jobs.get(job)
-
-    def apply(self, workflow: dict[str, Any]) -> None: ...
-
-    def is_healthy(self) -> bool:
-        return True
-
-    def counts(self) -> Counter[str]:
-        return Counter()
-
-    def active_of(self, owner: str) -> int:
-        return 0
+def listed_informer(cluster: Any) -> JobInformer:
+    """The informer after its first list, which was empty; its watch brings nothing."""
+    informer = JobInformer(cluster)
+    informer.has_listed, informer.failing_since = True, None
+    return informer
 
 
 class Service:
     """An HTTP client of the application. token_name: whose token a request has."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, jobs_per_token: int = 200) -> None:
         self.cluster = Namespace()
         for name in ("alice", "bob"):
             (folder / name).write_text(tokens.digest(f"token-of-{name}"))
-        options = Options(tokens=folder, input_buckets=("shared", "sixview"))
+        options = Options(tokens=folder, input_buckets=("shared", "sixview"), jobs_per_token=jobs_per_token)
         self.app = app.create(options, self.cluster)  # type: ignore[arg-type]
         shared: tuple[Any, ...] = (
             options,
             self.cluster,
-            InformerDouble(),
+            listed_informer(self.cluster),
             tokens.Tokens(folder),
             tokens.RateLimiter(10**6),
         )
@@ -120,6 +105,13 @@ def test_files_that_count_from_one_keep_their_numbers_in_whatever_order_they_com
     }
 
 
+def test_a_submitted_job_counts_before_the_watch_has_seen_it(tmp_path: Path, bucket: Bucket) -> None:
+    service = Service(tmp_path, jobs_per_token=1)
+    assert service.submit(None).status_code == 200
+    check_error(service.submit(None), 429, "RATE_LIMITED")
+    assert service.submit(None, "bob").status_code == 200
+
+
 @pytest.mark.parametrize("key", ["", " ", "\t"])
 def test_an_empty_key_is_no_key(service: Service, key: str) -> None:
     assert service.submit(key).json()["job_id"] != service.submit(key).json()["job_id"]
@@ -166,7 +158,8 @@ def test_a_request_that_fails_takes_no_files_of_the_same_job_away(
     monkeypatch.setattr(ids, "keyed_id", lambda *_: "abcdefghijklm")
     service.submit("k")
     there = {key for key in bucket.objects if key.startswith("inputs/")}
-    service.cluster.workflows.clear()  # the second comes before the first is known
+    service.cluster.workflows.clear()
+    service.app.state.gateway.informer.jobs.clear()  # the second comes to a replica that does not know the first
     check_error(service.submit("k", options="["), 422, "VALIDATION_FAILED")
     assert there <= set(bucket.objects)
 
