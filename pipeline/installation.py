@@ -1,5 +1,5 @@
-"""What `sixview doctor` finds of an installation in the cluster: everything that the WorkflowTemplate names has to be there, and
-what the chart runs beside it has to be up. What may not be read is said to be so, and is no fault."""
+"""The checks of `sixview doctor` on the installed chart: objects that the WorkflowTemplate refers to exist, and its Deployments
+are ready. Objects that may not be read are reported as such, not as faults."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from pipeline.clients.kubernetes import Kubernetes
 from pipeline.jobs import pending, placement
 from steps.runtime.options import PRIORITIES
 
-AGAIN = "Install the chart again, with the same values: it makes what is missing."
+INSTALL_AGAIN = "Install the chart again, with the same values: it makes what is missing."
 
 
 @dataclass(frozen=True)
 class Finding:
-    """ok: None where it could not be looked at, or is worth knowing and no fault."""
+    """A result of a check. ok: None for information, and where the check was not possible."""
 
     what: str
     ok: bool | None
     advice: str = ""
 
 
-class Hidden(Exception):
-    """What may not be read here."""
+class Forbidden(Exception):
+    """401 or 403: the object may not be read."""
 
 
 class Reader:
-    """The API server's objects as plain data. None where there is none; raises Hidden where it may not be read."""
+    """Reads objects from the API server as plain data. None for 404. Raises Forbidden."""
 
     def __init__(self, cluster: Kubernetes) -> None:
         self.core, self.custom, self.namespace = cluster.core, cluster.custom, cluster.namespace
@@ -47,87 +47,87 @@ class Reader:
     def priority_class(self, name: str) -> dict[str, Any] | None:
         return self._read(self.custom.get_cluster_custom_object, "scheduling.k8s.io", "v1", "priorityclasses", name)
 
-    def of_argo(self, plural: str, name: str) -> dict[str, Any] | None:
+    def argo_object(self, plural: str, name: str) -> dict[str, Any] | None:
         where = ("argoproj.io", "v1alpha1", self.namespace, plural, name)
         return self._read(self.custom.get_namespaced_custom_object, *where)
 
     def deployments(self) -> list[dict[str, Any]]:
         return items(self._read(self.custom.list_namespaced_custom_object, "apps", "v1", self.namespace, "deployments"))
 
-    def _read(self, ask: Callable[..., Any], *arguments: str) -> dict[str, Any] | None:
+    def _read(self, request: Callable[..., Any], *arguments: str) -> dict[str, Any] | None:
         from kubernetes.client import ApiException
 
         try:
-            answer = ask(*arguments, _preload_content=False, _request_timeout=(5, 30))
+            response = request(*arguments, _preload_content=False, _request_timeout=(5, 30))
         except ApiException as error:
-            answer = error
-        if answer.status == 404:
+            response = error
+        if response.status == 404:
             return None
-        if answer.status in (401, 403):
-            raise Hidden
-        if answer.status >= 400:
-            raise RuntimeError(f"the API server answers {answer.status} {answer.reason}")
-        return dict(json.loads(answer.data))
+        if response.status in (401, 403):
+            raise Forbidden
+        if response.status >= 400:
+            raise RuntimeError(f"the API server answers {response.status} {response.reason}")
+        return dict(json.loads(response.data))
 
 
 def items(listing: dict[str, Any] | None) -> list[dict[str, Any]]:
     return list((listing or {}).get("items") or [])
 
 
-def looked(what: str, findings: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """The findings of one look, or that it could not be taken."""
+def findings_or_error(what: str, findings: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """The findings of a check; after an exception a finding that the check was not possible. what: subject of the check."""
     try:
         yield from findings()
-    except Hidden:
+    except Forbidden:
         yield Finding(f"{what}: may not be looked at here", None)
-    except Exception as error:  # one look that fails hides no other one
+    except Exception as error:  # the other checks still run
         yield Finding(f"{what}: could not be looked at ({type(error).__name__}: {error})", None)
 
 
-def parts(reader: Reader, name: str, template: dict[str, Any]) -> Iterator[Finding]:
-    """Everything in the cluster that jobs of this WorkflowTemplate need."""
+def examine_parts(reader: Reader, name: str, template: dict[str, Any]) -> Iterator[Finding]:
+    """Findings on all objects that jobs of this WorkflowTemplate need. name: of the release."""
     spec = template["spec"]
-    yield from looked("secrets", lambda: secrets(reader, name, spec))
-    yield from looked("ConfigMaps", lambda: config_maps(reader, spec))
-    yield from looked("service accounts", lambda: accounts(reader, spec))
-    yield from looked("PriorityClasses", lambda: priorities(reader, name, spec))
-    yield from looked("volumes", lambda: claims(reader, spec))
-    yield from looked("quotas", lambda: quotas(reader))
-    yield from looked("the nodes' sizes", lambda: sizes(reader, spec))
-    yield from looked("the chart's Deployments", lambda: deployments(reader, name))
-    yield from looked("Argo Events", lambda: events(reader, name))
+    yield from findings_or_error("secrets", lambda: secrets(reader, name, spec))
+    yield from findings_or_error("ConfigMaps", lambda: config_maps(reader, spec))
+    yield from findings_or_error("service accounts", lambda: accounts(reader, spec))
+    yield from findings_or_error("PriorityClasses", lambda: priorities(reader, name, spec))
+    yield from findings_or_error("volumes", lambda: claims(reader, spec))
+    yield from findings_or_error("quotas", lambda: quotas(reader))
+    yield from findings_or_error("the nodes' sizes", lambda: sizes(reader, spec))
+    yield from findings_or_error("the chart's Deployments", lambda: deployments(reader, name))
+    yield from findings_or_error("Argo Events", lambda: events(reader, name))
 
 
-# -- what the template names ---------------------------------------------------------------------------------------------
+# -- objects that the template refers to ------------------------------------------------------------------------------
 
 
-def named(tree: Any, field: str) -> Iterator[Any]:
-    """Every value of a field, wherever it stands."""
+def field_values(tree: Any, field: str) -> Iterator[Any]:
+    """All values of a field in a tree of dicts and lists, at any depth."""
     for key, value in tree.items() if isinstance(tree, dict) else ():
         if key == field:
             yield value
-        yield from named(value, field)
+        yield from field_values(value, field)
     for value in tree if isinstance(tree, list) else ():
-        yield from named(value, field)
+        yield from field_values(value, field)
 
 
 def secrets(reader: Reader, name: str, spec: dict[str, Any]) -> Iterator[Finding]:
-    wanted: dict[str, set[str]] = {f"{name}-s3": {"access-key", "secret-key"}}  # the artifact repository's, too
+    required: dict[str, set[str]] = {f"{name}-s3": {"access-key", "secret-key"}}  # also of the artifact repository
     for field in ("secretKeyRef", "accessKeySecret", "secretKeySecret"):
-        for reference in named(spec, field):
-            wanted.setdefault(reference["name"], set()).add(reference["key"])
-    for account in named(spec.get("executor") or {}, "serviceAccountName"):
-        wanted.setdefault(f"{account}.service-account-token", set()).add("token")
+        for reference in field_values(spec, field):
+            required.setdefault(reference["name"], set()).add(reference["key"])
+    for account in field_values(spec.get("executor") or {}, "serviceAccountName"):
+        required.setdefault(f"{account}.service-account-token", set()).add("token")
     for reference in spec.get("imagePullSecrets") or []:
-        wanted.setdefault(reference["name"], set())
-    for secret, keys in sorted(wanted.items()):
-        found = reader.core_object("secret", secret)
+        required.setdefault(reference["name"], set())
+    for secret, keys in sorted(required.items()):
+        manifest = reader.core_object("secret", secret)
         literals = " ".join(f"--from-literal={key}=…" for key in sorted(keys))
         make = f"kubectl -n {reader.namespace} create secret generic {secret} {literals}".strip()
-        if found is None:
-            advice = AGAIN if secret.endswith("-token") else f"Make it: {make}"
+        if manifest is None:
+            advice = INSTALL_AGAIN if secret.endswith("-token") else f"Make it: {make}"
             yield Finding(f"the secret {secret} is not there: no pod of a job can start", False, advice)
-        elif missing := keys - set(found.get("data") or {}):
+        elif missing := keys - set(manifest.get("data") or {}):
             yield Finding(
                 f"the secret {secret} has no {', '.join(sorted(missing))}", False, "Add the key to the secret."
             )
@@ -136,23 +136,25 @@ def secrets(reader: Reader, name: str, spec: dict[str, Any]) -> Iterator[Finding
 
 
 def config_maps(reader: Reader, spec: dict[str, Any]) -> Iterator[Finding]:
-    wanted = [(r["configMap"], r.get("key", "")) for r in named(spec, "artifactRepositoryRef")]
-    wanted += [(r["name"], r["key"]) for r in named(spec, "configMapKeyRef")]
-    for name, key in dict.fromkeys(wanted):
-        found = reader.core_object("config_map", name)
-        if found is None or (key and key not in (found.get("data") or {})):
-            what = f"the ConfigMap {name} is not there" if found is None else f"the ConfigMap {name} has no {key}"
-            yield Finding(f"{what}: no job can begin", False, AGAIN)
+    required = [(r["configMap"], r.get("key", "")) for r in field_values(spec, "artifactRepositoryRef")]
+    required += [(r["name"], r["key"]) for r in field_values(spec, "configMapKeyRef")]
+    for name, key in dict.fromkeys(required):
+        manifest = reader.core_object("config_map", name)
+        if manifest is None or (key and key not in (manifest.get("data") or {})):
+            what = f"the ConfigMap {name} is not there" if manifest is None else f"the ConfigMap {name} has no {key}"
+            yield Finding(f"{what}: no job can begin", False, INSTALL_AGAIN)
         else:
             yield Finding(f"the ConfigMap {name}", True)
 
 
 def accounts(reader: Reader, spec: dict[str, Any]) -> Iterator[Finding]:
-    for name in dict.fromkeys(named(spec, "serviceAccountName")):
-        found = reader.core_object("service_account", name) is not None
+    for name in dict.fromkeys(field_values(spec, "serviceAccountName")):
+        exists = reader.core_object("service_account", name) is not None
         what = f"the service account {name}"
         yield Finding(
-            what if found else f"{what} is not there: pods that use it cannot be made", found, "" if found else AGAIN
+            what if exists else f"{what} is not there: pods that use it cannot be made",
+            exists,
+            "" if exists else INSTALL_AGAIN,
         )
 
 
@@ -168,15 +170,15 @@ def priorities(reader: Reader, name: str, spec: dict[str, Any]) -> Iterator[Find
 
 
 def claims(reader: Reader, spec: dict[str, Any]) -> Iterator[Finding]:
-    for name in dict.fromkeys(r["claimName"] for r in named(spec, "persistentVolumeClaim")):
-        found = reader.core_object("persistent_volume_claim", name)
-        if found is None:
+    for name in dict.fromkeys(r["claimName"] for r in field_values(spec, "persistentVolumeClaim")):
+        claim = reader.core_object("persistent_volume_claim", name)
+        if claim is None:
             advice = "Make it, or correct weights.claim in the chart's values."
             yield Finding(f"the PersistentVolumeClaim {name} is not there", False, advice)
-        elif (phase := found.get("status", {}).get("phase")) != "Bound":
+        elif (phase := claim.get("status", {}).get("phase")) != "Bound":
             advice = f"Look at its events: kubectl -n {reader.namespace} describe pvc {name}"
-            waits = phase == "Pending"  # perhaps for its first pod, as some StorageClasses want it
-            yield Finding(f"the PersistentVolumeClaim {name} is {phase}", None if waits else False, advice)
+            is_pending = phase == "Pending"  # normal with volumeBindingMode WaitForFirstConsumer
+            yield Finding(f"the PersistentVolumeClaim {name} is {phase}", None if is_pending else False, advice)
         else:
             yield Finding(f"the PersistentVolumeClaim {name}", True)
 
@@ -192,101 +194,101 @@ def quotas(reader: Reader) -> Iterator[Finding]:
         }
         what = f"the quota {quota['metadata']['name']}"
         if full:
-            told = ", ".join(f"{name} {text}" for name, text in sorted(full.items()))
-            yield Finding(f"{what} is used up ({told}): jobs wait", None, "Raise the quota if they wait too long.")
+            exhausted = ", ".join(f"{name} {text}" for name, text in sorted(full.items()))
+            yield Finding(f"{what} is used up ({exhausted}): jobs wait", None, "Raise the quota if they wait too long.")
         else:
             yield Finding(what, True)
 
 
 def sizes(reader: Reader, spec: dict[str, Any]) -> Iterator[Finding]:
-    """Whether every step fits on some node as its first attempt asks for it."""
-    nodes = [placement.node(found) for found in reader.nodes()]
-    wrong: dict[placement.Verdict, list[str]] = {}
+    """Whether the pod of each step's first attempt fits on some node."""
+    nodes = [placement.parse_node(manifest) for manifest in reader.nodes()]
+    templates_by_verdict: dict[placement.Verdict, list[str]] = {}
     for template in (t for t in spec["templates"] if "container" in t):
-        verdict = placement.never(plain_pod(spec, template), nodes, pending.value_of(template["name"]))
+        verdict = placement.why_unschedulable(plain_pod(spec, template), nodes, pending.values_name(template["name"]))
         if verdict:
-            wrong.setdefault(verdict, []).append(template["name"])
-    for verdict, steps in wrong.items():
+            templates_by_verdict.setdefault(verdict, []).append(template["name"])
+    for verdict, steps in templates_by_verdict.items():
         yield Finding(f"no node can take {', '.join(steps)}: {verdict.reason}", False, verdict.advice)
-    if not wrong:
+    if not templates_by_verdict:
         yield Finding("every step fits on some node", True)
 
 
 def plain_pod(spec: dict[str, Any], template: dict[str, Any]) -> dict[str, Any]:
-    """As much of a template's pod as decides about its node."""
+    """A pod manifest with a template's scheduling fields."""
     containers = [template["container"], *(template.get("sidecars") or [])]
     shared = {key: spec[key] for key in ("nodeSelector", "tolerations", "affinity") if key in spec}
     return {"metadata": {}, "spec": {**shared, "containers": containers}}
 
 
-# -- what runs beside it -------------------------------------------------------------------------------------------------
+# -- Deployments of the chart -----------------------------------------------------------------------------------------
 
 
 def deployments(reader: Reader, name: str) -> Iterator[Finding]:
-    """Those that the chart was installed with have an account of their own."""
-    made = reader.deployments()
-    for part, without in (
+    """Findings on reconciler and gateway. A component is installed if its service account exists."""
+    existing = reader.deployments()
+    for part, consequence in (
         ("reconciler", "jobs whose pods cannot start wait for ever"),
         ("gateway", "there is no HTTP API"),
     ):
         if reader.core_object("service_account", f"{name}-{part}") is None:
             advice = f"Install the chart with {part}.enabled=true if you want it."
-            yield Finding(f"the chart was installed without the {part}: {without}", None, advice)
+            yield Finding(f"the chart was installed without the {part}: {consequence}", None, advice)
             continue
-        found = next((d for d in made if d["metadata"]["name"] == f"{name}-{part}"), None)
-        yield running(reader, f"the {part}", found, without)
+        deployment = next((d for d in existing if d["metadata"]["name"] == f"{name}-{part}"), None)
+        yield deployment_finding(reader, f"the {part}", deployment, consequence)
 
 
-def running(reader: Reader, what: str, found: dict[str, Any] | None, without: str) -> Finding:
-    if found is None:
-        return Finding(f"{what} is not there: {without}", False, AGAIN)
-    wanted, name = (found.get("spec") or {}).get("replicas", 1), found["metadata"]["name"]
-    ready = (found.get("status") or {}).get("readyReplicas", 0)
-    if wanted == 0:
+def deployment_finding(reader: Reader, what: str, deployment: dict[str, Any] | None, consequence: str) -> Finding:
+    if deployment is None:
+        return Finding(f"{what} is not there: {consequence}", False, INSTALL_AGAIN)
+    replicas, name = (deployment.get("spec") or {}).get("replicas", 1), deployment["metadata"]["name"]
+    ready = (deployment.get("status") or {}).get("readyReplicas", 0)
+    if replicas == 0:
         return Finding(
-            f"{what} is scaled to nothing: {without}",
+            f"{what} is scaled to nothing: {consequence}",
             False,
             f"kubectl -n {reader.namespace} scale deployment {name} --replicas=1",
         )
     if not ready:
         return Finding(
-            f"{what} is down: {without}",
+            f"{what} is down: {consequence}",
             False,
             f"Look at its pods: kubectl -n {reader.namespace} describe deployment {name}",
         )
-    return Finding(f"{what} ({ready} of {wanted} ready)", ready >= wanted or None)
+    return Finding(f"{what} ({ready} of {replicas} ready)", ready >= replicas or None)
 
 
 def events(reader: Reader, name: str) -> Iterator[Finding]:
-    """Where the chart was installed with events: what carries a drop from the bucket to a job."""
+    """Findings on the Argo Events objects and the CronWorkflow of drops, if the chart was installed with events."""
     if reader.core_object("service_account", f"{name}-sensor") is None:
         return
-    without = "drops are found by the clock alone, a few minutes later"
-    made = reader.deployments()
+    consequence = "drops are found by the clock alone, a few minutes later"
+    existing = reader.deployments()
     for kind, plural, what, label in (
         ("EventSource", "eventsources", f"{name}-drops", "eventsource-name"),
         ("Sensor", "sensors", f"{name}-drops", "sensor-name"),
         ("EventBus", "eventbus", name, ""),
     ):
-        found = reader.of_argo(plural, what)
-        if found is None:
-            yield Finding(f"the {kind} {what} is not there: {without}", False, AGAIN)
+        manifest = reader.argo_object(plural, what)
+        if manifest is None:
+            yield Finding(f"the {kind} {what} is not there: {consequence}", False, INSTALL_AGAIN)
             continue
-        told = (found.get("status") or {}).get("conditions") or []
-        bad = [c for c in told if c.get("status") == "False"]
-        mine = [d for d in made if (d["metadata"].get("labels") or {}).get(label) == what] if label else []
-        if bad:
-            why = bad[0].get("message") or bad[0].get("type")
+        conditions = (manifest.get("status") or {}).get("conditions") or []
+        failing = [c for c in conditions if c.get("status") == "False"]
+        own = [d for d in existing if (d["metadata"].get("labels") or {}).get(label) == what] if label else []
+        if failing:
+            why = failing[0].get("message") or failing[0].get("type")
             yield Finding(
-                f"the {kind} {what} is not deployed ({why}): {without}", False, "Look at Argo Events' controller."
+                f"the {kind} {what} is not deployed ({why}): {consequence}", False, "Look at Argo Events' controller."
             )
         elif label:
-            yield running(reader, f"the {kind} {what}", mine[0] if mine else None, without)
+            yield deployment_finding(reader, f"the {kind} {what}", own[0] if own else None, consequence)
         else:
             yield Finding(f"the {kind} {what}", True)
-    cron = reader.of_argo("cronworkflows", f"{name}-drops")
-    late = "what was dropped while anything was down is never found"
+    cron = reader.argo_object("cronworkflows", f"{name}-drops")
+    lost = "what was dropped while anything was down is never found"
     if cron is None:
-        yield Finding(f"the CronWorkflow {name}-drops is not there: {late}", False, AGAIN)
+        yield Finding(f"the CronWorkflow {name}-drops is not there: {lost}", False, INSTALL_AGAIN)
     elif (cron.get("spec") or {}).get("suspend"):
-        yield Finding(f"the CronWorkflow {name}-drops is suspended: {late}", False, f"argo cron resume {name}-drops")
+        yield Finding(f"the CronWorkflow {name}-drops is suspended: {lost}", False, f"argo cron resume {name}-drops")

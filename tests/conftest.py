@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from steps.runtime.supervisor import share_the_cores
+from steps.runtime.supervisor import limit_blas_threads
 
-share_the_cores()
+limit_blas_threads()
 CI = bool(os.environ.get("CI"))
 SIZE = 128  # small: proves the wiring; the benchmarks run the full size
 

@@ -64,11 +64,11 @@ def test_trimesh_finds_the_texture_beside_every_format(unzipped: Path, name: str
 
 def test_the_viewer_f3d_shows_the_obj_with_its_texture(unzipped: Path, duck: Path) -> None:
     need(ctypes.util.find_library("EGL") is not None, "libEGL, for the viewer F3D")
-    shown = f3d_picture(unzipped / "mesh.obj", 128).astype(float)
+    rendered = f3d_picture(unzipped / "mesh.obj", 128).astype(float)
     reference = view(duck, "front") * 255
-    inside = (reference.min(axis=2) < 200) & (shown.min(axis=2) < 250)
+    inside = (reference.min(axis=2) < 200) & (rendered.min(axis=2) < 250)
     assert inside.mean() > 0.1
-    hues = [p[inside] / p[inside].sum(axis=1, keepdims=True) for p in (shown, reference)]
+    hues = [p[inside] / p[inside].sum(axis=1, keepdims=True) for p in (rendered, reference)]
     assert (
         np.corrcoef(hues[0].ravel(), hues[1].ravel())[0, 1] > 0.9
     )  # lamps darken, but a duck stays yellow and its beak red
@@ -77,6 +77,6 @@ def test_the_viewer_f3d_shows_the_obj_with_its_texture(unzipped: Path, duck: Pat
 def test_f3d_would_notice_a_missing_texture(unzipped: Path, duck: Path, tmp_path: Path) -> None:
     need(ctypes.util.find_library("EGL") is not None, "libEGL, for the viewer F3D")
     (tmp_path / "mesh.obj").write_bytes((unzipped / "mesh.obj").read_bytes())
-    shown = f3d_picture(tmp_path / "mesh.obj", 128).astype(float)
-    inside = shown.min(axis=2) < 250
-    assert np.abs(shown[inside] - shown[inside].mean(axis=1, keepdims=True)).max() < 12  # grey
+    rendered = f3d_picture(tmp_path / "mesh.obj", 128).astype(float)
+    inside = rendered.min(axis=2) < 250
+    assert np.abs(rendered[inside] - rendered[inside].mean(axis=1, keepdims=True)).max() < 12  # grey

@@ -74,8 +74,8 @@ ALLOWED = {
 }
 # the same of `pipeline`, from the bottom to the top
 ALLOWED_IN_PIPELINE = {
-    "clients": {"clients", "jobs.ids", "incluster.markers"},
-    "jobs": {"clients", "jobs", "incluster.markers"},
+    "clients": {"clients"},
+    "jobs": {"clients", "jobs"},
     "incluster": {"clients", "jobs", "incluster"},
     "workflow": {"clients.s3", "jobs", "workflow"},
     "local": {"local"},

@@ -1,4 +1,4 @@
-"""The commands of `sixview` that talk to a cluster. What they need beyond click is imported when they run."""
+"""The commands of `sixview` that use a cluster. Imports beyond click are inside the commands, so that --help is fast."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.cli import flags
-from pipeline.cli.console import Remote, explained
+from pipeline.cli.console import ErrorReportingGroup, print_failure
 
 if TYPE_CHECKING:
     from pipeline.clients.kubernetes import Cluster
@@ -22,7 +22,7 @@ POLL_SECONDS = 2.0
 
 
 def with_cluster(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say where the cluster is."""
+    """Decorator with the options of the cluster connection; see `connect_cluster`."""
     for option in (
         click.option(
             "--namespace",
@@ -44,20 +44,20 @@ def with_cluster(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def cluster_of(chosen: dict[str, Any]) -> Cluster:
-    """Takes the options of `with_cluster` out of what was chosen, and connects."""
+def connect_cluster(options: dict[str, Any]) -> Cluster:
+    """Removes the options of `with_cluster` from `cli_options`, and connects. Raises ClusterUnavailable."""
     from pipeline.clients.kubernetes import connect
 
-    server, token = chosen.pop("argo_server"), os.environ.get("ARGO_TOKEN", "")
+    server, token = options.pop("argo_server"), os.environ.get("ARGO_TOKEN", "")
     if server and "://" not in server:
         server = f"https://{server}"
-    return connect(chosen.pop("namespace"), server, token, chosen.pop("insecure_skip_verify"))
+    return connect(options.pop("namespace"), server, token, options.pop("insecure_skip_verify"))
 
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout and nothing else.")
 
 
-@click.group(cls=Remote)
+@click.group(cls=ErrorReportingGroup)
 def remote() -> None:
     """Commands for a cluster."""
 
@@ -77,53 +77,56 @@ def remote() -> None:
 @click.option("--wait", is_flag=True, help="Until the job has ended; its end is the exit code.")
 @AS_JSON
 @with_cluster
-def submit(input: str, parameters: tuple[str, ...], template: str, wait: bool, as_json: bool, **chosen: Any) -> None:
+def submit(
+    input: str, parameters: tuple[str, ...], template: str, wait: bool, as_json: bool, **cli_options: Any
+) -> None:
     """Submit INPUT: a folder or .zip of this machine, which is checked and uploaded, or s3://bucket/prefix."""
     from pipeline.jobs import ids, service
 
     remote = "://" in input
     if not remote:
         check_locally(Path(input))
-    cluster = cluster_of(chosen)
-    options = {k: v for k, v in chosen.items() if v} | given_parameters(parameters)
-    options = service.options_from(options, service.known_options(cluster, template))
+    cluster = connect_cluster(cli_options)
+    options = {k: v for k, v in cli_options.items() if v} | parse_parameters(parameters)
+    options = service.options_from(options, service.template_parameters(cluster, template))
     job = ids.new_id()
     source = s3_source(input) if remote else service.upload(Path(input), job)
-    view = service.submit(cluster, job, source, options, template)
+    job_status = service.submit(cluster, job, source, options, template)
     if not as_json:
-        click.echo(f"job {job} is {view['status']}; `sixview status {job} --watch` follows it")
-    view = watched(cluster, job, quiet=as_json) if wait else view
-    click.echo(service.as_json(view)) if as_json else None
-    raise SystemExit(exit_code(view) if wait else 0)
+        click.echo(f"job {job} is {job_status['status']}; `sixview status {job} --watch` follows it")
+    job_status = follow_job(cluster, job, quiet=as_json) if wait else job_status
+    click.echo(service.as_json(job_status)) if as_json else None
+    raise SystemExit(exit_code(job_status) if wait else 0)
 
 
-def s3_source(address: str) -> str:
-    """An address that exists, where we can see that."""
+def s3_source(url: str) -> str:
+    """The normalised s3:// URL. Raises ValidationFailed where no object exists there; unchecked for other buckets than
+    S3_BUCKET."""
     from pipeline.clients import s3
     from pipeline.jobs import service
     from steps.runtime.errors import ValidationFailed
 
-    bucket, key = service.source(address)
+    bucket, key = service.parse_source(url)
     if bucket == s3.bucket() and not any(s3.listed(key)):
         raise ValidationFailed(
-            f"There is nothing at {address}.", "Give a prefix with multi_views/ and depth_renders/, or a .zip."
+            f"There is nothing at {url}.", "Give a prefix with multi_views/ and depth_renders/, or a .zip."
         )
     return f"s3://{bucket}/{key}"
 
 
 def check_locally(path: Path) -> None:
-    """Bad input costs a second here, and no GPU there."""
+    """Checks an input set before the upload. Raises BadInput."""
     from steps.io import input_checks
 
     input_checks.check_set(path)
 
 
-def given_parameters(pairs: tuple[str, ...]) -> dict[str, str]:
-    found = dict(pair.partition("=")[::2] for pair in pairs)
-    wrong = [name for name, value in found.items() if not value]
-    if wrong:
-        raise click.UsageError(f"--parameter {wrong[0]} has no value; write NAME=VALUE")
-    return found
+def parse_parameters(pairs: tuple[str, ...]) -> dict[str, str]:
+    parameters = dict(pair.partition("=")[::2] for pair in pairs)
+    without_value = [name for name, value in parameters.items() if not value]
+    if without_value:
+        raise click.UsageError(f"--parameter {without_value[0]} has no value; write NAME=VALUE")
+    return parameters
 
 
 @remote.command("status")
@@ -131,77 +134,75 @@ def given_parameters(pairs: tuple[str, ...]) -> dict[str, str]:
 @click.option("--watch", is_flag=True, help="Until the job has ended; its end is the exit code.")
 @AS_JSON
 @with_cluster
-def status(job: str, watch: bool, as_json: bool, **chosen: Any) -> None:
+def status(job: str, watch: bool, as_json: bool, **cli_options: Any) -> None:
     """How JOB is doing: status, progress, model, stage, place in the queue, and the failure record."""
     from pipeline.jobs import service
 
-    cluster = cluster_of(chosen)
-    view = watched(cluster, job, quiet=as_json) if watch else service.find(cluster, job)
-    click.echo(service.as_json(view)) if as_json else told(view)
-    raise SystemExit(exit_code(view) if watch else 0)
+    cluster = connect_cluster(cli_options)
+    job_status = follow_job(cluster, job, quiet=as_json) if watch else service.find(cluster, job)
+    click.echo(service.as_json(job_status)) if as_json else print_status(job_status)
+    raise SystemExit(exit_code(job_status) if watch else 0)
 
 
-def watched(cluster: Cluster, job: str, quiet: bool) -> dict[str, Any]:
-    """Shows every change until the job has ended."""
+def follow_job(cluster: Cluster, job: str, quiet: bool) -> dict[str, Any]:
+    """Prints changes of a job's status until it has ended. Returns the final status."""
     from pipeline.jobs import service
 
-    last = ""
+    last_line = ""
     while True:
-        view = service.find(cluster, job)
-        line = in_a_line(view)
-        if line != last and not quiet:
+        job_status = service.find(cluster, job)
+        line = status_line(job_status)
+        if line != last_line and not quiet:
             click.echo(line)
-        last = line
-        if view["status"] in ENDED and view["ended_at"]:
-            return view
+        last_line = line
+        if job_status["status"] in ENDED and job_status["ended_at"]:
+            return job_status
         time.sleep(POLL_SECONDS)
 
 
-def in_a_line(view: dict[str, Any]) -> str:
-    place = f", place {view['queue_position']} in the queue" if view["queue_position"] else ""
-    where = ", ".join(filter(None, (view["current_model"], view["stage"])))
-    return f"{view['job_id']}  {view['status']:<10}  {view['progress']:>3} %  {where}{place}".rstrip()
+def status_line(job_status: dict[str, Any]) -> str:
+    position = f", place {job_status['queue_position']} in the queue" if job_status["queue_position"] else ""
+    activity = ", ".join(filter(None, (job_status["current_model"], job_status["stage"])))
+    return f"{job_status['job_id']}  {job_status['status']:<10}  {job_status['progress']:>3} %  {activity}{position}".rstrip()
 
 
-def told(view: dict[str, Any]) -> None:
-    click.echo(in_a_line(view))
-    engine = f" ({view['engine']})" if view["engine"] else ""
-    click.echo(
-        f"model:    {view['model_type']}{engine}\ncreated:  {view['created_at']}\nupdated:  {view['updated_at']}"
-    )
-    if view["note"]:
-        click.echo(view["note"])
-    for warning in view["warnings"]:
+def print_status(job_status: dict[str, Any]) -> None:
+    click.echo(status_line(job_status))
+    engine = f" ({job_status['engine']})" if job_status["engine"] else ""
+    click.echo(f"model:    {job_status['model_type']}{engine}")
+    click.echo(f"created:  {job_status['created_at']}\nupdated:  {job_status['updated_at']}")
+    if job_status["note"]:
+        click.echo(job_status["note"])
+    for warning in job_status["warnings"]:
         click.echo(f"WARNING: {warning}")
-    if view["error"]:
-        explained(view["error"])
+    if job_status["error"]:
+        print_failure(job_status["error"])
 
 
-def exit_code(view: dict[str, Any]) -> int:
-    """0, or the one that the failed step had."""
+def exit_code(job_status: dict[str, Any]) -> int:
+    """Exit code of the job's error; 0 without one."""
     from steps.runtime.errors import UnknownError, by_code
 
-    return by_code().get(view["error"]["code"], UnknownError).exit_code if view["error"] else 0
+    return by_code().get(job_status["error"]["code"], UnknownError).exit_code if job_status["error"] else 0
 
 
 @remote.command("list")
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True)
 @AS_JSON
 @with_cluster
-def listing(limit: int, as_json: bool, **chosen: Any) -> None:
+def listing(limit: int, as_json: bool, **cli_options: Any) -> None:
     """The jobs that the cluster knows, the newest first."""
     from pipeline.jobs import service
 
-    found = service.listing(cluster_of(chosen), limit)
+    jobs = service.listing(connect_cluster(cli_options), limit)
     if as_json:
-        click.echo(service.as_json(found))
+        click.echo(service.as_json(jobs))
         return
-    for view in found:
-        code = view["error"]["code"] if view["error"] else ""
-        click.echo(
-            f"{in_a_line(view):<60}  {view['model_type']:<11}  {view['created_at']}  {view['source']:<5} {code}".rstrip()
-        )
-    if not found:
+    for job_status in jobs:
+        code = job_status["error"]["code"] if job_status["error"] else ""
+        model, created, source = job_status["model_type"], job_status["created_at"], job_status["source"]
+        click.echo(f"{status_line(job_status):<60}  {model:<11}  {created}  {source:<5} {code}".rstrip())
+    if not jobs:
         click.echo("There are no jobs.")
 
 
@@ -210,12 +211,12 @@ def listing(limit: int, as_json: bool, **chosen: Any) -> None:
 @click.option("--step", help="Only of this step: validate, reconviagen, nvdiffrec-quality, report …")
 @click.option("--follow", "-f", is_flag=True, help="Go on while the step runs.")
 @with_cluster
-def logs(job: str, step: str | None, follow: bool, **chosen: Any) -> None:
+def logs(job: str, step: str | None, follow: bool, **cli_options: Any) -> None:
     """What JOB's steps printed: from their pods while these are there, afterwards from S3."""
     from pipeline.jobs import logs, service
 
-    cluster = cluster_of(chosen)
-    for heading, lines in logs.of_job(cluster, service.checked(job), step, follow):
+    cluster = connect_cluster(cli_options)
+    for heading, lines in logs.of_job(cluster, service.check_id(job), step, follow):
         click.secho(f"--- {heading}", bold=True)
         for line in lines:
             click.echo(line)
@@ -225,30 +226,30 @@ def logs(job: str, step: str | None, follow: bool, **chosen: Any) -> None:
 @click.argument("job")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @with_cluster
-def cancel(job: str, yes: bool, **chosen: Any) -> None:
+def cancel(job: str, yes: bool, **cli_options: Any) -> None:
     """Stop JOB. What it has made is lost; its record and its logs stay."""
     from pipeline.jobs import service
 
-    cluster = cluster_of(chosen)
-    view = service.find(cluster, job)
-    if not service.may_cancel(view):
-        click.echo(f"{view['job_id']} was cancelled already")
+    cluster = connect_cluster(cli_options)
+    job_status = service.find(cluster, job)
+    if not service.may_cancel(job_status):
+        click.echo(f"{job_status['job_id']} was cancelled already")
         return
-    if not yes and not click.confirm(f"Cancel {in_a_line(view)}?"):
+    if not yes and not click.confirm(f"Cancel {status_line(job_status)}?"):
         raise SystemExit("Nothing was cancelled. Without a terminal to ask at, give --yes.")
     service.cancel(cluster, job)
-    click.echo(f"{view['job_id']} is being cancelled")
+    click.echo(f"{job_status['job_id']} is being cancelled")
 
 
 @remote.command("retry")
 @click.argument("job")
 @with_cluster
-def retry(job: str, **chosen: Any) -> None:
+def retry(job: str, **cli_options: Any) -> None:
     """Go on with JOB from the step that failed, half a minute after its end at the earliest: until then Argo may still end pods
     by the names that the new ones get."""
     from pipeline.jobs import service
 
-    told(service.retry(cluster_of(chosen), job))
+    print_status(service.retry(connect_cluster(cli_options), job))
 
 
 @remote.command("fetch")
@@ -256,14 +257,14 @@ def retry(job: str, **chosen: Any) -> None:
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the results.")
 @AS_JSON
 @with_cluster
-def fetch(job: str, out: Path, as_json: bool, **chosen: Any) -> None:
+def fetch(job: str, out: Path, as_json: bool, **cli_options: Any) -> None:
     """Download JOB's result and report. A broken download goes on where it stopped; every file's SHA-256 is checked."""
     from pipeline.jobs import download, service
 
-    view = service.find(cluster_of(chosen), job)
-    found = download.fetch(view, out)
-    told = "\n".join(f"{name + ':':8}{path}" for name, path in found.items())
-    click.echo(service.as_json(found) if as_json else told)
+    job_status = service.find(connect_cluster(cli_options), job)
+    files = download.fetch(job_status, out)
+    lines = "\n".join(f"{name + ':':8}{path}" for name, path in files.items())
+    click.echo(service.as_json(files) if as_json else lines)
 
 
 @remote.command("doctor")
@@ -271,18 +272,18 @@ def fetch(job: str, out: Path, as_json: bool, **chosen: Any) -> None:
     "--template", envvar="SIXVIEW_TEMPLATE", default="sixview", show_default=True, help="The WorkflowTemplate."
 )
 @with_cluster
-def doctor(template: str, **chosen: Any) -> None:
+def doctor(template: str, **cli_options: Any) -> None:
     """Look at cluster, Argo, template, S3, GPUs and rights, and say what is to be done about each."""
     from pipeline import doctor
 
-    well = True
-    for finding in doctor.examine(lambda: cluster_of(chosen), template):
-        mark = {True: "ok", False: "NO", None: "--"}[finding.ok]
-        click.secho(f"{mark}  {finding.what}", fg={True: "green", False: "red"}.get(finding.ok))  # type: ignore[arg-type]
+    is_healthy = True
+    for finding in doctor.examine(lambda: connect_cluster(cli_options), template):
+        label = {True: "ok", False: "NO", None: "--"}[finding.ok]
+        click.secho(f"{label}  {finding.what}", fg={True: "green", False: "red"}.get(finding.ok))  # type: ignore[arg-type]
         if finding.advice:
             click.echo(f"    {finding.advice}")
-        well = well and finding.ok is not False
-    raise SystemExit(0 if well else 1)
+        is_healthy = is_healthy and finding.ok is not False
+    raise SystemExit(0 if is_healthy else 1)
 
 
 @remote.group("bucket")
@@ -320,11 +321,11 @@ def setup(name: str, target: str, **days: int) -> None:
 @click.option("--all", "sees_all", is_flag=True, help="A token that sees every job, not just its own.")
 def token(name: str, sees_all: bool) -> None:
     """Make a bearer token for the HTTP API. Only its digest goes into the cluster."""
-    from pipeline.gateway.tokens import NAME, issue
+    from pipeline.gateway.tokens import NAME, new_token
 
     if not NAME.fullmatch(name):
         raise click.UsageError("a token's name consists of lower-case letters, digits and hyphens")
-    secret, digest = issue()
+    secret, digest = new_token()
     value = f"{digest} all" if sees_all else digest
     patch = json.dumps({"stringData": {name: value}})
     click.echo(f"token: {secret}\nIt is shown only now. Let the service know it:")
@@ -367,7 +368,7 @@ def token(name: str, sees_all: bool) -> None:
 )
 @click.option("--redirect", is_flag=True, help="Answer downloads with links into the store.")
 @click.option("--cors-origin", "origins", multiple=True, help="A web page's origin that may use this API.")
-def serve(host: str, port: int, namespace: str, tokens: Path | None, no_auth: bool, **chosen: Any) -> None:
+def serve(host: str, port: int, namespace: str, tokens: Path | None, no_auth: bool, **cli_options: Any) -> None:
     """Serve the HTTP API and its page."""
     import uvicorn
 
@@ -377,7 +378,7 @@ def serve(host: str, port: int, namespace: str, tokens: Path | None, no_auth: bo
 
     if (tokens is None) != no_auth:
         raise click.UsageError("give --tokens FOLDER, or --no-auth where nobody else can reach this service")
-    options = Options(tokens=tokens, **chosen)
+    options = Options(tokens=tokens, **cli_options)
     uvicorn.run(
         app.create(options, Kubernetes(namespace)),
         host=host,

@@ -1,4 +1,4 @@
-"""Flags of the command line that follow from the declaration of the options."""
+"""Click options generated from the declarations in `steps.runtime.options` and `contract`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from steps.runtime.options import JOB_OPTIONS, Option
 Decorator = Callable[[Any], Any]
 
 
-class Declared(click.ParamType[Any]):
-    """What an option reads. Click's own types take more of a text: spaces, underscores, other scripts' digits."""
+class OptionType(click.ParamType[Any]):
+    """Click type with an option's own parser, which is stricter than click's: no spaces, underscores or non-ASCII digits."""
 
     def __init__(self, option: Option) -> None:
         self.option = option
@@ -29,19 +29,19 @@ class Declared(click.ParamType[Any]):
 
 
 def of_job(name: str, text: str = "", **more: Any) -> Decorator:
-    """The flag of a job's option. text: its help, where that is another one than the workflow's."""
+    """Click option of a job's option. text: help, default: the workflow parameter's description; more: of click.option."""
     return _flag(name, JOB_OPTIONS[name], text or JOB_OPTIONS[name].text, **more)
 
 
 def of_step(step: type[Step], field: str, text: str, name: str = "") -> Decorator:
-    """The flag of a step's own option."""
-    found = next(item for item in dataclasses.fields(step) if item.name == field)
-    return _flag(name or field.replace("_", "-"), found.metadata["option"], text)
+    """Click option of a field of a step's dataclass. name: of the flag, default: the field's."""
+    declared = next(item for item in dataclasses.fields(step) if item.name == field)
+    return _flag(name or field.replace("_", "-"), declared.metadata["option"], text)
 
 
 def _flag(name: str, option: Option, text: str, **more: Any) -> Decorator:
     if option.choices:
         kind: click.ParamType[Any] = click.Choice(option.choices)
     else:
-        kind, text = Declared(option), f"{text} {option.allowed().capitalize()}."
+        kind, text = OptionType(option), f"{text} {option.allowed().capitalize()}."
     return click.option(f"--{name}", type=kind, help=text, **{"default": option.default, "show_default": True, **more})

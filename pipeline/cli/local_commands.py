@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from pipeline.cli import flags
-from pipeline.cli.console import Remote, explained
+from pipeline.cli.console import ErrorReportingGroup, print_failure
 from steps.runtime import contract
 from steps.runtime.contract import MODELS, RIGS, Nvdiffrec, Reconviagen, Sample, Step
 from steps.runtime.errors import StepError, ValidationFailed
@@ -33,7 +33,7 @@ RIG_HELP = (
 )
 
 
-@click.group(cls=Remote)
+@click.group(cls=ErrorReportingGroup)
 def local() -> None:
     """Commands for this machine."""
 
@@ -71,25 +71,25 @@ def local() -> None:
 @flags.of_step(Step, "memory_limit_mib", "End a step as MODEL_OOM above this; 0: only the container's limit.")
 @click.option("--restart", is_flag=True, help="Forget what an earlier run in --out has finished.")
 @click.option("--json", "as_json", is_flag=True, help="Print outputs.json on stdout and nothing else.")
-def run_job(model: str, restart: bool, as_json: bool, **chosen: Any) -> None:
+def run_job(model: str, restart: bool, as_json: bool, **values: Any) -> None:
     """Run a job on this machine. INPUT is a folder or .zip with multi_views/ and depth_renders/, six PNGs each."""
     from pipeline.local import runner  # here, so that --help does not load what only a run needs
     from pipeline.local.progress import Display
 
     try:
-        chosen |= pinned(chosen["rig"], chosen["cameras"])
-        options = runner.Options(models=tuple(MODELS) if model == "both" else (model,), **chosen)
+        values |= rig_options(values["rig"], values["cameras"])
+        options = runner.Options(models=tuple(MODELS) if model == "both" else (model,), **values)
         if restart:
-            runner.forget(options)
+            runner.clear_cache(options)
         summary, code = runner.run(options, Display(quiet=as_json))
     except StepError as error:
-        raise SystemExit(refused(error, as_json)) from None
-    click.echo(json.dumps(summary, indent=2, ensure_ascii=False)) if as_json else told(summary)
+        raise SystemExit(report_error(error, as_json)) from None
+    click.echo(json.dumps(summary, indent=2, ensure_ascii=False)) if as_json else print_summary(summary)
     raise SystemExit(code)
 
 
-def pinned(rig: str, cameras: Path | None) -> dict[str, Any]:
-    """The options `rig` and `cameras`, where the first may name a file for the second."""
+def rig_options(rig: str, cameras: Path | None) -> dict[str, Any]:
+    """The options `rig` and `cameras`; a file name as `rig` becomes `cameras`. Raises ValidationFailed."""
     if rig in RIGS:
         return {"rig": rig, "cameras": cameras}
     if not Path(rig).exists():
@@ -101,8 +101,8 @@ def pinned(rig: str, cameras: Path | None) -> dict[str, Any]:
     return {"rig": "auto", "cameras": Path(rig)}
 
 
-def refused(error: StepError, as_json: bool) -> int:
-    """A job that could not even begin."""
+def report_error(error: StepError, as_json: bool) -> int:
+    """Prints the error of a job that could not start. Returns the exit code."""
     if as_json:
         click.echo(
             json.dumps(
@@ -112,12 +112,12 @@ def refused(error: StepError, as_json: bool) -> int:
             )
         )
     else:
-        explained(error.record())
+        print_failure(error.record())
     return error.exit_code
 
 
-def told(summary: dict[str, Any]) -> None:
-    """The end of a job in plain words."""
+def print_summary(summary: dict[str, Any]) -> None:
+    """Prints a job's summary, outputs.json, for people."""
     for name, model in summary["models"].items():
         if model["psnr"] is not None:
             verdict = "passes" if model["passed"] else "does not pass"
@@ -126,7 +126,7 @@ def told(summary: dict[str, Any]) -> None:
     for warning in summary["warnings"]:
         click.echo(f"WARNING: {warning}")
     if summary["error"]:
-        explained(summary["error"])
+        print_failure(summary["error"])
     click.echo(f"{'Finished' if not summary['error'] else 'Ended'} after {summary['seconds']:.1f} s")
     for label in ("result", "report"):
         if summary[label]:
@@ -150,43 +150,47 @@ def show_rig(
 ) -> None:
     """Say how the cameras of a set stand and what its depth means."""
     try:
-        chosen = pinned(rig, cameras)
+        cameras_options = rig_options(rig, cameras)
     except StepError as error:
-        raise SystemExit(refused(error, as_json)) from None
+        raise SystemExit(report_error(error, as_json)) from None
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         parameters = contract.Validate(
             out=work / "scene",
             outputs=work / "outputs",
             input=input.absolute(),
-            cameras=chosen["cameras"] and chosen["cameras"].absolute(),
-            rig=chosen["rig"],
+            cameras=cameras_options["cameras"] and cameras_options["cameras"].absolute(),
+            rig=cameras_options["rig"],
             picture=picture is not None,
         )
-        words = [sys.executable, "-m", "steps.validate", *contract.arguments(parameters)]
-        code = subprocess.run(words, stderr=subprocess.DEVNULL, check=False).returncode
+        command = [sys.executable, "-m", "steps.validate", *contract.arguments(parameters)]
+        code = subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode
         if code:
-            _untold(work / "outputs", save, as_json)
+            _report_ambiguous_rig(work / "outputs", save, as_json)
             raise SystemExit(code)
         scene = read_json(work / "scene" / "scene.json")
-        found = read_json(work / "scene" / "rig.json", {"decision": scene["rig"]})
+        rig_document = read_json(work / "scene" / "rig.json", {"decision": scene["rig"]})
         if picture:
             shutil.copy(work / "scene" / "rig.png", picture)
-    if save and "cameras" in found:
-        write_json(save, found["cameras"])
-    click.echo(json.dumps(found, indent=2) if as_json else "\n".join([f"rig: {found['decision']}", *scene["notes"]]))
+    if save and "cameras" in rig_document:
+        write_json(save, rig_document["cameras"])
+    click.echo(
+        json.dumps(rig_document, indent=2)
+        if as_json
+        else "\n".join([f"rig: {rig_document['decision']}", *scene["notes"]])
+    )
 
 
-def _untold(outputs: Path, save: Path | None, as_json: bool) -> None:
-    """Bad input, or a rig that the pictures do not tell: then all that remain are saved, numbered."""
+def _report_ambiguous_rig(outputs: Path, save: Path | None, as_json: bool) -> None:
+    """Prints the failure record of validate; after RIG_AMBIGUOUS saves the remaining hypotheses as numbered files."""
     record = read_json(outputs / "failure.json")
     for number, hypothesis in enumerate(record["details"].get("hypotheses", []) if save else [], 1):
         assert save is not None
-        place = save.with_stem(f"{save.stem}-{number}")
-        shutil.copy(outputs / hypothesis["cameras"], place)
-        shutil.copy(outputs / hypothesis["picture"], place.with_suffix(".png"))
-        hypothesis |= {"cameras": str(place), "picture": str(place.with_suffix(".png"))}
-    click.echo(json.dumps(record, indent=2)) if as_json else explained(record)
+        target = save.with_stem(f"{save.stem}-{number}")
+        shutil.copy(outputs / hypothesis["cameras"], target)
+        shutil.copy(outputs / hypothesis["picture"], target.with_suffix(".png"))
+        hypothesis |= {"cameras": str(target), "picture": str(target.with_suffix(".png"))}
+    click.echo(json.dumps(record, indent=2)) if as_json else print_failure(record)
 
 
 @local.command("render")
@@ -197,7 +201,7 @@ def _untold(outputs: Path, save: Path | None, as_json: bool) -> None:
 @click.option("--bucket", default="sixview", show_default=True, help="Bucket for everything.")
 @click.option("--endpoint", default="s3.amazonaws.com", show_default=True, help="host:port of the S3 store.")
 @click.option("--insecure", is_flag=True, help="The store speaks plain HTTP.")
-def render(cpu: bool, insecure: bool, **chosen: Any) -> None:
+def render(cpu: bool, insecure: bool, **values: Any) -> None:
     """Print the Argo WorkflowTemplate. The Helm chart in charts/sixview brings it with all that it needs."""
     try:
         from pipeline.workflow.helm_render import manifest
@@ -208,7 +212,7 @@ def render(cpu: bool, insecure: bool, **chosen: Any) -> None:
         ) from None
 
     on_cpu: dict[str, Any] = {"engines": "engines-cpu", "device": "auto", "gpus": dict.fromkeys(PODS, 0)}
-    settings = Settings(scheme="http" if insecure else "https", **chosen, **(on_cpu if cpu else {}))
+    settings = Settings(scheme="http" if insecure else "https", **values, **(on_cpu if cpu else {}))
     click.echo(manifest(settings), nl=False)
 
 
@@ -247,13 +251,13 @@ def render(cpu: bool, insecure: bool, **chosen: Any) -> None:
 )
 @flags.of_step(Sample, "held_out", "Further views to judge results by.")
 @flags.of_job("seed", "Seed of the held-out views and of a real capture.")
-def sample(dir: Path, depth_bits: str, **chosen: Any) -> None:
+def sample(dir: Path, depth_bits: str, **values: Any) -> None:
     """Write an input set of a known object into DIR, with its cameras (unless a real capture is wanted) and the true mesh."""
     with tempfile.TemporaryDirectory() as outputs:
-        parameters = contract.Sample(out=dir.absolute(), outputs=Path(outputs), depth_bits=int(depth_bits), **chosen)
-        words = [sys.executable, "-m", "steps.sample", *contract.arguments(parameters)]
-        code = subprocess.run(words, stderr=subprocess.DEVNULL, check=False).returncode
+        parameters = contract.Sample(out=dir.absolute(), outputs=Path(outputs), depth_bits=int(depth_bits), **values)
+        command = [sys.executable, "-m", "steps.sample", *contract.arguments(parameters)]
+        code = subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode
         if code:
-            explained(read_json(Path(outputs) / "failure.json"))
+            print_failure(read_json(Path(outputs) / "failure.json"))
             raise SystemExit(code)
     click.echo(f"Wrote {', '.join(sorted(p.name for p in dir.iterdir()))} to {dir}")

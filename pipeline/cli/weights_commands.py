@@ -1,4 +1,4 @@
-"""`sixview weights`: what a folder of weights must be, and whether it still is."""
+"""`sixview weights`: writes and verifies the manifest of a folder of weights."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
 
 
 @contextlib.contextmanager
-def told_plainly() -> Iterator[None]:
-    """Ends the program on a StepError with its words, every file at fault, and its exit code."""
+def reported_errors() -> Iterator[None]:
+    """Context that ends the program on a StepError with its message, its faulty files and its exit code."""
     try:
         yield
     except StepError as error:
@@ -35,8 +35,8 @@ def commands() -> None:
 @click.argument("dir", type=FOLDER)
 def verify(dir: Path) -> None:
     """Compare every file in DIR with its manifest, weights.json, by size and SHA-256."""
-    with told_plainly():
-        manifest = weights_manifest.checked(dir)
+    with reported_errors():
+        manifest = weights_manifest.check_weights(dir)
     size = sum(item["bytes"] for item in manifest["files"])
     click.echo(f"{len(manifest['files'])} files, {size / 2**20:.1f} MiB: all as in {weights_manifest.FILE}")
     for name, part in manifest["parts"].items():
@@ -54,14 +54,14 @@ def verify(dir: Path) -> None:
 )
 def lock(dir: Path, revisions: tuple[str, ...]) -> None:
     """Write weights.json for what is in DIR now: every file's size and SHA-256, every part's source, revision and licence."""
-    told = dict(pair.partition("=")[::2] for pair in revisions)
-    unknown = sorted(set(told) - set(weights_manifest.PARTS))
+    revision_of = dict(pair.partition("=")[::2] for pair in revisions)
+    unknown = sorted(set(revision_of) - set(weights_manifest.PARTS))
     if unknown:
         raise click.BadParameter(
             f"there is no part {', '.join(unknown)}; the parts are {', '.join(weights_manifest.PARTS)}"
         )
-    with told_plainly():
-        manifest = weights_manifest.lock(dir, told)
+    with reported_errors():
+        manifest = weights_manifest.lock(dir, revision_of)
     click.echo(f"{dir / weights_manifest.FILE}: {len(manifest['files'])} files")
     for name, part in manifest["parts"].items():
         if part["revision"] == weights_manifest.UNKNOWN:

@@ -1,1 +1,1 @@
-"""What speaks to S3 and to the cluster, and how their answers are read."""
+"""Clients of S3, of the Kubernetes API server and of the Argo Server, and parsers of their responses."""

@@ -1,4 +1,4 @@
-"""Sets a bucket up, with the MinIO SDK, which speaks to any S3: versioning, lifetimes, and where MinIO announces drops."""
+"""Bucket configuration by the MinIO SDK, which works with any S3: versioning, lifecycle rules, event notifications."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pipeline.clients import s3
-from pipeline.incluster.markers import READY, ZIP
+from pipeline.clients.s3 import READY, ZIP
 from steps.runtime.errors import StorageUnavailable
 
-RULE = "sixview-"
+RULE_PREFIX = "sixview-"
 
 
 @dataclass(frozen=True)
 class Lifetimes:
-    """Days after which things go; 0: never. Records stay for ever. old: replaced and deleted versions."""
+    """Days until objects expire, by prefix; 0: never. Records never expire. old: noncurrent versions."""
 
     inputs: int = 7
     intermediates: int = 7
@@ -26,19 +26,19 @@ class Lifetimes:
     old: int = 7
 
     def rules(self) -> dict[str, tuple[str, int]]:
-        """name -> prefix and days."""
-        named = {
+        """Rule name -> (prefix, days), without those that never expire."""
+        rules = {
             "inputs": (s3.INPUTS, self.inputs),
-            "intermediates": (s3.PARTS, self.intermediates),
+            "intermediates": (s3.INTERMEDIATES, self.intermediates),
             "results": (s3.RESULTS, self.results),
             "logs": (s3.LOGS, self.logs),
             "drops": (s3.DROPS, self.drops),
         }
-        return {name: rule for name, rule in named.items() if rule[1]}
+        return {name: rule for name, rule in rules.items() if rule[1]}
 
 
 def client() -> Any:
-    """The MinIO SDK's client for the store that the environment names."""
+    """MinIO client for S3_ENDPOINT, with the keys of the environment; see `clients.s3`."""
     from minio import Minio
 
     address = urlsplit(os.environ.get("S3_ENDPOINT") or "https://s3.amazonaws.com")
@@ -52,21 +52,23 @@ def client() -> Any:
 
 
 def setup(bucket: str, lifetimes: Lifetimes, target: str = "") -> list[str]:
-    """Makes the bucket what the pipeline needs; what others have set on it stays. target: ARN of MinIO's webhook for drops, as
-    `arn:minio:sqs::DROP:webhook`, or of an SQS queue; empty: none. Returns what was set, in words."""
+    """Creates the bucket if it is missing and sets versioning, lifecycle rules and notifications; rules of others stay.
+
+    target: ARN of MinIO's webhook for drops, as `arn:minio:sqs::DROP:webhook`, or of an SQS queue; empty: no notifications.
+    Returns a sentence for each setting. Raises StorageUnavailable."""
     from minio.error import MinioException
 
     s3.ensure_bucket(bucket)
     try:
         store = client()
-        said = [versioning(store, bucket), lifecycle(store, bucket, lifetimes)]
-        return said + ([notification(store, bucket, target)] if target else [])
+        changes = [versioning(store, bucket), lifecycle(store, bucket, lifetimes)]
+        return changes + ([notification(store, bucket, target)] if target else [])
     except MinioException as error:
         raise StorageUnavailable(f"The bucket {bucket} could not be set up: {error}") from None
 
 
 def versioning(store: Any, bucket: str) -> str:
-    """A drop that is replaced before anybody has looked at it is still a drop."""
+    """Enables versioning: a drop that is overwritten before the intake has read it still becomes a job."""
     from minio.commonconfig import ENABLED
     from minio.versioningconfig import VersioningConfig
 
@@ -75,23 +77,23 @@ def versioning(store: Any, bucket: str) -> str:
 
 
 def lifecycle(store: Any, bucket: str, lifetimes: Lifetimes) -> str:
-    """Our rules, beside those of others."""
+    """Replaces the rules whose id begins with RULE_PREFIX; rules of others stay."""
     from minio import lifecycleconfig as lc
     from minio.commonconfig import ENABLED, Filter
 
-    before = store.get_bucket_lifecycle(bucket_name=bucket)
-    rules = [rule for rule in (before.rules if before else []) if not (rule.rule_id or "").startswith(RULE)]
-    aborted = lc.AbortIncompleteMultipartUpload(days_after_initiation=1)
-    old = lc.NoncurrentVersionExpiration(noncurrent_days=lifetimes.old) if lifetimes.old else None
+    current = store.get_bucket_lifecycle(bucket_name=bucket)
+    rules = [rule for rule in (current.rules if current else []) if not (rule.rule_id or "").startswith(RULE_PREFIX)]
+    abort_incomplete = lc.AbortIncompleteMultipartUpload(days_after_initiation=1)
+    noncurrent_expiration = lc.NoncurrentVersionExpiration(noncurrent_days=lifetimes.old) if lifetimes.old else None
     for name, (prefix, days) in lifetimes.rules().items():
         rules.append(
             lc.Rule(
                 ENABLED,
                 rule_filter=Filter(prefix=prefix),
-                rule_id=RULE + name,
+                rule_id=RULE_PREFIX + name,
                 expiration=lc.Expiration(days=days),
-                noncurrent_version_expiration=old,
-                abort_incomplete_multipart_upload=aborted,
+                noncurrent_version_expiration=noncurrent_expiration,
+                abort_incomplete_multipart_upload=abort_incomplete,
             )
         )
     store.set_bucket_lifecycle(bucket_name=bucket, config=lc.LifecycleConfig(rules))
@@ -99,25 +101,25 @@ def lifecycle(store: Any, bucket: str, lifetimes: Lifetimes) -> str:
 
 
 def notification(store: Any, bucket: str, target: str) -> str:
-    """Announces what completes a drop, and nothing else."""
+    """Sends ObjectCreated events of the objects that complete a drop, _READY.json and .zip under drops/, to `target`."""
     from minio import notificationconfig as nc
 
-    before = store.get_bucket_notification(bucket_name=bucket)
-    queues = [q for q in (before.queue_config_list or []) if not (q.config_id or "").startswith(RULE)]
+    current = store.get_bucket_notification(bucket_name=bucket)
+    queues = [q for q in (current.queue_config_list or []) if not (q.config_id or "").startswith(RULE_PREFIX)]
     for suffix in (READY.removeprefix("/"), ZIP):
         queues.append(
             nc.QueueConfig(
                 queue=target,
                 events=["s3:ObjectCreated:*"],
-                config_id=f"{RULE}drop{suffix.partition('.')[2]}",
+                config_id=f"{RULE_PREFIX}drop{suffix.partition('.')[2]}",
                 prefix_filter_rule=nc.PrefixFilterRule(s3.DROPS),
                 suffix_filter_rule=nc.SuffixFilterRule(suffix),
             )
         )
     config = nc.NotificationConfig(
-        cloud_func_config_list=before.cloud_func_config_list,
+        cloud_func_config_list=current.cloud_func_config_list,
         queue_config_list=queues,
-        topic_config_list=before.topic_config_list,
+        topic_config_list=current.topic_config_list,
     )
     store.set_bucket_notification(bucket_name=bucket, config=config)
     return f"drops are announced to {target}"

@@ -1,12 +1,12 @@
-"""S3, in one place. The environment says where and who: S3_ENDPOINT (empty: AWS), AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY.
+"""The S3 client and the key layout. Environment: S3_ENDPOINT (empty: AWS), AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, S3_BUCKET.
 
-What lies where in the bucket; each prefix has a lifetime of its own (see `bucket_setup`):
-  inputs/<job>…/       what was uploaded for a job             records/<folder>.json     how it ended; stays for ever
-  jobs/<folder>/       between its steps                       logs/sixview-<folder>/    of its pods
-  results/<folder>/    result.zip, report.html, failure.json   drops/                    what people drop, see `intake`
+Prefixes of the bucket; each has a lifecycle rule of its own (see `bucket_setup`):
+  inputs/<job>…/       uploads                                 records/<folder>.json     a job's final record; never expires
+  jobs/<folder>/       artifacts between its steps             logs/sixview-<folder>/    logs of its pods
+  results/<folder>/    result.zip, report.html, failure.json   drops/                    sets to become jobs, see `intake`
 
-A job's folder is `<job>.<uid of its workflow>`: nobody chooses it, so no workflow's name leads into another job's folder. It is
-`<job>` alone for jobs from before there were uids in it, and for drops that never became a workflow.
+A job's folder is `<job>.<uid of its workflow>`: users choose workflow names but no uids, so no name leads into another job's
+folder. It is `<job>` alone for jobs older than this rule, and for drops that never became a workflow.
 """
 
 from __future__ import annotations
@@ -23,20 +23,24 @@ from pathlib import Path
 from typing import IO, Any
 
 from pipeline.clients import reading
-from pipeline.jobs.ids import PREFIX
+from pipeline.clients.workflows import NAME_PREFIX
 
-INPUTS, PARTS, RESULTS, RECORDS, DROPS, LOGS = "inputs/", "jobs/", "results/", "records/", "drops/", "logs/"
-OPEN = "open/"  # jobs that have not ended, see `ledger`
-PREFIXES = (INPUTS, PARTS, RESULTS, RECORDS, DROPS, LOGS, OPEN)
-FINAL = ("result.zip", "report.html", "failure.json")
-PATIENCE_SECONDS = 120.0  # a store that is away for less than this is waited for
-MISSING = ("404", "NoSuchKey", "NoSuchBucket", "NoSuchVersion", "NotFound")
+INPUTS, INTERMEDIATES, RESULTS, RECORDS, DROPS, LOGS = "inputs/", "jobs/", "results/", "records/", "drops/", "logs/"
+OPEN = "open/"  # one object per unfinished job, see `ledger`
+PREFIXES = (INPUTS, INTERMEDIATES, RESULTS, RECORDS, DROPS, LOGS, OPEN)
+RESULT_FILES = ("result.zip", "report.html", "failure.json")
+READY, ZIP = (
+    "/_READY.json",
+    ".zip",
+)  # suffixes of the keys that complete a drop: drops/<name>/_READY.json, drops/<name>.zip
+STARTUP_SECONDS = 120.0  # how long `ensure_bucket` retries while the store starts
+NOT_FOUND_CODES = ("404", "NoSuchKey", "NoSuchBucket", "NoSuchVersion", "NotFound")
 UID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 
 @functools.cache
 def client(endpoint: str = "") -> Any:
-    """A boto3 client that tries again by itself. It may be used by several threads. endpoint: instead of S3_ENDPOINT."""
+    """A thread-safe boto3 client with retries. endpoint: URL in place of S3_ENDPOINT."""
     import boto3
     from botocore.config import Config
 
@@ -54,79 +58,81 @@ def client(endpoint: str = "") -> Any:
 
 
 def split(address: str) -> tuple[str, str]:
-    """Bucket and key of s3://bucket/key. Raises ValueError for anything else."""
-    scheme, _, rest = address.partition("://")
-    bucket, _, key = rest.partition("/")
+    """(bucket, key) of s3://bucket/key. Raises ValueError for other URLs."""
+    scheme, _, path = address.partition("://")
+    bucket, _, key = path.partition("/")
     if scheme != "s3" or not bucket:
         raise ValueError(f"{address!r} is not an address of the form s3://bucket/key")
     return bucket, key
 
 
 def bucket() -> str:
-    """The bucket of this installation: S3_BUCKET."""
+    """The installation's bucket: S3_BUCKET."""
     return os.environ.get("S3_BUCKET") or "sixview"
 
 
 def key_of(folder: str, name: str) -> str:
-    """Where a part of a job lies."""
-    return f"{RESULTS if name in FINAL else PARTS}{folder}/{name}"
+    """Key of one of a job's files: under results/ for RESULT_FILES, else under jobs/."""
+    return f"{RESULTS if name in RESULT_FILES else INTERMEDIATES}{folder}/{name}"
 
 
 def record_key(folder: str) -> str:
-    """Where it is written how a job ended."""
+    """Key of a job's final record."""
     return f"{RECORDS}{folder}.json"
 
 
 def job_of_record(key: str) -> str:
-    """The job that a record is of; empty for any other object. Of which workflow it is, stands in the record."""
-    found = re.fullmatch(rf"{RECORDS}([a-z0-9-]+)(?:\.{UID})?\.json", key)
-    return found[1] if found else ""
+    """Job id in a record's key; "" for any other key. The record itself names the workflow."""
+    match = re.fullmatch(rf"{RECORDS}([a-z0-9-]+)(?:\.{UID})?\.json", key)
+    return match[1] if match else ""
 
 
-def record_of(job: str) -> dict[str, Any] | None:
-    """The newest record of the job: workflows of other names may have the same id in theirs. None where there is none; only its
-    folder where it cannot be read."""
-    found = [item for item in listed(f"{RECORDS}{job}.") if job_of_record(item["Key"]) == job]
-    for item in sorted(found, key=lambda o: o["LastModified"], reverse=True):
+def find_record(job: str) -> dict[str, Any] | None:
+    """The newest record of the job's workflow, with its folder; None where there is none.
+
+    Workflows without the name prefix may have the same id in their key: their records are skipped. A record that is not a JSON
+    object gives {"folder": …} alone."""
+    objects = [item for item in listed(f"{RECORDS}{job}.") if job_of_record(item["Key"]) == job]
+    for item in sorted(objects, key=lambda listed_object: listed_object["LastModified"], reverse=True):
         record = reading.mapping(read_json(item["Key"]))
-        if record.get("workflow") in (None, "", PREFIX + job):
+        if record.get("workflow") in (None, "", NAME_PREFIX + job):
             return {**record, "folder": item["Key"].removeprefix(RECORDS).removesuffix(".json")}
     return None
 
 
-# -- objects ------------------------------------------------------------------------------------------------------------
+# -- objects ----------------------------------------------------------------------------------------------------------
 
 
 def upload(path: Path, address: str) -> None:
-    """Puts a file in its place, whole or not at all; above 8 MB in parts. S3 checks every part's checksum."""
+    """Uploads a file, atomically; as a multipart upload above 8 MB. S3 verifies the SHA-256 of every part. address: s3:// URL."""
     client().upload_file(str(path), *split(address), ExtraArgs={"ChecksumAlgorithm": "SHA256"})
 
 
-def put(file: IO[bytes], key: str, **more: Any) -> None:
-    """One object from an open file, in one request and without holding it in memory."""
-    client().put_object(Bucket=bucket(), Key=key, Body=file, **more)
+def put(file: IO[bytes], key: str, **options: Any) -> None:
+    """Uploads an open file in one request, without reading it into memory."""
+    client().put_object(Bucket=bucket(), Key=key, Body=file, **options)
 
 
 def remove(address: str) -> None:
-    """Takes an object away, if it is there."""
+    """Deletes an object; no error where it is missing. address: s3:// URL."""
     name, key = split(address)
     client().delete_object(Bucket=name, Key=key)
 
 
 def read_json(key: str) -> Any:
-    """An object's JSON; None where there is no such object, or it holds something else."""
+    """An object's decoded JSON; None where the object is missing or not JSON."""
     data = read(key)
     return None if data is None else reading.json_of(data)
 
 
-def read(key: str, most: int | None = None, **more: Any) -> bytes | None:
-    """A small object's bytes, `most` of them at most; None where there is none."""
+def read(key: str, max_bytes: int | None = None, **options: Any) -> bytes | None:
+    """An object's first `max_bytes` bytes, all by default; None where it is missing."""
     try:
-        body = client().get_object(Bucket=bucket(), Key=key, **more)["Body"]
+        body = client().get_object(Bucket=bucket(), Key=key, **options)["Body"]
         with contextlib.closing(body):
-            return bytes(body.read(most))
+            return bytes(body.read(max_bytes))
     except client().exceptions.ClientError as error:
-        if error.response["Error"]["Code"] in MISSING:
+        if error.response["Error"]["Code"] in NOT_FOUND_CODES:
             return None
         raise
 
@@ -137,54 +143,56 @@ def write_json(key: str, value: Any) -> None:
 
 
 def head(key: str) -> dict[str, Any] | None:
-    """Size, ETag and so on; None where there is no such object."""
+    """HeadObject response (ContentLength, ETag, …); None where the object is missing."""
     try:
         return dict(client().head_object(Bucket=bucket(), Key=key))
     except client().exceptions.ClientError as error:
-        if error.response["Error"]["Code"] in MISSING:
+        if error.response["Error"]["Code"] in NOT_FOUND_CODES:
             return None
         raise
 
 
 def listed(prefix: str) -> Iterator[dict[str, Any]]:
-    """Every object under a prefix: Key, Size, ETag, LastModified."""
+    """All objects under a prefix: Key, Size, ETag, LastModified."""
     for page in client().get_paginator("list_objects_v2").paginate(Bucket=bucket(), Prefix=prefix):
         yield from page.get("Contents", [])
 
 
 def versions(prefix: str) -> Iterator[dict[str, Any]]:
-    """Every version under a prefix that is still there, deleted ones too; the newest of a key first."""
+    """All object versions under a prefix, also of deleted keys; the newest of a key first."""
     for page in client().get_paginator("list_object_versions").paginate(Bucket=bucket(), Prefix=prefix):
         yield from page.get("Versions", [])
 
 
 def purge(prefix: str, keep: tuple[str, ...] = ()) -> None:
-    """Takes every version of everything under a prefix away, but for what lies under `keep`."""
+    """Deletes all versions of all objects under a prefix, except under the prefixes in `keep`."""
     for page in client().get_paginator("list_object_versions").paginate(Bucket=bucket(), Prefix=prefix):
-        found = [*page.get("Versions", []), *page.get("DeleteMarkers", [])]
-        gone = [
-            {"Key": o["Key"], "VersionId": o["VersionId"]} for o in found if not o["Key"].startswith(keep or ("\0",))
+        versions = [*page.get("Versions", []), *page.get("DeleteMarkers", [])]
+        deletions = [
+            {"Key": version["Key"], "VersionId": version["VersionId"]}
+            for version in versions
+            if not version["Key"].startswith(keep or ("\0",))
         ]
-        if gone:
-            client().delete_objects(Bucket=bucket(), Delete={"Objects": gone, "Quiet": True})
+        if deletions:
+            client().delete_objects(Bucket=bucket(), Delete={"Objects": deletions, "Quiet": True})
 
 
-# -- the bucket ---------------------------------------------------------------------------------------------------------
+# -- the bucket -------------------------------------------------------------------------------------------------------
 
 
 def ensure_bucket(name: str) -> None:
-    """Makes a bucket where there is none yet, and waits for a store that is only just starting."""
+    """Creates the bucket if it is missing; retries for STARTUP_SECONDS. Raises SystemExit where the store does not respond."""
     from botocore.exceptions import BotoCoreError, ClientError
 
-    end = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + STARTUP_SECONDS
     while True:
         try:
-            found = {b["Name"] for b in client().list_buckets()["Buckets"]}
-            if name not in found:
+            names = {b["Name"] for b in client().list_buckets()["Buckets"]}
+            if name not in names:
                 client().create_bucket(Bucket=name)
             return
         except (BotoCoreError, ClientError) as error:
-            if time.monotonic() > end:
+            if time.monotonic() > deadline:
                 raise SystemExit(f"The S3 store does not answer: {error}") from None
             time.sleep(2)
 

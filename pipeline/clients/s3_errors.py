@@ -1,4 +1,4 @@
-"""What goes wrong between us and the S3 store, in words that say what to do."""
+"""Message and advice for the errors of boto3, botocore and the S3 store."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ KEYS = "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to keys that the store k
 RIGHTS = "Give these keys the rights to list, read and write there, or use others."
 BUCKET = "Set S3_BUCKET to one that there is, or make it: `sixview bucket setup`."
 
-# the store's codes
+# S3 error code -> (message, advice)
 CODES = {
     "InvalidAccessKeyId": ("the store does not know the access key", KEYS),
     "SignatureDoesNotMatch": ("the secret key does not belong to the access key", KEYS),
@@ -23,9 +23,10 @@ CODES = {
     "RequestTimeTooSkewed": ("this machine's clock differs from the store's", "Set the clock right."),
     "NoSuchKey": ("there is no such object", "Check the key."),
 }
-STATUS = {"403": "AccessDenied", "404": "NoSuchBucket", "301": "PermanentRedirect"}  # a HEAD's answer has no code
+# a response to HEAD has no body, so botocore puts the HTTP status in place of the code
+STATUS = {"403": "AccessDenied", "404": "NoSuchBucket", "301": "PermanentRedirect"}
 
-# the client's own errors, by the names of their classes
+# class name of a botocore exception -> (message, advice)
 CLASSES = {
     "NoCredentialsError": ("there are no keys for the store", KEYS),
     "PartialCredentialsError": ("one of the two keys for the store is missing", KEYS),
@@ -43,11 +44,11 @@ CLASSES = {
 }
 
 
-def explained(error: Exception) -> tuple[str, str]:
-    """What happened, and what can be done about it."""
+def explain(error: Exception) -> tuple[str, str]:
+    """Message and advice for an exception of boto3 or botocore."""
     response: dict[str, Any] = getattr(error, "response", None) or {}
     code = str((response.get("Error") or {}).get("Code", ""))
-    found = CODES.get(STATUS.get(code, code))
-    if not found:
-        found = next((CLASSES[cls.__name__] for cls in type(error).__mro__ if cls.__name__ in CLASSES), None)
-    return found or (f"the store did not do what was asked: {error}", "")
+    entry = CODES.get(STATUS.get(code, code))
+    if not entry:
+        entry = next((CLASSES[cls.__name__] for cls in type(error).__mro__ if cls.__name__ in CLASSES), None)
+    return entry or (f"the store did not do what was asked: {error}", "")

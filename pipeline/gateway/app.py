@@ -1,4 +1,4 @@
-"""The service: its routes, its page, and what is there without a token."""
+"""The FastAPI application: routers, middleware, and the routes without authentication."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from starlette.exceptions import HTTPException
 
 from pipeline.clients.kubernetes import Kubernetes
 from pipeline.gateway import errors, health, metrics, routes, submit
-from pipeline.gateway.dependencies import Gateway, Options, Shared
-from pipeline.gateway.informer import Watched
-from pipeline.gateway.tokens import Pace, Tokens
-from pipeline.gateway.uploads import MOST_TEXT
+from pipeline.gateway.dependencies import CurrentGateway, Gateway, Options
+from pipeline.gateway.informer import JobInformer
+from pipeline.gateway.tokens import RateLimiter, Tokens
+from pipeline.gateway.uploads import MAX_TEXT
 from pipeline.jobs import ids
 
 WEB = Path(__file__).parent.parent / "web"
-SECURITY = {
+SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Content-Security-Policy": "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self' 'unsafe-inline'; "
@@ -48,8 +48,8 @@ class Healthy(BaseModel):
     gpus: list[dict[str, Any]] | None
 
 
-def service(app: FastAPI) -> None:
-    """What is there without a token."""
+def add_public_routes(app: FastAPI) -> None:
+    """Adds the routes without authentication: health, metrics, OpenAPI page, web page."""
 
     @app.get(
         "/health",
@@ -58,20 +58,20 @@ def service(app: FastAPI) -> None:
         responses={503: {"description": "Something is away", "model": Healthy}},
     )
     @app.get("/api/health", include_in_schema=False)
-    async def healthy(request: Request, shared: Shared) -> Any:
+    async def healthy(request: Request, gateway: CurrentGateway) -> Any:
         """With a token also the names of nodes and bucket."""
-        found = await run_in_threadpool(health.look, shared.cluster, shared.watched)
-        known = shared.tokens.client(request.headers.get("authorization", ""))
-        found = health.shown(found, details=known is not None)
-        return JSONResponse(found, 200 if found["status"] == "healthy" else 503)
+        report = await run_in_threadpool(health.health_report, gateway.cluster, gateway.informer)
+        principal = gateway.tokens.principal(request.headers.get("authorization", ""))
+        report = health.redacted(report, details=principal is not None)
+        return JSONResponse(report, 200 if report["status"] == "healthy" else 503)
 
     @app.get("/live", include_in_schema=False)
     async def live() -> dict[str, str]:
         return {"status": "alive", "at": datetime.now(UTC).isoformat(timespec="seconds")}
 
     @app.get("/metrics", include_in_schema=False)
-    async def measured(shared: Shared) -> Response:
-        return metrics.page(shared.watched.counts())
+    async def measured(gateway: CurrentGateway) -> Response:
+        return metrics.page(gateway.informer.counts())
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
@@ -94,19 +94,19 @@ def service(app: FastAPI) -> None:
 
 
 def create(options: Options, cluster: Kubernetes) -> FastAPI:
-    """The whole service."""
+    """The FastAPI application of an installation."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        watched = Watched(cluster)
+        informer = JobInformer(cluster)
         slots = asyncio.Semaphore(options.uploads_at_a_time)
         app.state.gateway = Gateway(
-            options, cluster, watched, Tokens(options.tokens), Pace(options.requests_per_minute), slots
+            options, cluster, informer, Tokens(options.tokens), RateLimiter(options.requests_per_minute), slots
         )
-        watched.start()
-        if not os.environ.get(ids.KEY):
+        informer.start()
+        if not os.environ.get(ids.KEY_VARIABLE):
             print(
-                f"{ids.KEY} is not set: an Idempotency-Key is known until this process ends.",
+                f"{ids.KEY_VARIABLE} is not set: an Idempotency-Key is known until this process ends.",
                 file=sys.stderr,
                 flush=True,
             )
@@ -120,43 +120,43 @@ def create(options: Options, cluster: Kubernetes) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        default_response_class=errors.Json,
+        default_response_class=errors.SafeJSONResponse,
     )
     errors.install(app)
-    app.openapi = partial(described, app.openapi)  # type: ignore[method-assign]
+    app.openapi = partial(openapi_schema, app.openapi)  # type: ignore[method-assign]
     for prefix in ("", "/api"):
-        for part in (submit.router, routes.router):
-            app.include_router(part, prefix=prefix, include_in_schema=not prefix)
-    for prefix in ("", "/api"):  # clients of the API before this one end it with a slash
+        for router in (submit.router, routes.router):
+            app.include_router(router, prefix=prefix, include_in_schema=not prefix)
+    for prefix in ("", "/api"):  # clients of an earlier API use a trailing slash
         app.add_api_route(f"{prefix}/jobs/", submit.submit, methods=["POST"], include_in_schema=False)
         app.add_api_route(f"{prefix}/jobs/", routes.listing, methods=["GET"], include_in_schema=False)
-    service(app)
+    add_public_routes(app)
     if options.origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=list(options.origins), allow_methods=["*"], allow_headers=["*"]
         )
-    app.add_middleware(Small)
-    app.add_middleware(metrics.Measured)
-    app.add_middleware(Secured)
+    app.add_middleware(BodyLimit)
+    app.add_middleware(metrics.RequestMetrics)
+    app.add_middleware(SecurityHeaders)
     return app
 
 
-def described(original: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """FastAPI's own description, without the errors of its own that it adds wherever there is a parameter: ours are told route by
-    route."""
-    found = original()
-    for operation in (operation for path in found["paths"].values() for operation in path.values()):
+def openapi_schema(generate: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """FastAPI's OpenAPI schema without its default 422 responses: each route documents its own errors."""
+    schema = generate()
+    for operation in (operation for path in schema["paths"].values() for operation in path.values()):
         if "HTTPValidationError" in str(operation["responses"].get("422")):
             del operation["responses"]["422"]
     for name in ("HTTPValidationError", "ValidationError"):
-        found["components"]["schemas"].pop(name, None)
-    order = submit.Order.model_json_schema()
-    found["components"]["schemas"]["Order"] = order
-    return found
+        schema["components"]["schemas"].pop(name, None)
+    request_schema = submit.JobRequest.model_json_schema()
+    schema["components"]["schemas"]["Order"] = request_schema
+    return schema
 
 
-class Small:
-    """Lets no body but that of a submission, which is counted there, be larger than MOST_TEXT: FastAPI would hold it whole."""
+class BodyLimit:
+    """ASGI middleware: 413 for bodies above MAX_TEXT, which FastAPI would read into memory. Not for submissions, which are
+    streamed and have their own limit."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
@@ -164,32 +164,34 @@ class Small:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         size = 0
 
-        async def receiving() -> Any:
+        async def limited_receive() -> Any:
             nonlocal size
             message = await receive()
             size += len(message.get("body", b""))
-            if size > MOST_TEXT:
+            if size > MAX_TEXT:
                 raise HTTPException(413, "The request is too large")
             return message
 
-        is_small = scope["type"] == "http" and not scope["path"].rstrip("/").endswith("/jobs")
-        await self.app(scope, receiving if is_small else receive, send)
+        is_limited = scope["type"] == "http" and not scope["path"].rstrip("/").endswith("/jobs")
+        await self.app(scope, limited_receive if is_limited else receive, send)
 
 
-class Secured:
-    """Adds SECURITY's headers to every answer. Plain ASGI: nothing of a body is held."""
+class SecurityHeaders:
+    """ASGI middleware: adds SECURITY_HEADERS to every response, without buffering bodies."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        async def sending(message: Any) -> None:
+        async def send_with_headers(message: Any) -> None:
             if message["type"] == "http.response.start":
-                given = {name for name, _ in message["headers"]}
-                more = [
-                    (k.lower().encode(), v.encode()) for k, v in SECURITY.items() if k.lower().encode() not in given
+                names = {name for name, _ in message["headers"]}
+                added = [
+                    (k.lower().encode(), v.encode())
+                    for k, v in SECURITY_HEADERS.items()
+                    if k.lower().encode() not in names
                 ]
-                message = {**message, "headers": [*message["headers"], *more]}
+                message = {**message, "headers": [*message["headers"], *added]}
             await send(message)
 
-        await self.app(scope, receive, sending if scope["type"] == "http" else send)
+        await self.app(scope, receive, send_with_headers if scope["type"] == "http" else send)

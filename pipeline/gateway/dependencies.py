@@ -1,4 +1,4 @@
-"""What the routes share: the installation, who asks, and the jobs that they may see."""
+"""FastAPI dependencies of the routes: the gateway's state, the authenticated principal, and access to jobs."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from fastapi.concurrency import run_in_threadpool
 
 from pipeline.clients.kubernetes import Kubernetes
 from pipeline.gateway.errors import RateLimited, Unauthorized
-from pipeline.gateway.informer import Watched
-from pipeline.gateway.tokens import Client, Pace, Tokens
+from pipeline.gateway.informer import JobInformer
+from pipeline.gateway.tokens import Principal, RateLimiter, Tokens
 from pipeline.jobs import service
-from pipeline.jobs.status import View
+from pipeline.jobs.status import JobStatus
 from steps.runtime.errors import ClusterUnavailable, JobNotFound, StorageUnavailable
 
-AWAY = (ClusterUnavailable, StorageUnavailable)
+UNAVAILABLE = (ClusterUnavailable, StorageUnavailable)
 
 
 @dataclass(frozen=True)
 class Options:
-    """What an installation decides. tokens: folder with the tokens' digests, None: anybody may do anything."""
+    """Options of `sixview serve`. tokens: folder with the tokens' digests; None: no authentication."""
 
     template: str = "sixview"
     tokens: Path | None = None
@@ -39,51 +39,54 @@ class Options:
 
 @dataclass
 class Gateway:
-    """What the routes share."""
+    """State of the application, shared by all requests."""
 
     options: Options
     cluster: Kubernetes
-    watched: Watched
+    informer: JobInformer
     tokens: Tokens
-    pace: Pace
-    uploads: asyncio.Semaphore
-    waiting: int = 0
-    known: dict[str, Any] = field(default_factory=dict)  # the template's parameters
-    known_at: float = float("-inf")
+    rate_limiter: RateLimiter
+    upload_slots: asyncio.Semaphore
+    uploads_waiting: int = 0
+    template_parameters: dict[str, Any] = field(default_factory=dict)
+    parameters_at: float = float("-inf")
 
-    async def options_known(self) -> dict[str, Any]:
-        if time.monotonic() - self.known_at > 60:
-            self.known = await run_in_threadpool(service.known_options, self.cluster, self.options.template)
-            self.known_at = time.monotonic()
-        return self.known
-
-
-def gateway(request: Request) -> Gateway:
-    found: Gateway = request.app.state.gateway
-    return found
+    async def parameters(self) -> dict[str, Any]:
+        """Parameters of the WorkflowTemplate by name, cached for a minute."""
+        if time.monotonic() - self.parameters_at > 60:
+            self.template_parameters = await run_in_threadpool(
+                service.template_parameters, self.cluster, self.options.template
+            )
+            self.parameters_at = time.monotonic()
+        return self.template_parameters
 
 
-async def client(request: Request, shared: Annotated[Gateway, Depends(gateway)]) -> Client:
-    """Whoever asks. Raises Unauthorized, RateLimited."""
-    found = shared.tokens.client(request.headers.get("authorization", ""))
-    if found is None:
+def gateway_of(request: Request) -> Gateway:
+    gateway: Gateway = request.app.state.gateway
+    return gateway
+
+
+async def principal(request: Request, gateway: Annotated[Gateway, Depends(gateway_of)]) -> Principal:
+    """The principal of the request's token. Raises Unauthorized, RateLimited."""
+    authenticated = gateway.tokens.principal(request.headers.get("authorization", ""))
+    if authenticated is None:
         raise Unauthorized("There is no token, or one that is not known here.")
-    wait = shared.pace.wait(found.name)
-    if wait:
-        raise RateLimited("There are too many requests with this token.", retry_after=max(1, round(wait)))
-    return found
+    delay = gateway.rate_limiter.wait(authenticated.name)
+    if delay:
+        raise RateLimited("There are too many requests with this token.", retry_after=max(1, round(delay)))
+    return authenticated
 
 
-Shared = Annotated[Gateway, Depends(gateway)]
-Asker = Annotated[Client, Depends(client)]
+CurrentGateway = Annotated[Gateway, Depends(gateway_of)]
+CurrentPrincipal = Annotated[Principal, Depends(principal)]
 
 
-async def find(shared: Gateway, asker: Client, job: str) -> View:
-    """A job that the asker may see. Somebody else's is as unknown as none."""
-    job = service.checked(job)
-    view = shared.watched.get(job)
-    if view is None:
-        view = await run_in_threadpool(service.find, shared.cluster, job)
-    if not asker.may_see(view["owner"]):
+async def find(gateway: Gateway, principal: Principal, job: str) -> JobStatus:
+    """Status of a job of this principal. Raises JobNotFound, also for other principals' jobs."""
+    job = service.check_id(job)
+    job_status = gateway.informer.get(job)
+    if job_status is None:
+        job_status = await run_in_threadpool(service.find, gateway.cluster, job)
+    if not principal.may_see(job_status["owner"]):
         raise JobNotFound(f"There is no job {job}.")
-    return view
+    return job_status

@@ -1,4 +1,4 @@
-"""Every error of the API in one form: {"error": {"code", "message", "details", "suggestion"}}, and a fitting status."""
+"""Error responses of the API: {"error": {"code", "message", "details", "suggestion"}} and the HTTP status of each error class."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from steps.io.input_set import shown
+from steps.io.input_set import sanitize
 from steps.runtime.errors import (
     BadInput,
     ClusterUnavailable,
@@ -62,47 +62,47 @@ STATUS: dict[type[StepError], int] = {
 
 
 def status_of(error: StepError) -> int:
-    """The most special class decides; what is not listed is 500."""
+    """HTTP status of an error, by its most derived class in STATUS; 500 for others."""
     return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
 
 
-class Json(JSONResponse):
-    """JSON, also of what JSON has no word for: records and workflows are written by others."""
+class SafeJSONResponse(JSONResponse):
+    """JSON response that replaces NaN, infinities and lone surrogates, which records and workflows may contain."""
 
     def render(self, content: Any) -> bytes:
         try:
             return super().render(content)
-        except ValueError:  # NaN, or half a surrogate pair
-            return super().render(_plain(content))
+        except ValueError:  # NaN or a lone surrogate
+            return super().render(_encodable(content))
 
 
-def _plain(value: Any) -> Any:
+def _encodable(value: Any) -> Any:
     if isinstance(value, dict):
-        return {shown(k): _plain(v) for k, v in value.items()}
+        return {sanitize(k): _encodable(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [_encodable(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    return shown(value) if isinstance(value, str) else value
+    return sanitize(value) if isinstance(value, str) else value
 
 
-def answer(error: StepError, status: int = 0) -> JSONResponse:
+def error_response(error: StepError, status: int = 0) -> JSONResponse:
     status = status or status_of(error)
     headers = {"Cache-Control": "no-store"}
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     if "retry_after" in error.details:
         headers["Retry-After"] = str(error.details["retry_after"])
-    return Json({"error": error.record()}, status, headers)
+    return SafeJSONResponse({"error": error.record()}, status, headers)
 
 
 def install(app: FastAPI) -> None:
-    """What FastAPI and Starlette raise themselves takes the same form."""
+    """Adds exception handlers for StepError, FastAPI's and Starlette's exceptions, boto3's, and all others."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     @app.exception_handler(StepError)
     async def ours(_request: Request, error: StepError) -> JSONResponse:
-        return answer(error)
+        return error_response(error)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
@@ -112,16 +112,18 @@ def install(app: FastAPI) -> None:
             if faults
             else "It does not have the form that is asked for."
         )
-        return answer(ValidationFailed(f"The request is not valid. {first}", "See /docs for its form.", faults=faults))
+        return error_response(
+            ValidationFailed(f"The request is not valid. {first}", "See /docs for its form.", faults=faults)
+        )
 
     @app.exception_handler(HTTPException)
     async def starlette(_request: Request, error: HTTPException) -> JSONResponse:
         record = {**NotFound(str(error.detail) + ".").record(), "code": _code(error.status_code)}
-        return Json({"error": record}, error.status_code, error.headers)
+        return SafeJSONResponse({"error": record}, error.status_code, error.headers)
 
     async def store(_request: Request, error: Exception) -> JSONResponse:
-        print(f"S3: {shown(error)}", file=sys.stderr, flush=True)
-        return answer(StorageUnavailable("The S3 store did not answer as it should.", "Try again in a moment."))
+        print(f"S3: {sanitize(error)}", file=sys.stderr, flush=True)
+        return error_response(StorageUnavailable("The S3 store did not answer as it should.", "Try again in a moment."))
 
     app.add_exception_handler(BotoCoreError, store)
     app.add_exception_handler(ClientError, store)
@@ -129,7 +131,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def unknown(_request: Request, error: Exception) -> JSONResponse:
         traceback.print_exception(error)
-        return answer(UnknownError("Something went wrong in this service.", "Try again; its log says more."))
+        return error_response(UnknownError("Something went wrong in this service.", "Try again; its log says more."))
 
 
 def _code(status: int) -> str:
@@ -139,13 +141,13 @@ def _code(status: int) -> str:
 
 
 def documented(*kinds: type[StepError]) -> dict[int | str, dict[str, Any]]:
-    """The OpenAPI entries of these errors."""
-    found: dict[int | str, dict[str, Any]] = {}
+    """OpenAPI `responses` of these errors, by HTTP status."""
+    entries: dict[int | str, dict[str, Any]] = {}
     for kind in kinds:
         status = status_of(kind(""))
-        before = found.get(status, {}).get("description", "")
-        found[status] = {"description": ", ".join(filter(None, [before, kind.code])), "model": None}
-    return {status: {"description": e["description"], "content": _SCHEMA} for status, e in found.items()}
+        description = entries.get(status, {}).get("description", "")
+        entries[status] = {"description": ", ".join(filter(None, [description, kind.code])), "model": None}
+    return {status: {"description": entry["description"], "content": _SCHEMA} for status, entry in entries.items()}
 
 
 _SCHEMA = {

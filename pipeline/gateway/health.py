@@ -1,4 +1,4 @@
-"""Whether everything is there that a job needs."""
+"""The report of /health: cluster, S3, queue and GPUs."""
 
 from __future__ import annotations
 
@@ -8,75 +8,75 @@ from collections import Counter
 from importlib import metadata
 from typing import Any
 
-from pipeline.clients import s3 as storage
+from pipeline.clients import s3
 from pipeline.clients.kubernetes import Kubernetes
-from pipeline.gateway.informer import Watched
+from pipeline.gateway.informer import JobInformer
 
 GPU = "nvidia.com/gpu"
-SECONDS_KEPT = 5.0
-_last: dict[str, Any] = {}
+CACHE_SECONDS = 5.0
+_cache: dict[str, Any] = {}
 
 
-def look(cluster: Kubernetes, watched: Watched) -> dict[str, Any]:
-    """status (healthy or unhealthy), version, cluster, s3, queue, gpus. Asked often, it looks every few seconds."""
-    if _last.get("at", float("-inf")) + SECONDS_KEPT > time.monotonic():
-        found: dict[str, Any] = _last["found"]
-        return found
-    s3, counts = store(), watched.counts()
-    well = watched.is_well() and s3["ok"]
-    found = {
-        "status": "healthy" if well else "unhealthy",
+def health_report(cluster: Kubernetes, informer: JobInformer) -> dict[str, Any]:
+    """status (healthy or unhealthy), version, cluster, s3, queue, gpus. Cached for CACHE_SECONDS."""
+    if _cache.get("at", float("-inf")) + CACHE_SECONDS > time.monotonic():
+        report: dict[str, Any] = _cache["report"]
+        return report
+    store_health, counts = check_store(), informer.counts()
+    is_healthy = informer.is_healthy() and store_health["ok"]
+    report = {
+        "status": "healthy" if is_healthy else "unhealthy",
         "version": metadata.version("sixview"),
-        "cluster": {"ok": watched.is_well()},
-        "s3": s3,
+        "cluster": {"ok": informer.is_healthy()},
+        "s3": store_health,
         "queue": {"queued": counts["queued"], "processing": counts["processing"]},
         "gpus": gpus(cluster),
     }
-    _last.update(at=time.monotonic(), found=found)
-    return found
+    _cache.update(at=time.monotonic(), report=report)
+    return report
 
 
-def shown(found: dict[str, Any], details: bool) -> dict[str, Any]:
-    """What a client gets to see. Without details: no names of buckets, nodes and errors, only whether things are there, and how
-    many GPUs of which kind."""
+def redacted(report: dict[str, Any], details: bool) -> dict[str, Any]:
+    """The report for a client. details: whether it is authenticated; otherwise without bucket, node names and errors, and with
+    GPUs counted by product."""
     if details:
-        return found
-    gpus = found["gpus"]
+        return report
+    gpus = report["gpus"]
     counts = Counter[str | None]()
     for gpu in gpus or []:
         counts[gpu["name"]] += gpu["count"]
     kinds = [{"count": count, "name": name} for name, count in counts.items()]
-    return {**found, "s3": {"ok": found["s3"]["ok"]}, "gpus": None if gpus is None else kinds}
+    return {**report, "s3": {"ok": report["s3"]["ok"]}, "gpus": None if gpus is None else kinds}
 
 
-def store() -> dict[str, Any]:
-    """Whether the bucket answers."""
+def check_store() -> dict[str, Any]:
+    """ok, bucket and, after an error, message: of a HEAD request to the bucket."""
     try:
-        storage.client().head_bucket(Bucket=storage.bucket())
-        return {"ok": True, "bucket": storage.bucket()}
-    except Exception as error:  # whatever keeps us from it: it is not there for us
-        return {"ok": False, "bucket": storage.bucket(), "message": f"{type(error).__name__}"}
+        s3.client().head_bucket(Bucket=s3.bucket())
+        return {"ok": True, "bucket": s3.bucket()}
+    except Exception as error:  # any error makes the bucket unusable
+        return {"ok": False, "bucket": s3.bucket(), "message": f"{type(error).__name__}"}
 
 
 def gpus(cluster: Kubernetes) -> list[dict[str, Any]] | None:
-    """The nodes' GPUs: what NVIDIA's feature discovery labels them with, and how many there are. None where we may not look."""
+    """Nodes with GPUs, from NVIDIA's GPU feature discovery labels. None where nodes may not be listed."""
     try:
         nodes = cluster.nodes()
-    except Exception:  # without the right to list nodes the service still does its work
+    except Exception:  # the right to list nodes is optional
         return None
-    return [described(node) for node in nodes if _count(node)]
+    return [gpu_node(node) for node in nodes if _count(node)]
 
 
 def _count(node: dict[str, Any]) -> int:
-    return _whole(node.get("status", {}).get("allocatable", {}).get(GPU)) or 0
+    return _integer(node.get("status", {}).get("allocatable", {}).get(GPU)) or 0
 
 
-def _whole(text: Any) -> int | None:
-    """A number that somebody else wrote; None where it is none."""
+def _integer(text: Any) -> int | None:
+    """A non-negative integer from a label or quantity; None for other values."""
     return int(text) if re.fullmatch("[0-9]{1,9}", str(text)) else None
 
 
-def described(node: dict[str, Any]) -> dict[str, Any]:
+def gpu_node(node: dict[str, Any]) -> dict[str, Any]:
     labels = node["metadata"].get("labels", {})
     driver = ".".join(
         filter(None, (labels.get(f"nvidia.com/cuda.driver.{part}") for part in ("major", "minor", "rev")))
@@ -87,5 +87,5 @@ def described(node: dict[str, Any]) -> dict[str, Any]:
         "count": _count(node),
         "name": labels.get("nvidia.com/gpu.product"),
         "driver": labels.get("nvidia.com/cuda.driver-version.full") or driver or None,
-        "memory_mib": _whole(memory),
+        "memory_mib": _integer(memory),
     }

@@ -1,8 +1,8 @@
-"""The jobs of the cluster, kept up to date by a watch: so a question costs the API server nothing.
+"""An informer: a cache of all jobs' statuses, kept up to date by list and watch.
 
-Of a workflow only its view is kept, about a kilobyte, and its version. A listing brings metadata alone, page by page; a workflow
-is read whole only where its metadata is not enough, one at a time, and where its version has changed since it was last read. A
-watch that ended goes on where it was; only after one that expired is there another listing."""
+It stores each job's status, about 1 kB, and resourceVersion. A list reads metadata, page by page; a workflow is read in full only
+if its metadata is not enough and its resourceVersion has changed. A watch resumes where the last one ended; after 410 Gone the
+list is repeated."""
 
 from __future__ import annotations
 
@@ -12,119 +12,130 @@ import time
 from collections import Counter
 
 from pipeline.clients import reading, workflows
-from pipeline.clients.kubernetes import OURS, Expired, Kubernetes
+from pipeline.clients.kubernetes import SELECTOR, Expired, Kubernetes
+from pipeline.clients.workflows import NAME_PREFIX
 from pipeline.jobs import status
-from pipeline.jobs.status import View, Workflow
+from pipeline.jobs.status import JobStatus, Workflow
 
 WATCH_SECONDS = 240
-PATIENCE_SECONDS = 30.0  # without a word from the API server, after which we are not well
+STALE_SECONDS = 30.0  # of failing requests, after which the cache is reported as unhealthy
 
 
-class Watched(threading.Thread):
-    """job -> view. jobs, get, counts and active_of answer; see takes in a workflow; is_well: whether the answers are fresh."""
+class JobInformer(threading.Thread):
+    """The thread that lists and watches. jobs: id -> status."""
 
     def __init__(self, cluster: Kubernetes) -> None:
         super().__init__(daemon=True, name="watch")
         self.cluster = cluster
-        self.jobs: dict[str, View] = {}
-        self.versions: dict[str, int] = {}  # resourceVersion of each workflow that was read, by its name
-        self.since = ""  # the version from which to watch on; empty: a listing comes first
-        self.complete = False  # whether a first listing has come to its end
-        self.trouble_since: float | None = time.monotonic()
+        self.jobs: dict[str, JobStatus] = {}
+        self.versions: dict[str, int] = {}  # workflow name -> resourceVersion
+        self.watch_from = ""  # resourceVersion to watch from; "": list first
+        self.has_listed = False  # whether the first list is complete
+        self.failing_since: float | None = time.monotonic()
 
-    # -- questions ------------------------------------------------------------------------------------------------------
+    # -- queries ------------------------------------------------------------------------------------------------------
 
-    def get(self, job: str) -> View | None:
-        view = self.jobs.get(job)
-        return status.with_queue(view, list(self.jobs.values())) if view and view["status"] == "queued" else view
+    def get(self, job: str) -> JobStatus | None:
+        job_status = self.jobs.get(job)
+        return (
+            status.with_queue(job_status, list(self.jobs.values()))
+            if job_status and job_status["status"] == "queued"
+            else job_status
+        )
 
     def counts(self) -> Counter[str]:
-        """How many jobs there are of each status."""
-        return Counter(view["status"] for view in list(self.jobs.values()))
+        """Number of jobs by status."""
+        return Counter(job_status["status"] for job_status in list(self.jobs.values()))
 
     def active_of(self, owner: str) -> int:
-        """Jobs of one owner that have not ended."""
+        """Number of an owner's unfinished jobs."""
         return sum(v["owner"] == owner and v["status"] in ("queued", "processing") for v in list(self.jobs.values()))
 
-    def is_well(self) -> bool:
-        """Whether every job is known, and the API server has told of changes of late."""
-        fresh = self.trouble_since is None or time.monotonic() - self.trouble_since < PATIENCE_SECONDS
-        return self.complete and fresh
+    def is_healthy(self) -> bool:
+        """Whether the first list is complete and the watch has not been failing for STALE_SECONDS."""
+        is_fresh = self.failing_since is None or time.monotonic() - self.failing_since < STALE_SECONDS
+        return self.has_listed and is_fresh
 
     # -- changes --------------------------------------------------------------------------------------------------------
 
-    def see(self, workflow: Workflow, gone: bool = False) -> View:
-        """Takes a workflow as it is now. What the watch brings late does not undo what an answer has shown already."""
-        read = workflows.read(workflow)
-        name, version, view = read["metadata"]["name"], version_of(read), status.view(read)
-        job = view["job_id"]
+    def apply(self, workflow: Workflow, deleted: bool = False) -> JobStatus:
+        """Updates the cache from a workflow and returns its status. Ignores versions older than the cached one: a watch event may
+        arrive after the response to a patch."""
+        parsed = workflows.read(workflow)
+        name, version, job_status = parsed["metadata"]["name"], resource_version(parsed), status.of_workflow(parsed)
+        job = job_status["job_id"]
         if version < self.versions.get(name, 0):
-            return self.jobs.get(job, view)
+            return self.jobs.get(job, job_status)
         self.versions[name] = version
-        if status.is_job(read):
-            self.jobs[job] = view
-        if gone:
-            self._forget(name)
-        return view
+        if status.is_job(parsed):
+            self.jobs[job] = job_status
+        if deleted:
+            self._delete(name)
+        return job_status
+
+    def add(self, job_status: JobStatus) -> None:
+        """Caches a job that this process has just submitted: it counts before its watch event arrives."""
+        self.versions.setdefault(NAME_PREFIX + job_status["job_id"], 0)  # older than any: the next listing decides
+        self.jobs.setdefault(job_status["job_id"], job_status)
 
     def run(self) -> None:
         while True:
             try:
-                self._follow()
+                self._sync()
             except Expired:
-                self.since = ""
-            except Exception as error:  # whatever it was, the next try may succeed
-                self.trouble_since = self.trouble_since or time.monotonic()
+                self.watch_from = ""
+            except Exception as error:  # retried after a second
+                self.failing_since = self.failing_since or time.monotonic()
                 print(f"the watch ended: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
                 time.sleep(1)
 
-    def _follow(self) -> None:
-        """The changes of some minutes; before them a listing where none has been, or where the changes since are lost."""
-        if not self.since:
-            self.since = self._list()
-            self.complete = True
-        events = self.cluster.watch(OURS, self.since, WATCH_SECONDS)
-        self.trouble_since = None
+    def _sync(self) -> None:
+        """Lists, if necessary, and applies one watch's events."""
+        if not self.watch_from:
+            self.watch_from = self._list()
+            self.has_listed = True
+        events = self.cluster.watch(SELECTOR, self.watch_from, WATCH_SECONDS)
+        self.failing_since = None
         for kind, workflow in events:
             if kind != "BOOKMARK":
-                self._take(workflow, gone=kind == "DELETED")
-            version = version_of(workflow)
-            self.since = str(version) if version else self.since
+                self._apply(workflow, deleted=kind == "DELETED")
+            version = resource_version(workflow)
+            self.watch_from = str(version) if version else self.watch_from
 
     def _list(self) -> str:
-        """Reads what has changed since it was last read, and forgets what is gone. Returns the version of the listing."""
-        there, lacking, version = set(), [], ""
-        for page in self.cluster.pages(OURS, whole=False):
-            version = page.version
-            for head in page.items:
-                name = workflows.read(head)["metadata"]["name"]
-                there.add(name)
-                if self.versions.get(name) == version_of(head):
+        """Applies changed workflows and removes deleted ones. Returns the list's resourceVersion."""
+        names, incomplete, version = set(), [], ""
+        for page in self.cluster.pages(SELECTOR, full=False):
+            version = page.resource_version
+            for metadata_only in page.items:
+                name = workflows.read(metadata_only)["metadata"]["name"]
+                names.add(name)
+                if self.versions.get(name) == resource_version(metadata_only):
                     continue
-                if status.recorded(head):
-                    self._take(head)
+                if status.of_annotation(metadata_only):
+                    self._apply(metadata_only)
                 else:
-                    lacking.append(name)
-        for name in lacking:
+                    incomplete.append(name)
+        for name in incomplete:
             whole = self.cluster.get(name)
             if whole:
-                self._take(whole)
-        for name in [n for n, seen in self.versions.items() if n not in there and seen <= int(version or 0)]:
-            self._forget(name)
+                self._apply(whole)
+        for name in [n for n, known in self.versions.items() if n not in names and known <= int(version or 0)]:
+            self._delete(name)
         return version
 
-    def _take(self, workflow: Workflow, gone: bool = False) -> None:
-        """As `see`; whatever one workflow does to us, the others are still taken."""
+    def _apply(self, workflow: Workflow, deleted: bool = False) -> None:
+        """`apply`, logging exceptions: one malformed workflow must not affect others."""
         try:
-            self.see(workflow, gone)
+            self.apply(workflow, deleted)
         except Exception as error:
             print(f"a workflow could not be read: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
 
-    def _forget(self, name: str) -> None:
+    def _delete(self, name: str) -> None:
         self.versions.pop(name, None)
         self.jobs.pop(status.job_of(name), None)
 
 
-def version_of(workflow: Workflow) -> int:
-    """Grows with every change of anything in the cluster."""
+def resource_version(workflow: Workflow) -> int:
+    """metadata.resourceVersion, which increases with every change in the cluster; 0 where it is missing."""
     return reading.integer(reading.mapping(reading.mapping(workflow).get("metadata")).get("resourceVersion"))

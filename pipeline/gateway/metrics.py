@@ -1,4 +1,4 @@
-"""What Prometheus reads at /metrics. No job and no token has a series of its own."""
+"""Prometheus metrics at /metrics. No label has job ids or token names, which would be unbounded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UPLOADS = Gauge("sixview_uploads_in_progress", "Uploads that are being read")
 UPLOADED = Counter("sixview_uploaded_bytes_total", "Bytes of sets that arrived")
 JOBS = Gauge("sixview_jobs", "Jobs that the cluster knows, by status", ["status"])
 
-METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")  # clients may invent others
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")  # other methods are counted without a label
 
 
 def page(counts: Count[str]) -> Response:
@@ -26,8 +26,8 @@ def page(counts: Count[str]) -> Response:
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
 
-class Measured:
-    """Counts every request under its route's path, not its own: that would be a series for each job."""
+class RequestMetrics:
+    """ASGI middleware: counts and times requests by route template, not by path, which contains job ids."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
@@ -36,14 +36,14 @@ class Measured:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        began = time.perf_counter()
+        started = time.perf_counter()
 
-        async def sending(message: Any) -> None:
+        async def measured_send(message: Any) -> None:
             if message["type"] == "http.response.start":
                 route = getattr(scope.get("route"), "path", "other")
                 method = scope["method"] if route != "other" and scope["method"] in METHODS else ""
                 REQUESTS.labels(route, method, str(message["status"])).inc()
-                SECONDS.labels(route).observe(time.perf_counter() - began)
+                SECONDS.labels(route).observe(time.perf_counter() - started)
             await send(message)
 
-        await self.app(scope, receive, sending)
+        await self.app(scope, receive, measured_send)

@@ -1,4 +1,4 @@
-"""What a finished job left in S3, on its way to a client: whole, in ranges, or a file out of the ZIP."""
+"""Responses with a finished job's results: the ZIP, ranges of it, a redirect to S3, or one file out of it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from steps.runtime.errors import IncompleteResults
 CHUNK = 1 << 18
 LINK_SECONDS = 3600
 RANGE = re.compile("bytes=([0-9]*)-([0-9]*)", re.IGNORECASE)
-BEYOND = 10**18  # stands for every larger number: no object has so many bytes
+MAX_POSITION = 10**18  # replaces larger numbers: above the size of any object
 
 
-def download(key: str, head: dict[str, Any], name: str, wanted: str, if_range: str) -> Response:
-    """An object as an attachment. wanted: the Range header; if_range: only where the ETag is still this."""
+def download(key: str, head: dict[str, Any], name: str, range_header: str, if_range: str) -> Response:
+    """A streaming response with an S3 object. head: its HeadObject response; range_header, if_range: of the request. 206 for a
+    range, 416 for one outside the object."""
     etag, size = head["ETag"], int(head["ContentLength"])
     headers = {
         "Content-Disposition": f"attachment; filename={name}",
@@ -29,26 +30,26 @@ def download(key: str, head: dict[str, Any], name: str, wanted: str, if_range: s
         "ETag": etag,
         "Cache-Control": "private, no-cache",
     }
-    part = None if if_range and if_range != etag else span(wanted, size)
-    if part == ():
+    selected = None if if_range and if_range != etag else byte_range(range_header, size)
+    if selected == ():
         return Response(status_code=416, headers={**headers, "Content-Range": f"bytes */{size}"})
-    more = {}
-    if part:
-        more["Range"] = f"bytes={part[0]}-{part[1]}"
-        headers["Content-Range"] = f"bytes {part[0]}-{part[1]}/{size}"
-        size = part[1] - part[0] + 1
-    body = s3.client().get_object(Bucket=s3.bucket(), Key=key, IfMatch=etag, **more)["Body"]
+    range_option = {}
+    if selected:
+        range_option["Range"] = f"bytes={selected[0]}-{selected[1]}"
+        headers["Content-Range"] = f"bytes {selected[0]}-{selected[1]}/{size}"
+        size = selected[1] - selected[0] + 1
+    body = s3.client().get_object(Bucket=s3.bucket(), Key=key, IfMatch=etag, **range_option)["Body"]
     headers["Content-Length"] = str(size)
-    return StreamingResponse(pieces(body), 206 if part else 200, headers, "application/zip")
+    return StreamingResponse(chunks(body), 206 if selected else 200, headers, "application/zip")
 
 
-def span(wanted: str, size: int) -> tuple[int, int] | tuple[()] | None:
-    """First and last byte of a Range header; None for the whole; () where nothing lies in it. What is no valid range is ignored,
-    as RFC 9110 has it (14.1.1, 14.2), and so are several ranges."""
-    found = RANGE.fullmatch(wanted.strip())
-    if not found or not any(found.groups()):
+def byte_range(range_header: str, size: int) -> tuple[int, int] | tuple[()] | None:
+    """(first, last) byte of a Range header; None for the whole object; () for an unsatisfiable range. Invalid headers are ignored
+    (RFC 9110, 14.1.1 and 14.2), and so are multiple ranges."""
+    match = RANGE.fullmatch(range_header.strip())
+    if not match or not any(match.groups()):
         return None
-    first, last = map(_position, found.groups())
+    first, last = map(_position, match.groups())
     if first is None:
         start, end = max(0, size - (last or 0)), size - 1
     elif last is not None and last < first:
@@ -60,11 +61,11 @@ def span(wanted: str, size: int) -> tuple[int, int] | tuple[()] | None:
 
 def _position(digits: str) -> int | None:
     digits = digits.lstrip("0") or digits[:1]
-    return min(BEYOND, int(digits[:20])) if digits else None
+    return min(MAX_POSITION, int(digits[:20])) if digits else None
 
 
-def pieces(body: Any) -> Iterator[bytes]:
-    """An S3 body, piece by piece; closed whatever becomes of the client."""
+def chunks(body: Any) -> Iterator[bytes]:
+    """Chunks of an S3 response body; closes it also when the client disconnects."""
     try:
         yield from body.iter_chunks(CHUNK)
     finally:
@@ -72,17 +73,19 @@ def pieces(body: Any) -> Iterator[bytes]:
 
 
 def redirect(key: str, name: str) -> Response:
-    """A link that S3 itself answers, for an hour. S3_PUBLIC_ENDPOINT: where clients reach the store, if not at S3_ENDPOINT."""
-    given = {"Bucket": s3.bucket(), "Key": key, "ResponseContentDisposition": f"attachment; filename={name}"}
-    link = s3.client(os.environ.get("S3_PUBLIC_ENDPOINT", "")).generate_presigned_url("get_object", given, LINK_SECONDS)
+    """307 to a presigned URL, valid for LINK_SECONDS. Environment: S3_PUBLIC_ENDPOINT, if clients cannot use S3_ENDPOINT."""
+    parameters = {"Bucket": s3.bucket(), "Key": key, "ResponseContentDisposition": f"attachment; filename={name}"}
+    link = s3.client(os.environ.get("S3_PUBLIC_ENDPOINT", "")).generate_presigned_url(
+        "get_object", parameters, LINK_SECONDS
+    )
     return RedirectResponse(link, 307)
 
 
-class Remote(io.RawIOBase):
-    """An object that can be read from anywhere, as zipfile does; it fetches a quarter of a MiB at a time."""
+class ObjectReader(io.RawIOBase):
+    """Seekable file interface to an S3 object, for zipfile. Each read is a range request."""
 
     def __init__(self, key: str, size: int) -> None:
-        self.key, self.size, self.at = key, size, 0
+        self.key, self.size, self.position = key, size, 0
 
     def seekable(self) -> bool:
         return True
@@ -91,26 +94,26 @@ class Remote(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        self.at = max(0, offset + (0, self.at, self.size)[whence])
-        return self.at
+        self.position = max(0, offset + (0, self.position, self.size)[whence])
+        return self.position
 
     def tell(self) -> int:
-        return self.at
+        return self.position
 
     def readinto(self, buffer: Any) -> int:
-        if self.at >= self.size:
+        if self.position >= self.size:
             return 0
-        last = min(self.size, self.at + len(buffer)) - 1
-        data = s3.read(self.key, Range=f"bytes={self.at}-{last}") or b""
+        last = min(self.size, self.position + len(buffer)) - 1
+        data = s3.read(self.key, Range=f"bytes={self.position}-{last}") or b""
         buffer[: len(data)] = data
-        self.at += len(data)
+        self.position += len(data)
         return len(data)
 
 
 def member(key: str, size: int, name: str) -> tuple[Iterator[bytes], int]:
-    """A file of result.zip, and its size. Raises IncompleteResults where it has none of that name, or is no ZIP."""
+    """Chunks and size of a file in a ZIP in S3. key, size: of the ZIP. Raises IncompleteResults where it is missing."""
     try:
-        archive = zipfile.ZipFile(io.BufferedReader(Remote(key, size), CHUNK))
+        archive = zipfile.ZipFile(io.BufferedReader(ObjectReader(key, size), CHUNK))
         info = archive.getinfo(name)
     except (KeyError, zipfile.BadZipFile):
         raise IncompleteResults(f"The result holds no {name}.", missing=[name]) from None

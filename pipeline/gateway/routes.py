@@ -1,5 +1,4 @@
-"""The routes of a job that is there: questions, orders, results. Each answers from the watch, from S3 or by an order to the
-cluster; nothing is kept here."""
+"""Routes of existing jobs: status, cancel, results. Stateless: they use the informer, S3 and the API server."""
 
 from __future__ import annotations
 
@@ -12,11 +11,12 @@ from fastapi.responses import HTMLResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.clients import s3
+from pipeline.clients.workflows import NAME_PREFIX
 from pipeline.gateway import errors, results
-from pipeline.gateway.dependencies import AWAY, Asker, Shared, find
+from pipeline.gateway.dependencies import UNAVAILABLE, CurrentGateway, CurrentPrincipal, find
 from pipeline.gateway.errors import RateLimited, Unauthorized, documented
 from pipeline.jobs import service
-from pipeline.jobs.status import PREFIX, View
+from pipeline.jobs.status import JobStatus
 from steps.runtime.contract import MODELS
 from steps.runtime.errors import (
     ClusterUnavailable,
@@ -28,7 +28,7 @@ from steps.runtime.errors import (
     ValidationFailed,
 )
 
-# the report is HTML that somebody's pictures were packed into: it may show itself, and nothing else
+# the report contains users' content: it is sandboxed and may load nothing
 REPORT_SECURITY = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 router = APIRouter()
 
@@ -61,7 +61,7 @@ class Cancellation(BaseModel):
     message: str
 
 
-# -- questions ----------------------------------------------------------------------------------------------------------
+# -- status --------------------------------------------------------------------------------------------------------
 
 
 @router.get(
@@ -70,39 +70,46 @@ class Cancellation(BaseModel):
     response_model=list[Status],
     responses=documented(Unauthorized, ValidationFailed, RateLimited, ClusterUnavailable),
 )
-async def listing(shared: Shared, asker: Asker, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> Any:
-    if not shared.watched.complete:  # a part of them would be taken for all
+async def listing(
+    gateway: CurrentGateway, principal: CurrentPrincipal, limit: Annotated[int, Query(ge=1, le=1000)] = 100
+) -> Any:
+    if not gateway.informer.has_listed:  # an incomplete list would look complete
         raise ClusterUnavailable(
             "This service has just started, and is still reading the jobs.", "Try again in a moment."
         )
-    found = (view for view in list(shared.watched.jobs.values()) if asker.may_see(view["owner"]))
-    return [shown(view) for view in heapq.nlargest(limit, found, key=lambda v: (v["created_at"], v["job_id"]))]
+    visible = (
+        job_status for job_status in list(gateway.informer.jobs.values()) if principal.may_see(job_status["owner"])
+    )
+    return [
+        public_status(job_status)
+        for job_status in heapq.nlargest(limit, visible, key=lambda v: (v["created_at"], v["job_id"]))
+    ]
 
 
 @router.get(
     "/jobs/{job}",
     summary="How a job is doing",
     response_model=Status,
-    responses=documented(Unauthorized, JobNotFound, RateLimited, *AWAY),
+    responses=documented(Unauthorized, JobNotFound, RateLimited, *UNAVAILABLE),
 )
-async def status(job: str, shared: Shared, asker: Asker) -> Any:
-    return shown(await find(shared, asker, job))
+async def status(job: str, gateway: CurrentGateway, principal: CurrentPrincipal) -> Any:
+    return public_status(await find(gateway, principal, job))
 
 
-def shown(view: View) -> dict[str, Any]:
-    """A view, as clients get it."""
-    base = f"/jobs/{view['job_id']}"
+def public_status(job_status: JobStatus) -> dict[str, Any]:
+    """A job's status as in the API, with links."""
+    base = f"/jobs/{job_status['job_id']}"
     links = {"self": base}
-    if view["status"] in ("queued", "processing"):
+    if job_status["status"] in ("queued", "processing"):
         links["cancel"] = f"{base}/cancel"
-    if view["status"] == "completed":
+    if job_status["status"] == "completed":
         links |= {"download": f"{base}/download", "mesh": f"{base}/mesh"}
-    if view["status"] in ("completed", "failed"):
+    if job_status["status"] in ("completed", "failed"):
         links["report"] = f"{base}/report"
-    return {**{name: view[name] for name in Status.model_fields if name != "links"}, "links": links}
+    return {**{name: job_status[name] for name in Status.model_fields if name != "links"}, "links": links}
 
 
-# -- orders -------------------------------------------------------------------------------------------------------------
+# -- cancel -----------------------------------------------------------------------------------------------------------
 
 
 @router.post(
@@ -110,40 +117,42 @@ def shown(view: View) -> dict[str, Any]:
     response_model=Cancellation,
     summary="Ask for a cancellation, then confirm it",
     responses={
-        **documented(Unauthorized, JobNotFound, ValidationFailed, RateLimited, *AWAY),
+        **documented(Unauthorized, JobNotFound, ValidationFailed, RateLimited, *UNAVAILABLE),
         400: documented(JobNotReady)[409],
     },
 )
-async def cancel(job: str, shared: Shared, asker: Asker, body: Confirmation | None = None) -> Any:
+async def cancel(
+    job: str, gateway: CurrentGateway, principal: CurrentPrincipal, body: Confirmation | None = None
+) -> Any:
     """The first request only asks, and is forgotten after an hour; one with `{"confirm": true}` stops the job."""
-    view = await find(shared, asker, job)
+    job_status = await find(gateway, principal, job)
     try:
-        if not service.may_cancel(view):
-            return told(view, "cancelled", "The job was cancelled already.")
+        if not service.may_cancel(job_status):
+            return cancellation(job_status, "cancelled", "The job was cancelled already.")
     except JobNotReady as error:
-        return errors.answer(error, 400)
+        return errors.error_response(error, 400)
     if body is None or not body.confirm:
-        await run_in_threadpool(service.request_cancel, shared.cluster, view["job_id"])
-        return told(
-            view,
+        await run_in_threadpool(service.request_cancel, gateway.cluster, job_status["job_id"])
+        return cancellation(
+            job_status,
             "cancel_requested",
             'Send {"confirm": true} within an hour to cancel the job; what it has made is lost.',
         )
-    order = (PREFIX + view["job_id"], {"sixview.dev/cancelled-by": asker.name or "http"})
-    stopped = await run_in_threadpool(shared.cluster.stop, *order)
+    arguments = (NAME_PREFIX + job_status["job_id"], {"sixview.dev/cancelled-by": principal.name or "http"})
+    stopped = await run_in_threadpool(gateway.cluster.stop, *arguments)
     if stopped:
-        shared.watched.see(stopped)
-    return told(view, "cancelled", "The job is being stopped.")
+        gateway.informer.apply(stopped)
+    return cancellation(job_status, "cancelled", "The job is being stopped.")
 
 
-def told(view: View, status: str, message: str) -> dict[str, str]:
-    return {"job_id": view["job_id"], "status": status, "message": message}
+def cancellation(job_status: JobStatus, status: str, message: str) -> dict[str, str]:
+    return {"job_id": job_status["job_id"], "status": status, "message": message}
 
 
-# -- results ------------------------------------------------------------------------------------------------------------
+# -- results ----------------------------------------------------------------------------------------------------------
 
 _RESULT_ERRORS = documented(
-    Unauthorized, JobNotFound, JobNotReady, JobExpired, JobFailed, IncompleteResults, RateLimited, *AWAY
+    Unauthorized, JobNotFound, JobNotReady, JobExpired, JobFailed, IncompleteResults, RateLimited, *UNAVAILABLE
 )
 _ZIP: dict[str, Any] = {"content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}}}
 
@@ -162,16 +171,16 @@ _ZIP: dict[str, Any] = {"content": {"application/zip": {"schema": {"type": "stri
 )
 async def download(
     job: str,
-    shared: Shared,
-    asker: Asker,
+    gateway: CurrentGateway,
+    principal: CurrentPrincipal,
     range: Annotated[str, Header()] = "",
     if_range: Annotated[str, Header()] = "",
 ) -> Response:
     """Streamed, in ranges where a client asks for them. A broken download goes on with `Range` and `If-Range`."""
-    view = await find(shared, asker, job)
-    key, head = await run_in_threadpool(service.result, view)
-    name = f"{view['job_id']}.zip"
-    if shared.options.redirect:
+    job_status = await find(gateway, principal, job)
+    key, head = await run_in_threadpool(service.result, job_status)
+    name = f"{job_status['job_id']}.zip"
+    if gateway.options.redirect:
         return await run_in_threadpool(results.redirect, key, name)
     return await run_in_threadpool(results.download, key, head, name, range, if_range)
 
@@ -179,13 +188,13 @@ async def download(
 @router.get(
     "/jobs/{job}/report", response_class=HTMLResponse, summary="The report, as a page", responses=_RESULT_ERRORS
 )
-async def report(job: str, shared: Shared, asker: Asker) -> Response:
+async def report(job: str, gateway: CurrentGateway, principal: CurrentPrincipal) -> Response:
     """Also of a job that failed: its report says why."""
-    view = await find(shared, asker, job)
-    text = await run_in_threadpool(s3.read, s3.key_of(view["folder"], "report.html"))
+    job_status = await find(gateway, principal, job)
+    text = await run_in_threadpool(s3.read, s3.key_of(job_status["folder"], "report.html"))
     if text is None:
-        await run_in_threadpool(service.result, view)  # says why there is none
-        raise JobExpired(f"The report of the job {view['job_id']} is no longer kept.")
+        await run_in_threadpool(service.result, job_status)  # raises the reason
+        raise JobExpired(f"The report of the job {job_status['job_id']} is no longer kept.")
     return HTMLResponse(text, headers={"Content-Security-Policy": REPORT_SECURITY})
 
 
@@ -195,12 +204,14 @@ async def report(job: str, shared: Shared, asker: Asker) -> Response:
     summary="The mesh, as GLB",
     responses={**_RESULT_ERRORS, **documented(ValidationFailed)},
 )
-async def mesh(job: str, shared: Shared, asker: Asker, model: Annotated[str | None, Query()] = None) -> Response:
+async def mesh(
+    job: str, gateway: CurrentGateway, principal: CurrentPrincipal, model: Annotated[str | None, Query()] = None
+) -> Response:
     """model: which, where there are both; without it the last that was made."""
     if model and model not in MODELS:
         raise ValidationFailed("There is no such model.", f"Give {' or '.join(MODELS)}.", field="model", choices=MODELS)
-    view = await find(shared, asker, job)
-    key, head = await run_in_threadpool(service.result, view)
-    model = model or (MODELS[-1] if view["model_type"] == "both" else view["model_type"])
+    job_status = await find(gateway, principal, job)
+    key, head = await run_in_threadpool(service.result, job_status)
+    model = model or (MODELS[-1] if job_status["model_type"] == "both" else job_status["model_type"])
     body, size = await run_in_threadpool(results.member, key, int(head["ContentLength"]), f"{model}/mesh.glb")
     return StreamingResponse(body, headers={"Content-Length": str(size)}, media_type="model/gltf-binary")

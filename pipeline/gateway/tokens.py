@@ -1,7 +1,7 @@
-"""Who may ask, and how much. A token is known by its SHA-256: one file per token, as Kubernetes mounts a Secret.
+"""Bearer tokens and rate limits. Tokens are stored as SHA-256 digests, one file per token: a mounted Secret.
 
-File name: the token's name, lower-case letters, digits and hyphens; content: the digest in hex, and `all` behind it for a token
-that sees every job and not just its own."""
+File name: the token's name, of lower-case letters, digits and hyphens; content: the digest in hex, followed by `all` for a token
+that may see every job."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ REREAD_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class Client:
-    """Whoever stands behind a token. name: also the owner of the jobs."""
+class Principal:
+    """The authenticated client. name: of its token, and owner of its jobs; sees_all: may see every job."""
 
     name: str
     sees_all: bool = False
@@ -29,11 +29,11 @@ class Client:
         return self.sees_all or (bool(owner) and owner == self.name)
 
 
-ANYBODY = Client("", sees_all=True)  # where authentication is off
+ANONYMOUS = Principal("", sees_all=True)  # without authentication
 
 
-def issue() -> tuple[str, str]:
-    """A new token, and what the Secret gets of it."""
+def new_token() -> tuple[str, str]:
+    """A new random token and its digest."""
     token = secrets.token_urlsafe(32)
     return token, digest(token)
 
@@ -43,51 +43,54 @@ def digest(token: str) -> str:
 
 
 class Tokens:
-    """The tokens of a folder; files that come and go are noticed after a few seconds."""
+    """The tokens of a folder, read again every REREAD_SECONDS. folder: None: no authentication."""
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
-        self.known: dict[str, Client] = {}
+        self.principals: dict[str, Principal] = {}
         self.read_at = float("-inf")
 
-    def client(self, authorization: str) -> Client | None:
-        """Who sends this Authorization header; None where nobody known does."""
+    def principal(self, authorization: str) -> Principal | None:
+        """The principal of an Authorization header; None for an unknown token."""
         if self.folder is None:
-            return ANYBODY
+            return ANONYMOUS
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer" or not token:
             return None
         self._read()
-        given = digest(token.strip())
-        return next((client for known, client in self.known.items() if hmac.compare_digest(known, given)), None)
+        token_digest = digest(token.strip())
+        return next(
+            (principal for stored, principal in self.principals.items() if hmac.compare_digest(stored, token_digest)),
+            None,
+        )
 
     def _read(self) -> None:
         if self.folder is None or time.monotonic() - self.read_at < REREAD_SECONDS:
             return
         self.read_at = time.monotonic()
-        found = {}
+        principals = {}
         for file in self.folder.iterdir() if self.folder.is_dir() else ():
             if file.is_file() and NAME.fullmatch(file.name):
-                hashed, *rights = file.read_text(errors="replace").lower().split() or [""]
-                if DIGEST.fullmatch(hashed):
-                    found[hashed] = Client(file.name, "all" in rights)
-        self.known = found
+                stored, *rights = file.read_text(errors="replace").lower().split() or [""]
+                if DIGEST.fullmatch(stored):
+                    principals[stored] = Principal(file.name, "all" in rights)
+        self.principals = principals
 
 
-class Pace:
-    """At most so many requests a minute for each client, a minute's worth at once. One replica counts for itself."""
+class RateLimiter:
+    """Token bucket per principal: `per_minute` requests per minute, bursts of as many. Per replica."""
 
     def __init__(self, per_minute: int) -> None:
         self.per_minute = per_minute
-        self.left: dict[str, tuple[float, float]] = {}
+        self.buckets: dict[str, tuple[float, float]] = {}
 
     def wait(self, name: str) -> float:
-        """Counts a request. Returns the seconds after which it would be allowed, 0 where it is."""
+        """Takes a token of the bucket. Returns 0, or the seconds until there is one."""
         now = time.monotonic()
-        left, then = self.left.get(name, (float(self.per_minute), now))
-        left = min(self.per_minute, left + (now - then) * self.per_minute / 60)
-        if left < 1:
-            self.left[name] = (left, now)
-            return (1 - left) * 60 / self.per_minute
-        self.left[name] = (left - 1, now)
+        tokens, updated_at = self.buckets.get(name, (float(self.per_minute), now))
+        tokens = min(self.per_minute, tokens + (now - updated_at) * self.per_minute / 60)
+        if tokens < 1:
+            self.buckets[name] = (tokens, now)
+            return (1 - tokens) * 60 / self.per_minute
+        self.buckets[name] = (tokens - 1, now)
         return 0.0

@@ -1,4 +1,4 @@
-"""Twelve files of a multipart request, each put into S3 as it arrives: at most one on disk per request, few buffers in memory."""
+"""Streams a multipart upload of twelve files to S3: at most one file per request on disk, and small buffers in memory."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from steps.io.input_checks import Fault
 from steps.runtime.contract import VIEW_NAMES
 from steps.runtime.errors import BadInput, FileTooLarge, InvalidFileCount, ValidationFailed
 
-FIELDS = {"views": "multi_views", "depth_renders": "depth_renders"}  # as clients call them -> as sets do
+FIELDS = {"views": "multi_views", "depth_renders": "depth_renders"}  # form field -> folder of the input set
 CAMERAS = "cameras"
-MOST_TEXT = 65536
-MOST_PARTS = 40
-MOST_HEADER = 8192  # of one line
-MOST_BODY = 12 * input_set.MAX_BYTES + (2 << 20)
+MAX_TEXT = 65536
+MAX_PARTS = 40
+MAX_HEADER = 8192  # bytes of one header line
+MAX_BODY = 12 * input_set.MAX_BYTES + (2 << 20)
 IDLE_SECONDS = 60.0
-IN_MEMORY = 65536  # of a file; the rest goes to disk
+IN_MEMORY = 65536  # bytes of a file in memory; larger files are spooled to disk
 
 
 @dataclass
 class Part:
-    """One part of the request. size counts on where the bytes are no longer kept."""
+    """One part of the form. size: bytes received, also those above `limit`, which are discarded; head: first 64 bytes."""
 
     name: str = ""
     filename: str | None = None
@@ -45,9 +45,7 @@ class Part:
 
     @property
     def limit(self) -> int:
-        return (
-            input_set.MAX_BYTES if self.name in FIELDS else input_set.MAX_CAMERAS_BYTES if self.is_file else MOST_TEXT
-        )
+        return input_set.MAX_BYTES if self.name in FIELDS else input_set.MAX_CAMERAS_BYTES if self.is_file else MAX_TEXT
 
     def add(self, data: bytes) -> None:
         self.size += len(data)
@@ -60,8 +58,8 @@ class Part:
         return self.file.read().decode("utf-8", "replace")
 
 
-class Parser:
-    """Cuts a body into parts; whole: those that have ended and that nobody has taken yet."""
+class FormParser:
+    """Incremental multipart parser. complete_parts: finished parts, to be removed by the caller."""
 
     def __init__(self, content_type: str) -> None:
         kind, options = parse_options_header(content_type)
@@ -71,8 +69,8 @@ class Parser:
             )
         self.part: Part | None = None
         self.header, self.value = b"", b""
-        self.whole: list[Part] = []
-        self.count, self.ended = 0, False
+        self.complete_parts: list[Part] = []
+        self.count, self.has_ended = 0, False
         names = ("part_begin", "part_data", "part_end", "header_field", "header_value", "header_end", "end")
         callbacks: Any = {f"on_{name}": getattr(self, f"_{name}") for name in names}
         self.parser = MultipartParser(options[b"boundary"], callbacks)
@@ -85,13 +83,13 @@ class Parser:
 
     def _part_begin(self) -> None:
         self.count += 1
-        if self.count > MOST_PARTS:
-            raise InvalidFileCount(f"The request has more than {MOST_PARTS} parts.")
+        if self.count > MAX_PARTS:
+            raise InvalidFileCount(f"The request has more than {MAX_PARTS} parts.")
         self.part = Part()
 
     def close(self) -> None:
-        """Lets go of what nobody will take any more."""
-        for part in [*self.whole, *([self.part] if self.part else [])]:
+        """Closes the files of all remaining parts."""
+        for part in [*self.complete_parts, *([self.part] if self.part else [])]:
             part.file.close()
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
@@ -100,7 +98,7 @@ class Parser:
 
     def _part_end(self) -> None:
         if self.part:
-            self.whole.append(self.part)
+            self.complete_parts.append(self.part)
         self.part = None
 
     def _header_field(self, data: bytes, start: int, end: int) -> None:
@@ -112,8 +110,8 @@ class Parser:
         self._check_header()
 
     def _check_header(self) -> None:
-        if len(self.header) + len(self.value) > MOST_HEADER:
-            raise ValidationFailed(f"A part of the request has a header of more than {MOST_HEADER} bytes.")
+        if len(self.header) + len(self.value) > MAX_HEADER:
+            raise ValidationFailed(f"A part of the request has a header of more than {MAX_HEADER} bytes.")
 
     def _header_end(self) -> None:
         if self.part and self.header.lower() == b"content-disposition":
@@ -124,12 +122,13 @@ class Parser:
         self.header, self.value = b"", b""
 
     def _end(self) -> None:
-        self.ended = True
+        self.has_ended = True
 
 
 @dataclass
-class Set:
-    """What has arrived for a job. folder: below inputs/; keys: per field, where each file was put, in the order of the parts."""
+class Upload:
+    """Files and fields received so far. folder: below inputs/; keys, names, shapes (width, height): by form field, in the order
+    of the parts; texts: text fields; total: bytes."""
 
     folder: str
     keys: dict[str, list[str]] = field(default_factory=lambda: {name: [] for name in FIELDS})
@@ -144,24 +143,24 @@ class Set:
         return f"{s3.INPUTS}{self.folder}"
 
 
-async def receive(stream: AsyncIterator[bytes], content_type: str, folder: str) -> Set:
-    """Reads a request to its end. Faults of single files are collected: `settle` raises them all at once."""
-    arrived = Set(folder)
-    with contextlib.closing(Parser(content_type)) as parser:
-        async for data in flowing(stream):
-            arrived.total += len(data)
-            if arrived.total > MOST_BODY:
-                raise FileTooLarge(f"The request is larger than {MOST_BODY / 1e6:.0f} MB.")
+async def receive(stream: AsyncIterator[bytes], content_type: str, folder: str) -> Upload:
+    """Reads a form and stores its files in S3. Faults of single files are collected; `finalize` raises them. Raises BadInput."""
+    upload = Upload(folder)
+    with contextlib.closing(FormParser(content_type)) as parser:
+        async for data in with_idle_timeout(stream):
+            upload.total += len(data)
+            if upload.total > MAX_BODY:
+                raise FileTooLarge(f"The request is larger than {MAX_BODY / 1e6:.0f} MB.")
             parser.feed(data)
-            while parser.whole:
-                await _place(parser.whole.pop(0), arrived)
-    if not parser.ended:
+            while parser.complete_parts:
+                await _store_part(parser.complete_parts.pop(0), upload)
+    if not parser.has_ended:
         raise ValidationFailed("The request ends before its last boundary.", "Send it again, whole.")
-    return arrived
+    return upload
 
 
-async def flowing(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The same bytes, from a client that does not keep others waiting by sending nothing."""
+async def with_idle_timeout(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The stream; raises ValidationFailed after IDLE_SECONDS without data, so that idle clients do not hold a slot."""
     while True:
         try:
             yield await asyncio.wait_for(anext(stream), IDLE_SECONDS)
@@ -171,36 +170,36 @@ async def flowing(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
             raise ValidationFailed(f"Nothing arrived for {IDLE_SECONDS:.0f} s.", "Send the request again.") from None
 
 
-async def _place(part: Part, arrived: Set) -> None:
+async def _store_part(part: Part, upload: Upload) -> None:
     with part.file:
         if not part.is_file:
-            if part.size > MOST_TEXT:
-                raise FileTooLarge(f"The field {part.name[:100]!r} is longer than {MOST_TEXT} bytes.")
-            arrived.texts[part.name] = part.text()
+            if part.size > MAX_TEXT:
+                raise FileTooLarge(f"The field {part.name[:100]!r} is longer than {MAX_TEXT} bytes.")
+            upload.texts[part.name] = part.text()
             return
         field_name = FIELDS.get(part.name, CAMERAS)
-        shown = input_set.shown(part.filename or part.name)[:200]
+        label = input_set.sanitize(part.filename or part.name)[:200]
         try:
             shape = _checked(part)
         except BadInput as error:
-            arrived.faults.append(Fault(error, field_name, _count(part, arrived), shown))
+            upload.faults.append(Fault(error, field_name, _count(part, upload), label))
             shape, part.size = None, 0
-        key = _key(part, arrived)
+        key = _key(part, upload)
         if shape is not None:
             part.file.seek(0)
             await asyncio.to_thread(s3.put, part.file, key, ContentLength=part.size)
         if part.name in FIELDS:
-            arrived.keys[part.name].append(key)
-            arrived.names[part.name].append(part.filename or "")
-            arrived.shapes[part.name].append(shape or (0, 0))
+            upload.keys[part.name].append(key)
+            upload.names[part.name].append(part.filename or "")
+            upload.shapes[part.name].append(shape or (0, 0))
 
 
-def _count(part: Part, arrived: Set) -> int | None:
-    return len(arrived.keys[part.name]) if part.name in FIELDS else None
+def _count(part: Part, upload: Upload) -> int | None:
+    return len(upload.keys[part.name]) if part.name in FIELDS else None
 
 
 def _checked(part: Part) -> tuple[int, int]:
-    """Width and height. Raises what is wrong with the file, as far as its size and first bytes tell."""
+    """(width, height) of a picture; (0, 0) for cameras. Raises BadInput for its size or PNG header."""
     if part.size > part.limit:
         raise FileTooLarge(f"has {part.size / 1e6:.1f} MB; at most {part.limit / 1e6:.0f} MB are read")
     if part.name == CAMERAS:
@@ -209,43 +208,43 @@ def _checked(part: Part) -> tuple[int, int]:
     return header.width, header.height
 
 
-def _key(part: Part, arrived: Set) -> str:
-    """By the view that its name tells, else by its place."""
+def _key(part: Part, upload: Upload) -> str:
+    """S3 key of a part: by the view in its file name, else temporary, by position."""
     if part.name == CAMERAS:
-        return f"{arrived.base}/cameras.json"
+        return f"{upload.base}/cameras.json"
     index = view_of(part.name, part.filename or "")
-    place = len(arrived.keys[part.name])
-    name = f"{place:03d}.part" if index is None else f"{VIEW_NAMES[index]}.png"
-    key = f"{arrived.base}/{FIELDS[part.name]}/{name}"
-    return f"{key}.{place}.part" if key in arrived.keys[part.name] else key
+    position = len(upload.keys[part.name])
+    name = f"{position:03d}.part" if index is None else f"{VIEW_NAMES[index]}.png"
+    key = f"{upload.base}/{FIELDS[part.name]}/{name}"
+    return f"{key}.{position}.part" if key in upload.keys[part.name] else key
 
 
 def view_of(field_name: str, filename: str) -> int | None:
-    """The view that a client's file name tells. Folders in front of it do not matter."""
+    """Index of the view in a file name, ignoring folders; None where it names none."""
     return input_set.view_index(FIELDS[field_name], filename.replace("\\", "/").rpartition("/")[2], VIEW_NAMES)
 
 
-async def settle(arrived: Set) -> str:
-    """Gives every file its final name, unless it has it. Returns the set's address. Raises BadInput with every fault."""
-    input_checks.raise_all([*_counts(arrived), *arrived.faults, *_ambiguous(arrived), *_proportions(arrived)])
-    for name, keys in arrived.keys.items():
-        given = arrived.names[name]
-        if all(view_of(name, each) is not None for each in given):
+async def finalize(upload: Upload) -> str:
+    """Renames files to their final keys and returns the set's s3:// URL. Raises BadInput with all faults."""
+    input_checks.raise_all([*_counts(upload), *upload.faults, *_duplicate_views(upload), *_proportions(upload)])
+    for name, keys in upload.keys.items():
+        file_names = upload.names[name]
+        if all(view_of(name, file_name) is not None for file_name in file_names):
             continue
-        first = input_set.first_number(FIELDS[name], given, VIEW_NAMES)  # kept, for validate to tell
-        for index, key in zip(_order(arrived, name), keys, strict=True):
-            await asyncio.to_thread(_rename, key, f"{arrived.base}/{FIELDS[name]}/view_{index + first}.png")
-    return f"s3://{s3.bucket()}/{arrived.base}"
+        first_number = input_set.first_number(FIELDS[name], file_names, VIEW_NAMES)  # kept: validate reports it
+        for index, key in zip(_view_indices(upload, name), keys, strict=True):
+            await asyncio.to_thread(_move_object, key, f"{upload.base}/{FIELDS[name]}/view_{index + first_number}.png")
+    return f"s3://{s3.bucket()}/{upload.base}"
 
 
-def _rename(key: str, final: str) -> None:
+def _move_object(key: str, final: str) -> None:
     bucket = s3.bucket()
     s3.client().copy_object(Bucket=bucket, Key=final, CopySource={"Bucket": bucket, "Key": key})
     s3.client().delete_object(Bucket=bucket, Key=key)
 
 
-def _counts(arrived: Set) -> list[Fault]:
-    wrong = {name: len(keys) for name, keys in arrived.keys.items() if len(keys) != len(VIEW_NAMES)}
+def _counts(upload: Upload) -> list[Fault]:
+    wrong = {name: len(keys) for name, keys in upload.keys.items() if len(keys) != len(VIEW_NAMES)}
     return [
         Fault(
             InvalidFileCount(f"{FIELDS[name]}: {count} files arrived instead of {len(VIEW_NAMES)}"),
@@ -257,25 +256,27 @@ def _counts(arrived: Set) -> list[Fault]:
     ]
 
 
-def _ambiguous(arrived: Set) -> list[Fault]:
-    """Six names that each tell a view, and two of them the same one."""
+def _duplicate_views(upload: Upload) -> list[Fault]:
+    """Faults of files that name the same view, where all six name one."""
     faults = []
-    for name, given in arrived.names.items():
-        told = input_set.view_indices(FIELDS[name], given, VIEW_NAMES)
-        for place, index in enumerate(told):
-            if index is not None and None not in told and index in told[:place]:
+    for name, file_names in upload.names.items():
+        indices = input_set.view_indices(FIELDS[name], file_names, VIEW_NAMES)
+        for position, index in enumerate(indices):
+            if index is not None and None not in indices and index in indices[:position]:
                 error = ValidationFailed(f"stands for the view {VIEW_NAMES[index]}, as another file does")
-                faults.append(Fault(error, FIELDS[name], index, input_set.shown(given[place])[:200]))
+                faults.append(Fault(error, FIELDS[name], index, input_set.sanitize(file_names[position])[:200]))
     return faults
 
 
-def _proportions(arrived: Set) -> list[Fault]:
-    """As `input_checks.check_pairs`, where the files come in the same order: the whole check is validate's. A picture may lie on
-    its side, with a note in it of how it is to be turned."""
-    if arrived.faults or _counts(arrived):
+def _proportions(upload: Upload) -> list[Fault]:
+    """Faults of view and depth pairs with different aspect ratios; validate repeats the check of `input_checks.check_pairs` in
+    full. Width and height may be exchanged: a picture may have an EXIF orientation."""
+    if upload.faults or _counts(upload):
         return []
     faults = []
-    ordered = {name: dict(zip(_order(arrived, name), shapes, strict=True)) for name, shapes in arrived.shapes.items()}
+    ordered = {
+        name: dict(zip(_view_indices(upload, name), shapes, strict=True)) for name, shapes in upload.shapes.items()
+    }
     for index, (w, h) in sorted(ordered["views"].items()):
         dw, dh = ordered["depth_renders"].get(index, (w, h))
         if min(abs(w * dh - h * dw), abs(h * dh - w * dw)) > input_checks.ASPECT_TOLERANCE * w * dh:
@@ -284,7 +285,7 @@ def _proportions(arrived: Set) -> list[Fault]:
     return faults
 
 
-def _order(arrived: Set, name: str) -> list[int]:
-    """Which view each part is."""
-    told = input_set.view_indices(FIELDS[name], arrived.names[name], VIEW_NAMES)
-    return [i for i in told if i is not None] if None not in told else list(range(len(told)))
+def _view_indices(upload: Upload, name: str) -> list[int]:
+    """View index of each part: by file name if all name one, else by position."""
+    indices = input_set.view_indices(FIELDS[name], upload.names[name], VIEW_NAMES)
+    return [i for i in indices if i is not None] if None not in indices else list(range(len(indices)))

@@ -1,1 +1,1 @@
-"""What runs beside the jobs in the cluster: exit handler, reconciler, checkpoint sidecar, intake of drops."""
+"""Programs that run in the cluster beside the steps: exit handler, reconciler, checkpoint sidecar, intake of drops."""

@@ -1,7 +1,7 @@
-"""The sidecar that carries a model's checkpoint out of its pod: `python -m pipeline.incluster.checkpoint_sidecar FILE s3://bucket/key`.
+"""Sidecar that uploads a model's checkpoint: `python -m pipeline.incluster.checkpoint_sidecar FILE s3://bucket/key`.
 
-A pod that is preempted or lost takes its files with it. The next attempt finds the last checkpoint among its inputs and goes on
-from there. The step itself knows nothing of S3: it writes a file, and puts each new one in the old one's place."""
+The files of a preempted or lost pod are lost; the next attempt resumes from the uploaded checkpoint, an input artifact. The step
+itself does not use S3: it replaces the file atomically."""
 
 from __future__ import annotations
 
@@ -13,40 +13,41 @@ from pathlib import Path
 from pipeline.clients import s3
 
 POLL_SECONDS = 2.0
-Version = tuple[int, int]  # a file's time and inode
+FileVersion = tuple[int, int]  # mtime in ns, inode
 
 
 def watch(path: Path, address: str, stop: threading.Event) -> None:
-    """Uploads the file whenever it has changed, until `stop`, and then once more. The store forgets a file that is gone."""
-    seen: Version | None = None
+    """Uploads the file after each change, until `stop` is set, then once more. Deletes the object when the file is deleted."""
+    uploaded: FileVersion | None = None
     while True:
-        last = stop.wait(POLL_SECONDS)
-        seen = _carry(path, address, seen)
-        if last:
+        is_last = stop.wait(POLL_SECONDS)
+        uploaded = _sync(path, address, uploaded)
+        if is_last:
             return
 
 
-def _carry(path: Path, address: str, seen: Version | None) -> Version | None:
-    """Brings the store up to date, and returns which version of the file it has now. What fails is told, and tried again at the
-    next turn. A file that is gone was taken away by a model that has finished: nobody will need it again."""
+def _sync(path: Path, address: str, uploaded: FileVersion | None) -> FileVersion | None:
+    """Uploads or deletes the checkpoint if the file has changed; returns the uploaded version, None after deletion.
+
+    A failure is logged and retried at the next poll. The model deletes the file when it has finished."""
     version = _version(path)
-    if version == seen:
-        return seen
+    if version == uploaded:
+        return uploaded
     try:
         s3.upload(path, address) if version else s3.remove(address)
-    except Exception as error:  # whatever S3 or the network can say: the step must not suffer for it
+    except Exception as error:  # a failed upload must not fail the step
         print(f"The checkpoint could not be carried yet: {error}", file=sys.stderr, flush=True)
-        return seen
+        return uploaded
     print("checkpoint uploaded" if version else "checkpoint removed", flush=True)
     return version
 
 
-def _version(path: Path) -> Version | None:
+def _version(path: Path) -> FileVersion | None:
     try:
-        status = path.stat()
+        stat = path.stat()
     except OSError:
         return None
-    return status.st_mtime_ns, status.st_ino
+    return stat.st_mtime_ns, stat.st_ino
 
 
 def main() -> None:

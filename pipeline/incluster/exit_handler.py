@@ -1,7 +1,8 @@
-"""The exit handler: one record of how a workflow ended.
+"""The exit handler: writes one record of how a workflow ended.
 
-`python -m pipeline.incluster.exit_handler NAMESPACE WORKFLOW STATUS FOLDER` writes RECORD's files and failure.json (see
-`jobs.failure`) to FOLDER, from where Argo takes them, and labels the workflow for `kubectl get workflows -L`.
+`python -m pipeline.incluster.exit_handler NAMESPACE WORKFLOW STATUS FOLDER` writes a file for each of
+`jobs.failure.EXIT_HANDLER_OUTPUTS`, and failure.json, to FOLDER, where Argo collects output parameters and artifacts; labels and
+annotates the workflow; stores the record in S3.
 """
 
 from __future__ import annotations
@@ -14,30 +15,32 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.clients import reading, workflows
+from pipeline.incluster import markers
 from pipeline.jobs import records
 from pipeline.jobs.failure import describe
 
 LABELS = ("status", "error-code", "stage", "oom-type", "model", "engine")
-PREFIX = "sixview.dev/"
-WARNINGS = PREFIX + "warnings"  # label: how many there are; annotation: a line for each
+LABEL_PREFIX = "sixview.dev/"
+WARNINGS = LABEL_PREFIX + "warnings"  # label: their number; annotation: one per line
 
 
 def label_value(text: str) -> str:
-    """A text as Kubernetes takes it for a label: it begins and ends with a letter or a digit. Empty where nothing is left."""
+    """A valid label value: at most 63 of [A-Za-z0-9_.-], alphanumeric at both ends; other characters become "_". May be ""."""
     return re.sub(r"[^A-Za-z0-9_.-]", "_", text)[:63].strip("_.-")
 
 
-def label(values: dict[str, str], record: str, namespace: str, name: str, api: Any) -> None:
-    """Shows the record in lists of workflows. record: whole, in JSON, for whoever lists jobs; empty where it is too long."""
-    labels = {PREFIX + key: label_value(values[key]) or None for key in LABELS}
+def label_workflow(values: dict[str, str], record: str, namespace: str, name: str, api: Any) -> None:
+    """Sets the workflow's labels and annotations. values: of EXIT_HANDLER_OUTPUTS; record: `records.annotation`; api:
+    CustomObjectsApi."""
+    labels = {LABEL_PREFIX + key: label_value(values[key]) or None for key in LABELS}
     labels[WARNINGS] = str(len(values["warnings"].splitlines())) if values["warnings"] else None
-    annotations = {PREFIX + "record": record or None, WARNINGS: values["warnings"] or None}
+    annotations = {LABEL_PREFIX + "record": record or None, WARNINGS: values["warnings"] or None}
     patch = {"metadata": {"labels": labels, "annotations": annotations}}
     api.patch_namespaced_custom_object("argoproj.io", "v1alpha1", namespace, "workflows", name, patch)
 
 
-def publish(values: dict[str, str], folder: Path) -> None:
-    """The files that Argo takes from here: one for each value, failure.json only after a failure."""
+def write_outputs(values: dict[str, str], folder: Path) -> None:
+    """Writes one file per output parameter, and failure.json after a failure."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, value in values.items():
         (folder / name).write_text(value)
@@ -50,22 +53,27 @@ def main(namespace: str, name: str, status: str, folder: str) -> None:
 
     config.load_incluster_config()  # type: ignore[no-untyped-call]
     api, core = client.CustomObjectsApi(), client.CoreV1Api()
-    answer: Any = api.get_namespaced_custom_object(
+    response: Any = api.get_namespaced_custom_object(
         "argoproj.io", "v1alpha1", namespace, "workflows", name, _preload_content=False
     )
-    workflow = workflows.read(reading.decoded(answer.data))
-    found = core.list_namespaced_pod(namespace, label_selector=f"workflows.argoproj.io/workflow={name}")
-    pods = client.ApiClient().sanitize_for_serialization(found)["items"]  # type: ignore[no-untyped-call]
+    workflow = workflows.read(reading.decoded(response.data))
+    pod_list = core.list_namespaced_pod(namespace, label_selector=f"workflows.argoproj.io/workflow={name}")
+    pods = client.ApiClient().sanitize_for_serialization(pod_list)["items"]  # type: ignore[no-untyped-call]
     values = describe(workflow, pods, status)
     print(json.dumps(values), flush=True)
-    publish(values, Path(folder))
+    write_outputs(values, Path(folder))
     changes = ending(values)
-    label(values, records.annotation(workflow, changes), namespace, name, api)
-    settle(workflow, changes)
+    label_workflow(values, records.annotation(workflow, changes), namespace, name, api)
+    try:
+        finalize(workflow, changes)
+    except (
+        Exception
+    ) as error:  # the job has not failed for it: annotations have the record too, and the reconciler retries
+        print(f"the record could not be stored: {error}", file=sys.stderr, flush=True)
 
 
 def ending(values: dict[str, str], ended_at: str = "") -> dict[str, Any]:
-    """What the record says, and the workflow's own state does not say yet. ended_at: now, where it is not given."""
+    """Status fields for `records.record` that the workflow lacks while its exit handler runs. ended_at: default: now."""
     return {
         "status": values["status"],
         "error": json.loads(values["failure"] or "null"),
@@ -75,13 +83,16 @@ def ending(values: dict[str, str], ended_at: str = "") -> dict[str, Any]:
     }
 
 
-def settle(workflow: dict[str, Any], changes: dict[str, Any]) -> None:
-    """The record that outlives the workflow. A store that refuses it is not the job's failure: the record is in the labels too,
-    and the reconciler tries again."""
-    try:
-        records.settle(workflow, changes)
-    except Exception as error:
-        print(f"the record could not be stored: {error}", file=sys.stderr, flush=True)
+def finalize(workflow: dict[str, Any], changes: dict[str, Any] | None = None) -> records.JobStatus:
+    """Stores the job's record, marks its drop, and deletes the inputs and intermediates of a cancelled or timed-out job.
+
+    changes: as in `records.record`. Idempotent. Returns the job's status."""
+    record, job_status = records.write(workflow, changes)
+    if record["drop"]:
+        markers.write_result_marker(record["drop"]["name"])
+    if record["error"] and record["error"]["code"] in records.PURGED_CODES:
+        records.purge(job_status)
+    return job_status
 
 
 if __name__ == "__main__":

@@ -1,14 +1,13 @@
-"""What is dropped into the bucket becomes a job: `python -m pipeline.incluster.intake NAMESPACE TEMPLATE [NAME]`.
+"""Creates a job for each drop in the bucket: `python -m pipeline.incluster.intake NAMESPACE TEMPLATE [KEY]`.
 
 A drop is `drops/<name>.zip`, or files under `drops/<name>/` completed by `drops/<name>/_READY.json`, written last:
-  {"options": {"model": "nvdiffrec", …}, "checksums": {"multi_views/front.png": "<sha256, hex>", …}}      both may be left out
-Every version (key + eTag) of either marker is one job, whose id follows from the two: however often and wherever this runs, there
-is one workflow of that name, and its record when the name has expired. Every run looks at all versions of a name that the bucket
-still has, so it does not matter which of several events arrives. Files are copied, as they were when the marker was written, to
-`inputs/<job>/`; what happens to the drop afterwards does not touch the job.
+  {"options": {"model": "nvdiffrec", …}, "checksums": {"multi_views/front.png": "<sha256, hex>", …}}      both are optional
+Every version of either marker is one job, whose id is a hash of key and ETag. So runs are idempotent, also concurrent ones: the
+workflow of that name exists once, later its record does. Every run reads all versions of a name, so lost or reordered events do
+not matter. Files are copied to `inputs/<job>/` in their versions at the time of the marker; later changes do not affect the job.
 
-Every drop ends as _DONE.json or _FAILED.json, and none costs another its turn: what goes wrong with one is tried again after all
-others, TRIES times, and is then its own failure. A store or a cluster that is away for all ends the run instead, as failed.
+Every drop ends with _DONE.json or _FAILED.json. Errors of one drop do not delay others: it is retried after them, MAX_ATTEMPTS
+times in all, then recorded as failed. An unavailable store or cluster ends the run with an error instead.
 """
 
 from __future__ import annotations
@@ -24,136 +23,141 @@ from urllib.parse import unquote_plus
 
 from pipeline.clients import s3, workflows
 from pipeline.clients.kubernetes import Cluster, Workflow, connect
-from pipeline.clients.s3 import DROPS
-from pipeline.incluster import dropped_files, markers
-from pipeline.incluster.markers import MARKS, ZIP, Drop, name_of, text_of
+from pipeline.clients.s3 import DROPS, ZIP
+from pipeline.clients.workflows import NAME_PREFIX
+from pipeline.incluster import dropped_files, exit_handler, markers
+from pipeline.incluster.markers import RESULT_MARKERS, Drop, drop_name, timestamp
 from pipeline.jobs import records, service, status
-from pipeline.jobs.status import PREFIX
-from steps.io.input_set import shown
+from steps.io.input_set import sanitize
 from steps.runtime.errors import ClusterUnavailable, StepError, StorageUnavailable, UnknownError, ValidationFailed
 
-TRIES = 3
-PAUSE_SECONDS = 2.0
-ANEW = "Drop it again under another name; if that fails too, the log of the intake says more."
+MAX_ATTEMPTS = 3
+RETRY_DELAY_SECONDS = 2.0
+RETRY_ADVICE = "Drop it again under another name; if that fails too, the log of the intake says more."
 
 
 class Intake(NamedTuple):
-    """Where drops become jobs. known: the template's parameters."""
+    """Where jobs are created. parameters: of the WorkflowTemplate, by name."""
 
     cluster: Cluster
     template: str
-    known: dict[str, Any]
+    parameters: dict[str, Any]
 
 
-class Listed(NamedTuple):
-    """What the bucket says of drops. drops: one of each job, the oldest first; marks: when each name got its last _DONE.json or
-    _FAILED.json; ended: when each job was recorded as ended."""
+class BucketState(NamedTuple):
+    """Drops in the bucket. drops: one per job, oldest first; marked_at: name -> time of its last _DONE.json or _FAILED.json;
+    recorded_at: job -> time of its record."""
 
     drops: list[Drop]
-    marks: dict[str, datetime]
-    ended: dict[str, datetime]
+    marked_at: dict[str, datetime]
+    recorded_at: dict[str, datetime]
 
-    def unsettled(self) -> list[Drop]:
-        """The drops for which there may be something to do. A mark is written after its record."""
-        return [drop for drop in self.drops if not self._is_settled(drop)]
+    def unfinished(self) -> list[Drop]:
+        """Drops without an up-to-date result marker, which is written after the record."""
+        return [drop for drop in self.drops if not self._is_finished(drop)]
 
-    def _is_settled(self, drop: Drop) -> bool:
-        mark, ended = self.marks.get(drop.name), self.ended.get(drop.job)
-        return mark is not None and ended is not None and mark >= ended
+    def _is_finished(self, drop: Drop) -> bool:
+        marked_at, recorded_at = self.marked_at.get(drop.name), self.recorded_at.get(drop.job)
+        return marked_at is not None and recorded_at is not None and marked_at >= recorded_at
 
 
 def reconcile(cluster: Cluster, template: str, name: str = "") -> dict[str, str]:
-    """Makes bucket and cluster agree, for one name or for all. Returns what was done: job -> "started", "refused", "recorded", or
-    "waiting" for what the cluster did not take. Raises what keeps all drops from their turn."""
-    intake = Intake(cluster, template, service.known_options(cluster, template))
-    done: dict[str, str] = {}
-    listing = listed(name)
-    waiting = listing.unsettled()
-    for turn in range(TRIES):
-        time.sleep(turn * PAUSE_SECONDS if waiting else 0)
-        faults = {}
+    """Processes the drops of one name, or all. Returns job -> "started", "refused", "recorded", or "waiting" where the cluster
+    did not accept the workflow. Raises errors that affect all drops."""
+    intake = Intake(cluster, template, service.template_parameters(cluster, template))
+    actions: dict[str, str] = {}
+    state = read_bucket(name)
+    waiting = state.unfinished()
+    for attempt in range(MAX_ATTEMPTS):
+        time.sleep(attempt * RETRY_DELAY_SECONDS if waiting else 0)
+        errors = {}
         for drop in waiting:
             try:
-                done[drop.job] = attend(intake, drop, drop.job in listing.ended)
+                actions[drop.job] = process(intake, drop, drop.job in state.recorded_at)
             except Exception as error:
-                refuse_to_go_on(intake)
-                faults[drop] = error
-                told(drop, error)
-        waiting = list(faults)
-    return {job: what for job, what in done.items() if what} | {d.job: give_up(d, e) for d, e in faults.items()}
+                check_services(intake)
+                errors[drop] = error
+                log_error(drop, error)
+        waiting = list(errors)
+    actions |= {drop.job: record_unprocessed(drop, error) for drop, error in errors.items()}
+    return {job: action for job, action in actions.items() if action}
 
 
-def told(drop: Drop, error: Exception) -> None:
-    print(shown(f"{drop.key}: {type(error).__name__}: {error}"), file=sys.stderr, flush=True)
+def log_error(drop: Drop, error: Exception) -> None:
+    print(sanitize(f"{drop.key}: {type(error).__name__}: {error}"), file=sys.stderr, flush=True)
 
 
-def refuse_to_go_on(intake: Intake) -> None:
-    """Raises where the store or the cluster is away for everybody: then nothing is a drop's own fault."""
+def check_services(intake: Intake) -> None:
+    """Raises where the store or the cluster is unavailable: then the drop is not at fault."""
     s3.client().list_objects_v2(Bucket=s3.bucket(), Prefix=DROPS, MaxKeys=1)
-    service.known_options(intake.cluster, intake.template)
+    service.template_parameters(intake.cluster, intake.template)
 
 
-def give_up(drop: Drop, error: Exception) -> str:
-    """What becomes of a drop that nobody could attend to: its failure, unless it was the cluster that refused."""
+def record_unprocessed(drop: Drop, error: Exception) -> str:
+    """Records a drop as failed after its last attempt; an unavailable cluster leaves it waiting. Returns the action."""
     if isinstance(error, ClusterUnavailable):
         return "waiting"
     from botocore.exceptions import BotoCoreError, ClientError
 
     of_store = isinstance(error, StorageUnavailable | BotoCoreError | ClientError)
-    kind, what = (StorageUnavailable, "The store refused it") if of_store else (UnknownError, "It could not be taken")
+    error_class, message = (
+        (StorageUnavailable, "The store refused it") if of_store else (UnknownError, "It could not be taken")
+    )
     try:
-        refuse(drop, kind(shown(f"{what}: {error or type(error).__name__}")[:500], ANEW))
-    except Exception as fault:  # a name that leaves no room for a mark beside it: its record tells
-        told(drop, fault)
+        record_failure(drop, error_class(sanitize(f"{message}: {error or type(error).__name__}")[:500], RETRY_ADVICE))
+    except Exception as fault:  # the key of its result marker may be too long; the record is stored first
+        log_error(drop, fault)
     return "refused"
 
 
-# -- the bucket ---------------------------------------------------------------------------------------------------------
+# -- the bucket -------------------------------------------------------------------------------------------------------
 
 
-def listed(name: str = "") -> Listed:
-    """Reads the bucket page by page, and keeps of it what `Listed` says."""
+def read_bucket(name: str = "") -> BucketState:
+    """Lists drops, result markers and records; for one name only its own."""
     prefixes = (f"{DROPS}{name}/_", f"{DROPS}{name}{ZIP}") if name else (DROPS,)
-    drops, marks = sorted_out(version for prefix in prefixes for version in s3.versions(prefix))
-    mine = [drop for drop in drops if not name or drop.name == name]
-    heads = [f"{s3.RECORDS}{drop.old_job}" for drop in mine] if name else [s3.RECORDS]
-    return Listed(mine, marks, endings(mine, (item for head in heads for item in s3.listed(head))))
+    drops, marked_at = parse_versions(version for prefix in prefixes for version in s3.versions(prefix))
+    own_drops = [drop for drop in drops if not name or drop.name == name]
+    record_prefixes = [f"{s3.RECORDS}{drop.legacy_job}" for drop in own_drops] if name else [s3.RECORDS]
+    return BucketState(
+        own_drops, marked_at, record_times(own_drops, (item for head in record_prefixes for item in s3.listed(head)))
+    )
 
 
-def sorted_out(versions: Iterable[dict[str, Any]]) -> tuple[list[Drop], dict[str, datetime]]:
-    """The drops and the marks among versions of objects."""
+def parse_versions(versions: Iterable[dict[str, Any]]) -> tuple[list[Drop], dict[str, datetime]]:
+    """Drops and result markers among object versions: as in BucketState."""
     drops: dict[str, Drop] = {}
-    marks: dict[str, datetime] = {}
+    marked_at: dict[str, datetime] = {}
     for version in versions:
         drop = markers.drop_of(version)
         if drop and (drop.job not in drops or drop.dropped_at < drops[drop.job].dropped_at):
             drops[drop.job] = drop
-        path, _, mark = version["Key"].removeprefix(DROPS).rpartition("/")
-        if mark in MARKS and version.get("IsLatest"):
-            marks[path] = max(version["LastModified"], marks.get(path, version["LastModified"]))
-    return sorted(drops.values(), key=lambda drop: drop.dropped_at), marks
+        path, _, file_name = version["Key"].removeprefix(DROPS).rpartition("/")
+        if file_name in RESULT_MARKERS and version.get("IsLatest"):
+            marked_at[path] = max(version["LastModified"], marked_at.get(path, version["LastModified"]))
+    return sorted(drops.values(), key=lambda drop: drop.dropped_at), marked_at
 
 
-def endings(drops: list[Drop], objects: Iterable[dict[str, Any]]) -> dict[str, datetime]:
-    """When the jobs of some drops were recorded as ended, by a listing of records."""
-    keys = {s3.record_key(drop.old_job): drop.job for drop in drops}
-    wanted = set(keys.values())
-    ended: dict[str, datetime] = {}
+def record_times(drops: list[Drop], objects: Iterable[dict[str, Any]]) -> dict[str, datetime]:
+    """job -> LastModified of its record, for these drops. objects: listed under records/."""
+    keys = {s3.record_key(drop.legacy_job): drop.job for drop in drops}
+    jobs = set(keys.values())
+    recorded_at: dict[str, datetime] = {}
     for item in objects:
         job = keys.get(item["Key"]) or s3.job_of_record(item["Key"])
-        if job in wanted:
-            ended[job] = max(item["LastModified"], ended.get(job, item["LastModified"]))
-    return ended
+        if job in jobs:
+            recorded_at[job] = max(item["LastModified"], recorded_at.get(job, item["LastModified"]))
+    return recorded_at
 
 
-# -- one drop -----------------------------------------------------------------------------------------------------------
+# -- one drop ---------------------------------------------------------------------------------------------------------
 
 
-def attend(intake: Intake, drop: Drop, has_record: bool) -> str:
-    """One version: starts its job, unless there is one; writes down how it ended, where that is not done yet. has_record: whether
-    there is one of its id, of whatever workflow."""
-    if has_record and markers.record_of(drop):
-        return "recorded" if markers.mark(drop.name, anew=True) else ""
+def process(intake: Intake, drop: Drop, has_record: bool) -> str:
+    """Creates the drop's job or, where that has ended, its record and result marker. has_record: whether a record with its id
+    exists, of any workflow. Returns the action; "" for none."""
+    if has_record and markers.find_record(drop):
+        return "recorded" if markers.write_result_marker(drop.name, rewrite=True) else ""
     try:
         workflow = workflow_of(intake.cluster, drop)
         if workflow is None:
@@ -161,33 +165,33 @@ def attend(intake: Intake, drop: Drop, has_record: bool) -> str:
     except ClusterUnavailable:
         raise
     except StepError as error:
-        refuse(drop, error)
+        record_failure(drop, error)
         return "refused"
     if workflows.read(workflow)["status"]["phase"] in status.ENDED:
-        records.settle(workflow)
+        exit_handler.finalize(workflow)
         return "recorded"
     return ""
 
 
 def workflow_of(cluster: Cluster, drop: Drop) -> Workflow | None:
-    """The workflow that a drop has become. Raises ValidationFailed where another one has its name."""
-    found = cluster.get(PREFIX + drop.job)
-    if found is not None and not markers.is_of(found, drop):
-        raise ValidationFailed(f"The workflow {PREFIX}{drop.job} did not come from this drop.", ANEW)
-    older = None if found else cluster.get(PREFIX + drop.old_job)
-    return found or (older if older and markers.is_of(older, drop) else None)
+    """The drop's workflow; None where there is none. Raises ValidationFailed where a foreign workflow has its name."""
+    workflow = cluster.get(NAME_PREFIX + drop.job)
+    if workflow is not None and not markers.is_workflow_of(workflow, drop):
+        raise ValidationFailed(f"The workflow {NAME_PREFIX}{drop.job} did not come from this drop.", RETRY_ADVICE)
+    legacy_workflow = None if workflow else cluster.get(NAME_PREFIX + drop.legacy_job)
+    return workflow or (legacy_workflow if legacy_workflow and markers.is_workflow_of(legacy_workflow, drop) else None)
 
 
 def start(intake: Intake, drop: Drop) -> str:
-    """Submits a drop's job. Raises StepError where it cannot be one."""
-    options, source = dropped_files.prepared(drop, intake.known)
-    about = {"source": "drop", "drop": json.dumps(asdict(drop))}
-    service.submit(intake.cluster, drop.job, source, options, intake.template, **about)
+    """Submits the drop's job. Raises StepError, BadInput above all."""
+    options, source = dropped_files.prepare_input(drop, intake.parameters)
+    origin = {"source": "drop", "drop": json.dumps(asdict(drop))}
+    service.submit(intake.cluster, drop.job, source, options, intake.template, **origin)
     return "started"
 
 
-def refuse(drop: Drop, error: StepError) -> None:
-    """The record of a job that never was."""
+def record_failure(drop: Drop, error: StepError) -> None:
+    """Stores the record and the _FAILED.json of a drop for which no workflow was created."""
     record = error.record()
     record["details"] = {
         "step": "validate",
@@ -197,12 +201,12 @@ def refuse(drop: Drop, error: StepError) -> None:
         "oom_type": "none",
         **record["details"],
     }
-    kept = {
-        **dict.fromkeys(records.KEPT),
+    final = {
+        **dict.fromkeys(records.FIELDS),
         "job_id": drop.job,
         "status": "failed",
         "created_at": drop.dropped_at,
-        "ended_at": text_of(datetime.now(UTC)),
+        "ended_at": timestamp(datetime.now(UTC)),
         "error": record,
         "stage": "validation",
         "owner": "",
@@ -211,26 +215,26 @@ def refuse(drop: Drop, error: StepError) -> None:
         "workflow": "",
         "drop": asdict(drop),
     }
-    s3.write_json(s3.record_key(drop.job), kept)
-    markers.mark(drop.name)
+    s3.write_json(s3.record_key(drop.job), final)
+    markers.write_result_marker(drop.name)
 
 
 def main(namespace: str, template: str, key: str = "") -> None:
-    """key: of the object that an event names, encoded as in a URL; empty: everything."""
+    """key: URL-encoded key in an S3 event; "": all drops."""
     from botocore.exceptions import BotoCoreError, ClientError
 
-    name = name_of(unquote_plus(key)) if key else ""
+    name = drop_name(unquote_plus(key)) if key else ""
     if key and not name:
-        print(f"{shown(key)} marks no drop")
+        print(f"{sanitize(key)} marks no drop")
         return
     try:
-        done = reconcile(connect(namespace), template, name)
+        actions = reconcile(connect(namespace), template, name)
     except (StepError, BotoCoreError, ClientError) as fault:
         error = fault if isinstance(fault, StepError) else StorageUnavailable(f"The store does not answer: {fault}")
-        print(shown(f"{error.code}: {error.message} {error.suggestion}"), file=sys.stderr, flush=True)
+        print(sanitize(f"{error.code}: {error.message} {error.suggestion}"), file=sys.stderr, flush=True)
         raise SystemExit(error.exit_code) from None
-    print(json.dumps(done), flush=True)
-    if "waiting" in done.values():
+    print(json.dumps(actions), flush=True)
+    if "waiting" in actions.values():
         raise SystemExit(ClusterUnavailable.exit_code)
 
 

@@ -1,1 +1,1 @@
-"""Jobs for the command, the gateway and drops: submit, status, cancel, fetch, retry, and why one waits or failed."""
+"""Operations on jobs (submit, status, cancel, fetch, retry), and why a job waits or has failed."""

@@ -1,4 +1,4 @@
-"""A job's result on this machine: downloaded in pieces, taken up again after a break, checked before it gets its name."""
+"""Download of a job's result: resumable by range requests, verified by SHA-256 before it gets its final name."""
 
 from __future__ import annotations
 
@@ -16,31 +16,32 @@ from steps.runtime.errors import DiskFull, StorageUnavailable
 CHUNK = 1 << 20
 
 
-def fetch(view: dict[str, Any], out: Path) -> dict[str, str]:
-    """Puts result.zip and report.html into `out`. Returns where they are. Raises what jobs.result raises."""
-    key, head = service.result(view)
+def fetch(job_status: dict[str, Any], out: Path) -> dict[str, str]:
+    """Downloads result.zip and report.html into `out`. Returns their paths. Raises DiskFull, StorageUnavailable, and what
+    `service.result` raises."""
+    key, head = service.result(job_status)
     out.mkdir(parents=True, exist_ok=True)
     target = out / "result.zip"
-    growing = out / f".result.{view['job_id']}.{head['ETag'].strip(chr(34))[:12]}.part"
-    _download(key, head, growing)
-    verify(growing)
-    os.replace(growing, target)
-    found = {"result": str(target)}
-    report = s3.read(s3.key_of(view["folder"], "report.html"))
+    partial = out / f".result.{job_status['job_id']}.{head['ETag'].strip(chr(34))[:12]}.part"
+    _download(key, head, partial)
+    verify(partial)
+    os.replace(partial, target)
+    files = {"result": str(target)}
+    report = s3.read(s3.key_of(job_status["folder"], "report.html"))
     if report is not None:
         (out / "report.html").write_bytes(report)
-        found["report"] = str(out / "report.html")
-    return found
+        files["report"] = str(out / "report.html")
+    return files
 
 
-def _download(key: str, head: dict[str, Any], growing: Path) -> None:
-    """Goes on after the bytes that are there already; the object is still the same one, by its ETag."""
-    have = growing.stat().st_size if growing.exists() else 0
-    if have >= head["ContentLength"]:
+def _download(key: str, head: dict[str, Any], partial: Path) -> None:
+    """Appends the missing bytes to `partial`. If-Match on the ETag: the object must not have changed since."""
+    size = partial.stat().st_size if partial.exists() else 0
+    if size >= head["ContentLength"]:
         return
-    body = s3.client().get_object(Bucket=s3.bucket(), Key=key, IfMatch=head["ETag"], Range=f"bytes={have}-")["Body"]
+    body = s3.client().get_object(Bucket=s3.bucket(), Key=key, IfMatch=head["ETag"], Range=f"bytes={size}-")["Body"]
     try:
-        with open(growing, "ab") as file:
+        with open(partial, "ab") as file:
             for piece in body.iter_chunks(CHUNK):
                 file.write(piece)
     except OSError as error:
@@ -50,11 +51,12 @@ def _download(key: str, head: dict[str, Any], growing: Path) -> None:
 
 
 def verify(path: Path) -> None:
-    """Compares every file in the ZIP with the manifest's SHA-256. What differs is thrown away, to be fetched again."""
+    """Compares every file in the ZIP with its SHA-256 in manifest.json. Deletes the ZIP and raises StorageUnavailable where one
+    differs."""
     try:
         with zipfile.ZipFile(path) as archive:
-            listed = json.loads(archive.read("manifest.json"))["files"]
-            wrong = [name for name, entry in listed.items() if _sha256(archive, name) != entry["sha256"]]
+            entries = json.loads(archive.read("manifest.json"))["files"]
+            wrong = [name for name, entry in entries.items() if _sha256(archive, name) != entry["sha256"]]
     except (zipfile.BadZipFile, KeyError, ValueError) as error:
         wrong = [str(error)]
     if wrong:
@@ -63,8 +65,8 @@ def verify(path: Path) -> None:
 
 
 def _sha256(archive: zipfile.ZipFile, name: str) -> str:
-    whole = hashlib.sha256()
+    digest = hashlib.sha256()
     with archive.open(name) as member:
         while piece := member.read(CHUNK):
-            whole.update(piece)
-    return whole.hexdigest()
+            digest.update(piece)
+    return digest.hexdigest()

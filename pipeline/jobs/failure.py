@@ -1,5 +1,5 @@
-"""How a workflow ended, and what it failed of: from its nodes, where every step left its own record if it could write at all, and
-from the pods' states for what no step can say: a lost node, an image that cannot be had."""
+"""The failure record of a finished workflow: from the steps' own records in the nodes' outputs, and from node messages and pod
+statuses for failures that no step can report (lost node, image pull error)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import re
 from typing import Any
 
 from pipeline.clients import reading, workflows
-from pipeline.clients.reading import MOST_RECORD, text
-from pipeline.jobs import pending
-from pipeline.jobs import pod_messages as says
+from pipeline.clients.reading import MAX_RECORD, text
+from pipeline.jobs import pending, pod_messages
 from pipeline.jobs.nodes import (
     Node,
     first_failure,
@@ -43,8 +42,8 @@ from steps.runtime.errors import (
 )
 from steps.runtime.options import SET, refusal, wrong
 
-# what the exit handler's node shows, and what stands there where there is nothing to say
-RECORD = {
+# output parameters of the exit handler's node, and their defaults
+EXIT_HANDLER_OUTPUTS = {
     "status": "failed",
     "error-code": "",
     "stage": "",
@@ -57,15 +56,15 @@ RECORD = {
     "failure": "",
 }
 ENDED_BY = (
-    "sixview.dev/ended-by"  # annotation of a workflow that the reconciler stopped: {"code", "reason", "suggestion"}
+    "sixview.dev/ended-by"  # annotation by the reconciler on workflows that it stops: {"code", "reason", "suggestion"}
 )
 
 
 def describe(workflow: dict[str, Any], pods: list[dict[str, Any]], status: str) -> dict[str, str]:
-    """Every value of RECORD. workflow: as the API server has it; pods: its pods; status: how its tasks ended."""
+    """A value for each of EXIT_HANDLER_OUTPUTS. workflow: from the API server; pods: its pods; status: `{{workflow.status}}`."""
     workflow = workflows.read(workflow)
     steps = step_nodes(workflow)
-    values = dict(RECORD, status="completed", **_asked(workflow, steps))
+    values = dict(EXIT_HANDLER_OUTPUTS, status="completed", **_models_and_engines(workflow, steps))
     values["warnings"] = "\n".join(warnings_of(steps))
     record = failure(workflow, steps, pods) if status != "Succeeded" else None
     if record is None:
@@ -83,114 +82,118 @@ def describe(workflow: dict[str, Any], pods: list[dict[str, Any]], status: str) 
     }
 
 
-def _asked(workflow: dict[str, Any], steps: list[Node]) -> dict[str, str]:
-    """The model that was asked for, the engines that were used, and what it took."""
-    given = workflow["spec"]["arguments"]["parameters"]
-    stored = workflow["status"]["storedWorkflowTemplateSpec"]["arguments"]["parameters"]
-    asked = {item["name"]: text(item.get("value")) for item in [*stored, *given]}
+def _models_and_engines(workflow: dict[str, Any], steps: list[Node]) -> dict[str, str]:
+    """The output parameters model, engine (of every model step) and earlier-attempts."""
+    arguments = workflow["spec"]["arguments"]["parameters"]
+    template_arguments = workflow["status"]["storedWorkflowTemplateSpec"]["arguments"]["parameters"]
+    parameters = {item["name"]: text(item.get("value")) for item in [*template_arguments, *arguments]}
     engines = [outputs(node).get("engine", "") for node in steps if model_of(node) and step_of(node) in MODELS]
-    tried = {node["templateName"]: outputs(node).get("earlier-attempts", "") for node in steps}
-    told = "; ".join(f"{model_of({'templateName': name})}: {text}" for name, text in tried.items() if text)
+    attempts = {node["templateName"]: outputs(node).get("earlier-attempts", "") for node in steps}
+    earlier_attempts = "; ".join(
+        f"{model_of({'templateName': name})}: {text}" for name, text in attempts.items() if text
+    )
     return {
-        "model": asked.get("model", ""),
+        "model": parameters.get("model", ""),
         "engine": ".".join(dict.fromkeys(e for e in engines if e)),
-        "earlier-attempts": told,
+        "earlier-attempts": earlier_attempts,
     }
 
 
-# -- what went wrong ----------------------------------------------------------------------------------------------------
+# -- failure records --------------------------------------------------------------------------------------------------
 
 
 def failure(workflow: dict[str, Any], steps: list[Node], pods: list[dict[str, Any]]) -> Record:
-    """The record of the first failure that no later attempt made good."""
+    """The record of the first step that failed in all of its attempts."""
     node = first_failure(steps)
     if workflow.get("spec", {}).get("shutdown"):
-        return stopped(workflow, node, steps)
+        return of_shutdown(workflow, node, steps)
     if node is None:
-        return completed(without_step(workflow), None, steps)
-    return completed(of_node(node, pods, workflow), node, steps)
+        return with_details(of_workflow(workflow), None, steps)
+    return with_details(of_node(node, pods, workflow), node, steps)
 
 
-def stopped(workflow: dict[str, Any], node: Node | None, steps: list[Node]) -> Record:
-    """Somebody ended the workflow: a person, or the reconciler, which leaves word."""
-    word = workflow["metadata"].get("annotations", {}).get(ENDED_BY)
-    return completed(ended_by(word) if word else Cancelled("The job was stopped."), node, steps)
+def of_shutdown(workflow: dict[str, Any], node: Node | None, steps: list[Node]) -> Record:
+    """The record of a workflow with spec.shutdown: CANCELLED, or the reason in the reconciler's annotation."""
+    annotation = workflow["metadata"].get("annotations", {}).get(ENDED_BY)
+    return with_details(of_annotation(annotation) if annotation else Cancelled("The job was stopped."), node, steps)
 
 
-def ended_by(word: str) -> StepError:
-    """What the reconciler's annotation says. Earlier ones were plain text, and all for want of an image."""
+def of_annotation(annotation: str) -> StepError:
+    """The error in the reconciler's annotation. Old annotations are plain text: IMAGE_UNAVAILABLE."""
     try:
-        told = json.loads(word)
-        return by_code()[told["code"]](str(told["reason"]), str(told.get("suggestion", "")))
+        content = json.loads(annotation)
+        return by_code()[content["code"]](str(content["reason"]), str(content.get("suggestion", "")))
     except (ValueError, KeyError, TypeError, RecursionError):
-        return ImageUnavailable(str(word))
+        return ImageUnavailable(str(annotation))
 
 
-def without_step(workflow: dict[str, Any]) -> StepError:
-    """Why a workflow ended in which no step had failed."""
-    handler = [n for n in workflow["status"]["nodes"].values() if n["templateName"] == "report"]
-    refused = [n for n in handler if pending.REFUSED.search(n["message"])]
-    if refused:  # every step did its work, and the exit handler's pod could not be made
-        wait = pending.fault("report", refused[-1]["message"])
+def of_workflow(workflow: dict[str, Any]) -> StepError:
+    """The error of a workflow that failed without a failed step."""
+    exit_handlers = [n for n in workflow["status"]["nodes"].values() if n["templateName"] == "report"]
+    rejected = [n for n in exit_handlers if pending.POD_REJECTED.search(n["message"])]
+    if rejected:  # the steps succeeded, but the exit handler's pod was not admitted
+        wait = pending.configuration_error("report", rejected[-1]["message"])
         return ConfigurationError(wait.reason, wait.advice)
     message = workflow.get("status", {}).get("message") or "The workflow ended before any step had failed."
-    if says.found(says.LATE, message):
+    if pod_messages.matches(pod_messages.DEADLINE, message):
         return ModelTimeout(f"Argo ended the workflow: {message}.")
     return UnknownError(message, "Read the workflow in the Argo UI.")
 
 
 def of_node(node: Node, pods: list[dict[str, Any]], workflow: dict[str, Any]) -> StepError | Record:
-    """What a failed pod says of itself, and where it could not, what Argo and the kubelet say of it."""
+    """The step's own record, unless the node's message or the pod's status shows a cause outside of the step."""
     message = node.get("message") or ""
-    told = outputs(node).get("failure", "")
-    own = reading.failure(told, MOST_RECORD) or (
-        reading.unreadable("The failure record that the step left") if told else None
+    output = outputs(node).get("failure", "")
+    step_record = reading.failure(output, MAX_RECORD) or (
+        reading.unreadable("The failure record that the step left") if output else None
     )
     pod = pod_of(node, pods)
-    if says.found(says.LIMIT, message):
+    if pod_messages.matches(pod_messages.DISK_LIMIT, message):
         return DiskFull(
             f"The pod was ended for its use of disk: {message.strip()}",
             "Raise that limit: the volume's sizeLimit, or the containers' ephemeral-storage, which a LimitRange may set.",
         )
-    if says.found(says.LOST, message):
+    if pod_messages.matches(pod_messages.LOST, message):
         return NodeLost(f"The pod was lost: {message.strip().rstrip('.')}.")
-    if own and own["code"] == "KILLED" and ("OOMKilled" in message or _oom_killed(pod)):
+    if step_record and step_record["code"] == "KILLED" and ("OOMKilled" in message or _oom_killed(pod)):
         return (
-            own | ModelOom("The kernel killed the container for want of memory.").record() | {"details": own["details"]}
+            step_record
+            | ModelOom("The kernel killed the container for want of memory.").record()
+            | {"details": step_record["details"]}
         )
-    late = says.found(says.LATE, message)
-    if own is None or own["code"] in ("INTERRUPTED", "KILLED"):
-        ended = says.disruption(pod)
-        if ended and not late:
-            return NodeLost(f"The pod was lost: {ended.strip().rstrip('.')}.")
-    if own and own["code"] == "INTERRUPTED" and not late:  # nobody has stopped the job
+    timed_out = pod_messages.matches(pod_messages.DEADLINE, message)
+    if step_record is None or step_record["code"] in ("INTERRUPTED", "KILLED"):
+        disruption = pod_messages.disruption(pod)
+        if disruption and not timed_out:
+            return NodeLost(f"The pod was lost: {disruption.strip().rstrip('.')}.")
+    if step_record and step_record["code"] == "INTERRUPTED" and not timed_out:  # the job itself was not stopped
         return NodeLost("The pod was lost: Kubernetes ended it (SIGTERM) while its step was working.")
-    if own and own["code"] != "INTERRUPTED":
-        return own
-    if late:
+    if step_record and step_record["code"] != "INTERRUPTED":
+        return step_record
+    if timed_out:
         return ModelTimeout(f"Kubernetes ended the pod: {message}.")
-    return _outside(message, node, workflow)
+    return _of_message(message, node, workflow)
 
 
-def _outside(message: str, node: Node, workflow: dict[str, Any]) -> StepError:
-    if known := _of_exit_code(message):
-        return known
-    given = {p["name"]: text(p.get("value")) for p in workflow["spec"]["arguments"]["parameters"]}
-    source, first = given.pop(SET, ""), step_of(node) == "validate"
-    if first and (allowed := wrong(given)):
-        return refusal(given, allowed)  # validate could not even begin to say so
-    if pending.REFUSED.search(message):
-        wait = pending.fault(str(node.get("templateName", "")), message)
+def _of_message(message: str, node: Node, workflow: dict[str, Any]) -> StepError:
+    if from_exit_code := _of_exit_code(message):
+        return from_exit_code
+    parameters = {p["name"]: text(p.get("value")) for p in workflow["spec"]["arguments"]["parameters"]}
+    source, is_validate = parameters.pop(SET, ""), step_of(node) == "validate"
+    if is_validate and (faults := wrong(parameters)):
+        return refusal(parameters, faults)  # validate did not start, so it could not report them
+    if pending.POD_REJECTED.search(message):
+        wait = pending.configuration_error(str(node.get("templateName", "")), message)
         return ConfigurationError(wait.reason, wait.advice)
-    if first and (not re.match(r"s3://[^/]+/.", source) or re.search(r"[{}]", source)):
+    if is_validate and (not re.match(r"s3://[^/]+/.", source) or re.search(r"[{}]", source)):
         return ValidationFailed(
             f"The input {source!r} is not an address in S3.",
             "Give input=s3://bucket/prefix or s3://bucket/set.zip.",
             field="input",
         )
-    if says.found(says.NO_IMAGE, message):
+    if pod_messages.matches(pod_messages.NO_IMAGE, message):
         return ImageUnavailable(message)
-    if says.found(says.NO_GPU, message):
+    if pod_messages.matches(pod_messages.NO_GPU, message):
         return GpuUnavailable(message, "Look at the node's NVIDIA driver and container toolkit.")
     if re.search(r"artifact '?input\b", message):
         return _of_input(message, source)
@@ -198,39 +201,39 @@ def _outside(message: str, node: Node, workflow: dict[str, Any]) -> StepError:
 
 
 def _of_exit_code(message: str) -> StepError | None:
-    """What the step's exit code alone says, where its outputs were lost: the node failed while Argo read them, or before."""
-    told = re.match(r"main: (\w+) \(exit code (\d+)\)", message)
-    if told is None:
+    """The error of the step's exit code, for a step whose outputs were lost; None where the code is ambiguous."""
+    match = re.match(r"main: (\w+) \(exit code (\d+)\)", message)
+    if match is None:
         return None
-    reason, number = told[1], int(told[2])
+    reason, exit_code = match[1], int(match[2])
     if reason == "OOMKilled":
         return ModelOom("The kernel killed the container for want of memory.")
-    if number == Interrupted.exit_code:
+    if exit_code == Interrupted.exit_code:
         return NodeLost("The pod was lost: Kubernetes ended it (SIGTERM) while its step was working.")
-    if number == says.SIGKILLED:  # before the step could write that it began
+    if exit_code == pod_messages.SIGKILLED:  # killed before the step wrote failure.json
         return Killed("The container was killed as a whole.")
-    ours = [error for error in by_code().values() if error.exit_code == number]
-    if len(ours) != 1:  # several errors have 1, 10 and 40
+    errors = [error for error in by_code().values() if error.exit_code == exit_code]
+    if len(errors) != 1:  # 1, 10 and 40 are shared by several errors
         return None
-    return ours[0](f"The step ended with exit code {number}; what it said was lost.")
+    return errors[0](f"The step ended with exit code {exit_code}; what it said was lost.")
 
 
 def _of_input(message: str, source: str) -> StepError:
-    """Why the input could not be fetched: an address at which nothing can be had is the user's to correct."""
+    """The error of a failed download of the job's input: VALIDATION_FAILED where the user can correct the address."""
     bucket, _, key = source.removeprefix("s3://").partition("/")
-    if says.found(says.NO_BUCKET, message):
+    if pod_messages.matches(pod_messages.NO_SUCH_BUCKET, message):
         return ValidationFailed(f"There is no bucket {bucket!r} in the store.", "Correct the input.", field="input")
-    if says.found(says.NO_KEY, message):
+    if pod_messages.matches(pod_messages.NO_SUCH_KEY, message):
         return ValidationFailed(f"Nothing lies at {source}.", "Upload the set, or correct the input.", field="input")
-    if says.found(says.BAD_NAME, message):
+    if pod_messages.matches(pod_messages.INVALID_NAME, message):
         return ValidationFailed(f"{source} cannot be an address in S3: {message}.", "Correct the input.", field="input")
-    if says.found(says.OTHER_REGION, message):
+    if pod_messages.matches(pod_messages.OTHER_REGION, message):
         return ValidationFailed(
             f"The bucket {bucket!r} lies in another region than the store that this installation reads: {message}.",
             "Copy the set into a bucket of the store's own region.",
             field="input",
         )
-    if says.found(says.REFUSED, message):
+    if pod_messages.matches(pod_messages.ACCESS_DENIED, message):
         return StorageUnavailable(
             f"The store does not let the installation's keys read {source}: {message}.",
             f"Let the keys of the chart's Secret read {key} and list the bucket {bucket}, or copy the set into another one.",
@@ -239,49 +242,49 @@ def _of_input(message: str, source: str) -> StepError:
 
 
 def _of_store(message: str) -> StepError:
-    """Of the job's own files in the installation's own bucket."""
-    if says.found(says.NO_KEY, message):
+    """The error of a failed transfer of the job's own artifacts."""
+    if pod_messages.matches(pod_messages.NO_SUCH_KEY, message):
         return StorageUnavailable(
             f"A file that an earlier step had left is gone from the store: {message}.",
             "Submit the set again; see whether the bucket's lifecycle removes jobs/ sooner than jobs end.",
         )
-    if says.found(says.REFUSED, message):
+    if pod_messages.matches(pod_messages.ACCESS_DENIED, message):
         return StorageUnavailable(
             f"The store refuses the installation's keys: {message}.",
             "Correct the keys in the chart's Secret, or what they may do: they read, write and list the bucket.",
         )
-    if says.found(says.NO_BUCKET, message):
+    if pod_messages.matches(pod_messages.NO_SUCH_BUCKET, message):
         return StorageUnavailable(message, "Correct `s3.bucket` in the values, or create the bucket.")
-    if says.found(says.OTHER_REGION, message):
+    if pod_messages.matches(pod_messages.OTHER_REGION, message):
         return StorageUnavailable(
             message, "Set `s3.endpoint` in the values to the endpoint of the bucket's own region."
         )
-    if says.found(says.STORE, message):
+    if pod_messages.matches(pod_messages.STORAGE, message):
         return StorageUnavailable(message)
     return UnknownError(message or "The pod ended without a word.", "Read the pod's log in the Argo UI.")
 
 
 def _oom_killed(pod: dict[str, Any]) -> bool:
-    """Whether the kubelet says so of the pod's main container."""
+    """Whether the pod's main container has the reason OOMKilled."""
     states = [c.get("state", {}) for c in pod.get("status", {}).get("containerStatuses") or [] if c["name"] == "main"]
     return any((s.get("terminated") or {}).get("reason") == "OOMKilled" for s in states)
 
 
-def completed(what: StepError | Record, node: Node | None, steps: list[Node]) -> Record:
-    """The record with every detail of the contract."""
-    record = what.record() if isinstance(what, StepError) else dict(what)
+def with_details(failure: StepError | Record, node: Node | None, steps: list[Node]) -> Record:
+    """The record with all details of the contract (step, model, engine, pipeline_stage, oom_type, …). node: that failed."""
+    record = failure.record() if isinstance(failure, StepError) else dict(failure)
     step, model = (step_of(node), model_of(node)) if node else ("", "")
-    said = outputs(node) if node else {}
+    node_outputs = outputs(node) if node else {}
     engines = [outputs(n).get("engine", "") for n in steps if model and n["templateName"] == f"{model}-pod"]
-    known = {
+    defaults = {
         "step": step,
         "model": model,
         "engine": next((e for e in reversed(engines) if e), ""),
-        "pipeline_stage": said.get("stage") or FIRST_STAGE.get(step, ""),
+        "pipeline_stage": node_outputs.get("stage") or FIRST_STAGE.get(step, ""),
         "oom_type": OOM_TYPES.get(record["code"], "none"),
         "attempts": sum(n["templateName"] == node["templateName"] for n in steps) if node else 0,
         "node": node["displayName"] if node else "",
         "argo_message": (node.get("message") or "") if node else "",
     }
-    given = {name: value for name, value in record["details"].items() if value not in ("", None)}
-    return record | {"details": {**known, **given, "oom_type": known["oom_type"]}}
+    details = {name: value for name, value in record["details"].items() if value not in ("", None)}
+    return record | {"details": {**defaults, **details, "oom_type": defaults["oom_type"]}}

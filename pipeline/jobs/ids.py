@@ -1,6 +1,6 @@
-"""What jobs are called: thirteen characters of [0-9a-z], 67 bits, for names of workflows and for keys in S3.
+"""Job ids: thirteen characters of [0-9a-z] (67 bits), valid in workflow names and S3 keys.
 
-Ids were eight characters once. Those of drops are the first eight of today's, so that what was done under one is found by it."""
+Ids had eight characters in earlier versions. For drops these are the first eight of today's id, so that old records are found."""
 
 from __future__ import annotations
 
@@ -10,43 +10,42 @@ import hmac
 import os
 import secrets
 
-PREFIX = "sixview-"  # of a job's workflow
 ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
-ID_LENGTH, OLD_LENGTH = 13, 8
-KEY = "SIXVIEW_ID_KEY"  # environment: the secret that Idempotency-Keys are hashed with
+ID_LENGTH, LEGACY_LENGTH = 13, 8
+KEY_VARIABLE = "SIXVIEW_ID_KEY"  # environment variable: the HMAC key for Idempotency-Keys
 
 
 def new_id() -> str:
-    """Thirteen random characters of [0-9a-z]."""
+    """A random job id."""
     return "".join(secrets.choice(ALPHABET) for _ in range(ID_LENGTH))
 
 
 def id_from(*parts: str) -> str:
-    """The id that follows from some words, the same each time. Whoever chooses the words can search for one id with another's
-    beginning: nothing may be shown or overwritten on the strength of it alone."""
-    return _spelled(hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).digest())
+    """A job id from the SHA-256 of `parts`. Not a capability: who chooses the parts can search for collisions, so an equal id
+    alone must neither show nor overwrite a job."""
+    return _base36(hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).digest())
 
 
 def keyed_id(*parts: str) -> str:
-    """As id_from, under the secret of this installation: a client cannot compute which id its words lead to."""
-    return _spelled(hmac.digest(secret(), "\0".join(parts).encode("utf-8", "surrogatepass"), "sha256"))
+    """A job id from the HMAC of `parts` under the installation's secret: clients cannot compute it."""
+    return _base36(hmac.digest(secret(), "\0".join(parts).encode("utf-8", "surrogatepass"), "sha256"))
 
 
-def old_id(job: str) -> str:
-    """The id that a drop had when ids were shorter."""
-    return job[:OLD_LENGTH]
+def legacy_id(job: str) -> str:
+    """The eight-character id of the same drop in earlier versions."""
+    return job[:LEGACY_LENGTH]
 
 
 @functools.cache
 def secret() -> bytes:
-    """The secret in the environment; without one, a random one that ends with this process."""
-    return os.environ.get(KEY, "").encode() or secrets.token_bytes(32)
+    """The HMAC key of the environment; without one, a random key for this process."""
+    return os.environ.get(KEY_VARIABLE, "").encode() or secrets.token_bytes(32)
 
 
-def _spelled(digest: bytes) -> str:
-    number = int.from_bytes(digest, "big")
+def _base36(digest: bytes) -> str:
+    quotient = int.from_bytes(digest, "big")
     digits = []
     for _ in range(ID_LENGTH):
-        number, digit = divmod(number, len(ALPHABET))
+        quotient, digit = divmod(quotient, len(ALPHABET))
         digits.append(ALPHABET[digit])
     return "".join(digits)

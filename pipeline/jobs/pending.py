@@ -1,5 +1,6 @@
-"""Why a pod does not start, in plain words: pure functions over pods, their events, nodes, and Argo's nodes where a pod could not
-even be made. The words that are looked for are those of Kubernetes 1.28 to 1.34 and of Argo 3.7."""
+"""Why a pod does not start: pure functions over pods, events, nodes, and workflow nodes whose pod was not admitted.
+
+The messages are those of Kubernetes 1.28 to 1.34 and Argo 3.7."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from pipeline.clients import workflows
 from pipeline.jobs import placement
 from steps.runtime.errors import ConfigurationError, ImageUnavailable, Unschedulable
 
-IMAGE = (
+IMAGE_REASONS = (
     "ErrImagePull",
     "ImagePullBackOff",
     "InvalidImageName",
@@ -22,7 +23,7 @@ IMAGE = (
     "RegistryUnavailable",
     "SignatureValidationFailed",
 )
-CONTAINER = (
+CONTAINER_REASONS = (
     "CreateContainerConfigError",
     "CreateContainerError",
     "PreCreateHookError",
@@ -30,7 +31,7 @@ CONTAINER = (
     "PostStartHookError",
     "RunContainerError",
 )
-EVENTS = (  # of a pod that has a node and no container yet; its status says ContainerCreating alone
+EVENT_REASONS = (  # for pods with a node but without containers: their status has the reason ContainerCreating only
     "FailedMount",
     "FailedAttachVolume",
     "FailedMapVolume",
@@ -39,23 +40,23 @@ EVENTS = (  # of a pod that has a node and no container yet; its status says Con
     "FailedCreatePodContainer",
     "NetworkNotReady",
 )
-MOST_CHARACTERS = 500  # of somebody else's words
-QUIET_SECONDS = 30.0  # after which a pod that nobody has said anything of is worth a word
+MAX_CHARACTERS = 500  # of a quoted message
+SCHEDULER_SECONDS = 30.0  # after which a pod without the condition PodScheduled is reported
 
-# what Argo says of a pod that the API server would not make
-REFUSED = re.compile(
+# node messages of Argo where the API server rejected the pod
+POD_REJECTED = re.compile(
     r'pods? "[^"]*" is (forbidden|invalid)|admission webhook "[^"]*" denied|failed calling webhook', re.IGNORECASE
 )
-QUOTA = re.compile(r"exceeded quota: (\S+), requested: (.*), used: (.*), limited: (.*)")
-CLAIM = re.compile(
+QUOTA_EXCEEDED = re.compile(r"exceeded quota: (\S+), requested: (.*), used: (.*), limited: (.*)")
+VOLUME_MESSAGE = re.compile(
     r"persistent ?volume|volume node affinity|volume zone|pvc\(s\)|storageclass|free storage", re.IGNORECASE
 )
-SHORT_OF = re.compile(r"Insufficient ([\w./-]+\w)|(Too many pods)")
+INSUFFICIENT = re.compile(r"Insufficient ([\w./-]+\w)|(Too many pods)")
 NOT_HELPFUL, NO_VICTIMS = "Preemption is not helpful for scheduling", "No preemption victims found"
 
 _KEYS = "Make it: kubectl create secret generic NAME --from-literal=access-key=… --from-literal=secret-key=…"
-# their words -> ours, and what to do
-WORDS: tuple[tuple[str, str, str], ...] = (
+# pattern of a message of Kubernetes -> reason (a format of the pattern's groups), advice
+KNOWN_MESSAGES: tuple[tuple[str, str, str], ...] = (
     (r'secrets? "([^"]+)" not found', "the secret {0} is not there", _KEYS),
     (r"couldn't find key (\S+) in Secret \S+/(\S+)", "the secret {1} has no key {0}", "Add the key to the secret."),
     (r"references non-existent secret key: (\S+)", "a secret has no key {0}", "Add the key to the secret."),
@@ -130,7 +131,7 @@ WORDS: tuple[tuple[str, str, str], ...] = (
 
 @dataclass(frozen=True)
 class Wait:
-    """Something of a job that does not start. code: what the job ends as when it lasts; empty: it is nobody's fault."""
+    """Why a pod of a job does not start. code: error code with which the reconciler ends the job; "": normal queueing."""
 
     step: str
     code: str
@@ -144,55 +145,65 @@ def of_pod(
     nodes: Sequence[placement.Node] | None = None,
     now: datetime | None = None,
 ) -> Wait | None:
-    """Why a pending pod does not start; None while it is on its way. events: its own; nodes: all, or None where they may not be
-    read."""
+    """Why a pending pod does not start; None while it is starting. events: of the pod; nodes: all, None without the right to list
+    them; now: UTC."""
     step = step_of(pod)
     if not pod["spec"].get("nodeName"):
         return _unscheduled(pod, nodes, step, now or datetime.now(UTC))
     status = pod.get("status", {})
     for container in [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]:
         waiting = (container.get("state") or {}).get("waiting") or {}
-        if waiting.get("reason") in IMAGE:
-            said = _cut(f"{waiting['reason']}. {waiting.get('message', '')}")
+        if waiting.get("reason") in IMAGE_REASONS:
+            detail = _truncated(f"{waiting['reason']}. {waiting.get('message', '')}")
             return Wait(
-                step, ImageUnavailable.code, f"The image {container.get('image', '')} could not be had: {said}".strip()
+                step,
+                ImageUnavailable.code,
+                f"The image {container.get('image', '')} could not be had: {detail}".strip(),
             )
-        if waiting.get("reason") in CONTAINER:
-            return fault(step, f"{waiting['reason']}: {waiting.get('message', '')}")
+        if waiting.get("reason") in CONTAINER_REASONS:
+            return configuration_error(step, f"{waiting['reason']}: {waiting.get('message', '')}")
     last = last_event(events)
-    return fault(step, f"{last['reason']}: {last.get('message', '')}") if last.get("reason") in EVENTS else None
+    return (
+        configuration_error(step, f"{last['reason']}: {last.get('message', '')}")
+        if last.get("reason") in EVENT_REASONS
+        else None
+    )
 
 
 def step_of(pod: dict[str, Any]) -> str:
-    """The template that a pod runs."""
+    """Template name of a pod, from its annotation."""
     return str((pod["metadata"].get("annotations") or {}).get("sixview.dev/step", "")) or pod["metadata"]["name"]
 
 
-def value_of(step: str) -> str:
-    """A template's step, as values.yaml names it: nvdiffrec-pod, nvdiffrec-quality."""
+def values_name(step: str) -> str:
+    """Key below `steps` in values.yaml: nvdiffrec-pod -> nvdiffrec, nvdiffrec-quality -> quality."""
     return step.removesuffix("-pod").rpartition("-")[2]
 
 
-def fault(step: str, message: str) -> Wait:
-    """A CONFIGURATION_ERROR in our words, with theirs behind it, but for the pod's name: each attempt has another."""
+def configuration_error(step: str, message: str) -> Wait:
+    """CONFIGURATION_ERROR with the reason and advice of KNOWN_MESSAGES, followed by the message without the pod's name, which
+    differs between attempts."""
     message = re.sub(r'^pods? "[^"]*" is forbidden: ', "", message)
-    for pattern, ours, advice in WORDS:
-        found = re.search(pattern, message, re.IGNORECASE)
-        if found:
-            told = ours.format(*found.groups()) if found.groups() else ours
-            advice = advice.replace("NAME", found.group(1)) if advice is _KEYS else advice
+    for pattern, template, advice in KNOWN_MESSAGES:
+        match = re.search(pattern, message, re.IGNORECASE)
+        if match:
+            reason = template.format(*match.groups()) if match.groups() else template
+            advice = advice.replace("NAME", match.group(1)) if advice is _KEYS else advice
             return Wait(
-                step, ConfigurationError.code, f"{step} does not start: {told}. ({_cut(message.strip('. '))})", advice
+                step,
+                ConfigurationError.code,
+                f"{step} does not start: {reason}. ({_truncated(message.strip('. '))})",
+                advice,
             )
-    return Wait(step, ConfigurationError.code, f"{step} does not start: {_cut(message)}")
+    return Wait(step, ConfigurationError.code, f"{step} does not start: {_truncated(message)}")
 
 
 def last_event(events: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """The newest event; what came before it is past."""
-    return max(events, key=_seen, default={})
+    """The newest event; {} where there is none."""
+    return max(events, key=_event_time, default={})
 
 
-def _seen(event: dict[str, Any]) -> str:
+def _event_time(event: dict[str, Any]) -> str:
     series = event.get("series") or {}
     times = (
         series.get("lastObservedTime"),
@@ -203,45 +214,50 @@ def _seen(event: dict[str, Any]) -> str:
     return next((str(time)[:19] for time in times if time), "")
 
 
-# -- without a node ------------------------------------------------------------------------------------------------------
+# -- without a node ---------------------------------------------------------------------------------------------------
 
 
 def _unscheduled(pod: dict[str, Any], nodes: Sequence[placement.Node] | None, step: str, now: datetime) -> Wait | None:
     conditions = [c for c in pod.get("status", {}).get("conditions") or [] if c.get("type") == "PodScheduled"]
     if not conditions:
-        made = datetime.fromisoformat(pod["metadata"]["creationTimestamp"].replace("Z", "+00:00"))
-        late = (now - made).total_seconds() > QUIET_SECONDS
-        return Wait(step, "", f"{step} waits: the scheduler has not looked at its pod yet.") if late else None
+        created = datetime.fromisoformat(pod["metadata"]["creationTimestamp"].replace("Z", "+00:00"))
+        overdue = (now - created).total_seconds() > SCHEDULER_SECONDS
+        return Wait(step, "", f"{step} waits: the scheduler has not looked at its pod yet.") if overdue else None
     message = str(conditions[0].get("message", ""))
-    if CLAIM.search(message) and "max volume count" not in message:
-        return fault(step, message)
-    verdict = placement.never(pod, nodes, value_of(step)) if nodes is not None else _by_words(message)
+    if VOLUME_MESSAGE.search(message) and "max volume count" not in message:
+        return configuration_error(step, message)
+    verdict = (
+        placement.why_unschedulable(pod, nodes, values_name(step))
+        if nodes is not None
+        else _by_scheduler_message(message)
+    )
     if verdict:
         reason = f"{step} fits on no node: {verdict.reason}."
         return Wait(step, Unschedulable.code, reason, verdict.advice)
-    return Wait(step, "", busy(step, message))
+    return Wait(step, "", busy_reason(step, message))
 
 
-def busy(step: str, message: str) -> str:
-    """What a pod waits for that fits, but not now. Without the scheduler's numbers, which change with every other pod."""
-    short = sorted({name or "room for another pod" for name, _ in SHORT_OF.findall(message)})
-    if short:
-        return f"{step} waits: no node has enough {' and '.join(short)} free at the moment."
+def busy_reason(step: str, message: str) -> str:
+    """Why a pod that fits on some node is pending. Without the scheduler's counts, which change with every other pod."""
+    resources = sorted({name or "room for another pod" for name, _ in INSUFFICIENT.findall(message)})
+    if resources:
+        return f"{step} waits: no node has enough {' and '.join(resources)} free at the moment."
     return f"{step} waits: no node takes it at the moment ({without_numbers(message)})."
 
 
 def without_numbers(message: str) -> str:
-    """The scheduler's message without its counts of nodes and what it says of preemption."""
+    """The scheduler's message without node counts and preemption."""
     text = message.partition(" preemption: ")[0].partition("are available: ")[2] or message
     text = text.removesuffix("no new claims to deallocate,")
-    return _cut(re.sub(r"\b\d+ (?=node|Insufficient|Too)", "", text).rstrip(". "))
+    return _truncated(re.sub(r"\b\d+ (?=node|Insufficient|Too)", "", text).rstrip(". "))
 
 
-def _by_words(message: str) -> placement.Verdict | None:
-    """Whether the scheduler's words alone say that no node will do. Since 1.31 it says of a resource that no node has in all that
-    preemption would not help; what is short for the moment is a matter of waiting."""
-    helpless = NOT_HELPFUL in message and NO_VICTIMS not in message
-    if message and (helpless or not SHORT_OF.search(message)) and "were unschedulable" not in message:
+def _by_scheduler_message(message: str) -> placement.Verdict | None:
+    """Why no node can ever take the pod, from the scheduler's message alone; None where it may fit later.
+
+    Since 1.31 "Preemption is not helpful" also marks a request above every node's allocatable amount."""
+    preemption_useless = NOT_HELPFUL in message and NO_VICTIMS not in message
+    if message and (preemption_useless or not INSUFFICIENT.search(message)) and "were unschedulable" not in message:
         return placement.Verdict(
             without_numbers(message),
             "Compare what the pod asks for (kubectl describe pod) with the nodes: size, labels, taints.",
@@ -249,44 +265,44 @@ def _by_words(message: str) -> placement.Verdict | None:
     return None
 
 
-# -- without a pod -------------------------------------------------------------------------------------------------------
+# -- without a pod ----------------------------------------------------------------------------------------------------
 
 
 def of_workflow(workflow: dict[str, Any]) -> Iterator[Wait]:
-    """What Argo could not make a pod for. Argo tries again: at once where a quota is used up, else by the template's retries."""
+    """Waits for nodes whose pod the API server rejected. Argo retries: at once for an exceeded quota, else by retryStrategy."""
     nodes = workflows.read(workflow)["status"]["nodes"]
     for node in nodes.values():
         if node.get("type") == "Pod" and node.get("phase") == "Pending":
-            yield from _refused(node)
+            yield from _rejected_pod(node)
         children = node.get("children") or []
         if node.get("type") == "Retry" and node.get("phase") in ("Running", "Pending") and children:
             last = nodes.get(children[-1], {})
             if last.get("phase") == "Error":
-                yield from _refused(last)
+                yield from _rejected_pod(last)
 
 
-def _refused(node: dict[str, Any]) -> Iterator[Wait]:
+def _rejected_pod(node: dict[str, Any]) -> Iterator[Wait]:
     message, step = str(node.get("message") or ""), str(node.get("templateName", ""))
-    if not REFUSED.search(message):
+    if not POD_REJECTED.search(message):
         return
-    quota = QUOTA.search(message)
+    quota = QUOTA_EXCEEDED.search(message)
     if quota is None:
-        yield fault(step, message)
+        yield configuration_error(step, message)
         return
-    name, asked, used, limit = quota.groups()
-    if _more(asked, limit):
-        reason = f"{step} does not start: it asks for {asked}, and the quota {name} allows {limit} in all."
+    name, requested, used, limit = quota.groups()
+    if _exceeds(requested, limit):
+        reason = f"{step} does not start: it asks for {requested}, and the quota {name} allows {limit} in all."
         yield Wait(step, ConfigurationError.code, reason, "Raise the quota, or lower `steps` in the chart's values.")
     else:
         yield Wait(step, "", f"{step} waits: of the quota {name} ({limit}) too much is in use at the moment.")
 
 
-def _more(asked: str, limit: str) -> bool:
-    """Whether one amount of `a=1,b=2` is above that of the same name."""
+def _exceeds(requested: str, limit: str) -> bool:
+    """Whether a resource in `a=1,b=2` exceeds the same one in `limit`."""
     allowed = dict(pair.partition("=")[::2] for pair in re.split(r",\s*", limit))
-    pairs = [pair.partition("=")[::2] for pair in re.split(r",\s*", asked)]
+    pairs = [pair.partition("=")[::2] for pair in re.split(r",\s*", requested)]
     return any(name in allowed and placement.quantity(v) > placement.quantity(allowed[name]) for name, v in pairs)
 
 
-def _cut(text: str) -> str:
-    return text.strip() if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]}…"
+def _truncated(text: str) -> str:
+    return text.strip() if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}…"

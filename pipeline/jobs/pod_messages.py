@@ -1,9 +1,9 @@
-"""What Argo's controller, the kubelet and the S3 client say of a pod that ended: regular expressions over a node's message.
+"""Regular expressions for the messages of Argo's controller, the kubelet and minio-go in a failed node.
 
 Argo copies the pod's `status.message` where there is one, else it names the container that failed (`inferFailedReason` in
-workflow/controller/operator.go of Argo 3.7.18). The same expressions stand in `retryStrategy.expression`, so they use what both
-Go's RE2 and Python's re read, and neither quotes nor backslashes. Kubernetes' texts are the same in 1.28.15 and in 1.34.4; its
-files are named as of 1.34.4, below pkg/."""
+workflow/controller/operator.go of Argo 3.7.18). The same expressions are used in `retryStrategy.expression`: so they are limited
+to the common syntax of Go's RE2 and Python's re, without quotes and backslashes. Kubernetes' messages are the same in 1.28.15 and
+1.34.4; file names are those of 1.34.4, below pkg/."""
 
 from __future__ import annotations
 
@@ -37,11 +37,10 @@ _LOST = (
     "Unknown [(]exit code 255[)]",  # containerd, of what ran when the node went down
 )
 LOST = f"(?i){'|'.join(_LOST)}"
-# kubelet/active_deadline.go; Argo, exec_control.go and operator.go. Go's "context deadline exceeded" is no deadline of the pod's,
-# but a server that did not answer in time
-LATE = "(?i)(specified|its|workflow) deadline"
+# kubelet/active_deadline.go; Argo, exec_control.go and operator.go. Not Go's "context deadline exceeded", a request timeout
+DEADLINE = "(?i)(specified|its|workflow) deadline"
 # the pod's own limit on disk: kubelet/eviction/helpers.go emptyDirMessageFmt, containerEphemeralStorageMessageFmt, podEphemeral…
-LIMIT = "(?i)usage of emptydir volume|exceeded its local ephemeral storage limit|local storage usage exceeds the total limit"
+DISK_LIMIT = "(?i)usage of emptydir volume|exceeded its local ephemeral storage limit|local storage usage exceeds the total limit"
 # kubelet/kuberuntime, containerd and the NVIDIA container toolkit, of a container that cannot be started with its GPU
 NO_GPU = "(?i)(start|cannotrun|create).*(nvidia|nvml|libcuda)"
 # kubelet/images/types.go
@@ -49,32 +48,40 @@ NO_IMAGE = "ImagePull|ErrImage|InvalidImageName"
 
 # -- of the store -------------------------------------------------------------------------------------------------------
 
-# minio-go prints a server's own message and no code: so both are here, AWS's and MinIO's. What is not here (connection refused,
-# timeouts, SlowDown, 5xx) may be another time
-NO_KEY = "(?i)specified key does not exist|no ?such ?key|no key found of name"
-NO_BUCKET = "(?i)specified bucket (does not exist|is not valid)|no ?such ?bucket"
+# minio-go prints the server's message without its code, so both AWS's and MinIO's messages are listed. Others are transient
+# (connection refused, timeouts, SlowDown, 5xx)
+NO_SUCH_KEY = "(?i)specified key does not exist|no ?such ?key|no key found of name"
+NO_SUCH_BUCKET = "(?i)specified bucket (does not exist|is not valid)|no ?such ?bucket"
 # minio-go, pkg/s3utils; InvalidObjectName and KeyTooLongError of the servers
-BAD_NAME = "(?i)(bucket|object) name (is|cannot|can not|contains|too)|your key is too long"
+INVALID_NAME = "(?i)(bucket|object) name (is|cannot|can not|contains|too)|your key is too long"
 # PermanentRedirect, AuthorizationHeaderMalformed, InvalidRegion
 OTHER_REGION = (
     "(?i)addressed using the specified endpoint|permanent ?redirect|the region .* is wrong|region does not match"
 )
 # AccessDenied, InvalidAccessKeyId, SignatureDoesNotMatch, ExpiredToken, AllAccessDisabled, AWS's IAM
-REFUSED = (
+ACCESS_DENIED = (
     "(?i)access ?denied|is not authorized to perform|access ?key ?id|request signature we calculated|signature ?does ?not ?match"
     "|(security )?token (included in the request )?(has|is) (expired|invalid)|access .* has been disabled"
 )
-STORE = "(?i)artifact|s3|bucket|failed to (put|get|load|save|stat)|connection refused"
+STORAGE = "(?i)artifact|s3|bucket|failed to (put|get|load|save|stat)|connection refused"
 
-# another attempt may fare better, on another node
-AGAIN = f"{LOST}|{NO_GPU.removeprefix('(?i)')}"
-# another attempt would end alike, so there is none
-FINAL = "|".join((LATE, *(p.removeprefix("(?i)") for p in (LIMIT, NO_KEY, NO_BUCKET, BAD_NAME, OTHER_REGION, REFUSED))))
+# another attempt may succeed, perhaps on another node
+RETRYABLE = f"{LOST}|{NO_GPU.removeprefix('(?i)')}"
+# another attempt would fail in the same way
+NOT_RETRYABLE = "|".join(
+    (
+        DEADLINE,
+        *(
+            p.removeprefix("(?i)")
+            for p in (DISK_LIMIT, NO_SUCH_KEY, NO_SUCH_BUCKET, INVALID_NAME, OTHER_REGION, ACCESS_DENIED)
+        ),
+    )
+)
 
 # -- of a pod's own status ----------------------------------------------------------------------------------------------
 
 # status.reason: kubelet/eviction, preemption, nodeshutdown; util/node/node.go
-REASONS = (
+DISRUPTION_REASONS = (
     "Evicted",
     "Preempting",
     "NodeShutdown",
@@ -86,13 +93,13 @@ REASONS = (
 )
 
 
-def found(pattern: str, message: str) -> bool:
-    """Whether a message is of a kind."""
+def matches(pattern: str, message: str) -> bool:
+    """Whether a message matches one of the patterns of this module."""
     return re.search(pattern, message) is not None
 
 
 def disruption(pod: dict[str, Any]) -> str:
-    """Why a pod was ended from outside, in the words of its status; empty where it was not, or where nobody wrote it down.
+    """Reason and message in a pod's status where Kubernetes ended the pod; "" where the status has none.
 
     The condition DisruptionTarget has the reasons EvictionByEvictionAPI, DeletionByTaintManager, DeletionByPodGC,
     PreemptionByScheduler and TerminationByKubelet."""
@@ -100,6 +107,6 @@ def disruption(pod: dict[str, Any]) -> str:
     for condition in status.get("conditions") or []:
         if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
             return ": ".join(t for t in (condition.get("reason"), condition.get("message")) if t)
-    if status.get("reason") in REASONS:
+    if status.get("reason") in DISRUPTION_REASONS:
         return ": ".join(t for t in (status["reason"], status.get("message")) if t)
     return ""

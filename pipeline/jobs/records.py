@@ -1,6 +1,6 @@
-"""What stays of a job when its workflow is gone: one small object in S3, written by the exit handler, never expired.
+"""A job's final record: one small object in S3 that outlives the workflow and never expires.
 
-Where the exit handler could not run (`argo terminate`, a store that was away), `settle` writes it later."""
+The exit handler writes it; where that could not run (`argo terminate`, an unavailable store), the reconciler does."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import json
 from typing import Any
 
 from pipeline.clients import reading, s3, workflows
-from pipeline.incluster import markers
+from pipeline.clients.workflows import NAME_PREFIX
 from pipeline.jobs import status
 
-View = dict[str, Any]
-KEPT = (
+JobStatus = dict[str, Any]
+FIELDS = (
     "job_id",
     "status",
     "model_type",
@@ -27,57 +27,50 @@ KEPT = (
     "priority",
     "workflow",
 )
-MOST_ANNOTATION = 16384  # characters; Kubernetes allows 256 kB for all of an object's annotations
-PURGED_AFTER = ("CANCELLED", "MODEL_TIMEOUT")  # codes whose inputs and intermediates go at once
-RECORD_OF_A_PART = ("failure.json", "report.html", "outputs/")
+MAX_ANNOTATION = 16384  # characters; Kubernetes allows 256 kB for all of an object's annotations
+PURGED_CODES = ("CANCELLED", "MODEL_TIMEOUT")  # error codes after which inputs and intermediates are deleted at once
+KEPT_INTERMEDIATES = ("failure.json", "report.html", "outputs/")
 
 
-def read(job: str) -> View | None:
-    """The view of a job that has ended; None where there is no record. What is wrong with a record is told in its error."""
-    found = s3.record_of(job)
-    return None if found is None else status.of_record(found) | {"job_id": job, "workflow": status.PREFIX + job}
+def read(job: str) -> JobStatus | None:
+    """Status of a finished job, from its record; None where there is no record. A malformed record gives an error in `error`."""
+    final = s3.find_record(job)
+    return None if final is None else status.of_record(final) | {"job_id": job, "workflow": NAME_PREFIX + job}
 
 
 def record(workflow: dict[str, Any], changes: dict[str, Any] | None = None) -> dict[str, Any]:
-    """How a workflow ended. changes: what its own state does not say yet, as its exit handler still runs."""
+    """The final record of a workflow. changes: status fields that differ from the workflow while its exit handler runs."""
     workflow = workflows.read(workflow)
-    view = status.view(workflow) | (changes or {})
-    return {**{name: view[name] for name in KEPT}, "drop": drop_of(workflow)}
+    job_status = status.of_workflow(workflow) | (changes or {})
+    return {**{name: job_status[name] for name in FIELDS}, "drop": drop_of(workflow)}
 
 
 def drop_of(workflow: dict[str, Any]) -> dict[str, str] | None:
-    """The drop that a workflow was made for; None where for none, or where its annotation cannot be read."""
-    given = reading.mapping(reading.json_of(workflow["metadata"]["annotations"].get("sixview.dev/drop", "null")))
-    return {name: reading.text(value) for name, value in given.items()} if reading.text(given.get("name")) else None
+    """The drop in a workflow's annotation; None where it is missing or malformed."""
+    content = reading.mapping(reading.json_of(workflow["metadata"]["annotations"].get("sixview.dev/drop", "null")))
+    return {name: reading.text(value) for name, value in content.items()} if reading.text(content.get("name")) else None
 
 
 def annotation(workflow: dict[str, Any], changes: dict[str, Any]) -> str:
-    """The record in JSON, to be left on the workflow; empty where it is too long for that."""
-    told = json.dumps({name: value for name, value in record(workflow, changes).items() if name != "drop"})
-    return told if len(told) <= MOST_ANNOTATION else ""
+    """The record as JSON for the workflow's annotation; "" above MAX_ANNOTATION."""
+    text = json.dumps({name: value for name, value in record(workflow, changes).items() if name != "drop"})
+    return text if len(text) <= MAX_ANNOTATION else ""
 
 
-def settle(workflow: dict[str, Any], changes: dict[str, Any] | None = None) -> View:
-    """Writes down how a workflow ended, marks the drop it came from, and takes away what nobody wants any more. May be repeated.
-
-    changes: as `record` has them."""
-    found = record(workflow, changes)
-    view = status.view(workflow) | (changes or {})
-    s3.write_json(s3.record_key(view["folder"]), found)
-    if found["drop"]:
-        markers.mark(found["drop"]["name"])
-    if found["error"] and found["error"]["code"] in PURGED_AFTER:
-        forget(view)
-    return view
+def write(workflow: dict[str, Any], changes: dict[str, Any] | None = None) -> tuple[dict[str, Any], JobStatus]:
+    """Stores a workflow's final record in S3. changes: as in `record`. Returns the record and the job's status."""
+    final = record(workflow, changes)
+    job_status = status.of_workflow(workflow) | (changes or {})
+    s3.write_json(s3.record_key(job_status["folder"]), final)
+    return final, job_status
 
 
-def forget(view: View) -> None:
-    """Takes a job's uploads and intermediates away; its record, report and logs stay."""
-    if (
-        view["workflow"] == status.PREFIX + view["job_id"]
-    ):  # uploads are kept by the job's id, which others may have in their names
-        s3.purge(f"{s3.INPUTS}{view['job_id']}/")
-        s3.purge(f"{s3.INPUTS}{view['job_id']}.")
-    prefix = f"{s3.PARTS}{view['folder']}/"
-    s3.purge(prefix, keep=tuple(prefix + part for part in RECORD_OF_A_PART))
-    s3.purge(s3.key_of(view["folder"], "result.zip"))
+def purge(job_status: JobStatus) -> None:
+    """Deletes a job's uploads and intermediates; its record, report and logs stay."""
+    # uploads are keyed by job id, which is also part of other workflows' names
+    if job_status["workflow"] == NAME_PREFIX + job_status["job_id"]:
+        s3.purge(f"{s3.INPUTS}{job_status['job_id']}/")
+        s3.purge(f"{s3.INPUTS}{job_status['job_id']}.")
+    prefix = f"{s3.INTERMEDIATES}{job_status['folder']}/"
+    s3.purge(prefix, keep=tuple(prefix + name for name in KEPT_INTERMEDIATES))
+    s3.purge(s3.key_of(job_status["folder"], "result.zip"))

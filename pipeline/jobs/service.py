@@ -1,6 +1,6 @@
-"""Jobs for everyone who is not Argo: submit, status, list, cancel, fetch, retry. CLI, gateway and drops are thin over it.
+"""Job operations shared by CLI, gateway and intake: submit, status, list, cancel, retry, result.
 
-There is no database: a workflow in the cluster, its record and its files in S3 are all there is of a job."""
+There is no database: a job is its Workflow, its record and its files in S3."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from urllib.parse import unquote
 
 from pipeline.clients import reading, retries, s3, workflows
 from pipeline.clients.kubernetes import FINISHED, UNFINISHED, Cluster, Conflict, Expired, Workflow
-from pipeline.jobs import records
-from pipeline.jobs import status as job_status
-from pipeline.jobs.status import ASKED, OWNER, PREFIX, SOURCE, View
+from pipeline.clients.workflows import NAME_PREFIX
+from pipeline.jobs import records, status
+from pipeline.jobs.status import CANCEL_REQUESTED, OWNER, SOURCE, JobStatus
 from steps.io import input_set
 from steps.runtime.errors import (
     Cancelled,
@@ -35,16 +35,16 @@ from steps.runtime.errors import (
 from steps.runtime.options import refusal, wrong
 
 BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}")
-MOST_ADDRESS = 1100  # characters; a key in S3 has 1024 bytes at most
+MAX_ADDRESS = 1100  # characters; a key in S3 has 1024 bytes at most
 JOB = re.compile(r"[a-z0-9]([a-z0-9-]{0,48}[a-z0-9])?")
-# Thirty seconds (a pod's grace period) after a step has failed, Argo's controller kills what still runs in the pod of that name.
-# A workflow that goes on gives its pods the same names again: one made sooner would be killed for the one before it
-QUIET_SECONDS = 35.0
-MOST_LISTED = 50
-LISTINGS = 3  # begun before one gives up
+# Argo's controller kills the containers of a failed node's pod, by pod name, after the grace period of 30 seconds. A retried
+# workflow reuses its pod names, so a pod created sooner would be killed in place of its predecessor
+RETRY_SECONDS = 35.0
+MAX_LISTED = 50
+LIST_ATTEMPTS = 3  # restarts of a list whose continue token expires
 
 
-# -- submission ---------------------------------------------------------------------------------------------------------
+# -- submission -------------------------------------------------------------------------------------------------------
 
 
 def submit(
@@ -53,311 +53,322 @@ def submit(
     address: str,
     options: dict[str, Any],
     template: str = "sixview",
-    **about: str,
-) -> View:
-    """Starts a job whose input lies in S3. address: of the input; options: the template's parameters; about: owner, source (who
-    asked) and drop (JSON). The same id twice is the same job: the one that is there is returned. Raises ValidationFailed where
-    that one is somebody else's."""
-    workflow = manifest(job, address, options, template, **about)
+    **origin: str,
+) -> JobStatus:
+    """Creates a job's Workflow and returns the job's status. address: s3:// URL of the input; options: workflow parameters;
+    origin: owner, source (cli, http, drop) and drop (JSON). Idempotent per id: returns the existing job, or raises
+    ValidationFailed where it has another owner or source."""
+    workflow = manifest(job, address, options, template, **origin)
     try:
-        return job_status.view(cluster.create(workflow))
+        return status.of_workflow(cluster.create(workflow))
     except Conflict:
-        return own(find(cluster, job), about.get("owner", ""), about.get("source", "cli"))
+        return check_owner(find(cluster, job), origin.get("owner", ""), origin.get("source", "cli"))
 
 
-def own(view: View, owner: str, source: str) -> View:
-    """The view, where the job came from this owner by this way. Raises ValidationFailed, which tells nothing of the job."""
-    if (view["owner"] or "", view["source"]) != (owner, source):
+def check_owner(job_status: JobStatus, owner: str, source: str) -> JobStatus:
+    """Returns the job if owner and source match. Raises ValidationFailed, without details of the job."""
+    if (job_status["owner"] or "", job_status["source"]) != (owner, source):
         raise ValidationFailed(
             "The id that this leads to is another job's.", "Send it under another key or name, or without one."
         )
-    return view
+    return job_status
 
 
-def manifest(job: str, address: str, options: dict[str, Any], template: str, **about: str) -> dict[str, Any]:
-    """The Workflow that a job is: a reference to the template and its arguments."""
-    given = {
+def manifest(job: str, address: str, options: dict[str, Any], template: str, **origin: str) -> dict[str, Any]:
+    """The Workflow manifest of a job: workflowTemplateRef and arguments."""
+    arguments = {
         "input": address,
         **{name.replace("_", "-"): value for name, value in options.items() if value is not None},
     }
-    labels = {"app.kubernetes.io/name": "sixview", SOURCE: about.get("source", "cli")}
-    if about.get("owner"):
-        labels[OWNER] = about["owner"]
-    metadata: dict[str, Any] = {"name": PREFIX + job, "labels": labels}
-    if about.get("drop"):
-        metadata["annotations"] = {"sixview.dev/drop": about["drop"]}
+    labels = {"app.kubernetes.io/name": "sixview", SOURCE: origin.get("source", "cli")}
+    if origin.get("owner"):
+        labels[OWNER] = origin["owner"]
+    metadata: dict[str, Any] = {"name": NAME_PREFIX + job, "labels": labels}
+    if origin.get("drop"):
+        metadata["annotations"] = {"sixview.dev/drop": origin["drop"]}
     return {
         "apiVersion": "argoproj.io/v1alpha1",
         "kind": "Workflow",
         "metadata": metadata,
         "spec": {
             "workflowTemplateRef": {"name": template},
-            "arguments": {"parameters": [{"name": name, "value": str(value)} for name, value in given.items()]},
-            "priority": job_status.PRIORITIES.get(str(options.get("priority", "normal")), 0),
+            "arguments": {"parameters": [{"name": name, "value": str(value)} for name, value in arguments.items()]},
+            "priority": status.PRIORITIES.get(str(options.get("priority", "normal")), 0),
         },
     }
 
 
 def upload(source: Path, job: str) -> str:
-    """Puts a folder's set, or a .zip, into the bucket. Returns its address, the input of the job."""
+    """Uploads a folder's input set, or a .zip, to inputs/<job>. Returns its s3:// URL."""
     base = f"s3://{s3.bucket()}/{s3.INPUTS}{job}"
     if source.is_file():
         s3.upload(source, f"{base}/set.zip")
         return f"{base}/set.zip"
-    found = input_set.opened(source)
-    for entry in [*found.cameras, *found.pictures]:
+    input_files = input_set.open_set(source)
+    for entry in [*input_files.cameras, *input_files.pictures]:
         if entry.source and not entry.problem:
             s3.upload(entry.source, f"{base}/{entry.path.as_posix()}")
     return base
 
 
-# -- questions ----------------------------------------------------------------------------------------------------------
+# -- status ----------------------------------------------------------------------------------------------------------
 
 
-def find(cluster: Cluster, job: str) -> View:
-    """A job's view, with its place in the queue. Raises JobNotFound."""
-    workflow = cluster.get(PREFIX + checked(job))
+def find(cluster: Cluster, job: str) -> JobStatus:
+    """A job's status with its queue position. Raises JobNotFound."""
+    workflow = cluster.get(NAME_PREFIX + check_id(job))
     if workflow is None:
-        return ended(job)
-    found = job_status.view(workflow)
-    return job_status.with_queue(found, unfinished(cluster)) if found["status"] == "queued" else found
+        return archived(job)
+    job_status = status.of_workflow(workflow)
+    return status.with_queue(job_status, unfinished_jobs(cluster)) if job_status["status"] == "queued" else job_status
 
 
-def ended(job: str) -> View:
-    """A job whose workflow is gone, by its record."""
-    found = records.read(checked(job))
-    if found is None:
+def archived(job: str) -> JobStatus:
+    """Status of a job whose workflow has been deleted, from its record. Raises JobNotFound."""
+    job_status = records.read(check_id(job))
+    if job_status is None:
         raise JobNotFound(f"There is no job {job}.")
-    return found
+    return job_status
 
 
-def checked(job: str) -> str:
-    """A job's id as it may stand in names and keys. Raises JobNotFound for what never was one."""
-    job = job.removeprefix(PREFIX)
+def check_id(job: str) -> str:
+    """The job id without the workflow prefix. Raises JobNotFound where it is not valid in names and keys."""
+    job = job.removeprefix(NAME_PREFIX)
     if not JOB.fullmatch(job):
         raise JobNotFound("There is no such job: an id consists of lower-case letters, digits and hyphens.")
     return job
 
 
-def listing(cluster: Cluster, limit: int = MOST_LISTED) -> list[View]:
-    """The newest jobs that the cluster still knows, the newest first. Of those that have ended only the ones that are shown are
-    read whole, where their metadata does not say how they ended."""
-    waiting = unfinished(cluster)
-    found = {view["job_id"]: Shown(view["created_at"], view["job_id"], view) for view in waiting}
-    found |= ended_heads(cluster)
-    newest = heapq.nlargest(limit, found.values(), key=lambda shown: (shown.created_at, shown.job_id))
-    views_of = (shown.view or _whole(cluster, shown.job_id) for shown in newest)
-    return [job_status.with_queue(view, waiting) for view in views_of if view]
+def listing(cluster: Cluster, limit: int = MAX_LISTED) -> list[JobStatus]:
+    """The newest jobs with a Workflow, newest first. Finished ones are read by metadata; in full only those that are returned and
+    lack the record annotation."""
+    unfinished = unfinished_jobs(cluster)
+    items = {
+        job_status["job_id"]: ListItem(job_status["created_at"], job_status["job_id"], job_status)
+        for job_status in unfinished
+    }
+    items |= finished_items(cluster)
+    newest = heapq.nlargest(limit, items.values(), key=lambda item: (item.created_at, item.job_id))
+    statuses = (item.job_status or _full_status(cluster, item.job_id) for item in newest)
+    return [status.with_queue(job_status, unfinished) for job_status in statuses if job_status]
 
 
-class Shown(NamedTuple):
-    """A job in a list. view: None where its workflow has to be read whole."""
+class ListItem(NamedTuple):
+    """A job in a list. job_status: None where its workflow has to be read in full."""
 
     created_at: str
     job_id: str
-    view: View | None
+    job_status: JobStatus | None
 
 
-def unfinished(cluster: Cluster) -> list[View]:
-    """The jobs that have not ended, a page of workflows in memory at a time."""
+def unfinished_jobs(cluster: Cluster) -> list[JobStatus]:
+    """Status of all unfinished jobs; holds one page of workflows in memory at a time."""
     return list(
-        _listed(cluster, UNFINISHED, True, lambda w: job_status.view(w) if job_status.is_job(w) else None).values()
+        _collect(cluster, UNFINISHED, True, lambda w: status.of_workflow(w) if status.is_job(w) else None).values()
     )
 
 
-def ended_heads(cluster: Cluster) -> dict[str, Shown]:
-    """The jobs that have ended, by their metadata."""
+def finished_items(cluster: Cluster) -> dict[str, ListItem]:
+    """Finished jobs by id, from their workflows' metadata."""
 
-    def shown(workflow: Workflow) -> Shown:
-        head = workflows.read(workflow)["metadata"]
-        return Shown(head["creationTimestamp"], job_status.job_of(head["name"]), job_status.recorded(workflow))
+    def to_item(workflow: Workflow) -> ListItem:
+        metadata = workflows.read(workflow)["metadata"]
+        return ListItem(metadata["creationTimestamp"], status.job_of(metadata["name"]), status.of_annotation(workflow))
 
-    return _listed(cluster, FINISHED, False, shown)
+    return _collect(cluster, FINISHED, False, to_item)
 
 
-def _listed(cluster: Cluster, selector: str, whole: bool, reduced: Callable[[Workflow], Any]) -> dict[str, Any]:
-    """Job -> what is kept of its workflow; nothing where `reduced` gives None. A listing that expired on the way begins anew."""
-    for _ in range(LISTINGS):
+def _collect(cluster: Cluster, selector: str, full: bool, reduce: Callable[[Workflow], Any]) -> dict[str, Any]:
+    """Job id -> `reduce(workflow)`, without None. Restarts a list that expires. Raises ClusterUnavailable after LIST_ATTEMPTS."""
+    for _ in range(LIST_ATTEMPTS):
         with contextlib.suppress(Expired):
             pairs = (
-                (job_status.job_of(workflows.read(workflow)["metadata"]["name"]), reduced(workflow))
-                for page in cluster.pages(selector, whole)
+                (status.job_of(workflows.read(workflow)["metadata"]["name"]), reduce(workflow))
+                for page in cluster.pages(selector, full)
                 for workflow in page.items
             )
-            return {job: kept for job, kept in pairs if kept is not None}
+            return {job: item for job, item in pairs if item is not None}
     raise ClusterUnavailable("The jobs could not be listed: each listing expired on the way.", "Try again in a moment.")
 
 
-def _whole(cluster: Cluster, job: str) -> View | None:
-    """Of a job that has ended; None where it is gone by now, or was made without a template."""
-    found = cluster.get(PREFIX + job)
-    return job_status.view(found) if found and job_status.is_job(found) else None
+def _full_status(cluster: Cluster, job: str) -> JobStatus | None:
+    """Status of a job from its full workflow; None where it has been deleted or is no job."""
+    workflow = cluster.get(NAME_PREFIX + job)
+    return status.of_workflow(workflow) if workflow and status.is_job(workflow) else None
 
 
-# -- orders -------------------------------------------------------------------------------------------------------------
+# -- cancel and retry -------------------------------------------------------------------------------------------------
 
 
-def may_cancel(view: View) -> bool:
-    """Whether there is something to cancel; False where it was cancelled already. Raises JobNotReady for a job that has ended."""
-    if view["status"] in ("completed", "failed"):
+def may_cancel(job_status: JobStatus) -> bool:
+    """True for an unfinished job, False for a cancelled one. Raises JobNotReady for a completed or failed one."""
+    if job_status["status"] in ("completed", "failed"):
         raise JobNotReady(
-            f"The job {view['job_id']} has {view['status']}: it cannot be cancelled.", "Nothing is to be done."
+            f"The job {job_status['job_id']} has {job_status['status']}: it cannot be cancelled.",
+            "Nothing is to be done.",
         )
-    return bool(view["status"] != "cancelled")
+    return bool(job_status["status"] != "cancelled")
 
 
-def cancel(cluster: Cluster, job: str, who: str = "") -> View:
-    """Stops a job: what runs is ended, the exit handler tells. Raises JobNotReady, JobNotFound."""
-    found = find(cluster, job)
-    if may_cancel(found):
-        cluster.stop(PREFIX + found["job_id"], {"sixview.dev/cancelled-by": who or "cli"})
-    return found | {"status": "cancelled"}
+def cancel(cluster: Cluster, job: str, who: str = "") -> JobStatus:
+    """Stops a job's workflow; its exit handler still runs. Raises JobNotReady, JobNotFound."""
+    job_status = find(cluster, job)
+    if may_cancel(job_status):
+        cluster.stop(NAME_PREFIX + job_status["job_id"], {"sixview.dev/cancelled-by": who or "cli"})
+    return job_status | {"status": "cancelled"}
 
 
 def request_cancel(cluster: Any, job: str) -> str:
-    """Notes that somebody wants the job cancelled. Returns when, ISO 8601."""
+    """Annotates the workflow with an unconfirmed cancellation request. Returns its time, ISO 8601."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    cluster.patch(PREFIX + job, {"metadata": {"annotations": {ASKED: now}}})
+    cluster.patch(NAME_PREFIX + job, {"metadata": {"annotations": {CANCEL_REQUESTED: now}}})
     return now
 
 
-def retry(cluster: Cluster, job: str) -> View:
-    """Goes on with a job from the step that failed, or from the first where what the others have left is gone from the store.
-    QUIET_SECONDS after its end at the earliest: until then it waits. Raises JobNotReady where it has not failed, JobExpired where
-    it, or its input, is gone."""
-    found = find(cluster, job)
-    if found["status"] not in ("failed", "cancelled") or not found["ended_at"]:
-        raise JobNotReady(f"The job {job} is {found['status']}: only a job that has failed can be tried again.")
-    workflow = cluster.get(PREFIX + found["job_id"])
+def retry(cluster: Cluster, job: str) -> JobStatus:
+    """Retries a job from the step that failed, or from the first step where artifacts of the others were deleted. Sleeps until
+    RETRY_SECONDS after the job's end. Raises JobNotReady where it has not failed, JobExpired where its workflow or input has been
+    deleted."""
+    job_status = find(cluster, job)
+    if job_status["status"] not in ("failed", "cancelled") or not job_status["ended_at"]:
+        raise JobNotReady(f"The job {job} is {job_status['status']}: only a job that has failed can be tried again.")
+    workflow = cluster.get(NAME_PREFIX + job_status["job_id"])
     if workflow is None:
         raise JobExpired(f"The workflow of the job {job} is gone from the cluster.")
-    address = job_status.parameters(workflow).get("input", "")
-    if not input_is_there(address):
+    address = status.parameters(workflow).get("input", "")
+    if not input_exists(address):
         raise JobExpired(f"The input of the job {job} is gone: nothing lies at {address}.")
-    time.sleep(quiet_in(workflow, datetime.now(UTC)))
-    cluster.retry(PREFIX + found["job_id"], anew=any(s3.head(key) is None for key in retries.left_files(workflow)))
-    s3.remove(f"s3://{s3.bucket()}/{s3.record_key(found['folder'])}")
+    time.sleep(retry_delay(workflow, datetime.now(UTC)))
+    cluster.retry(
+        NAME_PREFIX + job_status["job_id"],
+        from_start=any(s3.head(key) is None for key in retries.kept_artifact_keys(workflow)),
+    )
+    s3.remove(f"s3://{s3.bucket()}/{s3.record_key(job_status['folder'])}")
     return find(cluster, job)
 
 
-def input_is_there(address: str) -> bool:
-    """Whether a set lies at an address. Of a bucket that these keys may not read, the job itself finds out."""
+def input_exists(address: str) -> bool:
+    """Whether an object exists at the address. True for other buckets, which these keys may not read: validate checks them."""
     try:
         name, key = s3.split(address)
     except ValueError:
-        return True  # the job says so itself
+        return True  # validate reports it
     return name != s3.bucket() or next(s3.listed(key), None) is not None
 
 
-def quiet_in(workflow: dict[str, Any], now: datetime) -> float:
-    """Seconds until Argo no longer kills pods for what has ended; at most QUIET_SECONDS, whatever the clocks say."""
-    ended = reading.moment(workflows.read(workflow)["status"]["finishedAt"])
-    since = (now - ended).total_seconds() if ended else 0.0
-    return min(QUIET_SECONDS, max(0.0, QUIET_SECONDS - since))
+def retry_delay(workflow: dict[str, Any], now: datetime) -> float:
+    """Seconds to wait before a retry, 0 to RETRY_SECONDS; the upper bound guards against clock skew."""
+    finished_at = reading.parse_time(workflows.read(workflow)["status"]["finishedAt"])
+    elapsed = (now - finished_at).total_seconds() if finished_at else 0.0
+    return min(RETRY_SECONDS, max(0.0, RETRY_SECONDS - elapsed))
 
 
-# -- results ------------------------------------------------------------------------------------------------------------
+# -- results ----------------------------------------------------------------------------------------------------------
 
 
-def result(view: View) -> tuple[str, dict[str, Any]]:
-    """Key and head of a completed job's result.zip. Raises JobNotReady (details: progress), JobFailed (details: the failure),
-    IncompleteResults (details: missing) and JobExpired."""
-    job, error = view["job_id"], view["error"] or {}
-    if view["status"] in ("queued", "processing"):
-        raise JobNotReady(f"The job {job} is {view['status']} ({view['progress']} %).", progress=view["progress"])
+def result(job_status: JobStatus) -> tuple[str, dict[str, Any]]:
+    """Key and HeadObject response of a completed job's result.zip. Raises JobNotReady (details: progress), JobFailed (details:
+    failure), IncompleteResults (details: missing), JobExpired."""
+    job, error = job_status["job_id"], job_status["error"] or {}
+    if job_status["status"] in ("queued", "processing"):
+        raise JobNotReady(
+            f"The job {job} is {job_status['status']} ({job_status['progress']} %).", progress=job_status["progress"]
+        )
     if error.get("code") == IncompleteResults.code:
         missing = reading.sequence(error["details"].get("missing"))
         raise IncompleteResults(error["message"], error["suggestion"], missing=missing)
-    if view["status"] != "completed":
+    if job_status["status"] != "completed":
         record = error or Cancelled("The job was stopped.").record()
         raise JobFailed(
-            f"The job {job} has {_past(view['status'])}: {record['message']}", record["suggestion"], failure=record
+            f"The job {job} has {_past(job_status['status'])}: {record['message']}",
+            record["suggestion"],
+            failure=record,
         )
-    key = s3.key_of(view["folder"], "result.zip")
-    found = s3.head(key)
-    if found is None:
+    key = s3.key_of(job_status["folder"], "result.zip")
+    head = s3.head(key)
+    if head is None:
         raise JobExpired(f"The result of the job {job} is no longer kept.")
-    return key, found
+    return key, head
 
 
 def _past(status: str) -> str:
     return "been cancelled" if status == "cancelled" else status
 
 
-def source(address: str) -> tuple[str, str]:
-    """Bucket and key of an input's address, as every store reads them: without doubled or closing slashes. Raises
-    ValidationFailed for what names no set, or not the same one to everybody: `.` and `..`, backslashes, control characters."""
-    how = "Give s3://bucket/prefix or s3://bucket/set.zip."
-    scheme, separator, rest = address.partition("://")
+def parse_source(address: str) -> tuple[str, str]:
+    """(bucket, key) of an input's s3:// URL, without doubled and trailing slashes. Raises ValidationFailed for keys that are
+    empty or that stores read differently: `.` and `..`, backslashes, control characters."""
+    advice = "Give s3://bucket/prefix or s3://bucket/set.zip."
+    scheme, separator, path = address.partition("://")
     try:
-        bucket, key = s3.split(scheme.lower() + separator + rest)
+        bucket, key = s3.split(scheme.lower() + separator + path)
     except ValueError:
-        raise ValidationFailed(f"{shown(address)!r} is no address in S3.", how, field="input") from None
+        raise ValidationFailed(f"{shortened(address)!r} is no address in S3.", advice, field="input") from None
     parts = [part for part in key.split("/") if part]
-    strange = not address.isprintable() or "\\" in address or "{{" in address or not BUCKET.fullmatch(bucket)
-    if strange or not parts or {".", ".."} & set(parts) or len(address) > MOST_ADDRESS:
-        raise ValidationFailed(f"{shown(address)!r} names no set.", how, field="input")
+    is_malformed = not address.isprintable() or "\\" in address or "{{" in address or not BUCKET.fullmatch(bucket)
+    if is_malformed or not parts or {".", ".."} & set(parts) or len(address) > MAX_ADDRESS:
+        raise ValidationFailed(f"{shortened(address)!r} names no set.", advice, field="input")
     return bucket, "/".join(parts)
 
 
 def allowed_source(address: str, buckets: tuple[str, ...]) -> str:
-    """An address in one of these buckets, in the form that `source` gives it, and not where other people's jobs lie. Raises
-    ValidationFailed for anything else."""
-    bucket, key = source(address)
-    if bucket not in buckets or (bucket == s3.bucket() and any(map(_is_ours, _readings(key)))):
+    """The normalised s3:// URL, if its bucket is one of `buckets` and its key not under a prefix of the pipeline (other users'
+    jobs). Raises ValidationFailed."""
+    bucket, key = parse_source(address)
+    if bucket not in buckets or (bucket == s3.bucket() and any(map(_is_reserved, _decodings(key)))):
         raise ValidationFailed(
-            f"Inputs are not taken from {shown(address)!r}.",
+            f"Inputs are not taken from {shortened(address)!r}.",
             f"Allowed are sets in {', '.join(buckets) or 'no bucket'}; or upload the twelve files.",
             field="input",
         )
     return f"s3://{bucket}/{key}"
 
 
-def _is_ours(key: str) -> bool:
+def _is_reserved(key: str) -> bool:
     return f"{key}/".startswith(s3.PREFIXES)
 
 
-def _readings(key: str) -> list[str]:
-    """The key, and what it becomes wherever something on the way decodes it once more."""
-    found = [key]
-    while (decoded := posixpath.normpath("/" + unquote(found[-1]).replace("\\", "/")).lstrip("/")) != found[-1]:
-        found.append(decoded)
-    return found
+def _decodings(key: str) -> list[str]:
+    """The key and its repeated percent-decodings and path normalisations, as a proxy or store may apply them."""
+    forms = [key]
+    while (decoded := posixpath.normpath("/" + unquote(forms[-1]).replace("\\", "/")).lstrip("/")) != forms[-1]:
+        forms.append(decoded)
+    return forms
 
 
-def shown(address: str) -> str:
+def shortened(address: str) -> str:
     return address if len(address) <= 200 else f"{address[:200]}…"
 
 
-def options_from(given: Any, known: dict[str, Any]) -> dict[str, str]:
-    """A job's options as text. known: the template's parameters, as the cluster has them, which may offer less than a job can be
-    asked for. Raises ValidationFailed, which names each that is wrong."""
-    if not isinstance(given, dict):
+def options_from(options: Any, parameters: dict[str, Any]) -> dict[str, str]:
+    """Options as workflow parameters, names with hyphens, values as text. parameters: of the installed template, which may offer
+    fewer choices. Raises ValidationFailed naming every wrong option."""
+    if not isinstance(options, dict):
         raise ValidationFailed("The options are not a JSON object.", 'Write {"model": "nvdiffrec"}, for example.')
-    found = {str(name).replace("_", "-"): value for name, value in given.items()}
-    if len(found) < len(given):
+    values = {str(name).replace("_", "-"): value for name, value in options.items()}
+    if len(values) < len(options):
         raise ValidationFailed("An option is given twice, with hyphens and with underscores.", "Leave one out.")
-    allowed = wrong(found)
-    for name, value in found.items():
-        offered = known.get(name, {}).get("enum")
-        if name not in known:
-            allowed[name] = None
-        elif name not in allowed and offered and str(value) not in offered:
-            allowed[name] = f"one of {', '.join(offered)}"
-    if allowed:
-        raise refusal(found, allowed)
-    return {name: str(value) for name, value in found.items()}
+    faults = wrong(values)
+    for name, value in values.items():
+        choices = parameters.get(name, {}).get("enum")
+        if name not in parameters:
+            faults[name] = None
+        elif name not in faults and choices and str(value) not in choices:
+            faults[name] = f"one of {', '.join(choices)}"
+    if faults:
+        raise refusal(values, faults)
+    return {name: str(value) for name, value in values.items()}
 
 
-def known_options(cluster: Cluster, template: str) -> dict[str, Any]:
+def template_parameters(cluster: Cluster, template: str) -> dict[str, Any]:
     """The parameters of a WorkflowTemplate, by name. Raises ValidationFailed where there is none."""
-    found = cluster.template(template)
-    if found is None:
+    manifest = cluster.template(template)
+    if manifest is None:
         raise ValidationFailed(
             f"There is no WorkflowTemplate {template} in the namespace {cluster.namespace}.",
             "Install the chart, or name the template.",
         )
-    return {item["name"]: item for item in found["spec"]["arguments"]["parameters"]}
+    return {item["name"]: item for item in manifest["spec"]["arguments"]["parameters"]}
 
 
 def as_json(value: Any) -> str:

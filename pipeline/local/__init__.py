@@ -1,1 +1,1 @@
-"""A job on this machine."""
+"""Runs a job on this machine, without a cluster."""

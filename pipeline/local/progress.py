@@ -1,4 +1,4 @@
-"""What a person sees while a job runs: live lines on a terminal, plain lines elsewhere, nothing with --json."""
+"""Progress output of `sixview run`: live lines on a terminal, plain lines elsewhere, nothing with --json."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from steps.runtime.errors import Record
 
 
 class StepLine:
-    """One running step. The plain form prints a line where the stage changes."""
+    """Progress of one running step. Without a terminal it prints a line per stage."""
 
     def __init__(self, console: Console | None, name: str, bar: Progress | None = None) -> None:
         self.console, self.name, self.bar = console, name, bar
@@ -24,41 +24,41 @@ class StepLine:
     def update(self, stage: str, progress: str, seconds_left: str) -> None:
         done, total = parts(progress)
         if self.bar is not None and self.task is not None:
-            left = f"{stage}, about {seconds_left} s left" if seconds_left not in ("", "0") else stage
-            self.bar.update(self.task, stage=left, completed=done, total=total)
+            description = f"{stage}, about {seconds_left} s left" if seconds_left not in ("", "0") else stage
+            self.bar.update(self.task, stage=description, completed=done, total=total)
         elif self.console and stage and stage != self.stage:
             self.console.print(f"{self.name}: {stage}", highlight=False)
         self.stage = stage
 
-    def ended(self, failure: Record | None, seconds: float) -> Record | None:
-        """Says how the step ended, and passes the record on."""
-        took = seconds or time.monotonic() - self.began
+    def finish(self, failure: Record | None, seconds: float) -> Record | None:
+        """Prints the step's result; returns the failure record."""
+        duration = seconds or time.monotonic() - self.began
         if self.console:
             mark = f"[red]✗[/red] {self.name} {failure['code']}" if failure else f"[green]✓[/green] {self.name}"
-            self.console.print(f"{mark} [dim]{took:.1f} s[/dim]", highlight=False)
+            self.console.print(f"{mark} [dim]{duration:.1f} s[/dim]", highlight=False)
         return failure
 
 
 def parts(progress: str) -> tuple[int, int | None]:
-    """How many parts of how many are done: "3/8" is (3, 8); (0, None) where that cannot be told."""
+    """(done, total) of "3/8"; (0, None) for other text."""
     done, _, total = progress.partition("/")
     return (int(done), int(total)) if done.isdecimal() and total.isdecimal() else (0, None)
 
 
 class Display:
-    """Where the lines go: stderr, so that stdout stays free for the result."""
+    """Progress output on stderr; stdout has the result only."""
 
     def __init__(self, quiet: bool = False) -> None:
         self.console = None if quiet else Console(stderr=True)
 
     def reused(self, name: str) -> None:
-        """A step whose results are still good."""
+        """Prints that a step was skipped: its cached results are valid."""
         if self.console:
             self.console.print(f"[green]✓[/green] {name} [dim]kept from an earlier run[/dim]", highlight=False)
 
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[StepLine]:
-        """The line of a running step."""
+        """Context of a running step's line."""
         if self.console is None or not self.console.is_terminal:
             yield StepLine(self.console, name)
             return

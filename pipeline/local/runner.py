@@ -1,9 +1,9 @@
-"""A job on this machine: the same step commands that run in pods, as child processes, one after the other.
+"""Runs a job on this machine: the step commands of the pods, as child processes, one after the other.
 
-Everything a job produces lives in DIR/.sixview, laid out as the package step expects it:
+All files are in DIR/.sixview, in the layout that the step package expects:
   scene/  <model>/{mesh,quality,preview}/  package/  outputs/<step>/  done/<step>.json  options.json  lock
-What a user wants is published beside it, by hard links, when the step that made it has finished. A step is not run again
-while its key (program, options, digests of everything it reads) and its results are what `done` says they are.
+Results are published in DIR, by hard links, when their step has finished. A step is skipped while its cache key (program,
+options, digests of its inputs) and the digests of its results equal those in `done`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from pipeline.local.progress import Display
-from pipeline.local.step_cache import Task, is_done, key_of, publish, remove
+from pipeline.local.step_cache import Task, cache_key, is_done, publish, remove
 from steps.runtime import contract, reporter
 from steps.runtime.attempts import COMPLETED
-from steps.runtime.attempts import read as earlier
+from steps.runtime.attempts import read as read_attempts
 from steps.runtime.contract import JOB_SECONDS, Nvdiffrec, Package, Preview, Quality, Reconviagen, Step, Validate
 from steps.runtime.errors import Interrupted, ModelVramOom, Record, UnknownError, ValidationFailed, as_record, by_code
 from steps.runtime.files import read_json, read_text, tree_digests, write_json
@@ -38,7 +38,7 @@ PUBLISHED = ("result.zip", "report", "outputs.json")
 
 @dataclass(frozen=True)
 class Options:
-    """What a user asks of a job. See the fields of the same name in steps.runtime.contract."""
+    """Options of a local job; see the fields of the same name in `steps.runtime.contract`."""
 
     input: Path
     out: Path
@@ -71,14 +71,14 @@ class Options:
 
 @dataclass
 class Outcome:
-    """How the job went so far."""
+    """State of the job so far. reused: steps with cached results; ran: the others; failure: the first one."""
 
     failure: Record | None = None
     reused: list[str] = field(default_factory=list)
-    told: list[str] = field(default_factory=list)  # the steps that ran or were kept, in their order
+    steps: list[str] = field(default_factory=list)  # reused and ran together, in order
     ran: list[str] = field(default_factory=list)
     started: list[str] = field(default_factory=list)  # models
-    current: set[Path] = field(default_factory=set)  # result folders that belong to this run's options
+    current_folders: set[Path] = field(default_factory=set)  # result folders that are valid for this run's options
 
 
 def run(options: Options, display: Display) -> tuple[dict[str, Any], int]:
@@ -87,7 +87,7 @@ def run(options: Options, display: Display) -> tuple[dict[str, Any], int]:
     with job.locked(), job.signals():
         began = time.monotonic()
         job.prepare()
-        job.work()
+        job.run_steps()
         return job.finish(time.monotonic() - began)
 
 
@@ -99,7 +99,7 @@ class Job:
         self.state = options.out / ".sixview"
         self.outcome = Outcome()
         self.stopped = False
-        self.tried = 0  # attempts of a model that ended for want of the device's memory
+        self.vram_attempts = 0  # attempts that ended with MODEL_VRAM_OOM
         self.child: subprocess.Popen[bytes] | None = None
         self.lock: IO[str] | None = None
 
@@ -107,17 +107,17 @@ class Job:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Holds the folder. Step processes inherit the lock, so that the leftovers of a killed run are waited for."""
-        _refuse_foreign(self.options)
+        """Locks the folder. Step processes inherit the lock, so that a new run waits for those of a killed one."""
+        _check_output_folder(self.options)
         self.state.mkdir(parents=True, exist_ok=True)
         with open(self.state / "lock", "w") as lock:
-            _wait_for(lock, self.options.out)
+            _acquire_lock(lock, self.options.out)
             self.lock = lock
             yield
 
     @contextlib.contextmanager
     def signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM end the running step, which records INTERRUPTED, and with it the job."""
+        """SIGINT, SIGTERM and SIGHUP terminate the running step, which records INTERRUPTED, and stop the job."""
 
         def stop(_number: int, _frame: object) -> None:
             self.stopped = True
@@ -125,15 +125,15 @@ class Job:
                 self.child.terminate()
 
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        before = [signal.signal(number, stop) for number in numbers]
+        previous = [signal.signal(number, stop) for number in numbers]
         try:
             yield
         finally:
-            for number, handler in zip(numbers, before, strict=True):
+            for number, handler in zip(numbers, previous, strict=True):
                 signal.signal(number, handler)
 
     def prepare(self) -> None:
-        """Takes away what an older run published at the top: it must not be taken for this run's result."""
+        """Deletes published files of earlier runs, so that they are not mistaken for this run's results."""
         for name in (*PUBLISHED, *contract.MODELS):
             remove(self.options.out / name)
         (self.state / "done").mkdir(exist_ok=True)
@@ -142,17 +142,17 @@ class Job:
             {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self.options).items()},
         )
 
-    def work(self) -> None:
-        """validate, then each model with its quality and preview, then package. The first failure stops what comes after,
-        but a mesh that misses the gate is still drawn and packed."""
-        if self.do(self.validate()):
+    def run_steps(self) -> None:
+        """validate, then each model with its quality and preview, then package. Stops after the first failure, except that a mesh
+        below the quality gate still gets its preview, and package always runs."""
+        if self.do(self.validate_task()):
             for model in self.options.models:
                 self.outcome.started.append(model)
                 if self.made(model):
                     self.publish(model, "mesh", model)
-                    self.do(self.quality(model))
+                    self.do(self.quality_task(model))
                     self.publish(model, "quality", model)
-                    self.do(self.preview(model))
+                    self.do(self.preview_task(model))
                     self.publish(model, "preview", f"{model}/previews")
                 if self.outcome.failure:
                     break
@@ -160,30 +160,31 @@ class Job:
             self.package()
 
     def made(self, model: str) -> bool:
-        """Runs a model. After a MODEL_VRAM_OOM it is run again, and takes the next rung of its memory ladder, to the last."""
+        """Runs a model, again after each MODEL_VRAM_OOM, with the next level of its memory fallback. Returns whether it
+        succeeded."""
         attempts = self.state / "attempts" / f"{model}.json"
-        if any(attempt["outcome"] == COMPLETED for attempt in earlier(attempts)[0]):
-            attempts.unlink()  # of a run that is over: the device may have more memory now
-        while not self.do(self.model(model)):
+        if any(attempt["outcome"] == COMPLETED for attempt in read_attempts(attempts)[0]):
+            attempts.unlink()  # of a finished run: the device may have more free memory now
+        while not self.do(self.model_task(model)):
             failure = self.outcome.failure
-            tried = len(earlier(attempts)[0])
-            if failure is None or failure["code"] != ModelVramOom.code or tried <= self.tried:
+            n_attempts = len(read_attempts(attempts)[0])
+            if failure is None or failure["code"] != ModelVramOom.code or n_attempts <= self.vram_attempts:
                 return False
-            self.tried, self.outcome.failure = tried, None
+            self.vram_attempts, self.outcome.failure = n_attempts, None
         return True
 
     def package(self) -> None:
         for model in self.options.models:
             for part in ("mesh", "quality", "preview"):
-                if self.state / model / part not in self.outcome.current:
-                    remove(self.state / model / part)  # of an earlier run with other options: no evidence for this one
-        packed = self.do(self.packaging())
+                if self.state / model / part not in self.outcome.current_folders:
+                    remove(self.state / model / part)  # from a run with other options
+        packed = self.do(self.package_task())
         for name in ("result.zip", "report") if packed else ():
             publish(self.state / "package" / name, self.options.out / name)
 
     def finish(self, seconds: float) -> tuple[dict[str, Any], int]:
         """Writes and returns outputs.json, with the exit code."""
-        if self.stopped and not (self.options.out / "result.zip").exists():  # between two steps nobody else has said so
+        if self.stopped and not (self.options.out / "result.zip").exists():  # between steps no failure is recorded
             stop = Interrupted("The job was stopped before it had finished.").record()
             self.outcome.failure = self.outcome.failure or stop
         failure = self.outcome.failure
@@ -206,25 +207,25 @@ class Job:
         return summary, code
 
     def warnings(self) -> list[str]:
-        """What the steps of this run warn of, those that were kept from an earlier run as well."""
-        of_each = (reporter.read_warnings(self.state / "outputs" / name) for name in self.outcome.told)
-        return list(dict.fromkeys(line for lines in of_each for line in lines))
+        """Warnings of all steps of this run, reused ones included, without duplicates."""
+        warnings_by_step = (reporter.read_warnings(self.state / "outputs" / name) for name in self.outcome.steps)
+        return list(dict.fromkeys(line for lines in warnings_by_step for line in lines))
 
     def model_summary(self, model: str) -> dict[str, Any]:
         quality = read_json(self.state / model / "quality" / "quality.json", {})
-        told = {key: read_text(self.state / "outputs" / model / key) or None for key in ("engine", "device")}
-        facts = {key: quality.get(key, told.get(key)) for key in ("engine", "device", "psnr", "ssim", "passed")}
+        outputs = {key: read_text(self.state / "outputs" / model / key) or None for key in ("engine", "device")}
+        fields = {key: quality.get(key, outputs.get(key)) for key in ("engine", "device", "psnr", "ssim", "passed")}
         folder = self.options.out / model
         files = (
             sorted(p.relative_to(self.options.out).as_posix() for p in folder.rglob("*") if p.is_file())
             if folder.is_dir()
             else []
         )
-        return {**facts, "files": files}
+        return {**fields, "files": files}
 
-    # -- the plan -------------------------------------------------------------------------------------------------------
+    # -- tasks -------------------------------------------------------------------------------------------------------
 
-    def common(self, name: str, out: Path, deadline: float = JOB_SECONDS) -> dict[str, Any]:
+    def common_parameters(self, name: str, out: Path, deadline: float = JOB_SECONDS) -> dict[str, Any]:
         return {
             "out": out,
             "outputs": self.state / "outputs" / name,
@@ -232,10 +233,10 @@ class Job:
             "memory_limit_mib": self.options.memory_limit_mib,
         }
 
-    def validate(self) -> Task:
+    def validate_task(self) -> Task:
         o = self.options
         parameters = Validate(
-            **self.common("validate", self.state / "scene"),
+            **self.common_parameters("validate", self.state / "scene"),
             input=o.input,
             cameras=o.cameras,
             rig=o.rig,
@@ -243,10 +244,13 @@ class Job:
         )
         return Task("validate", "validate", parameters, (o.input, *([o.cameras] if o.cameras else [])))
 
-    def model(self, model: str) -> Task:
+    def model_task(self, model: str) -> Task:
         scene = self.state / "scene"
         used = sum(_seconds(self.state / "outputs" / m) for m in self.outcome.started if m != model)
-        common = {**self.common(model, self.state / model / "mesh", max(1.0, JOB_SECONDS - used)), "scene": scene}
+        common = {
+            **self.common_parameters(model, self.state / model / "mesh", max(1.0, JOB_SECONDS - used)),
+            "scene": scene,
+        }
         make = {"reconviagen": self.reconviagen, "nvdiffrec": self.nvdiffrec}[model]
         return Task(model, model, make(common), (scene,))
 
@@ -286,10 +290,10 @@ class Job:
             checkpoint=self.state / "checkpoints" / "nvdiffrec.pt",
         )
 
-    def quality(self, model: str) -> Task:
+    def quality_task(self, model: str) -> Task:
         name, scene, mesh = f"{model}.quality", self.state / "scene", self.state / model / "mesh"
         parameters = Quality(
-            **self.common(name, self.state / model / "quality"),
+            **self.common_parameters(name, self.state / model / "quality"),
             scene=scene,
             mesh=mesh,
             held_out=self.options.held_out,
@@ -301,116 +305,120 @@ class Job:
         more = (self.options.held_out,) if self.options.held_out else ()
         return Task(name, "quality", parameters, (scene, mesh, *more))
 
-    def preview(self, model: str) -> Task:
+    def preview_task(self, model: str) -> Task:
         name, scene, mesh = f"{model}.preview", self.state / "scene", self.state / model / "mesh"
         parameters = Preview(
-            **self.common(name, self.state / model / "preview"), scene=scene, mesh=mesh, size=self.options.preview_size
+            **self.common_parameters(name, self.state / model / "preview"),
+            scene=scene,
+            mesh=mesh,
+            size=self.options.preview_size,
         )
         return Task(name, "preview", parameters, (scene, mesh))
 
-    def packaging(self) -> Task:
+    def package_task(self) -> Task:
         models = ",".join(self.outcome.started or self.options.models)
-        parameters = Package(**self.common("package", self.state / "package"), job=self.state, models=models)
+        parameters = Package(**self.common_parameters("package", self.state / "package"), job=self.state, models=models)
         return Task("package", "package", parameters, ())
 
     # -- running and reusing --------------------------------------------------------------------------------------------
 
     def do(self, task: Task) -> bool:
-        """Runs a task unless its results are still good. Returns whether it succeeded."""
+        """Runs a task unless its cached results are valid. Returns whether it succeeded."""
         if self.stopped:
             return False
         done = self.state / "done" / f"{task.name}.json"
-        self.outcome.told.append(task.name)
-        key = key_of(task)
+        self.outcome.steps.append(task.name)
+        key = cache_key(task)
         if task.reads and is_done(read_json(done, {}), key, task.parameters.out):
             self.outcome.reused.append(task.name)
-            self.outcome.current.add(task.parameters.out)
+            self.outcome.current_folders.add(task.parameters.out)
             self.display.reused(task.name)
             return True
         done.unlink(missing_ok=True)
-        failure = self.execute(task)
+        failure = self.run_step(task)
         self.outcome.ran.append(task.name)
         if failure is None or by_code()[failure["code"]].keeps_results:
-            self.outcome.current.add(task.parameters.out)
+            self.outcome.current_folders.add(task.parameters.out)
         if failure is None:
             write_json(done, {"key": key, "results": tree_digests(task.parameters.out)})
         self.outcome.failure = self.outcome.failure or failure
         return failure is None
 
-    def execute(self, task: Task) -> Record | None:
-        """Runs the step's command and watches its small files. Returns the failure record, if any."""
+    def run_step(self, task: Task) -> Record | None:
+        """Runs the step's command and displays its progress files. Returns its failure record, None on success."""
         outputs = task.parameters.outputs
         shutil.rmtree(outputs, ignore_errors=True)
         outputs.mkdir(parents=True)
         command = [sys.executable, "-m", f"steps.{task.step}", *contract.arguments(task.parameters)]
         with (
-            open(self.state / "outputs" / f"{task.name}.stderr", "wb") as errors,
-            self.display.step(task.name) as shown,
+            open(self.state / "outputs" / f"{task.name}.stderr", "wb") as stderr,
+            self.display.step(task.name) as line,
         ):
-            # a session of its own: a Ctrl-C reaches only us, and we pass it on
+            # in a session of its own, so that Ctrl-C reaches this process only, which forwards it
             self.child = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
-                stdout=errors,
-                stderr=errors,
+                stdout=stderr,
+                stderr=stderr,
                 start_new_session=True,
                 pass_fds=[self.lock.fileno()] if self.lock else (),
             )
             try:
-                while not _has_ended(self.child):
+                while not _poll(self.child):
                     if self.stopped:
                         self.child.terminate()
-                    shown.update(*(read_text(outputs / name) for name in ("stage", "progress", "seconds-left")))
+                    line.update(*(read_text(outputs / name) for name in ("stage", "progress", "seconds-left")))
             finally:
-                end_session(self.child.pid)  # where the step's own watcher was killed, nobody else has done so
+                end_session(self.child.pid)  # needed where the step's supervisor itself was killed
                 code, self.child = self.child.wait(), None
-            return shown.ended(
+            return line.finish(
                 _failure(outputs, code, self.state / "outputs" / f"{task.name}.stderr"), _seconds(outputs)
             )
 
-    def publish(self, model: str, part: str, place: str) -> None:
-        """Shows a part of a model's results under its final name."""
+    def publish(self, model: str, part: str, target: str) -> None:
+        """Publishes a part of a model's results below DIR/target."""
         source = self.state / model / part
-        if source not in self.outcome.current:
+        if source not in self.outcome.current_folders:
             return
         for path in sorted(source.glob("*")) if source.is_dir() else []:
             if path.name not in ("model.json", "preview.json", "start.glb"):
-                publish(path, self.options.out / place / path.name)
+                publish(path, self.options.out / target / path.name)
 
 
-# -- helpers ------------------------------------------------------------------------------------------------------------
+# -- helpers ----------------------------------------------------------------------------------------------------------
 
 
-def _refuse_foreign(options: Options) -> None:
-    """A folder with entries of our names that no run of ours made is somebody's work."""
-    taken = [name for name in (*PUBLISHED, *options.models) if (options.out / name).exists()]
-    if options.out.is_file() or (taken and not (options.out / ".sixview").is_dir()):
-        what = f"holds {', '.join(taken)}, which no sixview run wrote" if taken else "is a file"
-        raise ValidationFailed(f"The output folder {options.out} {what}.", "Name another folder with --out.")
+def _check_output_folder(options: Options) -> None:
+    """Raises ValidationFailed where --out is a file, or has files with the names of results but no .sixview: they are the
+    user's."""
+    existing = [name for name in (*PUBLISHED, *options.models) if (options.out / name).exists()]
+    if options.out.is_file() or (existing and not (options.out / ".sixview").is_dir()):
+        problem = f"holds {', '.join(existing)}, which no sixview run wrote" if existing else "is a file"
+        raise ValidationFailed(f"The output folder {options.out} {problem}.", "Name another folder with --out.")
 
 
-def _wait_for(lock: IO[str], out: Path) -> None:
-    give_up = time.monotonic() + LOCK_SECONDS
+def _acquire_lock(lock: IO[str], out: Path) -> None:
+    deadline = time.monotonic() + LOCK_SECONDS
     while True:
         try:
             return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if time.monotonic() > give_up:
+            if time.monotonic() > deadline:
                 raise ValidationFailed(
                     f"Another sixview run is working in {out}.", "Wait for it to end, or name another folder."
                 ) from None
             time.sleep(POLL_SECONDS)
 
 
-def _has_ended(child: subprocess.Popen[bytes]) -> bool:
-    """Waits for the child for a moment."""
+def _poll(child: subprocess.Popen[bytes]) -> bool:
+    """Waits POLL_SECONDS for the child; returns whether it has ended."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         child.wait(POLL_SECONDS)
     return child.returncode is not None
 
 
 def _seconds(outputs: Path) -> float:
-    """How long a step took, 0 where it has not said so."""
+    """Duration of a step in seconds, from its outputs; 0 where it is missing or malformed."""
     try:
         seconds = float(read_text(outputs / "seconds", "0"))
     except ValueError:
@@ -418,19 +426,19 @@ def _seconds(outputs: Path) -> float:
     return seconds if 0 <= seconds < math.inf else 0.0
 
 
-def _failure(outputs: Path, code: int, errors: Path) -> Record | None:
+def _failure(outputs: Path, code: int, stderr: Path) -> Record | None:
     if code == 0:
         return None
-    last = (read_text(errors).splitlines() or [""])[-1]
+    last_line = (read_text(stderr).splitlines() or [""])[-1]
     return (
         as_record(read_json(outputs / "failure.json"))
         or UnknownError(
-            f"The step ended with exit code {code} before it could say why. {last}".strip(), log=str(errors)
+            f"The step ended with exit code {code} before it could say why. {last_line}".strip(), log=str(stderr)
         ).record()
     )
 
 
-def forget(options: Options) -> None:
-    """Takes away what earlier runs of this job have finished."""
-    _refuse_foreign(options)
+def clear_cache(options: Options) -> None:
+    """Deletes the cache keys of earlier runs, so that every step runs again. Raises ValidationFailed for a foreign folder."""
+    _check_output_folder(options)
     remove(options.out / ".sixview" / "done")

@@ -1,4 +1,4 @@
-"""What a finished step is kept by, and how its results appear under their final names."""
+"""Cache keys of steps, and publication of results by hard links."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from steps.io.input_set import FIELDS
 from steps.runtime.contract import Step
 from steps.runtime.files import program, sha256, tree_digests
 
-_PLACE = {
+EXCLUDED_FIELDS = {
     "out",
     "outputs",
     "deadline_seconds",
@@ -32,7 +32,7 @@ _PLACE = {
 
 @dataclass(frozen=True)
 class Task:
-    """One step of the plan. name: `reconviagen.quality`; step: `quality`; reads: what its key depends on."""
+    """One run of a step. name: `reconviagen.quality`; step: `quality`; reads: input files and folders, part of the cache key."""
 
     name: str
     step: str
@@ -40,18 +40,18 @@ class Task:
     reads: tuple[Path, ...]
 
 
-def key_of(task: Task) -> str:
-    """Changes whenever the program, the task's options or anything it reads changes."""
-    chosen = {k: str(v) for k, v in asdict(task.parameters).items() if k not in _PLACE}
-    content = [program(), task.step, sorted(chosen.items()), [_digest(path) for path in task.reads]]
+def cache_key(task: Task) -> str:
+    """SHA-256 of the program, the task's options and the digests of its inputs."""
+    options = {k: str(v) for k, v in asdict(task.parameters).items() if k not in EXCLUDED_FIELDS}
+    content = [program(), task.step, sorted(options.items()), [_digest(path) for path in task.reads]]
     return hashlib.sha256(repr(content).encode()).hexdigest()
 
 
 def _digest(path: Path) -> object:
-    """What a file, or an input set or result folder, holds."""
+    """Digest of a file, an input set or a result folder; None where it is missing."""
     if path.is_file():
         return sha256(path)
-    if any((path / name).is_dir() for name in FIELDS):  # an input folder: only what is read of it
+    if any((path / name).is_dir() for name in FIELDS):  # an input set: only the files that are read
         files = [path / "cameras.json", *(p for name in FIELDS for p in sorted((path / name).glob("*")))]
         return [(p.relative_to(path).as_posix(), sha256(p)) for p in files if p.is_file()]
     return tree_digests(path) if path.is_dir() else None
@@ -69,19 +69,19 @@ def remove(path: Path) -> None:
 
 
 def publish(source: Path, target: Path) -> None:
-    """Makes `source`, a file or a folder, appear under `target` in one step; links where the file system can, else copies."""
+    """Replaces `target` by `source`, a file or folder, with hard links or, where not supported, copies. Atomic for files."""
     if not source.exists():
         remove(target)
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = target.with_name(f".{target.name}.partial")
-    remove(fresh)
+    staging = target.with_name(f".{target.name}.partial")
+    remove(staging)
     if source.is_dir():
-        shutil.copytree(source, fresh, copy_function=_link)
+        shutil.copytree(source, staging, copy_function=_link)
         remove(target)
     else:
-        _link(str(source), str(fresh))
-    os.replace(fresh, target)
+        _link(str(source), str(staging))
+    os.replace(staging, target)
 
 
 def _link(source: str, target: str) -> None:

@@ -1,1 +1,1 @@
-"""The WorkflowTemplate: a step's contract becomes a pod."""
+"""The Argo WorkflowTemplate: DAG, container templates, and their rendering for the Helm chart."""

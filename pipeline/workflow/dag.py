@@ -1,4 +1,4 @@
-"""The whole job as one Argo WorkflowTemplate. What each pod runs is in `step_templates`."""
+"""The job as one Argo WorkflowTemplate. `step_templates` has the templates of its tasks."""
 
 from __future__ import annotations
 
@@ -11,37 +11,39 @@ from pipeline.jobs.status import FOLDER
 from pipeline.workflow import step_templates
 from pipeline.workflow.settings import Settings
 from pipeline.workflow.step_templates import MOUNTS
-from pipeline.workflow.substitution import any_of, chosen
+from pipeline.workflow.substitution import any_of, conditional
 from steps.runtime.contract import MODELS
 from steps.runtime.options import JOB_OPTIONS
 
-LOOKS = {model: tuple(f"{model}-{part}" for part in ("quality", "preview")) for model in MODELS}
+EVALUATIONS = {model: tuple(f"{model}-{part}" for part in ("quality", "preview")) for model in MODELS}
 
 
 def job(settings: Settings) -> DAG:
     """validate -> reconviagen -> its quality and preview -> nvdiffrec -> its quality and preview -> package.
 
-    The first failure stops what comes after it, but for package, which still writes the report; hence the list of targets: a
-    job succeeds when each of them did, or was not asked for."""
-    left = "tasks.reconviagen.outputs.parameters['seconds-left']"
-    left = f"{{{{=string(tasks.reconviagen.status == 'Succeeded' ? {left} : {settings.job_seconds})}}}}"
-    looked = " && ".join(f"{task}.Succeeded" for task in LOOKS["reconviagen"])
-    begun = f"validate.Succeeded && (reconviagen.Skipped || ({looked}))"
+    After a failure the later tasks are omitted, except package, which still writes the report. So every task is a target: the DAG
+    succeeds only if each of them succeeded or was skipped."""
+    seconds_left = "tasks.reconviagen.outputs.parameters['seconds-left']"
+    seconds_left = f"{{{{=string(tasks.reconviagen.status == 'Succeeded' ? {seconds_left} : {settings.job_seconds})}}}}"
+    evaluated = " && ".join(f"{task}.Succeeded" for task in EVALUATIONS["reconviagen"])
+    depends = f"validate.Succeeded && (reconviagen.Skipped || ({evaluated}))"
     tasks: list[Task | argo.DAGTask] = [
         Task(name="validate", template="validate"),
         model_task(settings, "reconviagen", "validate.Succeeded", str(settings.job_seconds)),
-        *after("reconviagen"),
-        model_task(settings, "nvdiffrec", begun, left),
-        *after("nvdiffrec"),
+        *evaluation_tasks("reconviagen"),
+        model_task(settings, "nvdiffrec", depends, seconds_left),
+        *evaluation_tasks("nvdiffrec"),
         Task(
-            name="package", template="package", depends=" && ".join(ended(t) for pair in LOOKS.values() for t in pair)
+            name="package",
+            template="package",
+            depends=" && ".join(has_ended(t) for pair in EVALUATIONS.values() for t in pair),
         ),
     ]
     return DAG(name="job", tasks=tasks, target=" ".join(task.name for task in tasks), fail_fast=False)
 
 
 def model_task(settings: Settings, model: str, depends: str, deadline: str) -> Task:
-    """A model, where it was asked for."""
+    """The task of a model, with a `when` on the parameter `model`. depends, deadline: Argo expressions."""
     arguments = {"memory": str(settings.sizes[model].memory_mib), "deadline": deadline}
     return Task(
         name=model,
@@ -52,19 +54,21 @@ def model_task(settings: Settings, model: str, depends: str, deadline: str) -> T
     )
 
 
-def after(model: str) -> list[Task]:
-    """What looks at a model's mesh. A mesh below the gate is drawn all the same."""
-    return [Task(name=name, template=name, depends=f"{model}.Succeeded") for name in LOOKS[model]]
+def evaluation_tasks(model: str) -> list[Task]:
+    """quality and preview of a model. They run in parallel: a mesh below the quality gate gets its preview, too."""
+    return [Task(name=name, template=name, depends=f"{model}.Succeeded") for name in EVALUATIONS[model]]
 
 
-def ended(task: str) -> str:
-    """In any way."""
-    return "(" + " || ".join(f"{task}.{end}" for end in ("Succeeded", "Failed", "Errored", "Skipped", "Omitted")) + ")"
+def has_ended(task: str) -> str:
+    """A `depends` clause: the task has any final phase."""
+    return (
+        "(" + " || ".join(f"{task}.{phase}" for phase in ("Succeeded", "Failed", "Errored", "Skipped", "Omitted")) + ")"
+    )
 
 
 def parameters(settings: Settings) -> list[Parameter]:
-    """What `argo submit -p` and the UI offer. Argo checks none of it: the step validate does."""
-    text = "The set: s3://bucket/prefix with multi_views/ and depth_renders/, or s3://bucket/set.zip."
+    """The workflow's parameters. Argo does not validate their values: the step validate does."""
+    description = "The set: s3://bucket/prefix with multi_views/ and depth_renders/, or s3://bucket/set.zip."
     defaults = {name: option.default for name, option in JOB_OPTIONS.items()} | {"device": settings.device}
     options = [
         Parameter(
@@ -75,15 +79,17 @@ def parameters(settings: Settings) -> list[Parameter]:
         )
         for name, option in JOB_OPTIONS.items()
     ]
-    return [Parameter(name="input", description=text), *options]
+    return [Parameter(name="input", description=description), *options]
 
 
 def workflow_template(settings: Settings | None = None) -> dict[str, Any]:
-    """The manifest, as plain data."""
+    """The WorkflowTemplate manifest as plain data."""
     settings = settings or Settings()
     models = [part(settings) for part in (step_templates.reconviagen, step_templates.nvdiffrec)]
-    looks = [part(settings, model) for model in MODELS for part in (step_templates.quality, step_templates.preview)]
-    found = WorkflowTemplate(
+    evaluations = [
+        part(settings, model) for model in MODELS for part in (step_templates.quality, step_templates.preview)
+    ]
+    template = WorkflowTemplate(
         name=settings.name,
         labels={"app.kubernetes.io/name": "sixview"},
         annotations={
@@ -98,19 +104,19 @@ def workflow_template(settings: Settings | None = None) -> dict[str, Any]:
             step_templates.validate(settings),
             *(step_templates.attempts(settings, model) for model in MODELS),
             *models,
-            *looks,
+            *evaluations,
             step_templates.package(settings),
-            step_templates.report(settings),
+            step_templates.exit_handler(settings),
         ],
         volumes=[argo.Volume(name=m.name, empty_dir=argo.EmptyDirVolumeSource()) for m in MOUNTS],
-        **pods(settings),
-        **keeping(settings),
+        **pod_defaults(settings),
+        **retention(settings),
     )
-    return dict(found.to_dict())
+    return dict(template.to_dict())
 
 
-def pods(settings: Settings) -> dict[str, Any]:
-    """What every pod has: no rights, no root, no token but the executor's."""
+def pod_defaults(settings: Settings) -> dict[str, Any]:
+    """Pod fields of the whole workflow: non-root, no service account token except the executor's."""
     return {
         "service_account_name": f"{settings.name}-step",
         "executor": argo.ExecutorConfig(service_account_name=f"{settings.name}-step"),
@@ -126,15 +132,15 @@ def pods(settings: Settings) -> dict[str, Any]:
     }
 
 
-def keeping(settings: Settings) -> dict[str, Any]:
-    """Where results and logs go, how long things stay, how many jobs run at a time."""
-    model = chosen("model", {choice: choice for choice in JOB_OPTIONS["model"].choices})
+def retention(settings: Settings) -> dict[str, Any]:
+    """Artifact repository, log archiving, TTL, pod GC, the semaphore of running jobs, labels."""
+    model = conditional("model", {choice: choice for choice in JOB_OPTIONS["model"].choices})
     limit = argo.ConfigMapKeySelector(name=f"{settings.name}-limits", key="running-jobs")
     return {
         "artifact_repository_ref": argo.ArtifactRepositoryRef(config_map=f"{settings.name}-artifacts", key="default"),
         "archive_logs": True,
         "artifact_gc": argo.WorkflowLevelArtifactGC(strategy="Never"),
-        "ttl_strategy": argo.TTLStrategy(seconds_after_completion=settings.seconds_kept),
+        "ttl_strategy": argo.TTLStrategy(seconds_after_completion=settings.ttl_seconds),
         "pod_gc": argo.PodGC(strategy="OnWorkflowCompletion", delete_delay_duration="600s"),
         "synchronization": argo.Synchronization(semaphores=[argo.SemaphoreRef(config_map_key_ref=limit)]),
         "workflow_metadata": argo.WorkflowMetadata(

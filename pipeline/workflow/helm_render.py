@@ -1,8 +1,7 @@
-"""The workflow as text: as a manifest, and as a template of the Helm chart.
+"""The WorkflowTemplate as YAML, and as a template of the Helm chart.
 
-The chart's template is the same manifest with a Helm expression wherever values.yaml decides. Text is marked by words that occur
-nowhere else, numbers by numbers that do not: so all of it passes through Hera's types and through the one place where the
-workflow is written.
+The chart's template is the same manifest with Helm expressions for values of values.yaml. It is rendered from `Settings` whose
+values are placeholders, unique words and numbers that pass Hera's type checks, and are then replaced by the expressions.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from pipeline.workflow.dag import workflow_template
 from pipeline.workflow.resources import Size
 from pipeline.workflow.settings import PODS, Settings
 
-WORDS = {
+TEXT_PLACEHOLDERS = {
     "@NAME@": '{{ include "sixview.fullname" . }}',
     "@REGISTRY@": "{{ .Values.images.registry }}",
     "@TAG@": "{{ .Values.images.tag | default .Chart.AppVersion }}",
@@ -31,7 +30,7 @@ WORDS = {
     "@PULL@": "{{ .Values.images.pullPolicy }}",
     "@INSECURE@": "{{ .Values.s3.insecure }}",
 }
-NUMBERS = {
+NUMBER_PLACEHOLDERS = {
     900001: "{{ .Values.limits.jobSeconds }}",
     900002: "{{ .Values.limits.podSeconds }}",
     900003: "{{ .Values.retries.ram }}",
@@ -41,8 +40,8 @@ NUMBERS = {
     900008: "{{ .Values.retries.mostMemoryMiB }}",
     900006: "{{ mul .Values.limits.daysKept 86400 }}",
 }
-# what has no place in the manifest where values.yaml says nothing
-EXTRAS = """\
+# fields that are absent unless values.yaml sets them
+OPTIONAL_FIELDS = """\
   {{- with .Values.runtimeClassName }}
   podSpecPatch: {{ dict "runtimeClassName" . | toJson | quote }}
   {{- end }}
@@ -61,7 +60,7 @@ EXTRAS = """\
 """
 AFFINITY = r"\1{{- if .Values.retries.anotherNode }}\n\1affinity: {nodeAntiAffinity: {}}\n\1{{- end }}\n"
 HEADER = "# Written by `sixview render --chart` from pipeline/workflow/dag.py: change it there.\n"
-MEMORY = {step: 910001 + i for i, step in enumerate(PODS)}
+MEMORY_PLACEHOLDERS = {step: 910001 + i for i, step in enumerate(PODS)}
 
 
 class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
@@ -71,22 +70,22 @@ class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
 
 def manifest(settings: Settings | None = None) -> str:
     """The WorkflowTemplate as YAML."""
-    return dumped(workflow_template(settings))
+    return to_yaml(workflow_template(settings))
 
 
-def dumped(tree: Any) -> str:
+def to_yaml(tree: Any) -> str:
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, width=1000, allow_unicode=True)
 
 
-def chart_settings() -> Settings:
-    """Settings whose every value is a mark."""
+def placeholder_settings() -> Settings:
+    """Settings whose every value is a placeholder."""
     return Settings(
         name="@NAME@",
         registry="@REGISTRY@",
         tag="@TAG@",
         engines="@ENGINES@",
         reconviagen="@RECONVIAGEN@",
-        sizes={step: Size("1", number) for step, number in MEMORY.items()},
+        sizes={step: Size("1", number) for step, number in MEMORY_PLACEHOLDERS.items()},
         device="@DEVICE@",
         bucket="@BUCKET@",
         endpoint="@ENDPOINT@",
@@ -97,31 +96,31 @@ def chart_settings() -> Settings:
         ram_retries=900003,
         vram_retries=900004,
         infrastructure_retries=900005,
-        seconds_kept=900006,
+        ttl_seconds=900006,
         most_memory_mib=900008,
     )
 
 
 def chart_template() -> str:
     """charts/sixview/templates/workflowtemplate.yaml."""
-    tree = workflow_template(chart_settings())
+    tree = workflow_template(placeholder_settings())
     for template in tree["spec"]["templates"]:
-        _mark(template)
-    text = dumped(tree).replace("{{", '{{"{{"}}')  # Argo's own expressions are not Helm's
-    for mark, expression in WORDS.items():
-        text = text.replace(f"'{mark}'", expression).replace(mark, expression)
+        _insert_placeholders(template)
+    text = to_yaml(tree).replace("{{", '{{"{{"}}')  # Argo's own expressions are not Helm's
+    for placeholder, expression in TEXT_PLACEHOLDERS.items():
+        text = text.replace(f"'{placeholder}'", expression).replace(placeholder, expression)
     for number, expression in {
-        **NUMBERS,
-        **{n: f"{{{{ .Values.steps.{s}.memoryMiB }}}}" for s, n in MEMORY.items()},
+        **NUMBER_PLACEHOLDERS,
+        **{n: f"{{{{ .Values.steps.{s}.memoryMiB }}}}" for s, n in MEMORY_PLACEHOLDERS.items()},
     }.items():
         text = text.replace(str(number), expression)
     text = re.sub(r"'?@RESOURCES ([a-z]+)@'?", r'{{ include "sixview.resources" (list . "\1") }}', text)
     text = re.sub(r"( *)affinity: '@AFFINITY@'\n", AFFINITY, text)
-    return HEADER + text + EXTRAS
+    return HEADER + text + OPTIONAL_FIELDS
 
 
-def _mark(template: dict[str, Any]) -> None:
-    """What is neither text nor a number."""
+def _insert_placeholders(template: dict[str, Any]) -> None:
+    """Replaces fields of a template that are neither text nor a number, such as `resources`, by placeholders. In place."""
     step = template.get("metadata", {}).get("annotations", {}).get("sixview.dev/step", "")
     if step and step != "report":
         template["container"]["resources"] = f"@RESOURCES {step.removesuffix('-pod').rpartition('-')[2]}@"
@@ -137,5 +136,5 @@ def _mark(template: dict[str, Any]) -> None:
 
 
 def write(root: Path) -> None:
-    """Writes what is committed of this."""
+    """Writes the chart's template below the repository's root."""
     (root / "charts/sixview/templates/workflowtemplate.yaml").write_text(chart_template())

@@ -1,4 +1,4 @@
-"""What an installation decides: images, sizes, budgets, names. values.yaml holds the same defaults; a test compares."""
+"""Settings of an installation: images, sizes, limits, names. values.yaml has the same defaults; a test compares them."""
 
 from __future__ import annotations
 
@@ -14,16 +14,14 @@ SLIM = ("package",)  # needs neither torch nor compiled kernels
 
 @dataclass(frozen=True)
 class Settings:
-    """name: of the WorkflowTemplate, and the prefix of all else; engines: which image runs the models, `engines-cuda` or
-    `engines-cpu`; gpus: how many each step's pod requests; device: what the steps are told to compute on."""
+    """Settings of the WorkflowTemplate. name: of the template, and prefix of other objects; engines: image of most steps,
+    `engines-cuda` or `engines-cpu`; gpus: requested by each step's pod; device: default of the parameter `device`."""
 
     name: str = "sixview"
     registry: str = "sixview"
     tag: str = field(default_factory=lambda: metadata.version("sixview"))
     engines: str = "engines-cuda"
-    reconviagen: str = (
-        ""  # the step reconviagen's own image, with the published model's package; none: that of the engines
-    )
+    reconviagen: str = ""  # image of the step reconviagen, with the published model's package; "": that of `engines`
     pull_policy: str = "IfNotPresent"
     sizes: dict[str, Size] = field(default_factory=lambda: dict(SIZES))
     gpus: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PODS, 1))
@@ -32,18 +30,18 @@ class Settings:
     endpoint: str = "s3.amazonaws.com"
     scheme: str = "https"
     job_seconds: int = int(JOB_SECONDS)
-    pod_seconds: int = int(JOB_SECONDS) + 300  # the backstop: Kubernetes itself ends the pod, and its outputs are lost
-    checkpoint_seconds: int = 120  # between two checkpoints: at 2048 px each is half a gigabyte
+    pod_seconds: int = (
+        int(JOB_SECONDS) + 300
+    )  # activeDeadlineSeconds, after which Kubernetes kills the pod and its outputs are lost
+    checkpoint_seconds: int = 120  # between two checkpoints; each is 0.5 GB at 2048 px
     ram_retries: int = 2
     vram_retries: int = 8
     infrastructure_retries: int = 5
-    most_memory_mib: int = MOST_MEMORY_MIB  # up to which the memory of the models' attempts doubles
-    another_node: bool = (
-        False  # whether a retry after lost infrastructure must have a node on which the pod has not failed yet
-    )
-    seconds_kept: int = 7 * 86400  # of the Workflow objects; results in S3 are not touched
+    most_memory_mib: int = MOST_MEMORY_MIB  # limit for the growth of memory between attempts
+    another_node: bool = False  # whether a retry requires a node on which the pod has not failed yet
+    ttl_seconds: int = 7 * 86400  # of finished Workflow objects; files in S3 have lifecycle rules
     weights_claim: str = (
-        ""  # PersistentVolumeClaim with the weights of the engine reconviagen; none: that engine cannot run
+        ""  # PersistentVolumeClaim with the weights of the engine reconviagen; "": that engine cannot run
     )
 
     def image(self, step: str) -> str:

@@ -1,9 +1,9 @@
-"""How values that others choose get into an Argo template: never as they are.
+"""Expressions that insert users' parameters into Argo templates without template injection.
 
-Argo substitutes tags in a template's JSON several times, and what one pass has put there the next one reads: a value that holds
-`{{=...}}` would be evaluated, and in the last pass the template lies as text inside the pod's JSON, where a quote is no longer
-escaped. So each value goes through an expression whose result can hold no brace and no quote: one of a few constants, a number,
-or JSON with its braces escaped. `==` and `matches` alone: a parameter may be anything, even a map where its name has a dot.
+Argo substitutes tags in a template's JSON in several passes, and each pass evaluates the output of the one before: a value with
+`{{=...}}` would be evaluated, and in the last pass, where the template is a string inside the pod's JSON, a quote would end that
+string. So every value passes through an expression whose result contains neither braces nor quotes: a constant, a number, or JSON
+with escaped braces. Only `==` and `matches` are used on values: a parameter may have any type, a map if its name has a dot.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Iterable, Mapping
 
 from steps.runtime.options import JOB_OPTIONS, MOST_CHARACTERS
 
-INVALID = "invalid"  # what a step gets for a value that has no place in a command; no option takes it
-MOST_OPTIONS = 65536  # characters of all options together
+INVALID = "invalid"  # replaces values that are not allowed in a command; every option rejects it
+MAX_OPTIONS = 65536  # characters of all parameters as JSON
 
 
 def parameter(name: str) -> str:
-    """A workflow's parameter, within an expression."""
+    """A workflow parameter, inside an expression."""
     return f"workflow.parameters['{name}']"
 
 
@@ -25,53 +25,53 @@ def tag(expression: str) -> str:
     return f"{{{{={expression}}}}}"
 
 
-def chosen(name: str, values: Mapping[str, str], otherwise: str = INVALID) -> str:
-    """A constant that follows from a workflow's parameter. values: parameter -> constant."""
-    cases = "".join(f"{parameter(name)} == '{value}' ? '{result}' : " for value, result in values.items())
-    return f"{cases}'{otherwise}'"
+def conditional(name: str, values: Mapping[str, str], default: str = INVALID) -> str:
+    """Expression that maps a workflow parameter to a constant. values: parameter's value -> constant; default: otherwise."""
+    branches = "".join(f"{parameter(name)} == '{value}' ? '{result}' : " for value, result in values.items())
+    return f"{branches}'{default}'"
 
 
-def option(name: str, otherwise: str = INVALID) -> str:
-    """A job's option for a command line."""
+def option(name: str, default: str = INVALID) -> str:
+    """Tag for a job's option on a command line."""
     choices = JOB_OPTIONS[name].choices
     if choices:
-        return tag(chosen(name, {choice: choice for choice in choices}, otherwise))
-    return tag(numeric(parameter(name), otherwise))
+        return tag(conditional(name, {choice: choice for choice in choices}, default))
+    return tag(numeric(parameter(name), default))
 
 
-def numeric(value: str, otherwise: str = INVALID) -> str:
-    """A text of digits. value: an expression."""
-    return f"{value} matches '^[0-9.eE+-]{{1,{MOST_CHARACTERS}}}$' ? {value} : '{otherwise}'"
+def numeric(value: str, default: str = INVALID) -> str:
+    """Expression: the value if it consists of characters of a number, else the default. value: an expression."""
+    return f"{value} matches '^[0-9.eE+-]{{1,{MOST_CHARACTERS}}}$' ? {value} : '{default}'"
 
 
-def whole(name: str) -> str:
-    """A template's own number."""
+def integer(name: str) -> str:
+    """Tag for an integer input parameter of a template."""
     return tag(f"int(inputs.parameters.{name})")
 
 
-def words(name: str) -> str:
-    """A template's own text, within an expression: codes, numbers, commas."""
+def safe_text(name: str) -> str:
+    """Expression for a text input parameter of a template: letters, digits, underscores, commas, spaces."""
     value = f"inputs.parameters.{name}"
     return f"({value} matches '^[A-Za-z0-9_, ]*$' ? {value} : '{INVALID}')"
 
 
 def any_of(name: str, values: Iterable[str]) -> str:
-    """Whether a workflow's parameter is one of these."""
+    """Expression: whether a workflow parameter is one of these values."""
     return " || ".join(f"{parameter(name)} == '{value}'" for value in values)
 
 
 def all_options() -> str:
-    """Every parameter of the workflow as JSON, whatever is in it; empty where they are too long."""
-    given = "toJson(sprig.omit(workflow.parameters, 'json'))"  # which Argo adds: all of them once more
-    inner = f"{given}[1:-1]"
+    """Tag for all workflow parameters as JSON, with escaped braces; "" above MAX_OPTIONS characters."""
+    parameters = "toJson(sprig.omit(workflow.parameters, 'json'))"  # Argo adds `json`, a copy of all
+    body = f"{parameters}[1:-1]"
     for brace, code in (("{", "007b"), ("}", "007d")):
-        inner = f"replace({inner}, '{brace}', '\\\\u{code}')"
-    return tag(f"len({given}) > {MOST_OPTIONS} ? '' : '{{' + {inner} + '}}'")
+        body = f"replace({body}, '{brace}', '\\\\u{code}')"
+    return tag(f"len({parameters}) > {MAX_OPTIONS} ? '' : '{{' + {body} + '}}'")
 
 
-def address_part(number: int) -> str:
-    """Bucket (1) and key (2) of the workflow's input. A key with braces is none of ours to look for. Not every store tells //
-    from /, so to all of them it is the latter."""
+def url_part(number: int) -> str:
+    """Tag for bucket (1) or key (2) of the parameter `input`. Values with braces are invalid. // becomes /, since stores differ
+    in how they read it."""
     value = parameter("input")
     single = f"sprig.regexReplaceAll('/+', {value}, '/')"
     part = f"sprig.regexReplaceAll('^s3:/([^/]+)/(.*?)/?$', {single}, '${{{number}}}')"

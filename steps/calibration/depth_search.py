@@ -1,9 +1,7 @@
-"""Which of the models of stored depth explains six views under known cameras: the simplest that does.
+"""Selects the model of stored depth for six views under known cameras: the simplest that fits.
 
-The outlines tell where the nearest point of each view lies. From there the search tries how far the furthest value lies and how
-the curve bends; each model is fitted from the best of these, and one whose errors are no larger than the best one's is believed.
-A curve for each view is asked for only where no common one explains the views.
-"""
+The silhouettes give the depth of each view's nearest point. A scan over the depth of the farthest value and the curve's
+exponent gives starts; each model is fitted from the best of these. Per-view models are tried only where no shared one fits."""
 
 from __future__ import annotations
 
@@ -13,173 +11,185 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steps.calibration.depth_fit import LEAST, OUTLINE, WIDTHS, Fit, Problem, Scale, cost, problem, solved
+from steps.calibration.depth_fit import LEAST_WIDTH, SILHOUETTE_STD, WIDTHS, Fit, Problem, Scale, cost, problem, solve
 from steps.calibration.depth_models import Model, Offset
 from steps.calibration.depth_views import Frame
 from steps.compute.kernels import parallel_map
 
 Array = NDArray[Any]
-SCAN = 10  # depths of the furthest value that are tried
-SHAPES = (0.45, 1.0, 2.2)  # exponents that a curve may begin with
-COARSE, ROUGH = 250, 350  # pixels of each view for the scan, and to compare models by
-FOLLOWED, NEARLY = 3, 1.6  # so many of the models, and so many times the best cost, are fitted with more
-PLACES = 9  # at which a curve is taken over from one model to the next
-KNOTS = 9  # of a curve without a name
-BEGINNING = Scale(OUTLINE, OUTLINE, WIDTHS[0], WIDTHS[0])
-CLOSE = WIDTHS[2:3]  # widths to go on with, where the start is near
-EXPLAINS, MEETS = 0.8, 0.12  # cost and noise (pixels) with which a model leaves nothing to explain
-STAIRS = 0.35  # of a level of depth, the noise that rounding to levels leaves (0.29), with a margin
-AS_GOOD = 1.15  # times the best one's cost, up to which a model explains as much
-SIMPLER = 1.01  # times the cost of one that is simpler by one, where both have as many parameters
-BELIEVED = 9.0  # cost of a model with one curve for all views that may be right, but for a curve without a name
-SHARED = (
-    Model("inverse"), Model("logarithmic"), Model(ray=True), Model("inverse", ray=True), Model(curve="srgb"),
-    Model(curve={"gamma": 2.2}), Model("inverse", curve="srgb"), Model(bends=True), Model("inverse", bends=True),
-)  # fmt: skip
-OWN = (Model(per_view=True), Model("inverse", per_view=True), Model(curve="srgb", per_view=True))
+N_DEPTHS = 10  # depths of the farthest value in the scan
+EXPONENTS = (0.45, 1.0, 2.2)  # of the curve in the scan
+SCAN_PIXELS, COMPARISON_PIXELS = 250, 350  # pixels of each view in the scan, and in the comparison of models
+N_REFINED, REFINED_COST = 3, 1.6  # so many models, and up to so many times the best cost, are refined
+N_VALUES = 9  # at which a model is fitted to the depths of a start
+KNOTS = 9  # of an unnamed curve
+SCAN_SCALE = Scale(SILHOUETTE_STD, SILHOUETTE_STD, WIDTHS[0], WIDTHS[0])
+LATE_WIDTHS = WIDTHS[2:3]  # widths where the start is near
+EXPLAINED_COST, EXPLAINED_NOISE = 0.8, 0.12  # cost and surface noise (pixels) at noise level
+ROUNDING_NOISE = 0.35  # of a quantization level, the noise of rounding (0.29), with a margin
+TIE = 1.15  # times the best one's cost, up to which a model fits as well
+COMPLEXITY_PENALTY = 1.01  # factor on the cost per step of complexity, between models with as many parameters
+PLAUSIBLE_COST = 9.0  # cost up to which a shared model may be right but for an unnamed curve
+# fmt: skip
+SHARED_MODELS = (
+    Model("inverse"),
+    Model("logarithmic"),
+    Model(ray=True),
+    Model("inverse", ray=True),
+    Model(curve="srgb"),
+    Model(curve={"gamma": 2.2}),
+    Model("inverse", curve="srgb"),
+    Model(free_exponent=True),
+    Model("inverse", free_exponent=True),
+)
+PER_VIEW_MODELS = (Model(per_view=True), Model("inverse", per_view=True), Model(curve="srgb", per_view=True))
 
 
 @dataclass(frozen=True)
 class Start:
-    """Depths (6, PLACES) at values (6, PLACES), which each view has there."""
+    """Depths (6, N_VALUES) at stored values (6, N_VALUES) of each view."""
 
     values: Array
     depths: Array
     exponent: float
     cost: float = np.inf
 
-    def of(self, model: Model) -> Array:
-        """The model's parameters that are nearest to it."""
+    def params_of(self, model: Model) -> Array:
+        """The model's parameters closest to these depths."""
         if model.per_view:
             pairs = zip(self.values, self.depths, strict=True)
-            return np.concatenate([model.through(v, z, self.exponent) for v, z in pairs])
-        return model.through(self.values.ravel(), self.depths.ravel(), self.exponent)
+            return np.concatenate([model.fit_line(v, z, self.exponent) for v, z in pairs])
+        return model.fit_line(self.values.ravel(), self.depths.ravel(), self.exponent)
 
 
-def found(p: Problem, frame: Frame) -> Fit:
-    """The best model. Its cost tells whether to believe it: about 1 where it is right."""
+def find_model(p: Problem, frame: Frame) -> Fit:
+    """The best model. Its cost says whether it is right: about 1 if so."""
     start = shared_starts(p, frame)[0]
-    rough = problem(p.views, ROUGH)
-    plain = solved(rough, Model(), start.of(Model()))
-    if explains(plain):
-        return solved(p, Model(), plain.theta, ())
-    common = _ranked([plain, *_fitted(rough, SHARED, start, CLOSE)])
-    if common[0].cost < BELIEVED:
-        best = simplest(p, _sharpened(p, common))
-        return best if explains(best) or _is_rounding(p, best) else simplest(p, [best, _freed(p, best)])
-    own = _ranked(_fitted(rough, OWN, own_starts(p, frame)[0], WIDTHS[1:3]))
-    if own[0].cost < BELIEVED:
-        return simplest(p, _sharpened(p, own))
-    best = min(_freed(rough, common[0]), own[0], key=lambda f: f.cost)
-    return solved(p, best.model, best.theta, ()) if best.cost < BELIEVED else best
+    rough = problem(p.views, COMPARISON_PIXELS)
+    linear = solve(rough, Model(), start.params_of(Model()))
+    if explains_everything(linear):
+        return solve(p, Model(), linear.params, ())
+    shared = _by_cost([linear, *_fit(rough, SHARED_MODELS, start, LATE_WIDTHS)])
+    if shared[0].cost < PLAUSIBLE_COST:
+        best = simplest(p, _refine(p, shared))
+        return best if explains_everything(best) or _is_rounding(p, best) else simplest(p, [best, _fit_offset(p, best)])
+    per_view = _by_cost(_fit(rough, PER_VIEW_MODELS, per_view_starts(p, frame)[0], WIDTHS[1:3]))
+    if per_view[0].cost < PLAUSIBLE_COST:
+        return simplest(p, _refine(p, per_view))
+    best = min(_fit_offset(rough, shared[0]), per_view[0], key=lambda f: f.cost)
+    return solve(p, best.model, best.params, ()) if best.cost < PLAUSIBLE_COST else best
 
 
-def explains(fit: Fit) -> bool:
-    """Whether nothing is left for another model to explain."""
-    return fit.cost <= EXPLAINS and fit.noise <= MEETS
+def explains_everything(fit: Fit) -> bool:
+    """Whether the residuals are at noise level, so that no other model can improve on it."""
+    return fit.cost <= EXPLAINED_COST and fit.noise <= EXPLAINED_NOISE
 
 
 def _is_rounding(p: Problem, fit: Fit) -> bool:
-    """Whether the noise that is left is that of stored values between which there are none: a curve without a name would follow
-    the stairs."""
+    """Whether the remaining noise is that of quantization: a spline would follow its stairs."""
     values = np.concatenate([s.value for s in p.samples])
-    half = max(v.level for v in p.views) / 2
-    above, below = (fit.model.depth(values + side, fit.model.own(fit.theta, 0))[0] for side in (half, -half))
-    stair = float(np.median(np.abs(above - below))) / p.pixel
-    return fit.cost <= EXPLAINS and fit.noise <= STAIRS * stair
+    half_level = max(v.level for v in p.views) / 2
+    above, below = (
+        fit.model.depth(values + side, fit.model.view_params(fit.params, 0))[0] for side in (half_level, -half_level)
+    )
+    level_depth = float(np.median(np.abs(above - below))) / p.pixel
+    return fit.cost <= EXPLAINED_COST and fit.noise <= ROUNDING_NOISE * level_depth
 
 
-def _ranked(fits: list[Fit]) -> list[Fit]:
+def _by_cost(fits: list[Fit]) -> list[Fit]:
     return sorted(fits, key=lambda f: f.cost)
 
 
-def _fitted(p: Problem, models: tuple[Model, ...], start: Start, widths: tuple[float, ...]) -> list[Fit]:
-    return parallel_map(lambda m: solved(p, m, start.of(m), widths), models)
+def _fit(p: Problem, models: tuple[Model, ...], start: Start, widths: tuple[float, ...]) -> list[Fit]:
+    return parallel_map(lambda m: solve(p, m, start.params_of(m), widths), models)
 
 
-def _sharpened(p: Problem, rough: list[Fit]) -> list[Fit]:
-    """The simplest of those that are nearly as good as the best one, and that, with all points; best first."""
-    near = [f for f in rough if f.cost <= NEARLY * rough[0].cost and f is not rough[0]]
-    chosen = [rough[0], *sorted(near, key=lambda f: f.model.complexity)[: FOLLOWED - 1]]
-    return _ranked(parallel_map(lambda f: solved(p, f.model, f.theta, ()), chosen))
+def _refine(p: Problem, rough: list[Fit]) -> list[Fit]:
+    """The best and the simplest of those nearly as good, fitted with all points; sorted by cost."""
+    close = [f for f in rough if f.cost <= REFINED_COST * rough[0].cost and f is not rough[0]]
+    chosen = [rough[0], *sorted(close, key=lambda f: f.model.complexity)[: N_REFINED - 1]]
+    return _by_cost(parallel_map(lambda f: solve(p, f.model, f.params, ()), chosen))
 
 
 def simplest(p: Problem, fits: list[Fit]) -> Fit:
-    """The one with the fewest parameters of those that explain as much as the best, by the noise of surfaces that it leaves."""
+    """The fit with the fewest parameters among those that tie with the best, by their own surface noise."""
     noise = min(f.noise for f in fits if f.cost <= 2 * min(g.cost for g in fits))
-    least = LEAST * p.pixel
-    scale = Scale(noise, OUTLINE, least, least)
+    least = LEAST_WIDTH * p.pixel
+    scale = Scale(noise, SILHOUETTE_STD, least, least)
     costs = [cost(f.rows, scale) for f in fits if f.rows is not None]
-    good = [(f, c) for f, c in zip(fits, costs, strict=True) if c <= AS_GOOD * min(costs)]
-    fewest = min(len(f.theta) for f, _ in good)
-    return min((c * SIMPLER**f.model.complexity, i, f) for i, (f, c) in enumerate(good) if len(f.theta) == fewest)[2]
+    tied = [(f, c) for f, c in zip(fits, costs, strict=True) if c <= TIE * min(costs)]
+    fewest = min(len(f.params) for f, _ in tied)
+    return min(
+        (c * COMPLEXITY_PENALTY**f.model.complexity, i, f) for i, (f, c) in enumerate(tied) if len(f.params) == fewest
+    )[2]
 
 
-def _freed(p: Problem, base: Fit) -> Fit:
-    """A curve without a name: what has to be added to a model's depth, at knots with equally many pixels and levels between."""
+def _fit_offset(p: Problem, base: Fit) -> Fit:
+    """Fits an unnamed curve: a spline added to a model's depth, with knots between equal numbers of pixels and equal steps of
+    value."""
     if not p.span[1] > p.span[0]:  # one value has no curve
         return base
     values = np.concatenate([s.value for s in p.samples])
     knots = (np.quantile(values, np.linspace(0, 1, KNOTS)) + np.linspace(*p.span, KNOTS)) / 2
     knots[0], knots[-1] = p.span
-    model = Offset(ray=base.model.ray, base=base.model, fixed=tuple(base.theta), knots=tuple(knots))
-    return solved(p, model, np.zeros(KNOTS), CLOSE)
+    model = Offset(ray=base.model.ray, base=base.model, base_params=tuple(base.params), knots=tuple(knots))
+    return solve(p, model, np.zeros(KNOTS), LATE_WIDTHS)
 
 
 # -- where to begin -----------------------------------------------------------------------------------------------------
 
 
 def shared_starts(p: Problem, frame: Frame) -> list[Start]:
-    """For one curve that all views share, best first."""
+    """Starts for one curve that all views share, sorted by cost."""
     low, high = p.span
-    values = np.tile(np.linspace(low, high, PLACES), (6, 1))
-    shares = (values - low) / max(high - low, 1e-12)
-    tried = []
+    values = np.tile(np.linspace(low, high, N_VALUES), (6, 1))
+    normalized_values = (values - low) / max(high - low, 1e-12)
+    starts = []
     for farther in (True, False):
         ends = [s[0] if farther else -s[1] for s in p.spans]
         near = float(frame.nearest[int(np.argmin(ends))])
         far = float(np.max(frame.furthest)) - near
-        for exponent in SHAPES:
-            bent = (shares if farther else 1 - shares) ** exponent
-            tried += [Start(values, near + t * far * bent, exponent if farther else 1.0) for t in _SCANNED]
-    return _scored(p, tried, Model(bends=True))
+        for exponent in EXPONENTS:
+            shape = (normalized_values if farther else 1 - normalized_values) ** exponent
+            starts += [Start(values, near + t * far * shape, exponent if farther else 1.0) for t in DEPTH_FRACTIONS]
+    return _score(p, starts, Model(free_exponent=True))
 
 
-_SCANNED = (np.arange(SCAN) + 1) / SCAN
+DEPTH_FRACTIONS = (np.arange(N_DEPTHS) + 1) / N_DEPTHS
 
 
-def own_starts(p: Problem, frame: Frame) -> list[Start]:
-    """For a curve of each view's own: each ends at the nearest point that the outlines have for it."""
-    values = np.stack([np.linspace(*s, PLACES) for s in p.spans])
-    shares = np.tile(np.linspace(0, 1, PLACES), (6, 1))
-    thick = (frame.furthest - frame.nearest)[:, None]
-    tried = []
+def per_view_starts(p: Problem, frame: Frame) -> list[Start]:
+    """Starts for a curve per view: each begins at the nearest depth that the visual hull has for the view."""
+    values = np.stack([np.linspace(*s, N_VALUES) for s in p.spans])
+    normalized_values = np.tile(np.linspace(0, 1, N_VALUES), (6, 1))
+    extent = (frame.furthest - frame.nearest)[:, None]
+    starts = []
     for farther in (True, False):
-        bent = shares if farther else 1 - shares
-        tried += [Start(values, frame.nearest[:, None] + t * thick * bent, 1.0) for t in _SCANNED]
-    best = _scored(p, tried, Model(per_view=True))[:2]
-    return sorted((_each_view(p, s, frame) for s in best), key=lambda s: s.cost)
+        shape = normalized_values if farther else 1 - normalized_values
+        starts += [Start(values, frame.nearest[:, None] + t * extent * shape, 1.0) for t in DEPTH_FRACTIONS]
+    best = _score(p, starts, Model(per_view=True))[:2]
+    return sorted((_scan_each_view(p, s, frame) for s in best), key=lambda s: s.cost)
 
 
-def _each_view(p: Problem, start: Start, frame: Frame) -> Start:
-    """One view after another at the depth of its furthest value that suits it best."""
+def _scan_each_view(p: Problem, start: Start, frame: Frame) -> Start:
+    """Coordinate descent: one view after another at the best depth of its farthest value."""
     near = frame.nearest[:, None]
-    thick = frame.furthest - frame.nearest
+    extent = frame.furthest - frame.nearest
     for view in range(6):
-        bent = (start.depths[view] - near[view]) / max(float(np.ptp(start.depths[view])), 1e-12)
-        tried = [start]
-        for t in _SCANNED:
+        shape = (start.depths[view] - near[view]) / max(float(np.ptp(start.depths[view])), 1e-12)
+        starts = [start]
+        for t in DEPTH_FRACTIONS:
             depths = start.depths.copy()
-            depths[view] = near[view] + t * thick[view] * bent
-            tried.append(replace(start, depths=depths))
-        start = _scored(p, tried, Model(per_view=True))[0]
+            depths[view] = near[view] + t * extent[view] * shape
+            starts.append(replace(start, depths=depths))
+        start = _score(p, starts, Model(per_view=True))[0]
     return start
 
 
-def _scored(p: Problem, starts: list[Start], model: Model) -> list[Start]:
-    coarse = problem(p.views, COARSE)
+def _score(p: Problem, starts: list[Start], model: Model) -> list[Start]:
+    scan = problem(p.views, SCAN_PIXELS)
 
-    def costed(start: Start) -> Start:
-        return replace(start, cost=cost(coarse.rows(model, start.of(model), False), BEGINNING))
+    def with_cost(start: Start) -> Start:
+        return replace(start, cost=cost(scan.rows(model, start.params_of(model), False), SCAN_SCALE))
 
-    return sorted(parallel_map(costed, starts), key=lambda s: s.cost)
+    return sorted(parallel_map(with_cost, starts), key=lambda s: s.cost)

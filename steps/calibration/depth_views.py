@@ -1,8 +1,4 @@
-"""Six depth renders and what each of them says about points that the others see.
-
-Everything is measured in radii of the object around its middle, so that no unit and no place in the world matters. A depth model
-(see `depth_models`) turns stored values into depth; here is what does not depend on it.
-"""
+"""Six depth renders under known cameras, normalized: the object's centre is the origin and its radius the unit of length."""
 
 from __future__ import annotations
 
@@ -16,27 +12,27 @@ from scipy.ndimage import distance_transform_edt
 from steps.geometry.cameras import Camera, project, ray_to_z
 
 Array = NDArray[Any]
-WIDEST = 512  # pixels to a side that are looked at
-HULL, FINE = 48, 96  # points to a side of the grids that outlines are carved from
-DIRECTIONS = 24  # in which an outline's reach is measured
-JUMP = 0.5  # of two neighbouring slopes' sum, by how much they may differ where the surface is one
+MAX_SIDE = 512  # pixels to a side, larger pictures are subsampled
+HULL_GRID, FINE_HULL_GRID = 48, 96  # grid points to a side of the visual hull
+DIRECTIONS = 24  # of a silhouette's support function
+SLOPE_JUMP = 0.5  # of the sum of both one-sided slopes, by how much they may differ on one surface
 
 
 @dataclass(frozen=True)
 class DepthView:
     """One depth render. value: [H, W] float64, stored value over the largest possible, -1 where nothing is; slopes: [H, W, 2],
-    its change per column and per row; smooth: [H, W] bool, where it has no edge; outside: [H, W], pixels to the outline, negative
-    inside; away: [H, W, 2], the unit direction in which that grows; reach: (DIRECTIONS,), how far the outline reaches, pixels;
-    to_z: [H, W], from distance along the ray to depth; rows, columns: of the pixels on the object; level: between two stored
-    values, as a share of the largest."""
+    its derivatives per column and per row; smooth: [H, W] bool, no discontinuity; silhouette_distance: [H, W], pixels,
+    negative inside; outward: [H, W, 2], unit gradient of that; silhouette_extent: (DIRECTIONS,), support function, pixels;
+    to_z: [H, W], factor from ray distance to depth; rows, columns: of the object's pixels; level: step between two stored
+    values."""
 
     camera: Camera
     value: Array
     slopes: Array
     smooth: Array
-    outside: Array
-    away: Array
-    reach: Array
+    silhouette_distance: Array
+    outward: Array
+    silhouette_extent: Array
     to_z: Array
     rows: Array
     columns: Array
@@ -53,76 +49,79 @@ class DepthView:
         return np.asarray(local @ np.asarray(c.camera_to_world)[:3, :3].T)
 
 
-def directions() -> Array:
+def unit_directions() -> Array:
     """(DIRECTIONS, 2) unit vectors."""
     angles = np.arange(DIRECTIONS) * 2 * np.pi / DIRECTIONS
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
 def depth_view(camera: Camera, value: Array, outline: Array, level: float, smooth_stairs: bool = True) -> DepthView:
-    """camera: at the picture's size; value: as DepthView has it, of any size; outline: [H, W] bool, where the object is, which is
-    where `value` is known but for holes; level: between two stored values; smooth_stairs: where there are few of these."""
-    _, inside = _thinned(camera, outline)
-    camera, value = _thinned(camera, value)
+    """camera: at the picture's size; value: as DepthView has it, of any size; outline: [H, W] bool, the object, also where
+    `value` has holes; level: step between two stored values; smooth_stairs: dequantize where there are few of these."""
+    _, inside = _downsample(camera, outline)
+    camera, value = _downsample(camera, value)
     known = value >= 0
-    smoothed = _smoothed(value, level) if smooth_stairs else value
-    slopes, smooth = _slopes(smoothed, known, level)
-    outside = np.where(inside, 0.5 - distance_transform_edt(inside), distance_transform_edt(~inside) - 0.5)
-    gradient = np.stack(np.gradient(outside)[::-1], axis=-1)
-    away = gradient / np.maximum(np.linalg.norm(gradient, axis=-1, keepdims=True), 1e-6)
+    smoothed = _dequantize(value, level) if smooth_stairs else value
+    slopes, smooth = _gradients(smoothed, known, level)
+    silhouette_distance = np.where(inside, 0.5 - distance_transform_edt(inside), distance_transform_edt(~inside) - 0.5)
+    gradient = np.stack(np.gradient(silhouette_distance)[::-1], axis=-1)
+    outward = gradient / np.maximum(np.linalg.norm(gradient, axis=-1, keepdims=True), 1e-6)
     rows, columns = np.nonzero(inside)
-    ways = directions()
+    directions = unit_directions()
     # an outline lies half a pixel beyond the middles of its outermost pixels, in the mean
-    reach = np.array([(columns * a + rows * b).max() + 0.5 * (a + b) for a, b in ways]) + 0.5 * np.abs(ways).max(axis=1)
+    silhouette_extent = np.array(
+        [(columns * a + rows * b).max() + 0.5 * (a + b) for a, b in directions]
+    ) + 0.5 * np.abs(directions).max(axis=1)
     rows, columns = np.nonzero(known)
     to_z = ray_to_z(camera, value.shape).astype(np.float64)
-    return DepthView(camera, smoothed, slopes, smooth, outside, away, reach, to_z, rows, columns, level)
+    return DepthView(
+        camera, smoothed, slopes, smooth, silhouette_distance, outward, silhouette_extent, to_z, rows, columns, level
+    )
 
 
-def _thinned(camera: Camera, value: Array) -> tuple[Camera, Array]:
-    step = max(1, max(value.shape) // WIDEST)
+def _downsample(camera: Camera, value: Array) -> tuple[Camera, Array]:
+    step = max(1, max(value.shape) // MAX_SIDE)
     if step == 1:
         return camera, value
     first = step // 2
-    thin = value[first::step, first::step]
+    sampled = value[first::step, first::step]
     cx, cy = ((c - first - 0.5) / step + 0.5 for c in (camera.cx, camera.cy))
-    height, width = thin.shape
-    return replace(camera, fx=camera.fx / step, fy=camera.fy / step, cx=cx, cy=cy, width=width, height=height), thin
+    height, width = sampled.shape
+    return replace(camera, fx=camera.fx / step, fy=camera.fy / step, cx=cx, cy=cy, width=width, height=height), sampled
 
 
-def _smoothed(value: Array, level: float) -> Array:
-    """Without the staircase of few levels."""
+def _dequantize(value: Array, level: float) -> Array:
+    """Removes the stairs of quantization."""
     if level < 1e-4:
         return value
-    from steps.geometry.depth_ops import dequantized  # only now: it loads kernels
+    from steps.geometry.depth_ops import dequantize  # only now: it loads kernels
 
     shifted = np.where(value >= 0, value + 1, 0).astype(np.float32)  # zero means nothing there
-    smooth = dequantized(shifted, np.full_like(shifted, level)).astype(np.float64) - 1
+    smooth = dequantize(shifted, np.full_like(shifted, level)).astype(np.float64) - 1
     return np.where(value >= 0, np.maximum(smooth, 0), -1.0)
 
 
-def _slopes(value: Array, known: Array, level: float) -> tuple[Array, Array]:
-    """Change per column and per row, and where both sides agree on it."""
+def _gradients(value: Array, known: Array, level: float) -> tuple[Array, Array]:
+    """Derivatives per column and per row, central differences; and where both one-sided differences agree."""
     slopes, smooth = np.zeros((*value.shape, 2)), known.copy()
-    for axis, way in ((1, 0), (0, 1)):
+    for axis, channel in ((1, 0), (0, 1)):
         before = value - np.roll(value, 1, axis)
         after = np.roll(value, -1, axis) - value
         both = known & np.roll(known, 1, axis) & np.roll(known, -1, axis)
-        apart = np.abs(before - after)
-        smooth &= both & (apart <= JUMP * (np.abs(before) + np.abs(after)) + max(2 * level, 1e-4))
-        slopes[..., way] = np.where(both, (before + after) / 2, 0)
+        difference = np.abs(before - after)
+        smooth &= both & (difference <= SLOPE_JUMP * (np.abs(before) + np.abs(after)) + max(2 * level, 1e-4))
+        slopes[..., channel] = np.where(both, (before + after) / 2, 0)
     smooth[0], smooth[-1], smooth[:, 0], smooth[:, -1] = False, False, False, False
     return slopes, smooth
 
 
-class NothingSeen(Exception):
-    """The six outlines have nothing in common: these are not the cameras that saw them."""
+class EmptyVisualHull(Exception):
+    """The six silhouettes have no point in common: these are not the cameras that took them."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What the outlines say of the object. middle (3,), radius: scene units; nearest, furthest: (6,), the hull's depth from each
-    camera, radii."""
+    """The visual hull. middle (3,), radius: scene units; nearest, furthest: (6,), its depth range from each camera, radii."""
 
     middle: Array
     radius: float
@@ -130,67 +129,70 @@ class Frame:
     furthest: Array
 
 
-def normalised(cameras: list[Camera], known: list[Array]) -> tuple[list[Camera], Frame]:
-    """The cameras as seen from the object's middle, in its radii, and that frame. known: six [H, W] bool, where the object is;
-    cameras: at these sizes. Raises NothingSeen where no place lies inside all six outlines."""
-    middle, radius = _around(cameras, known)
+def normalize_cameras(cameras: list[Camera], known: list[Array]) -> tuple[list[Camera], Frame]:
+    """The cameras with the visual hull's centre as origin and its radius as unit, and that frame. known: six [H, W] bool, the
+    object; cameras: at these sizes. Raises EmptyVisualHull."""
+    middle, radius = _bounding_sphere(cameras, known)
     if not np.isfinite(radius) or radius <= 0:
-        raise NothingSeen
+        raise EmptyVisualHull
     for _ in range(2):  # the second time with the hull's own size
-        hull = _hull(cameras, known, middle, radius)
+        hull = _visual_hull(cameras, known, middle, radius)
         if not len(hull):
-            raise NothingSeen
+            raise EmptyVisualHull
         low, high = hull.min(axis=0), hull.max(axis=0)
-        middle, radius = (low + high) / 2, max(float(np.linalg.norm(high - low)) / 2, radius / HULL)
+        middle, radius = (low + high) / 2, max(float(np.linalg.norm(high - low)) / 2, radius / HULL_GRID)
     depths = [project(hull, c)[1] / radius for c in cameras]
     frame = Frame(middle, radius, np.array([d.min() for d in depths]), np.array([d.max() for d in depths]))
-    return [_moved(c, middle, radius) for c in cameras], frame
+    return [_normalize_camera(c, middle, radius) for c in cameras], frame
 
 
-def _moved(camera: Camera, middle: Array, radius: float) -> Camera:
+def _normalize_camera(camera: Camera, middle: Array, radius: float) -> Camera:
     pose = np.array(camera.camera_to_world, np.float64)
     pose[:3, 3] = (pose[:3, 3] - middle) / radius
     return replace(camera, camera_to_world=pose)
 
 
-def _around(cameras: list[Camera], known: list[Array]) -> tuple[Array, float]:
-    """Where the axes through the outlines' middles meet (least squares), and how far the outlines reach around it."""
-    square, right, reach = np.zeros((3, 3)), np.zeros(3), []
+def _bounding_sphere(cameras: list[Camera], known: list[Array]) -> tuple[Array, float]:
+    """Least-squares intersection of the rays through the silhouettes' centres, and a radius that bounds the silhouettes around
+    it."""
+    normal_matrix, right_hand_side, extents = np.zeros((3, 3)), np.zeros(3), []
     for camera, inside in zip(cameras, known, strict=True):
         rows, columns = np.nonzero(inside)
         x, y = (columns.min() + columns.max() + 1) / 2, (rows.min() + rows.max() + 1) / 2
         local = np.array([(x - camera.cx) / camera.fx, -(y - camera.cy) / camera.fy, -1.0])
         ray = np.asarray(camera.camera_to_world)[:3, :3] @ local
         ray /= np.linalg.norm(ray)
-        across = np.eye(3) - np.outer(ray, ray)
-        square += across
-        right += across @ camera.position
-        reach.append(max(float(np.ptp(columns)), float(np.ptp(rows))) + 1)
-    middle = np.linalg.lstsq(square, right, rcond=None)[0]
-    away = [float(np.linalg.norm(c.position - middle)) for c in cameras]
-    sizes = [r / 2 / c.fx * a for r, c, a in zip(reach, cameras, away, strict=True)]
+        projector = np.eye(3) - np.outer(ray, ray)
+        normal_matrix += projector
+        right_hand_side += projector @ camera.position
+        extents.append(max(float(np.ptp(columns)), float(np.ptp(rows))) + 1)
+    middle = np.linalg.lstsq(normal_matrix, right_hand_side, rcond=None)[0]
+    distances = [float(np.linalg.norm(c.position - middle)) for c in cameras]
+    sizes = [r / 2 / c.fx * a for r, c, a in zip(extents, cameras, distances, strict=True)]
     return middle, 1.3 * float(np.max(sizes))
 
 
-def unfilled(cameras: list[Camera], known: list[Array]) -> float:
-    """By how much outlines stay empty of what all six have in common, radii: in four of five directions it is less. Cameras that
-    did not see these outlines leave more than a few hundredths. Raises NothingSeen."""
-    placed, _ = normalised(cameras, known)
-    hull = _hull(placed, known, np.zeros(3), 1.0, FINE)
+def silhouette_shortfall(cameras: list[Camera], known: list[Array]) -> float:
+    """80th percentile over directions of how far the visual hull stays short of the silhouettes, radii. Cameras that did not
+    take these silhouettes give more than a few hundredths. Raises EmptyVisualHull."""
+    normalized, _ = normalize_cameras(cameras, known)
+    hull = _visual_hull(normalized, known, np.zeros(3), 1.0, FINE_HULL_GRID)
     if not len(hull):
-        raise NothingSeen
-    ways, short = directions(), []
-    for camera, inside in zip(placed, known, strict=True):
+        raise EmptyVisualHull
+    directions, shortfalls = unit_directions(), []
+    for camera, inside in zip(normalized, known, strict=True):
         pixels = project(hull, camera)[0]
         rows, columns = np.nonzero(inside)
-        reach = np.stack([columns + 0.5, rows + 0.5], axis=1) @ ways.T
+        extents = np.stack([columns + 0.5, rows + 0.5], axis=1) @ directions.T
         unit = float(np.linalg.norm(camera.position)) / camera.fx
-        short.append((reach.max(axis=0) - (pixels @ ways.T).max(axis=0)) * unit)
-    return float(np.quantile(short, 0.8))
+        shortfalls.append((extents.max(axis=0) - (pixels @ directions.T).max(axis=0)) * unit)
+    return float(np.quantile(shortfalls, 0.8))
 
 
-def _hull(cameras: list[Camera], known: list[Array], middle: Array, radius: float, side: int = HULL) -> Array:
-    """(n, 3): grid points inside all six outlines."""
+def _visual_hull(
+    cameras: list[Camera], known: list[Array], middle: Array, radius: float, side: int = HULL_GRID
+) -> Array:
+    """(n, 3): grid points inside all six silhouettes."""
     axis = np.linspace(-1.05, 1.05, side)
     points = middle + radius * np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
     for camera, inside in zip(cameras, known, strict=True):

@@ -1,5 +1,4 @@
-"""What the six views' colours say about a rig: first where they lie on the depth renders, then whether views agree where they
-see the same surface."""
+"""Photometric evidence for a rig: registration of the views to their depth renders, and colour consistency across views."""
 
 from __future__ import annotations
 
@@ -12,273 +11,294 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion, gaussian_filter, map_coordinates
 from scipy.spatial import cKDTree
 
-from steps.calibration.solver import Coding, Sights, lifted, transfers
+from steps.calibration.solver import EncodingModel, Observations, cross_view_projections, to_world
 from steps.compute.kernels import parallel_map
 from steps.geometry.cameras import Placement
 
 Array = NDArray[Any]
-# each round of the placement: half widths from the outline to where colour is taken on both sides of it, how far it shifts, in
-# how many steps, and by which scales: far for a wide catch, near since the contrast does not change until the outline is crossed
-ROUNDS = (
+# grids of the alignment, coarse to fine: distance from the outline at which both sides are sampled, largest shift, steps of it
+# (half widths), and changes of scale. Far samples give a wide basin; near ones precision
+ALIGNMENT_GRIDS = (
     (0.02, 0.1, 11, (-0.04, -0.02, 0.0, 0.02, 0.04)),
     (0.01, 0.02, 7, (-0.02, -0.01, 0.0, 0.01, 0.02)),
     (0.005, 0.01, 7, (-0.008, -0.004, 0.0, 0.004, 0.008)),
     (0.003, 0.004, 5, (-0.004, -0.002, 0.0, 0.002, 0.004)),
 )
-EXACT_ROUNDS = 3
-ACROSS = 6.0  # pixels of the view on both sides of the outline
-LEAST_CONTRAST = 0.1  # distance in RGB between both sides from which an edge can be placed
-STRONG = 0.25  # a difference from the background beyond which more says nothing
-FACING = 0.3  # least cosine between normal and sight for a colour to be compared
-LEAST = 30  # points that two views must share
-SHARED_POINTS = 200  # that all pairs of views must share before their colours decide anything
-BESIDE = 0.01, 0.04  # half widths inside an outline where the colour beside it is taken
-ACROSS_EDGE = 0.05  # half widths between two such places, up to which they lie on both sides of one edge
-DIFFERENT = 0.3  # colour differences count up to this
-MAP = 256
-PLACE = 2.0  # cells of half a map: the size of what is a place of its own on the object
-REACHED = 2.0  # square roots of the outline's area in half widths, of what is compared around its middle
+REFINEMENTS = 3
+PROFILE_PIXELS = 6.0  # pixels of the colour profile on each side of the outline
+LEAST_CONTRAST = 0.1  # distance in RGB between both sides from which an edge can be located
+MAX_CONTRAST = 0.25  # differences from the background are clipped here
+LEAST_COSINE = 0.3  # least cosine between normal and viewing ray for a colour to be compared
+LEAST_POINTS = 30  # that two views must share for their colours to be compared
+SHARED_POINTS = 200  # that all pairs together must share before colours decide anything
+RIM_BAND = 0.01, 0.04  # half widths inside an outline between which the colour at the rim is sampled
+EDGE_DISTANCE = 0.05  # half widths between rim points of two views, up to which they lie on both sides of one edge
+MAX_COLOUR_DIFFERENCE = 0.3  # colour differences are clipped here
+MAP_SIDE = 256
+BLUR_SIGMA = 2.0  # cells of half a map: standard deviation of the blur before the largest local difference is taken
+NORMALIZED_EXTENT = 2.0  # half side of what is compared around the silhouette's centroid, in square roots of its area
 
 
-def sampled(image: Array, x: Array, y: Array) -> Array:
-    """`image` [H, W, C] (or [H, W]) at coordinates in half widths, bilinear, the edge's value beyond it."""
+def sample_bilinear(image: Array, x: Array, y: Array) -> Array:
+    """`image` [H, W, C] or [H, W] at coordinates in half widths, bilinear, clamped to the edge."""
     h, w = image.shape[:2]
     half = max(h, w) / 2
-    places = [h / 2 - y * half - 0.5, w / 2 + x * half - 0.5]
+    coordinates = [h / 2 - y * half - 0.5, w / 2 + x * half - 0.5]
     layers = image[..., None] if image.ndim == 2 else image
-    found = [map_coordinates(layers[..., k], places, order=1, mode="nearest") for k in range(layers.shape[2])]
-    return found[0] if image.ndim == 2 else np.stack(found, axis=-1)
+    channels = [map_coordinates(layers[..., k], coordinates, order=1, mode="nearest") for k in range(layers.shape[2])]
+    return channels[0] if image.ndim == 2 else np.stack(channels, axis=-1)
 
 
-def outline(distance: Array, count: int = 400) -> tuple[Array, Array]:
-    """Points (n, 2) of the zero level of a signed distance map [s, s] and the outward normals there, in half widths."""
+def silhouette_points(distance: Array, count: int = 400) -> tuple[Array, Array]:
+    """Points (n, 2) on the zero level of a signed distance map [s, s] and the outward unit normals there, half widths."""
     side = len(distance)
     smooth = gaussian_filter(distance.astype(np.float64), 1.0)
     down, right = np.gradient(smooth)
     rows, columns = np.nonzero(np.abs(distance) < 1.0 / side)
-    chosen = np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)
-    r, c = rows[chosen], columns[chosen]
+    picked = np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)
+    r, c = rows[picked], columns[picked]
     normal = np.stack([right[r, c], -down[r, c]], axis=1)
     normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-12)
     points = np.stack([(c + 0.5) * 2 / side - 1, 1 - (r + 0.5) * 2 / side], axis=1)
     return points - normal * distance[r, c, None], normal
 
 
-def placed(colour: Array, background: Array, distance: Array) -> Placement:
-    """Finds the depth's outline in the view: shifts and scales it to where inside differs most from the background and outside
-    least. colour: [H, W, 3] in [0, 1]; background: (3,); distance: [s, s] signed, of the depth's outline."""
-    points, normal = outline(distance)
-    strange = np.minimum(np.abs(colour - background).max(axis=2), STRONG)
+def align_to_silhouette(colour: Array, background: Array, distance: Array) -> Placement:
+    """Scale and shift that lay the depth's silhouette onto the object in the view: the largest contrast between inside and
+    outside. colour: [H, W, 3] in [0, 1]; background: (3,); distance: [s, s], signed distance to the depth's silhouette."""
+    points, normal = silhouette_points(distance)
+    contrast_map = np.minimum(np.abs(colour - background).max(axis=2), MAX_CONTRAST)
     best = Placement()
-    for inward, reach, steps, scales in ROUNDS:
+    for offset, max_shift, steps, scales in ALIGNMENT_GRIDS:
         around = best
-        shifts = np.linspace(-reach, reach, steps)
+        shifts = np.linspace(-max_shift, max_shift, steps)
         options = [(around.scale + s, around.x + dx, around.y + dy) for s, dx, dy in product(scales, shifts, shifts)]
         scale, dx, dy = (np.array(v)[:, None] for v in zip(*options, strict=True))
         sides = [
-            sampled(
-                strange, scale * (points[:, 0] + a * normal[:, 0]) + dx, scale * (points[:, 1] + a * normal[:, 1]) + dy
+            sample_bilinear(
+                contrast_map,
+                scale * (points[:, 0] + a * normal[:, 0]) + dx,
+                scale * (points[:, 1] + a * normal[:, 1]) + dy,
             )
-            for a in (-inward, inward)
+            for a in (-offset, offset)
         ]
         contrast = (sides[0] - sides[1]).mean(axis=1)
         k = int(contrast.argmax())
         best = Placement(*(float(v) for v in options[k]))
-    for _ in range(EXACT_ROUNDS):
-        best = _exactly(colour, points, normal, best)
+    for _ in range(REFINEMENTS):
+        best = _refine_placement(colour, points, normal, best)
     return best
 
 
-def _exactly(colour: Array, points: Array, normal: Array, around: Placement) -> Placement:
-    """Moves the outline to where the colours along its normals are half the object's, half what is behind it just there, which
-    neither a shadow nor blurred edges move. Least squares, in which what disagrees counts ever less."""
+def _refine_placement(colour: Array, points: Array, normal: Array, around: Placement) -> Placement:
+    """Sub-pixel alignment: edges are located where the colour profile along the normal is half object, half local background,
+    which neither shadows nor blur shift. Iteratively reweighted least squares."""
     step = 2 / max(colour.shape[:2])
-    away = np.arange(-ACROSS, ACROSS + 0.25, 0.5)
-    x = around.scale * points[:, :1] + around.x + away * step * normal[:, :1]
-    y = around.scale * points[:, 1:] + around.y + away * step * normal[:, 1:]
-    profile = sampled(colour, x, y)
+    offsets = np.arange(-PROFILE_PIXELS, PROFILE_PIXELS + 0.25, 0.5)
+    x = around.scale * points[:, :1] + around.x + offsets * step * normal[:, :1]
+    y = around.scale * points[:, 1:] + around.y + offsets * step * normal[:, 1:]
+    profile = sample_bilinear(colour, x, y)
     inside, outside = profile[:, :4].mean(axis=1), profile[:, -4:].mean(axis=1)
     contrast = inside - outside
-    size = (contrast**2).sum(axis=1)
-    share = ((profile - outside[:, None]) * contrast[:, None]).sum(axis=2) / np.maximum(size, 1e-9)[:, None]
-    offset = (np.clip(share, 0, 1).sum(axis=1) * 0.5 - ACROSS - 0.25) * step
+    squared_contrast = (contrast**2).sum(axis=1)
+    object_fraction = ((profile - outside[:, None]) * contrast[:, None]).sum(axis=2) / np.maximum(
+        squared_contrast, 1e-9
+    )[:, None]
+    offset = (np.clip(object_fraction, 0, 1).sum(axis=1) * 0.5 - PROFILE_PIXELS - 0.25) * step
     system = np.column_stack([(points * normal).sum(axis=1), normal])
-    weight = (size > LEAST_CONTRAST**2).astype(np.float64)
+    weight = (squared_contrast > LEAST_CONTRAST**2).astype(np.float64)
     if weight.sum() < len(points) / 4:
         return around
-    found = np.zeros(3)
+    solution = np.zeros(3)
     for _ in range(8):
         scaled = system * weight[:, None]
-        found = np.linalg.lstsq(scaled.T @ system + 1e-9 * np.eye(3), scaled.T @ offset, rcond=None)[0]
-        weight = (size > LEAST_CONTRAST**2) / (1 + ((offset - system @ found) / (0.7 * step)) ** 2)
-    return Placement(around.scale + float(found[0]), around.x + float(found[1]), around.y + float(found[2]))
+        solution = np.linalg.lstsq(scaled.T @ system + 1e-9 * np.eye(3), scaled.T @ offset, rcond=None)[0]
+        weight = (squared_contrast > LEAST_CONTRAST**2) / (1 + ((offset - system @ solution) / (0.7 * step)) ** 2)
+    return Placement(around.scale + float(solution[0]), around.x + float(solution[1]), around.y + float(solution[2]))
 
 
 def colour_map(colour: Array, placement: Placement) -> Array:
-    """[MAP, MAP, 3]: the view's colours where the depth render has its pixels."""
-    axis = (np.arange(MAP) + 0.5) * 2 / MAP - 1
+    """[MAP_SIDE, MAP_SIDE, 3]: the view's colours resampled to the depth render's frame."""
+    axis = (np.arange(MAP_SIDE) + 0.5) * 2 / MAP_SIDE - 1
     x, y = np.meshgrid(axis, -axis)
-    soft = gaussian_filter(colour, (max(colour.shape) / MAP / 1.5,) * 2 + (0,))
-    return sampled(soft, placement.scale * x + placement.x, placement.scale * y + placement.y)
+    soft = gaussian_filter(colour, (max(colour.shape) / MAP_SIDE / 1.5,) * 2 + (0,))
+    return sample_bilinear(soft, placement.scale * x + placement.x, placement.scale * y + placement.y)
 
 
 @dataclass(frozen=True)
-class Disagreement:
-    """Of what each view shows with what each other view shows of the same points: squared differences of colour, light set apart,
-    total (6, 6) and of how many points, count (6, 6)."""
+class ColourDifference:
+    """Squared colour differences between each view and each other at shared points, lighting removed: total (6, 6), number of
+    points count (6, 6)."""
 
     total: Array
     count: Array
 
     def mean(self, pairs: Array) -> float:
-        """Over the pairs (6, 6) bool; nan where these share too little."""
+        """Mean over the pairs (6, 6) bool; nan where these share too few points."""
         count = int(self.count[pairs].sum())
         return float(self.total[pairs].sum()) / count if count >= SHARED_POINTS else float("nan")
 
 
-def disagreement(sights: Sights, maps: list[Array], axes: Array, coding: Coding, theta: Array) -> Disagreement:
-    places, normals = transfers(sights, axes, coding, theta)
-    own = [sampled(maps[i], sights.points[i, :, 0], sights.points[i, :, 1]) for i in range(6)]
+def colour_difference(
+    observations: Observations, maps: list[Array], axes: Array, encoding: EncodingModel, params: Array
+) -> ColourDifference:
+    projections, normals = cross_view_projections(observations, axes, encoding, params)
+    colours = [sample_bilinear(maps[i], observations.points[i, :, 0], observations.points[i, :, 1]) for i in range(6)]
     total, shared = np.zeros((6, 6)), np.zeros((6, 6), int)
     for i, j in product(range(6), range(6)):
-        both = places[i, j, :, 2] > FACING
-        if both.sum() < LEAST:
+        visible = projections[i, j, :, 2] > LEAST_COSINE
+        if visible.sum() < LEAST_POINTS:
             continue
-        other = sampled(maps[j], places[i, j, both, 0], places[i, j, both, 1])
-        total[i, j] = _unlike(own[i][both], other, normals[i, both])
-        shared[i, j] = int(both.sum())
-    return Disagreement(total, shared)
+        other = sample_bilinear(maps[j], projections[i, j, visible, 0], projections[i, j, visible, 1])
+        total[i, j] = _sum_colour_difference(colours[i][visible], other, normals[i, visible])
+        shared[i, j] = int(visible.sum())
+    return ColourDifference(total, shared)
 
 
 @dataclass(frozen=True)
-class Edges(Disagreement):
-    """The same of what two views at right angles to each other show on both sides of the edges between their faces, and how their
-    colours correlate along these, alike (6, 6). On most things paint goes on around an edge, and boxes have no other way to tell
-    how their lid is turned."""
+class EdgeDifference(ColourDifference):
+    """The same at points of two perpendicular views on both sides of the edges between their faces, with the correlation of the
+    colours along these, correlations (6, 6). Paint usually continues around an edge, and a box shows in no other way how its
+    lid is turned."""
 
-    alike: Array
+    correlations: Array
 
     def correlation(self, pairs: Array) -> float:
-        """Over the pairs (6, 6) bool; nan where these share too little."""
+        """Mean over the pairs (6, 6) bool; nan where these share too few points."""
         count = self.count[pairs]
-        return float((self.alike[pairs] * count).sum()) / count.sum() if count.sum() >= SHARED_POINTS else float("nan")
+        return (
+            float((self.correlations[pairs] * count).sum()) / count.sum()
+            if count.sum() >= SHARED_POINTS
+            else float("nan")
+        )
 
 
-def edges(sights: Sights, maps: list[Array], axes: Array, coding: Coding, theta: Array) -> Edges:
-    beside = [_beside(v, o) for v, o in zip(sights.values, sights.outside, strict=True)]
-    own = [sampled(m, p[:, 0], p[:, 1]) for m, p in zip(maps, beside, strict=True)]
-    places = [lifted(p, axes[i], coding, theta, i) for i, p in enumerate(beside)]
-    trees = [cKDTree(p[:, :3]) for p in places]
-    total, shared, alike = np.zeros((6, 6)), np.zeros((6, 6), int), np.zeros((6, 6))
+def edge_difference(
+    observations: Observations, maps: list[Array], axes: Array, encoding: EncodingModel, params: Array
+) -> EdgeDifference:
+    rim_points = [
+        _points_inside_silhouette(v, o)
+        for v, o in zip(observations.values, observations.silhouette_distance, strict=True)
+    ]
+    colours = [sample_bilinear(m, p[:, 0], p[:, 1]) for m, p in zip(maps, rim_points, strict=True)]
+    world_points = [to_world(p, axes[i], encoding, params, i) for i, p in enumerate(rim_points)]
+    trees = [cKDTree(p[:, :3]) for p in world_points]
+    total, shared, correlations = np.zeros((6, 6)), np.zeros((6, 6), int), np.zeros((6, 6))
     for i, j in product(range(6), range(6)):
         if i == j or abs(axes[i, 2] @ axes[j, 2]) > 0.5:
             continue
-        distance, nearest = trees[j].query(places[i][:, :3], distance_upper_bound=ACROSS_EDGE)
+        distance, nearest = trees[j].query(world_points[i][:, :3], distance_upper_bound=EDGE_DISTANCE)
         near = np.isfinite(distance)
-        if near.sum() < LEAST:
+        if near.sum() < LEAST_POINTS:
             continue
-        one, other = own[i][near], own[j][nearest[near]]
-        total[i, j] = _unlike(one, other, np.zeros_like(one))
+        one, other = colours[i][near], colours[j][nearest[near]]
+        total[i, j] = _sum_colour_difference(one, other, np.zeros_like(one))
         shared[i, j] = int(near.sum())
-        alike[i, j] = _correlation(one, other)
-    return Edges(total, shared, alike)
+        correlations[i, j] = _correlation(one, other)
+    return EdgeDifference(total, shared, correlations)
 
 
 def _correlation(one: Array, other: Array) -> float:
-    """Of all channels at once, each around its own mean."""
+    """Pearson correlation over all channels, each centred on its own mean."""
     a, b = one - one.mean(axis=0), other - other.mean(axis=0)
     return float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum() + 1e-12))
 
 
-def _beside(values: Array, outside: Array) -> Array:
-    """(n, 5): the cells just inside an outline, as Sights has its points, but without slopes."""
+def _points_inside_silhouette(values: Array, outside: Array) -> Array:
+    """(n, 5): cells just inside the silhouette in the layout of `Observations.points`, with zero slopes."""
     side = len(values)
-    r, c = np.nonzero((values >= 0) & (outside < -BESIDE[0]) & (outside > -BESIDE[1]))
+    r, c = np.nonzero((values >= 0) & (outside < -RIM_BAND[0]) & (outside > -RIM_BAND[1]))
     flat = np.zeros(len(r))
     return np.stack([(c + 0.5) * 2 / side - 1, 1 - (r + 0.5) * 2 / side, values[r, c], flat, flat], axis=1)
 
 
-def _unlike(one: Array, other: Array, normals: Array) -> float:
-    """The sum over all points of their squared, bounded differences of colour, light set apart."""
-    difference = np.minimum(np.abs(_unlit(one, other, normals)), DIFFERENT)
+def _sum_colour_difference(one: Array, other: Array, normals: Array) -> float:
+    """Sum over all points of squared, clipped colour differences, lighting removed."""
+    difference = np.minimum(np.abs(_colour_residuals(one, other, normals)), MAX_COLOUR_DIFFERENCE)
     return float((difference**2).mean(axis=1).sum())
 
 
-def _unlit(one: Array, other: Array, normals: Array) -> Array:
-    """The difference of two views' colours (n, 3) of the same points, without what another exposure and light from another side
-    make of them: a factor that is linear in the normal (n, 3)."""
+def _colour_residuals(one: Array, other: Array, normals: Array) -> Array:
+    """Differences (n, 3) between two views' colours of the same points after the best fitting change of exposure and light
+    direction: a factor linear in the normal (n, 3)."""
     light = np.column_stack([np.ones(len(normals)), normals])
     system = (((one + other) / 2)[:, :, None] * light[:, None]).reshape(-1, 4)
     difference = one - other
-    square = system.T @ system + 1e-3 * len(system) * np.eye(4)
-    factor = np.linalg.solve(square, system.T @ difference.ravel())
-    return np.asarray(difference - (system @ factor).reshape(difference.shape))
+    normal_matrix = system.T @ system + 1e-3 * len(system) * np.eye(4)
+    coefficients = np.linalg.solve(normal_matrix, system.T @ difference.ravel())
+    return np.asarray(difference - (system @ coefficients).reshape(difference.shape))
 
 
-def unlike_pairs(one: Array, other: Array) -> Array:
-    """(6, 6) bool: the pairs of views that stand to each other in another way in two rigs (6, 3, 3). What the other pairs show
-    decides nothing between these."""
+def differing_pairs(one: Array, other: Array) -> Array:
+    """(6, 6) bool: pairs of views whose relative pose differs between two rigs (6, 3, 3). Only these can tell the rigs apart."""
     turned = [np.einsum("iab,jcb->ijac", rig, rig) for rig in (one, other)]
     return np.asarray(np.abs(turned[0] - turned[1]).max(axis=(2, 3)) > 1e-6)
 
 
 @dataclass(frozen=True)
-class Unlikeness:
-    """How differently two rigs dress one shape: mean squared difference of colour on the object, exposure and light from another
-    side set apart, of the view where it is largest; overall, and in the place where it is largest."""
+class AppearanceDifference:
+    """Mean squared colour difference of the object as two rigs texture it, lighting removed, of the view where it is largest:
+    overall, and at the place where it is largest."""
 
     overall: float
     local: float
 
 
-def unlikenesses(
+def appearance_differences(
     maps: list[Array], masks: list[Array], normals: Array, one: Array, others: list[Array]
-) -> list[Unlikeness]:
-    """How differently each of `others` dresses the shape than `one`, all (6, 3, 3). normals: (6, s, s, 3) of what the views show
-    where `one` has put them. Most pairs of pictures are the same in many rigs: each is compared once."""
-    wanted = [[(v, *_instead(one, other, v)) for v in range(6)] for other in others]
-    pairs = list({pair for pairs in wanted for pair in pairs})
-    found = dict(zip(pairs, parallel_map(lambda p: _unlikeness(maps, masks, normals, *p), pairs), strict=True))
-    return [Unlikeness(max(found[p].overall for p in pairs), max(found[p].local for p in pairs)) for pairs in wanted]
+) -> list[AppearanceDifference]:
+    """Appearance difference between rig `one` and each of `others`, all (6, 3, 3). normals: (6, s, s, 3), world normals of the
+    views in `one`. Most pairs of pictures recur in many rigs: each is compared once."""
+    pairs_of = [[(v, *_corresponding_view(one, other, v)) for v in range(6)] for other in others]
+    pairs = list({pair for pairs in pairs_of for pair in pairs})
+    by_pair = dict(
+        zip(pairs, parallel_map(lambda p: _appearance_difference(maps, masks, normals, *p), pairs), strict=True)
+    )
+    return [
+        AppearanceDifference(max(by_pair[p].overall for p in pairs), max(by_pair[p].local for p in pairs))
+        for pairs in pairs_of
+    ]
 
 
-def _instead(one: Array, other: Array, v: int) -> tuple[int, tuple[float, ...]]:
-    """Which picture `other` has where `one` has that of v, and how it lies on it: the right and up of v, in its own."""
+def _corresponding_view(one: Array, other: Array, v: int) -> tuple[int, tuple[float, ...]]:
+    """The view that `other` has in the direction of view v of `one`, and the in-plane rotation between the two, 2 x 2 by rows."""
     u = int(np.argmax(other[:, 2] @ one[v, 2]))
     return u, tuple(float(x) for x in (one[v, :2] @ other[u, :2].T).round(9).ravel())
 
 
-def _unlikeness(
-    maps: list[Array], masks: list[Array], normals: Array, v: int, u: int, lying: tuple[float, ...]
-) -> Unlikeness:
-    """Of the picture of v and that of u, one outline laid on the other."""
-    axis = (np.arange(MAP // 2) + 0.5) * 4 / MAP - 1
+def _appearance_difference(
+    maps: list[Array], masks: list[Array], normals: Array, v: int, u: int, orientation: tuple[float, ...]
+) -> AppearanceDifference:
+    """Difference between pictures v and u, aligned by silhouette centroid and area."""
+    axis = (np.arange(MAP_SIDE // 2) + 0.5) * 4 / MAP_SIDE - 1
     x, y = np.meshgrid(axis, -axis)
-    a, inside = _centred(maps[v], masks[v], x, y)
-    b, within = _centred(maps[u], masks[u], x * lying[0] + y * lying[2], x * lying[1] + y * lying[3])
+    a, inside = _sample_normalized(maps[v], masks[v], x, y)
+    b, within = _sample_normalized(
+        maps[u], masks[u], x * orientation[0] + y * orientation[2], x * orientation[1] + y * orientation[3]
+    )
     both = binary_erosion(inside & within, iterations=2)
     if not both.any():
-        return Unlikeness(0.0, 0.0)
-    turned = _centred(normals[v], masks[v], x, y)[0][both]
+        return AppearanceDifference(0.0, 0.0)
+    mapped_normals = _sample_normalized(normals[v], masks[v], x, y)[0][both]
     difference = np.zeros_like(a)
-    difference[both] = _unlit(a[both], b[both], turned)
-    local = (_soft(difference, both)[both] ** 2).mean(axis=1).max()
-    return Unlikeness(float((difference[both] ** 2).mean()), float(local))
+    difference[both] = _colour_residuals(a[both], b[both], mapped_normals)
+    local = (_masked_blur(difference, both)[both] ** 2).mean(axis=1).max()
+    return AppearanceDifference(float((difference[both] ** 2).mean()), float(local))
 
 
-def _soft(image: Array, where: Array) -> Array:
-    """[H, W, 3], means over the surroundings as far as these lie in `where` [H, W], so that single pixels say nothing."""
-    weight = gaussian_filter(where.astype(np.float64), PLACE)
-    layers = [gaussian_filter(np.where(where, image[..., k], 0.0), PLACE) for k in range(3)]
+def _masked_blur(image: Array, where: Array) -> Array:
+    """[H, W, 3]: Gaussian blur normalized by the mask `where` [H, W], so that single pixels do not count."""
+    weight = gaussian_filter(where.astype(np.float64), BLUR_SIGMA)
+    layers = [gaussian_filter(np.where(where, image[..., k], 0.0), BLUR_SIGMA) for k in range(3)]
     return np.stack(layers, axis=-1) / np.maximum(weight, 0.3)[..., None]
 
 
-def _centred(colours: Array, mask: Array, x: Array, y: Array) -> tuple[Array, Array]:
-    """Colours around the outline's centroid, in lengths at which the outline has the same area in every view; and what lies well
+def _sample_normalized(colours: Array, mask: Array, x: Array, y: Array) -> tuple[Array, Array]:
+    """Colours around the silhouette's centroid, scaled to equal silhouette area in all views; and which samples lie well
     inside."""
     axis = (np.arange(len(mask)) + 0.5) * 2 / len(mask) - 1
-    share = mask / max(float(mask.sum()), 1e-9)
-    middle = float((share.sum(axis=0) * axis).sum()), -float((share.sum(axis=1) * axis).sum())
-    length = REACHED * float(np.sqrt(mask.mean()))
+    weights = mask / max(float(mask.sum()), 1e-9)
+    middle = float((weights.sum(axis=0) * axis).sum()), -float((weights.sum(axis=1) * axis).sum())
+    length = NORMALIZED_EXTENT * float(np.sqrt(mask.mean()))
     at = middle[0] + length * x, middle[1] + length * y
-    return sampled(colours, *at), sampled(mask, *at) > 0.99
+    return sample_bilinear(colours, *at), sample_bilinear(mask, *at) > 0.99

@@ -1,7 +1,6 @@
-"""Rigs with a name: what well-known multi-view generators take their six views from, in the order in which they give them.
+"""Named rigs: the camera poses of well-known multi-view generators, in the order of their views.
 
-Zero123++ (Shi et al. 2023, its README's table of camera parameters); Wonder3D (Long et al. 2023, its fixed poses).
-"""
+Zero123++ (Shi et al. 2023, its README's table of camera parameters); Wonder3D (Long et al. 2023, its fixed poses)."""
 
 from __future__ import annotations
 

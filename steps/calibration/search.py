@@ -1,4 +1,4 @@
-"""Which rig took six pictures: what the names mean, how top and bottom are turned, and the numbers that go with it."""
+"""Which rig took six pictures: what the view names mean, how top and bottom are turned, and the parameters of the cameras."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steps.calibration.observations import points_of, shown, with_furthest
+from steps.calibration.observations import all_points, points_of, with_extreme_points
 from steps.calibration.presets import PRESETS
 from steps.calibration.solver import (
-    BENDS,
+    CURVE,
     DIRECTIONS,
     EXACT,
     FINE,
@@ -21,13 +21,13 @@ from steps.calibration.solver import (
     PER_VIEW,
     ROUGH,
     SHARED,
-    Coding,
+    EncodingModel,
     Fit,
+    Observations,
     Problem,
-    Sights,
     Tolerance,
-    lifted,
-    numbers,
+    initial_params,
+    to_world,
 )
 from steps.compute.kernels import parallel_map
 from steps.geometry.cameras import CANONICAL_AXES, VIEW_NAMES
@@ -38,9 +38,9 @@ ALL = np.ones(6, bool)
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What the names mean. left_is: whose left; top, bottom: quarter turns of that picture, counter-clockwise. Or preset: a rig
-    with a name, whose views come in an order of its own. field_of_view: degrees, None where it has to be found."""
+class Hypothesis:
+    """What the view names mean. left_is: whose left; top, bottom: quarter turns of that picture, counter-clockwise. Or preset:
+    a named rig, whose views come in an order of its own. field_of_view: degrees, None to estimate it."""
 
     left_is: str = "viewer"
     top: int = 0
@@ -49,288 +49,347 @@ class Reading:
     field_of_view: float | None = None
 
 
-def axes_of(reading: Reading) -> Array:
+def axes_of(hypothesis: Hypothesis) -> Array:
     """(6, 3, 3): right, up and back of each camera in the world."""
-    if reading.preset:
-        return PRESETS[reading.preset].axes
-    found = []
+    if hypothesis.preset:
+        return PRESETS[hypothesis.preset].axes
+    axes = []
     for name in VIEW_NAMES:
         back, up = (np.array(v, float) for v in CANONICAL_AXES[name])
-        if reading.left_is == "object" and name in ("left", "right"):
+        if hypothesis.left_is == "object" and name in ("left", "right"):
             back = -back
-        for _ in range({"top": reading.top, "bottom": reading.bottom}.get(name, 0)):
+        for _ in range({"top": hypothesis.top, "bottom": hypothesis.bottom}.get(name, 0)):
             up = np.cross(up, back)
-        found.append(np.stack([np.cross(up, back), up, back]))
-    return np.stack(found)
+        axes.append(np.stack([np.cross(up, back), up, back]))
+    return np.stack(axes)
 
 
-def readings() -> list[Reading]:
-    return [Reading(left, top, bottom) for left, top, bottom in product(("viewer", "object"), range(4), range(4))]
+def hypotheses() -> list[Hypothesis]:
+    """All 32 meanings of the view names."""
+    return [
+        Hypothesis(left_is, top, bottom) for left_is, top, bottom in product(("viewer", "object"), range(4), range(4))
+    ]
 
 
 # -- the search ---------------------------------------------------------------------------------------------------------
 
 PARAMETERS = np.arange(SHARED + 6 * PER_VIEW)
-SIMPLER = 1.005  # how much better inverse depth, or depth along rays, must fit than linear depth along the axis
-LADDER = (0, 12, 22, 32, 42, 52, 62, 72)  # degrees: fields of view to begin from
-RUNGS = 3  # of them are tried with other codings
-HOPEFUL = 4  # of all these beginnings are followed
-PARALLEL = 2.0  # standard errors of perspective, below which it is taken for none: such cameras are common, very long lenses not
-FAR_OFF = 6.0, 1.0  # a cost so many times the best one's, and this more, from which no other numbers help a reading
-CODINGS = tuple(Coding(inverse, ray) for inverse, ray in product((0, 1), (0, 1)))
-CURVED = (Coding(bends=1), Coding(ray=1, bends=1))
-FOLLOWED = 12  # readings whose views have ranges of their own
-OWN_LADDER = (0.1, 0.29, 0.49)  # perspectives to begin from, of such
-RATES = (-3.5, -1.5, 1.5, 3.5)  # of curves to begin from
-BENT = 1.03  # how much better a curve must fit than none
+# factor on the cost of inverse depth, and of depth along rays, against linear depth along the axis
+ENCODING_PENALTY = 1.005
+FIELDS_OF_VIEW = (0, 12, 22, 32, 42, 52, 62, 72)  # degrees: fields of view to begin from
+N_PERSPECTIVES = 3  # of them are tried with other encodings
+N_REFINED = 4  # of all these starts are refined
+# standard errors of perspective, below which it is taken for none: such cameras are common, very long lenses not
+ORTHOGRAPHIC_SIGMAS = 2.0
+# a cost so many times the best one's, and this more, from which no other parameters help a hypothesis
+HOPELESS_COST = (
+    6.0,
+    1.0,
+)
+ENCODINGS = tuple(EncodingModel(inverse, ray) for inverse, ray in product((0, 1), (0, 1)))
+CURVED_ENCODINGS = (EncodingModel(curved=1), EncodingModel(ray=1, curved=1))
+N_PER_VIEW = 12  # hypotheses that are refined where each view has its own range
+PER_VIEW_PERSPECTIVES = (0.1, 0.29, 0.49)  # perspectives to begin from, of such
+CURVE_RATES = (-3.5, -1.5, 1.5, 3.5)  # of curves to begin from
+CURVE_PENALTY = 1.03  # factor on the cost of a curve against none
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A reading with the numbers that suit it best; fit.cost tells how well (about 0.5 where it is right)."""
+    """A hypothesis with its best parameters. fit.cost: about 0.5 for the right one."""
 
-    reading: Reading
-    coding: Coding
+    hypothesis: Hypothesis
+    encoding: EncodingModel
     fit: Fit
 
 
-def normals(sights: Sights, candidate: Candidate) -> Array:
-    """(6, s, s, 3): the unit normals, in the world, of what each view shows; zero where it shows nothing."""
-    axes, fit = axes_of(candidate.reading), candidate.fit
-    found = np.zeros((*sights.values.shape, 3))
-    for i, values in enumerate(sights.values):
+def normals(observations: Observations, candidate: Candidate) -> Array:
+    """(6, s, s, 3): world unit normals of each view's surface; zero where there is none."""
+    axes, fit = axes_of(candidate.hypothesis), candidate.fit
+    normals = np.zeros((*observations.values.shape, 3))
+    for i, values in enumerate(observations.values):
         r, c = np.nonzero(values >= 0)
-        found[i, r, c] = lifted(points_of(values, r, c), axes[i], candidate.coding, fit.theta, i)[:, 3:]
-    return found
+        normals[i, r, c] = to_world(points_of(values, r, c), axes[i], candidate.encoding, fit.params, i)[:, 3:]
+    return normals
 
 
-def search(sights: Sights, allowed: list[Reading]) -> list[Candidate]:
-    """Every allowed reading with its best numbers, best first."""
-    rough = _unturned(sights, allowed)
-    if sights.own:
-        return _searched_own(sights, rough)
-    several = parallel_map(lambda c: _fitted(sights, c.reading, c.coding, c.fit.theta, 8, 8), rough[:6])
-    best = min(several, key=lambda c: c.fit.cost)
-    codings = parallel_map(lambda c: _coded(sights, best, c), CODINGS)
-    codings += parallel_map(lambda c: _coded(sights, *c), product([best], CURVED[:1], RATES))
-    coded = min(codings, key=_simplest)
-    found = parallel_map(lambda c: _compared(sights, c.reading, coded), rough)
-    return sorted(found, key=lambda c: c.fit.cost)
+def search(observations: Observations, allowed: list[Hypothesis]) -> list[Candidate]:
+    """Fits every allowed hypothesis; sorted by cost."""
+    rough = _rough_fits(observations, allowed)
+    if observations.per_view_range:
+        return _search_per_view(observations, rough)
+    refits = parallel_map(lambda c: _fit(observations, c.hypothesis, c.encoding, c.fit.params, 8, 8), rough[:6])
+    best = min(refits, key=lambda c: c.fit.cost)
+    refitted = parallel_map(lambda c: _fit_encoding(observations, best, c), ENCODINGS)
+    refitted += parallel_map(
+        lambda c: _fit_encoding(observations, *c), product([best], CURVED_ENCODINGS[:1], CURVE_RATES)
+    )
+    best_encoded = min(refitted, key=_penalized_cost)
+    candidates = parallel_map(lambda c: _fit_other_hypothesis(observations, c.hypothesis, best_encoded), rough)
+    return sorted(candidates, key=lambda c: c.fit.cost)
 
 
-def _perspective(reading: Reading) -> float | None:
-    """The tangent of half the field of view, where the reading has one of its own."""
-    angle = PRESETS[reading.preset].field_of_view if reading.preset else reading.field_of_view
+def _perspective(hypothesis: Hypothesis) -> float | None:
+    """Tangent of half the field of view, where the hypothesis fixes it."""
+    angle = PRESETS[hypothesis.preset].field_of_view if hypothesis.preset else hypothesis.field_of_view
     return None if angle is None else float(np.tan(np.radians(angle / 2)))
 
 
-def _fitted(
-    sights: Sights, reading: Reading, coding: Coding, theta: Array, stride: int, rounds: int, used: Array = ALL,
-    tolerance: Tolerance = ROUGH, shared_only: bool = False,
+def _fit(
+    observations: Observations, hypothesis: Hypothesis, encoding: EncodingModel, params: Array, stride: int, rounds: int,
+    used: Array = ALL, tolerance: Tolerance = ROUGH, shared_only: bool = False,
 ) -> Candidate:  # fmt: skip
-    free = _free(sights, coding, shared_only)
-    free[0] = _perspective(reading) is None
-    problem = Problem(sights, axes_of(reading), coding, used, free, stride, tolerance)
-    return Candidate(reading, coding, problem.fitted(theta, rounds))
+    free = _free_params(observations, encoding, shared_only)
+    free[0] = _perspective(hypothesis) is None
+    problem = Problem(observations, axes_of(hypothesis), encoding, used, free, stride, tolerance)
+    return Candidate(hypothesis, encoding, problem.minimize(params, rounds))
 
 
-def _free(sights: Sights, coding: Coding, shared_only: bool = False) -> Array:
-    """Which numbers are looked for: bool, as PARAMETERS."""
+def _free_params(observations: Observations, encoding: EncodingModel, shared_only: bool = False) -> Array:
+    """Which parameters are optimized: bool, as PARAMETERS."""
     free = (PARAMETERS < SHARED) | (not shared_only)
-    free[BENDS] = coding.bends
-    for own in range(SHARED, len(PARAMETERS), PER_VIEW):  # what a view's range is of
-        free[own + 3 : own + PER_VIEW] |= sights.own
+    free[CURVE] = encoding.curved
+    for view_start in range(SHARED, len(PARAMETERS), PER_VIEW):  # what a view's range is of
+        free[view_start + 3 : view_start + PER_VIEW] |= observations.per_view_range
     return free
 
 
-def _starts(sights: Sights, reading: Reading) -> list[Array]:
-    """Perspectives and heights to begin from, with large values near and with large values far."""
-    own = _perspective(reading)
-    perspectives = (0.15, 0.45) if own is None else (own,)
-    if sights.own:
-        return [_own_start(sights, reading, *s) for s in product(perspectives, (True, False))]
-    radius = float(np.mean(sights.reach + np.roll(sights.reach, DIRECTIONS // 2, axis=1))) / 2
-    found = []
+def _start_params(observations: Observations, hypothesis: Hypothesis) -> list[Array]:
+    """Starting points: a grid over perspective and end heights, with larger values nearer and larger values farther."""
+    fixed = _perspective(hypothesis)
+    perspectives = (0.15, 0.45) if fixed is None else (fixed,)
+    if observations.per_view_range:
+        return [_per_view_start(observations, hypothesis, *s) for s in product(perspectives, (True, False))]
+    radius = (
+        float(
+            np.mean(observations.silhouette_extent + np.roll(observations.silhouette_extent, DIRECTIONS // 2, axis=1))
+        )
+        / 2
+    )
+    starts = []
     for k, near, far in product(perspectives, (0.8, 1.1), (0.0, -0.5, -1.0)):
         for low, high in ((near, far), (far, near)):
-            found.append(numbers(k, low * radius, high * radius))
-    return found
+            starts.append(initial_params(k, low * radius, high * radius))
+    return starts
 
 
-def _own_start(sights: Sights, reading: Reading, k: float, larger_is_farther: bool) -> Array:
-    """Every view's values between the point that the outlines have nearest to its camera and the object's middle from there."""
-    axes = axes_of(reading)
-    near = np.array([_extent(sights, axes, a) for a in axes[:, 2]])
-    far = (near - [_extent(sights, axes, -a) for a in axes[:, 2]]) / 2
+def _per_view_start(observations: Observations, hypothesis: Hypothesis, k: float, larger_is_farther: bool) -> Array:
+    """Start for per-view ranges: each view's values span from the silhouettes' nearest point to half way behind the centre."""
+    axes = axes_of(hypothesis)
+    near = np.array([_silhouette_extent(observations, axes, a) for a in axes[:, 2]])
+    far = (near - [_silhouette_extent(observations, axes, -a) for a in axes[:, 2]]) / 2
     ends = np.stack([near, far] if larger_is_farther else [far, near], axis=1)
     low, high = ends.mean(axis=0)
-    theta = numbers(k, low, high)
+    params = initial_params(k, low, high)
     gains = (ends[:, 1] - ends[:, 0]) / (high - low)
-    theta[SHARED + 3 :: PER_VIEW], theta[SHARED + 4 :: PER_VIEW] = gains - 1, ends[:, 0] - low * gains
-    return theta
+    params[SHARED + 3 :: PER_VIEW], params[SHARED + 4 :: PER_VIEW] = gains - 1, ends[:, 0] - low * gains
+    return params
 
 
-def _extent(sights: Sights, axes: Array, way: Array) -> float:
-    """How far the object reaches from its middle in a direction of the world, by the outlines of the views that see it from the
-    side."""
-    local = axes @ way  # (6, 3)
-    aside = np.abs(local[:, 2]) < np.sqrt(0.5)
+def _silhouette_extent(observations: Observations, axes: Array, direction: Array) -> float:
+    """Extent of the object from its centre along a world direction: median over the views that see it from the side."""
+    local = axes @ direction  # (6, 3)
+    side_on = np.abs(local[:, 2]) < np.sqrt(0.5)
     steps = np.rint(np.arctan2(local[:, 1], local[:, 0]) * DIRECTIONS / (2 * np.pi)).astype(int) % DIRECTIONS
-    reach = sights.reach[np.arange(len(axes)), steps]
-    return float(np.median(reach[aside] if aside.any() else sights.reach))
+    extent = observations.silhouette_extent[np.arange(len(axes)), steps]
+    return float(np.median(extent[side_on] if side_on.any() else observations.silhouette_extent))
 
 
-def _unturned(sights: Sights, allowed: list[Reading]) -> list[Candidate]:
-    """All readings, roughly fitted. The views whose cameras stand the same in many readings, the upright ones, settle perspective
-    and depth for all of these; then the others are tried on."""
+def _rough_fits(observations: Observations, allowed: list[Hypothesis]) -> list[Candidate]:
+    """A rough fit of every hypothesis. The upright views, whose cameras many hypotheses share, determine perspective and depth
+    for all of these; top and bottom are added afterwards."""
     jobs = []
     for first in {(r.left_is, r.preset): r for r in allowed}.values():
         upright = ALL if first.preset else RING
         similar = [r for r in allowed if (r.left_is, r.preset) == (first.left_is, first.preset)]
-        if sights.own:  # of a range of their own, upright views alone say too little
-            jobs += [(r, theta) for r in similar for theta in _starts(sights, r)]
+        if observations.per_view_range:  # four views do not determine perspective and all ranges
+            jobs += [(r, params) for r in similar for params in _start_params(observations, r)]
             continue
-        for theta in _upright(sights, first, upright):
-            jobs += [(r, theta) for r in similar]
-    fits = parallel_map(lambda j: _fitted(sights, j[0], Coding(), j[1], 12, 6, shared_only=True), jobs)
-    best: dict[Reading, Candidate] = {}
+        for params in _fit_upright(observations, first, upright):
+            jobs += [(r, params) for r in similar]
+    fits = parallel_map(lambda j: _fit(observations, j[0], EncodingModel(), j[1], 12, 6, shared_only=True), jobs)
+    best: dict[Hypothesis, Candidate] = {}
     for candidate in sorted(fits, key=lambda c: c.fit.cost):
-        best.setdefault(candidate.reading, candidate)
+        best.setdefault(candidate.hypothesis, candidate)
     return list(best.values())
 
 
-def _upright(sights: Sights, reading: Reading, used: Array) -> list[Array]:
-    """The best numbers by the views in use: two sets with large values far, two with large values near."""
-    found = parallel_map(
-        lambda t: _fitted(sights, reading, Coding(), t, 8, 8, used, shared_only=True),
-        _starts(sights, reading),
+def _fit_upright(observations: Observations, hypothesis: Hypothesis, used: Array) -> list[Array]:
+    """The best parameters by the views in use: two sets with larger values farther, two with larger values nearer."""
+    candidates = parallel_map(
+        lambda t: _fit(observations, hypothesis, EncodingModel(), t, 8, 8, used, shared_only=True),
+        _start_params(observations, hypothesis),
     )
     best = []
     for larger_is_farther in (True, False):
-        fits = [c.fit for c in found if (c.fit.theta[1] > c.fit.theta[2]) == larger_is_farther]
-        best += [fit.theta for fit in sorted(fits, key=lambda f: f.cost)[:2]]
+        fits = [c.fit for c in candidates if (c.fit.params[1] > c.fit.params[2]) == larger_is_farther]
+        best += [fit.params for fit in sorted(fits, key=lambda f: f.cost)[:2]]
     return best
 
 
-def _coded(sights: Sights, best: Candidate, coding: Coding, rate: float = 0.0) -> Candidate:
-    theta = best.fit.theta.copy()
-    theta[BENDS.start] = rate
-    rough = _fitted(sights, best.reading, coding, theta, 8, 12)
-    return _fitted(sights, best.reading, coding, rough.fit.theta, 4, 8, ALL, EXACT)
+def _fit_encoding(observations: Observations, best: Candidate, encoding: EncodingModel, rate: float = 0.0) -> Candidate:
+    """The candidate refitted with another encoding. rate: of the curve to start from."""
+    params = best.fit.params.copy()
+    params[CURVE.start] = rate
+    rough = _fit(observations, best.hypothesis, encoding, params, 8, 12)
+    return _fit(observations, best.hypothesis, encoding, rough.fit.params, 4, 8, ALL, EXACT)
 
 
-def _searched_own(sights: Sights, rough: list[Candidate]) -> list[Candidate]:
-    """Every reading, best first, where each view has a range of its own. From rough numbers other readings of a symmetric shape
-    would not fit as well as they do."""
-    best = _coded_own(sights, rough[:FOLLOWED])
-    found = parallel_map(lambda c: _compared(sights, c.reading, best, FINE), rough)
-    best = sharpened(sights, min(found, key=lambda c: c.fit.cost))
-    found = parallel_map(lambda c: _held(sights, c.reading, best.coding, best.fit.theta, (FINE,), 8, 6), rough)
-    return sorted(found, key=lambda c: c.fit.cost)
+def _search_per_view(observations: Observations, rough: list[Candidate]) -> list[Candidate]:
+    """All hypotheses sorted by cost, where each view has its own range. All start from the refined best one: from rough
+    parameters other hypotheses of a symmetric shape would not reach their own optimum."""
+    best = _fit_encoding_per_view(observations, rough[:N_PER_VIEW])
+    candidates = parallel_map(lambda c: _fit_other_hypothesis(observations, c.hypothesis, best, FINE), rough)
+    best = refine(observations, min(candidates, key=lambda c: c.fit.cost))
+    candidates = parallel_map(
+        lambda c: _fit_fixed_perspective(observations, c.hypothesis, best.encoding, best.fit.params, (FINE,), 8, 6),
+        rough,
+    )
+    return sorted(candidates, key=lambda c: c.fit.cost)
 
 
-def _coded_own(sights: Sights, rough: list[Candidate]) -> Candidate:
-    """The best numbers where each view has a range of its own: these stand in for perspective but for the finest errors, so that
-    it is held at a few."""
+def _fit_encoding_per_view(observations: Observations, rough: list[Candidate]) -> Candidate:
+    """The best encoding where each view has its own range. Per-view ranges nearly compensate for a wrong perspective, so it is
+    fixed at a few values, and only the finest tolerance tells these apart."""
 
-    def held(start: tuple[Candidate, Coding, float]) -> Candidate:
-        found, coding, k = start
-        theta = found.fit.theta if _perspective(found.reading) is not None else _with_perspective(found.fit.theta, k)
-        return _held(sights, found.reading, coding, theta, (ROUGH, EXACT, FINE), 8, 4)
-
-    best = min(parallel_map(held, product(rough, CODINGS[:1], OWN_LADDER)), key=_simplest)
-    k = float(best.fit.theta[0])
-    codings = parallel_map(held, product([best], [*CODINGS[1:], CURVED[0]], [k]))
-    found = min([best, *codings], key=_simplest)
-    return _fitted(sights, found.reading, found.coding, found.fit.theta, 4, 8, ALL, FINE)
-
-
-def _compared(sights: Sights, reading: Reading, best: Candidate, tolerance: Tolerance = EXACT) -> Candidate:
-    """Another reading from the best one's numbers: where the shape is symmetric they fit it, too. Judged with all points; what is
-    far off has its numbers left as they are."""
-    theta = best.fit.theta
-    before = cost(sights, reading, best.coding, theta, tolerance)
-    if before > FAR_OFF[0] * best.fit.cost + FAR_OFF[1]:
-        return Candidate(reading, best.coding, Fit(theta, before))
-    fit = _fitted(sights, reading, best.coding, theta, 8, 6, ALL, tolerance).fit
-    return Candidate(reading, best.coding, Fit(fit.theta, cost(sights, reading, best.coding, fit.theta, tolerance)))
-
-
-def cost(sights: Sights, reading: Reading, coding: Coding, theta: Array, tolerance: Tolerance) -> float:
-    """How badly a rig explains the depth renders, by all points."""
-    return Problem(sights, axes_of(reading), coding, ALL, PARAMETERS >= 0, 1, tolerance).state(theta).cost
-
-
-def sharpened(sights: Sights, best: Candidate) -> Candidate:
-    """The fit with all points, and with ever less patience for errors: what is left of them would pull on the perspective. It
-    begins from every perspective and, at the better ones, every coding, since these and the views' scales can stand in for each
-    other. The cost stays that of the comparison."""
-    points, own = shown(sights), _perspective(best.reading)
-    asked = _reaching(sights, points, best)
-    ladder = list(np.tan(np.radians(LADDER) / 2)) if own is None else [own]
-    rungs = _rungs(asked, best, product([best.coding], ladder, [None]))
-    ladder = [float(c.fit.theta[0]) for c in sorted(rungs, key=_simplest)[:RUNGS]]
-    rungs += _rungs(asked, best, product([c for c in CODINGS if c != best.coding], ladder, [None]))
-    rungs += _rungs(asked, best, product([c for c in CURVED if c != best.coding], ladder, _rates(best)))
-    better = [(c.coding, c.fit.theta) for c in sorted(rungs, key=_simplest)[:HOPEFUL]]
-    held = parallel_map(lambda s: _held(asked, best.reading, *s, (FINEST,), 4, 5), better)
-    found = min(held, key=_simplest)
-    for stride in (4, 2):
-        asked = _reaching(sights, points, found)
-        found = _fitted(asked, best.reading, found.coding, found.fit.theta, stride, 12, ALL, FINEST)
-    doubt = _doubt(asked, found) if own is None else 0.0
-    if found.fit.theta[0] < PARALLEL * doubt:
-        coding = Coding(bends=found.coding.bends)
-        found = _held(asked, best.reading, coding, _with_perspective(found.fit.theta, 0.0), (FINEST,), 2, 12)
-    left = cost(sights, found.reading, found.coding, found.fit.theta, FINEST)
-    return replace(found, fit=Fit(found.fit.theta, best.fit.cost, doubt, left))
-
-
-def _rungs(sights: Sights, best: Candidate, starts: Iterable[tuple[Coding, float, float | None]]) -> list[Candidate]:
-    """The best numbers for codings, perspectives and rates of curves (None: as they are), roughly."""
-
-    def rung(start: tuple[Coding, float, float | None]) -> Candidate:
-        coding, perspective, rate = start
-        theta = _with_perspective(best.fit.theta, perspective)
-        if rate is not None or not coding.bends:
-            theta[BENDS] = rate or 0.0, 0.0, 0.0
-        return _held(sights, best.reading, coding, theta, (EXACT, FINEST), 8, 2)
-
-    return parallel_map(rung, starts)
-
-
-def _rates(best: Candidate) -> list[float | None]:
-    """Of curves to begin from, in `sharpened`."""
-    return [None] if best.coding.bends else [RATES[1], RATES[2]]
-
-
-def _with_perspective(theta: Array, perspective: float) -> Array:
-    return np.concatenate([[perspective], theta[1:]])
-
-
-def _reaching(sights: Sights, points: list[Array], found: Candidate) -> Sights:
-    return with_furthest(sights, points, axes_of(found.reading), found.coding, found.fit.theta)
-
-
-def _doubt(sights: Sights, found: Candidate) -> float:
-    problem = Problem(sights, axes_of(found.reading), found.coding, ALL, _free(sights, found.coding), 2, FINEST)
-    return problem.doubt(found.fit.theta)
-
-
-def _held(
-    sights: Sights, reading: Reading, coding: Coding, theta: Array, tolerances: tuple[Tolerance, ...], stride: int, rounds: int
-) -> Candidate:  # fmt: skip
-    """The best numbers with the perspective held."""
-    for tolerance in tolerances:
-        theta = (
-            Problem(sights, axes_of(reading), coding, ALL, _free(sights, coding) & (PARAMETERS > 0), stride, tolerance)
-            .fitted(theta, rounds)
-            .theta
+    def fit_fixed(start: tuple[Candidate, EncodingModel, float]) -> Candidate:
+        candidate, encoding, k = start
+        params = (
+            candidate.fit.params
+            if _perspective(candidate.hypothesis) is not None
+            else _with_perspective(candidate.fit.params, k)
         )
-    return Candidate(reading, coding, Fit(theta, cost(sights, reading, coding, theta, tolerances[-1])))
+        return _fit_fixed_perspective(observations, candidate.hypothesis, encoding, params, (ROUGH, EXACT, FINE), 8, 4)
+
+    best = min(parallel_map(fit_fixed, product(rough, ENCODINGS[:1], PER_VIEW_PERSPECTIVES)), key=_penalized_cost)
+    k = float(best.fit.params[0])
+    refitted = parallel_map(fit_fixed, product([best], [*ENCODINGS[1:], CURVED_ENCODINGS[0]], [k]))
+    candidate = min([best, *refitted], key=_penalized_cost)
+    return _fit(observations, candidate.hypothesis, candidate.encoding, candidate.fit.params, 4, 8, ALL, FINE)
 
 
-def _simplest(candidate: Candidate) -> float:
-    """The cost, with which linear depth along the axis wins where the others are no better."""
-    coding = candidate.coding
-    return candidate.fit.cost * SIMPLER ** (coding.inverse + coding.ray) * BENT**coding.bends
+def _fit_other_hypothesis(
+    observations: Observations, hypothesis: Hypothesis, best: Candidate, tolerance: Tolerance = EXACT
+) -> Candidate:
+    """Another hypothesis, fitted from the best one's parameters: where the shape is symmetric these fit it, too. The cost is
+    over all points; one far above the best is not refined."""
+    params = best.fit.params
+    before = cost(observations, hypothesis, best.encoding, params, tolerance)
+    if before > HOPELESS_COST[0] * best.fit.cost + HOPELESS_COST[1]:
+        return Candidate(hypothesis, best.encoding, Fit(params, before))
+    fit = _fit(observations, hypothesis, best.encoding, params, 8, 6, ALL, tolerance).fit
+    return Candidate(
+        hypothesis, best.encoding, Fit(fit.params, cost(observations, hypothesis, best.encoding, fit.params, tolerance))
+    )
+
+
+def cost(
+    observations: Observations, hypothesis: Hypothesis, encoding: EncodingModel, params: Array, tolerance: Tolerance
+) -> float:
+    """Cost of a rig over all points."""
+    return (
+        Problem(observations, axes_of(hypothesis), encoding, ALL, PARAMETERS >= 0, 1, tolerance).evaluate(params).cost
+    )
+
+
+def refine(observations: Observations, best: Candidate) -> Candidate:
+    """The final fit: all points, with tolerances that shrink, since residuals of outliers bias the perspective.
+
+    Starts from every perspective and, at the better ones, every encoding: these and the views' scales compensate for each
+    other. `Fit.cost` stays that of the comparison; final_cost is the refined one."""
+    points, fixed_perspective = all_points(observations), _perspective(best.hypothesis)
+    extended = _with_extreme_points(observations, points, best)
+    perspectives = list(np.tan(np.radians(FIELDS_OF_VIEW) / 2)) if fixed_perspective is None else [fixed_perspective]
+    fits = _fit_starts(extended, best, product([best.encoding], perspectives, [None]))
+    perspectives = [float(c.fit.params[0]) for c in sorted(fits, key=_penalized_cost)[:N_PERSPECTIVES]]
+    fits += _fit_starts(extended, best, product([c for c in ENCODINGS if c != best.encoding], perspectives, [None]))
+    fits += _fit_starts(
+        extended, best, product([c for c in CURVED_ENCODINGS if c != best.encoding], perspectives, _curve_rates(best))
+    )
+    better = [(c.encoding, c.fit.params) for c in sorted(fits, key=_penalized_cost)[:N_REFINED]]
+    refits = parallel_map(lambda s: _fit_fixed_perspective(extended, best.hypothesis, *s, (FINEST,), 4, 5), better)
+    refined = min(refits, key=_penalized_cost)
+    for stride in (4, 2):
+        extended = _with_extreme_points(observations, points, refined)
+        refined = _fit(extended, best.hypothesis, refined.encoding, refined.fit.params, stride, 12, ALL, FINEST)
+    std_error = _std_error(extended, refined) if fixed_perspective is None else 0.0
+    if refined.fit.params[0] < ORTHOGRAPHIC_SIGMAS * std_error:
+        encoding = EncodingModel(curved=refined.encoding.curved)
+        refined = _fit_fixed_perspective(
+            extended, best.hypothesis, encoding, _with_perspective(refined.fit.params, 0.0), (FINEST,), 2, 12
+        )
+    final_cost = cost(observations, refined.hypothesis, refined.encoding, refined.fit.params, FINEST)
+    return replace(refined, fit=Fit(refined.fit.params, best.fit.cost, std_error, final_cost))
+
+
+def _fit_starts(
+    observations: Observations, best: Candidate, starts: Iterable[tuple[EncodingModel, float, float | None]]
+) -> list[Candidate]:
+    """Rough fits from encodings, fixed perspectives and curve rates (None: keep the curve)."""
+
+    def fit_start(start: tuple[EncodingModel, float, float | None]) -> Candidate:
+        encoding, perspective, rate = start
+        params = _with_perspective(best.fit.params, perspective)
+        if rate is not None or not encoding.curved:
+            params[CURVE] = rate or 0.0, 0.0, 0.0
+        return _fit_fixed_perspective(observations, best.hypothesis, encoding, params, (EXACT, FINEST), 8, 2)
+
+    return parallel_map(fit_start, starts)
+
+
+def _curve_rates(best: Candidate) -> list[float | None]:
+    """Curve rates to start from in `refine`."""
+    return [None] if best.encoding.curved else [CURVE_RATES[1], CURVE_RATES[2]]
+
+
+def _with_perspective(params: Array, perspective: float) -> Array:
+    return np.concatenate([[perspective], params[1:]])
+
+
+def _with_extreme_points(observations: Observations, points: list[Array], candidate: Candidate) -> Observations:
+    return with_extreme_points(
+        observations, points, axes_of(candidate.hypothesis), candidate.encoding, candidate.fit.params
+    )
+
+
+def _std_error(observations: Observations, candidate: Candidate) -> float:
+    problem = Problem(
+        observations,
+        axes_of(candidate.hypothesis),
+        candidate.encoding,
+        ALL,
+        _free_params(observations, candidate.encoding),
+        2,
+        FINEST,
+    )
+    return problem.std_error(candidate.fit.params)
+
+
+def _fit_fixed_perspective(
+    observations: Observations, hypothesis: Hypothesis, encoding: EncodingModel, params: Array,
+    tolerances: tuple[Tolerance, ...], stride: int, rounds: int,
+) -> Candidate:  # fmt: skip
+    """Fits with the perspective fixed, with one tolerance after the other."""
+    for tolerance in tolerances:
+        params = (
+            Problem(
+                observations,
+                axes_of(hypothesis),
+                encoding,
+                ALL,
+                _free_params(observations, encoding) & (PARAMETERS > 0),
+                stride,
+                tolerance,
+            )
+            .minimize(params, rounds)
+            .params
+        )
+    return Candidate(
+        hypothesis, encoding, Fit(params, cost(observations, hypothesis, encoding, params, tolerances[-1]))
+    )
+
+
+def _penalized_cost(candidate: Candidate) -> float:
+    """Cost times a penalty, so that linear depth along the axis wins ties."""
+    encoding = candidate.encoding
+    return candidate.fit.cost * ENCODING_PENALTY ** (encoding.inverse + encoding.ray) * CURVE_PENALTY**encoding.curved

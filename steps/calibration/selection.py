@@ -1,4 +1,4 @@
-"""From what fits to what is believed: shapes first, then colours, then whether it matters."""
+"""Which of the fitted rigs is the right one: by shape, then by colour, then by whether the difference matters."""
 
 from __future__ import annotations
 
@@ -10,119 +10,127 @@ from numpy.typing import NDArray
 
 from steps.calibration import search
 from steps.calibration.photometric import (
-    Disagreement,
-    Edges,
-    Unlikeness,
-    disagreement,
-    edges,
-    unlike_pairs,
-    unlikenesses,
+    AppearanceDifference,
+    ColourDifference,
+    EdgeDifference,
+    appearance_differences,
+    colour_difference,
+    differing_pairs,
+    edge_difference,
 )
-from steps.calibration.search import Candidate, Reading
-from steps.calibration.solver import EXACT, Fit, Sights
+from steps.calibration.search import Candidate, Hypothesis
+from steps.calibration.solver import EXACT, Fit, Observations
 from steps.compute.kernels import parallel_map
 
 Array = NDArray[Any]
-# a reading whose cost is at most so many times the best one's, and this more, fits as well
+# a hypothesis whose cost is at most so many times the best one's, plus this, fits as well
 SHAPE_TIE, SHAPE_NOISE = 1.15, 0.06
-OWN_TIE = 1.5  # the same where each view has a range of its own, and the cost is that of finer errors
+PER_VIEW_TIE = 1.5  # the same where each view has a range of its own, and the cost is that of finer errors
 COLOUR_TIE, COLOUR_NOISE = 1.4, 0.0003  # the same for the disagreement of colours
 EDGE_TIE, EDGE_NOISE = 1.1, 0.0002  # the same for colours on both sides of edges
-# a correlation of colours along edges that says something, and how much less another's must be
-ALONG, LESS_ALONG = 0.4, 0.4
-ALIKE = 0.012  # mean squared difference of colour up to which two ways to dress a shape are nearly the same: 19 dB, on the object
-ALIKE_EVERYWHERE = 0.014  # the same in the place where it is largest, up to which they are the same
-HOPELESS = 2.5  # a cost above which nothing fits
+# least correlation along edges that is evidence, and by how much another hypothesis must be below it
+EDGE_CORRELATION, CORRELATION_DROP = 0.4, 0.4
+EQUIVALENT_MEAN = 0.012  # mean squared colour difference up to which two textures of a shape are nearly the same: 19 dB
+EQUIVALENT_LOCAL = 0.014  # the same at the place where it is largest
+MAX_COST = 2.5  # a cost above which nothing fits
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A candidate that fits the shape, and how much the views' colours disagree: where they see the same, and around edges."""
+class Scored:
+    """A candidate that fits the shape, with its photometric inconsistency: on shared surface, and across edges."""
 
     candidate: Candidate
-    colours: Disagreement
-    edges: Edges
+    colour_difference: ColourDifference
+    edge_difference: EdgeDifference
 
     @property
     def colour(self) -> float:
-        """Over all views, nan where they share too little."""
-        return self.colours.mean(np.ones((6, 6), bool))
+        """Mean over all pairs of views, nan where they share too few points."""
+        return self.colour_difference.mean(np.ones((6, 6), bool))
 
-    def excludes(self, other: Judged) -> bool:
-        """Whether the pairs of views by which the two differ say clearly that it is not the other one. Edges are asked only where
-        nothing is seen twice."""
-        pairs = unlike_pairs(search.axes_of(self.candidate.reading), search.axes_of(other.candidate.reading))
-        own, others = self.colours.mean(pairs), other.colours.mean(pairs)
-        if not np.isnan(own + others):
-            return others > COLOUR_TIE * own + COLOUR_NOISE
-        along = self.edges.correlation(pairs)
+    def excludes(self, other: Scored) -> bool:
+        """Whether colour rules out the other candidate, by the pairs of views in which the two differ. Edges count only where
+        no surface is seen twice."""
+        pairs = differing_pairs(search.axes_of(self.candidate.hypothesis), search.axes_of(other.candidate.hypothesis))
+        mine, others = self.colour_difference.mean(pairs), other.colour_difference.mean(pairs)
+        if not np.isnan(mine + others):
+            return others > COLOUR_TIE * mine + COLOUR_NOISE
+        correlation = self.edge_difference.correlation(pairs)
         return (
-            along > ALONG
-            and other.edges.correlation(pairs) < along - LESS_ALONG
-            and other.edges.mean(pairs) > EDGE_TIE * self.edges.mean(pairs) + EDGE_NOISE
+            correlation > EDGE_CORRELATION
+            and other.edge_difference.correlation(pairs) < correlation - CORRELATION_DROP
+            and other.edge_difference.mean(pairs) > EDGE_TIE * self.edge_difference.mean(pairs) + EDGE_NOISE
         )
 
 
 @dataclass(frozen=True)
 class Choice:
-    """chosen: with exact numbers; alike: readings that lead to the same mesh up to its symmetry; nearly: those that would change
-    a detail of it; open: those that would change more, so that nothing may be decided; runner_up: the cost of the best reading
-    that does not tie; fits: whether anything does."""
+    """chosen: with refined parameters; scored: all that tie by shape; equivalent: hypotheses that give the same mesh up to its
+    symmetry; near_equivalent: those that change a detail; undecided: those that change more, so that nothing may be decided;
+    runner_up: the lowest cost that does not tie; fits: whether any candidate does."""
 
     chosen: Candidate
-    judged: list[Judged]
-    alike: list[Reading]
-    nearly: list[Reading]
-    open: list[Candidate]
+    scored: list[Scored]
+    equivalent: list[Hypothesis]
+    near_equivalent: list[Hypothesis]
+    undecided: list[Candidate]
     runner_up: float
     fits: bool
 
     @property
     def clear(self) -> bool:
-        return self.fits and not self.open
+        return self.fits and not self.undecided
 
 
-def choose(sights: Sights, candidates: list[Candidate], maps: list[Array], exact: bool = True) -> Choice:
-    """maps: the views' colours where the depth renders have their pixels, see rig_photo.colour_map; exact: sharpen the choice."""
-    least = candidates[0].fit.cost
-    limit = (OWN_TIE if sights.own else SHAPE_TIE) * least + SHAPE_NOISE
+def choose(observations: Observations, candidates: list[Candidate], maps: list[Array], exact: bool = True) -> Choice:
+    """Decides between fitted candidates, sorted by cost. maps: the views' colours, see `photometric.colour_map`; exact: refine
+    it."""
+    lowest_cost = candidates[0].fit.cost
+    limit = (PER_VIEW_TIE if observations.per_view_range else SHAPE_TIE) * lowest_cost + SHAPE_NOISE
     runner_up = min((c.fit.cost for c in candidates if c.fit.cost > limit), default=np.inf)
     tied = [c for c in candidates if c.fit.cost <= limit]
-    judged = parallel_map(lambda c: _judged(sights, c, maps), tied)
-    best = _best(judged)
-    judged.sort(key=lambda j: j is not best)
-    others = list(zip(judged[1:], _unlikenesses(sights, best, judged[1:], maps), strict=True))
-    alike = [j.candidate.reading for j, much in others if _same(much)]
-    rivals = [(j.candidate, much) for j, much in others if not _same(much) and not best.excludes(j)]
-    nearly = [c.reading for c, much in rivals if much.overall <= ALIKE]
-    different = [c for c, much in rivals if much.overall > ALIKE]
-    chosen = search.sharpened(sights, best.candidate) if exact else best.candidate
-    return Choice(chosen, judged, alike, nearly, different, runner_up, least < HOPELESS)
+    scored = parallel_map(lambda c: _score(observations, c, maps), tied)
+    best = _best(scored)
+    scored.sort(key=lambda j: j is not best)
+    others = list(zip(scored[1:], _appearance_differences(observations, best, scored[1:], maps), strict=True))
+    equivalent = [j.candidate.hypothesis for j, difference in others if _is_equivalent(difference)]
+    rivals = [
+        (j.candidate, difference) for j, difference in others if not _is_equivalent(difference) and not best.excludes(j)
+    ]
+    near_equivalent = [c.hypothesis for c, difference in rivals if difference.overall <= EQUIVALENT_MEAN]
+    undecided = [c for c, difference in rivals if difference.overall > EQUIVALENT_MEAN]
+    chosen = search.refine(observations, best.candidate) if exact else best.candidate
+    return Choice(chosen, scored, equivalent, near_equivalent, undecided, runner_up, lowest_cost < MAX_COST)
 
 
-def _best(judged: list[Judged]) -> Judged:
-    """The best shape among those that no other's colours exclude."""
-    left = [j for j in judged if not any(other.excludes(j) for other in judged)]
-    return min(left or judged, key=lambda j: j.candidate.fit.cost)
+def _best(scored: list[Scored]) -> Scored:
+    """The lowest cost among those that no other's colours exclude."""
+    remaining = [j for j in scored if not any(other.excludes(j) for other in scored)]
+    return min(remaining or scored, key=lambda j: j.candidate.fit.cost)
 
 
-def at_nominal(sights: Sights, nominal: Candidate) -> list[Candidate]:
-    """All readings with the nominal numbers, best first."""
-    theta, coding = nominal.fit.theta, nominal.coding
-    found = [Candidate(r, coding, Fit(theta, search.cost(sights, r, coding, theta, EXACT))) for r in search.readings()]
-    return sorted(found, key=lambda c: c.fit.cost)
+def at_nominal(observations: Observations, nominal: Candidate) -> list[Candidate]:
+    """All hypotheses with the nominal parameters, sorted by cost."""
+    params, encoding = nominal.fit.params, nominal.encoding
+    candidates = [
+        Candidate(r, encoding, Fit(params, search.cost(observations, r, encoding, params, EXACT)))
+        for r in search.hypotheses()
+    ]
+    return sorted(candidates, key=lambda c: c.fit.cost)
 
 
-def _judged(sights: Sights, candidate: Candidate, maps: list[Array]) -> Judged:
-    rest = sights, maps, search.axes_of(candidate.reading), candidate.coding, candidate.fit.theta
-    return Judged(candidate, disagreement(*rest), edges(*rest))
+def _score(observations: Observations, candidate: Candidate, maps: list[Array]) -> Scored:
+    arguments = observations, maps, search.axes_of(candidate.hypothesis), candidate.encoding, candidate.fit.params
+    return Scored(candidate, colour_difference(*arguments), edge_difference(*arguments))
 
 
-def _unlikenesses(sights: Sights, best: Judged, others: list[Judged], maps: list[Array]) -> list[Unlikeness]:
-    masks = [(v >= 0).astype(np.float64) for v in sights.values]
-    normals, axes = search.normals(sights, best.candidate), search.axes_of(best.candidate.reading)
-    return unlikenesses(maps, masks, normals, axes, [search.axes_of(j.candidate.reading) for j in others])
+def _appearance_differences(
+    observations: Observations, best: Scored, others: list[Scored], maps: list[Array]
+) -> list[AppearanceDifference]:
+    masks = [(v >= 0).astype(np.float64) for v in observations.values]
+    normals, axes = search.normals(observations, best.candidate), search.axes_of(best.candidate.hypothesis)
+    return appearance_differences(maps, masks, normals, axes, [search.axes_of(j.candidate.hypothesis) for j in others])
 
 
-def _same(much: Unlikeness) -> bool:
-    return much.overall <= ALIKE and much.local <= ALIKE_EVERYWHERE
+def _is_equivalent(difference: AppearanceDifference) -> bool:
+    return difference.overall <= EQUIVALENT_MEAN and difference.local <= EQUIVALENT_LOCAL

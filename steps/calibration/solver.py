@@ -1,4 +1,4 @@
-"""How well a rig explains six depth renders, and the numbers that explain them best.
+"""Least squares for the cameras and the depth encoding of six depth renders.
 
 Everything here is in half picture widths: a picture spans [-1, 1] from left to right (x right, y up), and a length of one is what
 half the width shows at the object's middle, the point that all six cameras look at. The `height` of a point over that middle is
@@ -17,107 +17,113 @@ from numpy.typing import NDArray
 from steps.compute.kernels import cell, for_bands, inlined, kernel
 
 Array = NDArray[Any]
-ENDS = slice(1, 3)  # of the shared numbers: height at the lowest stored value, height at the highest
-BENDS = slice(3, 6)  # of the shared numbers: the curve of stored values, see `bent`
-SHARED = 6  # perspective, ends, bends
+END_HEIGHTS = slice(1, 3)  # of the shared parameters: height at the lowest stored value, height at the highest
+CURVE = slice(3, 6)  # of the shared parameters: the curve of stored values, see `undo_curve`
+SHARED = 6  # perspective, end heights, curve
 PER_VIEW = 5  # logarithm of the scale, shift x, shift y, gain and offset of the height
-SPREAD = np.array([0.025, 0.03, 0.03, 0.02, 0.02])  # how large the per-view numbers are expected to be
-OWN_SPREAD = np.array([0.025, 0.03, 0.03, 0.5, 0.5])  # the same where each view stretched its values for itself
-BENT = np.array([2.5, 0.3, 0.15])  # the same for the bends
-EVIDENCE = 500.0  # independent observations among all of them, which the expectations are weighed against
-# how many times what independent errors would make of the perspective it is really off: a view's errors go together. Root of the
-# mean square over a hundred of `python -m tests.benchmarks captures`
-TOGETHER = 1.2
+PARAM_STD = np.array([0.025, 0.03, 0.03, 0.02, 0.02])  # prior standard deviations of the per-view parameters
+PER_VIEW_RANGE_STD = np.array([0.025, 0.03, 0.03, 0.5, 0.5])  # the same where each view stretched its values for itself
+CURVE_STD = np.array([2.5, 0.3, 0.15])  # prior standard deviations of the curve's parameters
+N_INDEPENDENT = 500.0  # independent observations among all of them, which the prior is weighed against
+# true error of the perspective over the standard error for independent residuals: those of one view are correlated. Root mean
+# square over a hundred captures of `python -m tests.benchmarks captures`
+STD_ERROR_FACTOR = 1.2
 DIRECTIONS = 16
-VISIBLE = 0.03  # half widths between a point and what a view sees there, up to which they are taken to be the same
-REACHES = 3.0  # how much more the outline's reach in one direction counts than a point's error
-UNSEEN = -9.0  # how far nothing reaches
-RIM = 0.04  # half widths inside an outline over which depth begins to count: at the rim it is steep and means little
-# of the numbers, for derivatives: small, since at a good fit the outermost points lie on the outlines, where errors begin
-NUDGE = 1e-5
-STEP = 2e-3  # half widths over which the slope of a surface is taken
+VISIBLE = 0.03  # half widths between a point and the surface in a view, up to which the point counts as visible there
+SILHOUETTE_WEIGHT = 3.0  # weight of a silhouette residual against a point's
+NO_EXTENT = -9.0  # extent of an empty set of points
+# half widths inside an outline over which the weight of depth rises to one: at the rim it is steep and unreliable
+RIM_WIDTH = 0.04
+# of a parameter, for derivatives: small, since at a good fit the outermost points lie on the outlines, where residuals
+# have a kink
+DIFFERENCE_STEP = 1e-5
+SLOPE_STEP = 2e-3  # half widths over which the slope of a surface is taken
 
 
 @dataclass(frozen=True)
-class Sights:
-    """What is known of the six depth renders before any rig.
+class Observations:
+    """What is measured in the six depth renders, before any camera is known. Half widths; s cells to a side.
 
-    points: (6, n, 5), x, y, the stored value as a share of the range from the lowest to the highest, and its slopes along x and
-    y; values: (6, s, s), such shares, -1 where nothing is; slopes: (6, s, s), how steep those are; outside: (6, s, s), the signed
-    distance to the outline, positive outside; reach: (6, DIRECTIONS), how far the outline reaches each way; shares: as the
-    pictures have them, six [side, side]; level: between two stored values, as a share; own: whether each view's shares are of
-    its own range; furthest: (6, e, 5), more points, which are asked only how far they reach."""
+    points: (6, n, 5), x, y, normalized depth (0 at the lowest stored value, 1 at the highest) and its slopes along x and y;
+    values: (6, s, s), normalized depth, -1 where nothing is; slopes: (6, s, s), the length of its gradient;
+    silhouette_distance: (6, s, s), signed, positive outside; silhouette_extent: (6, DIRECTIONS), the silhouette's support
+    function; normalized_depths: at the pictures' size, six [side, side]; level: step between two stored values, normalized;
+    per_view_range: whether each view is normalized by its own range; extreme_points: (6, e, 5), more points, used in the
+    silhouette residuals alone."""
 
     points: Array
     values: Array
     slopes: Array
-    outside: Array
-    reach: Array
-    shares: list[Array]
+    silhouette_distance: Array
+    silhouette_extent: Array
+    normalized_depths: list[Array]
     level: float
-    own: bool = False
-    furthest: Array = field(default_factory=lambda: np.empty((6, 0, 5)))
+    per_view_range: bool = False
+    extreme_points: Array = field(default_factory=lambda: np.empty((6, 0, 5)))
 
     def __post_init__(self) -> None:
-        if self.values.shape[1] < 2 or not self.values.shape == self.slopes.shape == self.outside.shape:
+        if self.values.shape[1] < 2 or not self.values.shape == self.slopes.shape == self.silhouette_distance.shape:
             raise ValueError(f"Maps of {self.values.shape[1:]} cells cannot be interpolated in.")
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """close: a point this far behind what a view sees is taken to be hidden rather than wrong; wrong: beyond this an error counts
-    no more; noise: of a good fit's errors. All in half widths. fades: whether what is far behind (1), and far in front, too (2),
-    counts nothing at all. The first is fair to hollows; the second to depth's noise, which would else push the surfaces
-    backwards, and the perspective after them; but both lead nowhere from afar."""
+    """Scales of the robust loss, half widths. occlusion_limit: of points behind the surface, which may be hidden; error_limit:
+    of all others, where Geman and McClure's loss levels off; noise: standard deviation of a good fit's residuals.
 
-    close: float
-    wrong: float
+    redescending: 1 for points behind the surface, 2 also for those in front: a loss whose pull goes back to zero. 1 spares
+    concave shapes; 2 also noisy depth, which would push the surfaces backwards and the perspective after them. Redescending
+    losses have no gradient far from the solution: use for the final fit only."""
+
+    occlusion_limit: float
+    error_limit: float
     noise: float
-    fades: int = 0
+    redescending: int = 0
 
 
 ROUGH = Tolerance(0.05, 0.15, 0.02)
 EXACT = Tolerance(0.03, 0.04, 0.008)
-STRICT = Tolerance(0.008, 0.012, 0.003, 1)  # for numbers that are given, and may be far off
+STRICT = Tolerance(0.008, 0.012, 0.003, 1)  # for parameters that are given, and may be far off
 FINEST = Tolerance(0.008, 0.016, 0.003, 2)
-# for numbers with which a view could be pushed back until what it hides counts nothing
+# where per-view ranges are free: FINEST would let a view recede until its points are all hidden
 FINE = Tolerance(0.008, 0.016, 0.003, 1)
 
 
 @dataclass(frozen=True)
-class Coding:
-    """inverse: stored values are linear in 1 / depth; ray: depth is measured along the ray; bends: after a curve, see `bent`."""
+class EncodingModel:
+    """inverse: stored values are linear in 1 / depth; ray: depth is measured along the ray; curved: after a curve, see
+    `undo_curve`."""
 
     inverse: int = 0
     ray: int = 0
-    bends: int = 0
+    curved: int = 0
 
 
-def compass() -> Array:
+def unit_directions() -> Array:
     """(DIRECTIONS, 2) unit vectors."""
     angles = np.arange(DIRECTIONS) * 2 * np.pi / DIRECTIONS
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
 @kernel
-def bent(value, a, c, d):  # type: ignore[no-untyped-def]
-    """What a share was before it went through a monotone curve that stays at 0 and at 1, and the slope of that: an exponential of
-    rate a, as gammas and logarithms nearly are, and a cubic of c and d for what it leaves."""
+def undo_curve(value, a, c, d):  # type: ignore[no-untyped-def]
+    """Normalized depth before a monotone curve that maps 0 to 0 and 1 to 1, and the derivative. An exponential of rate a, close
+    to gammas and logarithms, plus a cubic of c and d for the remainder."""
     if a == 0.0 and c == 0.0 and d == 0.0:
         return value, 1.0
     if abs(a) < 1e-4:
         u, slope = value + 0.5 * a * value * (value - 1.0), 1.0 + a * (value - 0.5)
     else:
-        whole = np.expm1(a)
-        u, slope = np.expm1(a * value) / whole, a * np.exp(a * value) / whole
-    lean = c + d * (2.0 * u - 1.0)
-    return u + u * (1.0 - u) * lean, slope * (1.0 + (1.0 - 2.0 * u) * lean + 2.0 * u * (1.0 - u) * d)
+        range_of_exponential = np.expm1(a)
+        u, slope = np.expm1(a * value) / range_of_exponential, a * np.exp(a * value) / range_of_exponential
+    cubic = c + d * (2.0 * u - 1.0)
+    return u + u * (1.0 - u) * cubic, slope * (1.0 + (1.0 - 2.0 * u) * cubic + 2.0 * u * (1.0 - u) * d)
 
 
 @kernel
 def height_of(value, x, y, k, low, high, inverse, ray):  # type: ignore[no-untyped-def]
-    """The height that a stored share means at picture coordinates (x, y), by the heights at the shares 0 and 1."""
-    if inverse:  # written so that it ends in the linear case as k goes to 0
+    """Height of a normalized depth at picture coordinates (x, y). low, high: the heights of 0 and of 1."""
+    if inverse:  # written so that its limit for k -> 0 is the linear case
         a, b = 1.0 - k * low, 1.0 - k * high
         height = (low * b + value * (high * a - low * b)) / (b + value * (a - b))
     else:
@@ -133,7 +139,7 @@ def height_of(value, x, y, k, low, high, inverse, ray):  # type: ignore[no-untyp
 
 @inlined
 def _cell(s, x, y):  # type: ignore[no-untyped-def]
-    """Row, column and shares of the four cells around picture coordinates, which are taken to the picture's rim from beyond."""
+    """Row, column and bilinear weights of the four cells around picture coordinates, clamped to the map."""
     c, _, u = cell((x + 1.0) * 0.5 * s - 0.5, s)
     r, _, v = cell((1.0 - y) * 0.5 * s - 0.5, s)
     return r, c, u, v
@@ -147,290 +153,318 @@ def _interpolated(values, r, c, u, v):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _lookup(values, r, c, u, v):  # type: ignore[no-untyped-def]
-    """The stored share, bilinear where all four neighbours know one, else the nearest; -1 for none."""
+def _lookup_or_nearest(values, r, c, u, v):  # type: ignore[no-untyped-def]
+    """Normalized depth, bilinear where all four neighbours have one, else the nearest; -1 for none."""
     if min(values[r, c], values[r, c + 1], values[r + 1, c], values[r + 1, c + 1]) >= 0:
         return _interpolated(values, r, c, u, v)
     return values[r + int(v >= 0.5), c + int(u >= 0.5)]
 
 
 @kernel
-def _bounded(error, limit):  # type: ignore[no-untyped-def]
-    """Geman and McClure's: the error where it is small, never more than the limit."""
+def _geman_mcclure(error, limit):  # type: ignore[no-untyped-def]
+    """Square root of Geman and McClure's loss: the error where it is small, at most the limit."""
     return error / np.sqrt(1.0 + (error / limit) ** 2)
 
 
-def numbers(perspective: float, low: float, high: float) -> Array:
-    """(SHARED + 6 * PER_VIEW,): these shared numbers, no curve, and views without faults."""
-    theta = np.zeros(SHARED + 6 * PER_VIEW)
-    theta[0], theta[ENDS] = perspective, (low, high)
-    return theta
+def initial_params(perspective: float, low: float, high: float) -> Array:
+    """(SHARED + 6 * PER_VIEW,): these shared parameters, no curve, no per-view corrections."""
+    params = np.zeros(SHARED + 6 * PER_VIEW)
+    params[0], params[END_HEIGHTS] = perspective, (low, high)
+    return params
 
 
-def rises(theta: Array) -> bool:
-    """Whether the curve of these numbers is monotone."""
-    if not theta[BENDS].any():
+def curve_is_monotone(params: Array) -> bool:
+    """Whether the curve of these parameters is monotone."""
+    if not params[CURVE].any():
         return True
-    return all(bent(share, *theta[BENDS])[1] > 0 for share in np.linspace(0.0, 1.0, 17))
+    return all(undo_curve(normalized_depth, *params[CURVE])[1] > 0 for normalized_depth in np.linspace(0.0, 1.0, 17))
 
 
-def spelled(theta: Array) -> Array:
-    """The numbers as the kernels take them: with the views' scales in place of their logarithms."""
-    numbers = np.array(theta, np.float64)
-    numbers[SHARED::PER_VIEW] = np.exp(numbers[SHARED::PER_VIEW])
-    return numbers
+def unpack_params(params: Array) -> Array:
+    """The parameters as the kernels take them: the views' scales in place of their logarithms."""
+    unpacked = np.array(params, np.float64)
+    unpacked[SHARED::PER_VIEW] = np.exp(unpacked[SHARED::PER_VIEW])
+    return unpacked
 
 
 @inlined
-def _ends(numbers, i):  # type: ignore[no-untyped-def]
-    """The heights that view i means by the shares 0 and 1."""
+def _end_heights(params, i):  # type: ignore[no-untyped-def]
+    """Heights of the normalized depths 0 and 1 in view i."""
     b = SHARED + PER_VIEW * i
-    gain, offset = 1.0 + numbers[b + 3], numbers[b + 4]
-    return numbers[1] * gain + offset, numbers[2] * gain + offset
+    gain, offset = 1.0 + params[b + 3], params[b + 4]
+    return params[1] * gain + offset, params[2] * gain + offset
 
 
 @kernel
-def _lifted(point, axes, numbers, i, inverse, ray, place):  # type: ignore[no-untyped-def]
-    """A point of view i in the world: its position and the surface's unit normal, into place (6,). axes: (3, 3), of view i."""
-    k, a = numbers[0], SHARED + PER_VIEW * i
-    low, high = _ends(numbers, i)
-    scale = numbers[a]
-    x, y = (point[0] - numbers[a + 1]) / scale, (point[1] - numbers[a + 2]) / scale
-    value, slope = bent(point[2], numbers[3], numbers[4], numbers[5])
+def _to_world(point, axes, params, i, inverse, ray, world_point):  # type: ignore[no-untyped-def]
+    """A point of view i in the world: position and unit normal of the surface, into world_point (6,). axes: (3, 3), of view i."""
+    k, a = params[0], SHARED + PER_VIEW * i
+    low, high = _end_heights(params, i)
+    scale = params[a]
+    x, y = (point[0] - params[a + 1]) / scale, (point[1] - params[a + 2]) / scale
+    value, slope = undo_curve(point[2], params[3], params[4], params[5])
     h = height_of(value, x, y, k, low, high, inverse, ray)
-    dx, dy = STEP * slope * point[3] * scale, STEP * slope * point[4] * scale
-    hx = (height_of(value + dx, x + STEP, y, k, low, high, inverse, ray) - h) / STEP
-    hy = (height_of(value + dy, x, y + STEP, k, low, high, inverse, ray) - h) / STEP
+    dx, dy = SLOPE_STEP * slope * point[3] * scale, SLOPE_STEP * slope * point[4] * scale
+    hx = (height_of(value + dx, x + SLOPE_STEP, y, k, low, high, inverse, ray) - h) / SLOPE_STEP
+    hy = (height_of(value + dy, x, y + SLOPE_STEP, k, low, high, inverse, ray) - h) / SLOPE_STEP
     f = 1.0 - k * h
     nx, ny, nz = -hx, -hy, f - k * (hx * x + hy * y)  # the cross product of the derivatives of (x f, y f, h), over f
     size = np.sqrt(nx * nx + ny * ny + nz * nz)
     for q in range(3):
-        place[q] = axes[0, q] * x * f + axes[1, q] * y * f + axes[2, q] * h
-        place[3 + q] = (axes[0, q] * nx + axes[1, q] * ny + axes[2, q] * nz) / size
+        world_point[q] = axes[0, q] * x * f + axes[1, q] * y * f + axes[2, q] * h
+        world_point[3 + q] = (axes[0, q] * nx + axes[1, q] * ny + axes[2, q] * nz) / size
 
 
 @kernel
-def _lift_all(points, axes, numbers, i, inverse, ray, out):  # type: ignore[no-untyped-def]
+def _to_world_all(points, axes, params, i, inverse, ray, out):  # type: ignore[no-untyped-def]
     for n in range(len(points)):
-        _lifted(points[n], axes, numbers, i, inverse, ray, out[n])
+        _to_world(points[n], axes, params, i, inverse, ray, out[n])
 
 
-def lifted(points: Array, axes: Array, coding: Coding, theta: Array, i: int) -> Array:
-    """Points (n, 5) of view i in the world: (n, 6), their positions and the surface's unit normals. axes: (3, 3), of view i."""
+def to_world(points: Array, axes: Array, encoding: EncodingModel, params: Array, i: int) -> Array:
+    """Points (n, 5) of view i in the world: (n, 6), positions and unit normals of the surface. axes: (3, 3), of view i."""
     out = np.empty((len(points), 6))
-    _lift_all(points, np.ascontiguousarray(axes), spelled(theta), i, coding.inverse, coding.ray, out)
+    _to_world_all(points, np.ascontiguousarray(axes), unpack_params(params), i, encoding.inverse, encoding.ray, out)
     return out
 
 
 @kernel
-def seen_from(place, axes, numbers, j):  # type: ignore[no-untyped-def]
-    """Where view j has a point of the world (6,): ideal picture coordinates x and y, height, the coordinates in the picture as it
-    is, and the cosine between the point's normal and the direction to the camera. axes: (3, 3), of view j; numbers: `spelled`."""
-    k, b = numbers[0], SHARED + PER_VIEW * j
+def project_to_view(world_point, axes, params, j):  # type: ignore[no-untyped-def]
+    """Projection of a world point (6,) into view j: ideal picture coordinates x and y, height, the coordinates in the picture
+    with the view's scale and shift, and the cosine between the point's normal and the direction to the camera. axes: (3, 3),
+    of view j; params: unpacked."""
+    k, b = params[0], SHARED + PER_VIEW * j
     px, py, hj, nx, ny, nz = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     for q in range(3):
-        px += axes[0, q] * place[q]
-        py += axes[1, q] * place[q]
-        hj += axes[2, q] * place[q]
-        nx += axes[0, q] * place[3 + q]
-        ny += axes[1, q] * place[3 + q]
-        nz += axes[2, q] * place[3 + q]
+        px += axes[0, q] * world_point[q]
+        py += axes[1, q] * world_point[q]
+        hj += axes[2, q] * world_point[q]
+        nx += axes[0, q] * world_point[3 + q]
+        ny += axes[1, q] * world_point[3 + q]
+        nz += axes[2, q] * world_point[3 + q]
     g = max(1.0 - k * hj, 0.05)
     facing = (g * nz - k * (px * nx + py * ny)) / np.sqrt(g * g + k * k * (px * px + py * py))
     px, py = px / g, py / g
-    return px, py, hj, px * numbers[b] + numbers[b + 1], py * numbers[b] + numbers[b + 2], facing
+    return (
+        px,
+        py,
+        hj,
+        px * params[b] + params[b + 1],
+        py * params[b] + params[b + 2],
+        facing,
+    )
 
 
 @kernel
-def _seen_height(value, x, y, numbers, j, inverse, ray):  # type: ignore[no-untyped-def]
-    """The height that view j means by a stored share at ideal picture coordinates, and the slope of the curve there."""
-    low, high = _ends(numbers, j)
-    before, slope = bent(value, numbers[3], numbers[4], numbers[5])
-    return height_of(before, x, y, numbers[0], low, high, inverse, ray), slope * (high - low)
+def _height_in_view(value, x, y, params, j, inverse, ray):  # type: ignore[no-untyped-def]
+    """Height of view j's normalized depth at ideal picture coordinates, and the derivative of height by normalized depth."""
+    low, high = _end_heights(params, j)
+    before, slope = undo_curve(value, params[3], params[4], params[5])
+    return height_of(before, x, y, params[0], low, high, inverse, ray), slope * (high - low)
 
 
 @kernel
-def _transfers(places, values, axes, numbers, inverse, ray, out):  # type: ignore[no-untyped-def]
+def _cross_view_projections(world_points, values, axes, params, inverse, ray, out):  # type: ignore[no-untyped-def]
     for i in range(6):
-        for m in range(places.shape[1]):
-            _, _, _, _, _, own = seen_from(places[i, m], axes[i], numbers, i)
+        for m in range(world_points.shape[1]):
+            _, _, _, _, _, own = project_to_view(world_points[i, m], axes[i], params, i)
             for j in range(6):
                 out[i, j, m, 2] = 0.0
                 if i == j:
                     continue
-                px, py, hj, ox, oy, facing = seen_from(places[i, m], axes[j], numbers, j)
-                value = _lookup(values[j], *_cell(values.shape[1], ox, oy))
+                px, py, hj, ox, oy, facing = project_to_view(world_points[i, m], axes[j], params, j)
+                value = _lookup_or_nearest(values[j], *_cell(values.shape[1], ox, oy))
                 if value < 0 or max(abs(ox), abs(oy)) > 1:
                     continue
-                seen, _ = _seen_height(value, px, py, numbers, j, inverse, ray)
+                seen, _ = _height_in_view(value, px, py, params, j, inverse, ray)
                 if abs(hj - seen) * max(facing, 0.0) < VISIBLE:
                     out[i, j, m, 0] = ox
                     out[i, j, m, 1] = oy
                     out[i, j, m, 2] = max(0.0, min(facing, own))
 
 
-def transfers(sights: Sights, axes: Array, coding: Coding, theta: Array) -> tuple[Array, Array]:
-    """Where each view's points lie in the others and whether they are seen there: (6, 6, n, 3), x, y and the lesser of the two
-    cosines between normal and sight, 0 for hidden; and their normals in the world: (6, n, 3)."""
+def cross_view_projections(
+    observations: Observations, axes: Array, encoding: EncodingModel, params: Array
+) -> tuple[Array, Array]:
+    """Projections of each view's points into the others, (6, 6, n, 3): x, y and the lesser of the two cosines between normal
+    and viewing ray, 0 where hidden; and the points' world normals (6, n, 3)."""
     axes = np.ascontiguousarray(axes)
-    places = np.stack([lifted(sights.points[i], axes[i], coding, theta, i) for i in range(6)])
-    out = np.empty((6, 6, sights.points.shape[1], 3))
-    _transfers(places, sights.values, axes, spelled(theta), coding.inverse, coding.ray, out)
-    return out, places[..., 3:]
+    world_points = np.stack([to_world(observations.points[i], axes[i], encoding, params, i) for i in range(6)])
+    out = np.empty((6, 6, observations.points.shape[1], 3))
+    _cross_view_projections(
+        world_points, observations.values, axes, unpack_params(params), encoding.inverse, encoding.ray, out
+    )
+    return out, world_points[..., 3:]
 
 
 @inlined
-def _off_surface(higher, slope, facing, close, wrong, fades):  # type: ignore[no-untyped-def]
-    """The error of a point that lies so much higher, towards a camera, than the surface it sees there, of so steep a slope."""
+def _surface_residual(height_difference, slope, facing, occlusion_limit, error_limit, redescending):  # type: ignore[no-untyped-def]
+    """Robust distance across the surface of a point that lies `height_difference` above it, towards the camera. slope: the
+    surface's."""
     # against steep surfaces the error along the axis is larger than that across the surface
-    error = higher / np.sqrt(1.0 + min(slope * slope, 25.0))
-    # behind what is seen there: hidden, or turned away; then nothing is wrong
-    limit, believed = (wrong, 1.0) if error > 0 else (close, min(max(facing * 4.0, 0.0), 1.0))
-    return believed * (error / (1.0 + (error / limit) ** 2) if fades > int(error > 0) else _bounded(error, limit))
+    error = height_difference / np.sqrt(1.0 + min(slope * slope, 25.0))
+    # a point behind the surface is hidden, or turned away: its residual is bounded by the smaller limit
+    limit, weight = (error_limit, 1.0) if error > 0 else (occlusion_limit, min(max(facing * 4.0, 0.0), 1.0))
+    return weight * (
+        error / (1.0 + (error / limit) ** 2) if redescending > int(error > 0) else _geman_mcclure(error, limit)
+    )
 
 
 @inlined
-def _error_in(place, j, values, slopes, outside, axes, numbers, inverse, ray, close, wrong, fades):  # type: ignore[no-untyped-def]
-    """Where view j has a point of the world (6,) in its picture; and how far outside its outline, how far from the surface seen
-    there. values, slopes, outside, axes: of view j."""
-    px, py, hj, ox, oy, facing = seen_from(place, axes, numbers, j)
+def _view_residual(  # type: ignore[no-untyped-def]
+    world_point, j, values, slopes, distances, axes, params, inverse, ray, occlusion_limit, error_limit, redescending
+):
+    """Picture coordinates of a world point (6,) in view j, and its residual there: distance outside the silhouette and from the
+    visible surface, in one. values, slopes, distances, axes: of view j."""
+    px, py, hj, ox, oy, facing = project_to_view(world_point, axes, params, j)
     r, c, u, v = _cell(values.shape[0], ox, oy)
-    away = _interpolated(outside, r, c, u, v) + max(abs(ox) - 1.0, 0.0) + max(abs(oy) - 1.0, 0.0)
-    value = _lookup(values, r, c, u, v)
+    distance = _interpolated(distances, r, c, u, v) + max(abs(ox) - 1.0, 0.0) + max(abs(oy) - 1.0, 0.0)
+    value = _lookup_or_nearest(values, r, c, u, v)
     error = 0.0
-    if value >= 0 and away < 0:
-        seen, rise = _seen_height(value, px, py, numbers, j, inverse, ray)
-        slope = _interpolated(slopes, r, c, u, v) * rise
-        error = _off_surface(hj - seen, slope, facing, close, wrong, fades) * min(-away / RIM, 1.0)
-    if away > 0:
-        error = np.sqrt(error * error + _bounded(away, wrong) ** 2)
+    if value >= 0 and distance < 0:
+        seen, slope_of_height = _height_in_view(value, px, py, params, j, inverse, ray)
+        slope = _interpolated(slopes, r, c, u, v) * slope_of_height
+        error = _surface_residual(hj - seen, slope, facing, occlusion_limit, error_limit, redescending) * min(
+            -distance / RIM_WIDTH, 1.0
+        )
+    if distance > 0:
+        error = np.sqrt(error * error + _geman_mcclure(distance, error_limit) ** 2)
     return ox, oy, error
 
 
 @inlined
-def _widened(reached, ways, x, y, least):  # type: ignore[no-untyped-def]
-    """reached, by the point (x, y). least: of all in `reached`, which it returns; nothing nearer to the middle adds to it."""
+def _update_extent(extents, directions, x, y, least):  # type: ignore[no-untyped-def]
+    """Updates the support function `extents` (DIRECTIONS,) by the point (x, y); returns its minimum. least: the minimum so far:
+    a point nearer to the centre changes nothing."""
     if least > 0.0 and x * x + y * y < least * least:
         return least
     least = 9.0
-    for d in range(len(ways)):
-        reached[d] = max(reached[d], ways[d, 0] * x + ways[d, 1] * y)
-        least = min(least, reached[d])
+    for d in range(len(directions)):
+        extents[d] = max(extents[d], directions[d, 0] * x + directions[d, 1] * y)
+        least = min(least, extents[d])
     return least
 
 
 @kernel
-def _between(  # type: ignore[no-untyped-def]
-    places, j, values, slopes, outside, ways, axes, numbers, inverse, ray, close, wrong, fades, unit, reached, out
+def _pair_residuals(  # type: ignore[no-untyped-def]
+    world_points, j, values, slopes, distances, directions, axes, params, inverse, ray,
+    occlusion_limit, error_limit, redescending, unit, extents, out,
 ):  # fmt: skip
-    """The errors in view j of as many of another's points in the world (n, 6) as `out` holds, in units; and how far all of them
-    reach there, into reached (DIRECTIONS,)."""
-    least = UNSEEN
-    reached[:] = least
-    for m in range(len(out), len(places)):
-        _, _, _, x, y, _ = seen_from(places[m], axes, numbers, j)
-        least = _widened(reached, ways, x, y, least)
+    """Residuals in view j of the first len(out) of another view's world points (n, 6), in units; and the support function of
+    all of them there, into extents (DIRECTIONS,)."""
+    least = NO_EXTENT
+    extents[:] = least
+    for m in range(len(out), len(world_points)):
+        _, _, _, x, y, _ = project_to_view(world_points[m], axes, params, j)
+        least = _update_extent(extents, directions, x, y, least)
     for m in range(len(out)):
-        x, y, error = _error_in(
-            places[m], j, values, slopes, outside, axes, numbers, inverse, ray, close, wrong, fades
+        x, y, error = _view_residual(
+            world_points[m], j, values, slopes, distances, axes, params, inverse, ray, occlusion_limit, error_limit, redescending
         )  # fmt: skip
         out[m] = error * unit
-        least = _widened(reached, ways, x, y, least)
+        least = _update_extent(extents, directions, x, y, least)
 
 
 @kernel
-def _shortfalls(reached, reach, used, wrong, unit, out):  # type: ignore[no-untyped-def]
-    """How far the points of all others, (6, 6, DIRECTIONS), fall short of each view's outline (6, DIRECTIONS), into `out`."""
+def _silhouette_residuals(extents, reach, used, error_limit, unit, out):  # type: ignore[no-untyped-def]
+    """How far the projected points of the other views, extents (6, 6, DIRECTIONS), fall short of each silhouette (6,
+    DIRECTIONS)."""
     n = 0
     for j in range(6):
         if used[j]:
             for d in range(reach.shape[1]):
-                furthest = UNSEEN
+                furthest = NO_EXTENT
                 for i in range(6):
                     if used[i] and i != j:
-                        furthest = max(furthest, reached[i, j, d])
-                out[n] = REACHES * _bounded(reach[j, d] - furthest, wrong) * unit
+                        furthest = max(furthest, extents[i, j, d])
+                out[n] = SILHOUETTE_WEIGHT * _geman_mcclure(reach[j, d] - furthest, error_limit) * unit
                 n += 1
 
 
 @kernel
-def _residuals(  # type: ignore[no-untyped-def]
-    places, moved, count, values, slopes, outside, reach, ways, axes, used, numbers, inverse, ray, only, close, wrong, fades,
-    unit, reached, out,
+def _rig_residuals(  # type: ignore[no-untyped-def]
+    world_points, changed_points, count, values, slopes, distances, reach, directions, axes, used, params, inverse, ray,
+    changed_view, occlusion_limit, error_limit, redescending, unit, extents, out,
 ):  # fmt: skip
-    """All errors of one rig, into `out`, in units. places: (6, n, 6), all points in the world, the first `count` of which are
-    asked for errors, and all how far they reach. axes: (6, 3, 3) rows right, up, back; used: views that take part. Per other view
-    and point: how far it lies outside that view's outline, and how far from the surface seen there. Per view and compass
-    direction: how far short of its outline the others' points stay (reached: (6, 6, DIRECTIONS), by each). only: a view whose own
-    numbers alone have changed since `places`, `reached` and `out` were filled, and whose points lie at moved (n, 6); -1: none."""
+    """All residuals of one rig, into `out`, in units: per pair of views and point, and per view and direction of its
+    silhouette.
+
+    world_points: (6, n, 6), the first `count` of which have a residual, while all count for the silhouettes. axes: (6, 3,
+    3), rows right, up, back; used: the views that take part; extents: (6, 6, DIRECTIONS), support functions of view i's
+    points in view j. changed_view: the view whose own parameters alone have changed since world_points, extents and out were
+    filled, with its points now at changed_points (n, 6); -1: compute everything."""
     n = 0
     for i in range(6):
         for j in range(6):
             if i == j or not used[i] or not used[j]:
                 continue
-            if only < 0 or i == only or j == only:
-                _between(
-                    moved if i == only else places[i], j, values[j], slopes[j], outside[j], ways, axes[j], numbers, inverse, ray,
-                    close, wrong, fades, unit, reached[i, j], out[n : n + count],
+            if changed_view < 0 or i == changed_view or j == changed_view:
+                _pair_residuals(
+                    changed_points if i == changed_view else world_points[i], j, values[j], slopes[j], distances[j],
+                    directions, axes[j], params, inverse, ray, occlusion_limit, error_limit, redescending, unit,
+                    extents[i, j], out[n : n + count],
                 )  # fmt: skip
             n += count
-    _shortfalls(reached, reach, used, wrong, unit, out[n:])
+    _silhouette_residuals(extents, reach, used, error_limit, unit, out[n:])
 
 
 @inlined
-def _copied(source, target):  # type: ignore[no-untyped-def]
+def _copy_into(source, target):  # type: ignore[no-untyped-def]
     for n in range(len(source)):
         target[n] = source[n]
 
 
 @kernel
-def _nudged(  # type: ignore[no-untyped-def]
-    points, places, before, count, values, slopes, outside, reach, ways, axes, used, theta, inverse, ray, close, wrong, fades,
-    unit, reached, indices, numbers, moved, extent, rows,
+def _finite_difference_jacobian(  # type: ignore[no-untyped-def]
+    points, world_points, before, count, values, slopes, distances, reach, directions, axes, used, params, inverse, ray,
+    occlusion_limit, error_limit, redescending, unit, extents, indices, perturbed, changed_points, scratch_extents, rows,
 ):  # fmt: skip
-    """How every error changes with each of the numbers `indices`, into rows (indices, errors and more). points: (6, n, 5);
-    before: the errors as they are; the others as in `_residuals`. numbers, moved, extent: scratch, like theta, places and
-    reached."""
+    """Forward differences of all residuals by the parameters `indices`, into rows (indices, residuals and more).
+
+    points: (6, n, 5); before: the residuals at params; the others as in `_rig_residuals`. perturbed, changed_points,
+    scratch_extents: scratch, shaped like params, world_points and extents."""
     for row in range(len(indices)):
-        _copied(theta, numbers)
-        numbers[indices[row]] += NUDGE
+        _copy_into(params, perturbed)
+        perturbed[indices[row]] += DIFFERENCE_STEP
         for i in range(6):
-            numbers[SHARED + PER_VIEW * i] = np.exp(numbers[SHARED + PER_VIEW * i])
-        only = (indices[row] - SHARED) // PER_VIEW if indices[row] >= SHARED else -1
+            perturbed[SHARED + PER_VIEW * i] = np.exp(perturbed[SHARED + PER_VIEW * i])
+        changed_view = (indices[row] - SHARED) // PER_VIEW if indices[row] >= SHARED else -1
         for i in range(6):
-            if only < 0 or i == only:
-                _lift_all(points[i], axes[i], numbers, i, inverse, ray, moved[i])
+            if changed_view < 0 or i == changed_view:
+                _to_world_all(points[i], axes[i], perturbed, i, inverse, ray, changed_points[i])
         out = rows[row][: len(before)]
-        _copied(before, out)
+        _copy_into(before, out)
         for pair in range(36):
-            _copied(reached[pair // 6, pair % 6], extent[pair // 6, pair % 6])
-        _residuals(
-            moved if only < 0 else places, moved[max(only, 0)], count, values, slopes, outside, reach, ways, axes, used, numbers,
-            inverse, ray, only, close, wrong, fades, unit, extent, out,
+            _copy_into(extents[pair // 6, pair % 6], scratch_extents[pair // 6, pair % 6])
+        _rig_residuals(
+            changed_points if changed_view < 0 else world_points, changed_points[max(changed_view, 0)], count, values,
+            slopes, distances, reach, directions, axes, used, perturbed, inverse, ray, changed_view, occlusion_limit,
+            error_limit, redescending, unit, scratch_extents, out,
         )  # fmt: skip
         for m in range(len(out)):
-            out[m] = (out[m] - before[m]) / NUDGE
+            out[m] = (out[m] - before[m]) / DIFFERENCE_STEP
 
 
 @dataclass(frozen=True)
 class Fit:
-    """theta: (SHARED + 6 * PER_VIEW,); cost: mean squared error in units of the tolerance's noise, and what is expected; doubt:
-    standard error of the perspective, 0 where it was held or not asked for; left: the cost by FINEST, where it was sharpened."""
+    """params: (SHARED + 6 * PER_VIEW,); cost: mean squared residual in units of the tolerance's noise, plus the prior;
+    std_error: of the perspective, 0 where it was fixed or not computed; final_cost: the cost by FINEST, where the fit was
+    refined."""
 
-    theta: Array
+    params: Array
     cost: float
-    doubt: float = 0.0
-    left: float = np.inf
+    std_error: float = 0.0
+    final_cost: float = np.inf
 
 
 @dataclass(frozen=True)
 class State:
-    """errors: everything that is squared and summed, scaled so that the squares' sum is the cost; reached: (6, 6, DIRECTIONS),
-    how far each view's points reach in each other; places: (6, n, 6), these points in the world."""
+    """errors: residuals and prior, scaled so that the sum of their squares is the cost; extents: (6, 6, DIRECTIONS), support
+    functions of each view's points in each other; world_points: (6, n, 6)."""
 
     errors: Array
-    reached: Array
-    places: Array
+    extents: Array
+    world_points: Array
 
     @property
     def cost(self) -> float:
@@ -438,92 +472,103 @@ class State:
 
 
 class Problem:
-    """Fits the numbers of one rig. axes: (6, 3, 3), each camera's right, up and back in the world."""
+    """Robust nonlinear least squares over one rig's parameters. axes: (6, 3, 3), each camera's right, up and back in the world;
+    used: (6,) bool, views that take part; free: bool per parameter; stride: every so many'th point."""
 
     def __init__(
         self,
-        sights: Sights,
+        observations: Observations,
         axes: Array,
-        coding: Coding,
+        encoding: EncodingModel,
         used: Array,
         free: Array,
         stride: int = 1,
         tolerance: Tolerance = ROUGH,
     ) -> None:
-        self.sights, self.axes, self.coding, self.used = sights, np.ascontiguousarray(axes), coding, used
+        self.observations, self.axes, self.encoding, self.used = (
+            observations,
+            np.ascontiguousarray(axes),
+            encoding,
+            used,
+        )
         self.tolerance = tolerance
         self.free = np.flatnonzero(free)
-        self.furthest = np.where(self.free == BENDS.start, 1.0, 0.15)  # in one step
-        asked = sights.points[:, ::stride]
-        self.asked = asked.shape[1]
-        self.points = np.concatenate([asked, sights.furthest], axis=1)
-        views = int(used.sum())
-        self.count = views * (views - 1) * self.asked + views * DIRECTIONS
-        self.unit = 1 / (tolerance.noise * np.sqrt(self.count))
-        self.ways = compass()
-        spread = OWN_SPREAD if sights.own else SPREAD
-        self.expected = np.concatenate([np.full(BENDS.start, np.inf), BENT, np.tile(spread, 6)]) * np.sqrt(EVIDENCE)
+        self.max_step = np.where(self.free == CURVE.start, 1.0, 0.15)
+        sampled = observations.points[:, ::stride]
+        self.n_points = sampled.shape[1]
+        self.points = np.concatenate([sampled, observations.extreme_points], axis=1)
+        n_views = int(used.sum())
+        self.n_residuals = n_views * (n_views - 1) * self.n_points + n_views * DIRECTIONS
+        self.unit = 1 / (tolerance.noise * np.sqrt(self.n_residuals))
+        self.directions = unit_directions()
+        spread = PER_VIEW_RANGE_STD if observations.per_view_range else PARAM_STD
+        self.prior_std = np.concatenate([np.full(CURVE.start, np.inf), CURVE_STD, np.tile(spread, 6)]) * np.sqrt(
+            N_INDEPENDENT
+        )
 
-    def state(self, theta: Array) -> State:
-        """Of numbers whose curve rises; else one that no fit goes to."""
-        if not rises(theta):
+    def evaluate(self, params: Array) -> State:
+        """Residuals at these parameters; infinite where the curve is not monotone."""
+        if not curve_is_monotone(params):
             return State(np.full(1, np.inf), np.empty(0), np.empty(0))
-        s, t, c = self.sights, self.tolerance, self.coding
-        numbers, places = spelled(theta), np.empty((*self.points.shape[:2], 6))
+        s, t, c = self.observations, self.tolerance, self.encoding
+        unpacked, world_points = unpack_params(params), np.empty((*self.points.shape[:2], 6))
         for i in range(6):
-            _lift_all(self.points[i], self.axes[i], numbers, i, c.inverse, c.ray, places[i])
-        reached, errors = np.full((6, 6, DIRECTIONS), UNSEEN), np.empty(self.count + len(theta))
-        _residuals(
-            places, places[0], self.asked, s.values, s.slopes, s.outside, s.reach, self.ways, self.axes, self.used,
-            numbers, c.inverse, c.ray, -1, t.close, t.wrong, t.fades, self.unit, reached, errors,
+            _to_world_all(self.points[i], self.axes[i], unpacked, i, c.inverse, c.ray, world_points[i])
+        extents, errors = np.full((6, 6, DIRECTIONS), NO_EXTENT), np.empty(self.n_residuals + len(params))
+        _rig_residuals(
+            world_points, world_points[0], self.n_points, s.values, s.slopes, s.silhouette_distance, s.silhouette_extent,
+            self.directions, self.axes, self.used, unpacked, c.inverse, c.ray, -1, t.occlusion_limit, t.error_limit,
+            t.redescending, self.unit, extents, errors,
         )  # fmt: skip
-        errors[self.count :] = theta / self.expected
-        errors[self.count] = max(0.0, abs(theta[0] - 0.4) - 0.4)  # fields of view from 0 to 77 degrees
-        return State(errors, reached, places)
+        errors[self.n_residuals :] = params / self.prior_std
+        errors[self.n_residuals] = max(0.0, abs(params[0] - 0.4) - 0.4)  # fields of view from 0 to 77 degrees
+        return State(errors, extents, world_points)
 
-    def fitted(self, theta: Array, rounds: int) -> Fit:
-        """Levenberg and Marquardt's method from `theta`."""
-        theta, state, damping = theta.copy(), self.state(theta), 1e-3
+    def minimize(self, params: Array, rounds: int) -> Fit:
+        """Levenberg-Marquardt from `params`."""
+        params, state, damping = params.copy(), self.evaluate(params), 1e-3
         if not np.isfinite(state.cost):
-            return Fit(theta, np.inf)
+            return Fit(params, np.inf)
         for _ in range(rounds):
-            jacobian = self.jacobian(theta, state)
+            jacobian = self.jacobian(params, state)
             square, gradient = jacobian @ jacobian.T, jacobian @ state.errors
             before = state.cost
             for _ in range(7):
                 step = np.linalg.solve(square + damping * np.diag(np.diag(square) + 1e-9), -gradient)
-                trial = theta.copy()
-                trial[self.free] += np.clip(step, -self.furthest, self.furthest)
+                trial = params.copy()
+                trial[self.free] += np.clip(step, -self.max_step, self.max_step)
                 trial[0] = max(trial[0], 0.0)
-                found = self.state(trial)
-                if found.cost < state.cost:
-                    theta, state, damping = trial, found, damping / 4
+                trial_state = self.evaluate(trial)
+                if trial_state.cost < state.cost:
+                    params, state, damping = trial, trial_state, damping / 4
                     break
                 damping *= 6
             if state.cost > before * (1 - 1e-5):
                 break
-        return Fit(theta, state.cost)
+        return Fit(params, state.cost)
 
-    def doubt(self, theta: Array) -> float:
-        """Standard error of the perspective, where all numbers are free."""
-        jacobian = self.jacobian(theta, self.state(theta))
+    def std_error(self, params: Array) -> float:
+        """Standard error of the perspective, with all parameters free."""
+        jacobian = self.jacobian(params, self.evaluate(params))
         square = jacobian @ jacobian.T
-        return TOGETHER * float(np.sqrt(np.linalg.inv(square + 1e-9 * np.eye(len(square)))[0, 0] / EVIDENCE))
+        return STD_ERROR_FACTOR * float(
+            np.sqrt(np.linalg.inv(square + 1e-9 * np.eye(len(square)))[0, 0] / N_INDEPENDENT)
+        )
 
-    def jacobian(self, theta: Array, before: State) -> Array:
-        """(free numbers, errors): how every error changes with every number."""
-        s, t, c = self.sights, self.tolerance, self.coding
+    def jacobian(self, params: Array, before: State) -> Array:
+        """(free parameters, residuals): finite differences."""
+        s, t, c = self.observations, self.tolerance, self.encoding
         rows = np.empty((len(self.free), len(before.errors)))
 
         def fill(start: int, stop: int) -> None:
-            _nudged(
-                self.points, before.places, before.errors[: self.count], self.asked, s.values, s.slopes, s.outside, s.reach,
-                self.ways, self.axes, self.used, theta, c.inverse, c.ray, t.close, t.wrong, t.fades, self.unit, before.reached,
-                self.free[start:stop], np.empty_like(theta), np.empty_like(before.places), np.empty_like(before.reached),
-                rows[start:stop],
+            _finite_difference_jacobian(
+                self.points, before.world_points, before.errors[: self.n_residuals], self.n_points, s.values, s.slopes,
+                s.silhouette_distance, s.silhouette_extent, self.directions, self.axes, self.used, params, c.inverse, c.ray,
+                t.occlusion_limit, t.error_limit, t.redescending, self.unit, before.extents, self.free[start:stop],
+                np.empty_like(params), np.empty_like(before.world_points), np.empty_like(before.extents), rows[start:stop],
             )  # fmt: skip
 
         for_bands(fill, len(self.free))
-        rows[:, self.count :] = (np.eye(len(theta)) / self.expected)[self.free]
-        rows[self.free == 0, self.count] = np.sign(theta[0] - 0.4) * (abs(theta[0] - 0.4) > 0.4)
+        rows[:, self.n_residuals :] = (np.eye(len(params)) / self.prior_std)[self.free]
+        rows[self.free == 0, self.n_residuals] = np.sign(params[0] - 0.4) * (abs(params[0] - 0.4) > 0.4)
         return rows

@@ -21,11 +21,11 @@ def fallback(source: Path) -> Path | None:
     own = Path(tempfile.gettempdir()) / f"sixview-kernels-{os.getuid()}"
     try:
         own.mkdir(mode=0o700, exist_ok=True)
-        about = own.lstat()
+        status = own.lstat()
     except OSError:
         return None
     # compiled code is loaded from there: a folder that others can write to would be theirs to fill
-    private = stat.S_ISDIR(about.st_mode) and about.st_uid == os.getuid() and not about.st_mode & 0o022
+    private = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022
     return own if private and writable(own) else Path(tempfile.mkdtemp(prefix="sixview-kernels-"))
 
 

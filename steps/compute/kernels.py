@@ -1,9 +1,8 @@
-"""How compiled kernels are made and run.
+"""How kernels are compiled and run.
 
 Kernels are compiled without the GIL, so plain threads over bands of rows use all cores. numba's own threading layers are
 avoided on purpose: they abort on concurrent calls and do not survive a fork. Compiled code is cached beside the source, or
-in NUMBA_CACHE_DIR; see `kernel_cache` for where neither can be written to.
-"""
+in NUMBA_CACHE_DIR; see `kernel_cache` for where neither is writable."""
 
 from __future__ import annotations
 
@@ -41,13 +40,13 @@ inlined = njit(**_OPTIONS, forceinline=True)  # for what is called once per pixe
 
 @inlined
 def add(array, index, value):  # type: ignore[no-untyped-def]
-    """array[index] += value. Kernels that scatter say it this way, because on a GPU it has to be atomic: see `raster.cuda`."""
+    """array[index] += value. Scattering kernels call this, because on a GPU it must be atomic: see `raster.cuda`."""
     array[index] += value
 
 
 @inlined
-def projected(point, m):  # type: ignore[no-untyped-def]
-    """`cameras.project` for one point (3,), inside a kernel: depth, column, row. m: (3, 4)."""
+def project_point(point, m):  # type: ignore[no-untyped-def]
+    """`cameras.project` for one point (3,): depth, column, row. m: (3, 4)."""
     x, y, z = point[0], point[1], point[2]
     far = m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3]
     across = (m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3]) / far
@@ -57,30 +56,30 @@ def projected(point, m):  # type: ignore[no-untyped-def]
 
 @inlined
 def cell(x, size):  # type: ignore[no-untyped-def]
-    """Between which two of `size` samples x lies, sample i at i, and how far from the first to the second: for linear
-    interpolation. Beyond the ends, and where x is not a number, the nearest that there are."""
-    held = (
+    """Indices of the two samples around x, of `size` samples with sample i at i, and the weight of the second. Clamped to the
+    ends; nan gives the first."""
+    clamped = (
         min(x, size - 1.001) if x > 0.0 else 0.0
     )  # false for nan, which no comparison after the conversion would find
-    i = int(held)
-    return i, min(i + 1, size - 1), held - i
+    i = int(clamped)
+    return i, min(i + 1, size - 1), clamped - i
 
 
 @inlined
 def within(x, y, width, height):  # type: ignore[no-untyped-def]
-    """Whether pixel coordinates lie in a picture; false where they are not numbers. To be asked before they become whole numbers,
-    which far away they could not."""
+    """Whether pixel coordinates lie in a picture; false for nan. To be tested before the conversion to int, which could
+    overflow."""
     return 0.0 <= x < width and 0.0 <= y < height
 
 
 @inlined
-def whole(x):  # type: ignore[no-untyped-def]
-    """The largest whole number that is not larger than x, held to what is far outside of any picture; 0 where x is no number."""
+def floor_int(x):  # type: ignore[no-untyped-def]
+    """The floor of x, clamped far outside of any picture; 0 for nan."""
     return int(math.floor(min(max(x, -1e9), 1e9))) if x == x else 0
 
 
 def check_indices(indices: Array, count: int, what: str = "face") -> None:
-    """Raises ValueError unless all are indices of `count` things: kernels read without looking."""
+    """Raises ValueError unless all are below `count`: kernels read without bounds checks."""
     if indices.size and not 0 <= indices.min() <= indices.max() < count:
         raise ValueError(f"A {what} names vertex {indices.max()} or {indices.min()} of {count}.")
 
@@ -93,8 +92,8 @@ def parallel_map(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
 
 @functools.cache
 def _leaves() -> ThreadPoolExecutor:
-    """Threads that stay: starting some for every kernel would cost a renderer's inner loop more than its arithmetic. What
-    runs on them must not wait for others of them."""
+    """A persistent thread pool: starting threads for every kernel would cost a renderer's inner loop more than its
+    arithmetic. Its tasks must not wait for each other."""
     return ThreadPoolExecutor(core_count(), "kernel")
 
 
@@ -107,25 +106,25 @@ def for_bands(body: Callable[[int, int], None], rows: int, bands_per_core: int =
 
 
 def _on_all_cores(task: Callable[[int], None], count: int) -> None:
-    """Calls task(0) ... task(count - 1), every core taking each so many'th. The calling thread works too: waking others costs as
+    """Calls task(0) ... task(count - 1), interleaved over the cores. The calling thread works too: waking others costs as
     much as a small kernel."""
     cores = min(core_count(), count)
 
-    def share(first: int) -> None:
+    def run_share(first: int) -> None:
         for i in range(first, count, cores):
             task(i)
 
-    others = [_leaves().submit(share, first) for first in range(1, cores)]
+    others = [_leaves().submit(run_share, first) for first in range(1, cores)]
     try:
-        share(0)
+        run_share(0)
     finally:
         for other in others:
             other.result()
 
 
 def summed_bands(body: Callable[[Array, int, int], None], rows: int, shape: tuple[int, ...]) -> Array:
-    """The sum (float64, of `shape`) of what body(sum, start, stop) adds up over bands of rows. A fixed number of bands, summed
-    in order, gives the same result on any number of cores."""
+    """Sum (float64, of `shape`) of what body(sum, start, stop) adds up over bands of rows. A fixed number of bands, summed in
+    order, gives the same result on any number of cores."""
     parts = np.zeros((SUMMED_BANDS, *shape))
     edges = [rows * i // SUMMED_BANDS for i in range(SUMMED_BANDS + 1)]
     _on_all_cores(lambda i: body(parts[i], edges[i], edges[i + 1]), SUMMED_BANDS)

@@ -21,7 +21,7 @@ TETRAHEDRA = np.array([[0, 4, 6, 7], [0, 4, 5, 7], [0, 2, 6, 7], [0, 2, 3, 7], [
 
 
 def lattice(shape: tuple[int, int, int]) -> Array:
-    """The lattice points' places in cells, (n, 3) float32."""
+    """Coordinates of the lattice points, (n, 3) float32, in cells."""
     axes = [np.arange(size, dtype=np.float32) for size in shape]
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
 
@@ -54,7 +54,7 @@ def _point(i, j, k, corner, size):  # type: ignore[no-untyped-def]
 
 @inlined
 def _vertex(i, j, k, a, b, size, number, keys, counts, write):  # type: ignore[no-untyped-def]
-    """The number of the vertex on the edge between two corners of a cube; a new one where it is met for the first time."""
+    """Index of the vertex on the edge between two corners of a cube; a new one at its first occurrence."""
     low, high = min(a, b), max(a, b)  # on a Kuhn tetrahedron's edges the bits of one are among those of the other
     key = _point(i, j, k, low, size) * 8 + (high - low)
     if number[key] < 0:

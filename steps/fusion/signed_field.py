@@ -1,18 +1,17 @@
 """Depth fusion: six depth maps and masks to one signed field on a voxel grid, and that to a closed surface.
 
-The field at a point is the largest over the views of two distances, positive outside: how far outside the silhouette
-the point lies, and how far in front of the surface that the pixel saw. Each view can only carve, so what no camera saw
-stays solid and the surface is closed. (The idea is space carving, Kutulakos and Seitz 2000, with depth as in Curless and
-Levoy 1996.) Distances are measured to the pixel's tangent plane, not along its ray; along the ray, oblique views
-overestimate free space and the maximum shrinks everything.
+The field at a point is the maximum over the views of two signed distances, positive outside: to the silhouette, and to the
+surface in front of which the point lies. Each view only carves, so unseen space stays solid and the surface is closed (space
+carving, Kutulakos and Seitz 2000, with depth as in Curless and Levoy 1996). Distances are to the pixel's tangent plane, not
+along its ray: along the ray, oblique views overestimate free space and the maximum shrinks everything.
 
-What a view does not know it does not carve. Where its depth has holes these are bridged, as flat as what surrounds them allows,
-and such a guess carves only where no view that sees has a surface.
+Unknown depth carves nothing. Holes in depth are inpainted by a membrane, and inpainted depth carves only where no view with
+measured depth has a surface.
 
-Where depth is only roughly right the maximum would carve at every error. How far the views disagree about surfaces that they see
-together is measured, and within a few times that they vote: their surface is the mean of what they see, each by how squarely it
-looks. What lies further in front of a view's surface is free, whatever the others say. Exact depth disagrees by less than voxels
-can show, and then nothing is averaged.
+With noisy depth the maximum would carve at every error. So the standard deviation between overlapping views is measured, and
+within a few times that the surface is the weighted mean of the views' distances, by the squared cosine of the viewing angle.
+Further in front of a view's surface space is free, whatever the other views say. Exact depth disagrees by less than a voxel,
+and then nothing is averaged.
 """
 
 from __future__ import annotations
@@ -31,25 +30,23 @@ from steps.geometry.image_ops import box_down
 from steps.runtime.errors import ModelConvergenceFailed
 
 Array = NDArray[Any]
-TRUNCATION = 4.0  # voxels; further from the surface the field only has the right sign
-STEEPEST = 6.0  # depth per width: pixels of a block that differ by more than such a slope see two surfaces
-ROUGHNESS, FINE_ENOUGH = (
-    3.0,
-    1.5,
-)  # standard deviations that views may be outvoted within; fewer voxels than that are exact
-SAME_SURFACE = 0.02  # of the diagonal: what two views see further apart are two surfaces
-SQUARELY = 0.35  # least cosine between a surface and the sight of it, for views to be compared there
-TURNED = 0.1  # by how much squared cosines may contradict each other
-BESIDE = 0.03  # of a picture's longest side: views that do not quite meet have outlines so far apart
-WITNESSES = 3000  # points of each view that they are compared at
-REACH = 6.0  # voxels in front of a pixel's surface over which its tangent plane is believed
+TRUNCATION = 4.0  # voxels: the field is clipped there
+MAX_SLOPE = 6.0  # depth per width, of one surface: pixels of a block that differ by more see two
+# standard deviations in the half width of the consensus band; a band of fewer voxels than LEAST_BAND is none
+CONSENSUS_SIGMAS, LEAST_BAND = 3.0, 1.5
+SAME_SURFACE = 0.02  # of the diagonal: points of two views further apart are on two surfaces
+LEAST_COSINE = 0.35  # least cosine between normal and viewing ray, for views to be compared there
+COSINE_TOLERANCE = 0.1  # tolerance on squared cosines of one common normal
+OUTLINE_MARGIN = 0.03  # of a picture's longest side: misregistration of silhouettes that is tolerated
+N_SAMPLES = 3000  # of each view, that are compared with the others
+PLANE_RANGE = 6.0  # voxels in front of a pixel's surface within which its tangent plane is valid
 
 
 @dataclass(frozen=True)
 class DepthView:
-    """camera: of the depth map; depth: [H, W] float32; coverage: [H, W] float32 in [0, 1], the share of
-    the pixel inside; step: [H, W] float32, the size of one stored depth level; guessed: [H, W] bool, where depth was not seen but
-    bridged, None for nowhere."""
+    """camera: of the depth map; depth: [H, W] float32, 0 where there is none; coverage: [H, W] float32 in [0, 1], the object's
+    share of the pixel; step: [H, W] float32, size of one stored depth level; guessed: [H, W] bool, where depth is inpainted,
+    None for nowhere."""
 
     camera: Camera
     depth: Array
@@ -59,12 +56,12 @@ class DepthView:
 
     @property
     def shows_something(self) -> bool:
-        """False where the object is so thin that it falls between the pixels: such a view says nothing."""
+        """False where the object is so thin that it falls between the pixels."""
         return bool((self.depth > 0).any() and (self.coverage >= 0.5).any())
 
     @property
     def seen(self) -> Array:
-        """The depth without what was guessed, [H, W]."""
+        """Measured depth, without what was inpainted, [H, W]."""
         return self.depth if self.guessed is None else np.where(self.guessed, np.float32(0), self.depth)
 
 
@@ -78,10 +75,10 @@ class Grid:
 
 
 def grid_around(views: list[DepthView], cells: int) -> Grid:
-    """A grid whose longest side has `cells` voxels around everything that the depth maps saw, but for what lies clearly beside
-    another view's outline. Raises ModelConvergenceFailed where that has no extent."""
+    """Grid with `cells` voxels along its longest side, around all depth points inside the other views' silhouettes. Raises
+    ModelConvergenceFailed where these have no extent."""
     points = np.concatenate([unproject(view.depth, view.camera)[::7] for view in views])
-    inside = inside_outlines(points, views)
+    inside = inside_silhouettes(points, views)
     points = points[inside] if inside.any() else points
     low, high = (points.min(axis=0), points.max(axis=0)) if len(points) else (np.zeros(3), np.zeros(3))
     voxel = float((high - low).max() / (cells - 8))
@@ -93,32 +90,32 @@ def grid_around(views: list[DepthView], cells: int) -> Grid:
     return Grid((low + high) / 2 - (shape - 1) / 2 * voxel, voxel, (int(shape[0]), int(shape[1]), int(shape[2])))
 
 
-def inside_outlines(points: Array, views: list[DepthView]) -> Array:
-    """Which points (n, 3) no view has beside its outline by more than BESIDE."""
+def inside_silhouettes(points: Array, views: list[DepthView]) -> Array:
+    """(n,) bool: points (n, 3) that no view has outside its silhouette by more than OUTLINE_MARGIN."""
     inside = np.ones(len(points), bool)
     for view in views:
         height, width = view.coverage.shape
-        wide = maximum_filter(view.coverage, 2 * int(np.ceil(BESIDE * max(height, width))) + 1)
+        wide = maximum_filter(view.coverage, 2 * int(np.ceil(OUTLINE_MARGIN * max(height, width))) + 1)
         pixels, z = project(points, view.camera)
         shown = (z > 0) & (pixels >= 0).all(axis=1) & (pixels[:, 0] < width) & (pixels[:, 1] < height)
         column, row = pixels[shown].astype(int).T
         inside[shown] &= wide[row, column] > 0
-        if not (wide[[0, -1]].any() or wide[:, [0, -1]].any()):  # all of the object is in the picture
+        if not (wide[[0, -1]].any() or wide[:, [0, -1]].any()):  # the whole object is in the picture
             inside &= shown | (z <= 0)
     return inside
 
 
-def thinned(view: DepthView, side: int) -> DepthView:
-    """The view with its longest side at about `side` pixels: coverage averaged over blocks, depth too where a block sees one
-    surface, else the block's first pixel that sees anything. A whole factor that divides both sides, or nothing changes."""
+def downsample(view: DepthView, side: int) -> DepthView:
+    """The view with its longest side at about `side` pixels: mean coverage of blocks; mean depth where a block sees one
+    surface, else its first pixel with depth. By a whole factor that divides both sides; unchanged where there is none."""
     height, width = view.depth.shape
     factor = next(f for f in range(max(1, max(width, height) // side), 0, -1) if width % f == height % f == 0)
     if factor == 1:
         return view
     depth, step = _blocks(view.depth, factor), _blocks(view.step, factor)
     seen = depth > 0
-    spread = np.where(seen, depth, -np.inf).max(axis=2) - np.where(seen, depth, np.inf).min(axis=2)
-    one_surface = spread < STEEPEST * factor * depth.max() / view.camera.fx
+    depth_range = np.where(seen, depth, -np.inf).max(axis=2) - np.where(seen, depth, np.inf).min(axis=2)
+    one_surface = depth_range < MAX_SLOPE * factor * depth.max() / view.camera.fx
     first = np.take_along_axis(depth, seen.argmax(axis=2)[..., None], axis=2)[..., 0]
     mean = depth.sum(axis=2) / np.maximum(seen.sum(axis=2), 1)
     small = np.where(one_surface, mean, first).astype(np.float32)
@@ -132,12 +129,12 @@ def _blocks(image: Array, factor: int) -> Array:
     return image.reshape(h, factor, w, factor).swapaxes(1, 2).reshape(h, w, factor * factor)
 
 
-def silhouette_distance(coverage: Array) -> Array:
-    """Signed distance to the outline in pixels [H, W] float32, positive outside. Exact below the pixel for upright edges:
-    a pixel that is covered in part says how far from its centre the outline runs, and the others ask the nearest such one."""
+def silhouette_sdf(coverage: Array) -> Array:
+    """Signed distance to the silhouette, pixels [H, W] float32, positive outside. Sub-pixel for axis-aligned edges: a pixel
+    with partial coverage gives the distance of the outline from its centre, and the others take the nearest such pixel's."""
     inside = coverage >= 0.5
     partial = (coverage > 0) & (coverage < 1)
-    seeds = partial | _meets(inside & ~partial, ~inside & ~partial)
+    seeds = partial | _boundary(inside & ~partial, ~inside & ~partial)
     if not seeds.any():
         return np.where(inside, -1.0, 1.0).astype(np.float32) * max(coverage.shape)
     distance, nearest = distance_transform_edt(~seeds, return_indices=True)
@@ -145,23 +142,23 @@ def silhouette_distance(coverage: Array) -> Array:
     return np.asarray(np.where(inside, -distance, distance) + offset, np.float32)
 
 
-def _meets(full: Array, empty: Array) -> Array:
-    """Pixels of one kind that lie directly beside one of the other."""
-    found = np.zeros(full.shape, bool)
+def _boundary(full: Array, empty: Array) -> Array:
+    """[H, W] bool: full pixels next to empty ones, and the reverse."""
+    boundary = np.zeros(full.shape, bool)
     for a, b in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
         hard = (full[a] & empty[b]) | (empty[a] & full[b])
-        found[a] |= hard
-        found[b] |= hard
-    return found
+        boundary[a] |= hard
+        boundary[b] |= hard
+    return boundary
 
 
-def signed_field(views: list[DepthView], grid: Grid, slack: float | None = None) -> Array:
-    """The carved field in voxels [nx, ny, nz] float32 at the voxel centres, negative inside, clipped to TRUNCATION. slack: see
-    `patience`, which measures it where none is given."""
-    slack = patience(views, grid.voxel) if slack is None else slack
+def signed_field(views: list[DepthView], grid: Grid, band: float | None = None) -> Array:
+    """Carved signed field at the voxel centres, voxels [nx, ny, nz] float32, negative inside, clipped to TRUNCATION. band: half
+    width of the consensus band, None to measure it (`consensus_band`)."""
+    band = consensus_band(views, grid.voxel) if band is None else band
     projections = np.stack([view.camera.projection for view in views])
     focals = np.array([(view.camera.fx + view.camera.fy) / 2 for view in views])
-    outlines = tuple(parallel_map(lambda view: silhouette_distance(view.coverage), views))
+    outlines = tuple(parallel_map(lambda view: silhouette_sdf(view.coverage), views))
     planes = tuple(parallel_map(lambda view: tangent_planes(view.depth, view.camera), views))
     depths = tuple(np.ascontiguousarray(view.depth, np.float32) for view in views)
     halves = tuple(np.ascontiguousarray(view.step / 2, np.float32) for view in views)
@@ -178,7 +175,7 @@ def signed_field(views: list[DepthView], grid: Grid, slack: float | None = None)
             guesses,
             grid.origin,
             grid.voxel,
-            slack,
+            band,
             np.empty((5, len(views))),
             field,
             a,
@@ -186,78 +183,86 @@ def signed_field(views: list[DepthView], grid: Grid, slack: float | None = None)
         ),
         grid.shape[0],
     )
-    for axis in range(3):  # what reaches beyond the grid ends at its border
+    for axis in range(3):  # close the surface at the grid's border
         layers = np.moveaxis(field, axis, 0)
         layers[0], layers[-1] = np.maximum(layers[0], 0.5), np.maximum(layers[-1], 0.5)
     return field
 
 
-def patience(views: list[DepthView], voxel: float) -> float:
-    """Voxels in front of a view's surface up to which others may outvote it; 0 where the views agree."""
-    rough = ROUGHNESS * disagreement(views) / voxel
-    return rough if rough > FINE_ENOUGH else 0.0
+def consensus_band(views: list[DepthView], voxel: float) -> float:
+    """Half width of the consensus band in voxels: 3 sigma of the depth disagreement, 0 if below 1.5."""
+    band = CONSENSUS_SIGMAS * depth_sigma(views) / voxel
+    return band if band > LEAST_BAND else 0.0
 
 
-def disagreement(views: list[DepthView]) -> float:
-    """How far apart two views have the same surface, in scene units: the standard deviation that the median distance across the
-    surface stands for. 0 where they see none together."""
+def depth_sigma(views: list[DepthView]) -> float:
+    """Robust standard deviation (1.4826 MAD) of point-to-plane distances between overlapping views, scene units; 0 without
+    overlap."""
     cameras = [view.camera for view in views]
-    clouds = [unproject(view.seen, camera) for view, camera in zip(views, cameras, strict=True)]
-    if not any(map(len, clouds)):
+    pointclouds = [unproject(view.seen, camera) for view, camera in zip(views, cameras, strict=True)]
+    if not any(map(len, pointclouds)):
         return 0.0
-    far = SAME_SURFACE * float(np.linalg.norm(np.ptp(np.concatenate(clouds), axis=0)))
+    max_distance = SAME_SURFACE * float(np.linalg.norm(np.ptp(np.concatenate(pointclouds), axis=0)))
     planes = parallel_map(lambda view: tangent_planes(view.depth, view.camera), views)
-    found = []
-    for i, (cloud, own) in enumerate(zip(clouds, planes, strict=True)):
-        cosine = own[views[i].seen > 0][:, 2]
-        step = max(1, int((cosine > SQUARELY).sum()) // WITNESSES)
-        points, cosines = cloud[cosine > SQUARELY][::step], cosine[cosine > SQUARELY][::step]
-        found += [
-            _gaps(points, cosines, views[i].camera, view, plane, far)
+    residuals = []
+    for i, (pointcloud, planes_of_view) in enumerate(zip(pointclouds, planes, strict=True)):
+        cosine = planes_of_view[views[i].seen > 0][:, 2]
+        step = max(1, int((cosine > LEAST_COSINE).sum()) // N_SAMPLES)
+        points, cosines = pointcloud[cosine > LEAST_COSINE][::step], cosine[cosine > LEAST_COSINE][::step]
+        residuals += [
+            _point_to_plane_residuals(points, cosines, views[i].camera, view, plane, max_distance)
             for j, (view, plane) in enumerate(zip(views, planes, strict=True))
             if j != i and len(points)
         ]
-    gaps = np.concatenate(found) if found else np.empty(0)
-    return float(1.4826 * np.median(np.abs(gaps))) if len(gaps) >= WITNESSES // 10 else 0.0
+    all_residuals = np.concatenate(residuals) if residuals else np.empty(0)
+    return float(1.4826 * np.median(np.abs(all_residuals))) if len(all_residuals) >= N_SAMPLES // 10 else 0.0
 
 
-def _gaps(points: Array, cosines: Array, seen_by: Camera, view: DepthView, planes: Array, far: float) -> Array:
-    """Signed distances across the surface of the points (n, 3), which `seen_by` sees at those cosines, as far as the view may see
-    the same surface: squarely, at most `far` away, and at a cosine that one normal can have together with the first."""
+def _point_to_plane_residuals(
+    points: Array, cosines: Array, seen_by: Camera, view: DepthView, planes: Array, max_distance: float
+) -> Array:
+    """Signed point-to-plane distances of points (n, 3) to the view's surface, where both may see the same one: at least at
+    LEAST_COSINE, within max_distance, and with a normal compatible with the cosine in `seen_by`."""
     pixels, z = project(points, view.camera)
     column, row = np.floor(pixels[:, 0]).astype(int), np.floor(pixels[:, 1]).astype(int)
     inside = (column >= 0) & (row >= 0) & (column < view.depth.shape[1]) & (row < view.depth.shape[0]) & (z > 0)
     points, cosines, pixels, z, column, row = (v[inside] for v in (points, cosines, pixels, z, column, row))
     depth, plane = view.depth[row, column], planes[row, column]
-    across = depth + plane[:, 0] * (pixels[:, 0] - column - 0.5) + plane[:, 1] * (pixels[:, 1] - row - 0.5) - z
-    gap, cosine = across * plane[:, 2], plane[:, 2]
-    here, there = (_directions(points, camera) for camera in (seen_by, view.camera))
-    between = (here * there).sum(axis=1)
-    one_normal = cosines**2 + cosine**2 - 2 * cosines * cosine * between < 1 - between**2 + TURNED
-    return np.asarray(gap[(depth > 0) & (cosine > SQUARELY) & (np.abs(gap) < far) & one_normal])
+    plane_depth_difference = (
+        depth + plane[:, 0] * (pixels[:, 0] - column - 0.5) + plane[:, 1] * (pixels[:, 1] - row - 0.5) - z
+    )
+    residual, cosine = plane_depth_difference * plane[:, 2], plane[:, 2]
+    to_first, to_second = (_viewing_directions(points, camera) for camera in (seen_by, view.camera))
+    cosine_between = (to_first * to_second).sum(axis=1)
+    compatible = (
+        cosines**2 + cosine**2 - 2 * cosines * cosine * cosine_between < 1 - cosine_between**2 + COSINE_TOLERANCE
+    )
+    return np.asarray(residual[(depth > 0) & (cosine > LEAST_COSINE) & (np.abs(residual) < max_distance) & compatible])
 
 
-def _directions(points: Array, camera: Camera) -> Array:
+def _viewing_directions(points: Array, camera: Camera) -> Array:
     """Unit vectors (n, 3) from the points to the camera."""
     way = camera.position - points
     return np.asarray(way / np.linalg.norm(way, axis=1, keepdims=True))
 
 
 @kernel
-def _free_space(depth, plane, half, hull, voxel, x, y, z):  # type: ignore[no-untyped-def]
-    """Distance in voxels of a point in front of the surface seen at pixel coordinates (x, y), negative behind; nan where no
-    depth is. A stored depth is only known to `half` a level: close to the hull, whose outline is sharper, the hull decides
-    within that slack. Far in front, a steep pixel's plane says nothing any more and the gap along the axis counts."""
+def _free_space(depth, plane, half, silhouette_sdf, voxel, x, y, z):  # type: ignore[no-untyped-def]
+    """Signed distance, voxels, of a point in front of the surface at pixel coordinates (x, y), negative behind; nan without
+    depth.
+
+    Depth is known to half a level: close to the silhouette, which is sharper, the silhouette decides within that. Beyond
+    PLANE_RANGE the tangent plane of a steep pixel is not valid and the distance along the axis counts."""
     height, width = depth.shape
     if not within(x, y, width, height):
         return np.nan
     c, r = int(x), int(y)
     if depth[r, c] <= 0:
         return np.nan
-    gap = (depth[r, c] + plane[r, c, 0] * (x - c - 0.5) + plane[r, c, 1] * (y - r - 0.5) - z) / voxel
-    slack = half[r, c] / voxel
-    near_hull = min(max(2.0 + hull / (4 * slack + 1e-9), 0.0), 1.0)
-    return max((gap - near_hull * slack) * plane[r, c, 2], gap - slack - REACH)
+    distance = (depth[r, c] + plane[r, c, 0] * (x - c - 0.5) + plane[r, c, 1] * (y - r - 0.5) - z) / voxel
+    half_level = half[r, c] / voxel
+    near_silhouette = min(max(2.0 + silhouette_sdf / (4 * half_level + 1e-9), 0.0), 1.0)
+    return max((distance - near_silhouette * half_level) * plane[r, c, 2], distance - half_level - PLANE_RANGE)
 
 
 @kernel
@@ -271,38 +276,37 @@ def _bilinear(image, x, y):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _squareness(plane, x, y):  # type: ignore[no-untyped-def]
-    """The weight of a view at pixel coordinates (x, y): the square of the cosine at which it sees the surface there."""
+def _view_weight(plane, x, y):  # type: ignore[no-untyped-def]
+    """Squared cosine of the viewing angle at pixel coordinates (x, y), 0 outside the picture."""
     return plane[int(y), int(x), 2] ** 2 if within(x, y, plane.shape[1], plane.shape[0]) else 0.0
 
 
 @kernel
-def _outvoted(fronts, weights, slack):  # type: ignore[no-untyped-def]
-    """What views say together of a point that is so far in front of their surfaces, nan where they see none: the mean of those
-    whose surface it may be; but what is clearly before any surface is free."""
-    total, weight, most = 0.0, 0.0, -np.inf
-    for v in range(len(fronts)):
-        if fronts[v] == fronts[v]:
-            most = max(most, fronts[v])
-            if abs(fronts[v]) <= slack:
-                total += weights[v] * fronts[v]
+def _consensus_distance(distances, weights, band):  # type: ignore[no-untyped-def]
+    """Weighted mean of the views' signed distances within the band; their maximum where that lies beyond it; nan without any."""
+    total, weight, farthest = 0.0, 0.0, -np.inf
+    for v in range(len(distances)):
+        if distances[v] == distances[v]:
+            farthest = max(farthest, distances[v])
+            if abs(distances[v]) <= band:
+                total += weights[v] * distances[v]
                 weight += weights[v]
-    return most if most > slack or weight == 0.0 else total / weight
+    return farthest if farthest > band or weight == 0.0 else total / weight
 
 
 @kernel
 def _carve(  # type: ignore[no-untyped-def]
-    projections, focals, outlines, depths, planes, halves, guesses, origin, voxel, slack, seen, field, start, stop
+    projections, focals, outlines, depths, planes, halves, guesses, origin, voxel, band, scratch, field, start, stop
 ):
     views = len(projections)
-    x, y, z, fronts, weights = seen[0], seen[1], seen[2], seen[3], seen[4]
+    x, y, z, distances, weights = scratch[0], scratch[1], scratch[2], scratch[3], scratch[4]
     for i in range(start, stop):
         px = origin[0] + i * voxel
         for j in range(field.shape[1]):
             py = origin[1] + j * voxel
             for k in range(field.shape[2]):
                 pz = origin[2] + k * voxel
-                hull = -TRUNCATION
+                silhouette_sdf = -TRUNCATION
                 for v in range(views):
                     m = projections[v]
                     z[v] = m[2, 0] * px + m[2, 1] * py + m[2, 2] * pz + m[2, 3]
@@ -310,23 +314,27 @@ def _carve(  # type: ignore[no-untyped-def]
                         continue
                     x[v] = (m[0, 0] * px + m[0, 1] * py + m[0, 2] * pz + m[0, 3]) / z[v]
                     y[v] = (m[1, 0] * px + m[1, 1] * py + m[1, 2] * pz + m[1, 3]) / z[v]
-                    hull = max(hull, _bilinear(outlines[v], x[v], y[v]) * z[v] / (focals[v] * voxel))
-                    if hull >= TRUNCATION:
+                    silhouette_sdf = max(
+                        silhouette_sdf, _bilinear(outlines[v], x[v], y[v]) * z[v] / (focals[v] * voxel)
+                    )
+                    if silhouette_sdf >= TRUNCATION:
                         break
-                value = hull
+                value = silhouette_sdf
                 if value < TRUNCATION:
                     guess = -np.inf
                     for v in range(views):
-                        fronts[v] = np.nan
+                        distances[v] = np.nan
                         if z[v] > 0:
-                            fronts[v] = _free_space(depths[v], planes[v], halves[v], hull, voxel, x[v], y[v], z[v])
-                            weights[v] = _squareness(planes[v], x[v], y[v])
-                            if fronts[v] == fronts[v] and guesses[v][int(y[v]), int(x[v])]:
-                                guess = max(guess, fronts[v])
-                                fronts[v] = np.nan
-                    front = _outvoted(fronts, weights, slack)
-                    if not front > -TRUNCATION:  # no view that sees has a surface just before this point
-                        front = guess
-                    if front > value:  # false for nan and for views that see nothing
-                        value = front
+                            distances[v] = _free_space(
+                                depths[v], planes[v], halves[v], silhouette_sdf, voxel, x[v], y[v], z[v]
+                            )
+                            weights[v] = _view_weight(planes[v], x[v], y[v])
+                            if distances[v] == distances[v] and guesses[v][int(y[v]), int(x[v])]:
+                                guess = max(guess, distances[v])
+                                distances[v] = np.nan
+                    consensus = _consensus_distance(distances, weights, band)
+                    if not consensus > -TRUNCATION:  # no measured depth has a surface just in front of this point
+                        consensus = guess
+                    if consensus > value:  # false for nan: no depth
+                        value = consensus
                 field[i, j, k] = min(value, TRUNCATION)

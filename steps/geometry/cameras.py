@@ -59,7 +59,7 @@ class Camera:
             self, fx=self.fx * sx, fy=self.fy * sy, cx=self.cx * sx, cy=self.cy * sy, width=width, height=height
         )
 
-    def thinned(self, step: int) -> Camera:
+    def subsampled(self, step: int) -> Camera:
         """The camera whose pixels are every step-th of this one's in both directions, from step // 2 on."""
         first = step // 2
         # the pixel with its centre at `first` + 0.5 has it at 0.5 now

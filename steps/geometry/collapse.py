@@ -1,11 +1,9 @@
-"""Quadric decimation that keeps what a solid needs: every edge between two faces, every vertex in one fan, one orientation, and
-no two faces that cross.
+"""Quadric decimation that preserves a solid: closed, manifold, oriented, without self-intersections.
 
-Edges collapse in the order of their quadric error (Garland and Heckbert, "Surface simplification using quadric error metrics",
-1997), in rounds: the cheapest first, each vertex at most once a round, so that no cost is out of date. An edge collapses where
-its ends have just two neighbours in common (the link condition: Dey et al., "Topology preserving edge contraction", 1999), no
-face turns over or becomes a sliver, and none of the new faces crosses any other.
-"""
+Edges collapse in the order of their quadric error (Garland and Heckbert, "Surface simplification using quadric error
+metrics", 1997), in rounds: the cheapest first, each vertex at most once a round, so that no cost is stale. An edge
+collapses where its ends have exactly two common neighbours (the link condition: Dey et al., "Topology preserving edge
+contraction", 1999), no face flips or degenerates, and no new face intersects another."""
 
 from __future__ import annotations
 
@@ -16,23 +14,24 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from steps.compute.kernels import for_bands, inlined, kernel
-from steps.geometry.crossings import Cells, boxes, cross, crossing_faces, sorted_into_cells
+from steps.geometry.crossings import Cells, bounding_boxes, crossing_faces, grid_of_boxes, triangles_cross
 from steps.geometry.soundness import twins
 
 Array = NDArray[Any]
-AT_ONCE = 0.3  # the share of the edges, the cheapest, that a round may take
-FEW = 0.02  # of the faces: a round that removes fewer has used up the cheap ones
-PULL = 1e-4  # weight of an edge's middle against the quadrics: places on flat parts are not determined by these
-TURNED = 0.2  # least cosine between a face's normal before and after
-SLIVER = 1e-3  # least area of a face against the square of its longest side
-TRIES = 4  # the last one asks everywhere
-MOST = 64  # faces around an edge
+ROUND_SHARE = 0.3  # the share of the edges, the cheapest, that a round may take
+LEAST_REMOVED = 0.02  # of the faces: a round that removes fewer has used up the cheap ones
+# weight of an edge's middle against the quadrics: places on flat parts are not determined by these
+MIDPOINT_WEIGHT = 1e-4
+LEAST_NORMAL_COSINE = 0.2  # least cosine between a face's normal before and after
+LEAST_AREA = 1e-3  # least area of a face against the square of its longest side
+MAX_ATTEMPTS = 4  # the last one asks everywhere
+MAX_STAR = 64  # faces around an edge
 
 
-class Half(NamedTuple):
-    """A mesh by half-edges: number 3 f + k runs from corner k of face f to the next. points: (n + 1, 3) float64, the last row for
-    the place that is tried; faces: (m, 3) int32, -1 where removed; twin: (3 m,) int32, the same edge in the other face; out: (n,)
-    int32, one that starts at each vertex; quadric: (n, 10) float64."""
+class HalfEdgeMesh(NamedTuple):
+    """Half-edges: number 3 f + k runs from corner k of face f to the next. points: (n + 1, 3) float64, the last row for the
+    trial position; faces: (m, 3) int32, -1 where removed; twin: (3 m,) int32, the opposite half-edge; out: (n,) int32, one
+    half-edge from each vertex; quadric: (n, 10) float64."""
 
     points: Array
     faces: Array
@@ -41,7 +40,7 @@ class Half(NamedTuple):
     quadric: Array
 
 
-class Added(NamedTuple):
+class AddedFaces(NamedTuple):
     """Faces that moved into cells since those were filled, as linked lists. head: (cells,) int32; face, next: (k,) int32; used:
     (1,) int64."""
 
@@ -52,9 +51,9 @@ class Added(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """star: (MOST,) faces around an edge; left, right: (MOST,) their corners opposite to the new vertex; mark: (m,) int32, in
-    which attempt a face was last looked at; touched: (n,) bool, vertices that moved in this round; watched: see `_reduced`; box:
-    (2, 3) float64."""
+    """star: (MAX_STAR,) faces around an edge; left, right: (MAX_STAR,) their corners opposite to the new vertex; mark: (m,)
+    int32, the attempt in which a face was last visited; touched: (n,) bool, vertices that moved in this round; watched:
+    see `_reduce`; box: (2, 3)."""
 
     star: Array
     left: Array
@@ -65,86 +64,86 @@ class Scratch(NamedTuple):
     box: Array
 
 
-def collapsed(vertices: Array, faces: Array, target_faces: int) -> tuple[Array, Array]:
-    """A closed mesh (n, 3), (m, 3) with at most `target_faces` faces, or as few more as are needed for none to cross. Where none
-    crosses before, none does after. Raises ValueError where it is not closed.
+def decimate_safely(vertices: Array, faces: Array, target_faces: int) -> tuple[Array, Array]:
+    """A closed mesh (n, 3), (m, 3) with at most `target_faces` faces, or as few more as are needed to avoid
+    self-intersections; without any if it had none. Raises ValueError where it is not closed.
 
-    Asking at every collapse whether faces would cross takes several times as long as all the rest, and mostly none would: it is
-    asked only around places where faces were found to cross once all was done, and all is done again."""
+    Testing every collapse for intersections takes several times as long as everything else, and most pass: so it is tested
+    only around places where a finished decimation has intersections, and the decimation is repeated."""
     watched = np.zeros(len(vertices), bool)
-    for i in range(TRIES):
-        v, f = _reduced(_half_edges(vertices, faces), target_faces, watched.copy())
+    for i in range(MAX_ATTEMPTS):
+        v, f = _reduce(_half_edges(vertices, faces), target_faces, watched.copy())
         crossing = crossing_faces(v, f)
         if not crossing.any() or watched.all():
             break
-        watched |= _near(vertices, v, f[crossing]) | (i == TRIES - 2)
+        watched |= _near(vertices, v, f[crossing]) | (i == MAX_ATTEMPTS - 2)
     return v, f
 
 
 def _near(points: Array, vertices: Array, faces: Array) -> Array:
-    """Which points (n, 3) lie closer to a corner of the faces than twice their longest edge."""
+    """(n,) bool: points (n, 3) closer to a corner of the faces than twice their longest edge."""
     corners = vertices[faces]
     longest = float(np.linalg.norm(corners - corners[:, [1, 2, 0]], axis=2).max())
     distance, _ = cKDTree(corners.reshape(-1, 3)).query(points, distance_upper_bound=2 * longest, workers=-1)
     return np.isfinite(distance)
 
 
-def _reduced(mesh: Half, target_faces: int, watched: Array) -> tuple[Array, Array]:
-    """watched: (n,) bool, the vertices around which no collapse may make faces cross."""
-    count, share = int(len(mesh.faces)), AT_ONCE
+def _reduce(mesh: HalfEdgeMesh, target_faces: int, watched: Array) -> tuple[Array, Array]:
+    """watched: (n,) bool, vertices around which collapses are tested for intersections."""
+    count, share = int(len(mesh.faces)), ROUND_SHARE
     while count > target_faces:
         removed = _round(mesh, share, count - target_faces, watched)
         count -= removed
-        if removed < FEW * count:
+        if removed < LEAST_REMOVED * count:
             if share == 1.0 and not removed:
                 break
             share = 1.0
-    return _packed(mesh)
+    return _compact(mesh)
 
 
-def _half_edges(vertices: Array, faces: Array) -> Half:
+def _half_edges(vertices: Array, faces: Array) -> HalfEdgeMesh:
     points = np.vstack([vertices, np.zeros((1, 3))]).astype(np.float64)
     corners = np.array(faces, np.int32, order="C")
     out = np.zeros(len(vertices), np.int32)
     out[corners.reshape(-1)] = np.arange(3 * len(corners))
-    mesh = Half(points, corners, twins(corners), out, np.zeros((len(vertices), 10)))
+    mesh = HalfEdgeMesh(points, corners, twins(corners), out, np.zeros((len(vertices), 10)))
     _add_quadrics(mesh)
     return mesh
 
 
-def _packed(mesh: Half) -> tuple[Array, Array]:
+def _compact(mesh: HalfEdgeMesh) -> tuple[Array, Array]:
     used, index = np.unique(mesh.faces[mesh.faces[:, 0] >= 0], return_inverse=True)
     return mesh.points[used], index.reshape(-1, 3).astype(np.int32)
 
 
-def _round(mesh: Half, share: float, most: int, watched: Array) -> int:
-    """Collapses the cheapest `share` of the edges where they may, until `most` faces are gone. Returns how many are."""
+def _round(mesh: HalfEdgeMesh, share: float, most: int, watched: Array) -> int:
+    """Collapses the cheapest `share` of the edges where valid, until `most` faces are removed. Returns how many are."""
     alive = np.flatnonzero(mesh.faces[:, 0] >= 0)
     edges = (3 * alive[:, None] + np.arange(3)).reshape(-1)
     edges = edges[edges < mesh.twin[edges]]
-    cost, place = np.empty(len(edges)), np.empty((len(edges), 3))
-    for_bands(lambda a, b: _judge(mesh, edges, cost, place, a, b), len(edges))
-    order = _least(cost, int(np.ceil(share * len(edges))))
+    cost, position = np.empty(len(edges)), np.empty((len(edges), 3))
+    for_bands(lambda a, b: _collapse_costs(mesh, edges, cost, position, a, b), len(edges))
+    order = _indices_of_least(cost, int(np.ceil(share * len(edges))))
     cells, added = _near_faces(mesh, alive, bool(watched.any()))
-    star, left, right = np.empty((3, MOST), np.int32)
+    star, left, right = np.empty((3, MAX_STAR), np.int32)
     mark = np.zeros(len(mesh.faces), np.int32)
     scratch = Scratch(star, left, right, mark, np.zeros(len(mesh.out), bool), watched, np.empty((2, 3)))
-    return int(_collapse(mesh, edges[order], place[order], cells, added, scratch, most))
+    return int(_collapse(mesh, edges[order], position[order], cells, added, scratch, most))
 
 
-def _near_faces(mesh: Half, alive: Array, wanted: bool) -> tuple[Cells, Added]:
-    """The faces `alive` by cells, and room for those that move; nothing of it unless wanted."""
+def _near_faces(mesh: HalfEdgeMesh, alive: Array, wanted: bool) -> tuple[Cells, AddedFaces]:
+    """The faces `alive` by cells, with room for those that move; empty unless wanted."""
     if not wanted:
         nothing, nowhere = np.empty(0, np.int32), np.empty(0, np.int64)
-        return Cells(np.zeros(3), 1.0, nowhere, nowhere, nothing), Added(nothing, nothing, nothing, nowhere)
-    cells = sorted_into_cells(*boxes(mesh.points, mesh.faces[alive]))
+        return Cells(np.zeros(3), 1.0, nowhere, nowhere, nothing), AddedFaces(nothing, nothing, nothing, nowhere)
+    cells = grid_of_boxes(*bounding_boxes(mesh.points, mesh.faces[alive]))
     room = 8 * len(cells.face) + 4096
     heads = np.full(len(cells.first), -1, np.int32)
-    added = Added(heads, np.empty(room, np.int32), np.empty(room, np.int32), np.zeros(1, np.int64))
+    added = AddedFaces(heads, np.empty(room, np.int32), np.empty(room, np.int32), np.zeros(1, np.int64))
     return cells._replace(face=alive.astype(np.int32)[cells.face]), added
 
 
-def _least(cost: Array, count: int) -> Array:
+def _indices_of_least(cost: Array, count: int) -> Array:
     """The indices of the `count` least, in order."""
     part = np.argpartition(cost, count - 1)[:count]
     part.sort()
@@ -189,8 +188,8 @@ def _normal(p, a, b, c):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _judge(mesh, edges, cost, place, start, stop):  # type: ignore[no-untyped-def]
-    """What each edge's collapse costs, and where its vertex goes."""
+def _collapse_costs(mesh, edges, cost, position, start, stop):  # type: ignore[no-untyped-def]
+    """Cost of each edge's collapse, and the new vertex's position."""
     p = mesh.points
     for e in range(start, stop):
         h = edges[e]
@@ -198,13 +197,13 @@ def _judge(mesh, edges, cost, place, start, stop):  # type: ignore[no-untyped-de
         q, r = mesh.quadric[u], mesh.quadric[v]
         xx, xy, xz, xd, yy = q[0] + r[0], q[1] + r[1], q[2] + r[2], q[3] + r[3], q[4] + r[4]
         yz, yd, zz, zd, dd = q[5] + r[5], q[6] + r[6], q[7] + r[7], q[8] + r[8], q[9] + r[9]
-        pull = PULL * (xx + yy + zz) + 1e-300
+        midpoint_weight = MIDPOINT_WEIGHT * (xx + yy + zz) + 1e-300
         mx, my, mz = (p[u, 0] + p[v, 0]) / 2, (p[u, 1] + p[v, 1]) / 2, (p[u, 2] + p[v, 2]) / 2
         # relative to the middle: the least of the quadric and of the distance from there
         gx = xx * mx + xy * my + xz * mz + xd
         gy = xy * mx + yy * my + yz * mz + yd
         gz = xz * mx + yz * my + zz * mz + zd
-        a, b, c = xx + pull, yy + pull, zz + pull
+        a, b, c = xx + midpoint_weight, yy + midpoint_weight, zz + midpoint_weight
         ca, cb, cc = b * c - yz * yz, xz * yz - xy * c, xy * yz - b * xz
         det = a * ca + xy * cb + xz * cc
         sx = -(ca * gx + cb * gy + cc * gz) / det
@@ -217,15 +216,15 @@ def _judge(mesh, edges, cost, place, start, stop):  # type: ignore[no-untyped-de
         error = (
             x * (xx * x + 2 * (xy * y + xz * z + xd)) + y * (yy * y + 2 * (yz * z + yd)) + z * (zz * z + 2 * zd) + dd
         )
-        place[e, 0], place[e, 1], place[e, 2] = x, y, z
-        cost[e] = max(error, 0.0) + pull * long * 0.1
+        position[e, 0], position[e, 1], position[e, 2] = x, y, z
+        cost[e] = max(error, 0.0) + midpoint_weight * long * 0.1
 
 
 # -- collapsing ---------------------------------------------------------------------------------------------------------
 
 
 @kernel
-def _collapse(mesh, edges, place, cells, added, scratch, most):  # type: ignore[no-untyped-def]
+def _collapse(mesh, edges, position, cells, added, scratch, most):  # type: ignore[no-untyped-def]
     removed, trial = 0, len(mesh.out)
     for e in range(len(edges)):
         if removed >= most:
@@ -237,9 +236,9 @@ def _collapse(mesh, edges, place, cells, added, scratch, most):  # type: ignore[
         if scratch.touched[u] or scratch.touched[v]:
             continue
         for k in range(3):
-            mesh.points[trial, k] = place[e, k]
-        count = _around(mesh, h, scratch, e + 1)
-        if count == 0 or _spoils(mesh, scratch, count, trial):
+            mesh.points[trial, k] = position[e, k]
+        count = _star_if_collapsible(mesh, h, scratch, e + 1)
+        if count == 0 or _degenerates(mesh, scratch, count, trial):
             continue
         watched = scratch.watched[u] or scratch.watched[v]
         if watched and _crosses(mesh, cells, added, scratch, count, trial, e + 1):
@@ -248,7 +247,7 @@ def _collapse(mesh, edges, place, cells, added, scratch, most):  # type: ignore[
         scratch.touched[u] = scratch.touched[v] = True
         scratch.watched[u] = watched
         if len(added.head):
-            _note(mesh, cells, added, scratch, count)
+            _add_to_cells(mesh, cells, added, scratch, count)
         removed += 2
     return removed
 
@@ -264,9 +263,9 @@ def _previous(h):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _around(mesh, h, scratch, now):  # type: ignore[no-untyped-def]
-    """Lists the faces around both ends, but for the edge's own two. Returns how many, 0 where the edge must stay: its ends have
-    other neighbours in common than those two faces' corners, or one of these has no fourth."""
+def _star_if_collapsible(mesh, h, scratch, now):  # type: ignore[no-untyped-def]
+    """Lists the faces around both ends, without the edge's own two. Returns how many, 0 where the link condition fails or an
+    opposite corner has only three edges."""
     t = mesh.twin[h]
     scratch.mark[h // 3] = scratch.mark[t // 3] = now
     count = 0
@@ -276,7 +275,7 @@ def _around(mesh, h, scratch, now):  # type: ignore[no-untyped-def]
         while last != first:
             f = last // 3
             if f != h // 3 and f != t // 3:
-                if count == MOST:
+                if count == MAX_STAR:
                     return 0
                 scratch.mark[f] = now
                 scratch.star[count] = f
@@ -285,7 +284,7 @@ def _around(mesh, h, scratch, now):  # type: ignore[no-untyped-def]
                 count += 1
             last = mesh.twin[_previous(last)]
     w, x = mesh.faces[h // 3, _previous(h) % 3], mesh.faces[t // 3, _previous(t) % 3]
-    if w == x or not (_fourth(mesh, _previous(h)) and _fourth(mesh, _previous(t))):
+    if w == x or not (_has_fourth_edge(mesh, _previous(h)) and _has_fourth_edge(mesh, _previous(t))):
         return 0
     # the ends' common neighbours: corners of faces around both
     split = _degree(mesh, h) - 2
@@ -299,7 +298,7 @@ def _around(mesh, h, scratch, now):  # type: ignore[no-untyped-def]
 
 @inlined
 def _degree(mesh, h):  # type: ignore[no-untyped-def]
-    """How many edges meet where a half-edge starts."""
+    """Number of edges at the start of a half-edge."""
     count, at = 1, mesh.twin[_previous(h)]
     while at != h:
         at = mesh.twin[_previous(at)]
@@ -308,23 +307,23 @@ def _degree(mesh, h):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _fourth(mesh, h):  # type: ignore[no-untyped-def]
+def _has_fourth_edge(mesh, h):  # type: ignore[no-untyped-def]
     return _degree(mesh, h) > 3
 
 
 @kernel
-def _spoils(mesh, scratch, count, trial):  # type: ignore[no-untyped-def]
-    """Whether a face would turn over, or become a sliver."""
+def _degenerates(mesh, scratch, count, trial):  # type: ignore[no-untyped-def]
+    """Whether a face would flip or become a sliver."""
     p = mesh.points
     for k in range(count):
         f, a, b = scratch.star[k], scratch.left[k], scratch.right[k]
         x, y, z = _normal(p, trial, a, b)
         i, j, n = _normal(p, mesh.faces[f, 0], mesh.faces[f, 1], mesh.faces[f, 2])
         new, old = x * x + y * y + z * z, i * i + j * j + n * n
-        if x * i + y * j + z * n <= TURNED * np.sqrt(new * old):
+        if x * i + y * j + z * n <= LEAST_NORMAL_COSINE * np.sqrt(new * old):
             return True
         longest = max(_square(p, trial, a), max(_square(p, a, b), _square(p, b, trial)))
-        if new < (2 * SLIVER * longest) ** 2 and new <= old:
+        if new < (2 * LEAST_AREA * longest) ** 2 and new <= old:
             return True
     return False
 
@@ -335,8 +334,8 @@ def _square(p, a, b):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _apart(p, a, b, c, d, e, f):  # type: ignore[no-untyped-def]
-    """Whether the boxes of two triangles have no point in common."""
+def _disjoint(p, a, b, c, d, e, f):  # type: ignore[no-untyped-def]
+    """Whether the bounding boxes of two triangles are disjoint."""
     for k in range(3):
         if max(p[a, k], max(p[b, k], p[c, k])) < min(p[d, k], min(p[e, k], p[f, k])):
             return True
@@ -347,13 +346,13 @@ def _apart(p, a, b, c, d, e, f):  # type: ignore[no-untyped-def]
 
 @kernel
 def _crosses(mesh, cells, added, scratch, count, trial, now):  # type: ignore[no-untyped-def]
-    """Whether one of the new faces would cross another, old or new; or there is no room left to note where they are."""
+    """Whether a new face would intersect another, old or new; also where there is no room left for moved faces."""
     p = mesh.points
     if added.used[0] >= len(added.face):
         return True
     for k in range(count):
         for m in range(k):
-            if cross(p, trial, scratch.left[k], scratch.right[k], trial, scratch.left[m], scratch.right[m]):
+            if triangles_cross(p, trial, scratch.left[k], scratch.right[k], trial, scratch.left[m], scratch.right[m]):
                 return True
     for axis in range(3):
         low = high = p[trial, axis]
@@ -367,11 +366,11 @@ def _crosses(mesh, cells, added, scratch, count, trial, now):  # type: ignore[no
             for k in range(_cell(cells, box[0, 2], 2), _cell(cells, box[1, 2], 2) + 1):
                 c = (i * cells.size[1] + j) * cells.size[2] + k
                 for n in range(cells.first[c], cells.first[c + 1]):
-                    if _hits(mesh, cells.face[n], scratch, count, trial, now):
+                    if _crosses_new_faces(mesh, cells.face[n], scratch, count, trial, now):
                         return True
                 n = added.head[c]
                 while n >= 0:
-                    if _hits(mesh, added.face[n], scratch, count, trial, now):
+                    if _crosses_new_faces(mesh, added.face[n], scratch, count, trial, now):
                         return True
                     n = added.next[n]
     return False
@@ -383,8 +382,8 @@ def _cell(cells, x, axis):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _hits(mesh, f, scratch, count, trial, now):  # type: ignore[no-untyped-def]
-    """Whether a face, not looked at before in this attempt, crosses one of the new ones."""
+def _crosses_new_faces(mesh, f, scratch, count, trial, now):  # type: ignore[no-untyped-def]
+    """Whether a face not yet visited in this attempt intersects one of the new ones."""
     if scratch.mark[f] == now or mesh.faces[f, 0] < 0:
         return False
     scratch.mark[f] = now
@@ -397,14 +396,14 @@ def _hits(mesh, f, scratch, count, trial, now):  # type: ignore[no-untyped-def]
             return False
     for k in range(count):
         left, right = scratch.left[k], scratch.right[k]
-        if not _apart(p, a, b, c, trial, left, right) and cross(p, trial, left, right, a, b, c):
+        if not _disjoint(p, a, b, c, trial, left, right) and triangles_cross(p, trial, left, right, a, b, c):
             return True
     return False
 
 
 @kernel
 def _merge(mesh, h, u, v, trial):  # type: ignore[no-untyped-def]
-    """Removes the edge's two faces and puts the start of the edge, with all that met at its end, at the place tried."""
+    """Removes the edge's two faces and moves its start, with all half-edges of its end, to the trial position."""
     t, twin = mesh.twin[h], mesh.twin
     w, x = mesh.faces[h // 3, _previous(h) % 3], mesh.faces[t // 3, _previous(t) % 3]
     at = twin[_previous(t)]
@@ -423,8 +422,8 @@ def _merge(mesh, h, u, v, trial):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _note(mesh, cells, added, scratch, count):  # type: ignore[no-untyped-def]
-    """Puts the faces that moved into the cells that they touch now."""
+def _add_to_cells(mesh, cells, added, scratch, count):  # type: ignore[no-untyped-def]
+    """Adds moved faces to the cells that they touch now."""
     p = mesh.points
     for s in range(count):
         f = scratch.star[s]

@@ -18,7 +18,7 @@ Curve = str | dict[str, Any] | None
 SRGB_BEND = 0.04045  # stored value below which sRGB is straight
 
 
-def undone(curve: Curve, v: Array) -> tuple[Array, Array]:
+def invert_curve(curve: Curve, v: Array) -> tuple[Array, Array]:
     """w and dw/dv at stored values v, of the same shape."""
     v = np.asarray(v, np.float64)
     if curve is None:
@@ -29,16 +29,16 @@ def undone(curve: Curve, v: Array) -> tuple[Array, Array]:
     if "gamma" in curve:
         g, positive = float(curve["gamma"]), np.maximum(v, 1e-6)
         return positive**g, g * positive ** (g - 1)
-    return _through(np.asarray(curve["knots"], np.float64), v)
+    return _interpolate_knots(np.asarray(curve["knots"], np.float64), v)
 
 
 def _srgb(v: Array) -> tuple[Array, Array]:
     base = (np.maximum(v, 0) + 0.055) / 1.055
-    bent = v > SRGB_BEND
-    return np.where(bent, base**2.4, v / 12.92), np.where(bent, 2.4 / 1.055 * base**1.4, 1 / 12.92)
+    nonlinear = v > SRGB_BEND
+    return np.where(nonlinear, base**2.4, v / 12.92), np.where(nonlinear, 2.4 / 1.055 * base**1.4, 1 / 12.92)
 
 
-def _through(knots: Array, v: Array) -> tuple[Array, Array]:
+def _interpolate_knots(knots: Array, v: Array) -> tuple[Array, Array]:
     from scipy.interpolate import PchipInterpolator  # only now: hardly any set has such a curve
 
     x, y = knots.T
@@ -49,7 +49,7 @@ def _through(knots: Array, v: Array) -> tuple[Array, Array]:
 
 
 def is_monotone(curve: Curve) -> bool:
-    """Whether a curve of knots rises all the way, as it must to be undone; others always do."""
+    """Whether a curve of knots is monotone, and so invertible; others always are."""
     if not isinstance(curve, dict) or "knots" not in curve:
         return True
     return bool((np.diff(np.asarray(curve["knots"], np.float64), axis=0) > 0).all())

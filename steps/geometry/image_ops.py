@@ -1,4 +1,4 @@
-"""Small image operations: filling holes, box filtering, likeness."""
+"""Image operations: PSNR, box filter, inpainting."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def box_down(image: Array, factor: int) -> Array:
     return total / image.dtype.type(factor * factor)
 
 
-def filled(image: Array, known: Array) -> Array:
-    """`image` [H, W, C] with the pixels outside `known` [H, W] bool filled smoothly from those inside (push-pull:
-    Gortler et al., "The lumigraph", 1996). Known pixels keep their values."""
+def inpaint(image: Array, known: Array) -> Array:
+    """`image` [H, W, C] with the pixels outside `known` [H, W] bool filled smoothly (push-pull: Gortler et al., "The
+    lumigraph", 1996). Known pixels keep their values."""
     if known.all() or min(known.shape) < 2:
         return image
     weight = known.astype(np.float32)[..., None]
@@ -37,6 +37,6 @@ def filled(image: Array, known: Array) -> Array:
     pad = ((0, h - known.shape[0]), (0, w - known.shape[1]), (0, 0))
     coarse_weight = box_down(np.pad(weight, pad), 2)
     coarse = box_down(np.pad(image * weight, pad), 2) / np.maximum(coarse_weight, 1e-6)
-    coarse = filled(coarse.astype(np.float32), coarse_weight[..., 0] > 0)
+    coarse = inpaint(coarse.astype(np.float32), coarse_weight[..., 0] > 0)
     pulled = coarse.repeat(2, axis=0).repeat(2, axis=1)[: known.shape[0], : known.shape[1]]
     return np.where(known[..., None], image, pulled)

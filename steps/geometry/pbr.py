@@ -124,7 +124,7 @@ def tangents_of(vertices: Array, faces: Array, uv: Array, normals: Array) -> Arr
     safe = np.where(np.abs(area) < 1e-14, np.inf, area)
     along_u = (e1 * d2[:, 1:] - e2 * d1[:, 1:]) / safe * np.abs(area)
     along_v = (e2 * d1[:, :1] - e1 * d2[:, :1]) / safe * np.abs(area)
-    u, v = (_gathered(x, faces, len(vertices)) for x in (along_u, along_v))
+    u, v = (_scatter_add(x, faces, len(vertices)) for x in (along_u, along_v))
     u = u - normals * (u * normals).sum(axis=1, keepdims=True)
     some = np.cross(normals, np.where(np.abs(normals[:, :1]) < 0.9, [[1.0, 0, 0]], [[0, 1.0, 0]]))
     u = np.where(np.linalg.norm(u, axis=1, keepdims=True) > 1e-12, u, some)
@@ -133,6 +133,6 @@ def tangents_of(vertices: Array, faces: Array, uv: Array, normals: Array) -> Arr
     return np.concatenate([u, sign[:, None]], axis=1).astype(np.float32)
 
 
-def _gathered(values: Array, faces: Array, count: int) -> Array:
+def _scatter_add(values: Array, faces: Array, count: int) -> Array:
     """The sum at each vertex of its faces' values (m, 3)."""
     return np.stack([np.bincount(faces.ravel(), np.repeat(values[:, k], 3), count) for k in range(3)], axis=1)

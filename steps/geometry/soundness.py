@@ -1,4 +1,4 @@
-"""Whether a mesh is the border of a solid, by four checks that any program can repeat."""
+"""Whether a mesh bounds a solid: four checks that any program can repeat."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Soundness:
-    """watertight: every edge is shared by exactly two faces; oriented: they run along it in opposite directions; vertex_manifold:
-    the faces around every vertex form one fan; crossing_faces: how many faces have more in common with another than the
-    corners and edges that both share (see `crossings`)."""
+    """watertight: every edge is shared by exactly two faces; oriented: in opposite directions; vertex_manifold: the faces
+    around every vertex form one fan; crossing_faces: number of faces that intersect another (see `crossings`)."""
 
     watertight: bool
     oriented: bool
@@ -32,14 +31,14 @@ class Soundness:
 
 
 def soundness(vertices: Array, faces: Array) -> Soundness:
-    """The checks of a mesh (n, 3), (m, 3), after vertices at the same place are made one: a texture's seams cut them."""
+    """The checks of a mesh (n, 3), (m, 3), after welding vertices at the same position, which texture seams separate."""
     places, index = np.unique(vertices, axis=0, return_inverse=True)
     welded = index.reshape(-1)[faces].astype(np.int32)
     oriented = is_closed(welded)
     return Soundness(
-        watertight=oriented or _paired(welded),
+        watertight=oriented or _edges_are_paired(welded),
         oriented=oriented,
-        vertex_manifold=oriented and _one_fan_each(welded),
+        vertex_manifold=oriented and _vertices_are_manifold(welded),
         crossing_faces=int(crossing_faces(places, welded).sum()),
     )
 
@@ -53,16 +52,16 @@ def is_closed(faces: Array) -> bool:
     return bool((forward == backward).all() and (np.diff(forward) > 0).all())
 
 
-def _paired(faces: Array) -> bool:
-    """Whether every edge is shared by exactly two faces, whichever way they run along it."""
+def _edges_are_paired(faces: Array) -> bool:
+    """Whether every edge is shared by exactly two faces, in any direction."""
     edges = np.sort(faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
     _, count = np.unique(edges, axis=0, return_counts=True)
     return bool((count == 2).all())
 
 
 def twins(faces: Array) -> Array:
-    """The other half of each edge, (3 m,) int32, of a closed mesh: half-edge 3 f + k runs from corner k of face f to the next.
-    Raises ValueError where an edge has not just two halves."""
+    """The opposite half-edge of each, (3 m,) int32, of a closed mesh: half-edge 3 f + k runs from corner k of face f to the
+    next. Raises ValueError where it is not closed."""
     if not is_closed(faces):
         raise ValueError("The mesh is not closed.")
     start, end = faces.reshape(-1).astype(np.int64), faces[:, [1, 2, 0]].reshape(-1).astype(np.int64)
@@ -71,8 +70,8 @@ def twins(faces: Array) -> Array:
     return twin
 
 
-def _one_fan_each(faces: Array) -> bool:
-    """Whether the faces around every vertex hang together by edges at it."""
+def _vertices_are_manifold(faces: Array) -> bool:
+    """Whether the faces around every vertex are connected by edges at it."""
     twin, half = twins(faces), np.arange(3 * len(faces))
     previous = half + np.where(half % 3 == 0, 2, -1)
     graph = coo_array((np.ones(len(half), np.int8), (half, twin[previous])), shape=(len(half),) * 2)

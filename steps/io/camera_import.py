@@ -17,7 +17,7 @@ from steps.geometry.cameras import VIEW_NAMES, Camera
 from steps.io import cameras_json
 from steps.io.cameras_json import Given, View
 from steps.io.depth_encoding import DepthEncoding
-from steps.io.input_set import MAX_CAMERAS_BYTES, shown, view_indices
+from steps.io.input_set import MAX_CAMERAS_BYTES, sanitize, view_indices
 from steps.runtime.errors import FileTooLarge, ValidationFailed
 
 Array = NDArray[Any]
@@ -37,7 +37,7 @@ def read(path: Path, sizes: Sizes | None) -> Given:
         return of_colmap(path)
     if not path.is_file():
         raise ValidationFailed(
-            f"There is no file {shown(path)}.", "Name an existing cameras.json, or leave the option out."
+            f"There is no file {sanitize(path)}.", "Name an existing cameras.json, or leave the option out."
         )
     if path.stat().st_size > MAX_CAMERAS_BYTES:
         raise FileTooLarge(f"has {path.stat().st_size / 1e6:.1f} MB; at most {MAX_CAMERAS_BYTES / 1e6:.0f} MB are read")
@@ -51,7 +51,7 @@ def parse(data: bytes, sizes: Sizes | None) -> Given:
             "is no JSON but looks like part of a COLMAP model",
             "Name the model's folder with --cameras, and take the file out.",
         )
-    document = cameras_json.loaded(data)
+    document = cameras_json.load_json(data)
     if isinstance(document, dict) and "frames" in document:
         return of_transforms(document, sizes)
     return cameras_json.of_document(document)
@@ -65,7 +65,7 @@ def of_transforms(document: dict[str, Any], sizes: Sizes | None) -> list[View]:
     Blender's exporters do it. Intrinsics stand at the top or with the frame: fl_x, fl_y, cx, cy, w, h, or camera_angle_x."""
     try:
         frames = {str(f["file_path"]): {**document, **f} for f in document["frames"]}
-        chosen = _six(frames)
+        chosen = _views_by_index(frames)
         return [_of_frame(i, chosen[i], sizes[i] if sizes else (1, 1)) for i in range(len(VIEW_NAMES))]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValidationFailed(
@@ -74,17 +74,17 @@ def of_transforms(document: dict[str, Any], sizes: Sizes | None) -> list[View]:
         ) from None
 
 
-def _six(by_file: dict[str, Any]) -> dict[int, Any]:
+def _views_by_index(by_file: dict[str, Any]) -> dict[int, Any]:
     """What belongs to each of the six views, by its index."""
-    found: dict[int, Any] = {}
+    by_index: dict[int, Any] = {}
     indices = view_indices("multi_views", list(by_file), VIEW_NAMES)
     for item, index in zip(by_file.values(), indices, strict=True):
-        if index is not None and found.setdefault(index, item) is not item:
+        if index is not None and by_index.setdefault(index, item) is not item:
             raise ValidationFailed(f"has two cameras for the view {VIEW_NAMES[index]}", _NAMES)
-    missing = [name for i, name in enumerate(VIEW_NAMES) if i not in found]
+    missing = [name for i, name in enumerate(VIEW_NAMES) if i not in by_index]
     if missing:
         raise ValidationFailed(f"names no camera for {', '.join(missing)}", _NAMES)
-    return found
+    return by_index
 
 
 _NAMES = (
@@ -103,7 +103,7 @@ def _of_frame(index: int, frame: dict[str, Any], size: tuple[int, int]) -> View:
     width, height = (int(_positive(name, frame, k, size[i])) for i, k in enumerate(("w", "h")))
     fx = _positive(name, frame, "fl_x") if "fl_x" in frame else width / 2 / np.tan(_angle(name, frame) / 2)
     fy = _positive(name, frame, "fl_y", fx)
-    pose = Y_UP @ cameras_json.checked_pose(name, _whole(frame["transform_matrix"]))
+    pose = Y_UP @ cameras_json.check_pose(name, _homogeneous(frame["transform_matrix"]))
     cx, cy = float(frame.get("cx", width / 2)), float(frame.get("cy", height / 2))
     scale = _positive(name, frame, "integer_depth_scale") if "integer_depth_scale" in frame else None
     camera = Camera(name, pose, fx, fy, cx, cy, width, height)
@@ -141,7 +141,7 @@ def _angle(name: str, frame: dict[str, Any]) -> float:
     return angle
 
 
-def _whole(rows: Any) -> Any:
+def _homogeneous(rows: Any) -> Any:
     """A matrix as (4, 4) where its last row was left out, as some programs do."""
     return [*rows, [0, 0, 0, 1]] if isinstance(rows, list) and len(rows) == 3 else rows
 
@@ -157,20 +157,20 @@ def of_colmap(folder: Path) -> list[View]:
     )
     if not all((folder / name).is_file() for name in ("cameras.txt", "images.txt")):
         raise ValidationFailed(
-            f"{shown(folder)} holds no cameras.txt and images.txt.",
+            f"{sanitize(folder)} holds no cameras.txt and images.txt.",
             "Name the folder of a COLMAP model as text: colmap model_converter --output_type TXT.",
         )
     try:
         lenses: dict[str, list[str]] = {line.split()[0]: line.split() for line in _lines(folder / "cameras.txt")}
-        poses = _six({words[9]: words for words in _images(folder / "images.txt")})
-        found = [_of_image(i, poses[i], lenses[poses[i][8]]) for i in range(len(VIEW_NAMES))]
+        poses = _views_by_index({words[9]: words for words in _images(folder / "images.txt")})
+        cameras = [_of_image(i, poses[i], lenses[poses[i][8]]) for i in range(len(VIEW_NAMES))]
     except (KeyError, IndexError, ValueError) as error:
         raise ValidationFailed(
             f"is no COLMAP model that can be understood ({type(error).__name__}: {error})", "Export it as text again."
         ) from None
     turn = np.eye(4)
-    turn[:3, :3] = np.asarray(found[0].camera_to_world)[:3, :3].T
-    return [View(_turned(camera, turn), None) for camera in found]
+    turn[:3, :3] = np.asarray(cameras[0].camera_to_world)[:3, :3].T
+    return [View(_rotate_camera(camera, turn), None) for camera in cameras]
 
 
 def _lines(path: Path) -> list[str]:
@@ -217,7 +217,7 @@ def _rotation(w: float, x: float, y: float, z: float) -> Array:
     )
 
 
-def _turned(camera: Camera, turn: Array) -> Camera:
+def _rotate_camera(camera: Camera, turn: Array) -> Camera:
     return Camera(camera.name, turn @ camera.camera_to_world, *(getattr(camera, k) for k in _INTRINSICS))
 
 

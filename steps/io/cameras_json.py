@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from steps.geometry.cameras import VIEW_NAMES, Camera, Placement, canonical_camera
 from steps.geometry.depth_curve import is_monotone
 from steps.io.depth_encoding import DepthEncoding
-from steps.io.input_set import shown
+from steps.io.input_set import sanitize
 from steps.runtime.errors import ValidationFailed
 
 Array = NDArray[Any]
@@ -59,7 +59,7 @@ def canonical_views(width: int, height: int) -> list[View]:
 def parse(data: bytes) -> Given:
     """The six views in the order of VIEW_NAMES, or how they stand; of a rig.json the cameras in it. Raises ValidationFailed with
     the place and what is wrong there."""
-    return of_document(loaded(data))
+    return of_document(load_json(data))
 
 
 def of_document(document: Any) -> Given:
@@ -80,7 +80,7 @@ def of_document(document: Any) -> Given:
     return [views[name] for name in VIEW_NAMES]
 
 
-def loaded(data: bytes) -> Any:
+def load_json(data: bytes) -> Any:
     """The JSON, in any Unicode encoding. Raises ValidationFailed, also for numbers that are not finite."""
     try:
         document = json.loads(data)
@@ -99,10 +99,10 @@ def _not_finite(value: Any, place: str) -> Iterator[str]:
     if isinstance(value, float) and not math.isfinite(value):
         yield f"{place.lstrip('/')}: {value}"
     named = isinstance(value, dict) and isinstance(value.get("name", value.get("file_path")), str)
-    label = f" ({shown(value.get('name', value.get('file_path')))[:80]})" if named else ""
+    label = f" ({sanitize(value.get('name', value.get('file_path')))[:80]})" if named else ""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in items:
-        yield from _not_finite(item, f"{place}{label}/{shown(key)[:80]}")
+        yield from _not_finite(item, f"{place}{label}/{sanitize(key)[:80]}")
 
 
 def _check_lenses(document: Any) -> None:
@@ -114,7 +114,7 @@ def _check_lenses(document: Any) -> None:
         if words:
             name = item.get("name", "a view") if isinstance(item, dict) else "a view"
             raise ValidationFailed(
-                f"has a lens with distortion for {shown(name)} ({shown(', '.join(map(str, words)))})",
+                f"has a lens with distortion for {sanitize(name)} ({sanitize(', '.join(map(str, words)))})",
                 "Undistort the views before, and leave these out: only pinhole cameras are known here.",
             )
 
@@ -147,13 +147,13 @@ def _view(item: dict[str, Any], common: dict[str, Any] | None) -> View:
     if depth is not None:
         _check_range(item["name"], depth)
     k = item["intrinsics"]
-    pose = checked_pose(item["name"], item["camera_to_world"])
+    pose = check_pose(item["name"], item["camera_to_world"])
     camera = Camera(item["name"], pose, k["fx"], k["fy"], k["cx"], k["cy"], k["width"], k["height"])
     colour = Placement(**item["colour"]) if "colour" in item else None
     return View(camera, None if depth is None else DepthEncoding(**depth), colour)
 
 
-def checked_pose(name: str, rows: Any) -> Array:
+def check_pose(name: str, rows: Any) -> Array:
     """A camera_to_world (4, 4). Raises ValidationFailed where it is none."""
     pose = np.array(rows, dtype=np.float64)
     if pose.shape != (4, 4):
@@ -200,15 +200,15 @@ def document(views: list[View]) -> dict[str, Any]:
     """The cameras.json that `parse` turns back into `views`, each with its own depth encoding, if it is known."""
     return {
         "format": "sixview-cameras/1",
-        "views": [{**camera_json(v.camera), **_written(v.depth), **_placed(v.colour)} for v in views],
+        "views": [{**camera_json(v.camera), **_encoding_json(v.depth), **_placement_json(v.colour)} for v in views],
     }
 
 
-def _placed(colour: Placement | None) -> dict[str, Any]:
+def _placement_json(colour: Placement | None) -> dict[str, Any]:
     return {} if colour is None else {"colour": asdict(colour)}
 
 
-def _written(e: DepthEncoding | None) -> dict[str, Any]:
+def _encoding_json(e: DepthEncoding | None) -> dict[str, Any]:
     if e is None:
         return {}
     unused = ("near", "far") if e.encoding == "metric" else ("scale",)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steps.geometry.depth_curve import Curve, undone
+from steps.geometry.depth_curve import Curve, invert_curve
 from steps.io.png import Picture
 
 Array = NDArray[Any]
@@ -57,7 +57,7 @@ def metric_depth(picture: Picture, encoding: DepthEncoding, to_z: Array) -> Metr
     counts = picture.pixels[..., 0].astype(np.float64)
     known = foreground(picture, encoding)
     level = _level(picture.pixels[..., 0][known])
-    depth, slope = _decoded(counts, picture.maximum, encoding)
+    depth, slope = _decode(counts, picture.maximum, encoding)
     if encoding.distance == "ray":
         depth, slope = depth * to_z, slope * to_z
     usable = known & np.isfinite(depth) & (depth > 0)
@@ -81,11 +81,11 @@ def _level(counts: Array) -> float:
     return float(np.gcd.reduce(steps)) if len(steps) else 1.0
 
 
-def _decoded(counts: Array, maximum: int, e: DepthEncoding) -> tuple[Array, Array]:
+def _decode(counts: Array, maximum: int, e: DepthEncoding) -> tuple[Array, Array]:
     """Depth and its change per count."""
     if e.encoding == "metric":
         return counts * e.scale, np.full_like(counts, e.scale)
-    share, rise = undone(e.curve, counts / maximum)
+    share, rise = invert_curve(e.curve, counts / maximum)
     rise = rise / maximum
     if e.encoding == "linear":
         return e.near + share * (e.far - e.near), rise * (e.far - e.near)

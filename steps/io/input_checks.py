@@ -1,4 +1,4 @@
-"""The checks of an input set: all faults are found, none is fatal to finding the others."""
+"""Checks of an input set: all faults are reported together."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from steps.geometry.cameras import VIEW_NAMES
 from steps.io import camera_import, input_set, orientation, png, png_chunks, unseen
 from steps.io.cameras_json import Given
-from steps.io.input_set import FIELDS, Entry, shown
+from steps.io.input_set import FIELDS, Entry, sanitize
 from steps.runtime.errors import BadInput, FileTooLarge, InvalidFileCount, InvalidFileFormat, ValidationFailed
 
 ORDER: tuple[type[BadInput], ...] = (InvalidFileCount, FileTooLarge, InvalidFileFormat, ValidationFailed)
@@ -23,7 +23,7 @@ GREY = 2  # of 255: how far channels may differ in a depth render that was store
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong with one file. field: multi_views, depth_renders or cameras; index: of the view, if known."""
+    """A fault of one file. field: multi_views, depth_renders or cameras; index: of the view, if known."""
 
     error: BadInput
     field: str
@@ -45,7 +45,7 @@ class Fault:
 
 
 def raise_all(faults: list[Fault]) -> None:
-    """Raises one error for all faults: its code is the first of ORDER among theirs, its details list every one."""
+    """Raises one error for all faults: with the code that comes first in ORDER, and details that list every one."""
     if not faults:
         return
     first = min(faults, key=lambda fault: next(i for i, kind in enumerate(ORDER) if isinstance(fault.error, kind)))
@@ -70,29 +70,32 @@ class Pictures:
 
 
 def check_set(source: Path, cameras: Path | None = None) -> tuple[Pictures, Given | None]:
-    """The twelve pictures of a folder or .zip, as they are to be looked at, and the cameras, if any were given. Raises one
-    BadInput that lists every fault."""
-    found = input_set.opened(source)
-    slots, faults, left_out = check_names(found.pictures)
-    read, more = check_pictures(slots)
-    more += [_fault(error, "depth_renders", i, slots["depth_renders"][i]) for i, error in unseen.faults(read).items()]
-    pictures, turned = orientation.upright(read)
-    given, told, camera_faults = check_cameras(found.cameras, cameras, pictures)
-    raise_all(faults + more + check_pairs(pictures) + camera_faults)
+    """The twelve pictures of a folder or .zip, upright, and the cameras, if any. Raises one BadInput that lists every fault."""
+    input_files = input_set.open_set(source)
+    slots, faults, left_out = check_names(input_files.pictures)
+    decoded, picture_faults = check_pictures(slots)
+    picture_faults += [
+        _fault(error, "depth_renders", i, slots["depth_renders"][i]) for i, error in unseen.faults(decoded).items()
+    ]
+    pictures, orientation_notes = orientation.upright(decoded)
+    given, camera_notes, camera_faults = check_cameras(input_files.cameras, cameras, pictures)
+    raise_all(faults + picture_faults + check_pairs(pictures) + camera_faults)
     by_field = [[pictures[field, i] for i in range(len(VIEW_NAMES))] for field in FIELDS]
-    views, lightened = displayed(by_field[0])
-    return Pictures(views, by_field[1], notes=[*found.notes, *left_out, *turned, *lightened, *told]), given
+    views, gamma_notes = for_display(by_field[0])
+    return Pictures(
+        views, by_field[1], notes=[*input_files.notes, *left_out, *orientation_notes, *gamma_notes, *camera_notes]
+    ), given
 
 
 def check_names(entries: list[Entry]) -> tuple[dict[str, dict[int, Entry]], list[Fault], list[str]]:
-    """Which file is which view of which field; what is wrong with their names; and which were left out, for the notes."""
+    """The file of each view of each field; faults of names; and notes on files left out."""
     slots: dict[str, dict[int, Entry]] = {field: {} for field in FIELDS}
     faults, notes = [], []
     for field in FIELDS:
         files = [e for e in entries if e.path.parts[0] == field]
         if others := _beside_six(field, files):
             files = [e for e in files if e not in others]
-            notes.append(f"Left out, since the six PNGs are there: {', '.join(shown(e.path) for e in others)}.")
+            notes.append(f"Left out, since the six PNGs are there: {', '.join(sanitize(e.path) for e in others)}.")
         if len(files) != len(VIEW_NAMES):
             wrong = InvalidFileCount(
                 f"{field} holds {len(files)} files instead of {len(VIEW_NAMES)}{_numbers(field, files)}"
@@ -100,13 +103,13 @@ def check_names(entries: list[Entry]) -> tuple[dict[str, dict[int, Entry]], list
             faults.append(Fault(wrong, field, None, ""))
         names = [entry.path.name for entry in files]
         if input_set.first_number(field, names, VIEW_NAMES):
-            notes.append(_from_one(field, names))
+            notes.append(_numbered_from_one_note(field, names))
         for entry, index in zip(files, input_set.view_indices(field, names, VIEW_NAMES), strict=True):
             if index is None:
-                faults.append(_fault(ValidationFailed(_untold(field, entry), _naming(field)), field, None, entry))
+                faults.append(_fault(ValidationFailed(_name_fault(field, entry), _naming(field)), field, None, entry))
             elif index in slots[field]:
                 error = ValidationFailed(
-                    f"stands for the view {VIEW_NAMES[index]}, as {shown(slots[field][index].path.name)} does",
+                    f"stands for the view {VIEW_NAMES[index]}, as {sanitize(slots[field][index].path.name)} does",
                     _naming(field),
                 )
                 faults.append(_fault(error, field, index, entry))
@@ -132,38 +135,38 @@ def _naming(field: str) -> str:
 
 
 def _numbers(field: str, files: list[Entry]) -> str:
-    numbers = [n for e in files if (n := input_set.number_told(field, e.path.name)) is not None]
+    numbers = [n for e in files if (n := input_set.number_of_name(field, e.path.name)) is not None]
     if len(numbers) < len(VIEW_NAMES):
         return ""
     return f", numbered from {min(numbers)} to {max(numbers)}: six are 0 to 5, or all of them 1 to 6"
 
 
-def _untold(field: str, entry: Entry) -> str:
+def _name_fault(field: str, entry: Entry) -> str:
     """What is wrong with a name that tells no view."""
-    number = input_set.number_told(field, entry.path.name)
+    number = input_set.number_of_name(field, entry.path.name)
     if number is None:
         return "has a name that tells no view"
     return f"has the number {number}: six files are numbered 0 to 5, or all of them 1 to 6"
 
 
-def _from_one(field: str, names: list[str]) -> str:
-    order = ", ".join(f"{shown(n)} is {VIEW_NAMES[i]}" for i, n in enumerate(sorted(names, key=str.lower)))
+def _numbered_from_one_note(field: str, names: list[str]) -> str:
+    order = ", ".join(f"{sanitize(n)} is {VIEW_NAMES[i]}" for i, n in enumerate(sorted(names, key=str.lower)))
     return f"The files in {field} count from one: {order}."
 
 
 def _fault(error: BadInput, field: str, index: int | None, entry: Entry) -> Fault:
-    return Fault(error, field, index, shown(entry.path.as_posix()))
+    return Fault(error, field, index, sanitize(entry.path.as_posix()))
 
 
 def check_pictures(slots: dict[str, dict[int, Entry]]) -> tuple[dict[tuple[str, int], png.Picture], list[Fault]]:
     """Every picture that can be read, and why the others cannot. Two files are read at a time."""
     places = [(field, index, entry) for field, files in slots.items() for index, entry in sorted(files.items())]
     with ThreadPoolExecutor(2) as pool:  # zlib works without the GIL; more threads would hold more files at a time
-        found = list(pool.map(lambda place: _read(place[0], place[2]), places))
+        results = list(pool.map(lambda place: _read(place[0], place[2]), places))
     pictures = {
-        (field, index): p for (field, index, _), p in zip(places, found, strict=True) if isinstance(p, png.Picture)
+        (field, index): p for (field, index, _), p in zip(places, results, strict=True) if isinstance(p, png.Picture)
     }
-    return pictures, [_fault(p, *place) for place, p in zip(places, found, strict=True) if isinstance(p, BadInput)]
+    return pictures, [_fault(p, *place) for place, p in zip(places, results, strict=True) if isinstance(p, BadInput)]
 
 
 def _read(field: str, entry: Entry) -> png.Picture | BadInput:
@@ -190,12 +193,12 @@ def depth_of(picture: png.Picture) -> png.Picture:
     return replace(picture, pixels=np.stack([counts, *alpha], axis=2))
 
 
-def displayed(views: list[png.Picture]) -> tuple[list[png.Picture], list[str]]:
+def for_display(views: list[png.Picture]) -> tuple[list[png.Picture], list[str]]:
     """The views with colours of 8 bits and sRGB's curve, and what was done to them."""
-    told = {name: v.gamma for name, v in zip(VIEW_NAMES, views, strict=True) if _is_unlike_a_display(v)}
-    names = ", ".join(f"{name} {gamma:g}" for name, gamma in told.items())
+    gammas = {name: v.gamma for name, v in zip(VIEW_NAMES, views, strict=True) if _is_unlike_a_display(v)}
+    names = ", ".join(f"{name} {gamma:g}" for name, gamma in gammas.items())
     note = f"Colours were brought to sRGB's curve, since the files say that theirs is another one (gAMA: {names})."
-    return [_displayed(v) for v in views], [note] if told else []
+    return [_displayed(v) for v in views], [note] if gammas else []
 
 
 def _is_unlike_a_display(picture: png.Picture) -> bool:
@@ -238,10 +241,10 @@ def check_cameras(
     views = [pictures.get(("multi_views", i)) for i in range(len(VIEW_NAMES))]
     sizes = [(p.pixels.shape[1], p.pixels.shape[0]) for p in views if p is not None]
     known = sizes if len(sizes) == len(VIEW_NAMES) else None
-    places = [shown(e.path.as_posix()) for e in entries]
+    places = [sanitize(e.path.as_posix()) for e in entries]
     try:
         if cameras is not None:
-            return camera_import.read(cameras, known), _not_read(shown(cameras.name), places), []
+            return camera_import.read(cameras, known), _not_read(sanitize(cameras.name), places), []
         if not entries:
             return None, [], []
         if len(entries) > 1 and places[0] != input_set.CAMERAS:
@@ -252,11 +255,11 @@ def check_cameras(
         given = camera_import.parse(entries[0].read(input_set.MAX_CAMERAS_BYTES), known)
         return given, _not_read(places[0], places[1:]) + _misplaced(places[0]), []
     except BadInput as error:
-        return None, [], [Fault(error, "cameras", None, shown(cameras.name) if cameras else places[0])]
+        return None, [], [Fault(error, "cameras", None, sanitize(cameras.name) if cameras else places[0])]
 
 
-def _not_read(taken: str, others: list[str]) -> list[str]:
-    return [f"The cameras are those of {taken}; not read: {', '.join(others)}."] if others else []
+def _not_read(used: str, others: list[str]) -> list[str]:
+    return [f"The cameras are those of {used}; not read: {', '.join(others)}."] if others else []
 
 
 def _misplaced(place: str) -> list[str]:

@@ -1,6 +1,5 @@
-"""An input set as it arrives: a folder or a ZIP archive. Nothing is unpacked to disk, links are not followed, and every
-file is read under a bound. What other programs leave beside the pictures does not count; a file that looks like cameras does,
-wherever it lies."""
+"""An input set: a folder or a ZIP archive. Nothing is unpacked to disk, links are not followed, and every read is bounded.
+Files that other programs leave beside the pictures are ignored; a file that looks like cameras counts wherever it lies."""
 
 from __future__ import annotations
 
@@ -79,28 +78,28 @@ class InputSet:
     notes: list[str] = field(default_factory=list)
 
 
-def shown(name: object) -> str:
-    """A name that is safe to print and to store as JSON, whatever bytes it was made of."""
+def sanitize(name: object) -> str:
+    """A name that is safe to print and to store as JSON, whatever bytes it has."""
     printable = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in str(name))
     return printable.encode("utf-8", "backslashreplace").decode()
 
 
-def opened(path: Path) -> InputSet:
+def open_set(path: Path) -> InputSet:
     """The set in a folder or a .zip. Raises BadInput where there is none."""
     if path.is_dir():
         return _of_folder(path)
     if path.is_file():
         return _of_zip(path)
     raise ValidationFailed(
-        f"There is no input at {shown(path)}.", "Give a folder or a .zip with multi_views/ and depth_renders/."
+        f"There is no input at {sanitize(path)}.", "Give a folder or a .zip with multi_views/ and depth_renders/."
     )
 
 
 def _sorted(entries: Iterable[Entry], notes: list[str]) -> InputSet:
-    """entries: files in the set's folder and in the folders directly in it."""
-    found = [e for e in entries if not _is_side_folder(e.path.parent)]
-    pictures = [e for e in found if e.path.parts[0] in FIELDS and not _is_side_file(e.path.name)]
-    cameras = [e for e in found if e not in pictures and _holds_cameras(e)]
+    """entries: files in the set's folder and in the folders directly inside."""
+    own_entries = [e for e in entries if not _is_side_folder(e.path.parent)]
+    pictures = [e for e in own_entries if e.path.parts[0] in FIELDS and not _is_side_file(e.path.name)]
+    cameras = [e for e in own_entries if e not in pictures and _holds_cameras(e)]
     return InputSet(pictures, sorted(cameras, key=lambda e: (e.path.as_posix() != CAMERAS, e.path.as_posix())), notes)
 
 
@@ -114,7 +113,7 @@ def _is_side_file(name: str) -> bool:
 
 
 def named_as_cameras(name: str) -> bool:
-    """Whether a file is called as a file with cameras is, or nearly so."""
+    """Whether a file has the name, or nearly the name, of a file with cameras."""
     return _CAMERA_NAME.fullmatch(name.lower()) is not None
 
 
@@ -133,14 +132,14 @@ def _holds_cameras(entry: Entry) -> bool:
 
 
 def _of_folder(root: Path) -> InputSet:
-    found = list(islice(sorted(root.iterdir()), 10 * MAX_ENTRIES))
-    fields = {path.name.lower(): path for path in found if path.name.lower() in FIELDS and path.name not in FIELDS}
-    fields |= {path.name: path for path in found if path.name in FIELDS}
+    paths = list(islice(sorted(root.iterdir()), 10 * MAX_ENTRIES))
+    fields = {path.name.lower(): path for path in paths if path.name.lower() in FIELDS and path.name not in FIELDS}
+    fields |= {path.name: path for path in paths if path.name in FIELDS}
     entries: list[Entry] = []
-    for path in found:
+    for path in paths:
         if path.is_symlink() and path.name.lower() in FIELDS:
             raise ValidationFailed(
-                f"{shown(path.name)} is a symbolic link.", "Give the folder itself: links are not followed."
+                f"{sanitize(path.name)} is a symbolic link.", "Give the folder itself: links are not followed."
             )
         if path.is_dir() and not path.is_symlink():
             name = path.name.lower() if path in fields.values() else path.name
@@ -148,19 +147,19 @@ def _of_folder(root: Path) -> InputSet:
             entries += [] if is_other_set else _in_folder(path, name)
         else:
             entries.append(_file(path, PurePosixPath(path.name)))
-    taken = _sorted(entries, [])
-    if not taken.pictures and not all(f in fields for f in FIELDS):
-        raise InvalidFileCount(f"{shown(root)} has no folders multi_views and depth_renders with pictures in them.")
-    return taken
+    result = _sorted(entries, [])
+    if not result.pictures and not all(f in fields for f in FIELDS):
+        raise InvalidFileCount(f"{sanitize(root)} has no folders multi_views and depth_renders with pictures in them.")
+    return result
 
 
 def _in_folder(folder: Path, name: str) -> list[Entry]:
-    """The files directly in a folder of the set; a folder that is called as a picture is a file that cannot be read."""
+    """Files directly in a folder of the set; a folder named like a picture is an unreadable file."""
     if _is_side_folder(PurePosixPath(name)):
         return []
     paths = sorted(islice(folder.iterdir(), 10 * MAX_ENTRIES))
-    kept = [p for p in paths if p.is_symlink() or not p.is_dir() or p.suffix.lower() == ".png"]
-    return [_file(p, PurePosixPath(name, p.name)) for p in kept]
+    files = [p for p in paths if p.is_symlink() or not p.is_dir() or p.suffix.lower() == ".png"]
+    return [_file(p, PurePosixPath(name, p.name)) for p in files]
 
 
 def _file(path: Path, name: PurePosixPath) -> Entry:
@@ -170,10 +169,10 @@ def _file(path: Path, name: PurePosixPath) -> Entry:
         problem = ValidationFailed("is a symbolic link", "Give the file itself: links are not followed.")
     elif not stat.S_ISREG(mode.st_mode):
         problem = InvalidFileFormat("is not a file")
-    return Entry(name, mode.st_size, lambda limit: _head(path, limit), problem, path)
+    return Entry(name, mode.st_size, lambda limit: _read_head(path, limit), problem, path)
 
 
-def _head(path: Path, limit: int) -> bytes:
+def _read_head(path: Path, limit: int) -> bytes:
     try:
         with open(path, "rb") as file:
             return file.read(limit)
@@ -190,7 +189,7 @@ def _of_zip(path: Path) -> InputSet:
             infos = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise InvalidFileFormat(
-            f"{shown(path.name)} is not a readable ZIP archive ({error}).", "Give a folder or a valid .zip."
+            f"{sanitize(path.name)} is not a readable ZIP archive ({error}).", "Give a folder or a valid .zip."
         ) from None
     named = [(info, info.filename.replace("\\", "/")) for info in infos]  # some programs on Windows write them so
     named = [(info, name) for info, name in named if not name.endswith("/") and PurePosixPath(name).parts]
@@ -199,16 +198,20 @@ def _of_zip(path: Path) -> InputSet:
         _check_member(info, PurePosixPath(name))
     members = [m for m in members if not _is_side_folder(m.path.parent)]
     if len(members) > MAX_ENTRIES:
-        raise ValidationFailed(f"{shown(path.name)} holds {len(members)} files; a set has twelve and a cameras.json.")
+        raise ValidationFailed(
+            f"{sanitize(path.name)} holds {len(members)} files; a set has twelve and a cameras.json."
+        )
     root, others = _root([m.path for m in members])
     own = [m for m in members if m.path.is_relative_to(root) and not any(m.path.is_relative_to(o) for o in others)]
-    notes = [f"The archive holds another set within this one, {shown(o)}, which was left out." for o in sorted(others)]
+    notes = [
+        f"The archive holds another set within this one, {sanitize(o)}, which was left out." for o in sorted(others)
+    ]
     inside = [replace(m, path=_as_fields(m.path.relative_to(root))) for m in own]
     return _sorted([m for m in inside if len(m.path.parts) <= 2], notes)
 
 
 def _as_fields(path: PurePosixPath) -> PurePosixPath:
-    """A path in the set, whose field is spelled as we do."""
+    """The path with its field in lower case."""
     first, *rest = path.parts
     return PurePosixPath(first.lower(), *rest) if rest and first.lower() in FIELDS else path
 
@@ -216,25 +219,26 @@ def _as_fields(path: PurePosixPath) -> PurePosixPath:
 def _check_member(info: zipfile.ZipInfo, name: PurePosixPath) -> None:
     if name.is_absolute() or ".." in name.parts or _DRIVE.match(name.parts[0]):
         raise ValidationFailed(
-            f"The archive holds the path {shown(info.filename)}, which leads out of it.", "Pack the set's folder anew."
+            f"The archive holds the path {sanitize(info.filename)}, which leads out of it.",
+            "Pack the set's folder anew.",
         )
     if stat.S_ISLNK(info.external_attr >> 16):
         raise ValidationFailed(
-            f"The archive holds {shown(info.filename)} as a symbolic link.", "Pack the files themselves."
+            f"The archive holds {sanitize(info.filename)} as a symbolic link.", "Pack the files themselves."
         )
     if info.flag_bits & 1:
         raise ValidationFailed("The archive is encrypted.", "Pack it without a password.")
 
 
 def _root(names: list[PurePosixPath]) -> tuple[PurePosixPath, set[PurePosixPath]]:
-    """The folder inside the archive that holds the set, since archives often wrap everything in one folder; and those of sets
-    within it, such as a backup's."""
+    """The folder inside the archive that holds the set, since archives often wrap everything in one folder; and those of nested
+    sets, such as backups."""
     roots = {PurePosixPath(*n.parts[:i]) for n in names for i, p in enumerate(n.parts[:-1]) if p.lower() in FIELDS}
     if not roots:
         raise InvalidFileCount("The archive has no folders multi_views and depth_renders with pictures in them.")
     root = min(roots, key=lambda r: len(r.parts))
     if not all(r.is_relative_to(root) for r in roots):
-        places = ", ".join(shown(r) for r in sorted(roots)[:5])
+        places = ", ".join(sanitize(r) for r in sorted(roots)[:5])
         raise ValidationFailed(f"The archive holds more than one set: {places}.", "Pack one object per archive.")
     return root, roots - {root}
 
@@ -260,13 +264,13 @@ def view_index(field: str, name: str, view_names: tuple[str, ...]) -> int | None
     """Which view a file name stands for: front.png, with a frame number front0001.png, with a word for what it is
     front_depth.png; view_0.png, view_000.png, and depth_0.png in depth_renders. Folders before it do not matter."""
     named = rf"(?:{_KIND}[_.-])?({'|'.join(view_names)})(?:[_.-]{_KIND})?(?:[_.-]?\d{{1,6}})?"
-    if found := re.fullmatch(named, _stem(name), re.ASCII):
-        return view_names.index(found.group(1))
-    number = number_told(field, name)
+    if match := re.fullmatch(named, _stem(name), re.ASCII):
+        return view_names.index(match.group(1))
+    number = number_of_name(field, name)
     return number if number is not None and number < len(view_names) else None
 
 
-def number_told(field: str, name: str) -> int | None:
+def number_of_name(field: str, name: str) -> int | None:
     """The number of view_0.png, or of depth_0.png in depth_renders."""
     numbered = _NUMBERED.fullmatch(_stem(name))
     if numbered is None or (numbered.group(1) == "depth" and field != "depth_renders"):
@@ -277,7 +281,7 @@ def number_told(field: str, name: str) -> int | None:
 def first_number(field: str, names: list[str], view_names: tuple[str, ...]) -> int:
     """0 or 1: from where the files of one folder count. From 1 where they are numbered 1 to 6, each once, and none is called as a
     view."""
-    numbers = [number_told(field, name) for name in names]
+    numbers = [number_of_name(field, name) for name in names]
     if any(
         view_index(field, name, view_names) is not None for n, name in zip(numbers, names, strict=True) if n is None
     ):
@@ -289,7 +293,7 @@ def view_indices(field: str, names: list[str], view_names: tuple[str, ...]) -> l
     """Which view each file name of one folder stands for: see `view_index`, but that files may count from one."""
     if not first_number(field, names, view_names):
         return [view_index(field, name, view_names) for name in names]
-    return [None if (n := number_told(field, name)) is None else n - 1 for name in names]
+    return [None if (n := number_of_name(field, name)) is None else n - 1 for name in names]
 
 
 def _stem(name: str) -> str:

@@ -164,18 +164,18 @@ def write_glb(path: Path, mesh: Mesh, images: list[bytes], frame: Frame = _OWN) 
     parts = {name: np.ascontiguousarray(array, "<f4") for name, array in arrays.items()}
     parts["indices"] = mesh.faces.astype("<u4")
     blobs = [part.tobytes() for part in parts.values()] + images
-    offsets = np.cumsum([0] + [_padded(len(blob)) for blob in blobs])
-    body = b"".join(blob.ljust(_padded(len(blob)), b"\0") for blob in blobs)
+    offsets = np.cumsum([0] + [_padding(len(blob)) for blob in blobs])
+    body = b"".join(blob.ljust(_padding(len(blob)), b"\0") for blob in blobs)
     document = _gltf(parts, mesh.material, [len(b) for b in blobs], offsets.tolist())
     if any(frame.origin):
         document["nodes"][0]["translation"] = list(frame.origin)
     text = json.dumps(document, separators=(",", ":")).encode()
-    text = text.ljust(_padded(len(text)), b" ")
+    text = text.ljust(_padding(len(text)), b" ")
     header = struct.pack("<III", 0x46546C67, 2, 12 + 8 + len(text) + 8 + len(body))
     path.write_bytes(header + struct.pack("<II", len(text), _JSON) + text + struct.pack("<II", len(body), _BIN) + body)
 
 
-def _padded(size: int) -> int:
+def _padding(size: int) -> int:
     return (size + 3) // 4 * 4
 
 
@@ -219,15 +219,15 @@ def _materials(material: Material | None) -> dict[str, Any]:
         return {"materials": [{"name": "material", "pbrMetallicRoughness": surface}]}
     surface["metallicRoughnessTexture"] = {"index": 1}
     extension = {"KHR_materials_specular": {"specularFactor": material.specular}}
-    about = {
+    material_json = {
         "name": "material",
         "pbrMetallicRoughness": surface,
         "normalTexture": {"index": 2},
         "extensions": extension,
     }
-    # the light that the views were taken in, as far as it was told from colour: nine coefficients per channel
-    about["extras"] = {"light": [[float(v) for v in row] for row in material.light]}
-    return {"extensionsUsed": ["KHR_materials_specular"], "materials": [about]}
+    # estimated light of the views, as far as it is separable from colour: nine coefficients per channel
+    material_json["extras"] = {"light": [[float(v) for v in row] for row in material.light]}
+    return {"extensionsUsed": ["KHR_materials_specular"], "materials": [material_json]}
 
 
 def load_glb(path: Path, frame: Frame = _OWN) -> Mesh:
@@ -235,7 +235,7 @@ def load_glb(path: Path, frame: Frame = _OWN) -> Mesh:
     file's name, where it is something else or holds a mesh that cannot be drawn."""
     data = path.read_bytes()
     try:
-        mesh = _parsed(data, frame)
+        mesh = _parse(data, frame)
     except (ValueError, LookupError, TypeError, RecursionError, struct.error, OSError) as error:
         raise InvalidFileFormat(f"{path.name} is damaged, or not a GLB of this program: {error}", _ANEW) from None
     if fault := fault_of(mesh):
@@ -246,7 +246,7 @@ def load_glb(path: Path, frame: Frame = _OWN) -> Mesh:
 _ANEW = "Make the mesh anew: run the step again that wrote it."
 
 
-def _parsed(data: bytes, frame: Frame) -> Mesh:
+def _parse(data: bytes, frame: Frame) -> Mesh:
     length = struct.unpack_from("<I", data, 12)[0]
     document = json.loads(data[20 : 20 + length])
     body = memoryview(data)[28 + length :]

@@ -1,8 +1,7 @@
-"""Pictures that are stored lying on their side, with a note (eXIf) of how they are to be turned.
+"""Applies the eXIf orientation of pictures stored on their side.
 
-The note is not always true: programs turn pixels and leave it as it was. View and depth render of one camera show the same
-outline, so both ways are tried, and the pictures are turned unless they fit clearly better as they are stored.
-"""
+The tag can be stale: programs rotate pixels and keep it. View and depth render of one camera have the same outline, so both
+orientations are compared, and the tag is applied unless the outlines match clearly better without."""
 
 from __future__ import annotations
 
@@ -19,13 +18,13 @@ from steps.io.png import Picture
 Array = NDArray[Any]
 Pictures = dict[tuple[str, int], Picture]
 SIDE = 96  # pixels at which outlines are compared
-BETTER = 0.05  # of the outlines' intersection over union: better than that as stored, the note is not believed
-APART = 0.1  # of the range: a pixel that differs so much from the frame is the object's
+STALE_GAIN = 0.05  # of the outlines' intersection over union: better than that as stored, the note is not believed
+FRAME_DIFFERENCE = 0.1  # of the range: a pixel that differs so much from the frame is the object's
 
 
 def upright(pictures: Pictures) -> tuple[Pictures, list[str]]:
-    """The pictures by field and index as they are to be looked at, and what was decided. Those without a note stay."""
-    found = dict(pictures)
+    """The pictures by field and index, upright, and notes. Those without the tag are unchanged."""
+    result = dict(pictures)
     turned: list[str] = []
     stale: list[str] = []
     for (field, index), picture in pictures.items():
@@ -34,20 +33,24 @@ def upright(pictures: Pictures) -> tuple[Pictures, list[str]]:
         other = pictures.get(("depth_renders" if field == "multi_views" else "multi_views", index))
         place = f"{field}/{VIEW_NAMES[index]} (orientation {picture.orientation})"
         candidate = replace(picture, pixels=png_chunks.upright(picture.pixels, picture.orientation), orientation=1)
-        believed = other is None or _alike(picture, _looked_at(other)) <= _alike(candidate, _looked_at(other)) + BETTER
-        found[field, index] = candidate if believed else replace(picture, orientation=1)
+        believed = (
+            other is None
+            or _outline_iou(picture, _turned_upright(other))
+            <= _outline_iou(candidate, _turned_upright(other)) + STALE_GAIN
+        )
+        result[field, index] = candidate if believed else replace(picture, orientation=1)
         (turned if believed else stale).append(place)
     notes = [f"Turned upright as the files' eXIf orientation says: {', '.join(turned)}."] if turned else []
     if stale:
         notes.append(f"Taken as stored, since turned by their eXIf orientation they fit less: {', '.join(stale)}.")
-    return found, notes
+    return result, notes
 
 
-def _looked_at(picture: Picture) -> Picture:
+def _turned_upright(picture: Picture) -> Picture:
     return replace(picture, pixels=png_chunks.upright(picture.pixels, picture.orientation))
 
 
-def _alike(a: Picture, b: Picture) -> float:
+def _outline_iou(a: Picture, b: Picture) -> float:
     """Intersection over union of the outlines; less than none where the proportions differ."""
     (ha, wa), (hb, wb) = a.pixels.shape[:2], b.pixels.shape[:2]
     if abs(wa * hb - ha * wb) > 0.01 * wa * hb:
@@ -64,4 +67,4 @@ def _outline(picture: Picture) -> Array:
     if picture.alpha is not None and small[..., -1].min() < 0.5:
         return np.asarray(small[..., -1] >= 0.5)
     frame = np.concatenate([small[0], small[-1], small[:, 0], small[:, -1]])
-    return np.asarray(np.abs(small - np.median(frame, axis=0)).max(axis=2) > APART)
+    return np.asarray(np.abs(small - np.median(frame, axis=0)).max(axis=2) > FRAME_DIFFERENCE)

@@ -85,8 +85,8 @@ def decode(data: bytes) -> Picture:
         _check_stream(header, body)
     turned, gamma = png_chunks.orientation_of(chunks), png_chunks.gamma_of(chunks)
     if header.bits == 16 and header.channels > 1:
-        return replace(_deep(header, body, dict(chunks).get(b"tRNS")), orientation=turned, gamma=gamma)
-    clean = SIGNATURE + b"".join(_packed(kind, content) for kind, content in chunks if kind in _KEPT)
+        return replace(_decode_deep(header, body, dict(chunks).get(b"tRNS")), orientation=turned, gamma=gamma)
+    clean = SIGNATURE + b"".join(_pack_chunk(kind, content) for kind, content in chunks if kind in _KEPT)
     try:
         with Image.open(io.BytesIO(clean), formats=["PNG"]) as image:
             image.load()
@@ -118,7 +118,7 @@ def peek(head: bytes) -> Header:
     _check_signature(head)
     if len(head) < 33:
         raise InvalidFileFormat("is cut off before its end")
-    header = _parsed(head[12:16], head[16:29])
+    header = _parse(head[12:16], head[16:29])
     _check_size(header)
     return header
 
@@ -136,10 +136,10 @@ def _header(chunks: list[tuple[bytes, bytes]]) -> Header:
         raise InvalidFileFormat("is a damaged PNG: its header is missing or not first")
     if not any(k == b"IDAT" for k, _ in chunks):
         raise InvalidFileFormat("is a damaged PNG: it holds no picture data")
-    return _parsed(*chunks[0])
+    return _parse(*chunks[0])
 
 
-def _parsed(kind: bytes, content: bytes) -> Header:
+def _parse(kind: bytes, content: bytes) -> Header:
     if kind != b"IHDR" or len(content) != 13:
         raise InvalidFileFormat("is a damaged PNG: its header is missing or not first")
     width, height, bits, colour_type, compression, method, interlace = struct.unpack(">IIBBBBB", content)
@@ -170,11 +170,11 @@ def _check_stream(header: Header, body: bytes) -> None:
         raise InvalidFileFormat("is damaged: its data does not fill the picture that the header announces")
 
 
-def _packed(kind: bytes, content: bytes) -> bytes:
+def _pack_chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-def _deep(header: Header, body: bytes, key: bytes | None) -> Picture:
+def _decode_deep(header: Header, body: bytes, key: bytes | None) -> Picture:
     """A picture of 16 bits and several channels. key: the colour that tRNS makes transparent."""
     most = 2 * header.height * (8 + header.width * header.channels * 2)  # interlaced, there are more and shorter rows
     try:

@@ -47,7 +47,7 @@ def gamma_of(chunks: Chunks) -> float | None:
 
 
 def upright(pixels: Array, orientation: int) -> Array:
-    """[H, W, C] or [W, H, C] as it is to be looked at."""
+    """[H, W, C] or [W, H, C] upright."""
     turned = np.swapaxes(pixels, 0, 1) if orientation >= 5 else pixels
     mirrored_rows, mirrored_columns = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
     turned = turned[::-1] if mirrored_rows else turned
@@ -63,22 +63,22 @@ def for_display(samples: Array, maximum: int, gamma: float) -> Array:
 
 def pixels(data: bytes, width: int, height: int, channels: int, interlaced: bool) -> Array:
     """[H, W, C] uint16 of the unpacked IDAT data. Raises ValueError where it does not fill the picture exactly."""
-    found = np.zeros((height, width, channels), np.uint16)
+    samples = np.zeros((height, width, channels), np.uint16)
     at = 0
     for x, y, dx, dy in ADAM7 if interlaced else PLAIN:
-        part = found[y::dy, x::dx]
+        part = samples[y::dy, x::dx]
         rows, length = part.shape[0], 1 + 2 * channels * part.shape[1]
         if not part.size:
             continue
         filtered = np.frombuffer(data, np.uint8, rows * length, at).reshape(rows, length)
         at += rows * length
-        part[:] = unfiltered(filtered, 2 * channels).view(">u2").reshape(part.shape)
+        part[:] = unfilter(filtered, 2 * channels).view(">u2").reshape(part.shape)
     if at != len(data):
         raise ValueError("more data than the picture needs")
-    return found
+    return samples
 
 
-def unfiltered(rows: Array, width: int) -> Array:
+def unfilter(rows: Array, width: int) -> Array:
     """[H, n] uint8 of filtered scanlines [H, 1 + n] uint8, whose first byte names the filter; width: bytes of a pixel.
 
     A byte depends on those left of it, above it, and above left: all pixels of one anti-diagonal are found at a time."""

@@ -51,7 +51,7 @@ class SceneView:
         return np.asarray(Image.open(self.folder / "masks" / f"{self.camera.name}.png"), np.float32) / np.float32(255)
 
     def picture(self) -> Array:
-        """[H, W, 3] float32: the view over the scene's background, as a person sees it."""
+        """[H, W, 3] float32: the view over the scene's background."""
         pixels = self._pixels()
         return over(pixels[..., :3], pixels[..., 3], self.background) if pixels.shape[2] == 4 else pixels
 
@@ -71,34 +71,34 @@ class SceneView:
 
 @dataclass(frozen=True)
 class Scene:
-    """background: (3,) sRGB in [0, 1], behind every picture; about: scene.json."""
+    """background: (3,) sRGB in [0, 1], behind every picture; metadata: scene.json."""
 
     views: list[SceneView]
     background: Array
-    about: dict[str, Any]
+    metadata: dict[str, Any]
 
     @property
     def rig(self) -> dict[str, Any]:
-        """Where the cameras come from, what is said about them, and where they were found, every number that was estimated."""
-        told = {"source": self.about.get("rig", ""), "notes": self.about.get("notes", [])}
-        return {**told, "background": self.about["background"], **self.about.get("found", {})}
+        """Source of the cameras, notes, and where they were estimated, every estimated number."""
+        origin = {"source": self.metadata.get("rig", ""), "notes": self.metadata.get("notes", [])}
+        return {**origin, "background": self.metadata["background"], **self.metadata.get("found", {})}
 
     @property
     def frame(self) -> Frame:
         """From this scene's local frame to the user's."""
-        return Frame.from_json(self.about["frame"]) if "frame" in self.about else Frame()
+        return Frame.from_json(self.metadata["frame"]) if "frame" in self.metadata else Frame()
 
     @property
     def exact(self) -> bool:
-        """Whether the views are known to meet, and to be lit alike."""
-        return bool(self.about.get("exact", True))
+        """Whether the views are known to be registered and lit alike."""
+        return bool(self.metadata.get("exact", True))
 
 
 def load(folder: Path) -> Scene:
     """A scene that validate wrote."""
-    about = read_json(folder / "scene.json")
-    background = np.array(about["background"], np.float32)
-    return Scene([_view(folder, item, background) for item in about["views"]], background, about)
+    metadata = read_json(folder / "scene.json")
+    background = np.array(metadata["background"], np.float32)
+    return Scene([_view(folder, item, background) for item in metadata["views"]], background, metadata)
 
 
 def _view(folder: Path, item: dict[str, Any], background: Array) -> SceneView:
@@ -112,17 +112,17 @@ def over(colour: Array, alpha: Array, background: Array) -> Array:
     return colour * alpha[..., None] + background * (1.0 - alpha[..., None])
 
 
-def describe(cameras: list[Camera], background: Array, frame: Frame, **about: Any) -> dict[str, Any]:
+def describe(cameras: list[Camera], background: Array, frame: Frame, **metadata: Any) -> dict[str, Any]:
     """scene.json. cameras: in the local frame."""
     if [camera.name for camera in cameras] != list(VIEW_NAMES):
         raise ValueError("cameras must be in the order of VIEW_NAMES")
     colour = [round(float(c), 6) for c in background]
     views = [camera_json(c) for c in cameras]
-    return {"format": FORMAT, **about, "frame": frame.to_json(), "background": colour, "views": views}
+    return {"format": FORMAT, **metadata, "frame": frame.to_json(), "background": colour, "views": views}
 
 
 def as_stored(rgba: Array, background: Array) -> Array:
-    """Premultiplied RGBA [H, W, 4] over a background (3,) or [H, W, 3], as a PNG of 8 bits has it: what scores are taken of."""
+    """Premultiplied RGBA [H, W, 4] over a background (3,) or [H, W, 3], rounded to 8 bits: what scores are computed on."""
     return np.rint(over_premultiplied(rgba, background) * 255) / np.float32(255)
 
 

@@ -1,8 +1,7 @@
-"""Views in which the object cannot be seen: a sheet from its edge, thinner than a pixel. Its depth render is of one value there.
+"""Views in which the object cannot be seen: a sheet edge-on, thinner than a pixel. The depth render then has one value.
 
-That says nothing, and is all right where the other views show the object. A depth render of one value is no such view where its
-picture shows the object, or where the one from the opposite side does.
-"""
+This is valid where the other views show the object, unless the view's picture shows it, or the depth render from the
+opposite side."""
 
 from __future__ import annotations
 
@@ -28,29 +27,29 @@ ADVICE = (
 
 
 def faults(pictures: dict[tuple[str, int], Picture]) -> dict[int, BadInput]:
-    """What is wrong with depth renders of one value, by the view's index. pictures: by field and index, as far as they could be
-    read; depth renders are [H, W, 1], or [H, W, 2] with alpha."""
+    """Faults of depth renders of one value, by the view's index. pictures: by field and index, as far as readable; depth
+    renders are [H, W, 1], or [H, W, 2] with alpha."""
     depths = {i: p for (field, i), p in pictures.items() if field == "depth_renders"}
     flat = {i for i, p in depths.items() if np.ptp(p.pixels[..., 0]) == 0}
     empty = set(empty_of(depths))
-    found: dict[int, BadInput] = {}
+    errors: dict[int, BadInput] = {}
     for i in sorted(flat):
         view, behind = pictures.get(("multi_views", i)), depths.get(OPPOSITE[i])
-        if len(flat) == len(depths) or (i in empty and view is not None and not _is_thin(shown(view))):
-            found[i] = ValidationFailed(
+        if len(flat) == len(depths) or (i in empty and view is not None and not _is_thin(view_mask(view))):
+            errors[i] = ValidationFailed(
                 "has the same value everywhere: it holds no depth", f"Render the depth again. {ADVICE}"
             )
         elif i not in empty and view is not None and not _is_full(view):
-            found[i] = ValidationFailed(
+            errors[i] = ValidationFailed(
                 "has the same value everywhere, while the object does not fill the view: it holds no depth",
                 "Render the depth again, with a value of its own for what is not the object.",
             )
-        elif i in empty and behind is not None and OPPOSITE[i] not in empty and not _is_thin(_drawn(behind)):
-            found[i] = ValidationFailed(
+        elif i in empty and behind is not None and OPPOSITE[i] not in empty and not _is_thin(_depth_mask(behind)):
+            errors[i] = ValidationFailed(
                 f"shows nothing, while the object is seen in {VIEW_NAMES[OPPOSITE[i]]}, from the opposite side",
                 f"Render this view and its depth again. {ADVICE}",
             )
-    return found
+    return errors
 
 
 def empty_of(depths: dict[int, Picture]) -> list[int]:
@@ -59,62 +58,61 @@ def empty_of(depths: dict[int, Picture]) -> list[int]:
     return [i for i in flat if _is_background(depths[i], [p for k, p in depths.items() if k not in flat])]
 
 
-def unexplained(masks: list[Array]) -> list[int]:
-    """The views that show nothing though the object should be seen there. masks: [H, W] bool, the object in each of the six."""
+def unexpectedly_empty(masks: list[Array]) -> list[int]:
+    """Views that show nothing though the object should be visible there. masks: [H, W] bool, the object in each of the six."""
     empty = [i for i, mask in enumerate(masks) if not mask.any()]
     if len(empty) == len(masks):
         return empty
     return [i for i in empty if not _is_thin(masks[OPPOSITE[i]])]
 
 
-def told(indices: list[int]) -> list[str]:
-    """What has to be said of views that show nothing, and may."""
+def notes(indices: list[int]) -> list[str]:
+    """Notes about views that validly show nothing."""
     names = ", ".join(VIEW_NAMES[i] for i in indices)
     return [f"The object is too thin to be seen in {names}: it is known from the other views alone."] if indices else []
 
 
 def only_masks(depths: list[Picture]) -> bool:
-    """Whether six depth renders tell outlines alone: one value on the object, the same in all, though it is no box, whose faces
-    might all be seen head-on."""
+    """Whether six depth renders contain only masks: one value on the object, the same in all, and not those of a box seen
+    face-on."""
     usual, upright = set(), 0
     for depth in depths:
-        drawn = _drawn(depth)
-        if not drawn.any():
+        mask = _depth_mask(depth)
+        if not mask.any():
             return False
-        values, number = np.unique(depth.pixels[..., 0][drawn], return_counts=True)
+        values, number = np.unique(depth.pixels[..., 0][mask], return_counts=True)
         if number.max() < ONE_VALUE * number.sum():
             return False
         usual.add(int(values[number.argmax()]))
-        rows, columns = np.nonzero(drawn)
-        upright += drawn.sum() > RECTANGLE * (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
+        rows, columns = np.nonzero(mask)
+        upright += mask.sum() > RECTANGLE * (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
     return len(usual) == 1 and upright <= len(depths) // 2
 
 
 def _is_background(depth: Picture, others: list[Picture]) -> bool:
-    """Whether a depth render of one value holds what means nothing: none of its pixels is opaque, or it has an extreme value or
-    that around the others."""
+    """Whether a depth render of one value is all background: transparent, of an extreme value, or of the others' frames."""
     if depth.alpha is not None and not (depth.alpha >= 0.5).any():
         return True
     value = int(depth.pixels[0, 0, 0])
-    return value in {0, depth.maximum} | {_around(p.pixels[..., 0]) for p in others}
+    return value in {0, depth.maximum} | {_frame_value(p.pixels[..., 0]) for p in others}
 
 
-def _around(counts: Array) -> int:
-    """The value that is most frequent in the frame around a depth render."""
+def _frame_value(counts: Array) -> int:
+    """The most frequent value of a depth render's frame."""
     frame = np.concatenate([counts[0], counts[-1], counts[:, 0], counts[:, -1]])
     values, number = np.unique(frame, return_counts=True)
     return int(values[number.argmax()])
 
 
-def _drawn(depth: Picture) -> Array:
-    """[H, W] bool: where a depth render shows something."""
+def _depth_mask(depth: Picture) -> Array:
+    """[H, W] bool: pixels of a depth render that are not background."""
     counts = depth.pixels[..., 0]
-    drawn = counts != _around(counts)
-    return drawn if depth.alpha is None else drawn & (depth.alpha >= 0.5)
+    mask = counts != _frame_value(counts)
+    return mask if depth.alpha is None else mask & (depth.alpha >= 0.5)
 
 
-def shown(view: Picture) -> Array:
-    """[H, W] bool: where a view may show something, by its alpha or by the colour around it."""
+def view_mask(view: Picture) -> Array:
+    """[H, W] bool: pixels of a view that may be the object, by alpha or by difference from the frame's colour."""
     if view.alpha is not None and (view.alpha < 0.5).any():
         return np.asarray(view.alpha >= 0.5)
     colour = view.colour / np.float32(255)

@@ -60,7 +60,7 @@ def verify(folder: Path) -> list[Fault]:
     return sorted(faults, key=lambda fault: fault.path)
 
 
-def checked(folder: Path) -> dict[str, Any]:
+def check_weights(folder: Path) -> dict[str, Any]:
     """The manifest of weights that are all there and unchanged. Raises WeightsMissing, with every fault in its details."""
     _need_parts(folder)
     faults = verify(folder)

@@ -49,8 +49,8 @@ class Unusable(Exception):
 
 
 class Checkpoint:
-    """One file. path: None where nothing is kept; key: what the work depends on: another key's file is not used; seconds: between
-    two writes. note: after `load`, why a file that was there was of no use."""
+    """One checkpoint file. path: None to keep none; key: digest of what the work depends on: a file with another key is not
+    used; seconds: between two writes. note: after `load`, why an existing file was not used."""
 
     def __init__(self, path: Path | None, key: str, seconds: float) -> None:
         self.path, self.key, self.seconds = path, key, seconds
@@ -79,9 +79,9 @@ class Checkpoint:
         if self.path is None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        growing = self.path.with_name(f".{self.path.name}.partial")
-        write(growing, self.key, state)
-        os.replace(growing, self.path)
+        staging = self.path.with_name(f".{self.path.name}.partial")
+        write(staging, self.key, state)
+        os.replace(staging, self.path)
         self._last = time.monotonic()
 
     def clear(self) -> None:

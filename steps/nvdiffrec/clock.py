@@ -1,4 +1,4 @@
-"""How far the work is, and how long it will still take."""
+"""Progress of the iterations and the remaining time."""
 
 from __future__ import annotations
 

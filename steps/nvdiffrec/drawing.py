@@ -1,4 +1,4 @@
-"""Differentiable pictures of a mesh: colour with outlines, and depth with normals."""
+"""Differentiable renderings of a mesh: antialiased colour, and depth with normals."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Surface:
 
 
 @dataclass(frozen=True)
-class Look:
-    """What a surface is painted with, all [S, S, C] tensors: base (3), and where it is lit also orm (3), normal (3, unit,
-    tangent space); tangents: (k, 4); specular: scalar; light: (9, 3). Unlit where light is None."""
+class Appearance:
+    """Textures of a surface, all [S, S, C]: base (3), and where it is lit also orm (3), normal (3, unit, tangent space);
+    tangents: (k, 4); specular: scalar; light: (9, 3). Unlit where light is None."""
 
     base: Tensor
     orm: Tensor | None = None
@@ -56,58 +56,58 @@ def vertex_normals(positions: Tensor, tri: Tensor) -> Tensor:
     return total / total.norm(dim=1, keepdim=True).clamp(min=1e-12)
 
 
-def picture(surface: Surface, look: Look, target: Target, samples: int) -> Tensor:
-    """What the view sees, [H, W, 4], premultiplied RGBA; samples: per pixel and axis."""
+def render_rgba(surface: Surface, appearance: Appearance, target: Target, samples: int) -> Tensor:
+    """The rendered view, [H, W, 4], premultiplied RGBA; samples: per pixel and axis."""
     camera = target.camera
     size = camera.height * samples, camera.width * samples
     pos = homogeneous(surface.positions) @ target.clip.T
     rast, _ = torch_ops.rasterize(pos, surface.tri, size, with_db=False)
     uv, _ = torch_ops.interpolate(surface.uv, rast, surface.uv_tri)
-    there = (rast[..., 3:] > 0).to(uv.dtype)
-    colour = torch_ops.texture(look.base[None], uv, boundary_mode="clamp")
-    if look.light is not None:
-        colour = _lit(surface, look, target, colour, uv, rast)
-    rgba = torch_ops.antialias(torch.cat([colour * there, there], dim=-1), rast, pos, surface.tri, surface.edges)
+    rendered = (rast[..., 3:] > 0).to(uv.dtype)
+    colour = torch_ops.texture(appearance.base[None], uv, boundary_mode="clamp")
+    if appearance.light is not None:
+        colour = _shade(surface, appearance, target, colour, uv, rast)
+    rgba = torch_ops.antialias(torch.cat([colour * rendered, rendered], dim=-1), rast, pos, surface.tri, surface.edges)
     if samples > 1:
         rgba = torch.nn.functional.avg_pool2d(rgba.permute(0, 3, 1, 2), samples).permute(0, 2, 3, 1)
     return rgba[0]
 
 
-def _lit(surface: Surface, look: Look, target: Target, base: Tensor, uv: Tensor, rast: Tensor) -> Tensor:
-    """The base colour under the look's light, where something is seen; [1, H, W, 3]."""
-    assert look.orm is not None
-    seen = rast[..., 3] > 0
-    orm = torch_ops.texture(look.orm[None], uv, boundary_mode="clamp")[seen]
-    normal = shading_normals(surface, look, uv, rast)[seen]
-    places, _ = torch_ops.interpolate(surface.positions, rast, surface.tri)
-    view = torch.nn.functional.normalize(target.eye - places[seen], dim=-1)
-    lit = pbr.shade(base[seen], orm[:, 1:2], orm[:, 2:3], normal, view, look.specular, look.light, torch)
-    return torch.zeros_like(base).masked_scatter(seen[..., None].expand_as(base), lit)
+def _shade(surface: Surface, appearance: Appearance, target: Target, base: Tensor, uv: Tensor, rast: Tensor) -> Tensor:
+    """Shaded colour under the appearance's light, at visible pixels; [1, H, W, 3]."""
+    assert appearance.orm is not None
+    visible = rast[..., 3] > 0
+    orm = torch_ops.texture(appearance.orm[None], uv, boundary_mode="clamp")[visible]
+    normal = shading_normals(surface, appearance, uv, rast)[visible]
+    positions, _ = torch_ops.interpolate(surface.positions, rast, surface.tri)
+    view = torch.nn.functional.normalize(target.eye - positions[visible], dim=-1)
+    lit = pbr.shade(base[visible], orm[:, 1:2], orm[:, 2:3], normal, view, appearance.specular, appearance.light, torch)
+    return torch.zeros_like(base).masked_scatter(visible[..., None].expand_as(base), lit)
 
 
-def shading_normals(surface: Surface, look: Look, uv: Tensor, rast: Tensor) -> Tensor:
-    """Unit normals [1, H, W, 3] of the surface, bent by the normal map."""
+def shading_normals(surface: Surface, appearance: Appearance, uv: Tensor, rast: Tensor) -> Tensor:
+    """Unit normals [1, H, W, 3] of the surface, perturbed by the normal map."""
     smooth = vertex_normals(surface.positions, surface.tri)
     normal, _ = torch_ops.interpolate(smooth, rast, surface.tri)
     normal = torch.nn.functional.normalize(normal, dim=-1)
-    if look.normal is None or look.tangents is None:
+    if appearance.normal is None or appearance.tangents is None:
         return normal
-    tangent, _ = torch_ops.interpolate(look.tangents, rast, surface.uv_tri)
+    tangent, _ = torch_ops.interpolate(appearance.tangents, rast, surface.uv_tri)
     sign, along = tangent[..., 3:], torch.nn.functional.normalize(tangent[..., :3], dim=-1)
     across = sign * torch.cross(normal, along, dim=-1)
-    bent = torch_ops.texture(look.normal[None], uv, boundary_mode="clamp")
+    mapped = torch_ops.texture(appearance.normal[None], uv, boundary_mode="clamp")
     return torch.nn.functional.normalize(
-        bent[..., :1] * along + bent[..., 1:2] * across + bent[..., 2:] * normal, dim=-1
+        mapped[..., :1] * along + mapped[..., 1:2] * across + mapped[..., 2:] * normal, dim=-1
     )
 
 
-def shape(surface: Surface, look: Look | None, target: Target) -> tuple[Tensor, Tensor, Tensor]:
-    """What the view sees of the shape at its pixels' centres: where, [H, W] bool; depth, [H, W]; normals, [H, W, 3], bent by the
-    normal map of `look`."""
+def render_geometry(surface: Surface, appearance: Appearance | None, target: Target) -> tuple[Tensor, Tensor, Tensor]:
+    """The rendered geometry at pixel centres: mask, [H, W] bool; depth, [H, W]; normals, [H, W, 3], with the appearance's
+    normal map."""
     size = target.camera.height, target.camera.width
     points = homogeneous(surface.positions)
     rast, _ = torch_ops.rasterize(points @ target.clip.T, surface.tri, size, with_db=False)
     depth, _ = torch_ops.interpolate((points @ target.depth_row)[:, None], rast, surface.tri)
-    uv, _ = torch_ops.interpolate(surface.uv, rast, surface.uv_tri) if look else (rast, rast)
-    plain = look or Look(depth)
+    uv, _ = torch_ops.interpolate(surface.uv, rast, surface.uv_tri) if appearance else (rast, rast)
+    plain = appearance or Appearance(depth)
     return rast[0, ..., 3] > 0, depth[0, ..., 0], shading_normals(surface, plain, uv, rast)[0]

@@ -1,6 +1,6 @@
-"""The memory ladder: what is given up, and in which order, when a device's memory does not suffice.
+"""The memory fallback: which settings are reduced, in which order, when device memory does not suffice.
 
-Batch first (it costs time only), then resolution, then the lattice."""
+Batch first (which costs time only), then resolution, then the lattice."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from steps.runtime.attempts import Attempts
 from steps.runtime.errors import ModelVramOom
 
 LEAST_RESOLUTION, LEAST_GRID = 128, 32
-SAMPLES = 2  # per pixel and axis: more rungs of it would only move the jaggies into the texture
+SAMPLES = 2  # per pixel and axis: not reduced, since fewer would bake aliasing into the texture
 RESERVE = 0.9  # of the free memory: the rest is for what the allocator cannot use
 PER_SAMPLE = 260  # bytes kept for the backward pass per sample of a view: `python -m tests.benchmarks gpu` compares
 PER_TEXEL = 260  # three textures, their gradients and Adam's two moments, and the passing copies
 PER_POINT = 240  # field, shift and colour of a lattice point with theirs, and its edges' numbers
-SHARE = 0.6  # of a picture lies around the object
+OBJECT_SHARE = 0.6  # of a picture lies within the crop around the object
 
 
 @dataclass(frozen=True)
-class Rung:
+class MemoryLevel:
     """batch: views in memory at a time; resolution: longest side in pixels; grid: cells along the lattice's longest side."""
 
     batch: int
@@ -27,35 +27,37 @@ class Rung:
     grid: int
 
 
-def rungs(batch: int, resolution: int, grid: int) -> list[Rung]:
-    """From what was asked for down to the least that is worth trying."""
-    found = [Rung(batch, resolution, grid)]
-    while found[-1].batch > 1:
-        found.append(Rung(found[-1].batch // 2, resolution, grid))
-    while (last := found[-1]).resolution // 2 >= LEAST_RESOLUTION or last.grid // 2 >= LEAST_GRID:
+def memory_levels(batch: int, resolution: int, grid: int) -> list[MemoryLevel]:
+    """From the requested level down to the least."""
+    levels = [MemoryLevel(batch, resolution, grid)]
+    while levels[-1].batch > 1:
+        levels.append(MemoryLevel(levels[-1].batch // 2, resolution, grid))
+    while (last := levels[-1]).resolution // 2 >= LEAST_RESOLUTION or last.grid // 2 >= LEAST_GRID:
         if last.resolution // 2 >= LEAST_RESOLUTION:
-            found.append(Rung(1, last.resolution // 2, last.grid))
+            levels.append(MemoryLevel(1, last.resolution // 2, last.grid))
         if last.grid // 2 >= LEAST_GRID:
-            found.append(Rung(1, found[-1].resolution, last.grid // 2))
-    return found
+            levels.append(MemoryLevel(1, levels[-1].resolution, last.grid // 2))
+    return levels
 
 
-def estimate(rung: Rung, texture_size: int) -> int:
-    """Bytes that a rung needs at its worst moment."""
-    samples = SHARE * (rung.resolution * SAMPLES) ** 2
-    return int(rung.batch * samples * PER_SAMPLE + texture_size**2 * PER_TEXEL + rung.grid**3 * PER_POINT)
+def estimate(level: MemoryLevel, texture_size: int) -> int:
+    """Peak memory of a level, bytes."""
+    samples = OBJECT_SHARE * (level.resolution * SAMPLES) ** 2
+    return int(level.batch * samples * PER_SAMPLE + texture_size**2 * PER_TEXEL + level.grid**3 * PER_POINT)
 
 
-def choose(ladder: list[Rung], attempts: Attempts, texture_size: int, free: int | None) -> tuple[int, str]:
-    """Which rung to stand on, and why. free: bytes free on the device, None where that cannot be told.
+def choose(levels: list[MemoryLevel], attempts: Attempts, texture_size: int, free: int | None) -> tuple[int, str]:
+    """Index of the level to start at, and the reason. free: bytes free on the device, None where unknown.
 
     Raises ModelVramOom where none is left."""
-    first = attempts.first(ladder)
+    first = attempts.first(levels)
     reason = f"after {len(attempts.failed())} attempts that ran out of memory" if first else "as asked for"
     if free is None:
         return first, reason
-    for index in range(first, len(ladder)):
-        if estimate(ladder[index], texture_size) <= RESERVE * free:
+    for index in range(first, len(levels)):
+        if estimate(levels[index], texture_size) <= RESERVE * free:
             return index, reason if index == first else f"{reason}; the first that fits {free >> 20} MiB of free memory"
-    need, have = estimate(ladder[-1], texture_size) >> 20, free >> 20
-    raise ModelVramOom(f"Even the least the model can do needs about {need} MiB; the device has {have} MiB free.")
+    needed_mib, free_mib = estimate(levels[-1], texture_size) >> 20, free >> 20
+    raise ModelVramOom(
+        f"Even the least the model can do needs about {needed_mib} MiB; the device has {free_mib} MiB free."
+    )

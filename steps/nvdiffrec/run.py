@@ -15,7 +15,7 @@ import numpy as np
 
 from steps.io import mesh_files, scene
 from steps.nvdiffrec import ladder
-from steps.nvdiffrec.ladder import Rung
+from steps.nvdiffrec.ladder import MemoryLevel
 from steps.runtime.attempts import Attempts
 from steps.runtime.contract import Nvdiffrec
 from steps.runtime.errors import GpuUnavailable, ModelFailed
@@ -32,24 +32,24 @@ def run(parameters: Nvdiffrec, out: Path, reporter: Reporter) -> None:
     device = device_for(parameters.device)
     limit_threads()
     reporter.value("device", device)
-    taken = scene.load(parameters.scene)
-    asked = as_asked(parameters, taken, device)
-    size = parameters.texture_size or _texture_size(taken, parameters)
+    loaded = scene.load(parameters.scene)
+    requested = requested_level(parameters, loaded, device)
+    size = parameters.texture_size or _texture_size(loaded, parameters)
     attempts = Attempts(parameters.attempts)
     if attempts.note:
         reporter.note(attempts.note)
-    steps = ladder.rungs(asked.batch, asked.resolution, asked.grid)
-    index, reason = ladder.choose(steps, attempts, size, free_memory(device))
-    reporter.value("rungs-left", len(steps) - 1 - index)
-    with _recorded(attempts, steps[index], device, reporter):
-        _work(parameters, taken, steps[index], asked, reason, device, reporter, out)
+    levels = ladder.memory_levels(requested.batch, requested.resolution, requested.grid)
+    index, reason = ladder.choose(levels, attempts, size, free_memory(device))
+    reporter.value("rungs-left", len(levels) - 1 - index)
+    with _record_attempt(attempts, levels[index], device, reporter):
+        _run_level(parameters, loaded, levels[index], requested, reason, device, reporter, out)
 
 
-def _work(
+def _run_level(
     parameters: Nvdiffrec,
-    taken: scene.Scene,
-    rung: Rung,
-    asked: Rung,
+    loaded: scene.Scene,
+    level: MemoryLevel,
+    requested: MemoryLevel,
     reason: str,
     device: str,
     reporter: Reporter,
@@ -59,38 +59,38 @@ def _work(
     from steps.nvdiffrec.checkpoint import Checkpoint
     from steps.nvdiffrec.clock import Clock
 
-    checkpoint = Checkpoint(parameters.checkpoint, key(parameters, rung), parameters.checkpoint_seconds)
+    checkpoint = Checkpoint(parameters.checkpoint, checkpoint_key(parameters, level), parameters.checkpoint_seconds)
     saved = checkpoint.load()
     if checkpoint.note:
         reporter.note(checkpoint.note)
     if saved:
         print(f"going on from the checkpoint {parameters.checkpoint}", file=sys.stderr)
     clock = Clock(reporter, 2 * parameters.iterations)
-    work = reconstruct.Work(taken, taken.views, parameters, rung, device, checkpoint, clock, saved)
-    first, facts = reconstruct.start(work)
-    for note in facts.get("notes", []):
+    job = reconstruct.Job(loaded, loaded.views, parameters, level, device, checkpoint, clock, saved)
+    first, start_metadata = reconstruct.start(job)
+    for note in start_metadata.get("notes", []):
         reporter.note(note)
     reporter.stage("inference")
-    mesh, found = reconstruct.optimised(work, first, facts["voxel"])
+    mesh, metadata = reconstruct.optimize(job, first, start_metadata["voxel"])
     reporter.stage("export")
-    mesh_files.save(out, mesh, taken.frame)
-    mesh_files.save_glb(out / START, first, taken.frame)
-    about = {
+    mesh_files.save(out, mesh, loaded.frame)
+    mesh_files.save_glb(out / START, first, loaded.frame)
+    summary = {
         "model": "nvdiffrec",
         "engine": "nvdiffrec",
         "engine_reason": "the model has one engine",
         "device": device,
         "device_name": device_name(device),
         "seed": parameters.seed,
-        "rung": reconstruct.described(rung, asked, reason),
-        **facts,
-        "voxel": taken.frame.length_out(facts["voxel"]),
-        **found,
+        "rung": reconstruct.level_metadata(level, requested, reason),
+        **start_metadata,
+        "voxel": loaded.frame.length_out(start_metadata["voxel"]),
+        **metadata,
         "texture_size": len(mesh.texture),
         "specular": mesh.material.specular if mesh.material else 0.0,
         "light": mesh.material.light.tolist() if mesh.material else None,
     }
-    write_json(out / "model.json", {**about, "faces": len(mesh.faces), "vertices": len(mesh.vertices)})
+    write_json(out / "model.json", {**summary, "faces": len(mesh.faces), "vertices": len(mesh.vertices)})
     checkpoint.clear()
 
 
@@ -102,14 +102,14 @@ def device_for(wanted: str) -> str:
         raise ModelFailed(
             "The model nvdiffrec needs torch, which is not installed.", "Install it: make run MODEL=nvdiffrec does."
         ) from None
-    found = torch.cuda.is_available()
-    if wanted == "cuda" and not found:
+    has_cuda = torch.cuda.is_available()
+    if wanted == "cuda" and not has_cuda:
         raise GpuUnavailable("A GPU was asked for, and torch finds none.")
-    return "cuda" if found and wanted != "cpu" else "cpu"
+    return "cuda" if has_cuda and wanted != "cpu" else "cpu"
 
 
 def limit_threads() -> None:
-    """Has torch use no more threads than the container may: it counts the machine's cores."""
+    """Limits torch to the container's cores: by default it counts the machine's."""
     import torch
 
     from steps.compute.cores import core_count
@@ -123,17 +123,17 @@ def device_name(device: str) -> str:
     return torch.cuda.get_device_name() if device == "cuda" else "CPU"
 
 
-def as_asked(parameters: Nvdiffrec, taken: scene.Scene, device: str) -> Rung:
-    """The ladder's top: what the options say, or the views as given, all at a time where there is a GPU."""
-    longest = max(max(view.camera.width, view.camera.height) for view in taken.views)
+def requested_level(parameters: Nvdiffrec, loaded: scene.Scene, device: str) -> MemoryLevel:
+    """The highest memory level: the options, or the views as given, all in one batch on a GPU."""
+    longest = max(max(view.camera.width, view.camera.height) for view in loaded.views)
     resolution = min(parameters.resolution or longest, longest)
-    return Rung(parameters.batch or (len(taken.views) if device == "cuda" else 1), resolution, parameters.grid)
+    return MemoryLevel(parameters.batch or (len(loaded.views) if device == "cuda" else 1), resolution, parameters.grid)
 
 
-def _texture_size(taken: scene.Scene, parameters: Nvdiffrec) -> int:
+def _texture_size(loaded: scene.Scene, parameters: Nvdiffrec) -> int:
     from steps.fusion import reconstruct as fusion
 
-    return fusion.texture_size(taken.views, parameters.resolution)
+    return fusion.texture_size(loaded.views, parameters.resolution)
 
 
 def free_memory(device: str) -> int | None:
@@ -154,22 +154,23 @@ def peak_vram_mib(device: str) -> int:
 
 
 @contextlib.contextmanager
-def _recorded(attempts: Attempts, rung: Rung, device: str, reporter: Reporter) -> Iterator[None]:
-    """Writes down whether the device's memory sufficed on this rung, and how much of it was taken."""
+def _record_attempt(attempts: Attempts, level: MemoryLevel, device: str, reporter: Reporter) -> Iterator[None]:
+    """Records whether the device's memory sufficed at this level, and its peak."""
     import torch
 
     try:
-        with attempts.recorded(rung, torch.OutOfMemoryError, lambda: peak_vram_mib(device)):
+        with attempts.recorded(level, torch.OutOfMemoryError, lambda: peak_vram_mib(device)):
             yield
     finally:
         reporter.value("peak-vram-mib", peak_vram_mib(device))
 
 
-def key(parameters: Nvdiffrec, rung: Rung) -> str:
-    """What a checkpoint depends on: the scene, the options that change the result, the rung, and what computes it."""
+def checkpoint_key(parameters: Nvdiffrec, level: MemoryLevel) -> str:
+    """Digest of all a checkpoint depends on: the scene, options that change the result, the memory level, program and library
+    versions."""
     import torch
 
-    aside = {
+    irrelevant = {
         "out",
         "outputs",
         "scene",
@@ -180,15 +181,14 @@ def key(parameters: Nvdiffrec, rung: Rung) -> str:
         "memory_limit_mib",
         "earlier_attempts",
     }
-    chosen = {name: str(value) for name, value in asdict(parameters).items() if name not in aside}
+    relevant = {name: str(value) for name, value in asdict(parameters).items() if name not in irrelevant}
     versions = program(), np.__version__, str(torch.__version__)
-    told = json.dumps([chosen, asdict(rung), tree_digests(parameters.scene), versions], sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()
+    content = json.dumps([relevant, asdict(level), tree_digests(parameters.scene), versions], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def keep_freed_memory() -> None:
-    """Has the C library keep freed memory for the next picture: getting fresh pages from the kernel for every array takes
-    longer than filling them."""
+    """Makes malloc keep freed memory: fresh pages from the kernel for every array cost more than filling them."""
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD

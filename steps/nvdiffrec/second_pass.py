@@ -1,4 +1,4 @@
-"""The second pass: the faces stay; vertices, base colour, roughness, metalness, normal map and light are fitted to the views."""
+"""The second pass: with fixed topology, optimizes vertices, base colour, roughness, metalness, normal map and light."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from steps.geometry import pbr
-from steps.geometry.crossings import uncrossed
-from steps.geometry.depth_ops import OWN_NOISE
+from steps.geometry.crossings import resolve_crossings
+from steps.geometry.depth_ops import LEAST_NOISE
 from steps.geometry.pbr import Material, tangents_of
 from steps.io.mesh_files import Mesh
 from steps.nvdiffrec import losses
-from steps.nvdiffrec.drawing import Look, Surface, picture, shape, vertex_normals
+from steps.nvdiffrec.drawing import Appearance, Surface, render_geometry, render_rgba, vertex_normals
 from steps.nvdiffrec.targets import Target
 from steps.raster.torch_ops import antialias_construct_topology_hash
 from steps.runtime.contract import VIEW_NAMES
@@ -28,36 +28,33 @@ COLOUR_RATE, LIGHT_RATE, MATERIAL_RATE, NORMAL_RATE = 0.01, 0.05, 0.05, 0.02
 FINE_COLOUR = 0.01
 FINE_DEPTH = 0.05  # pixels
 FINE_NORMAL = 0.05  # radians
-SHINE = 0.02  # about what a change of roughness changes in colour
+ROUGHNESS_EFFECT = 0.02  # approximate derivative of colour by roughness
 PIXELS_PER_VERTEX = 5  # about, at the default sizes
 PRIOR = 1e-3  # weight of plain white light and a matt surface: they change only for what colour alone cannot explain
-COARSER = (
-    4  # roughness and metalness have so many times fewer texels: six views say little about them, and that is blurred
-)
+# roughness and metalness have so many times fewer texels: six views say little about them, and that is blurred
+MATERIAL_REDUCTION = 4
 SHARE_MATERIAL = 0.25  # of the iterations, at the end, go to light and material
-EXPLODED = 0.25  # of the start's diagonal: a mesh that has grown by more is broken
+MAX_OFFSET = 0.25  # of the start's diagonal: a mesh that has grown by more is broken
 
 
 @dataclass(frozen=True)
-class Restraint:
-    """What holds the mesh where the views leave it open. stiffness: weight of the offsets' Laplacian, first and last: it relaxes;
-    smoothness: how much a difference between neighbouring texels, in what the paint has changed by, counts beside as large an
-    error of a pixel."""
+class Regularization:
+    """stiffness: weight of the offsets' Laplacian, at the first and the last iteration; smoothness: weight of differences
+    between neighbouring texels' changes, against a pixel's error of the same size."""
 
     stiffness: tuple[float, float]
     smoothness: float
 
 
-LOOSE = Restraint((0.12, 0.012), 0.0)
-# where views do not quite meet, each would pull the surface and paint it its own way: what that gains at the inputs is lost
-# between them
-TIGHT = Restraint((12.0, 1.2), 0.5)
+WEAK = Regularization((0.12, 0.012), 0.0)
+# slightly misregistered views overfit surface and texture: what that gains at the input views is lost between them
+STRONG = Regularization((12.0, 1.2), 0.5)
 
 
 @dataclass
 class State:
-    """All that is fitted. offsets: (n, 3) from the start's vertices; base, normal: [S, S, 3]; orm: [s, s, 3], coarser;
-    specular: (); light: (9, 3)."""
+    """All parameters. offsets: (n, 3) from the start's vertices; base, normal: [S, S, 3]; orm: [s, s, 3], coarser; specular:
+    (); light: (9, 3)."""
 
     offsets: Tensor
     base: Tensor
@@ -71,12 +68,12 @@ class State:
 
 
 class SecondPass:
-    """Fits a textured mesh to the views, an iteration at a time."""
+    """Optimizes a textured mesh, an iteration at a time."""
 
     def __init__(
-        self, mesh: Mesh, iterations: int, views: list[Target], device: str, restraint: Restraint = LOOSE
+        self, mesh: Mesh, iterations: int, views: list[Target], device: str, regularization: Regularization = WEAK
     ) -> None:
-        self.restraint = restraint
+        self.regularization = regularization
         self.mesh, self.iterations, self.device = mesh, iterations, device
         self.frame, self.pixel = views[0].frame, float(views[0].pixel[views[0].depth > 0].mean())
         self.start = surface_of(mesh, device)
@@ -102,47 +99,50 @@ class SecondPass:
         groups = [
             {"params": [getattr(s, name)], "lr": rate, "rate": rate, "name": name} for name, rate in rates.items()
         ]
-        # Adam alone would shake everything by the full rate at first; what is off by less than this moves in proportion to it
+        # Adam's first steps have the full rate whatever the gradient; below these eps they are proportional to it
         pixels = len(VIEW_NAMES) * self.frame
-        depth_weight = losses.COLOUR_NOISE**2 / OWN_NOISE**2
+        depth_weight = losses.COLOUR_NOISE**2 / LEAST_NOISE**2
         groups[0]["eps"] = FINE_DEPTH * depth_weight * PIXELS_PER_VERTEX / (pixels * self.pixel)
         groups[1]["eps"] = FINE_COLOUR / (8 * pixels)
-        groups[2]["eps"] = FINE_COLOUR * SHINE / (8 * pixels)
-        groups[3]["eps"] = FINE_NORMAL * losses.NORMAL * losses.COLOUR_NOISE**2 / (OWN_NOISE * 4 * pixels)
+        groups[2]["eps"] = FINE_COLOUR * ROUGHNESS_EFFECT / (8 * pixels)
+        groups[3]["eps"] = FINE_NORMAL * losses.NORMAL * losses.COLOUR_NOISE**2 / (LEAST_NOISE * 4 * pixels)
         return groups
 
     def lit_from(self) -> int:
-        """The iteration from which on light and material are fitted; until then they are plain."""
+        """The iteration from which light and material are optimized; until then they are plain."""
         return self.iterations - round(SHARE_MATERIAL * self.iterations)
 
     def surface(self) -> Surface:
         return self.start.at(self.start.positions + self.state.offsets)
 
     def step(self, iteration: int, views: list[Target], samples: int, batch: int) -> float:
-        """One iteration over all views, `batch` of them held in memory at a time. Returns the loss."""
+        """One iteration over all views, `batch` of them in memory at a time. Returns the loss."""
         lit = iteration >= self.lit_from()
         self._set_rates(iteration, lit)
         self.optimizer.zero_grad(set_to_none=True)
-        bent = unit(self.state.normal)
-        shared = bent.detach().requires_grad_(
+        normal_map = unit(self.state.normal)
+        shared_normal_map = normal_map.detach().requires_grad_(
             not lit
         )  # one for all views, whose gradients it gathers: a large map is dear
         total = 0.0
         for first in range(0, len(views), batch):
             part = views[first : first + batch]
-            loss = sum((self._loss(v, samples, lit, shared) for v in part), torch.zeros((), device=self.device))
+            loss = sum(
+                (self._loss(v, samples, lit, shared_normal_map) for v in part), torch.zeros((), device=self.device)
+            )
             loss = loss / len(views)
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
-        if shared.grad is not None:
-            bent.backward(shared.grad)  # type: ignore[no-untyped-call]
+        if shared_normal_map.grad is not None:
+            normal_map.backward(shared_normal_map.grad)  # type: ignore[no-untyped-call]
         total += self._regularise(iteration, lit)
         self.optimizer.step()
         self._constrain()
         return total
 
     def _set_rates(self, iteration: int, lit: bool) -> None:
-        """Rates fall tenfold over each part. Light and material move alone: what they explain must be beyond colour and shape."""
+        """Rates decay tenfold over each part. Light and material are optimized alone, so that they explain only what shape and
+        colour cannot."""
         begin, end = (self.lit_from(), self.iterations) if lit else (0, self.lit_from())
         fall = 0.1 ** ((iteration - begin) / max(1, end - begin))
         moving = {"orm", "specular", "light"} if lit else {"offsets", "base", "normal"}
@@ -152,14 +152,14 @@ class SecondPass:
     def _loss(self, view: Target, samples: int, lit: bool, normal: Tensor) -> Tensor:
         """normal: the normal map, of unit length."""
         s = self.state
-        if lit:  # the rest does not move any more, and asks for no gradient
+        if lit:  # shape and colour are fixed by now
             surface = self.start.at(self.start.positions + s.offsets.detach())
-            look = Look(s.base.detach(), s.orm, normal, self.tangents, s.specular, s.light)
-            return losses.colour(picture(surface, look, view, 1), view)
-        surface, bent = self.surface(), Look(s.base, normal=normal, tangents=self.tangents)
-        there, depth, seen = shape(surface, bent, view)
-        loss = losses.colour(picture(surface, Look(s.base), view, samples), view)
-        return loss + losses.depth(there, depth, view) + losses.normal(there, seen, view)
+            appearance = Appearance(s.base.detach(), s.orm, normal, self.tangents, s.specular, s.light)
+            return losses.colour(render_rgba(surface, appearance, view, 1), view)
+        surface, geometry_appearance = self.surface(), Appearance(s.base, normal=normal, tangents=self.tangents)
+        rendered, depth, rendered_normal = render_geometry(surface, geometry_appearance, view)
+        loss = losses.colour(render_rgba(surface, Appearance(s.base), view, samples), view)
+        return loss + losses.depth(rendered, depth, view) + losses.normal(rendered, rendered_normal, view)
 
     def _regularise(self, iteration: int, lit: bool) -> float:
         s = self.state
@@ -167,18 +167,20 @@ class SecondPass:
             white = torch.from_numpy(pbr.WHITE).to(self.device)
             loss = PRIOR * (((s.light - white) ** 2).mean() + s.specular**2 + (s.orm[..., 2] ** 2).mean())
         else:
-            loss = self._restrained(iteration / max(1, self.lit_from()))
+            loss = self._regularization_loss(iteration / max(1, self.lit_from()))
         loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 
-    def _restrained(self, share: float) -> Tensor:
-        """share: of the iterations that shape and colour have."""
-        s, (first, last) = self.state, self.restraint.stiffness
-        stiff = first ** (1 - share) * last**share * losses.laplacian(s.offsets, self.start.edges, self.edge_length)
-        if not self.restraint.smoothness:
+    def _regularization_loss(self, progress: float) -> Tensor:
+        """progress: 0 to 1 over the iterations of shape and colour."""
+        s, (first, last) = self.state, self.regularization.stiffness
+        stiff = (
+            first ** (1 - progress) * last**progress * losses.laplacian(s.offsets, self.start.edges, self.edge_length)
+        )
+        if not self.regularization.smoothness:
             return stiff
-        smooth = losses.ripples(s.base - self.paint) / (4 * len(VIEW_NAMES) * self.frame)
-        return stiff + self.restraint.smoothness * smooth
+        smooth = losses.squared_gradient(s.base - self.paint) / (4 * len(VIEW_NAMES) * self.frame)
+        return stiff + self.regularization.smoothness * smooth
 
     def _constrain(self) -> None:
         with torch.no_grad():
@@ -189,11 +191,11 @@ class SecondPass:
             self.state.specular.clamp_(0, 1)
 
     def check(self) -> None:
-        """Raises ModelConvergenceFailed where the mesh is no mesh any more."""
+        """Raises ModelConvergenceFailed where the optimization has diverged."""
         offsets = self.state.offsets.detach()
         if not all(bool(torch.isfinite(t).all()) for t in self.state.tensors().values()):
             raise ModelConvergenceFailed("The optimisation diverged: it came to values that are not numbers.")
-        if float(offsets.norm(dim=1).max()) > EXPLODED * self.diagonal:
+        if float(offsets.norm(dim=1).max()) > MAX_OFFSET * self.diagonal:
             raise ModelConvergenceFailed("The optimisation diverged: vertices flew apart.")
 
     def result(self, lit: bool) -> Mesh:
@@ -201,7 +203,7 @@ class SecondPass:
         faces cross, vertices go back towards the start."""
         s = self.state
         wanted, start = (p.detach().cpu().numpy() for p in (self.surface().positions, self.start.positions))
-        uncrossing, _ = uncrossed(wanted, self.start.tri.cpu().numpy(), start)
+        uncrossing, _ = resolve_crossings(wanted, self.start.tri.cpu().numpy(), start)
         positions = _tensor(uncrossing, self.device)
         normals = vertex_normals(positions, self.start.tri)[self.start.welded].cpu().numpy()
         vertices = positions[self.start.welded].cpu().numpy()
@@ -260,7 +262,9 @@ def _edge_length(surface: Surface) -> float:
 def _initial(surface: Surface, mesh: Mesh, device: str) -> State:
     size = len(mesh.texture)
     flat = torch.tensor([0.0, 0.0, 1.0], device=device).repeat(size, size, 1)
-    orm = torch.tensor([1.0, 0.9, 0.0], device=device).repeat(max(1, size // COARSER), max(1, size // COARSER), 1)
+    orm = torch.tensor([1.0, 0.9, 0.0], device=device).repeat(
+        max(1, size // MATERIAL_REDUCTION), max(1, size // MATERIAL_REDUCTION), 1
+    )
     return State(
         torch.zeros_like(surface.positions),
         _tensor(mesh.texture, device).clone(),

@@ -1,4 +1,4 @@
-"""What the six views say, as tensors: colour, coverage, depth and normals at one resolution, each cut to where the object is."""
+"""The six views as tensors: colour, coverage, depth and normals at one resolution, each cropped to the object."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ NEAR, FAR = 0.02, 50.0  # of the least and of the largest depth that a view show
 
 @dataclass(frozen=True)
 class Target:
-    """One view. camera: cut to the object; clip: (4, 4), world to clip space; depth_row: (4,), world to depth; eye: (3,);
-    rgba: [H, W, 4], premultiplied; depth: [H, W], 0 for unknown; normal: [H, W, 3] in the world, 0 for unknown; pixel: [H, W],
-    a pixel's size on the surface in scene units; noise: of the depth, in pixels; frame: pixels of the whole picture."""
+    """One view. camera: of the crop; clip: (4, 4), world to clip space; depth_row: (4,), world to depth; eye: (3,); rgba: [H,
+    W, 4], premultiplied; depth: [H, W], 0 for unknown; normal: [H, W, 3] in the world, 0 for unknown; pixel: [H, W], a
+    pixel's size on the surface in scene units; noise: standard deviation of depth, in pixels; frame: number of pixels of the
+    whole picture."""
 
     camera: Camera
     clip: Tensor
@@ -42,19 +43,19 @@ class Target:
 
 
 def targets(views: list[SceneView], side: int, voxel: float, device: str) -> list[Target]:
-    """The views with their longest side at most `side` pixels. voxel: against which coarse depth levels are undone."""
+    """The views with their longest side at most `side` pixels. voxel: size against which coarse depth levels are smoothed."""
     return [_target(view, side, voxel, device) for view in views]
 
 
 def _target(view: SceneView, side: int, voxel: float, device: str) -> Target:
-    photo = _halved(reconstruct.photo(view, 0), side)
-    seen = reconstruct.smoothed(reconstruct.depth_view(view, side or WHOLE), voxel)
+    photo = _downsample(reconstruct.photo(view, 0), side)
+    depth_view = reconstruct.denoise(reconstruct.depth_view(view, side or WHOLE), voxel)
     camera = photo.camera
-    depth, step = _at_size(seen.depth, camera), _at_size(seen.step, camera)
+    depth, step = _resize_nearest(depth_view.depth, camera), _resize_nearest(depth_view.step, camera)
     normal = normals(depth, camera)
     pixel = depth / camera.fx
     noise = depth_noise(depth, step, pixel)
-    camera, part = _cut(camera, photo.coverage > 0)
+    camera, crop = _crop(camera, photo.coverage > 0)
 
     def tensor(array: Array) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(device)
@@ -62,20 +63,20 @@ def _target(view: SceneView, side: int, voxel: float, device: str) -> Target:
     rgba = np.concatenate([photo.colour * photo.coverage[..., None], photo.coverage[..., None]], axis=-1)
     return Target(
         camera,
-        tensor(clip_matrix(camera, *planes(seen.depth))),
+        tensor(clip_matrix(camera, *planes(depth_view.depth))),
         tensor(camera.projection[2]),
         tensor(camera.position),
-        tensor(rgba[part]),
-        tensor(depth[part]),
-        tensor(normal[part]),
-        tensor(np.maximum(pixel[part], 1e-9)),
+        tensor(rgba[crop]),
+        tensor(depth[crop]),
+        tensor(normal[crop]),
+        tensor(np.maximum(pixel[crop], 1e-9)),
         noise,
         photo.coverage.size,
     )
 
 
-def _halved(photo: Photo, side: int) -> Photo:
-    """The picture averaged over whole blocks until its longest side is at most `side`, or no whole block divides it."""
+def _downsample(photo: Photo, side: int) -> Photo:
+    """Box-filters by a whole factor until the longest side is at most `side`; unchanged where no factor divides both sides."""
     height, width = photo.coverage.shape
     wanted = -(-max(height, width) // side) if side else 1
     factor = next((f for f in range(wanted, max(height, width)) if height % f == width % f == 0), 1)
@@ -86,29 +87,29 @@ def _halved(photo: Photo, side: int) -> Photo:
     return Photo(photo.camera.resized(width // factor, height // factor), colour, coverage)
 
 
-def _at_size(image: Array, camera: Camera) -> Array:
-    """The nearest samples of a depth map of another size: averages across edges would be nobody's depth."""
+def _resize_nearest(image: Array, camera: Camera) -> Array:
+    """Nearest-neighbour samples of a depth map: means across edges would be no depth of either side."""
     rows = ((np.arange(camera.height) + 0.5) * image.shape[0] / camera.height).astype(int)
     columns = ((np.arange(camera.width) + 0.5) * image.shape[1] / camera.width).astype(int)
     return np.asarray(image[rows][:, columns])
 
 
-def _cut(camera: Camera, mask: Array) -> tuple[Camera, tuple[slice, slice]]:
-    """The camera of the part of its picture around the object, and that part."""
-    spans = []
+def _crop(camera: Camera, mask: Array) -> tuple[Camera, tuple[slice, slice]]:
+    """The camera cropped to the object, and the slices of the crop."""
+    slices = []
     for axis, size in ((1, camera.height), (0, camera.width)):
-        found = np.flatnonzero(mask.any(axis=axis))
-        first, last = (found[0], found[-1]) if len(found) else (0, size - 1)
-        spans.append(slice(max(0, int(first) - MARGIN), min(size, int(last) + 1 + MARGIN)))
-    rows, columns = spans
+        indices = np.flatnonzero(mask.any(axis=axis))
+        first, last = (indices[0], indices[-1]) if len(indices) else (0, size - 1)
+        slices.append(slice(max(0, int(first) - MARGIN), min(size, int(last) + 1 + MARGIN)))
+    rows, columns = slices
     width, height = columns.stop - columns.start, rows.stop - rows.start
-    moved = replace(camera, cx=camera.cx - columns.start, cy=camera.cy - rows.start, width=width, height=height)
-    return moved, (rows, columns)
+    cropped = replace(camera, cx=camera.cx - columns.start, cy=camera.cy - rows.start, width=width, height=height)
+    return cropped, (rows, columns)
 
 
 def planes(depth: Array) -> tuple[float, float]:
-    """The near and far planes of a view, from its depth map [H, W], 0 for unknown: with much room for a surface that still moves.
-    Where the world's origin lies says nothing about that."""
+    """Near and far planes of a view, from its depth map [H, W], 0 for unknown, with wide margins for a surface that still
+    moves."""
     known = depth[depth > 0]
     return (NEAR * float(known.min()), FAR * float(known.max())) if len(known) else (NEAR, FAR)
 
@@ -122,7 +123,7 @@ def clip_matrix(camera: Camera, near: float, far: float) -> Array:
 
 
 def normals(depth: Array, camera: Camera) -> Array:
-    """The world normal that each pixel of a depth map [H, W] sees, [H, W, 3], towards the camera; 0 where depth is."""
+    """World normals of a depth map's tangent planes, [H, W, 3], towards the camera; 0 where depth is."""
     planes = tangent_planes(np.ascontiguousarray(depth, np.float32), camera)
     x = ((np.arange(depth.shape[1]) + 0.5 - camera.cx) / camera.fx)[None, :]
     y = ((np.arange(depth.shape[0]) + 0.5 - camera.cy) / camera.fy)[:, None]

@@ -1,4 +1,4 @@
-"""result.zip: streamed, the same bytes for the same files, with a manifest."""
+"""result.zip: streamed and reproducible, with a manifest."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a ZIP can hold: file times wo
 VARYING = ("run.json", "report/")  # times, memory, host and versions
 
 
-def members(models: list[Model], report: Path, run: Path) -> dict[str, Path]:
-    """Every file of the archive and where it lies now, sorted."""
-    found = {f"{m.name}/{name}": path for m in models for name, path in m.files().items() if path.is_file()}
-    found |= {f"report/{p.relative_to(report).as_posix()}": p for p in report.rglob("*") if p.is_file()}
-    return dict(sorted({**found, "run.json": run}.items()))
+def archive_files(models: list[Model], report: Path, run: Path) -> dict[str, Path]:
+    """All files of the archive and their sources, sorted."""
+    files = {f"{m.name}/{name}": path for m in models for name, path in m.files().items() if path.is_file()}
+    files |= {f"report/{p.relative_to(report).as_posix()}": p for p in report.rglob("*") if p.is_file()}
+    return dict(sorted({**files, "run.json": run}.items()))
 
 
 def manifest(files: dict[str, Path], missing: list[str]) -> dict[str, Any]:
-    """SHA-256 and size of each file, what is missing, and one digest over all that does not vary from run to run."""
+    """SHA-256 and size of each file, missing files, and one digest over all that is reproducible."""
     listed = {name: {"sha256": sha256(path), "bytes": path.stat().st_size} for name, path in files.items()}
     lines = [f"{entry['sha256']}  {name}\n" for name, entry in listed.items() if not name.startswith(VARYING)]
     digest = hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""What a job has left behind, gathered for the report and the ZIP."""
+"""A job's results and the steps' outputs, gathered for the report and the ZIP."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Model:
 
     def files(self) -> dict[str, Path]:
         """Where each of the ZIP's files of this model lies, whether or not it is there."""
-        found = {name: self.folder / "mesh" / name for name in MESHES}
-        found |= {f"previews/{name}": self.folder / "preview" / name for name in PREVIEWS}
-        return found | {"quality.json": self.folder / "quality" / "quality.json"}
+        files = {name: self.folder / "mesh" / name for name in MESHES}
+        files |= {f"previews/{name}": self.folder / "preview" / name for name in PREVIEWS}
+        return files | {"quality.json": self.folder / "quality" / "quality.json"}
 
     def missing(self) -> list[str]:
-        """Files that should be there and are not, or are damaged."""
+        """Required files that are missing or damaged."""
         lost = [name for name, path in self.files().items() if name not in OPTIONAL and not path.is_file()]
         return lost if self.quality or "quality.json" in lost else [*lost, "quality.json"]
 
@@ -50,8 +50,8 @@ class Model:
 
 @dataclass(frozen=True)
 class StepRun:
-    """One step's outputs. name: `reconviagen.quality`; values: see contracts.OUTPUTS; stages: stages.json; notes: what the
-    step has noted for the report; warnings: those of its notes that have to be seen."""
+    """One step's outputs. name: `reconviagen.quality`; values: see contract.OUTPUTS; stages: stages.json; notes: for the
+    report; warnings: those of the notes that must be seen."""
 
     name: str
     values: dict[str, str]
@@ -80,8 +80,8 @@ class Job:
 
 
 def gather(job: Path, models: list[str]) -> Job:
-    """Reads the job folder. The package step's own outputs are not evidence. After a failure only the models count that had
-    begun: the next one was not even tried."""
+    """Reads the job folder, without the package step's own outputs. After a failure only the models that had begun are
+    included."""
     order = ["validate", *(f"{m}{suffix}" for m in models for suffix in ("", ".quality", ".preview"))]
     steps = [_step(job / "outputs" / name) for name in order if (job / "outputs" / name).is_dir()]
     begun = [name for name in models if (job / "outputs" / name).is_dir()]
@@ -104,9 +104,9 @@ def _step(folder: Path) -> StepRun:
 
 
 def _quality(path: Path) -> dict[str, Any]:
-    """quality.json; {} where it is missing or not what its schema says."""
+    """quality.json; {} where it is missing or does not match its schema."""
     import jsonschema
 
-    found = read_json(path, {})
-    whole = jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text())).is_valid(found)
-    return found if whole else {}
+    quality = read_json(path, {})
+    valid = jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text())).is_valid(quality)
+    return quality if valid else {}

@@ -37,7 +37,7 @@ def page(job: Job) -> str:
         has_between=any(m["q"].get("between") for m in models if m["q"]),
         steps=job.steps,
         chart=Markup(chart.svg(job.steps)),
-        facts=facts(job),
+        facts=job_facts(job),
         rig=job.scene.get("found"),
         outlines=_embedded(job.folder / "outputs" / "validate" / OUTLINES),
     )
@@ -53,7 +53,7 @@ def _model(model: Model) -> dict[str, Any]:
         "title": f"{model.name} ({engine})" if engine else model.name,
         "q": model.quality,
         "pictures": any(pictures.values()),
-        "iou": sum(shown) / len(shown) if (shown := [v["iou"] for v in views if v["iou"] is not None]) else None,
+        "iou": sum(entries) / len(entries) if (entries := [v["iou"] for v in views if v["iou"] is not None]) else None,
         "turntable": _embedded(preview / "turntable.webp"),
         "coverage": _embedded(model.folder / "mesh" / "coverage.png"),
         "seen": model.quality.get("settings", {}).get("seen"),
@@ -64,8 +64,8 @@ def _model(model: Model) -> dict[str, Any]:
 def _hypotheses(job: Job) -> list[dict[str, str]]:
     """The rigs that remain possible, each with its picture and the line that would settle it."""
     remaining = (job.failure or {}).get("details", {}).get("hypotheses", [])
-    shown = [(h, _embedded(job.folder / "outputs" / "validate" / h["picture"])) for h in remaining]
-    return [{"words": h["in_words"], "line": h["line"], "src": src} for h, src in shown]
+    entries = [(h, _embedded(job.folder / "outputs" / "validate" / h["picture"])) for h in remaining]
+    return [{"words": h["in_words"], "line": h["line"], "src": src} for h, src in entries]
 
 
 def _pictures(folder: Path, kind: str) -> list[dict[str, str]]:
@@ -80,7 +80,7 @@ def _embedded(path: Path) -> str:
     return f"data:image/{path.suffix[1:]};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
-def facts(job: Job) -> list[tuple[str, str]]:
+def job_facts(job: Job) -> list[tuple[str, str]]:
     """What a reader needs to tell this result from another: engine, device, seed, options, cameras, versions, machine."""
     rows = []
     for model in job.models:
@@ -111,10 +111,10 @@ def facts(job: Job) -> list[tuple[str, str]]:
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
     """With what is within another under both names."""
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in settings.items():
-        found |= {f"{key}: {k}": v for k, v in _flat(value).items()} if isinstance(value, dict) else {key: value}
-    return found
+        flat |= {f"{key}: {k}": v for k, v in _flat(value).items()} if isinstance(value, dict) else {key: value}
+    return flat
 
 
 def _background(scene: dict[str, Any]) -> str:

@@ -40,7 +40,7 @@ def write_archive(job: Job, out: Path) -> None:
     if required:
         raise IncompleteResults(f"The result would lack {', '.join(required)}.", missing=required)
     missing = [f"{m.name}/{name}" for m in job.models for name in m.missing()]
-    files = archive.members(job.models, out / "report", out / "run.json")
+    files = archive.archive_files(job.models, out / "report", out / "run.json")
     listing = archive.manifest(files, missing)
     write_json(out / "manifest.json", listing)
     archive.write(out / "result.zip", files, listing)

@@ -1,4 +1,4 @@
-"""preview: pictures for people. Textured and wireframe from the input cameras, a turntable, and input / render / difference."""
+"""The step preview: textured and wireframe renders from the input cameras, a turntable, and input / render / difference."""
 
 from __future__ import annotations
 
@@ -28,22 +28,23 @@ FIELD_OF_VIEW = np.radians(35.0)
 
 def run(parameters: Preview, out: Path, reporter: Reporter) -> None:
     """Writes textured_00..05.png, wireframe_00..05.png, compare_00..05.png and turntable.webp to `out`."""
-    taken = scene.load(parameters.scene)
-    mesh = mesh_files.load(parameters.mesh, taken.frame)
-    jobs = list(enumerate(taken.views))
-    parallel_map(lambda job: write_view(mesh, taken, job[0], job[1], parameters.size, out), jobs)
+    loaded = scene.load(parameters.scene)
+    mesh = mesh_files.load(parameters.mesh, loaded.frame)
+    jobs = list(enumerate(loaded.views))
+    parallel_map(lambda job: write_view(mesh, loaded, job[0], job[1], parameters.size, out), jobs)
     reporter.progress(1, 2)
     write_turntable(mesh, out / "turntable.webp")
     write_json(
-        out / "preview.json", {"views": [v.camera.name for v in taken.views], "size": parameters.size, "frames": FRAMES}
+        out / "preview.json",
+        {"views": [v.camera.name for v in loaded.views], "size": parameters.size, "frames": FRAMES},
     )
     reporter.progress(2, 2)
 
 
-def write_view(mesh: Mesh, taken: Scene, index: int, view: SceneView, size: int, out: Path) -> None:
+def write_view(mesh: Mesh, loaded: Scene, index: int, view: SceneView, size: int, out: Path) -> None:
     """The three pictures of one view."""
-    camera = scaled(view.camera, size)
-    rgba = drawn(mesh, camera)
+    camera = resized_camera(view.camera, size)
+    rgba = render_view(mesh, camera)
     png.write(out / f"textured_{index:02d}.png", png.to_bytes(scene.over_premultiplied(rgba, WHITE)))
     lines = wireframe(mesh.vertices, mesh.faces, camera)
     png.write(out / f"wireframe_{index:02d}.png", png.to_bytes(scene.over_premultiplied(lines, WHITE)))
@@ -52,12 +53,12 @@ def write_view(mesh: Mesh, taken: Scene, index: int, view: SceneView, size: int,
     png.write(out / f"compare_{index:02d}.png", png.to_bytes(comparison(_resized(view.picture(), camera), picture)))
 
 
-def drawn(mesh: Mesh, camera: Camera, samples: int = 3) -> Array:
-    """The mesh as a camera sees it, [H, W, 4] premultiplied RGBA."""
+def render_view(mesh: Mesh, camera: Camera, samples: int = 3) -> Array:
+    """The mesh rendered for a camera, [H, W, 4] premultiplied RGBA."""
     return render(mesh.vertices, mesh.faces, mesh.uv, mesh.texture, camera, samples, mesh.material, mesh.normals)
 
 
-def scaled(camera: Camera, size: int) -> Camera:
+def resized_camera(camera: Camera, size: int) -> Camera:
     """The camera with its longest side at `size` pixels."""
     longest = max(camera.width, camera.height)
     return camera.resized(round(camera.width * size / longest), round(camera.height * size / longest))
@@ -79,10 +80,10 @@ def orbit(mesh: Mesh) -> list[Camera]:
     centre = (low + high) / 2
     distance = float(np.linalg.norm(high - low)) / 2 / np.sin(FIELD_OF_VIEW / 2) * 1.02
     focal = FRAME_SIDE / 2 / np.tan(FIELD_OF_VIEW / 2)
-    return [_around(centre, angle, distance, focal) for angle in np.arange(FRAMES) * 2 * np.pi / FRAMES]
+    return [_orbit_camera(centre, angle, distance, focal) for angle in np.arange(FRAMES) * 2 * np.pi / FRAMES]
 
 
-def _around(centre: Array, angle: float, distance: float, focal: float) -> Camera:
+def _orbit_camera(centre: Array, angle: float, distance: float, focal: float) -> Camera:
     flat = np.cos(ELEVATION)
     offset = distance * np.array([np.sin(angle) * flat, np.sin(ELEVATION), np.cos(angle) * flat])
     camera = look_at("orbit", offset, np.array([0.0, 1.0, 0.0]), FRAME_SIDE, focal)
@@ -91,9 +92,9 @@ def _around(centre: Array, angle: float, distance: float, focal: float) -> Camer
 
 
 def write_turntable(mesh: Mesh, path: Path) -> None:
-    """An animated WebP that runs for ever."""
+    """An animated WebP that loops."""
     pictures = parallel_map(
-        lambda c: scene.over_premultiplied(drawn(mesh, c, 2), WHITE),
+        lambda c: scene.over_premultiplied(render_view(mesh, c, 2), WHITE),
         orbit(mesh),
     )
     frames = [Image.fromarray(png.to_bytes(p)) for p in pictures]

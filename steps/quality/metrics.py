@@ -1,4 +1,4 @@
-"""How alike two pictures are, and how well a surface fits. Pictures are [H, W, 3] float32 in [0, 1], sRGB."""
+"""Image similarity and geometric error. Pictures are [H, W, 3] float32 in [0, 1], sRGB."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ WINDOW = 7  # pixels, of the structural similarity
 
 
 def ssim(reference: Array, picture: Array, where: Array) -> tuple[float, float]:
-    """Structural similarity (Wang et al. 2004; 7 x 7 window, mean over the channels as scikit-image has it): over the full
-    frame, and over the pixels in `where` [H, W] bool.
+    """Structural similarity (Wang et al. 2004; 7 x 7 window, mean over channels, as scikit-image): over the full frame, and
+    over the pixels in `where` [H, W] bool.
 
-    Only the part in which the pictures differ is worked out: where both windows are the same the similarity is 1."""
+    Computed only where the pictures differ: for equal windows it is 1."""
     pixels = np.ones(reference.shape, np.float32)
     part = _differing(reference, picture)
     if part is not None:
@@ -31,14 +31,14 @@ def ssim(reference: Array, picture: Array, where: Array) -> tuple[float, float]:
 
 
 def _differing(a: Array, b: Array) -> tuple[slice, slice] | None:
-    """The rows and columns around all differences, with a margin in which no window sees any; None where there are none."""
+    """Slices around all differences, with the window's margin; None where there are none."""
     rows, columns = np.nonzero((a != b).any(axis=2))
     if not len(rows):
         return None
-    spans = [
+    ranges = [
         (int(i.min()) - WINDOW, int(i.max()) + 1 + WINDOW, n) for i, n in zip((rows, columns), a.shape[:2], strict=True)
     ]
-    first, second = (slice(max(0, low), min(n, high)) for low, high, n in spans)
+    first, second = (slice(max(0, low), min(n, high)) for low, high, n in ranges)
     return first, second
 
 
@@ -49,7 +49,7 @@ def iou(a: Array, b: Array) -> float:
 
 
 def depth_error(reference: Array, depth: Array) -> dict[str, float]:
-    """Absolute differences where both depth maps [H, W] see the object."""
+    """Absolute differences where both depth maps [H, W] have the object."""
     both = (reference > 0) & (depth > 0)
     difference = np.abs(reference[both] - depth[both]) if both.any() else np.zeros(1)
     return {

@@ -1,4 +1,4 @@
-"""quality: the mesh, seen by the six input cameras, against the input views; and the gate."""
+"""The step quality: the mesh rendered by the six input cameras, compared with the input views; and the gate."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ START = "start.glb"  # what a model that starts from another mesh leaves of that
 
 def run(parameters: Quality, out: Path, reporter: Reporter) -> None:
     """Writes quality.json to `out`. Raises QualityThresholdFailed, with the file written, where the mesh does not pass."""
-    about = read_json(parameters.mesh / "model.json", {})
-    taken = scene.load(parameters.scene)
-    mesh = mesh_files.load(parameters.mesh, taken.frame)
-    start = mesh_files.load_glb(parameters.mesh / START, taken.frame) if (parameters.mesh / START).is_file() else None
-    views = parallel_map(lambda view: judged(mesh, view, taken), taken.views)
-    report = summary(views, mesh, about, parameters, taken.frame)
-    report["before"] = before(start, taken) if start else None
-    report["between"] = between_views(mesh, start, taken, parameters.held_out)
-    report["rig"] = taken.rig
-    agreement = taken.about.get("agreement", {})
-    told = judgement.warnings(report, agreement)
+    model_metadata = read_json(parameters.mesh / "model.json", {})
+    loaded = scene.load(parameters.scene)
+    mesh = mesh_files.load(parameters.mesh, loaded.frame)
+    start = mesh_files.load_glb(parameters.mesh / START, loaded.frame) if (parameters.mesh / START).is_file() else None
+    views = parallel_map(lambda view: score_view(mesh, view, loaded), loaded.views)
+    report = summary(views, mesh, model_metadata, parameters, loaded.frame)
+    report["before"] = before(start, loaded) if start else None
+    report["between"] = between_views(mesh, start, loaded, parameters.held_out)
+    report["rig"] = loaded.rig
+    agreement = loaded.metadata.get("agreement", {})
+    warnings = judgement.warnings(report, agreement)
     report["judgement"] = {
-        "object_psnr_allowed": judgement.allowed(agreement),
+        "object_psnr_allowed": judgement.allowed_psnr(agreement),
         "agreement": agreement,
-        "warnings": told,
+        "warnings": warnings,
     }
     report = dict(_rounded(report))
     write_json(out / "quality.json", report)
@@ -55,17 +55,17 @@ def run(parameters: Quality, out: Path, reporter: Reporter) -> None:
     for name in ("psnr", "ssim"):
         reporter.value(name, f"{report[name]:.4f}")
     reporter.value("passed", str(report["passed"]).lower())
-    for warning in told:
+    for warning in warnings:
         reporter.warn(warning)
     reporter.progress(1, 1)
     if not report["passed"]:
         raise failure(report)
 
 
-def judged(mesh: Mesh, view: SceneView, taken: Scene) -> dict[str, Any]:
-    """Every number about one view; none about an object that is too thin to be seen in it."""
+def score_view(mesh: Mesh, view: SceneView, loaded: Scene) -> dict[str, Any]:
+    """All scores of one view; None for those of an object too thin to be seen in it."""
     reference, inside = view.picture(), view.coverage() >= 0.5
-    rgba = drawn(mesh, view.camera)
+    rgba = render_view(mesh, view.camera)
     picture = scene.as_stored(rgba, view.behind())
     blank = np.broadcast_to(view.behind(), picture.shape).astype(np.float32)
     full_ssim, object_ssim = metrics.ssim(reference, picture, inside)
@@ -78,18 +78,18 @@ def judged(mesh: Mesh, view: SceneView, taken: Scene) -> dict[str, Any]:
         "object": {"psnr": metrics.psnr(reference, picture, inside), "ssim": object_ssim} if inside.any() else None,
         "blank": {"psnr": metrics.psnr(reference, blank), "ssim": blank_ssim},
         "iou": metrics.iou(inside, rgba[..., 3] >= 0.5) if inside.any() else None,
-        "depth_error": {k: taken.frame.length_out(v) for k, v in metrics.depth_error(view.depth(), depth).items()},
+        "depth_error": {k: loaded.frame.length_out(v) for k, v in metrics.depth_error(view.depth(), depth).items()},
     }
 
 
-def drawn(mesh: Mesh, camera: Camera) -> Array:
-    """The mesh as a camera sees it, [H, W, 4] premultiplied RGBA."""
+def render_view(mesh: Mesh, camera: Camera) -> Array:
+    """The mesh rendered for a camera, [H, W, 4] premultiplied RGBA."""
     geometry = mesh.vertices, mesh.faces, mesh.uv, mesh.texture
     return render(*geometry, camera, samples_for(camera), mesh.material, mesh.normals)
 
 
 def summary(
-    views: list[dict[str, Any]], mesh: Mesh, about: dict[str, Any], parameters: Quality, frame: Frame
+    views: list[dict[str, Any]], mesh: Mesh, model_metadata: dict[str, Any], parameters: Quality, frame: Frame
 ) -> dict[str, Any]:
     """quality.json (see quality.schema.json)."""
     psnr, ssim = _mean(views, "psnr"), _mean(views, "ssim")
@@ -100,46 +100,46 @@ def summary(
         "ssim": parameters.ssim_threshold,
         "object": {"psnr": parameters.object_psnr_threshold, "ssim": parameters.object_ssim_threshold},
     }
-    facts = {
+    mesh_metadata = {
         "faces": len(mesh.faces),
         "vertices": len(mesh.vertices),
         **asdict(soundness(mesh.vertices, mesh.faces)),
         "texture_size": len(mesh.texture),
-        "seen": about.get("seen"),
+        "seen": model_metadata.get("seen"),
         "bounds": [list(map(frame.rounded, frame.points_out(end))) for end in (low, high)],
         "offset": list(frame.origin),
     }
     return {
         "format": FORMAT,
-        "model": about.get("model", ""),
-        "engine": about.get("engine", ""),
-        "device": about.get("device", ""),
+        "model": model_metadata.get("model", ""),
+        "engine": model_metadata.get("engine", ""),
+        "device": model_metadata.get("device", ""),
         "psnr": psnr,
         "ssim": ssim,
-        "passed": not _low({"psnr": psnr, "ssim": ssim, "object": of_object, "thresholds": thresholds}),
+        "passed": not _below_threshold({"psnr": psnr, "ssim": ssim, "object": of_object, "thresholds": thresholds}),
         "thresholds": thresholds,
         "object": of_object,
         "blank": {"psnr": _mean(views, "blank", "psnr"), "ssim": _mean(views, "blank", "ssim")},
         "views": views,
-        "mesh": facts,
-        "settings": about,
+        "mesh": mesh_metadata,
+        "settings": model_metadata,
     }
 
 
-def before(start: Mesh, taken: Scene) -> dict[str, Any]:
+def before(start: Mesh, loaded: Scene) -> dict[str, Any]:
     """The scores of the mesh that the model started from."""
-    views = parallel_map(lambda view: judged(start, view, taken), taken.views)
+    views = parallel_map(lambda view: score_view(start, view, loaded), loaded.views)
     scores = {"psnr": _mean(views, "psnr"), "ssim": _mean(views, "ssim")}
     return {**scores, "object": {key: _mean(views, "object", key) for key in scores}}
 
 
-def between_views(mesh: Mesh, start: Mesh | None, taken: Scene, folder: Path | None) -> dict[str, Any] | None:
+def between_views(mesh: Mesh, start: Mesh | None, loaded: Scene, folder: Path | None) -> dict[str, Any] | None:
     """The scores at views that no model saw, where there are some."""
     if folder is None:
         return None
-    views = between.load(folder, taken)
-    earlier = between.score(start, views, taken.background) if start else None
-    return {"views": len(views), "psnr": between.score(mesh, views, taken.background), "before": earlier}
+    views = between.load(folder, loaded)
+    earlier = between.score(start, views, loaded.background) if start else None
+    return {"views": len(views), "psnr": between.score(mesh, views, loaded.background), "before": earlier}
 
 
 def _mean(views: list[dict[str, Any]], *keys: str) -> float:
@@ -156,12 +156,12 @@ def _rounded(value: Any) -> Any:
     return [_rounded(item) for item in value] if isinstance(value, list) else value
 
 
-def _low(report: dict[str, Any]) -> dict[str, str]:
-    """The scores below their thresholds, each with its sentence."""
-    asked = report["thresholds"]
-    pairs = [(name, name.upper(), report[name], asked[name]) for name in ("psnr", "ssim")]
+def _below_threshold(report: dict[str, Any]) -> dict[str, str]:
+    """Scores below their thresholds, each with its sentence."""
+    thresholds = report["thresholds"]
+    pairs = [(name, name.upper(), report[name], thresholds[name]) for name in ("psnr", "ssim")]
     pairs += [
-        (f"object_{name}", f"{name.upper()} on the object alone", report["object"][name], asked["object"][name])
+        (f"object_{name}", f"{name.upper()} on the object alone", report["object"][name], thresholds["object"][name])
         for name in ("psnr", "ssim")
     ]
     return {key: f"{words} {score:.4g} is below {least:g}" for key, words, score, least in pairs if score < least}
@@ -169,13 +169,18 @@ def _low(report: dict[str, Any]) -> dict[str, str]:
 
 def failure(report: dict[str, Any]) -> QualityThresholdFailed:
     """The record of a mesh below the gate."""
-    low, asked = _low(report), report["thresholds"]
-    scores: dict[str, Any] = {name: {"actual": report[name], "threshold": asked[name]} for name in ("psnr", "ssim")}
+    below, thresholds = _below_threshold(report), report["thresholds"]
+    scores: dict[str, Any] = {
+        name: {"actual": report[name], "threshold": thresholds[name]} for name in ("psnr", "ssim")
+    }
     for name in ("psnr", "ssim"):
-        if f"object_{name}" in low:
-            scores[f"object_{name}"] = {"actual": report["object"][name], "threshold": asked["object"][name]}
+        if f"object_{name}" in below:
+            scores[f"object_{name}"] = {"actual": report["object"][name], "threshold": thresholds["object"][name]}
     cause = report["judgement"]["agreement"].get("cause", "")  # what validate has warned of, where it knew one
-    message, advice = f"The mesh does not match its views: {' and '.join(low.values())}.", QualityThresholdFailed.advice
+    message, advice = (
+        f"The mesh does not match its views: {' and '.join(below.values())}.",
+        QualityThresholdFailed.advice,
+    )
     if cause:
         message, advice = f"{message} {cause}", f"{cause} Otherwise: {advice[0].lower()}{advice[1:]}"
     return QualityThresholdFailed(message, advice, **scores)

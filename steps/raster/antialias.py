@@ -1,11 +1,10 @@
-"""Anti-aliased outlines, and with them the gradient of what is visible.
+"""Antialiased silhouettes, and with them the gradient of visibility.
 
-Every silhouette edge is walked along its dominant axis (each edge along one only: slanted ones would count twice). Where it
-crosses between two pixel centres, the pixel that it cuts becomes a blend of both, by how much of it the edge cuts off; how
-that share changes with the edge's ends is the gradient of visibility. The blend is that of Laine et al., "Modular primitives for
-high-performance differentiable rendering" (2020); they look for edges from the pixels' faces, which misses the edges of faces
-that own no pixel and, with small triangles, most of the gradient. Walking the edges does not.
-"""
+Every silhouette edge is walked along its dominant axis (along one only: slanted edges would count twice). Where it crosses
+between two pixel centres, the pixel that it cuts becomes a blend of both, weighted by how much the edge cuts off; the
+derivative of that weight by the edge's ends is the gradient of visibility. The blend is that of Laine et al., "Modular
+primitives for high-performance differentiable rendering" (2020); they look for edges from the pixels' faces, which misses
+edges of faces without a pixel and, with small triangles, most of the gradient. Walking the edges does not."""
 
 from __future__ import annotations
 
@@ -17,23 +16,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steps.compute.kernels import add, check_indices, for_bands, inlined, kernel, summed_bands
-from steps.raster.rasterize import TINY, cross
+from steps.raster.rasterize import LEAST_W, edge_function
 
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Crossings:
-    """Where visible silhouette edges pass between pixel centres. across: [H, W] int32, the edge between (r, c) and (r, c + 1), -1
-    for none; down: the same between (r, c) and (r + 1, c)."""
+class EdgeHits:
+    """Visible silhouette edges between pixel centres. across: [H, W] int32, the edge between (r, c) and (r, c + 1), -1 for
+    none; down: the same between (r, c) and (r + 1, c)."""
 
     across: Array
     down: Array
 
 
 def edges_of(faces: Array) -> Array:
-    """(e, 4) int32: the two ends of every edge and the corners opposite to it in its faces, -1 for a second face that is not
-    there. Of more than two faces the first two count."""
+    """(e, 4) int32: the two ends of every edge and the opposite corners in its faces, -1 where there is no second face. Of more
+    than two faces the first two count."""
     if not len(faces):
         return np.empty((0, 4), np.int32)
     ends = np.sort(faces[:, [1, 2, 2, 0, 0, 1]].reshape(-1, 2), axis=1).astype(np.int64)
@@ -46,40 +45,40 @@ def edges_of(faces: Array) -> Array:
     return np.column_stack([ends[order[starts]], opposite[starts], second]).astype(np.int32)
 
 
-def find_crossings(corners: Array, edges: Array, rast: Array) -> Crossings:
-    """Which edges blend which pairs of pixels. corners: (n, 4) as rasterize_homogeneous takes them; rast: its result, packed."""
+def find_edge_hits(corners: Array, edges: Array, rast: Array) -> EdgeHits:
+    """Silhouette edges between neighbouring pixels. corners: (n, 4) as for rasterize_homogeneous; rast: its result, packed."""
     _check(edges, corners)
     height, width = rast.shape[:2]
     silhouette = np.zeros(len(edges), np.bool_)
     for_bands(lambda a, b: _mark_band(corners, edges, silhouette, a, b), len(edges))
     chosen = np.flatnonzero(silhouette).astype(np.int32)
-    across = _walked(corners, edges, chosen, rast, 0, height)
-    return Crossings(across, _walked(corners, edges, chosen, rast, 1, width))
+    across = _walk_axis(corners, edges, chosen, rast, 0, height)
+    return EdgeHits(across, _walk_axis(corners, edges, chosen, rast, 1, width))
 
 
-def _walked(corners: Array, edges: Array, chosen: Array, rast: Array, axis: int, lines: int) -> Array:
-    """The edges found along one axis."""
-    found = np.full(rast.shape[:2], -1, np.int32)
+def _walk_axis(corners: Array, edges: Array, chosen: Array, rast: Array, axis: int, lines: int) -> Array:
+    """The edge hits along one axis."""
+    edge_hits = np.full(rast.shape[:2], -1, np.int32)
     depths = np.empty(rast.shape[:2], np.float32)
-    for_bands(lambda a, b: _walk_band(corners, edges, chosen, rast, axis, found, depths, a, b), lines)
-    return found
+    for_bands(lambda a, b: _walk_band(corners, edges, chosen, rast, axis, edge_hits, depths, a, b), lines)
+    return edge_hits
 
 
-def antialias(image: Array, corners: Array, edges: Array, crossings: Crossings) -> Array:
-    """`image` [H, W, C] float32 with its outlines blended."""
+def antialias(image: Array, corners: Array, edges: Array, edge_hits: EdgeHits) -> Array:
+    """`image` [H, W, C] float32 with its silhouettes blended."""
     _check(edges, corners)
     out = image.copy()
-    for_bands(lambda a, b: _blend_band(image, corners, edges, crossings.across, crossings.down, out, a, b), len(image))
+    for_bands(lambda a, b: _blend_band(image, corners, edges, edge_hits.across, edge_hits.down, out, a, b), len(image))
     return out
 
 
 def antialias_backward(
-    image: Array, corners: Array, edges: Array, crossings: Crossings, gradient: Array
+    image: Array, corners: Array, edges: Array, edge_hits: EdgeHits, gradient: Array
 ) -> tuple[Array, Array]:
     """Given a loss's gradient by the result, [H, W, C]: that by `image`, and by the corners' (column * w, row * w, w), (n, 3)."""
     _check(edges, corners)
     by_image = gradient.copy()
-    across, down = crossings.across, crossings.down
+    across, down = edge_hits.across, edge_hits.down
     for_bands(lambda a, b: _by_image_band(corners, edges, across, down, gradient, by_image, a, b), len(image))
     by_corners = summed_bands(
         lambda out, a, b: _by_corners_band(image, corners, edges, across, down, gradient, out, a, b),
@@ -90,7 +89,7 @@ def antialias_backward(
 
 
 def _check(edges: Array, corners: Array) -> None:
-    """Raises ValueError where an edge names a corner that is not there."""
+    """Raises ValueError for a corner index out of range."""
     check_indices(edges[:, :3], len(corners), "edge")
     check_indices(edges[:, 3] + 1, len(corners) + 1, "edge")  # -1: it has one face
 
@@ -108,28 +107,28 @@ def _mark_band(corners, edges, silhouette, start, stop):  # type: ignore[no-unty
 
 @inlined
 def mark_edge(e, corners, edges, silhouette):  # type: ignore[no-untyped-def]
-    """An edge is on the outline where both its faces lie on the same side of it on the screen."""
+    """An edge is a silhouette where both its faces project to the same side of it."""
     p, q = corners[edges[e, 0]], corners[edges[e, 1]]
-    if p[3] < TINY and q[3] < TINY:
+    if p[3] < LEAST_W and q[3] < LEAST_W:
         return
-    line = cross(p, q)
+    line = edge_function(p, q)
     first = _side(line, corners[edges[e, 2]])
     second = first if edges[e, 3] < 0 else _side(line, corners[edges[e, 3]])
     silhouette[e] = (first > 0 and second > 0) or (first < 0 and second < 0)
 
 
 @kernel
-def _walk_band(corners, edges, chosen, rast, axis, found, depths, start, stop):  # type: ignore[no-untyped-def]
+def _walk_band(corners, edges, chosen, rast, axis, edge_hits, depths, start, stop):  # type: ignore[no-untyped-def]
     for e in chosen:
-        walk_edge(e, corners, edges, rast, axis, found, depths, start, stop)
+        walk_edge(e, corners, edges, rast, axis, edge_hits, depths, start, stop)
 
 
 @inlined
-def walk_edge(e, corners, edges, rast, axis, found, depths, start, stop):  # type: ignore[no-untyped-def]
-    """Follows an edge over the rows (axis 0: it is steep) or columns (axis 1) from start to stop - 1. Between two edges that want
-    the same pair of pixels the nearer decides, then the one that comes first."""
+def walk_edge(e, corners, edges, rast, axis, edge_hits, depths, start, stop):  # type: ignore[no-untyped-def]
+    """Follows an edge over the rows (axis 0: it is steep) or columns (axis 1) from start to stop - 1. Of two edges between the
+    same pixels the nearer wins, among equals the first."""
     p, q = corners[edges[e, 0]], corners[edges[e, 1]]
-    a, b, c = cross(p, q)
+    a, b, c = edge_function(p, q)
     if (abs(a) >= abs(b)) != (axis == 0):
         return
     along = 1 - axis  # the coordinate that is walked: y in rows, x in columns
@@ -152,28 +151,28 @@ def walk_edge(e, corners, edges, rast, axis, found, depths, start, stop):  # typ
         r0, c0 = (line, at) if axis == 0 else (at, line)
         r1, c1 = (line, at + 1) if axis == 0 else (at + 1, line)
         if ((a if axis == 0 else b) > 0) == (inner_side > 0):  # the face lies on the far side: that pixel is inside
-            shown = _shows(rast, r1, c1, r0, c0, z)
+            shown = _is_visible(rast, r1, c1, r0, c0, z)
         else:
-            shown = _shows(rast, r0, c0, r1, c1, z)
+            shown = _is_visible(rast, r0, c0, r1, c1, z)
         if shown and z == z:
-            claim(found, depths, r0, c0, e, z)
+            nearest_edge_test(edge_hits, depths, r0, c0, e, z)
 
 
 @inlined
-def claim(found, depths, row, column, e, z):  # type: ignore[no-untyped-def]
-    """Keeps the nearest edge, and of two that are as near the first. Many threads at once need another way: see `cuda`."""
-    if found[row, column] < 0 or z < depths[row, column]:
-        found[row, column], depths[row, column] = e, z
+def nearest_edge_test(edge_hits, depths, row, column, e, z):  # type: ignore[no-untyped-def]
+    """Keeps the nearest edge, among equals the first. Not atomic: `cuda` has another."""
+    if edge_hits[row, column] < 0 or z < depths[row, column]:
+        edge_hits[row, column], depths[row, column] = e, z
 
 
 @inlined
 def _visible_part(p, q, along):  # type: ignore[no-untyped-def]
-    """Where an edge begins and ends along an axis of the screen, and z / w there; cut where it passes behind the camera."""
+    """Screen coordinates of an edge's ends along one axis, and z / w there; clipped where it crosses the camera plane."""
     begin, end = 0.0, 1.0
-    if p[3] < TINY:
-        begin = (TINY - p[3]) / (q[3] - p[3])
-    if q[3] < TINY:
-        end = (TINY - p[3]) / (q[3] - p[3])
+    if p[3] < LEAST_W:
+        begin = (LEAST_W - p[3]) / (q[3] - p[3])
+    if q[3] < LEAST_W:
+        end = (LEAST_W - p[3]) / (q[3] - p[3])
     w0, w1 = p[3] + begin * (q[3] - p[3]), p[3] + end * (q[3] - p[3])
     t0, t1 = p[along] + begin * (q[along] - p[along]), p[along] + end * (q[along] - p[along])
     z0, z1 = p[2] + begin * (q[2] - p[2]), p[2] + end * (q[2] - p[2])
@@ -181,30 +180,30 @@ def _visible_part(p, q, along):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _shows(rast, r_in, c_in, r_out, c_out, z):  # type: ignore[no-untyped-def]
-    """Whether an edge at z is seen between the pixel inside its face and the one outside: something lies inside, and what lies
-    outside is further away than the edge and than the inside."""
+def _is_visible(rast, r_in, c_in, r_out, c_out, z):  # type: ignore[no-untyped-def]
+    """Whether an edge at z is visible between the pixel inside its face and the one outside: the inside pixel has a face, and
+    what the outside one has is farther than both the edge and the inside."""
     if rast[r_in, c_in, 3] == 0:
         return False
     return rast[r_out, c_out, 3] == 0 or (rast[r_out, c_out, 2] > z and rast[r_out, c_out, 2] > rast[r_in, c_in, 2])
 
 
 @inlined
-def _offset(corners, edges, e, middle, at, axis):  # type: ignore[no-untyped-def]
-    """How far behind the first pixel's centre edge e crosses, 0 to 1."""
-    a, b, c = cross(corners[edges[e, 0]], corners[edges[e, 1]])
+def _crossing_offset(corners, edges, e, middle, at, axis):  # type: ignore[no-untyped-def]
+    """Distance from the first pixel's centre to the crossing of edge e, 0 to 1."""
+    a, b, c = edge_function(corners[edges[e, 0]], corners[edges[e, 1]])
     place = -(b * middle + c) / a if axis == 0 else -(a * middle + c) / b
     return min(max(place - at - 0.5, 0.0), 1.0)
 
 
 @inlined
-def _pair(row, column, axis, corners, edges, found):  # type: ignore[no-untyped-def]
-    """The shares that the pixel (row, column) gives to its successor along `axis`, and takes from it: at most one is not 0."""
-    e = found[row, column]
+def _blend_weights(row, column, axis, corners, edges, edge_hits):  # type: ignore[no-untyped-def]
+    """Weights with which pixel (row, column) blends into its successor along `axis`, and the reverse: at most one is not 0."""
+    e = edge_hits[row, column]
     if e < 0:
         return np.float32(0), np.float32(0)
     middle, at = (row + 0.5, column) if axis == 0 else (column + 0.5, row)
-    t = _offset(corners, edges, e, middle, at, axis)
+    t = _crossing_offset(corners, edges, e, middle, at, axis)
     return np.float32(max(t - 0.5, 0.0)), np.float32(max(0.5 - t, 0.0))
 
 
@@ -216,7 +215,7 @@ def _blend_band(image, corners, edges, across, down, out, start, stop):  # type:
 
 
 @inlined
-def _mix(row, column, r, c, share, image, out):  # type: ignore[no-untyped-def]
+def _add_blend(row, column, r, c, share, image, out):  # type: ignore[no-untyped-def]
     if share > 0:
         for k in range(image.shape[2]):
             out[row, column, k] += share * (image[r, c, k] - image[row, column, k])
@@ -225,14 +224,14 @@ def _mix(row, column, r, c, share, image, out):  # type: ignore[no-untyped-def]
 @inlined
 def blend_pixel(row, column, image, corners, edges, across, down, out):  # type: ignore[no-untyped-def]
     for axis in range(2):
-        found = across if axis == 0 else down
+        edge_hits = across if axis == 0 else down
         r, c = (row, column - 1) if axis == 0 else (row - 1, column)
-        if found[row, column] >= 0:
-            _, taken = _pair(row, column, axis, corners, edges, found)
-            _mix(row, column, row + axis, column + 1 - axis, taken, image, out)
-        if r >= 0 and c >= 0 and found[r, c] >= 0:
-            given, _ = _pair(r, c, axis, corners, edges, found)
-            _mix(row, column, r, c, given, image, out)
+        if edge_hits[row, column] >= 0:
+            _, received = _blend_weights(row, column, axis, corners, edges, edge_hits)
+            _add_blend(row, column, row + axis, column + 1 - axis, received, image, out)
+        if r >= 0 and c >= 0 and edge_hits[r, c] >= 0:
+            given, _ = _blend_weights(r, c, axis, corners, edges, edge_hits)
+            _add_blend(row, column, r, c, given, image, out)
 
 
 @kernel
@@ -243,23 +242,23 @@ def _by_image_band(corners, edges, across, down, gradient, out, start, stop):  #
 
 
 @inlined
-def _unmix(row, column, r, c, kept, lent, gradient, out):  # type: ignore[no-untyped-def]
-    """The pixel took `kept` of the other's colour in place of its own and lent it `lent`."""
+def _add_blend_gradient(row, column, r, c, received, given, gradient, out):  # type: ignore[no-untyped-def]
+    """Backward of two blends: `received`, this pixel's weight of the other, and `given`, the other's weight of this pixel."""
     for k in range(gradient.shape[2]):
-        out[row, column, k] += lent * gradient[r, c, k] - kept * gradient[row, column, k]
+        out[row, column, k] += given * gradient[r, c, k] - received * gradient[row, column, k]
 
 
 @inlined
 def by_image_pixel(row, column, corners, edges, across, down, gradient, out):  # type: ignore[no-untyped-def]
     for axis in range(2):
-        found = across if axis == 0 else down
+        edge_hits = across if axis == 0 else down
         r, c = (row, column - 1) if axis == 0 else (row - 1, column)
-        if found[row, column] >= 0:
-            given, taken = _pair(row, column, axis, corners, edges, found)
-            _unmix(row, column, row + axis, column + 1 - axis, taken, given, gradient, out)
-        if r >= 0 and c >= 0 and found[r, c] >= 0:
-            given, taken = _pair(r, c, axis, corners, edges, found)
-            _unmix(row, column, r, c, given, taken, gradient, out)
+        if edge_hits[row, column] >= 0:
+            given, received = _blend_weights(row, column, axis, corners, edges, edge_hits)
+            _add_blend_gradient(row, column, row + axis, column + 1 - axis, received, given, gradient, out)
+        if r >= 0 and c >= 0 and edge_hits[r, c] >= 0:
+            given, received = _blend_weights(r, c, axis, corners, edges, edge_hits)
+            _add_blend_gradient(row, column, r, c, given, received, gradient, out)
 
 
 @kernel
@@ -271,14 +270,14 @@ def _by_corners_band(image, corners, edges, across, down, gradient, out, start, 
 
 @inlined
 def by_corners_pixel(row, column, image, corners, edges, across, down, gradient, out):  # type: ignore[no-untyped-def]
-    """A crossing at x on the line P x Q moves by -(Q x q) / a for a change of P, with q = (x, y, 1), and likewise for Q."""
+    """The crossing at x on the line P x Q moves by -(Q x q) / a for a change of P, with q = (x, y, 1), and likewise for Q."""
     for axis in range(2):
         e = across[row, column] if axis == 0 else down[row, column]
         if e < 0:
             continue
         r, c = (row, column + 1) if axis == 0 else (row + 1, column)
         middle, at = (row + 0.5, column) if axis == 0 else (column + 0.5, row)
-        t = _offset(corners, edges, e, middle, at, axis)
+        t = _crossing_offset(corners, edges, e, middle, at, axis)
         cut_r, cut_c = (row, column) if t < 0.5 else (r, c)
         slope = 0.0
         for k in range(image.shape[2]):
@@ -287,7 +286,7 @@ def by_corners_pixel(row, column, image, corners, edges, across, down, gradient,
             continue
         i, j = edges[e, 0], edges[e, 1]
         p, q = corners[i], corners[j]
-        line = cross(p, q)
+        line = edge_function(p, q)
         place = at + 0.5 + t
         x, y = (place, middle) if axis == 0 else (middle, place)
         s = -slope / (line[0] if axis == 0 else line[1])

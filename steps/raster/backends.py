@@ -11,7 +11,7 @@ from torch import Tensor
 
 from steps.raster import antialias, interpolate, texture
 from steps.raster import rasterize as rasterizer
-from steps.raster.antialias import Crossings
+from steps.raster.antialias import EdgeHits
 
 Array = NDArray[Any]
 
@@ -31,10 +31,10 @@ class Backend(Protocol):
     def lookup_backward(
         self, texels: Tensor, table: Tensor, uv: Tensor, level: Tensor, mode: int, boundary: int, gradient: Tensor
     ) -> tuple[Tensor, Tensor]: ...
-    def find_crossings(self, corners: Tensor, edges: Tensor, rast: Tensor) -> Tensor: ...
-    def antialias(self, color: Tensor, corners: Tensor, edges: Tensor, found: Tensor) -> Tensor: ...
+    def find_edge_hits(self, corners: Tensor, edges: Tensor, rast: Tensor) -> Tensor: ...
+    def antialias(self, color: Tensor, corners: Tensor, edges: Tensor, edge_hits: Tensor) -> Tensor: ...
     def antialias_backward(
-        self, color: Tensor, corners: Tensor, edges: Tensor, found: Tensor, gradient: Tensor
+        self, color: Tensor, corners: Tensor, edges: Tensor, edge_hits: Tensor, gradient: Tensor
     ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -57,8 +57,8 @@ class Cpu:
     """numba's kernels over the tensors' memory."""
 
     def rasterize(self, corners: Tensor, tri: Tensor, height: int, width: int) -> Tensor:
-        found = rasterizer.rasterize_homogeneous(_array(corners), _array(tri), width, height)
-        return torch.from_numpy(rasterizer.packed(found))
+        fragments = rasterizer.rasterize_homogeneous(_array(corners), _array(tri), width, height)
+        return torch.from_numpy(rasterizer.pack_fragments(fragments))
 
     def derivatives(self, corners: Tensor, tri: Tensor, rast: Tensor) -> Tensor:
         return torch.from_numpy(rasterizer.derivatives(_array(corners), _array(tri), _array(rast)))
@@ -71,8 +71,8 @@ class Cpu:
         return torch.from_numpy(interpolate.interpolate(_array(attr), _array(tri), _array(rast)))
 
     def interpolate_backward(self, attr: Tensor, tri: Tensor, rast: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        found = interpolate.interpolate_backward(_array(attr), _array(tri), _array(rast), _array(gradient))
-        return torch.from_numpy(found[0]), torch.from_numpy(found[1])
+        gradients = interpolate.interpolate_backward(_array(attr), _array(tri), _array(rast), _array(gradient))
+        return torch.from_numpy(gradients[0]), torch.from_numpy(gradients[1])
 
     def screen_derivatives(self, attr: Tensor, tri: Tensor, rast: Tensor, rast_db: Tensor) -> Tensor:
         arrays = _array(attr), _array(tri), _array(rast), _array(rast_db)
@@ -86,20 +86,20 @@ class Cpu:
         self, texels: Tensor, table: Tensor, uv: Tensor, level: Tensor, mode: int, boundary: int, gradient: Tensor
     ) -> tuple[Tensor, Tensor]:
         arrays = _array(texels), _array(table), _array(uv), _array(level)
-        found = texture.lookup_backward(*arrays, mode, boundary, _array(gradient))
-        return torch.from_numpy(found[0]), torch.from_numpy(found[1])
+        gradients = texture.lookup_backward(*arrays, mode, boundary, _array(gradient))
+        return torch.from_numpy(gradients[0]), torch.from_numpy(gradients[1])
 
-    def find_crossings(self, corners: Tensor, edges: Tensor, rast: Tensor) -> Tensor:
-        found = antialias.find_crossings(_array(corners), _array(edges), _array(rast))
-        return torch.from_numpy(np.stack([found.across, found.down]))
+    def find_edge_hits(self, corners: Tensor, edges: Tensor, rast: Tensor) -> Tensor:
+        edge_hits = antialias.find_edge_hits(_array(corners), _array(edges), _array(rast))
+        return torch.from_numpy(np.stack([edge_hits.across, edge_hits.down]))
 
-    def antialias(self, color: Tensor, corners: Tensor, edges: Tensor, found: Tensor) -> Tensor:
-        crossings = Crossings(*_array(found))
-        return torch.from_numpy(antialias.antialias(_array(color), _array(corners), _array(edges), crossings))
+    def antialias(self, color: Tensor, corners: Tensor, edges: Tensor, edge_hits: Tensor) -> Tensor:
+        hits = EdgeHits(*_array(edge_hits))
+        return torch.from_numpy(antialias.antialias(_array(color), _array(corners), _array(edges), hits))
 
     def antialias_backward(
-        self, color: Tensor, corners: Tensor, edges: Tensor, found: Tensor, gradient: Tensor
+        self, color: Tensor, corners: Tensor, edges: Tensor, edge_hits: Tensor, gradient: Tensor
     ) -> tuple[Tensor, Tensor]:
-        arrays = _array(color), _array(corners), _array(edges), Crossings(*_array(found)), _array(gradient)
+        arrays = _array(color), _array(corners), _array(edges), EdgeHits(*_array(edge_hits)), _array(gradient)
         by_color, by_corners = antialias.antialias_backward(*arrays)
         return torch.from_numpy(by_color), torch.from_numpy(by_corners)

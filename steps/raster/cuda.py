@@ -1,7 +1,6 @@
-"""The rasterizer's kernels on CUDA, by numba-cuda. The arithmetic is that of the CPU's kernels, compiled once more from the same
-source: one thread per pixel, face or edge in place of a loop, and where many threads write to one place an atomic operation in
-place of a plain one. Sums of gradients therefore come in no fixed order; pictures are the same every time.
-"""
+"""The rasterizer's kernels on CUDA, by numba-cuda: the CPU kernels' source compiled once more, with a thread per pixel, face
+or edge in place of a loop, and atomic operations where threads share a target. Sums of gradients therefore come in no
+fixed order; pictures are deterministic."""
 
 from __future__ import annotations
 
@@ -37,17 +36,17 @@ def _key(z, item):  # type: ignore[no-untyped-def]
     return (np.int64(min(max((z + 1.0) * DEPTH_SCALE, 0.0), DEEPEST)) << 32) | np.int64(item)
 
 
-def _put(face, bary, depth, row, column, f, z, u, v):  # type: ignore[no-untyped-def]
+def _depth_test(face, bary, depth, row, column, f, z, u, v):  # type: ignore[no-untyped-def]
     cuda.atomic.min(face, (row, column), _key(z, f))
 
 
-def _claim(found, depths, row, column, e, z):  # type: ignore[no-untyped-def]
-    cuda.atomic.min(found, (row, column), _key(z, e))
+def _nearest_edge_test(edge_hits, depths, row, column, e, z):  # type: ignore[no-untyped-def]
+    cuda.atomic.min(edge_hits, (row, column), _key(z, e))
 
 
 def _cross_in_order(p, q):  # type: ignore[no-untyped-def]
-    """The compiler may fuse a product with the difference after it, and then swapped ends no longer give the exact negative, on
-    which watertight edges rest: so both faces of an edge compute the same one."""
+    """Edge function with operands in a fixed order: a fused multiply-add would break the exact antisymmetry under swapped
+    ends on which watertight edges rest, so both faces of an edge compute the same one."""
     if p[0] < q[0] or (p[0] == q[0] and (p[1] < q[1] or (p[1] == q[1] and p[3] < q[3]))):
         return p[1] * q[3] - p[3] * q[1], p[3] * q[0] - p[0] * q[3], p[0] * q[1] - p[1] * q[0]
     a, b, c = q[1] * p[3] - q[3] * p[1], q[3] * p[0] - q[0] * p[3], q[0] * p[1] - q[1] * p[0]
@@ -56,9 +55,9 @@ def _cross_in_order(p, q):  # type: ignore[no-untyped-def]
 
 _INSTEAD = {
     kernels.add: _add,
-    rasterizer.put: _put,
-    rasterizer.cross: _cross_in_order,
-    antialias.claim: _claim,
+    rasterizer.depth_test: _depth_test,
+    rasterizer.edge_function: _cross_in_order,
+    antialias.nearest_edge_test: _nearest_edge_test,
 }
 
 
@@ -75,7 +74,7 @@ def device(function: Any) -> Any:
 
 
 def resolve_pixel(row, column, keys, corners, faces, rast):  # type: ignore[no-untyped-def]
-    """From the nearest face of a pixel to where on it the pixel lies."""
+    """Barycentric weights and depth of a pixel, from the nearest face in its key."""
     if keys[row, column] == NOTHING:
         return
     f = keys[row, column] & LOWER
@@ -90,7 +89,7 @@ def resolve_pixel(row, column, keys, corners, faces, rast):  # type: ignore[no-u
     rast[row, column, 3] = f + 1
 
 
-cross = rasterizer.cross
+cross = rasterizer.edge_function
 
 
 @kernels.inlined
@@ -99,14 +98,14 @@ def _edge(p, q, x, y):  # type: ignore[no-untyped-def]
     return a * x + b * y + c
 
 
-def decode_pixel(row, column, keys, found):  # type: ignore[no-untyped-def]
-    """From a key to the edge in it, -1 for none."""
-    found[row, column] = -1 if keys[row, column] == NOTHING else keys[row, column] & LOWER
+def decode_pixel(row, column, keys, edge_hits):  # type: ignore[no-untyped-def]
+    """The edge of a key, -1 for none."""
+    edge_hits[row, column] = -1 if keys[row, column] == NOTHING else keys[row, column] & LOWER
 
 
 @functools.cache
 def launcher(function: Any, dimensions: int) -> Any:
-    """A kernel that calls `function` once for each pixel (2) or item (1): its leading arguments are the place."""
+    """A CUDA kernel that calls `function` for each pixel (2 dimensions) or item (1): its leading arguments are the indices."""
     names = list(inspect.signature(getattr(function, "py_func", function)).parameters)
     place, rest = names[:dimensions], ", ".join(names[dimensions:])
     limits = [f"limit_{name}" for name in place]
@@ -123,7 +122,7 @@ def launcher(function: Any, dimensions: int) -> Any:
 
 
 def launch(function: Any, limits: tuple[int, ...], *arguments: Any) -> None:
-    """Runs `function` over all places below `limits`, on torch's own stream."""
+    """Runs `function` over all indices below `limits`, on torch's current stream."""
     if min(limits) == 0:
         return
     kernel = launcher(function, len(limits))
@@ -145,8 +144,8 @@ def _array(tensor: Tensor) -> Any:
     return cuda.as_cuda_array(tensor) if tensor.is_cuda else tensor.numpy()
 
 
-def _walk(position, corners, edges, chosen, rast, axis, found, depths, start, stop):  # type: ignore[no-untyped-def]
-    _walk_edge(chosen[position], corners, edges, rast, axis, found, depths, start, stop)
+def _walk(position, corners, edges, chosen, rast, axis, edge_hits, depths, start, stop):  # type: ignore[no-untyped-def]
+    _walk_edge(chosen[position], corners, edges, rast, axis, edge_hits, depths, start, stop)
 
 
 _walk_edge = antialias.walk_edge
@@ -156,11 +155,11 @@ class Cuda:
     """See `backends.Backend`. All arrays lie on the GPU."""
 
     def rasterize(self, corners: Tensor, tri: Tensor, height: int, width: int) -> Tensor:
-        spans = tri.new_empty((len(tri), 4))
-        launch(rasterizer.span_face, (len(tri),), corners, tri, width, height, spans)
+        bounds = tri.new_empty((len(tri), 4))
+        launch(rasterizer.face_bounds, (len(tri),), corners, tri, width, height, bounds)
         keys = torch.full((height, width), int(NOTHING), dtype=torch.int64, device=corners.device)
         none = corners.new_empty((1, 1, 1))
-        launch(rasterizer.draw_face, (len(tri),), corners, tri, spans, -1.0, 1.0, keys, none, none, 0, height)
+        launch(rasterizer.draw_face, (len(tri),), corners, tri, bounds, -1.0, 1.0, keys, none, none, 0, height)
         rast = torch.zeros((height, width, 4), dtype=torch.float32, device=corners.device)
         launch(resolve_pixel, (height, width), keys, corners, tri, rast)
         return rast
@@ -204,7 +203,7 @@ class Cuda:
         launch(texture.by_uv_pixel, _size(uv), texels, *where, by_uv)
         return by_texels, by_uv
 
-    def find_crossings(self, corners: Tensor, edges: Tensor, rast: Tensor) -> Tensor:
+    def find_edge_hits(self, corners: Tensor, edges: Tensor, rast: Tensor) -> Tensor:
         height, width = _size(rast)
         silhouette = torch.zeros(len(edges), dtype=torch.bool, device=rast.device)
         launch(antialias.mark_edge, (len(edges),), corners, edges, silhouette)
@@ -217,18 +216,18 @@ class Cuda:
             launch(decode_pixel, (height, width), keys, out[axis])
         return out
 
-    def antialias(self, color: Tensor, corners: Tensor, edges: Tensor, found: Tensor) -> Tensor:
+    def antialias(self, color: Tensor, corners: Tensor, edges: Tensor, edge_hits: Tensor) -> Tensor:
         out = color.detach().clone(memory_format=torch.contiguous_format)
-        launch(antialias.blend_pixel, _size(color), color, corners, edges, found[0], found[1], out)
+        launch(antialias.blend_pixel, _size(color), color, corners, edges, edge_hits[0], edge_hits[1], out)
         return out
 
     def antialias_backward(
-        self, color: Tensor, corners: Tensor, edges: Tensor, found: Tensor, gradient: Tensor
+        self, color: Tensor, corners: Tensor, edges: Tensor, edge_hits: Tensor, gradient: Tensor
     ) -> tuple[Tensor, Tensor]:
         by_color = gradient.detach().clone(memory_format=torch.contiguous_format)
-        launch(antialias.by_image_pixel, _size(color), corners, edges, found[0], found[1], gradient, by_color)
+        launch(antialias.by_image_pixel, _size(color), corners, edges, edge_hits[0], edge_hits[1], gradient, by_color)
         by_corners = corners.new_zeros((len(corners), 3))
-        where = corners, edges, found[0], found[1], gradient, by_corners
+        where = corners, edges, edge_hits[0], edge_hits[1], gradient, by_corners
         launch(antialias.by_corners_pixel, _size(color), color, *where)
         return by_color, by_corners
 

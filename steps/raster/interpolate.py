@@ -1,4 +1,4 @@
-"""Vertex attributes at every pixel, and back: the gradient of a loss by the attributes and by the weights."""
+"""Interpolates vertex attributes at every pixel; and the gradients by attributes and weights."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def interpolate_backward(attributes: Array, faces: Array, rast: Array, gradient:
 
 
 def screen_derivatives(attributes: Array, faces: Array, rast: Array, bary_derivatives: Array) -> Array:
-    """How attributes change across the screen: [H, W, 2 C] float32, d/dx and d/dy of each in turn."""
+    """Screen-space derivatives of attributes: [H, W, 2 C] float32, d/dx and d/dy of each in turn."""
     check_indices(faces, len(attributes))
     out = np.zeros((*rast.shape[:2], 2 * attributes.shape[1]), np.float32)
     for_bands(lambda a, b: _derivatives_band(attributes, faces, rast, bary_derivatives, out, a, b), len(out))

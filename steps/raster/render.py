@@ -1,4 +1,4 @@
-"""Pictures of a textured mesh, anti-aliased by supersampling."""
+"""Renders of a textured mesh, antialiased by supersampling."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ Array = NDArray[Any]
 
 
 def samples_for(camera: Camera) -> int:
-    """Samples per axis and pixel: the smaller the picture, the more its score hangs on the outlines' pixels. With fewer, a
-    renderer that takes more scores the same mesh up to a decibel differently."""
+    """Samples per axis and pixel, more for smaller pictures, whose scores depend more on outline pixels. With fewer, another
+    renderer's score of the same mesh differs by up to a decibel."""
     longest = max(camera.width, camera.height)
     return next((samples for side, samples in ((256, 8), (512, 6), (1024, 4)) if longest <= side), 2)
 
@@ -35,8 +35,8 @@ def render(
     material: Material | None = None,
     normals: Array | None = None,
 ) -> Array:
-    """The mesh in its own colours, [H, W, 4] float32, premultiplied RGBA, samples^2 samples per pixel. Unlit, unless a
-    material that is not plain is given with the vertices' normals: then under the material's own light."""
+    """The mesh rendered, [H, W, 4] float32, premultiplied RGBA, samples^2 samples per pixel. Unlit, unless a material that is
+    not plain is given with vertex normals: then under the material's light."""
     out = []
     for row in range(0, camera.height, STRIP):
         strip = _strip(camera, row, samples)
@@ -58,23 +58,23 @@ def _light(
     material: Material,
     camera: Camera,
 ) -> None:
-    """Turns base colours [H, W, 4] into what the light makes of them, in place."""
-    seen = fragments.face >= 0
-    corners, two = faces[fragments.face[seen]], fragments.bary[seen]
-    weights = np.concatenate([two, 1 - two.sum(axis=1, keepdims=True)], axis=1)[:, :, None]
+    """Shades base colours [H, W, 4] in place."""
+    visible = fragments.face >= 0
+    corners, first_weights = faces[fragments.face[visible]], fragments.bary[visible]
+    weights = np.concatenate([first_weights, 1 - first_weights.sum(axis=1, keepdims=True)], axis=1)[:, :, None]
     point, normal, tangent = ((a[corners] * weights).sum(axis=1) for a in (vertices, normals, material.tangents))
-    orm, bent = (shade(fragments, faces, uv, image)[seen][:, :3] for image in (material.orm, material.normal))
-    normal = bend(_unit(normal), _unit(tangent[:, :3]), np.sign(tangent[:, 3:]), bent * 2 - 1)
+    orm, mapped = (shade(fragments, faces, uv, image)[visible][:, :3] for image in (material.orm, material.normal))
+    normal = apply_normal_map(_unit(normal), _unit(tangent[:, :3]), np.sign(tangent[:, 3:]), mapped * 2 - 1)
     view = _unit(camera.position - point)
-    base = shaded[seen][:, :3]
-    shaded[seen, :3] = lit(base, orm[:, 1:2], orm[:, 2:3], normal, view, material.specular, material.light, np).clip(
+    base = shaded[visible][:, :3]
+    shaded[visible, :3] = lit(base, orm[:, 1:2], orm[:, 2:3], normal, view, material.specular, material.light, np).clip(
         0, 1
     )
 
 
-def bend(normal: Array, tangent: Array, sign: Array, bent: Array) -> Array:
-    """Unit normals (n, 3) turned as a normal map says, bent (n, 3) in [-1, 1]."""
-    return _unit(bent[:, :1] * tangent + bent[:, 1:2] * sign * np.cross(normal, tangent) + bent[:, 2:] * normal)
+def apply_normal_map(normal: Array, tangent: Array, sign: Array, mapped: Array) -> Array:
+    """Unit normals (n, 3) perturbed by a normal map's values, mapped (n, 3) in [-1, 1]."""
+    return _unit(mapped[:, :1] * tangent + mapped[:, 1:2] * sign * np.cross(normal, tangent) + mapped[:, 2:] * normal)
 
 
 def _unit(vectors: Array) -> Array:
@@ -93,7 +93,7 @@ def _strip(camera: Camera, row: int, samples: int) -> Camera:
 
 def shade(fragments: Fragments, faces: Array, uv: Array, texture: Array) -> Array:
     """The texture's colour, bilinear, at each fragment: [H, W, 4] float32, alpha 1 on the surface, all 0 elsewhere. Raises
-    ValueError where a face names a vertex that has no place in the texture."""
+    ValueError for an index out of range."""
     check_indices(faces, len(uv))
     out = np.zeros((*fragments.face.shape, 4), np.float32)
     texture = np.ascontiguousarray(texture, np.float32)
@@ -137,13 +137,14 @@ def wireframe(vertices: Array, faces: Array, camera: Camera, samples: int = 3) -
     out = np.zeros((*fragments.face.shape, 4), np.float32)
     half = LINE * samples / 2
     for_bands(
-        lambda a, b: _lines(fragments.face, corners[:, :2] / corners[:, 2:], faces, light, half, out, a, b), len(out)
+        lambda a, b: _draw_wireframe(fragments.face, corners[:, :2] / corners[:, 2:], faces, light, half, out, a, b),
+        len(out),
     )
     return box_down(out, samples)
 
 
 @kernel
-def _lines(face, points, faces, light, half, out, start, stop):  # type: ignore[no-untyped-def]
+def _draw_wireframe(face, points, faces, light, half, out, start, stop):  # type: ignore[no-untyped-def]
     for row in range(start, stop):
         for column in range(face.shape[1]):
             f = face[row, column]

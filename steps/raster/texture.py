@@ -1,9 +1,8 @@
-"""Texture lookups that can be differentiated: nearest, bilinear, and bilinear between mip levels.
+"""Differentiable texture sampling: nearest, bilinear, and bilinear between mip levels.
 
-Here v counts along the array's rows, so that (0, 0) is the corner of texel [0, 0] and its centre lies at half a texel; callers
-whose v starts at the bottom flip it (see `steps.geometry`). A texture and its mip levels are one array of texels, (t, C) float32,
-finest level first, and a table (l, 3) int64 of each level's first texel, height and width.
-"""
+Here v counts along the array's rows, so that (0, 0) is the corner of texel [0, 0] and its centre lies at half a texel;
+callers whose v starts at the bottom flip it (see `steps.geometry`). A texture and its mip levels are one array of texels,
+(t, C) float32, finest level first, and a table (l, 3) int64 of each level's first texel, height and width."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steps.compute.cores import core_count
-from steps.compute.kernels import add, for_bands, inlined, kernel, whole
+from steps.compute.kernels import add, floor_int, for_bands, inlined, kernel
 
 Array = NDArray[Any]
 BOUNDARIES = ("wrap", "clamp", "zero")
@@ -22,7 +21,7 @@ FILTERS = ("nearest", "linear", "linear-mipmap-nearest", "linear-mipmap-linear")
 
 
 def lookup(texels: Array, table: Array, uv: Array, level: Array, filter_mode: int, boundary: int) -> Array:
-    """The texture at `uv` [H, W, 2] float32: [H, W, C] float32. level: [H, W] float32, the mip level that each pixel wants;
+    """The texture sampled at `uv` [H, W, 2] float32: [H, W, C] float32. level: [H, W] float32, mip level of each pixel;
     filter_mode and boundary: indices into FILTERS and BOUNDARIES."""
     out = np.zeros((*uv.shape[:2], texels.shape[1]), np.float32)
     for_bands(lambda a, b: _forward_band(texels, table, uv, level, filter_mode, boundary, out, a, b), len(out))
@@ -34,12 +33,12 @@ def lookup_backward(
 ) -> tuple[Array, Array]:
     """Given a loss's gradient by the pixels [H, W, C]: that by the texels (t, C) and by `uv` [H, W, 2], both float32.
 
-    Every thread owns some of the texels and walks all pixels in their order, so that no two threads add to the same texel and
-    sums have the same rounding however many there are."""
+    Each thread has a range of texels and visits all pixels in order, so that no two threads add to one texel and sums
+    round the same with any number of threads."""
     by_texels, by_uv = np.zeros_like(texels), np.zeros_like(uv)
-    shares = np.linspace(0, len(texels), core_count() + 1).astype(np.int64)
+    bounds = np.linspace(0, len(texels), core_count() + 1).astype(np.int64)
     for_bands(
-        lambda a, b: _scatter_band(table, uv, level, filter_mode, boundary, gradient, by_texels, shares[a], shares[b]),
+        lambda a, b: _scatter_band(table, uv, level, filter_mode, boundary, gradient, by_texels, bounds[a], bounds[b]),
         core_count(),
         1,
     )
@@ -48,8 +47,8 @@ def lookup_backward(
 
 
 @inlined
-def _at(index, size, boundary):  # type: ignore[no-untyped-def]
-    """The texel that an index means, -1 for none."""
+def _wrap_index(index, size, boundary):  # type: ignore[no-untyped-def]
+    """Index of a texel after the boundary mode, -1 for none."""
     if 0 <= index < size:
         return index
     if boundary == 0:
@@ -60,33 +59,33 @@ def _at(index, size, boundary):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _around(height, width, u, v, filter_mode, boundary):  # type: ignore[no-untyped-def]
-    """The two rows and columns around a point, -1 for none, and how far it lies between them."""
+def _footprint(height, width, u, v, filter_mode, boundary):  # type: ignore[no-untyped-def]
+    """The two rows and columns around a point, -1 for none, and the bilinear weights."""
     if filter_mode == 0:
-        c, r = whole(u * width), whole(v * height)
-        return _at(r, height, boundary), -1, _at(c, width, boundary), -1, np.float32(0), np.float32(0)
+        c, r = floor_int(u * width), floor_int(v * height)
+        return _wrap_index(r, height, boundary), -1, _wrap_index(c, width, boundary), -1, np.float32(0), np.float32(0)
     x, y = u * np.float32(width) - np.float32(0.5), v * np.float32(height) - np.float32(0.5)
     if boundary == 1:  # held at the border's texels, where it has no slope any more
         x, y = min(max(x, np.float32(0)), np.float32(width - 1)), min(max(y, np.float32(0)), np.float32(height - 1))
-    c, r = whole(x), whole(y)
+    c, r = floor_int(x), floor_int(y)
     return (
-        _at(r, height, boundary),
-        _at(r + 1, height, boundary),
-        _at(c, width, boundary),
-        _at(c + 1, width, boundary),
+        _wrap_index(r, height, boundary),
+        _wrap_index(r + 1, height, boundary),
+        _wrap_index(c, width, boundary),
+        _wrap_index(c + 1, width, boundary),
         np.float32(x - np.float32(c)),
         np.float32(y - np.float32(r)),
     )
 
 
 @inlined
-def _blend(level, filter_mode, count):  # type: ignore[no-untyped-def]
-    """The two levels to look up and the second one's weight."""
+def _mip_blend(level, filter_mode, count):  # type: ignore[no-untyped-def]
+    """The two mip levels to sample and the second one's weight."""
     if filter_mode < 2:
         return 0, 0, np.float32(0)
     level = min(level, count - 1) if level > 0 else 0  # false for nan
     if filter_mode == 2:
-        nearest = min(whole(level + 0.5), count - 1)
+        nearest = min(floor_int(level + 0.5), count - 1)
         return nearest, nearest, np.float32(0)
     low = int(level)
     return low, min(low + 1, count - 1), np.float32(level - low)
@@ -101,13 +100,13 @@ def _forward_band(texels, table, uv, level, filter_mode, boundary, out, start, s
 
 @inlined
 def forward_pixel(row, column, texels, table, uv, level, filter_mode, boundary, out):  # type: ignore[no-untyped-def]
-    low, high, share = _blend(level[row, column], filter_mode, len(table))
+    low, high, high_weight = _mip_blend(level[row, column], filter_mode, len(table))
     for second in range(2):
-        which, weight = (high, share) if second else (low, np.float32(1) - share)
+        which, weight = (high, high_weight) if second else (low, np.float32(1) - high_weight)
         if weight == 0:
             continue
         first, height, width = table[which, 0], table[which, 1], table[which, 2]
-        r0, r1, c0, c1, x, y = _around(height, width, uv[row, column, 0], uv[row, column, 1], filter_mode, boundary)
+        r0, r1, c0, c1, x, y = _footprint(height, width, uv[row, column, 0], uv[row, column, 1], filter_mode, boundary)
         for corner in range(4):
             r, wy = (r1, y) if corner & 2 else (r0, np.float32(1) - y)
             c, wx = (c1, x) if corner & 1 else (c0, np.float32(1) - x)
@@ -125,19 +124,19 @@ def _scatter_band(table, uv, level, filter_mode, boundary, gradient, out, first,
 
 @inlined
 def scatter_pixel(row, column, table, uv, level, filter_mode, boundary, gradient, out, begin, end):  # type: ignore[no-untyped-def]
-    """Adds the pixel's gradient to those of its texels from begin to end - 1."""
+    """Adds the pixel's gradient to its texels from begin to end - 1."""
     some = False
     for k in range(gradient.shape[2]):
         some = some or gradient[row, column, k] != 0
     if not some:
         return
-    low, high, share = _blend(level[row, column], filter_mode, len(table))
+    low, high, high_weight = _mip_blend(level[row, column], filter_mode, len(table))
     for second in range(2):
-        which, weight = (high, share) if second else (low, np.float32(1) - share)
+        which, weight = (high, high_weight) if second else (low, np.float32(1) - high_weight)
         if weight == 0:
             continue
         first, height, width = table[which, 0], table[which, 1], table[which, 2]
-        r0, r1, c0, c1, x, y = _around(height, width, uv[row, column, 0], uv[row, column, 1], filter_mode, boundary)
+        r0, r1, c0, c1, x, y = _footprint(height, width, uv[row, column, 0], uv[row, column, 1], filter_mode, boundary)
         for corner in range(4):
             r, wy = (r1, y) if corner & 2 else (r0, np.float32(1) - y)
             c, wx = (c1, x) if corner & 1 else (c0, np.float32(1) - x)
@@ -163,24 +162,24 @@ def _texel(texels, first, width, r, c, k):  # type: ignore[no-untyped-def]
 def by_uv_pixel(row, column, texels, table, uv, level, filter_mode, boundary, gradient, out):  # type: ignore[no-untyped-def]
     if filter_mode == 0:
         return
-    low, high, share = _blend(level[row, column], filter_mode, len(table))
+    low, high, high_weight = _mip_blend(level[row, column], filter_mode, len(table))
     by_u, by_v = np.float32(0), np.float32(0)
     for second in range(2):
-        which, weight = (high, share) if second else (low, np.float32(1) - share)
+        which, weight = (high, high_weight) if second else (low, np.float32(1) - high_weight)
         if weight == 0:
             continue
         first, height, width = table[which, 0], table[which, 1], table[which, 2]
-        r0, r1, c0, c1, x, y = _around(height, width, uv[row, column, 0], uv[row, column, 1], filter_mode, boundary)
-        held_x = boundary == 1 and uv[row, column, 0] * np.float32(width) < np.float32(0.5)
-        held_y = boundary == 1 and uv[row, column, 1] * np.float32(height) < np.float32(0.5)
+        r0, r1, c0, c1, x, y = _footprint(height, width, uv[row, column, 0], uv[row, column, 1], filter_mode, boundary)
+        clamped_x = boundary == 1 and uv[row, column, 0] * np.float32(width) < np.float32(0.5)
+        clamped_y = boundary == 1 and uv[row, column, 1] * np.float32(height) < np.float32(0.5)
         for k in range(texels.shape[1]):
             g = weight * gradient[row, column, k]
             if g == 0:
                 continue
             a, b = _texel(texels, first, width, r0, c0, k), _texel(texels, first, width, r0, c1, k)
             c, d = _texel(texels, first, width, r1, c0, k), _texel(texels, first, width, r1, c1, k)
-            if not held_x:
+            if not clamped_x:
                 by_u += g * np.float32(width) * ((b - a) * (np.float32(1) - y) + (d - c) * y)
-            if not held_y:
+            if not clamped_y:
                 by_v += g * np.float32(height) * ((c - a) * (np.float32(1) - x) + (d - b) * x)
     out[row, column, 0], out[row, column, 1] = by_u, by_v

@@ -31,8 +31,7 @@ Context = Any
 
 
 def rasterize(pos: Tensor, tri: Tensor, resolution: tuple[int, int], with_db: bool = True) -> tuple[Tensor, Tensor]:
-    """Which face each pixel sees, and where on it: rast and rast_db. resolution: height, width; with_db=False saves the time for
-    rast_db and gives an empty tensor in its place."""
+    """rast and rast_db. resolution: height, width; with_db=False skips rast_db and returns an empty tensor in its place."""
     return _Rasterize.apply(_batched(pos, 3), tri, resolution, with_db)
 
 
@@ -50,7 +49,7 @@ def interpolate(
     backend = backend_of(attr)
     with torch.no_grad():
         layers = [backend.screen_derivatives(attr[i % len(attr)], tri, rast[i], rast_db[i]) for i in range(len(rast))]
-    return out, _stacked(layers)
+    return out, _stack(layers)
 
 
 def texture(
@@ -86,8 +85,8 @@ def antialias(
     topology_hash: Tensor | None = None,
     pos_gradient_boost: float = 1.0,
 ) -> Tensor:
-    """color [N, H, W, C] with its outlines blended. topology_hash: what `antialias_construct_topology_hash(tri)` gave, for meshes
-    whose faces stay."""
+    """color [N, H, W, C] with its silhouettes blended. topology_hash: from `antialias_construct_topology_hash(tri)`, for
+    meshes with fixed faces."""
     edges = antialias_construct_topology_hash(tri) if topology_hash is None else topology_hash
     return _Antialias.apply(color, rast, _batched(pos, 3), edges, pos_gradient_boost)
 
@@ -134,14 +133,14 @@ def _batched(tensor: Tensor, dimensions: int) -> Tensor:
     return tensor if tensor.dim() == dimensions else tensor[None]
 
 
-def _stacked(layers: list[Tensor]) -> Tensor:
+def _stack(layers: list[Tensor]) -> Tensor:
     """torch.stack, which copies, only where there is more than one."""
     return layers[0][None] if len(layers) == 1 else torch.stack(layers)
 
 
-def _summed(layers: list[Tensor], count: int) -> Tensor:
-    """The gradients of pictures 0, 1, ... added up for the `count` things that they shared by turns."""
-    return _stacked([functools.reduce(torch.add, layers[k::count]) for k in range(count)])
+def _sum_by_index(layers: list[Tensor], count: int) -> Tensor:
+    """Sums the gradients of pictures 0, 1, ... for the `count` items that they share cyclically."""
+    return _stack([functools.reduce(torch.add, layers[k::count]) for k in range(count)])
 
 
 def _corners(pos: Tensor, height: int, width: int) -> Tensor:
@@ -151,7 +150,7 @@ def _corners(pos: Tensor, height: int, width: int) -> Tensor:
 
 
 def _to_clip(by_corners: Tensor, height: int, width: int) -> Tensor:
-    """The gradient by clip-space positions [V, 4], given that by (column * w, row * w, w)."""
+    """Gradient by clip-space positions [V, 4], given that by (column * w, row * w, w)."""
     x, y, w = by_corners.unbind(-1)
     x, y = x * (width / 2), y * (height / 2)
     return torch.stack([x, y, torch.zeros_like(x), x + y + w], dim=-1).float()
@@ -164,10 +163,10 @@ class _Rasterize(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         backend, (height, width) = backend_of(pos), resolution
         corners = [_corners(p, height, width) for p in pos]
-        rast = _stacked([backend.rasterize(c, tri, height, width) for c in corners])
+        rast = _stack([backend.rasterize(c, tri, height, width) for c in corners])
         rast_db = rast.new_zeros((*rast.shape[:3], 0))
         if with_db:
-            rast_db = _stacked([backend.derivatives(c, tri, r) for c, r in zip(corners, rast, strict=True)])
+            rast_db = _stack([backend.derivatives(c, tri, r) for c, r in zip(corners, rast, strict=True)])
         ctx.save_for_backward(pos, tri, rast)
         ctx.mark_non_differentiable(rast_db)
         return rast, rast_db
@@ -180,7 +179,7 @@ class _Rasterize(torch.autograd.Function):
             _to_clip(backend.rasterize_backward(_corners(p, height, width), tri, r, g), height, width)
             for p, r, g in zip(pos, rast, gradients[0], strict=True)
         ]
-        return _stacked(by_pos), None, None, None
+        return _stack(by_pos), None, None, None
 
 
 class _Interpolate(torch.autograd.Function):
@@ -188,15 +187,15 @@ class _Interpolate(torch.autograd.Function):
     def forward(ctx: Context, attr: Tensor, rast: Tensor, tri: Tensor) -> Tensor:
         ctx.save_for_backward(attr, rast, tri)
         backend = backend_of(attr)
-        return _stacked([backend.interpolate(attr[i % len(attr)], tri, rast[i]) for i in range(len(rast))])
+        return _stack([backend.interpolate(attr[i % len(attr)], tri, rast[i]) for i in range(len(rast))])
 
     @staticmethod
     def backward(ctx: Context, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         attr, rast, tri = ctx.saved_tensors
         back = backend_of(attr).interpolate_backward
-        found = [back(attr[i % len(attr)], tri, rast[i], gradients[0][i]) for i in range(len(rast))]
-        by_attr = _summed([one for one, _ in found], len(attr)).float()
-        return by_attr, _stacked([one for _, one in found]), None
+        gradient_pairs = [back(attr[i % len(attr)], tri, rast[i], gradients[0][i]) for i in range(len(rast))]
+        by_attr = _sum_by_index([one for one, _ in gradient_pairs], len(attr)).float()
+        return by_attr, _stack([one for _, one in gradient_pairs]), None
 
 
 class _Texture(torch.autograd.Function):
@@ -206,43 +205,45 @@ class _Texture(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(texels, table, uv, level)
         ctx.mode = mode, boundary
-        look = backend_of(uv).lookup
-        found = [look(texels[i % len(texels)], table, uv[i], level[i], mode, boundary) for i in range(len(uv))]
-        return _stacked(found)
+        lookup = backend_of(uv).lookup
+        layers = [lookup(texels[i % len(texels)], table, uv[i], level[i], mode, boundary) for i in range(len(uv))]
+        return _stack(layers)
 
     @staticmethod
     def backward(ctx: Context, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         texels, table, uv, level = ctx.saved_tensors
         (mode, boundary), count = ctx.mode, len(texels)
-        look = backend_of(uv).lookup_backward
-        found = [
-            look(texels[i % count], table, uv[i], level[i], mode, boundary, gradients[0][i]) for i in range(len(uv))
+        backward = backend_of(uv).lookup_backward
+        gradient_pairs = [
+            backward(texels[i % count], table, uv[i], level[i], mode, boundary, gradients[0][i]) for i in range(len(uv))
         ]
-        by_uv = _stacked([one for _, one in found])
-        return _summed([one for one, _ in found], len(texels)), None, by_uv, None, None, None
+        by_uv = _stack([one for _, one in gradient_pairs])
+        return _sum_by_index([one for one, _ in gradient_pairs], len(texels)), None, by_uv, None, None, None
 
 
 class _Antialias(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Context, color: Tensor, rast: Tensor, pos: Tensor, edges: Tensor, boost: float) -> Tensor:
         backend, height, width = backend_of(color), rast.shape[1], rast.shape[2]
-        found = [backend.find_crossings(_corners(p, height, width), edges, r) for p, r in zip(pos, rast, strict=True)]
-        ctx.save_for_backward(color, pos, edges, _stacked(found))
+        edge_hits = [
+            backend.find_edge_hits(_corners(p, height, width), edges, r) for p, r in zip(pos, rast, strict=True)
+        ]
+        ctx.save_for_backward(color, pos, edges, _stack(edge_hits))
         ctx.boost = boost
-        return _stacked(
+        return _stack(
             [
                 backend.antialias(c, _corners(p, height, width), edges, f)
-                for c, p, f in zip(color, pos, found, strict=True)
+                for c, p, f in zip(color, pos, edge_hits, strict=True)
             ]
         )
 
     @staticmethod
     def backward(ctx: Context, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        color, pos, edges, found = ctx.saved_tensors
+        color, pos, edges, edge_hits = ctx.saved_tensors
         backend, height, width = backend_of(color), color.shape[1], color.shape[2]
         both = [
             backend.antialias_backward(c, _corners(p, height, width), edges, f, g)
-            for c, p, f, g in zip(color, pos, found, gradients[0], strict=True)
+            for c, p, f, g in zip(color, pos, edge_hits, gradients[0], strict=True)
         ]
-        by_pos = _stacked([_to_clip(one * ctx.boost, height, width) for _, one in both])
-        return _stacked([one for one, _ in both]), None, by_pos, None, None
+        by_pos = _stack([_to_clip(one * ctx.boost, height, width) for _, one in both])
+        return _stack([one for one, _ in both]), None, by_pos, None, None

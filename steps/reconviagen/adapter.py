@@ -125,13 +125,13 @@ def loaded(job: dict[str, Any], torch: Any) -> Any:
     os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", ATTN_BACKEND="xformers", SPCONV_ALGO="native")
     folders = {name: job["weights"] / folder for name, folder in job["parts"].items()}
     answered_locally(folders, torch)
-    found = strictly(torch)
+    key_differences = strictly(torch)
     try:
         from trellis.pipelines import TrellisVGGTTo3DPipeline
     except ImportError as error:
         raise Failure("MODEL_FAILED", f"The model's package cannot be loaded: {error}") from None
     pipe = TrellisVGGTTo3DPipeline.from_pretrained(str(job["weights"] / "pipeline"))
-    raise_unless_all_fit(found, job)
+    raise_unless_all_fit(key_differences, job)
     if not job["low_vram"]:
         pipe.to(torch.device(job["device"]))
     return pipe
@@ -167,7 +167,7 @@ def answered_locally(folders: dict[str, Path], torch: Any) -> None:
 
 def strictly(torch: Any) -> list[tuple[str, list[str], list[str]]]:
     """Notes for each load of parameters which the file lacks and which it has too many, whatever the caller thinks of them."""
-    found: list[tuple[str, list[str], list[str]]] = []
+    key_differences: list[tuple[str, list[str], list[str]]] = []
     official = torch.nn.Module.load_state_dict
 
     def load(module: Any, state: Any, strict: bool = True, **more: Any) -> Any:
@@ -177,17 +177,17 @@ def strictly(torch: Any) -> list[tuple[str, list[str], list[str]]]:
             raise Failure(
                 "WEIGHTS_MISSING", f"The weights do not fit the model's code: {' '.join(str(error).split())}"
             ) from None
-        found.append((type(module).__name__, list(result.missing_keys), list(result.unexpected_keys)))
+        key_differences.append((type(module).__name__, list(result.missing_keys), list(result.unexpected_keys)))
         return result
 
     torch.nn.Module.load_state_dict = load
-    return found
+    return key_differences
 
 
-def raise_unless_all_fit(found: list[tuple[str, list[str], list[str]]], job: dict[str, Any]) -> None:
+def raise_unless_all_fit(key_differences: list[tuple[str, list[str], list[str]]], job: dict[str, Any]) -> None:
     lacking: list[str] = []
     strange: list[str] = []
-    for name, missing, unexpected in found:
+    for name, missing, unexpected in key_differences:
         lacking += [f"{name}.{key}" for key in missing if not listed(key, job["may_lack"])]
         strange += [f"{name}.{key}" for key in unexpected if not listed(key, job["may_add"])]
     if lacking or strange:

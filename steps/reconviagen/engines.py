@@ -33,18 +33,18 @@ def choose(parameters: Reconviagen) -> Choice:
                 "The engine fusion computes on the CPU, and a GPU was asked for.", "Use --device cpu or auto."
             )
         return Choice("fusion", "cpu", "asked for by name")
-    obstacle = _obstacle(parameters)
+    missing = _missing_requirement(parameters)
     named = parameters.engine == "reconviagen"
-    if obstacle is None:
+    if missing is None:
         device = "cpu" if parameters.device == "cpu" else "cuda"
         return Choice("reconviagen", device, "asked for by name" if named else "chosen by auto: its weights were given")
     if named or parameters.device == "cuda":
-        raise obstacle  # whoever asked for a GPU did not ask for fusion
-    return Choice("fusion", "cpu", f"chosen by auto: {obstacle.message[0].lower()}{obstacle.message[1:]}")
+        raise missing  # whoever asked for a GPU did not ask for fusion
+    return Choice("fusion", "cpu", f"chosen by auto: {missing.message[0].lower()}{missing.message[1:]}")
 
 
-def _obstacle(parameters: Reconviagen) -> StepError | None:
-    """Why the published model cannot run."""
+def _missing_requirement(parameters: Reconviagen) -> StepError | None:
+    """What the published model lacks to run, as the error; None where it can."""
     folder = parameters.weights
     if folder is None or (
         folder.is_dir() and not any(folder.iterdir())

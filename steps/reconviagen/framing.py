@@ -1,4 +1,4 @@
-"""The scene's views as the published model wants them, and the cameras that go with them."""
+"""The views and cameras as the published model takes them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MARGIN = 1.1  # of the object's own extent in the picture, as the model was trai
 
 
 @dataclass(frozen=True)
-class Framed:
+class FramedPicture:
     """file: the picture, SIDE x SIDE, RGB over black; left, top, side: the square of the view that it shows, in pixels."""
 
     file: Path
@@ -29,8 +29,8 @@ class Framed:
     side: float
 
 
-def framed(view: SceneView, folder: Path) -> Framed:
-    """The object with our mask, in a square around it, as the model's own preprocessing frames what it has cut out itself."""
+def frame_object(view: SceneView, folder: Path) -> FramedPicture:
+    """The masked object, centred in a square, as the model's own preprocessing frames what it has segmented itself."""
     colour, coverage = view.colour(), view.coverage()
     rows, columns = np.nonzero(coverage > 0.8)
     low, high = np.array([columns.min(), rows.min()]), np.array([columns.max(), rows.max()]) + 1
@@ -42,10 +42,10 @@ def framed(view: SceneView, folder: Path) -> Framed:
     square = premultiplied.transform((SIDE, SIDE), Image.Transform.EXTENT, box, Image.Resampling.BICUBIC)
     file = folder / f"{view.camera.name}.png"
     square.save(file)
-    return Framed(file, float(left), float(top), side)
+    return FramedPicture(file, float(left), float(top), side)
 
 
-def cameras(views: list[SceneView], pictures: list[Framed], to_scene: Similarity) -> dict[str, Any]:
+def cameras(views: list[SceneView], pictures: list[FramedPicture], to_scene: Similarity) -> dict[str, Any]:
     """The exact cameras in the model's object frame. extrinsics: (6, 4, 4), world to camera, x right, y down, z forward;
     intrinsics: (6, 3, 3), as shares of the framed picture's side. to_scene: from the model's frame to the scene's."""
     return {
@@ -55,15 +55,15 @@ def cameras(views: list[SceneView], pictures: list[Framed], to_scene: Similarity
 
 
 def _extrinsic(view: SceneView, to_scene: Similarity) -> Array:
-    """A camera's pose seen from the model's frame, whose unit is another: lengths shrink by the similarity's scale."""
+    """World-to-camera pose in the model's frame: lengths scale by the similarity."""
     pose = np.asarray(view.camera.camera_to_world, np.float64) @ np.diag([1.0, -1.0, -1.0, 1.0])
-    back = to_scene.inverse()
-    moved = np.eye(4)
-    moved[:3, :3], moved[:3, 3] = back.rotation @ pose[:3, :3], back(pose[:3, 3])
-    return np.linalg.inv(moved)
+    to_model = to_scene.inverse()
+    pose_in_model = np.eye(4)
+    pose_in_model[:3, :3], pose_in_model[:3, 3] = to_model.rotation @ pose[:3, :3], to_model(pose[:3, 3])
+    return np.linalg.inv(pose_in_model)
 
 
-def _intrinsic(view: SceneView, picture: Framed) -> Array:
+def _intrinsic(view: SceneView, picture: FramedPicture) -> Array:
     c = view.camera
     return np.array(
         [

@@ -35,7 +35,7 @@ LINES = 20  # of the program's last words go into a failure's details
 
 
 @dataclass(frozen=True)
-class Rung:
+class MemoryLevel:
     """What is given up, in this order, where the device's memory does not suffice; never a step of a sampler."""
 
     batch: int  # views that go through the image encoder at a time
@@ -43,17 +43,17 @@ class Rung:
     refine: bool
 
 
-def rungs(parameters: Reconviagen) -> list[Rung]:
-    """From what was asked for down to the least."""
-    found = [Rung(parameters.batch or 6, parameters.low_vram, parameters.refine)]
+def memory_levels(parameters: Reconviagen) -> list[MemoryLevel]:
+    """The memory fallback: from the options down to the least."""
+    levels = [MemoryLevel(parameters.batch or 6, parameters.low_vram, parameters.refine)]
     for change in ({"batch": 1}, {"low_vram": True}, {"refine": False}):
-        lower = replace(found[-1], **change)
-        found += [lower] if lower != found[-1] else []
-    return found
+        lower = replace(levels[-1], **change)
+        levels += [lower] if lower != levels[-1] else []
+    return levels
 
 
 @dataclass(frozen=True)
-class Made:
+class GeneratedMesh:
     """The model's mesh in its own frame: vertices (n, 3), faces (m, 3), colours of the vertices (n, 3)."""
 
     vertices: Array
@@ -62,32 +62,38 @@ class Made:
 
 
 class Model:
-    """One job's conversation with the model's program."""
+    """Runs the model's program as a child process, for one job."""
 
     def __init__(
-        self, parameters: Reconviagen, device: str, rung: Rung, views: list[SceneView], work: Path, reporter: Reporter
+        self,
+        parameters: Reconviagen,
+        device: str,
+        level: MemoryLevel,
+        views: list[SceneView],
+        folder: Path,
+        reporter: Reporter,
     ):
-        self.parameters, self.device, self.rung, self.reporter = parameters, device, rung, reporter
+        self.parameters, self.device, self.level, self.reporter = parameters, device, level, reporter
         assert parameters.weights is not None
-        self.manifest = weights_manifest.checked(parameters.weights)
-        self.work, self.views, self.peak_vram_mib = work, views, 0
-        work.mkdir(parents=True, exist_ok=True)
-        self.pictures = [framing.framed(view, work) for view in views]
+        self.manifest = weights_manifest.check_weights(parameters.weights)
+        self.folder, self.views, self.peak_vram_mib = folder, views, 0
+        folder.mkdir(parents=True, exist_ok=True)
+        self.pictures = [framing.frame_object(view, folder) for view in views]
 
-    def generated(self) -> Made:
-        return self._asked({"task": "generate"}, 0, GENERATE)
+    def generated(self) -> GeneratedMesh:
+        return self._run_task({"task": "generate"}, 0, GENERATE)
 
-    def refined(self, to_scene: Similarity) -> Made:
-        """The mesh again, from where the first ended, now that the cameras are known in the model's frame."""
+    def refined(self, to_scene: Similarity) -> GeneratedMesh:
+        """The mesh again, started from the first one, with the cameras in the model's frame."""
         cameras = framing.cameras(self.views, self.pictures, to_scene)
-        return self._asked({"task": "refine", "cameras": cameras}, PLACE, REFINE)
+        return self._run_task({"task": "refine", "cameras": cameras}, PLACE, REFINE)
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """What ran, for the report."""
         p = self.parameters
         parts = {name: f"{part['source']} at {part['revision']}" for name, part in self.manifest["parts"].items()}
         return {
-            **read_json(self.work / "result.json", {}),
+            **read_json(self.folder / "result.json", {}),
             "weights": parts,
             "mode": p.mode,
             **self._samplers(),
@@ -104,9 +110,9 @@ class Model:
             "latent": {"steps": p.latent_steps, "cfg_strength": p.latent_guidance, "rescale_t": p.latent_rescale},
         }
 
-    def _asked(self, task: dict[str, Any], first: int, last: int) -> Made:
+    def _run_task(self, task: dict[str, Any], first: int, last: int) -> GeneratedMesh:
         for name in ("events.jsonl", "failure.json", "result.json"):
-            (self.work / name).unlink(missing_ok=True)
+            (self.folder / name).unlink(missing_ok=True)
         parts = self.manifest["parts"]
         job = {
             **task,
@@ -118,51 +124,56 @@ class Model:
             "device": self.device,
             "seed": self.parameters.seed,
             "mode": self.parameters.mode,
-            "batch": self.rung.batch,
-            "low_vram": self.rung.low_vram,
+            "batch": self.level.batch,
+            "low_vram": self.level.low_vram,
             **self._samplers(),
-            "out": str(self.work),
+            "out": str(self.folder),
             "parent": os.getpid(),
         }
-        write_json(self.work / "job.json", job)
+        write_json(self.folder / "job.json", job)
         self._run(first, last)
-        found = np.load(self.work / "mesh.npz")
-        return Made(
-            found["vertices"].astype(np.float64), found["faces"].astype(np.int32), found["colours"].astype(np.float64)
+        arrays = np.load(self.folder / "mesh.npz")
+        return GeneratedMesh(
+            arrays["vertices"].astype(np.float64),
+            arrays["faces"].astype(np.int32),
+            arrays["colours"].astype(np.float64),
         )
 
     def _run(self, first: int, last: int) -> None:
-        command = [interpreter(), str(ADAPTER), str(self.work / "job.json")]
-        log = self.work / "log.txt"
+        command = [interpreter(), str(ADAPTER), str(self.folder / "job.json")]
+        log = self.folder / "log.txt"
         with open(log, "wb") as words:
-            # a process group of its own: what the program starts ends with it, and leaves the device's memory to what comes next
+            # a process group of its own: what the program starts ends with it, and leaves the device's memory to what
+            # comes next
+
             child = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=words, stderr=words, env=environment(), process_group=0
             )
             try:
-                heard = 0
+                n_lines = 0
                 while child.poll() is None:
-                    heard = self._heard(heard, first, last)
+                    n_lines = self._relay_events(n_lines, first, last)
                     time.sleep(POLL_SECONDS)
             finally:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(child.pid, signal.SIGKILL)
                 child.wait()
-        self._heard(heard, first, last)
+        self._relay_events(n_lines, first, last)
         tail = log.read_text(errors="replace").splitlines()[-LINES:]
         print("\n".join(tail), file=sys.stderr)
         if child.returncode:
             raise self._failure(child.returncode, tail)
-        self.peak_vram_mib = max(self.peak_vram_mib, read_json(self.work / "result.json", {}).get("peak_vram_mib", 0))
+        self.peak_vram_mib = max(self.peak_vram_mib, read_json(self.folder / "result.json", {}).get("peak_vram_mib", 0))
         self.reporter.value("peak-vram-mib", self.peak_vram_mib)
 
-    def _heard(self, heard: int, first: int, last: int) -> int:
-        """Passes on what the program has told since, and nothing that is no event. Returns how many lines that makes."""
-        path = self.work / "events.jsonl"
+    def _relay_events(self, n_lines: int, first: int, last: int) -> int:
+        """Passes new events of the program on to the reporter; lines that are no event are dropped. Returns the number of lines
+        read."""
+        path = self.folder / "events.jsonl"
         lines = (
             path.read_text(errors="replace").split("\n")[:-1] if path.is_file() else []
         )  # the last is still being written
-        for line in lines[heard:]:
+        for line in lines[n_lines:]:
             stage, done, total = event(line)
             if stage:
                 self._enter(stage)
@@ -175,8 +186,8 @@ class Model:
             self.reporter.stage(stage)
 
     def _failure(self, code: int, tail: list[str]) -> Exception:
-        """The program's own record; what the system says where it left none."""
-        record = as_record(read_json(self.work / "failure.json"))
+        """The program's own failure record; the exit status where there is none."""
+        record = as_record(read_json(self.folder / "failure.json"))
         if record is None:
             if code == -signal.SIGKILL:
                 return MemoryError("The model's program was killed, most likely for want of memory.")
@@ -189,14 +200,14 @@ class Model:
 def event(line: str) -> tuple[str, int, int]:
     """A line of events.jsonl: the stage it enters, or "" and how much is done of how much; ("", 0, 0) where it says neither."""
     try:
-        told = json.loads(line)
+        content = json.loads(line)
     except (ValueError, RecursionError):
         return "", 0, 0
-    if not isinstance(told, dict):
+    if not isinstance(content, dict):
         return "", 0, 0
-    if told.get("stage") in STAGES:
-        return told["stage"], 0, 0
-    done, total = told.get("done"), told.get("total")
+    if content.get("stage") in STAGES:
+        return content["stage"], 0, 0
+    done, total = content.get("done"), content.get("total")
     if not isinstance(done, int) or not isinstance(total, int) or not 0 <= done <= total:
         return "", 0, 0
     return "", done, total
@@ -209,5 +220,5 @@ def interpreter() -> str:
 
 def environment() -> dict[str, str]:
     """What that interpreter sees: none of our own packages, and what PATHS names instead."""
-    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
-    return kept | ({"PYTHONPATH": os.environ[PATHS]} if PATHS in os.environ else {})
+    variables = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    return variables | ({"PYTHONPATH": os.environ[PATHS]} if PATHS in os.environ else {})

@@ -15,7 +15,7 @@ from steps.runtime.errors import ModelVramOom
 from steps.runtime.files import write_json
 from steps.runtime.reporter import Reporter
 
-Made = tuple[mesh_files.Mesh, dict[str, Any]]
+Result = tuple[mesh_files.Mesh, dict[str, Any]]
 COVERAGE = "coverage.png"  # what the views saw of the mesh, and what the model made up
 
 
@@ -26,60 +26,64 @@ def run(parameters: Reconviagen, out: Path, reporter: Reporter) -> None:
     choice = choose(parameters)
     reporter.value("engine", choice.engine)
     reporter.value("device", choice.device)
-    taken = scene.load(parameters.scene)
-    mesh, facts = (published if choice.engine == "reconviagen" else fused)(parameters, choice, taken, reporter, out)
-    mesh_files.save(out, mesh, taken.frame)
-    about = {
+    loaded = scene.load(parameters.scene)
+    mesh, engine_metadata = (run_published_model if choice.engine == "reconviagen" else run_fusion)(
+        parameters, choice, loaded, reporter, out
+    )
+    mesh_files.save(out, mesh, loaded.frame)
+    metadata = {
         "model": "reconviagen",
         "engine": choice.engine,
         "engine_reason": choice.reason,
         "device": choice.device,
         "seed": parameters.seed,
     }
-    write_json(out / "model.json", {**about, **facts, "faces": len(mesh.faces), "vertices": len(mesh.vertices)})
+    write_json(
+        out / "model.json", {**metadata, **engine_metadata, "faces": len(mesh.faces), "vertices": len(mesh.vertices)}
+    )
     reporter.progress(1, 1)
 
 
-def fused(p: Reconviagen, choice: Choice, taken: scene.Scene, reporter: Reporter, out: Path) -> Made:
-    """By depth fusion."""
+def run_fusion(p: Reconviagen, choice: Choice, loaded: scene.Scene, reporter: Reporter, out: Path) -> Result:
+    """The engine `fusion`."""
     from steps.fusion import reconstruct  # only now: an engine that cannot run is refused without loading kernels
 
     reporter.stage("inference")
-    settings = reconstruct.Settings(p.resolution, p.grid, p.faces, p.texture_size, taken.exact)
+    settings = reconstruct.Settings(p.resolution, p.grid, p.faces, p.texture_size, loaded.exact)
     parts = reconstruct.PARTS + 1
-    found = reconstruct.reconstruct(taken.views, settings, lambda part: reporter.progress(part, parts))
+    result = reconstruct.reconstruct(loaded.views, settings, lambda part: reporter.progress(part, parts))
     reporter.stage("export")
-    mesh, facts = found
-    for note in facts["notes"]:
+    mesh, metadata = result
+    for note in metadata["notes"]:
         reporter.note(note)
-    return mesh, {**facts, "voxel": taken.frame.length_out(facts["voxel"])}
+    return mesh, {**metadata, "voxel": loaded.frame.length_out(metadata["voxel"])}
 
 
-def published(p: Reconviagen, choice: Choice, taken: scene.Scene, reporter: Reporter, out: Path) -> Made:
-    """By the published model, whose mesh is laid where the cameras say and wears the photographs."""
+def run_published_model(p: Reconviagen, choice: Choice, loaded: scene.Scene, reporter: Reporter, out: Path) -> Result:
+    """The published model, its mesh registered to the views and textured from them."""
     from steps.fusion import reconstruct
     from steps.reconviagen import model, placing
 
-    ladder = model.rungs(p)
+    levels = model.memory_levels(p)
     attempts = Attempts(p.attempts)
     if attempts.note:
         reporter.note(attempts.note)
-    index = attempts.first(ladder)
-    reporter.value("rungs-left", len(ladder) - 1 - index)
-    with tempfile.TemporaryDirectory(prefix="reconviagen-") as work:
-        asked = model.Model(p, choice.device, ladder[index], taken.views, Path(work), reporter)
-        with attempts.recorded(ladder[index], ModelVramOom, lambda: asked.peak_vram_mib):
-            made = asked.generated()
-            found = placing.placed(made, taken.views)
+    index = attempts.first(levels)
+    reporter.value("rungs-left", len(levels) - 1 - index)
+    with tempfile.TemporaryDirectory(prefix="reconviagen-") as folder:
+        published = model.Model(p, choice.device, levels[index], loaded.views, Path(folder), reporter)
+        with attempts.recorded(levels[index], ModelVramOom, lambda: published.peak_vram_mib):
+            generated = published.generated()
+            registration = placing.register_mesh(generated, loaded.views)
             reporter.progress(model.PLACE, 100)
-            if ladder[index].refine:
-                made = asked.refined(found.pose)
-                found = placing.placed(made, taken.views)
-            settings = reconstruct.Settings(p.resolution, p.grid, p.faces, p.texture_size, taken.exact)
-            mesh, facts, unseen = placing.dressed(made, found, taken.views, settings)
-            placing.coverage(mesh, unseen, out / COVERAGE)
-        told = {
-            "rung": asdict(ladder[0]) | {"stood_on": asdict(ladder[index])},
-            "registration": placing.facts(found, mesh, taken),
+            if levels[index].refine:
+                generated = published.refined(registration.pose)
+                registration = placing.register_mesh(generated, loaded.views)
+            settings = reconstruct.Settings(p.resolution, p.grid, p.faces, p.texture_size, loaded.exact)
+            mesh, metadata, unseen = placing.texture_registered(generated, registration, loaded.views, settings)
+            placing.write_coverage(mesh, unseen, out / COVERAGE)
+        registration_metadata = {
+            "rung": asdict(levels[0]) | {"stood_on": asdict(levels[index])},
+            "registration": placing.metadata(registration, mesh, loaded),
         }
-        return mesh, {**facts, **asked.facts(), **told}
+        return mesh, {**metadata, **published.metadata(), **registration_metadata}

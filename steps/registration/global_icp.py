@@ -1,8 +1,7 @@
-"""Similarity transforms, and all those in which one cloud lies about well on another.
+"""Similarity transforms, and global registration of two point clouds by batched ICP.
 
-All rotations are begun from, each with a few rounds of ICP (Besl and McKay 1992, scaled by Umeyama 1991) against grids of nearest
-points. Everything here is in radii of the clouds: the root of the mean squared distance from their middles.
-"""
+Starts from all rotations, each with a few rounds of ICP (Besl and McKay 1992, scaled by Umeyama 1991) against grids of
+nearest points. Lengths are in radii of the clouds: root mean squared distance from the centroid."""
 
 from __future__ import annotations
 
@@ -16,19 +15,18 @@ from scipy.ndimage import distance_transform_edt
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
-from steps.registration.pointcloud import Cloud
+from steps.registration.pointcloud import PointCloud
 
 Array = NDArray[Any]
-ROTATIONS = 960  # to begin from: no rotation is further than about 17 degrees from one of them
-COARSE, MIDDLE, CLOSE = 160, 700, 1500  # points of each side that are looked at: by all rotations, by some, by one
-KEPT = 48  # of the rotations are looked at more closely
+ROTATIONS = 960  # starts: every rotation is within about 17 degrees of one of them
+COARSE, MIDDLE, FINE = 160, 700, 1500  # points of each side: for all rotations, for some, for one
+N_KEPT = 48  # rotations that are refined
 CELLS = 72  # to a side of the grids of nearest points
-REACH = 2.0  # of these grids around the middle
-SAME = np.radians(3.0), 0.03  # rotation and shift by which two poses are one
-APART = np.radians(16.0)  # between two of the poses that are kept
-# by which what is round may lie beside itself when it is turned (a part of it is the distance of two points), and the steps in
-# which it is turned
-ROUND, SWEEP = 0.04, np.radians(3.0)
+GRID_HALF_SIDE = 2.0  # of these grids, from the centroid
+SAME_POSE = np.radians(3.0), 0.03  # rotation and shift up to which two poses are the same
+MIN_ANGLE = np.radians(16.0)  # between any two poses that non-maximum suppression keeps
+# largest residual of a solid of revolution against itself rotated (part of it is the spacing of points), and the step of angles
+SYMMETRY_TOLERANCE, SYMMETRY_STEP = 0.04, np.radians(3.0)
 
 
 @dataclass(frozen=True)
@@ -42,26 +40,26 @@ class Similarity:
     def __call__(self, points: Array) -> Array:
         return np.asarray(self.scale * points @ self.rotation.T + self.shift)
 
-    def turned(self, normals: Array) -> Array:
+    def rotate(self, normals: Array) -> Array:
         return np.asarray(normals @ self.rotation.T)
 
     def inverse(self) -> Similarity:
         return Similarity(1 / self.scale, self.rotation.T, -(self.rotation.T @ self.shift) / self.scale)
 
     def after(self, first: Similarity) -> Similarity:
-        """This one after another."""
+        """The composition: `first`, then this one."""
         return Similarity(self.scale * first.scale, self.rotation @ first.rotation, self(first.shift))
 
 
-def onto_unit(cloud: Cloud) -> Similarity:
-    """What puts a cloud's middle to the origin and its radius, the root of the mean squared distance, to one."""
+def unit_normalization(cloud: PointCloud) -> Similarity:
+    """The transform of a cloud's centroid to the origin and its radius, root mean squared distance, to one."""
     middle = cloud.points.mean(axis=0)
     radius = float(np.sqrt(((cloud.points - middle) ** 2).sum(axis=1).mean()))
     return Similarity(1 / radius, np.eye(3), -middle / radius)
 
 
-def moved(cloud: Cloud, pose: Similarity) -> Cloud:
-    return Cloud(pose(cloud.points), pose.turned(cloud.normals), cloud.colours)
+def transform(cloud: PointCloud, pose: Similarity) -> PointCloud:
+    return PointCloud(pose(cloud.points), pose.rotate(cloud.normals), cloud.colours)
 
 
 # -- all rotations ------------------------------------------------------------------------------------------------------
@@ -77,7 +75,7 @@ def rotations(count: int) -> Array:
 
 
 class Nearest:
-    """The point of a cloud of radius one nearest to anywhere, to within a cell."""
+    """Nearest point of a cloud of radius one, to within a cell of a grid."""
 
     def __init__(self, points: Array) -> None:
         self.points = np.asarray(points, np.float32)
@@ -90,7 +88,7 @@ class Nearest:
         self.owner = owner[tuple(at)]
 
     def _cell(self, points: Array) -> Array:
-        return np.clip((points + REACH) * (CELLS / (2 * REACH)), 0, CELLS - 1).astype(np.int32)
+        return np.clip((points + GRID_HALF_SIDE) * (CELLS / (2 * GRID_HALF_SIDE)), 0, CELLS - 1).astype(np.int32)
 
     def __call__(self, points: Array) -> Array:
         """(..., 3) -> the indices (...) of the nearest points."""
@@ -111,31 +109,37 @@ class Poses:
             float(self.scale[index]), self.rotation[index].astype(np.float64), self.shift[index].astype(np.float64)
         )
 
-    def some(self, chosen: Array) -> Poses:
+    def subsample(self, chosen: Array) -> Poses:
         return Poses(self.scale[chosen], self.rotation[chosen], self.shift[chosen])
 
 
-def pursued(
-    own: Cloud, other: Cloud, grids: tuple[Nearest, Nearest], poses: Poses, widths: tuple[float, ...]
+def batched_icp(
+    source_cloud: PointCloud,
+    target_cloud: PointCloud,
+    grids: tuple[Nearest, Nearest],
+    poses: Poses,
+    widths: tuple[float, ...],
 ) -> tuple[Poses, Array]:
-    """Rounds of scaled ICP for all poses at once, one for each width of the error's bound; and each pose's cost in [0, 1]."""
-    a, b = own.points.astype(np.float32), other.points.astype(np.float32)
+    """Robust scaled ICP for all poses at once, one round for each width of the loss; and each pose's cost in [0, 1]."""
+    a, b = source_cloud.points.astype(np.float32), target_cloud.points.astype(np.float32)
     for width in (*widths, widths[-1]):
         s, r, t = poses.scale, poses.rotation, poses.shift
-        there = s[:, None, None] * (a @ r.transpose(0, 2, 1)) + t[:, None]
-        back = (b[None] - t[:, None]) @ r / s[:, None, None]
-        to, source = grids[1].points[grids[1](there)], grids[0].points[grids[0](back)]
-        x = np.concatenate([np.broadcast_to(a, there.shape), source], axis=1)
-        y = np.concatenate([to, np.broadcast_to(b, back.shape)], axis=1)
-        moved_there = s[:, None, None] * (source @ r.transpose(0, 2, 1)) + t[:, None]
-        apart = np.concatenate([((there - to) ** 2).sum(axis=2), ((moved_there - b) ** 2).sum(axis=2)], axis=1)
-        cost = (apart / (apart + width**2)).mean(axis=1)
-        last, poses = poses, fitted(x, y, 1 / (1 + apart / width**2) ** 2)
+        forward = s[:, None, None] * (a @ r.transpose(0, 2, 1)) + t[:, None]
+        backward = (b[None] - t[:, None]) @ r / s[:, None, None]
+        nearest_target, nearest_source = grids[1].points[grids[1](forward)], grids[0].points[grids[0](backward)]
+        x = np.concatenate([np.broadcast_to(a, forward.shape), nearest_source], axis=1)
+        y = np.concatenate([nearest_target, np.broadcast_to(b, backward.shape)], axis=1)
+        forward_source = s[:, None, None] * (nearest_source @ r.transpose(0, 2, 1)) + t[:, None]
+        squared_distance = np.concatenate(
+            [((forward - nearest_target) ** 2).sum(axis=2), ((forward_source - b) ** 2).sum(axis=2)], axis=1
+        )
+        cost = (squared_distance / (squared_distance + width**2)).mean(axis=1)
+        last, poses = poses, weighted_similarities(x, y, 1 / (1 + squared_distance / width**2) ** 2)
     return last, cost
 
 
-def fitted(x: Array, y: Array, weight: Array) -> Poses:
-    """The similarity transforms that take points x (p, n, 3) closest to y, by weights (p, n)."""
+def weighted_similarities(x: Array, y: Array, weight: Array) -> Poses:
+    """Weighted least-squares similarity transforms from points x (p, n, 3) to y (Umeyama 1991), by weights (p, n)."""
     w = weight / weight.sum(axis=1, keepdims=True)
     mx, my = (np.einsum("pn,pni->pi", w, v) for v in (x, y))
     dx, dy = x - mx[:, None], y - my[:, None]
@@ -148,52 +152,54 @@ def fitted(x: Array, y: Array, weight: Array) -> Poses:
     return Poses(*(v.astype(np.float32) for v in (s, r, t)))
 
 
-def found(own: Cloud, other: Cloud) -> list[tuple[float, Similarity]]:
-    """Poses that fit, different from each other, best first. Both clouds have radius one."""
-    grids = Nearest(own.points), Nearest(other.points)
+def global_poses(source: PointCloud, target: PointCloud) -> list[tuple[float, Similarity]]:
+    """Distinct poses that fit, best first. Both clouds have radius one."""
+    grids = Nearest(source.points), Nearest(target.points)
     start = Poses(
         np.ones(ROTATIONS, np.float32), rotations(ROTATIONS).astype(np.float32), np.zeros((ROTATIONS, 3), np.float32)
     )
-    few, more = ((own.some(n, seed), other.some(n, seed)) for n, seed in ((COARSE, 0), (MIDDLE, 1)))
-    poses, cost = pursued(*few, grids, start, (0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.15, 0.15))
-    poses = poses.some(spread(poses, cost, 3 * KEPT))
-    poses, cost = pursued(*more, grids, poses, (0.15, 0.12, 0.1, 0.1))
-    poses = poses.some(spread(poses, cost, KEPT))
-    poses, cost = pursued(*more, grids, poses, (0.1, 0.08, 0.08, 0.06, 0.06, 0.06))
-    return distinct([(float(cost[k]), poses.one(k)) for k in range(len(cost))])
+    coarse, medium = ((source.subsample(n, seed), target.subsample(n, seed)) for n, seed in ((COARSE, 0), (MIDDLE, 1)))
+    poses, cost = batched_icp(*coarse, grids, start, (0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.15, 0.15))
+    poses = poses.subsample(non_max_suppression(poses, cost, 3 * N_KEPT))
+    poses, cost = batched_icp(*medium, grids, poses, (0.15, 0.12, 0.1, 0.1))
+    poses = poses.subsample(non_max_suppression(poses, cost, N_KEPT))
+    poses, cost = batched_icp(*medium, grids, poses, (0.1, 0.08, 0.08, 0.06, 0.06, 0.06))
+    return without_duplicates([(float(cost[k]), poses.one(k)) for k in range(len(cost))])
 
 
-def spread(poses: Poses, cost: Array, count: int) -> Array:
-    """The best `count`, none of them APART or less from a better one, so that no way in which a symmetric shape fits is crowded
-    out by many neighbours of another."""
+def non_max_suppression(poses: Poses, cost: Array, count: int) -> Array:
+    """Indices of the best `count` rotations, none within MIN_ANGLE of a better one, so that neighbours of one symmetric fit do
+    not crowd out the others."""
     order = np.argsort(cost)
     flat = poses.rotation[order].reshape(-1, 9)
-    near = flat @ flat.T > 1 + 2 * np.cos(APART)
-    kept: list[int] = []
+    near = flat @ flat.T > 1 + 2 * np.cos(MIN_ANGLE)
+    selected: list[int] = []
     for k in range(len(order)):
-        if len(kept) < count and not near[k, kept].any():
-            kept.append(k)
-    return np.asarray(order[kept])
+        if len(selected) < count and not near[k, selected].any():
+            selected.append(k)
+    return np.asarray(order[selected])
 
 
-def distinct(fits: list[tuple[float, Similarity]]) -> list[tuple[float, Similarity]]:
-    """The best first, without those that are alike to a better one."""
-    return apart(fits, alike, len(fits))
+def without_duplicates(fits: list[tuple[float, Similarity]]) -> list[tuple[float, Similarity]]:
+    """Sorted by cost, without those that equal a better one."""
+    return greedy_suppression(fits, same_pose, len(fits))
 
 
-def apart(
+def greedy_suppression(
     fits: list[tuple[float, Similarity]], near: Callable[[Similarity, Similarity], bool], count: int
 ) -> list[tuple[float, Similarity]]:
-    """At most `count`, by cost, none of them near to a better one."""
-    kept: list[tuple[float, Similarity]] = []
+    """At most `count`, by cost, none of them near a better one."""
+    selected: list[tuple[float, Similarity]] = []
     for cost, pose in sorted(fits, key=lambda f: f[0]):
-        if len(kept) < count and not any(near(pose, other) for _, other in kept):
-            kept.append((cost, pose))
-    return kept
+        if len(selected) < count and not any(near(pose, other) for _, other in selected):
+            selected.append((cost, pose))
+    return selected
 
 
-def alike(one: Similarity, other: Similarity) -> bool:
-    return angle(one.rotation, other.rotation) < SAME[0] and bool(np.linalg.norm(one.shift - other.shift) < SAME[1])
+def same_pose(one: Similarity, other: Similarity) -> bool:
+    return angle(one.rotation, other.rotation) < SAME_POSE[0] and bool(
+        np.linalg.norm(one.shift - other.shift) < SAME_POSE[1]
+    )
 
 
 def angle(one: Array, other: Array) -> float:
@@ -201,24 +207,24 @@ def angle(one: Array, other: Array) -> float:
     return float(np.arccos(np.clip((np.trace(one.T @ other) - 1) / 2, -1, 1)))
 
 
-def round_axis(cloud: Cloud) -> Array:
-    """The axis about which a cloud of radius one is round, (3,), zero if there is none: one of its principal axes, about which it
-    may be turned and stays where it is."""
-    tree, few = cKDTree(cloud.points), cloud.some(CLOSE).points
+def symmetry_axis(cloud: PointCloud) -> Array:
+    """Axis of revolution of a cloud of radius one, (3,), zero if there is none: a principal axis about which rotations map it
+    to itself."""
+    tree, sample = cKDTree(cloud.points), cloud.subsample(FINE).points
     axes = np.linalg.svd(cloud.points, full_matrices=False)[2]
     turns = [Rotation.from_rotvec(axes * angle).as_matrix() for angle in (0.6, 1.3, 2.0)]
-    beside = [max(float(tree.query(few @ turn[k].T)[0].mean()) for turn in turns) for k in range(3)]
-    return np.asarray(axes[int(np.argmin(beside))] if min(beside) < ROUND else np.zeros(3))
+    residuals = [max(float(tree.query(sample @ turn[k].T)[0].mean()) for turn in turns) for k in range(3)]
+    return np.asarray(axes[int(np.argmin(residuals))] if min(residuals) < SYMMETRY_TOLERANCE else np.zeros(3))
 
 
-def over(axis: Array, pose: Similarity) -> Similarity:
-    """The pose with what it places turned upside down, as seen from the axis."""
+def flipped(axis: Array, pose: Similarity) -> Similarity:
+    """The pose followed by half a turn that reverses the axis."""
     across = np.cross(axis, np.eye(3)[int(np.argmin(np.abs(axis)))])
     turn = Rotation.from_rotvec(np.pi * across / np.linalg.norm(across)).as_matrix()
     return Similarity(pose.scale, turn @ pose.rotation, turn @ pose.shift)
 
 
-def swept(axis: Array, bases: list[Similarity]) -> list[Similarity]:
-    """The poses turned about the axis, all the way around."""
-    turns = Rotation.from_rotvec(axis * np.arange(0, 2 * np.pi, SWEEP)[:, None]).as_matrix()
+def rotated_about(axis: Array, bases: list[Similarity]) -> list[Similarity]:
+    """The poses followed by all rotations about the axis, in steps of SYMMETRY_STEP."""
+    turns = Rotation.from_rotvec(axis * np.arange(0, 2 * np.pi, SYMMETRY_STEP)[:, None]).as_matrix()
     return [Similarity(p.scale, turn @ p.rotation, turn @ p.shift) for p in bases for turn in turns]

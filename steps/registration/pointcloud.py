@@ -1,4 +1,4 @@
-"""Surfaces as points: what a mesh and what six views show, so that one can be laid on the other."""
+"""Point clouds of a mesh and of the six views, for registration."""
 
 from __future__ import annotations
 
@@ -10,84 +10,90 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steps.compute.kernels import inlined, kernel, projected, within
+from steps.compute.kernels import inlined, kernel, project_point, within
 from steps.geometry.cameras import Camera, unproject
 from steps.geometry.depth_ops import tangent_planes
 from steps.runtime.errors import ModelConvergenceFailed
 
 Array = NDArray[Any]
-FACING = 0.25  # least cosine between normal and sight for a colour to be compared
+LEAST_COSINE = 0.25  # least cosine between normal and viewing ray
 
 
 @dataclass(frozen=True)
-class Cloud:
+class PointCloud:
     """points, normals: (n, 3) float64, normals of unit length; colours: (n, 3) in [0, 1], None where there are none."""
 
     points: Array
     normals: Array
     colours: Array | None = None
 
-    def some(self, count: int, seed: int = 0) -> Cloud:
-        """At most `count` of them, at random."""
+    def subsample(self, count: int, seed: int = 0) -> PointCloud:
+        """At most `count` points, at random."""
         if len(self.points) <= count:
             return self
         chosen = np.random.default_rng(seed).permutation(len(self.points))[:count]
-        return Cloud(self.points[chosen], self.normals[chosen], None if self.colours is None else self.colours[chosen])
+        return PointCloud(
+            self.points[chosen], self.normals[chosen], None if self.colours is None else self.colours[chosen]
+        )
 
 
 @dataclass(frozen=True)
-class Sight:
+class RegistrationView:
     """One view. depth: [H, W], 0 where nothing is; colour: [H, W, 3] straight. Both have the camera's size."""
 
     camera: Camera
     depth: Array
     colour: Array
 
-    def look(self, points: Array, normals: Array, thick: float) -> tuple[Array, Array, Array]:
-        """Which of points (n, 3) this view shows, (n,) bool: those on the surface that its depth has, give or take `thick`, and
-        turned to it; of these k the view's colours (k, 3), and how they change as the points move, (k, 3 channels, 3)."""
+    def sample_colours(self, points: Array, normals: Array, max_distance: float) -> tuple[Array, Array, Array]:
+        """(n,) bool, which points (n, 3) are visible: within max_distance of the view's depth, and facing it; for these k the
+        view's colours (k, 3) and their jacobian by the point (k, 3 channels, 3)."""
         seen, colours, slopes = np.zeros(len(points), bool), np.empty((len(points), 3)), np.empty((len(points), 3, 3))
         eye = self.camera.position
-        _looked(points, normals, self.camera.projection, eye, self.depth, self.layers, thick, seen, colours, slopes)
+        _sample_colours(
+            points, normals, self.camera.projection, eye, self.depth, self.layers, max_distance, seen, colours, slopes
+        )
         return seen, colours[seen], slopes[seen]
 
-    def behind(self, points: Array, thick: float) -> tuple[Array, Array, Array]:
-        """Which of points (n, 3) lie at the surface that this view's depth has, to within `thick` along its axis, (n,) bool; of
-        these k how far each is behind its plane (k,), and that plane's normal (k, 3)."""
+    def point_to_plane(self, points: Array, max_distance: float) -> tuple[Array, Array, Array]:
+        """(n,) bool, which points (n, 3) lie within max_distance of the view's depth along its axis; for these k the signed
+        distance behind the local plane (k,) and its normal (k, 3)."""
         known, gap, normals = np.zeros(len(points), bool), np.empty(len(points)), np.empty((len(points), 3))
-        _behind(points, self.camera.projection, self.depth, thick, known, gap, normals)
+        _point_to_plane(points, self.camera.projection, self.depth, max_distance, known, gap, normals)
         return known, gap[known], normals[known]
 
-    def thinned(self, step: int) -> Sight:
-        """Every step-th pixel, and the camera that has just these."""
+    def subsampled(self, step: int) -> RegistrationView:
+        """Every step-th pixel, with the matching camera."""
         first = step // 2
         depth, colour = (np.ascontiguousarray(a[first::step, first::step]) for a in (self.depth, self.colour))
-        return Sight(self.camera.thinned(step), depth, colour)
+        return RegistrationView(self.camera.subsampled(step), depth, colour)
 
     @cached_property
     def layers(self) -> Array:
-        """[H, W, 9] float32: colour, and its change downwards and to the right."""
+        """[H, W, 9] float32: colour, and its derivatives by row and by column."""
         down, right = np.gradient(self.colour, axis=(0, 1))
         return np.concatenate([self.colour, down, right], axis=2).astype(np.float32)
 
 
 @inlined
-def _between(upper, lower, down, across, k):  # type: ignore[no-untyped-def]
+def _bilinear(upper, lower, down, across, k):  # type: ignore[no-untyped-def]
     above = upper[0][k] + across * (upper[1][k] - upper[0][k])
     return above + down * (lower[0][k] + across * (lower[1][k] - lower[0][k]) - above)
 
 
 @kernel
-def _looked(points, normals, m, eye, depth, layers, thick, seen, colours, slopes):  # type: ignore[no-untyped-def]
+def _sample_colours(points, normals, m, eye, depth, layers, max_distance, seen, colours, slopes):  # type: ignore[no-untyped-def]
     height, width = depth.shape
     for i in range(len(points)):
-        far, across, down = projected(points[i], m)
+        far, across, down = project_point(points[i], m)
         if not within(across, down, width, height):
             continue
         there = depth[int(down), int(across)]
         u, v, w = eye[0] - points[i, 0], eye[1] - points[i, 1], eye[2] - points[i, 2]
-        turned = u * normals[i, 0] + v * normals[i, 1] + w * normals[i, 2] > FACING * math.sqrt(u * u + v * v + w * w)
-        if not (there > 0 and abs(far - there) < thick and turned):
+        turned = u * normals[i, 0] + v * normals[i, 1] + w * normals[i, 2] > LEAST_COSINE * math.sqrt(
+            u * u + v * v + w * w
+        )
+        if not (there > 0 and abs(far - there) < max_distance and turned):
             continue
         seen[i] = True
         row, column = min(max(down - 0.5, 0.0), height - 1.0), min(max(across - 0.5, 0.0), width - 1.0)
@@ -95,8 +101,8 @@ def _looked(points, normals, m, eye, depth, layers, thick, seen, colours, slopes
         r1, c1, fr, fc = min(r + 1, height - 1), min(c + 1, width - 1), row - r, column - c
         upper, lower = (layers[r, c], layers[r, c1]), (layers[r1, c], layers[r1, c1])
         for k in range(3):
-            colours[i, k] = _between(upper, lower, fr, fc, k)
-            by_row, by_column = _between(upper, lower, fr, fc, k + 3), _between(upper, lower, fr, fc, k + 6)
+            colours[i, k] = _bilinear(upper, lower, fr, fc, k)
+            by_row, by_column = _bilinear(upper, lower, fr, fc, k + 3), _bilinear(upper, lower, fr, fc, k + 6)
             for axis in range(3):
                 slopes[i, k, axis] = (
                     by_column * (m[0, axis] - across * m[2, axis]) + by_row * (m[1, axis] - down * m[2, axis])
@@ -104,16 +110,16 @@ def _looked(points, normals, m, eye, depth, layers, thick, seen, colours, slopes
 
 
 @kernel
-def _behind(points, m, depth, thick, known, gap, normals):  # type: ignore[no-untyped-def]
+def _point_to_plane(points, m, depth, max_distance, known, gap, normals):  # type: ignore[no-untyped-def]
     height, width = depth.shape
     for i in range(len(points)):
-        far, across, down = projected(points[i], m)
+        far, across, down = project_point(points[i], m)
         if not within(across - 0.5, down - 0.5, width - 1, height - 1):
             continue
         row, column = int(down - 0.5), int(across - 0.5)
         fr, fc = down - 0.5 - row, across - 0.5 - column
         a, b, c, d = depth[row, column], depth[row, column + 1], depth[row + 1, column], depth[row + 1, column + 1]
-        if min(min(a, b), min(c, d)) <= 0 or max(max(a, b), max(c, d)) - min(min(a, b), min(c, d)) > thick:
+        if min(min(a, b), min(c, d)) <= 0 or max(max(a, b), max(c, d)) - min(min(a, b), min(c, d)) > max_distance:
             continue
         by_column, by_row = (1 - fr) * (b - a) + fr * (d - c), (1 - fc) * (c - a) + fc * (d - b)
         off = far - (a + fc * (b - a) + fr * (c - a) + fr * fc * (a - b - c + d))
@@ -124,7 +130,7 @@ def _behind(points, m, depth, thick, known, gap, normals):  # type: ignore[no-un
                 - (by_column * (m[0, axis] - across * m[2, axis]) + by_row * (m[1, axis] - down * m[2, axis])) / far
             )
             square += normals[i, axis] ** 2
-        if abs(off) > thick or square * FACING**2 > 1:
+        if abs(off) > max_distance or square * LEAST_COSINE**2 > 1:
             continue
         known[i] = True
         gap[i] = off / math.sqrt(square)
@@ -132,9 +138,9 @@ def _behind(points, m, depth, thick, known, gap, normals):  # type: ignore[no-un
             normals[i, axis] /= math.sqrt(square)
 
 
-def of_mesh(vertices: Array, faces: Array, count: int, seed: int = 0) -> tuple[Cloud, Array, Array]:
-    """`count` points spread evenly over a mesh, without colours; the face that each lies on (n,) and its weights there (n, 3).
-    Raises ModelConvergenceFailed where the mesh has no area, or none that is a number."""
+def sample_mesh(vertices: Array, faces: Array, count: int, seed: int = 0) -> tuple[PointCloud, Array, Array]:
+    """`count` points distributed uniformly over a mesh, without colours; the face of each (n,) and its barycentric weights (n,
+    3). Raises ModelConvergenceFailed where the mesh has no area, or a non-finite one."""
     corners = np.asarray(vertices, np.float64)[faces]
     cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     size = np.linalg.norm(cross, axis=1)
@@ -146,24 +152,24 @@ def of_mesh(vertices: Array, faces: Array, count: int, seed: int = 0) -> tuple[C
     u, v = np.where(u + v > 1, (1 - u, 1 - v), (u, v))
     weights = np.stack([1 - u - v, u, v], axis=1)
     points = (corners[face] * weights[..., None]).sum(axis=1)
-    return Cloud(points, cross[face] / size[face, None]), face, weights
+    return PointCloud(points, cross[face] / size[face, None]), face, weights
 
 
-def of_sights(sights: list[Sight], count: int) -> Cloud:
-    """What the views' depth shows, about `count` points spread evenly: one for each small cube that any view has a point in."""
-    parts = [_shown(s) for s in sights]
-    every = max(1, sum(len(p[0]) for p in parts) // (20 * count))  # more of them only fill the same cubes
-    points, normals = (np.concatenate([p[k][::every] for p in parts]) for k in (0, 1))
+def pointcloud_of_views(views: list[RegistrationView], count: int) -> PointCloud:
+    """Point cloud of the views' depth, about `count` points, by voxel downsampling."""
+    parts = [_points_and_normals(s) for s in views]
+    stride = max(1, sum(len(p[0]) for p in parts) // (20 * count))  # more of them only fill the same cubes
+    points, normals = (np.concatenate([p[k][::stride] for p in parts]) for k in (0, 1))
     size = np.linalg.norm(np.ptp(points, axis=0)) / np.sqrt(count) / 1.2
     cube = np.floor((points - points.min(axis=0)) / size).astype(np.int64)
     order = np.random.default_rng(0).permutation(len(points))
     _, first = np.unique(np.ravel_multi_index(tuple(cube[order].T), cube.max(axis=0) + 1), return_index=True)
-    return Cloud(points[order[first]], normals[order[first]])
+    return PointCloud(points[order[first]], normals[order[first]])
 
 
-def _shown(sight: Sight) -> tuple[Array, Array]:
-    """Points (n, 3) of a view's pixels and the normals of the planes that these see (n, 3)."""
-    camera, depth = sight.camera, sight.depth
+def _points_and_normals(view: RegistrationView) -> tuple[Array, Array]:
+    """Points (n, 3) of a view's pixels and normals (n, 3) of their tangent planes."""
+    camera, depth = view.camera, view.depth
     rows, columns = np.nonzero(depth > 0)
     z = depth[rows, columns].astype(np.float64)
     across, down = tangent_planes(depth, camera)[rows, columns, :2].astype(np.float64).T

@@ -1,5 +1,5 @@
-"""How earlier attempts at a model ended. They are kept in a file that outlives the step, so that the next one stands on the rung
-of its memory ladder below all that ran out of memory, whatever else restarted it in between. Standard library only."""
+"""Outcomes of earlier attempts at a model, in a file that outlives the step: the next attempt starts at the memory level below
+all that ran out of memory, even if something else restarted it in between. Standard library only."""
 
 from __future__ import annotations
 
@@ -17,29 +17,31 @@ OUTCOMES = (OOM, COMPLETED, STOPPED)
 
 
 class Attempts:
-    """path: of the file, None where there is none to keep. A rung is a dataclass; its fields are in the record. note: a sentence
-    where the file was damaged, so that earlier attempts are not known."""
+    """path: of the file, None to keep none. A level is a dataclass; its fields are in the record. note: a sentence where the
+    file was damaged, so that earlier attempts are unknown."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path if path and not path.is_dir() else None
         self.earlier, self.note = read(path) if path else ([], "")
 
     def failed(self) -> list[dict[str, Any]]:
-        """Those that ran out of memory, the oldest first."""
+        """Attempts that ran out of memory, oldest first."""
         return [attempt for attempt in self.earlier if attempt.get("outcome") == OOM]
 
-    def first(self, ladder: Sequence[Any]) -> int:
-        """The index of the first rung below all that failed. Raises ModelVramOom where there is none."""
-        stood = [i for i, rung in enumerate(ladder) if any(asdict(rung).items() <= a.items() for a in self.failed())]
-        index = max(stood, default=-1) + 1
-        if index >= len(ladder):
+    def first(self, levels: Sequence[Any]) -> int:
+        """Index of the first level below all that failed. Raises ModelVramOom where there is none."""
+        failed_levels = [
+            i for i, level in enumerate(levels) if any(asdict(level).items() <= a.items() for a in self.failed())
+        ]
+        index = max(failed_levels, default=-1) + 1
+        if index >= len(levels):
             raise ModelVramOom("Every rung of the memory ladder was tried, and the last ran out of memory too.")
         return index
 
     @contextlib.contextmanager
-    def recorded(self, rung: Any, out_of_memory: type[Exception], peak_mib: Callable[[], int]) -> Iterator[None]:
-        """Writes down on which rung this attempt stands, and how it ended: with `out_of_memory` or otherwise."""
-        self._write(rung, STOPPED, 0)
+    def recorded(self, level: Any, out_of_memory: type[Exception], peak_mib: Callable[[], int]) -> Iterator[None]:
+        """Records this attempt's level and outcome: with `out_of_memory` or otherwise."""
+        self._write(level, STOPPED, 0)
         outcome = STOPPED
         try:
             yield
@@ -48,23 +50,27 @@ class Attempts:
             outcome = OOM
             raise
         finally:
-            self._write(rung, outcome, peak_mib())
+            self._write(level, outcome, peak_mib())
 
-    def _write(self, rung: Any, outcome: str, peak_mib: int) -> None:
+    def _write(self, level: Any, outcome: str, peak_mib: int) -> None:
         if self.path:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(self.path, [*self.earlier, {**asdict(rung), "outcome": outcome, "peak_vram_mib": peak_mib}])
+            write_json(self.path, [*self.earlier, {**asdict(level), "outcome": outcome, "peak_vram_mib": peak_mib}])
 
 
 def read(path: Path) -> tuple[list[dict[str, Any]], str]:
-    """The attempts in a file, and a sentence where it has something else, which is left out."""
+    """The valid attempts in a file, and a sentence where it has anything else."""
     if not path.exists():
         return [], ""
-    found = read_json(path)
-    kept = [a for a in found if isinstance(a, dict) and a.get("outcome") in OUTCOMES] if isinstance(found, list) else []
-    if isinstance(found, list) and len(kept) == len(found):
-        return kept, ""
+    content = read_json(path)
+    valid = (
+        [a for a in content if isinstance(a, dict) and a.get("outcome") in OUTCOMES]
+        if isinstance(content, list)
+        else []
+    )
+    if isinstance(content, list) and len(valid) == len(content):
+        return valid, ""
     return (
-        kept,
+        valid,
         f"The record of earlier attempts, {path.name}, was damaged: what it did not tell was not taken into account.",
     )

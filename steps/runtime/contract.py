@@ -313,10 +313,12 @@ def places(argv: list[str] | None = None) -> Step | None:
     for name in ("out", "outputs"):
         named.add_argument(flag(name), type=Path)
     try:
-        found, _ = named.parse_known_args(argv)
+        arguments, _ = named.parse_known_args(argv)
     except argparse.ArgumentError:
         return None
-    return Step(out=found.out or found.outputs / "out", outputs=found.outputs) if found.outputs else None
+    return (
+        Step(out=arguments.out or arguments.outputs / "out", outputs=arguments.outputs) if arguments.outputs else None
+    )
 
 
 def arguments(parameters: Step) -> list[str]:

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there. Standard library only."""
+"""Atomic files, digests, folders moved into place. Standard library only."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def read_text(path: Path, default: str = "") -> str:
 
 
 def program() -> str:
-    """Hex digest of the steps' own source: another version of it may come to other results."""
+    """Hex digest of the steps' own source: another version may give other results."""
     root = Path(__file__).parents[1]
     sources = {p.relative_to(root).as_posix(): sha256(p) for p in sorted(root.rglob("*.py"))}
     return hashlib.sha256(repr(sources).encode()).hexdigest()

@@ -25,7 +25,7 @@ class Cgroup:
         return int(text) if text.isdigit() and int(text) < UNLIMITED else None
 
     def working_set(self) -> int:
-        """Bytes that the kernel cannot simply drop: usage without the inactive page cache."""
+        """Bytes that cannot be reclaimed at once: usage without the inactive page cache."""
         usage = _read(self.folder / ("memory.current" if self.version == 2 else "memory.usage_in_bytes")).strip()
         cache = _number(self.folder / "memory.stat", "inactive_file" if self.version == 2 else "total_inactive_file")
         return max(0, int(usage or 0) - cache)
@@ -43,8 +43,8 @@ def _read(path: Path) -> str:
 
 
 def _number(path: Path, key: str) -> int:
-    found = re.search(rf"^{key} (\d+)$", _read(path), re.MULTILINE)
-    return int(found[1]) if found else 0
+    match = re.search(rf"^{key} (\d+)$", _read(path), re.MULTILINE)
+    return int(match[1]) if match else 0
 
 
 def own_cgroups(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> list[Cgroup]:
@@ -66,9 +66,9 @@ def _upwards(top: Path, path: str, version: int) -> list[Cgroup]:
 
 
 class MemoryGuard:
-    """Tells when a process is about to run out of memory.
+    """Detects that a process is about to run out of memory.
 
-    limit_mib: a limit on the process's own resident memory, 0 for none; cgroups: see `own_cgroups`."""
+    limit_mib: limit on the process's own resident memory, 0 for none; cgroups: see `own_cgroups`."""
 
     def __init__(self, limit_mib: int, cgroups: list[Cgroup]) -> None:
         self.limit_mib = limit_mib
@@ -76,8 +76,8 @@ class MemoryGuard:
         self.group = cgroups[0] if cgroups else None
         self.kills_before = self.group.oom_kills() if self.group else 0
 
-    def complaint(self, pid: int) -> str | None:
-        """A sentence where the process or its group stands at its limit, else None."""
+    def limit_message(self, pid: int) -> str | None:
+        """A sentence where the process or its cgroup is at its limit, else None."""
         resident = resident_bytes(pid) // MIB
         if self.limit_mib and resident > self.limit_mib:
             return f"The step uses {resident} MiB of memory; its limit is {self.limit_mib} MiB."
@@ -88,7 +88,7 @@ class MemoryGuard:
         return None
 
     def kernel_killed(self) -> bool:
-        """Whether the kernel's counter says that it killed a process of this group since the guard was made."""
+        """Whether the kernel has killed a process of this cgroup since the guard was made."""
         return bool(self.group) and self.group.oom_kills() > self.kills_before  # type: ignore[union-attr]
 
 
@@ -97,8 +97,8 @@ def resident_bytes(pid: int) -> int:
     return _number_kib(Path(f"/proc/{pid}/status"), "VmRSS") * 1024
 
 
-def take_peak_mib() -> int:
-    """This process's highest resident memory since the last call, and starts the count afresh where the system allows."""
+def read_and_reset_peak_mib() -> int:
+    """Peak resident memory of this process since the last call; resets the kernel's counter where the system allows."""
     peak = _number_kib(Path("/proc/self/status"), "VmHWM") // 1024
     try:
         Path("/proc/self/clear_refs").write_text("5")
@@ -108,5 +108,5 @@ def take_peak_mib() -> int:
 
 
 def _number_kib(path: Path, key: str) -> int:
-    found = re.search(rf"^{key}:\s+(\d+) kB$", _read(path), re.MULTILINE)
-    return int(found[1]) if found else 0
+    match = re.search(rf"^{key}:\s+(\d+) kB$", _read(path), re.MULTILINE)
+    return int(match[1]) if match else 0

@@ -106,16 +106,16 @@ SET = "input"  # the workflow's other parameter, which is no option but the set 
 
 def wrong(given: Mapping[str, Any]) -> dict[str, str | None]:
     """Of the given options those that cannot be taken -> what may be given instead; None where no job has such an option."""
-    found: dict[str, str | None] = {}
+    wrong_options: dict[str, str | None] = {}
     for name, value in given.items():
         if name not in JOB_OPTIONS:
-            found[name] = None
+            wrong_options[name] = None
             continue
         try:
             JOB_OPTIONS[name].read(as_text(value))
         except ValueError as error:
-            found[name] = str(error)
-    return found
+            wrong_options[name] = str(error)
+    return wrong_options
 
 
 def as_text(value: Any) -> str:
@@ -127,13 +127,13 @@ def as_text(value: Any) -> str:
 
 def refusal(given: Mapping[str, Any], allowed: Mapping[str, str | None]) -> ValidationFailed:
     """The failure that names every value that is not taken. allowed: what would be, as `wrong` has it."""
-    told, advice = [], []
+    reasons, advice = [], []
     for name, text in allowed.items():
-        told.append(f"There is no option {_shown(name)}" if text is None else f"{name} is {_shown(given[name])}")
+        reasons.append(f"There is no option {_shown(name)}" if text is None else f"{name} is {_shown(given[name])}")
         advice.append(f"Options are {', '.join(JOB_OPTIONS)}" if text is None else f"{name} may be {text}")
     options = [{"name": name, "value": _shown(given[name]), "allowed": text or ""} for name, text in allowed.items()]
     return ValidationFailed(
-        f"{'; '.join(told)}.", f"{'; '.join(dict.fromkeys(advice))}.", field=next(iter(allowed)), options=options
+        f"{'; '.join(reasons)}.", f"{'; '.join(dict.fromkeys(advice))}.", field=next(iter(allowed)), options=options
     )
 
 

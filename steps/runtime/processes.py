@@ -1,4 +1,4 @@
-"""The processes below this one: found through /proc, and ended whole. Standard library only."""
+"""Descendant processes, listed through /proc, and how to end them all. Standard library only."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GIVE_UP_SECONDS = 5.0  # a process that waits for a device cannot even be killed
 
 @dataclass(frozen=True)
 class Process:
-    """One line of /proc: its id, its parent's, its session, and whether it still works rather than waits to be collected."""
+    """One process of /proc. alive: neither zombie nor dead."""
 
     pid: int
     parent: int
@@ -29,17 +29,16 @@ class Process:
 
 def processes() -> list[Process]:
     """Every process that /proc shows; none where there is no /proc."""
-    found = []
+    result = []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             state, parent, _group, session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
-            found.append(Process(int(entry.name), int(parent), int(session), state not in "ZX"))
-    return found
+            result.append(Process(int(entry.name), int(parent), int(session), state not in "ZX"))
+    return result
 
 
 def descendants(of: int, spared: Collection[int] = ()) -> set[int]:
-    """Children of a process, their children, and so on; those that are over and not yet collected, too. Without `spared` and what
-    is below those."""
+    """Process ids of all descendants, zombies included, without `spared` and their descendants."""
     children: dict[int, list[int]] = {}
     for process in processes():
         children.setdefault(process.parent, []).append(process.pid)
@@ -68,8 +67,8 @@ def _prctl(option: int, value: int) -> None:
 
 
 def end_descendants(spared: Collection[int] = ()) -> bool:
-    """Kills and collects all that is left below this process but `spared` and theirs. After `adopt_orphans` nothing can hide from
-    it. Returns whether all have ended."""
+    """Kills and reaps all descendants but `spared` and theirs. Complete after `adopt_orphans`, since none can be reparented
+    elsewhere. Returns whether all have ended."""
     return _end(lambda: descendants(os.getpid(), spared))
 
 
@@ -78,11 +77,11 @@ def end_session(session: int) -> bool:
     return _end(lambda: {p.pid for p in processes() if p.session == session and p.alive})
 
 
-def _end(left: Callable[[], set[int]]) -> bool:
-    """Again and again, since whoever is not yet killed may start another."""
+def _end(remaining: Callable[[], set[int]]) -> bool:
+    """Repeats until none is left, since a process may fork before it is killed."""
     give_up = time.monotonic() + GIVE_UP_SECONDS
     while True:
-        for pid in (pids := left()):
+        for pid in (pids := remaining()):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
             with contextlib.suppress(ChildProcessError):

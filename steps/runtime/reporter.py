@@ -1,4 +1,4 @@
-"""What a running step tells the world: its stage, its progress, its values. Standard library only."""
+"""A running step's progress, stages, notes and output values, as files. Standard library only."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ class Reporter:
         self.value("stage", name)
 
     def close(self) -> None:
-        """Writes down how long the open stage took and the most memory it had."""
+        """Records duration and peak memory of the open stage."""
         now = time.monotonic()
-        peak = memory.take_peak_mib()
+        peak = memory.read_and_reset_peak_mib()
         if self.stages:
             self.stages[-1].update(seconds=round(now - self._started, 3), peak_ram_mib=peak)
             write_json(self.outputs / "stages.json", self.stages)
@@ -61,14 +61,14 @@ class Reporter:
         write_atomically(self.outputs / name, str(value))
 
     def note(self, sentence: str) -> None:
-        """Something that went otherwise than planned and did no harm: for the report and the log."""
+        """A sentence for the report and the log about something unexpected but harmless."""
         self.warn(sentence)
         self.notes.append(sentence)
         write_json(self.outputs / NOTES, self.notes)
         print(sentence, file=sys.stderr)
 
     def warn(self, note: str) -> None:
-        """Passes a note on to everybody who looks at the job, if it is a warning: the output `warnings` has one on each line."""
+        """Adds a note to the output `warnings`, one a line, if it begins with WARNING."""
         if note.startswith(WARNING) and note not in self.warnings:
             self.warnings.append(note)
             self.value("warnings", warnings_text(self.warnings))
@@ -80,7 +80,7 @@ def warnings_text(warnings: list[str]) -> str:
 
 
 def read_stages(outputs: Path) -> list[dict[str, Any]]:
-    """What a step has left in stages.json, without what is no stage: {"stage": str, "seconds": float, "peak_ram_mib": int}."""
+    """The valid entries of stages.json: {"stage": str, "seconds": float, "peak_ram_mib": int}."""
     return [stage for stage in read_json(outputs / "stages.json", []) if _is_stage(stage)]
 
 

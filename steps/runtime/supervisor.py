@@ -1,10 +1,9 @@
-"""One step's life: a small parent process watches the child that works.
+"""A step's life: a small parent process supervises a forked child that does the work.
 
-The parent imports nothing heavy and does nothing long, so it can always answer a signal, a deadline or a full memory, even
-while the child sits in native code. The child is forked from it before anything else is loaded. What would have to be said
-if both were killed at once is written before the work begins and kept up to date: no evidence is ever lost. However the child
-ends, the parent ends all that the child has started: nothing keeps a device's memory after its step.
-"""
+The parent imports nothing heavy and never blocks, so it reacts to signals, deadlines and memory limits even while the child
+runs native code. The child is forked before anything else is loaded. failure.json is written with KILLED before the child
+starts and removed on success, so that it is there even if both are killed at once. When the child ends, the parent ends
+every process that it started, so that none holds a device's memory after its step."""
 
 from __future__ import annotations
 
@@ -46,7 +45,7 @@ from steps.runtime.reporter import NOTES, Reporter, read_stages
 
 POLL_SECONDS = 0.1
 EOF_SECONDS = 0.005
-LAST_WORDS_SECONDS = 1.0  # for what the child had written before it ended
+DRAIN_SECONDS = 1.0  # to read what the child wrote before it ended
 _RESULT = ".result.json"  # how the child ended, for the parent
 
 
@@ -55,33 +54,35 @@ def main(step: str, argv: list[str] | None = None) -> int:
     try:
         parameters = parse(step, argv)
     except ValidationFailed as error:
-        return refuse(step, argv, error)
+        return reject(step, argv, error)
     try:
         prepare(step, parameters)
         if isinstance(parameters, Validate) and parameters.options:
             check_file(parameters.options)
     except StepError as error:
-        return conclude(step, parameters, error.record(), time.monotonic())
+        return finalize(step, parameters, error.record(), time.monotonic())
     return supervise(step, parameters)
 
 
-def refuse(step: str, argv: list[str] | None, error: ValidationFailed) -> int:
-    """Leaves the record of flags that cannot be read, where a folder for it was named. Returns the exit code."""
-    placed = places(argv)
-    if placed is None:
+def reject(step: str, argv: list[str] | None, error: ValidationFailed) -> int:
+    """Reports flags that cannot be parsed: as a failure record where --outputs is given, else with the usage. Returns the exit
+    code."""
+    parameters = places(argv)
+    if parameters is None:
         parser(step).print_usage(sys.stderr)
         print(f"{error.message}\n{error.suggestion}", file=sys.stderr)
         return error.exit_code
-    with contextlib.suppress(ValidationFailed):  # a folder that is somebody else's is the lesser fault
-        prepare(step, placed)
-    return conclude(step, placed, error.record(), time.monotonic())
+    with contextlib.suppress(ValidationFailed):  # bad flags are reported before a foreign output folder
+        prepare(step, parameters)
+    return finalize(step, parameters, error.record(), time.monotonic())
 
 
 # -- the parent ---------------------------------------------------------------------------------------------------------
 
 
 def prepare(step: str, parameters: Step) -> None:
-    """Empties the outputs folder, and writes what a kill of the whole container would mean."""
+    """Empties the outputs folder and the staging folder, and writes failure.json with KILLED. Raises ValidationFailed where
+    `out` holds something that no run of this step wrote."""
     parameters.outputs.mkdir(parents=True, exist_ok=True)
     for old in [_RESULT, "failure.json", "stages.json", NOTES, "log.txt", "progress", *OUTPUTS]:
         (parameters.outputs / old).unlink(missing_ok=True)
@@ -96,12 +97,12 @@ def prepare(step: str, parameters: Step) -> None:
             f"The folder {parameters.out} is not empty and was not written by this step.",
             "Name another folder for the results, or empty this one.",
         )
-    shutil.rmtree(partial(parameters.out), ignore_errors=True)
-    partial(parameters.out).mkdir(parents=True)
+    shutil.rmtree(staging_folder(parameters.out), ignore_errors=True)
+    staging_folder(parameters.out).mkdir(parents=True)
 
 
-def partial(out: Path) -> Path:
-    """Where the results grow. Beside their final place; inside it where that is a mount point."""
+def staging_folder(out: Path) -> Path:
+    """Where the step writes its results before they are moved to `out`: beside it, or inside where `out` is a mount point."""
     return out / ".partial" if os.path.ismount(out) else out.with_name(f".{out.name}.partial")
 
 
@@ -112,39 +113,40 @@ def _is_foreign(step: str, out: Path) -> bool:
 
 
 def supervise(step: str, parameters: Step) -> int:
-    """Forks the child, watches it, and writes down how it ended."""
+    """Forks the child, supervises it, and records how it ended."""
     started = time.monotonic()
-    die_with_parent(signal.SIGTERM)  # so that nothing goes on working for a run that was killed
+    die_with_parent(signal.SIGTERM)  # so that nothing keeps running for a killed `sixview run`
     adopt_orphans()
     signals: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda received, _frame: signals.append(received))
     guard = MemoryGuard(parameters.memory_limit_mib, own_cgroups())
-    others = descendants(os.getpid())  # of a shell that became this process: no work of ours
+    others = descendants(os.getpid())  # of a shell that exec'ed this process: not ours to end
     reader, writer = os.pipe()
     with open(reader, "rb", buffering=0) as pipe, open(parameters.outputs / "log.txt", "wb") as log:
         pid = os.fork()
         if pid == 0:
             pipe.close()
-            os._exit(work(step, parameters, writer))
+            os._exit(run_child(step, parameters, writer))
         os.close(writer)
         try:
             verdict, status, usage = _watch(pid, pipe, log, guard, signals, started + parameters.deadline_seconds)
         finally:
             if not end_descendants(others):
                 print("Some processes that the step has started could not be ended.", file=sys.stderr)
-            _copy(pipe, log, 0.0, time.monotonic() + LAST_WORDS_SECONDS)
-    stages = read_stages(parameters.outputs)  # a stage's own peak resets the kernel's count for the next one
+            _copy(pipe, log, 0.0, time.monotonic() + DRAIN_SECONDS)
+    stages = read_stages(parameters.outputs)  # reading a stage's peak resets the kernel's counter, so all stages count
     peak = max([usage.ru_maxrss * 1024 // MIB, *(stage["peak_ram_mib"] for stage in stages)])
     with contextlib.suppress(OSError):
         write_atomically(parameters.outputs / "peak-ram-mib", str(peak))
-    return conclude(step, parameters, _record(verdict, status, parameters.outputs, guard), started)
+    return finalize(step, parameters, _failure_record(verdict, status, parameters.outputs, guard), started)
 
 
 def _watch(
     pid: int, pipe: BinaryIO, log: BinaryIO, guard: MemoryGuard, signals: list[int], deadline: float
 ) -> tuple[StepError | None, int, Any]:
-    """Until the child ends: copies its output, and ends it on a signal, at the deadline and at the memory limit."""
+    """Copies the child's output until it ends; kills it on a signal, at the deadline and at the memory limit. Returns the
+    reason, wait status and resource usage."""
     verdict: StepError | None = None
     while True:
         _copy(pipe, log, POLL_SECONDS)
@@ -152,24 +154,24 @@ def _watch(
         if done:
             return verdict, status, usage
         if verdict is None:
-            verdict = _reason_to_end(pid, guard, signals, deadline)
+            verdict = _reason_to_kill(pid, guard, signals, deadline)
         if verdict is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
 
 
-def _reason_to_end(pid: int, guard: MemoryGuard, signals: list[int], deadline: float) -> StepError | None:
+def _reason_to_kill(pid: int, guard: MemoryGuard, signals: list[int], deadline: float) -> StepError | None:
     if signals:
         return Interrupted(f"The step was stopped by {signal.Signals(signals[0]).name}.")
     if time.monotonic() > deadline:
         return ModelTimeout("The time for this step is used up.")
-    complaint = guard.complaint(pid)
-    return ModelOom(complaint) if complaint else None
+    limit_message = guard.limit_message(pid)
+    return ModelOom(limit_message) if limit_message else None
 
 
 def _copy(pipe: BinaryIO, log: BinaryIO, wait: float, until: float = 0.0) -> None:
-    """What the child has written goes to the log and to our own stderr. Neither may end the step when it is full. until: the
-    time up to which all that is there is copied, rather than one piece of it."""
+    """Copies the child's output to the log and to stderr, neither of which may block or fail the step. until: keep copying up
+    to this time rather than one chunk."""
     while select.select([pipe], [], [], wait)[0]:
         data = pipe.read(1 << 16)
         for target in (log, sys.stderr.buffer):
@@ -183,7 +185,7 @@ def _copy(pipe: BinaryIO, log: BinaryIO, wait: float, until: float = 0.0) -> Non
             return
 
 
-def _record(verdict: StepError | None, status: int, outputs: Path, guard: MemoryGuard) -> Record | None:
+def _failure_record(verdict: StepError | None, status: int, outputs: Path, guard: MemoryGuard) -> Record | None:
     """The failure record, None where the step succeeded."""
     if verdict is not None:
         return verdict.record()
@@ -200,21 +202,21 @@ def _record(verdict: StepError | None, status: int, outputs: Path, guard: Memory
     result = read_json(outputs / _RESULT, {})
     if result.get("failure", "") is None:
         return None
-    nothing = UnknownError(f"The step ended with exit code {os.WEXITSTATUS(status)} and said nothing.")
-    return as_record(result.get("failure")) or nothing.record()
+    silent_exit = UnknownError(f"The step ended with exit code {os.WEXITSTATUS(status)} and said nothing.")
+    return as_record(result.get("failure")) or silent_exit.record()
 
 
-def conclude(step: str, parameters: Step, record: Record | None, started: float) -> int:
-    """Puts the results in place or away, writes the record, says the failure in plain words. Returns the exit code."""
-    growing = partial(parameters.out)
+def finalize(step: str, parameters: Step, record: Record | None, started: float) -> int:
+    """Moves the results into place or discards them, writes failure.json and prints the failure. Returns the exit code."""
+    staging = staging_folder(parameters.out)
     error = by_code()[record["code"]] if record else None
     try:
-        if (error is None or error.keeps_results) and growing.is_dir():
-            move_into_place(growing, parameters.out)
-    except OSError as problem:
-        record = classified(problem, step, parameters).record()
+        if (error is None or error.keeps_results) and staging.is_dir():
+            move_into_place(staging, parameters.out)
+    except OSError as os_error:
+        record = as_step_error(os_error, step, parameters).record()
         error = by_code()[record["code"]]
-    shutil.rmtree(growing, ignore_errors=True)
+    shutil.rmtree(staging, ignore_errors=True)
     (parameters.outputs / _RESULT).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # on a full disk the record written at the start stays
         write_atomically(parameters.outputs / "seconds", f"{time.monotonic() - started:.3f}")
@@ -253,18 +255,18 @@ def write_failure(outputs: Path, step: str, record: Record, stage: str) -> None:
 # -- the child ----------------------------------------------------------------------------------------------------------
 
 
-def work(step: str, parameters: Step, writer: int) -> int:
-    """In the forked child: runs the step, leaves a record of how it ended."""
+def run_child(step: str, parameters: Step, writer: int) -> int:
+    """In the forked child: runs the step and leaves its failure record. Returns the exit code."""
     record: Record | None = None
     try:
-        _become_worker(writer)
-        _run(step, parameters)
+        _set_up_child(writer)
+        _run_step(step, parameters)
     except BaseException as error:
         if not isinstance(error, StepError):
             traceback.print_exc()
-        record = classified(error, step, parameters).record()
+        record = as_step_error(error, step, parameters).record()
         if record["code"] == DiskFull.code:
-            shutil.rmtree(partial(parameters.out), ignore_errors=True)  # make room for the record itself
+            shutil.rmtree(staging_folder(parameters.out), ignore_errors=True)  # make room for the record itself
     with contextlib.suppress(OSError):
         write_json(parameters.outputs / _RESULT, {"failure": record})
     sys.stdout.flush()
@@ -272,14 +274,14 @@ def work(step: str, parameters: Step, writer: int) -> int:
     return 1 if record else 0
 
 
-def share_the_cores() -> None:
-    """Has BLAS compute on the thread that calls it: its own threads spin while they wait, on the cores of our kernels', and sum
-    in an order that depends on how many there are. Torch's threads may wait, but not spin. Before numpy and torch are loaded."""
+def limit_blas_threads() -> None:
+    """Makes BLAS single-threaded: its own threads spin while they wait, on the kernels' cores, and sum in an order that depends
+    on their number. Torch's threads may wait, but not spin. To be called before numpy and torch are loaded."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def _become_worker(writer: int) -> None:
+def _set_up_child(writer: int) -> None:
     os.setpgid(0, 0)  # so that the parent can end our own children with us, and a Ctrl-C reaches only the parent
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(
@@ -290,24 +292,24 @@ def _become_worker(writer: int) -> None:
     os.dup2(writer, 2)
 
 
-def _run(step: str, parameters: Step) -> None:
+def _run_step(step: str, parameters: Step) -> None:
     started = time.monotonic()
     reporter = Reporter(parameters.outputs, FIRST_STAGE[step])
     if step in MODELS:
         reporter.value("model", step)
-    share_the_cores()
+    limit_blas_threads()
     module = importlib.import_module(f"steps.{step}.run")
     reporter.value("startup-seconds", f"{time.monotonic() - started:.3f}")
     try:
-        module.run(parameters, partial(parameters.out), reporter)
+        module.run(parameters, staging_folder(parameters.out), reporter)
     finally:
         reporter.close()
         kernels = sys.modules.get("steps.compute.kernels")
         reporter.value("compile-seconds", f"{kernels.compile_seconds():.3f}" if kernels else "0")
 
 
-def classified(error: BaseException, step: str, parameters: Step) -> StepError:
-    """The contract's word for any exception."""
+def as_step_error(error: BaseException, step: str, parameters: Step) -> StepError:
+    """Maps any exception to an error of the contract."""
     if isinstance(error, StepError):
         return error
     if isinstance(error, MemoryError):
@@ -322,7 +324,7 @@ def classified(error: BaseException, step: str, parameters: Step) -> StepError:
 
 
 def _disk_is_full(error: OSError, parameters: Step) -> bool:
-    """Libraries that write through C report a full disk without its number: then the disk itself is asked."""
+    """Libraries that write through C report a full disk without errno: then free space decides."""
     if error.errno is not None:
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     return any(shutil.disk_usage(folder).free < MIB for folder in (parameters.outputs, parameters.out.parent))

@@ -1,5 +1,5 @@
-"""What real captures look like: nominal cameras only, coarse depth of unknown encoding, light and framing that differ between
-views, colour and depth that do not quite meet. Everything is drawn from a seed and written down as the truth."""
+"""Simulated real captures: nominal cameras only, coarse depth of unknown encoding, light and framing that differ between views,
+colour and depth misregistered. Everything is random by seed and recorded as ground truth."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ SIDES = ((512, 512), (640, 512), (512, 384), (768, 512), (512, 640))  # of colou
 
 @dataclass(frozen=True)
 class ViewNoise:
-    """One view's own faults. scale, shift: of the picture, in half widths; apart: scale and shift of colour against depth; gain,
-    offset: of depth around the object's middle; light: direction and strength of what its light adds; exposure: factor."""
+    """Errors of one view. scale, shift: of the picture, in half widths; apart: scale and shift of colour against depth; gain,
+    offset: of depth around the object's centre; light: direction and strength of additional light; exposure: factor."""
 
     scale: float
     shift: tuple[float, float]
@@ -68,8 +68,8 @@ class Capture:
     screens: tuple[tuple[float, float, float], ...] = ()
 
 
-def drawn(seed: int) -> Capture:
-    """The capture that belongs to a seed."""
+def random_capture(seed: int) -> Capture:
+    """The capture of a seed."""
     r = np.random.default_rng(seed)
     levels = int(r.integers(20, 151))
     return Capture(
@@ -88,28 +88,28 @@ def drawn(seed: int) -> Capture:
         white=float(r.uniform(0.94, 1.0)),
         shadow=float(r.uniform(0.05, 0.25)),
         jpeg=int(r.integers(85, 97)),
-        noises=tuple(_noise(r) for _ in VIEW_NAMES),
+        noises=tuple(_random_noise(r) for _ in VIEW_NAMES),
     )
 
 
-def widened(seed: int, curve: str) -> Capture:
-    """The capture of a seed, with its depth stored through a curve, in 8 or 16 bits, and before other backgrounds."""
-    r, taken = np.random.default_rng((seed, capture_depth.CURVES.index(curve))), drawn(seed)
+def varied_capture(seed: int, curve: str) -> Capture:
+    """The capture of a seed, with depth stored through a curve, in 8 or 16 bits, and other backgrounds."""
+    r, capture = np.random.default_rng((seed, capture_depth.CURVES.index(curve))), random_capture(seed)
     own = tuple((float(r.uniform(0.7, 0.95)), float(r.uniform(0, 0.05))) for _ in VIEW_NAMES)
     screens = tuple(tuple(float(x) for x in r.uniform(0.05, 0.95, 3)) for _ in VIEW_NAMES)
-    taken = replace(
-        taken, curve=curve, bits=int(r.choice([8, 16])), own=own, screens=screens,  # type: ignore[arg-type]
+    capture = replace(
+        capture, curve=curve, bits=int(r.choice([8, 16])), own=own, screens=screens,  # type: ignore[arg-type]
         behind=str(r.choice(["shop", "alpha", "screens"], p=[0.5, 0.25, 0.25])),
         encoding="inverse" if curve in capture_depth.INVERSE else "linear",
     )  # fmt: skip
-    if taken.bits == 16 and taken.background == "alpha":  # which Pillow cannot write
-        taken = replace(taken, background="0")
+    if capture.bits == 16 and capture.background == "alpha":  # which Pillow cannot write
+        capture = replace(capture, background="0")
     if curve in capture_depth.LARGER_NEARER:  # what z-buffers and estimators mean by a value
-        taken = replace(taken, nearer_is="larger", distance="z")
-    return taken
+        capture = replace(capture, nearer_is="larger", distance="z")
+    return capture
 
 
-def _noise(r: np.random.Generator) -> ViewNoise:
+def _random_noise(r: np.random.Generator) -> ViewNoise:
     shift = r.uniform(-1, 1, 2) * 15 / 512
     angle, size = r.uniform(0, 2 * np.pi), r.uniform(5, 20) / 512
     return ViewNoise(
@@ -132,7 +132,7 @@ def cameras(truth: GroundTruth, capture: Capture) -> list[Camera]:
     half = 1.0
     for _ in range(20):  # half the picture's width at the object's middle, until the fullest view is as full as wanted
         views = [_camera(name, capture, half / tangent, capture.side[1], tangent) for name in VIEW_NAMES]
-        fullest = max(_reach(truth, view) for view in views)
+        fullest = max(_fullness(truth, view) for view in views)
         half *= fullest / (FULLEST * capture.fullness)
     return views
 
@@ -155,27 +155,27 @@ def meaning(name: str, capture: Capture) -> str:
     return swapped.get(name, name)
 
 
-def _reach(truth: GroundTruth, camera: Camera) -> float:
+def _fullness(truth: GroundTruth, camera: Camera) -> float:
     points = truth.vertices @ camera.projection[:, :3].T + camera.projection[:, 3]
     pixels = points[:, :2] / points[:, 2:]
     return float(np.abs(pixels / (camera.width / 2) - 1).max())
 
 
-def faulty(camera: Camera, scale: float, x: float, y: float) -> Camera:
-    """The camera with its picture scaled about the middle and shifted by (x right, y up) half widths."""
+def misaligned(camera: Camera, scale: float, x: float, y: float) -> Camera:
+    """The camera with its picture scaled about the centre and shifted by (x right, y up) half widths."""
     half = camera.width / 2
     return replace(camera, fx=camera.fx * scale, fy=camera.fy * scale, cx=camera.cx + x * half, cy=camera.cy - y * half)
 
 
 def depth_camera(camera: Camera, noise: ViewNoise) -> Camera:
-    """The camera that the depth render really has."""
-    return faulty(camera, noise.scale, *noise.shift)
+    """The true camera of the depth render."""
+    return misaligned(camera, noise.scale, *noise.shift)
 
 
 def colour_camera(camera: Camera, noise: ViewNoise, side: int) -> Camera:
-    """The camera that the view really has."""
+    """The true camera of the view."""
     scale, x, y = noise.apart
-    return faulty(depth_camera(camera, noise).resized(side, side), scale, x, y)
+    return misaligned(depth_camera(camera, noise).resized(side, side), scale, x, y)
 
 
 # -- pictures -----------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""How the depth of a capture is stored: what is measured, which curve it goes through, and the counts that come of it."""
+"""Simulated storage of depth: quantity, curve, quantization."""
 
 from __future__ import annotations
 
@@ -33,50 +33,50 @@ def filmic(v: Array) -> Array:
 
 
 TRANSFORMS = {"srgb": srgb, "gamma22": gamma22, "filmic": filmic}
-OWN = ("normalised", "disparity")  # each view has one for itself
+PER_VIEW = ("normalised", "disparity")  # each view has one for itself
 INVERSE = ("inverse", "reversed_z", "disparity")  # straight in 1 / depth
 LARGER_NEARER = ("reversed_z", "disparity")
-CURVES = ("linear", "inverse", "reversed_z", *TRANSFORMS, *OWN)
+CURVES = ("linear", "inverse", "reversed_z", *TRANSFORMS, *PER_VIEW)
 
 
 def counts_of(truth: GroundTruth, views: list[tuple[Camera, Camera, ViewNoise]], capture: Capture) -> list[Array]:
-    """The six depth renders as they are stored: [H, W] uint8 or uint16, or [H, W, 2] with alpha. views: each one's ideal camera,
-    the one that its depth really has, and its faults."""
-    seen = [_measured(truth, *v, capture) for v in views]
-    spans = [(float(s[s > 0].min()), float(s[s > 0].max())) for s in seen]
-    if capture.curve not in OWN:
-        spans = [(min(low for low, _ in spans), max(high for _, high in spans))] * len(spans)
-    return [_stored(s, span, i, capture) for i, (s, span) in enumerate(zip(seen, spans, strict=True))]
+    """The six stored depth renders: [H, W] uint8 or uint16, or [H, W, 2] with alpha. views: ideal camera, true camera of the
+    depth render, and errors of each."""
+    measured = [_measure(truth, *v, capture) for v in views]
+    ranges = [(float(s[s > 0].min()), float(s[s > 0].max())) for s in measured]
+    if capture.curve not in PER_VIEW:
+        ranges = [(min(low for low, _ in ranges), max(high for _, high in ranges))] * len(ranges)
+    return [_quantize(s, span, i, capture) for i, (s, span) in enumerate(zip(measured, ranges, strict=True))]
 
 
-def _measured(truth: GroundTruth, view: Camera, camera: Camera, noise: ViewNoise, capture: Capture) -> Array:
-    """What is stored, before it becomes counts: distance or its inverse, 0 where nothing is."""
+def _measure(truth: GroundTruth, view: Camera, camera: Camera, noise: ViewNoise, capture: Capture) -> Array:
+    """Distance or inverse distance before quantization, 0 where nothing is."""
     z = rasterize(truth.vertices, truth.faces, camera).depth.astype(np.float64)
     middle = float(np.linalg.norm(view.position))
     half = middle * view.width / 2 / view.fx
-    wrong = middle - (middle - z) * noise.gain - noise.offset * half
+    distorted = middle - (middle - z) * noise.gain - noise.offset * half
     if capture.distance == "ray":
-        wrong = wrong / ray_to_z(camera, z.shape)
-    return np.where(z > 0, 1 / wrong if _is_inverse(capture) else wrong, 0)
+        distorted = distorted / ray_to_z(camera, z.shape)
+    return np.where(z > 0, 1 / distorted if _is_inverse(capture) else distorted, 0)
 
 
 def _is_inverse(capture: Capture) -> bool:
     return capture.encoding == "inverse"
 
 
-def _stored(seen: Array, span: tuple[float, float], view: int, capture: Capture) -> Array:
-    """One view's counts. span: what becomes the lowest and the highest of them."""
-    share = (seen - span[0]) / max(span[1] - span[0], 1e-12)
+def _quantize(measured: Array, span: tuple[float, float], view: int, capture: Capture) -> Array:
+    """One view's counts. span: the values of the lowest and the highest count."""
+    normalized = (measured - span[0]) / max(span[1] - span[0], 1e-12)
     if (capture.nearer_is == "larger") != _is_inverse(capture):
-        share = 1 - share
+        normalized = 1 - normalized
     if capture.curve == "disparity":  # as estimators have it: up to a factor and an offset of each view's own
         factor, offset = capture.own[view]
-        share = offset + factor * share
-    value = (capture.lowest + share * (capture.levels - 1)) / 255
+        normalized = offset + factor * normalized
+    value = (capture.lowest + normalized * (capture.levels - 1)) / 255
     if capture.curve in TRANSFORMS:
         value = TRANSFORMS[capture.curve](value)
     top, kind = 2**capture.bits - 1, np.uint8 if capture.bits == 8 else np.uint16
     counts = np.rint(value * top).astype(np.int64)
     if capture.background == "alpha":
-        return np.dstack([np.where(seen > 0, counts, top // 2), np.where(seen > 0, top, 0)]).astype(kind)
-    return np.where(seen > 0, counts, int(capture.background) * top // 255).astype(kind)
+        return np.dstack([np.where(measured > 0, counts, top // 2), np.where(measured > 0, top, 0)]).astype(kind)
+    return np.where(measured > 0, counts, int(capture.background) * top // 255).astype(kind)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from steps.fusion.isosurface import vertex_normals
 from steps.runtime.errors import ValidationFailed
 from steps.sample.objects import shaded
-from steps.sample.render import GroundTruth, fitted, mixed, unit
+from steps.sample.render import GroundTruth, fit_to_radius, interpolate_vertices, unit
 
 Array = NDArray[Any]
 GREY = 0.7  # of what has neither texture nor colours
@@ -33,9 +33,9 @@ def read(path: Path) -> GroundTruth:
     colour = _colour(mesh, faces)
 
     def paint(face: Array, weights: Array) -> Array:
-        return shaded(colour(face, weights), unit(mixed(normals, faces, face, weights)))
+        return shaded(colour(face, weights), unit(interpolate_vertices(normals, faces, face, weights)))
 
-    return GroundTruth(f"from {path.name}", fitted(vertices), faces, normals, paint)
+    return GroundTruth(f"from {path.name}", fit_to_radius(vertices), faces, normals, paint)
 
 
 def _unusable(path: Path, why: str) -> ValidationFailed:
@@ -53,10 +53,12 @@ def _colour(mesh: Any, faces: Array) -> Callable[[Array, Array], Array]:
     image = _image(mesh.visual)
     uv = getattr(mesh.visual, "uv", None)
     if image is not None and uv is not None:
-        return lambda face, weights: _looked_up(image, mixed(np.asarray(uv, np.float64), faces, face, weights))
+        return lambda face, weights: _looked_up(
+            image, interpolate_vertices(np.asarray(uv, np.float64), faces, face, weights)
+        )
     if mesh.visual.defined and mesh.visual.kind in ("vertex", "face"):
         own = np.asarray(mesh.visual.vertex_colors, np.float64)[:, :3] / 255
-        return lambda face, weights: mixed(own, faces, face, weights)
+        return lambda face, weights: interpolate_vertices(own, faces, face, weights)
     return lambda face, weights: np.full((len(face), 3), GREY)
 
 

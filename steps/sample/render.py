@@ -44,23 +44,23 @@ def build(item: SampleObject, cells: int = 200) -> GroundTruth:
     planes = [item.shape(np.stack(np.meshgrid([x], axis, axis, indexing="ij"), -1).reshape(-1, 3)) for x in axis]
     volume = np.concatenate(planes).reshape(cells, cells, cells)
     vertices, faces, _, _ = marching_cubes(volume, 0.0, spacing=(axis[1] - axis[0],) * 3)
-    points, faces = _pulled(item.shape, vertices.astype(np.float64) - 1.3), faces.astype(np.int32)
+    points, faces = _project_to_surface(item.shape, vertices.astype(np.float64) - 1.3), faces.astype(np.int32)
     normals = _gradient(item.shape, points)
 
     def paint(face: Array, weights: Array) -> Array:
-        place, normal = (mixed(layer, faces, face, weights) for layer in (points, normals))
+        place, normal = (interpolate_vertices(layer, faces, face, weights) for layer in (points, normals))
         return shaded(item.paint(place), unit(normal))
 
-    return GroundTruth(item.about, fitted(points), faces, normals, paint)
+    return GroundTruth(item.about, fit_to_radius(points), faces, normals, paint)
 
 
-def fitted(points: Array) -> Array:
+def fit_to_radius(points: Array) -> Array:
     """Points (n, 3) around the origin and scaled into RADIUS."""
     centred = points - (points.min(axis=0) + points.max(axis=0)) / 2
     return centred * RADIUS / float(np.linalg.norm(centred, axis=1).max())
 
 
-def mixed(layer: Array, faces: Array, face: Array, weights: Array) -> Array:
+def interpolate_vertices(layer: Array, faces: Array, face: Array, weights: Array) -> Array:
     """What is known per vertex, `layer` (n, c), at the points with weights (k, 3) on faces (k,)."""
     return np.asarray((layer[faces[face]] * weights[:, :, None]).sum(axis=1))
 
@@ -74,7 +74,7 @@ def _gradient(shape: Field, points: Array, h: float = 1e-4) -> Array:
     return unit(gradient)
 
 
-def _pulled(shape: Field, points: Array) -> Array:
+def _project_to_surface(shape: Field, points: Array) -> Array:
     """Newton steps onto the zero level; short ones, since the distance is not exact at creases."""
     for _ in range(3):
         points = points - 0.7 * shape(points)[:, None] * _gradient(shape, points)

@@ -67,23 +67,27 @@ def truth_of(name: str) -> GroundTruth:
 
 
 def write_capture(truth: GroundTruth, parameters: Sample, out: Path) -> None:
-    """A set whose cameras nobody knows; what is true of it goes to ground_truth/."""
-    write_taken(truth, capture.drawn(parameters.seed), parameters, out)
+    """A set of unknown cameras; ground truth goes to ground_truth/."""
+    write_settings(truth, capture.random_capture(parameters.seed), parameters, out)
 
 
-def write_taken(truth: GroundTruth, drawn: capture.Capture, parameters: Sample, out: Path) -> None:
+def write_settings(truth: GroundTruth, chosen: capture.Capture, parameters: Sample, out: Path) -> None:
     """A set as this capture has it."""
-    taken = replace(drawn, side=(drawn.side[0] * parameters.size // 512, drawn.side[1] * parameters.size // 512))
-    ideal = capture.cameras(truth, taken)
-    counts = capture.depth_counts(truth, ideal, taken)
-    pictures = parallel_map(lambda item: capture.picture(truth, *item, taken), zip(ideal, taken.noises, strict=True))
+    settings = replace(chosen, side=(chosen.side[0] * parameters.size // 512, chosen.side[1] * parameters.size // 512))
+    ideal = capture.cameras(truth, settings)
+    counts = capture.depth_counts(truth, ideal, settings)
+    pictures = parallel_map(
+        lambda item: capture.picture(truth, *item, settings), zip(ideal, settings.noises, strict=True)
+    )
     for folder in ("multi_views", "depth_renders", "ground_truth"):
         (out / folder).mkdir()
     for name, picture, count in zip(VIEW_NAMES, pictures, counts, strict=True):
         png.write(out / "multi_views" / f"{name}.png", picture)
         png.write(out / "depth_renders" / f"{name}.png", count)
-    seen = [capture.colour_camera(c, n, taken.side[0]) for c, n in zip(ideal, taken.noises, strict=True)]
-    write_json(out / "ground_truth" / "capture.json", {**asdict(taken), "cameras": [camera_json(c) for c in seen]})
+    view_cameras = [capture.colour_camera(c, n, settings.side[0]) for c, n in zip(ideal, settings.noises, strict=True)]
+    write_json(
+        out / "ground_truth" / "capture.json", {**asdict(settings), "cameras": [camera_json(c) for c in view_cameras]}
+    )
     _write_truth(out / "ground_truth", truth, parameters)
     write_json(out / "sample.json", {"object": parameters.object, "about": truth.about, "seed": parameters.seed})
 

@@ -12,12 +12,11 @@ from steps.runtime.errors import ModelConvergenceFailed
 
 Array = NDArray[Any]
 PADDING = 4  # texels between charts
-GROWTH = (
-    0.3  # how far a chart may bend as it grows; xatlas' own 2.0 takes up to four times as long for hardly fewer charts
-)
+# xatlas' max_cost of growing a chart; its default of 2.0 takes up to four times as long for hardly fewer charts
+CHART_COST = 0.3
 
-# xatlas takes edges and faces below fixed sizes for none at all. So that this does not depend on the unit, meshes are unwrapped
-# at a diagonal of UNIT to 2 UNIT, or where faces are tiny even so, FINER times larger. By powers of two: nothing is rounded.
+# xatlas ignores edges and faces below fixed sizes. To be independent of the unit, meshes are unwrapped at a diagonal of UNIT to
+# 2 UNIT, or where faces are tiny even so, FINER times larger. By powers of two, which round nothing.
 UNIT, FINER = 1.75, 1024.0
 
 
@@ -32,27 +31,31 @@ def unwrap(vertices: Array, faces: Array, texture_size: int) -> tuple[Array, Arr
     if not 0 < diagonal < np.inf:
         raise ModelConvergenceFailed("The surface has no extent, so that no texture can be laid on it.")
     scale = 2.0 ** -np.floor(np.log2(diagonal / UNIT))
-    found = _charted(vertices * scale, faces, texture_size)
-    if _lost(found[2]):
-        found = min(found, _charted(vertices * (scale * FINER), faces, texture_size), key=lambda atlas: _lost(atlas[2]))
-    if not np.isfinite(found[2]).all():
+    unwrapped = _chart_and_pack(vertices * scale, faces, texture_size)
+    if _n_unplaced(unwrapped[2]):
+        unwrapped = min(
+            unwrapped,
+            _chart_and_pack(vertices * (scale * FINER), faces, texture_size),
+            key=lambda atlas: _n_unplaced(atlas[2]),
+        )
+    if not np.isfinite(unwrapped[2]).all():
         raise ModelConvergenceFailed("The surface is torn into faces too small for a texture to be laid on it.")
-    return found
+    return unwrapped
 
 
-def _lost(uv: Array) -> int:
-    """How many vertices were given no place, which are left in the corner or at no number."""
+def _n_unplaced(uv: Array) -> int:
+    """Number of vertices without texture coordinates: at the corner or not finite."""
     return int((~np.isfinite(uv).all(axis=1) | (uv == 0).all(axis=1)).sum())
 
 
-def _charted(vertices: Array, faces: Array, texture_size: int) -> tuple[Array, Array, Array]:
-    """`unwrap`, of a mesh as large as xatlas expects it."""
+def _chart_and_pack(vertices: Array, faces: Array, texture_size: int) -> tuple[Array, Array, Array]:
+    """`unwrap`, of a mesh at the scale that xatlas expects."""
     atlas = xatlas.Atlas()
     atlas.add_mesh(vertices.astype(np.float32), faces.astype(np.uint32))
     pack = xatlas.PackOptions()
     pack.resolution, pack.padding, pack.bilinear = texture_size, PADDING, True
     chart = xatlas.ChartOptions()
-    chart.max_cost = GROWTH
+    chart.max_cost = CHART_COST
     atlas.generate(chart, pack)
     index, new_faces, uv = atlas[0]
     # xatlas may pack a little larger than asked for, and not square: scale both axes alike so that texels stay square

@@ -1,9 +1,8 @@
-"""Texture from photographs: every texel takes its colour from the views that see it best.
+"""Texture from photographs: blends the views per texel, weighted by viewing angle.
 
-In two bands (after Burt and Adelson, "A multiresolution spline", 1983): what changes slowly over a picture is blended over a wide
-seam, which hides that views were lit and exposed differently; the detail comes from very nearly the best view alone, since views
-that do not quite meet would show it twice.
-"""
+In two frequency bands (after Burt and Adelson, "A multiresolution spline", 1983). Low frequencies blend over wide seams,
+which hides differences of lighting and exposure; high frequencies come almost from the best view alone, since views that are
+slightly misregistered would show detail twice."""
 
 from __future__ import annotations
 
@@ -16,39 +15,49 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, gaussian_filter, maximum_filter, minimum_filter
 from scipy.spatial import cKDTree
 
-from steps.compute.kernels import check_indices, for_bands, inlined, kernel, parallel_map, projected, whole, within
+from steps.compute.kernels import (
+    check_indices,
+    floor_int,
+    for_bands,
+    inlined,
+    kernel,
+    parallel_map,
+    project_point,
+    within,
+)
 from steps.geometry.cameras import Camera
-from steps.geometry.image_ops import filled
+from steps.geometry.image_ops import inpaint
 from steps.raster.rasterize import Fragments, rasterize, rasterize_homogeneous
 
 Array = NDArray[Any]
-BLUR = 64  # the standard deviation, as a part of a picture's longest side, beyond which change is slow
-LEAST = 1e-25  # weight of a view that sees a texel at all: a number still in 32 bits
-GRAZING = 0.05  # cosine between normal and sight up to which a view says nothing
-EDGE = 8.0  # pixels over which a view's weight fades towards outlines and occlusions, where registration errors show
-OCCLUSION = 0.01  # of the distance: a texel this far behind what the view sees is hidden
-FAR_AWAY = (
-    2.5  # diagonals of the mesh: cameras further off, as orthographic ones stand for, count as if they stood there
-)
-TURNED = 0.2  # of the diagonal: how far apart two unit normals lie that differ by one, where unseen texels are filled
+BLUR = 64  # longest side of a picture over the standard deviation of the blur that separates the bands
+LEAST_WEIGHT = 1e-25  # of a view that sees a texel at all: not zero in 32 bits
+LEAST_COSINE = 0.05  # between normal and viewing ray, below which a view does not count
+# pixels over which a view's weight fades towards outlines and occlusions, where misregistration shows
+EDGE_FADE = 8.0
+OCCLUSION = 0.01  # of the distance: a texel this far behind the view's depth is occluded
+# diagonals of the mesh: tolerances of farther cameras, as of orthographic ones, are those at this distance
+MAX_DISTANCE = 2.5
+# of the diagonal, per unit of difference of normals, in the distance by which unseen texels are inpainted
+NORMAL_DISTANCE = 0.2
 
 
-SEAM = 0.05  # of the diagonal, over which unseen texels with colours of their own take over those of the seen ones
-TONES = 0.5, 2.0  # how much the contrast of a mesh's own colours is changed at most
+# of the diagonal, over which the correction of the mesh's own colours at unseen texels decays
+SEAM_WIDTH = 0.05
+GAIN_RANGE = 0.5, 2.0  # limits of the change of contrast of the mesh's own colours
 
 
 @dataclass(frozen=True)
 class Blend:
-    """Exponents of the cosine between normal and sight that views are weighed by: for what changes slowly, and for the detail."""
+    """Exponents of the cosine between normal and viewing ray in the views' weights: of the low band (slow) and of the high
+    band."""
 
     slow: float
     detail: float
 
 
-EXACT = Blend(
-    6, 6
-)  # views that meet and were lit alike: a texel has one main source, and the bands need no seams of their own
-ROUGH = Blend(2, 24)  # views that do not quite meet, or were lit differently
+EXACT = Blend(6, 6)  # registered views, lit alike: one main source per texel, for both bands
+ROUGH = Blend(2, 24)  # views slightly misregistered, or lit differently
 
 
 @dataclass(frozen=True)
@@ -64,8 +73,8 @@ class Photo:
 class TexturedMesh:
     """vertices: (n, 3) float64; faces: (m, 3) int32; uv: (n, 2) float32; normals: (n, 3) float64.
 
-    texture: [S, S, 3] float32; seen: share of the texels on the surface that at least one view saw;
-    unseen_at: [S, S] bool, which texels on it none did."""
+    texture: [S, S, 3] float32; seen: share of the surface's texels that at least one view saw; unseen_at: [S, S] bool, the
+    others."""
 
     vertices: Array
     faces: Array
@@ -77,7 +86,7 @@ class TexturedMesh:
 
 
 def texel_fragments(faces: Array, uv: Array, size: int) -> Fragments:
-    """Which face and where on it each texel [size, size] lies."""
+    """Face and barycentric coordinates of each texel [size, size]."""
     flat = np.stack([uv[:, 0] * size, (1.0 - uv[:, 1]) * size, np.zeros(len(uv)), np.ones(len(uv))], axis=1)
     return rasterize_homogeneous(flat, faces, size, size)
 
@@ -90,42 +99,47 @@ def bake(
     photos: list[Photo],
     size: int,
     blend: Blend = EXACT,
-    own: Callable[[Array], Array] | None = None,
+    own_colours: Callable[[Array], Array] | None = None,
 ) -> TexturedMesh:
-    """Bakes `photos` into a texture of size x size. Texels that no view saw take the colours of the nearest that were, or, where
-    the mesh has colours of its own, `own` of their places (n, 3), in the photographs' tone and without a seam."""
+    """Bakes `photos` into a texture of size x size. Unseen texels are inpainted from the nearest seen ones; or, given
+    own_colours, take the mesh's own colours at points (n, 3), matched to the photographs' tone and without a seam."""
     check_indices(faces, min(len(vertices), len(normals)))
     fragments = texel_fragments(faces, uv, size)
     bands = np.zeros((size, size, 6), np.float32)
     weight = np.zeros((size, size, 2), np.float32)
-    for photo, (depth, trust) in zip(photos, parallel_map(lambda p: _sight(vertices, faces, p), photos), strict=True):
-        _add(photo, depth, trust, fragments, vertices, faces, normals, blend, bands, weight)
+    for photo, (depth, confidence) in zip(
+        photos, parallel_map(lambda p: _depth_and_confidence(vertices, faces, p), photos), strict=True
+    ):
+        _add_photo(photo, depth, confidence, fragments, vertices, faces, normals, blend, bands, weight)
     surface, seen = fragments.face >= 0, weight[..., 0] > 0
     bands[seen] /= np.repeat(weight[seen], 3, axis=1)
     colour = bands[..., :3] + bands[..., 3:]
-    unseen, base = surface & ~seen, _own_colours(own, fragments, surface, surface & seen, colour, vertices, faces)
-    _fill_unseen(colour, base, unseen, surface & seen, fragments, vertices, faces, normals)
-    share = float(seen.sum() / max(1, surface.sum()))
-    return TexturedMesh(vertices, faces, uv, normals, np.clip(filled(colour, surface), 0, 1), share, unseen)
+    unseen, base = (
+        surface & ~seen,
+        _tone_mapped_own_colours(own_colours, fragments, surface, surface & seen, colour, vertices, faces),
+    )
+    _inpaint_unseen(colour, base, unseen, surface & seen, fragments, vertices, faces, normals)
+    seen_fraction = float(seen.sum() / max(1, surface.sum()))
+    return TexturedMesh(vertices, faces, uv, normals, np.clip(inpaint(colour, surface), 0, 1), seen_fraction, unseen)
 
 
-def _reach(vertices: Array) -> float:
-    return FAR_AWAY * float(np.linalg.norm(np.ptp(vertices, axis=0)))
+def _max_distance(vertices: Array) -> float:
+    return MAX_DISTANCE * float(np.linalg.norm(np.ptp(vertices, axis=0)))
 
 
-def _sight(vertices: Array, faces: Array, photo: Photo) -> tuple[Array, Array]:
-    """What the view sees of the mesh, depth [H, W], and how far each pixel may be trusted, [H, W] in (0, 1]."""
+def _depth_and_confidence(vertices: Array, faces: Array, photo: Photo) -> tuple[Array, Array]:
+    """The mesh's depth in the view [H, W], and a weight per pixel [H, W] in (0, 1] that fades towards edges."""
     depth = rasterize(vertices, faces, photo.camera).depth
-    distance = max(min(float(depth.max()), _reach(vertices)), 1e-9)
+    distance = max(min(float(depth.max()), _max_distance(vertices)), 1e-9)
     jump = maximum_filter(depth, 3) - minimum_filter(depth, 3) > OCCLUSION * 2 * distance
     edge = jump | (photo.coverage < 0.999) | (depth <= 0)
-    return depth, np.clip(distance_transform_edt(~edge) / EDGE, 1e-3, 1.0).astype(np.float32)
+    return depth, np.clip(distance_transform_edt(~edge) / EDGE_FADE, 1e-3, 1.0).astype(np.float32)
 
 
-def _add(
+def _add_photo(
     photo: Photo,
     depth: Array,
-    trust: Array,
+    confidence: Array,
     at: Fragments,
     vertices: Array,
     faces: Array,
@@ -134,16 +148,16 @@ def _add(
     bands: Array,
     weight: Array,
 ) -> None:
-    layers = _layers(photo)
-    projection, eye, reach = photo.camera.projection, photo.camera.position, _reach(vertices)
+    layers = _frequency_bands(photo)
+    projection, eye, max_distance = photo.camera.projection, photo.camera.position, _max_distance(vertices)
     for_bands(
-        lambda a, b: _gather(
+        lambda a, b: _accumulate(
             layers,
             depth,
-            trust,
+            confidence,
             projection,
             eye,
-            reach,
+            max_distance,
             at.face,
             at.bary,
             vertices,
@@ -161,12 +175,12 @@ def _add(
     )
 
 
-def _layers(photo: Photo) -> Array:
-    """[H, W, 6] float32: what changes slowly, and the rest, both reaching beyond the outline."""
+def _frequency_bands(photo: Photo) -> Array:
+    """[H, W, 6] float32: low and high frequencies, both extended beyond the outline."""
     whole_pixels = photo.coverage > 0.999
-    if not whole_pixels.any():  # of what is thinner than a pixel
+    if not whole_pixels.any():  # thinner than a pixel everywhere
         whole_pixels = photo.coverage >= 0.5
-    clean = filled(photo.colour, whole_pixels).astype(np.float32)
+    clean = inpaint(photo.colour, whole_pixels).astype(np.float32)
     blur = max(clean.shape) / BLUR
     slow = np.stack([gaussian_filter(clean[..., k], blur, mode="nearest") for k in range(3)], axis=-1)
     return np.concatenate([slow, clean - slow], axis=2)
@@ -174,7 +188,7 @@ def _layers(photo: Photo) -> Array:
 
 @kernel
 def _cubic(t):  # type: ignore[no-untyped-def]
-    """The four Catmull-Rom weights at offset t in [0, 1): sharper than bilinear, and texels are resampled once more later."""
+    """The four Catmull-Rom weights at offset t in [0, 1): sharper than bilinear, since texels are resampled once more later."""
     w0 = t * (-0.5 + t * (1.0 - 0.5 * t))
     w1 = 1.0 + t * t * (-2.5 + 1.5 * t)
     w2 = t * (0.5 + t * (2.0 - 1.5 * t))
@@ -182,13 +196,13 @@ def _cubic(t):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _seen(p, n, m, eye, reach, depth):  # type: ignore[no-untyped-def]
-    """Where a texel lies in the picture, and the cosine between its normal and the sight; 0 where the view does not see it."""
-    z, x, y = projected(p, m)
+def _project_texel(p, n, m, eye, max_distance, depth):  # type: ignore[no-untyped-def]
+    """Pixel coordinates of a texel, and the cosine between its normal and the viewing ray; 0 where it is occluded or outside."""
+    z, x, y = project_point(p, m)
     if z <= 0 or not within(x, y, depth.shape[1], depth.shape[0]):
         return 0.0, 0.0, 0.0
     c, r = int(x), int(y)
-    if depth[r, c] <= 0 or z > depth[r, c] + OCCLUSION * min(z, reach):
+    if depth[r, c] <= 0 or z > depth[r, c] + OCCLUSION * min(z, max_distance):
         return 0.0, 0.0, 0.0
     ex, ey, ez = eye[0] - p[0], eye[1] - p[1], eye[2] - p[2]
     cosine = (n[0] * ex + n[1] * ey + n[2] * ez) / np.sqrt(
@@ -198,35 +212,35 @@ def _seen(p, n, m, eye, reach, depth):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _take(layers, x, y, wide, narrow, bands):  # type: ignore[no-untyped-def]
-    """Adds a picture's colours at (x, y) to a texel's (6,), each band with its own weight."""
+def _add_bicubic(layers, x, y, slow_weight, detail_weight, bands):  # type: ignore[no-untyped-def]
+    """Adds a picture's bicubic sample at (x, y) to a texel's bands (6,), each band with its own weight."""
     height, width = layers.shape[:2]
-    c, r = whole(x - 0.5), whole(y - 0.5)
+    c, r = floor_int(x - 0.5), floor_int(y - 0.5)
     wx, wy = _cubic(x - 0.5 - c), _cubic(y - 0.5 - r)
     for dy in range(4):
         rr = min(max(r + dy - 1, 0), height - 1)
         for dx in range(4):
             cc = min(max(c + dx - 1, 0), width - 1)
-            share = wx[dx] * wy[dy]
+            weight = wx[dx] * wy[dy]
             for a in range(3):
-                bands[a] += wide * share * layers[rr, cc, a]
-                bands[3 + a] += narrow * share * layers[rr, cc, 3 + a]
+                bands[a] += slow_weight * weight * layers[rr, cc, a]
+                bands[3 + a] += detail_weight * weight * layers[rr, cc, 3 + a]
 
 
 @kernel
-def _gather(  # type: ignore[no-untyped-def]
+def _accumulate(  # type: ignore[no-untyped-def]
     layers,
     depth,
-    trust,
+    confidence,
     m,
     eye,
-    reach,
+    max_distance,
     face,
     bary,
     vertices,
     faces,
     normals,
-    place,
+    scratch,
     slow,
     detail,
     bands,
@@ -234,7 +248,7 @@ def _gather(  # type: ignore[no-untyped-def]
     start,
     stop,
 ):
-    p, n = place[0], place[1]
+    p, n = scratch[0], scratch[1]
     for row in range(start, stop):
         for column in range(face.shape[1]):
             f = face[row, column]
@@ -246,14 +260,17 @@ def _gather(  # type: ignore[no-untyped-def]
             for a in range(3):
                 p[a] = b0 * vertices[i, a] + b1 * vertices[j, a] + b2 * vertices[k, a]
                 n[a] = b0 * normals[i, a] + b1 * normals[j, a] + b2 * normals[k, a]
-            x, y, cosine = _seen(p, n, m, eye, reach, depth)
-            if not cosine > GRAZING:  # nan, too: a normal without a length
+            x, y, cosine = _project_texel(p, n, m, eye, max_distance, depth)
+            if not cosine > LEAST_COSINE:  # nan, too: a normal without a length
                 continue
-            trusted = trust[int(y), int(x)]
-            wide, narrow = max(cosine**slow * trusted, LEAST), max(cosine**detail * trusted, LEAST)
-            _take(layers, x, y, wide, narrow, bands[row, column])
-            weight[row, column, 0] += wide
-            weight[row, column, 1] += narrow
+            pixel_confidence = confidence[int(y), int(x)]
+            slow_weight, detail_weight = (
+                max(cosine**slow * pixel_confidence, LEAST_WEIGHT),
+                max(cosine**detail * pixel_confidence, LEAST_WEIGHT),
+            )
+            _add_bicubic(layers, x, y, slow_weight, detail_weight, bands[row, column])
+            weight[row, column, 0] += slow_weight
+            weight[row, column, 1] += detail_weight
 
 
 def _positions(fragments: Fragments, where: Array, vertices: Array, faces: Array) -> Array:
@@ -262,8 +279,8 @@ def _positions(fragments: Fragments, where: Array, vertices: Array, faces: Array
     return corners[:, 0] * b[:, :1] + corners[:, 1] * b[:, 1:] + corners[:, 2] * (1 - b.sum(axis=1, keepdims=True))
 
 
-def _own_colours(
-    own: Callable[[Array], Array] | None,
+def _tone_mapped_own_colours(
+    own_colours: Callable[[Array], Array] | None,
     fragments: Fragments,
     surface: Array,
     seen: Array,
@@ -271,20 +288,20 @@ def _own_colours(
     vertices: Array,
     faces: Array,
 ) -> Array | None:
-    """The mesh's own colours of all texels on the surface, [S, S, 3], with each channel's contrast and brightness as the
-    photographs have them where they see; None where it has none."""
-    if own is None or not seen.any():
+    """The mesh's own colours of all surface texels, [S, S, 3], with contrast and brightness per channel fitted to the
+    photographs where these see; None where it has none."""
+    if own_colours is None or not seen.any():
         return None
     base = np.zeros_like(colour)
-    base[surface] = own(_positions(fragments, surface, vertices, faces))
+    base[surface] = own_colours(_positions(fragments, surface, vertices, faces))
     for k in range(3):
         x, y = base[seen][:, k], colour[seen][:, k]
-        gain = float(np.clip(np.cov(x, y)[0, 1] / max(float(x.var()), 1e-6), *TONES))
+        gain = float(np.clip(np.cov(x, y)[0, 1] / max(float(x.var()), 1e-6), *GAIN_RANGE))
         base[..., k] = (base[..., k] - x.mean()) * gain + y.mean()
     return base
 
 
-def _fill_unseen(
+def _inpaint_unseen(
     colour: Array,
     base: Array | None,
     unseen: Array,
@@ -294,26 +311,26 @@ def _fill_unseen(
     faces: Array,
     normals: Array,
 ) -> None:
-    """Gives `unseen` texels the mean of the nearest seen ones in space, weighted by 1 / distance; in place. What faces another
-    way is further away: the inside of a thin wall must not take the colours of its outside. With a `base`, what is taken from the
-    seen ones is how they differ from it, and ever less the further away they are: at the seam nothing jumps."""
+    """Fills unseen texels with the mean of the eight nearest seen ones, weighted by 1 / distance, in place. Distance includes
+    normals, so that the inside of a thin wall does not take colours of its outside. With a `base`, its correction is
+    interpolated instead, and decays with distance, so that there is no seam."""
     if not unseen.any() or not seen.any():
         return
     step = max(1, int(seen.sum()) // 100_000)  # a denser tree costs time and changes nothing visible
     diagonal = float(np.linalg.norm(np.ptp(vertices, axis=0)))
 
-    def places(where: Array) -> Array:
+    def coordinates(where: Array) -> Array:
         return np.hstack(
-            [_positions(fragments, where, part, faces) for part in (vertices, TURNED * diagonal * normals)]
+            [_positions(fragments, where, part, faces) for part in (vertices, NORMAL_DISTANCE * diagonal * normals)]
         )
 
-    tree = cKDTree(places(seen)[::step])
-    distance, nearest = tree.query(places(unseen), k=8, workers=-1)
+    tree = cKDTree(coordinates(seen)[::step])
+    distance, nearest = tree.query(coordinates(unseen), k=8, workers=-1)
     weight = 1.0 / np.maximum(distance, 1e-9)
     known = (colour if base is None else colour - base)[seen][::step]
     nearest = np.minimum(nearest, len(known) - 1)  # fewer than eight known texels: the tree reports one past the end
     weight[~np.isfinite(distance)] = 0.0
-    taken = (known[nearest] * (weight / weight.sum(axis=1, keepdims=True))[..., None]).sum(axis=1)
+    colours = (known[nearest] * (weight / weight.sum(axis=1, keepdims=True))[..., None]).sum(axis=1)
     if base is not None:
-        taken = base[unseen] + taken * np.exp(-((distance[:, :1] / (SEAM * diagonal)) ** 2))
-    colour[unseen] = taken
+        colours = base[unseen] + colours * np.exp(-((distance[:, :1] / (SEAM_WIDTH * diagonal)) ** 2))
+    colour[unseen] = colours

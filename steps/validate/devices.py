@@ -1,4 +1,4 @@
-"""What GPUs there are, asked of the driver by NVML: quick, and without loading torch."""
+"""GPUs as the driver reports them through NVML: quick, and without loading torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from steps.runtime.errors import GpuUnavailable
 
 
-def found() -> dict[str, Any]:
+def probe() -> dict[str, Any]:
     """{"driver", "gpus": [{"name", "memory_mib", "free_mib"}], "problem"}; the problem is a sentence where there is no GPU."""
     import pynvml
 
@@ -39,8 +39,8 @@ def _gpu(pynvml: Any, handle: Any) -> dict[str, Any]:
 
 
 def preflight(device: str) -> dict[str, Any]:
-    """What was found. Raises GpuUnavailable where `device` is cuda and there is none."""
-    report = {"requested": device, **found()}
+    """The report for preflight.json. Raises GpuUnavailable where `device` is cuda and there is none."""
+    report = {"requested": device, **probe()}
     if device == "cuda" and report["problem"]:
         raise GpuUnavailable(f"A GPU was asked for, but there is none. {report['problem']}", preflight=report)
     return report

@@ -1,4 +1,4 @@
-"""Views whose colours do not lie where their depth renders have the object: the depth is moved to where the view has it."""
+"""Depth renders moved onto their views, where a rig has views and depth renders with different frames."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from steps.io.cameras_json import View
 from steps.io.input_checks import Pictures
 
 
-def met(pictures: Pictures, views: list[View]) -> tuple[Pictures, list[View]]:
-    """The same set with views and depth renders that meet, and the cameras of both."""
-    depths, found = [], []
+def aligned(pictures: Pictures, views: list[View]) -> tuple[Pictures, list[View]]:
+    """The set with depth renders resampled into the views' frames, and the cameras of both."""
+    depths, aligned_views = [], []
     for view, picture, depth in zip(views, pictures.views, pictures.depths, strict=True):
         height, width = picture.pixels.shape[:2]
         placement = view.colour or Placement()
         background = view.depth.background if view.depth else 0
-        depths.append(moved(depth, placement, background) if view.colour else depth)
+        depths.append(move_depth(depth, placement, background) if view.colour else depth)
         camera = placed_camera(view.camera, placement, width, height) if view.colour else view.camera
-        found.append(View(camera, view.depth))
-    return Pictures(pictures.views, depths), found
+        aligned_views.append(View(camera, view.depth))
+    return Pictures(pictures.views, depths), aligned_views
 
 
 def placed_camera(camera: Camera, placement: Placement, width: int, height: int) -> Camera:
@@ -34,9 +34,9 @@ def placed_camera(camera: Camera, placement: Placement, width: int, height: int)
     return replace(own, fx=own.fx * s, fy=own.fy * s, cx=x, cy=y)
 
 
-def moved(depth: png.Picture, placement: Placement, background: int | str | None) -> png.Picture:
-    """The depth render as the view's camera would have it: every pixel is the nearest of those that were stored, and where none
-    was there is background; by the picture's alpha where no value means that."""
+def move_depth(depth: png.Picture, placement: Placement, background: int | str | None) -> png.Picture:
+    """The depth render resampled to the view's camera, nearest neighbour, with background outside; through alpha where no value
+    means background."""
     height, width = depth.pixels.shape[:2]
     half, s = max(width, height) / 2, placement.scale
     columns = np.floor((np.arange(width) + 0.5 - width / 2 - placement.x * half) / s + width / 2).astype(int)

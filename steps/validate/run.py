@@ -1,4 +1,4 @@
-"""validate: checks first, cheaply; then the scene."""
+"""The step validate: cheap checks first, then the rig, then the scene."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def run(parameters: Validate, out: Path, reporter: Reporter) -> None:
     write_json(parameters.outputs / "preflight.json", devices.preflight(parameters.device))
     pictures, given = input_checks.check_set(parameters.input, parameters.cameras)
     reporter.progress(1, 3)
-    pictures = judged(pictures, given)
-    cameras = known(pictures, given, parameters, out, reporter)
+    pictures = clean_set(pictures, given)
+    cameras = determine_cameras(pictures, given, parameters, out, reporter)
     cameras = replace(cameras, notes=[*pictures.notes, *cameras.notes])
     if not (out / "rig.json").exists():
         write_json(out / "rig.json", {"decision": cameras.source, "cameras": document(pictures, cameras.views)})
     if cameras.views is not None:
-        pictures, views = placement.met(pictures, cameras.views)
+        pictures, views = placement.aligned(pictures, cameras.views)
         cameras = replace(cameras, views=views, exact=cameras.exact and not any(v.colour for v in cameras.views))
     reporter.progress(2, 3)
     write_scene(pictures, cameras, out, reporter)
@@ -43,19 +43,19 @@ def run(parameters: Validate, out: Path, reporter: Reporter) -> None:
     if parameters.picture:
         from steps.validate.rig import picture as rig_picture  # only now: hardly anybody asks for it
 
-        rig_picture.drawn(rig_picture.boards_of(scene.load(out))).save(out / "rig.png")
+        rig_picture.rig_picture(rig_picture.boards_of(scene.load(out))).save(out / "rig.png")
     reporter.progress(3, 3)
 
 
 def document(pictures: input_checks.Pictures, given: list[View] | None) -> dict[str, Any]:
-    """The cameras.json that says what holds, of a set whose rig did not have to be found."""
+    """The cameras.json of a set whose rig did not have to be estimated."""
     sizes = [picture.pixels.shape[1::-1] for picture in pictures.depths]
     views = given or [cameras_json.canonical_views(*size)[i] for i, size in enumerate(sizes)]
     return cameras_json.document(views)
 
 
-def judged(pictures: input_checks.Pictures, given: Given | None) -> input_checks.Pictures:
-    """The set with depth that is distance and alpha that is coverage; what was decided stands in its notes."""
+def clean_set(pictures: input_checks.Pictures, given: Given | None) -> input_checks.Pictures:
+    """The set with depth that is distance and alpha that is coverage; decisions are in its notes."""
     from steps.validate.foreground import (  # only now: they load scipy, which a faulty set must not wait for
         alpha,
         holes,
@@ -63,13 +63,15 @@ def judged(pictures: input_checks.Pictures, given: Given | None) -> input_checks
         outside,
     )
 
-    nothing = holes.backgrounds(pictures, given)
-    depths, around = outside.without_surroundings(pictures.depths, pictures.views, nothing)
-    pictures, told = holes.without_invalid(replace(pictures, depths=depths), nothing)
-    outlines = [foreground(p, DepthEncoding(background=b)) for p, b in zip(pictures.depths, nothing, strict=True)]
-    insides = [masks.resized(o, p.pixels.shape[:2]) for o, p in zip(outlines, pictures.views, strict=True)]
-    views, more = alpha.judged(pictures.views, insides)
-    return replace(pictures, views=views, notes=[*pictures.notes, *around, *told, *more])
+    background_values = holes.backgrounds(pictures, given)
+    depths, outside_notes = outside.without_surroundings(pictures.depths, pictures.views, background_values)
+    pictures, hole_notes = holes.without_invalid(replace(pictures, depths=depths), background_values)
+    outlines = [
+        foreground(p, DepthEncoding(background=b)) for p, b in zip(pictures.depths, background_values, strict=True)
+    ]
+    insides = [masks.resize_mask(o, p.pixels.shape[:2]) for o, p in zip(outlines, pictures.views, strict=True)]
+    views, alpha_notes = alpha.interpret_alpha(pictures.views, insides)
+    return replace(pictures, views=views, notes=[*pictures.notes, *outside_notes, *hole_notes, *alpha_notes])
 
 
 @dataclass(frozen=True)
@@ -81,23 +83,23 @@ class Cameras:
     source: str
     notes: list[str]
     exact: bool = True
-    facts: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
 
 
-def known(
+def determine_cameras(
     pictures: input_checks.Pictures, given: Given | None, parameters: Validate, out: Path, reporter: Reporter
 ) -> Cameras:
-    """The cameras that were given, with what has to be found of them."""
+    """The given cameras, with what is missing estimated."""
     hidden = unseen.empty_of(dict(enumerate(pictures.depths)))
     if isinstance(given, list) and all(view.depth for view in given):
         from steps.validate.depth import encoding
 
-        views, note = (given, "") if hidden else encoding.checked(pictures, given)
+        views, note = (given, "") if hidden else encoding.check_encoding(pictures, given)
         return Cameras(views, "cameras.json", [note] if note else [])
     if given is None and parameters.rig == "nominal":
         return Cameras(None, "canonical", [])
     if hidden:
-        raise _not_found(hidden, given)
+        raise _thin_views_error(hidden, given)
     if unseen.only_masks(pictures.depths):
         raise ValidationFailed(
             "The depth renders have one value on the object, the same in all six: these are masks, they hold no depth.",
@@ -110,23 +112,23 @@ def known(
         from steps.validate.depth import encoding
 
         try:
-            views, note = encoding.found(pictures, given)
+            views, note = encoding.find_encoding(pictures, given)
         except RigAmbiguous as error:
             raise judgement.with_convention(error, given) from None
         return Cameras(views, "given, without encoding", [note])
     from steps.validate.rig import stage
 
-    wanted = given or Arrangement(preset=parameters.rig if parameters.rig in PRESETS else "")
-    found = stage.find(pictures, parameters.outputs, wanted)
-    write_json(out / "rig.json", found.facts)
-    if found.facts["decision"] == "nominal":
-        return Cameras(found.views, "canonical", [found.note] if found.note else [])
-    facts = {key: value for key, value in found.facts.items() if key != "cameras"}
-    return Cameras(found.views, "found", [found.note], exact=False, facts=facts)
+    arrangement = given or Arrangement(preset=parameters.rig if parameters.rig in PRESETS else "")
+    rig = stage.find(pictures, parameters.outputs, arrangement)
+    write_json(out / "rig.json", rig.metadata)
+    if rig.metadata["decision"] == "nominal":
+        return Cameras(rig.views, "canonical", [rig.note] if rig.note else [])
+    metadata = {key: value for key, value in rig.metadata.items() if key != "cameras"}
+    return Cameras(rig.views, "found", [rig.note], exact=False, metadata=metadata)
 
 
-def _not_found(hidden: list[int], given: Given | None) -> RigAmbiguous:
-    """Of views that show nothing, where something has to be found that takes six."""
+def _thin_views_error(hidden: list[int], given: Given | None) -> RigAmbiguous:
+    """The error for sets with empty views, where an estimate needs all six."""
     what = "depth encoding" if isinstance(given, list) else "cameras"
     help_ = (
         "give the encoding as `depth` in cameras.json"
@@ -150,56 +152,61 @@ def write_scene(pictures: input_checks.Pictures, cameras: Cameras, out: Path, re
 
     source, notes = cameras.source, cameras.notes
     views = [_view_of(i, picture, cameras.views) for i, picture in enumerate(pictures.views)]
-    local = local_frame.found(pictures.depths, views)
+    local = local_frame.local_frame_of(pictures.depths, views)
     notes = [*notes, *local_frame.notes(local)]
     depths = [local.depth(i, _metric(p, v)) for i, (p, v) in enumerate(zip(pictures.depths, views, strict=True))]
-    users, views = views, local.cameras(views)
-    insides = [masks.resized(d.depth > 0, p.pixels.shape[:2]) for d, p in zip(depths, pictures.views, strict=True)]
-    decided = masks.decided(pictures.views, insides)
-    notes = [*notes, *decided.notes, *holes.unknown(decided.coverages, insides)]
-    stored = depths
-    depths, told = outside.removed(stored, decided.coverages)
+    user_views, views = views, local.cameras(views)
+    insides = [masks.resize_mask(d.depth > 0, p.pixels.shape[:2]) for d, p in zip(depths, pictures.views, strict=True)]
+    segmentation = masks.segment(pictures.views, insides)
+    notes = [*notes, *segmentation.notes, *holes.unknown(segmentation.coverages, insides)]
+    metric_depths = depths
+    depths, outside_notes = outside.remove_outside(metric_depths, segmentation.coverages)
     # pictures that are exchanged leave out depth that is right: unless it lies along outlines, all is judged
-    compared = depths if outside.SMEARS in told else stored
-    notes = [*notes, *told]
-    shown = [
-        (c >= 128) & (masks.resized(d.depth > 0, c.shape) >= 0.5)
-        for c, d in zip(decided.coverages, depths, strict=True)
+    judged_depths = depths if outside.SMEARS in outside_notes else metric_depths
+    notes = [*notes, *outside_notes]
+    visible = [
+        (c >= 128) & (masks.resize_mask(d.depth > 0, c.shape) >= 0.5)
+        for c, d in zip(segmentation.coverages, depths, strict=True)
     ]
-    input_checks.raise_all([_empty(index) for index in unseen.unexplained(shown)])
-    notes = [*notes, *unseen.told([i for i, mask in enumerate(shown) if not mask.any()])]
+    input_checks.raise_all([_empty(index) for index in unseen.unexpectedly_empty(visible)])
+    notes = [*notes, *unseen.notes([i for i, mask in enumerate(visible) if not mask.any()])]
     for folder in ("views", "masks", "depth", "steps", "backgrounds"):
         (out / folder).mkdir()
     for index, (view, picture, depth) in enumerate(zip(views, pictures.views, depths, strict=True)):
-        coverage, behind = decided.coverages[index], decided.behind[index]
+        coverage, behind = segmentation.coverages[index], segmentation.behind[index]
         _write_view(out, view.camera.name, picture, coverage, depth)
         if behind is not None:
             png.write(out / "backgrounds" / f"{view.camera.name}.png", behind, level=1)
-    own, given = (
-        [v.camera.resized(*d.depth.shape[::-1]) for v, d in zip(each, depths, strict=True)] for each in (views, users)
+    local_cameras, user_cameras = (
+        [v.camera.resized(*d.depth.shape[::-1]) for v, d in zip(each, depths, strict=True)]
+        for each in (views, user_views)
     )
-    shares = [c / np.float32(255) for c in decided.coverages]
-    background = decided.background if all(b is None for b in decided.behind) else None
+    coverages = [c / np.float32(255) for c in segmentation.coverages]
+    background = segmentation.background if all(b is None for b in segmentation.behind) else None
     # pictures that are exchanged leave out depth that is right: the views are judged by all of it
-    evidence = judgement.evidence_of(own, [d.depth for d in compared], pictures.views, shares, background)
-    evidence = replace(evidence, users=given, unit=local.frame.scale)
+    evidence = judgement.evidence_of(
+        local_cameras, [d.depth for d in judged_depths], pictures.views, coverages, background
+    )
+    evidence = replace(evidence, users=user_cameras, unit=local.frame.scale)
     try:
-        agreement = judgement.given(evidence, pictures, source, reporter)
+        agreement = judgement.judge_given(evidence, pictures, source, reporter)
     except ValidationFailed as error:
-        raise outside.explained(error, notes) from None
+        raise outside.with_notes(error, notes) from None
     notes = [*notes, *agreement.warnings]
     for note in notes:
         reporter.warn(note)
-    about = {
+    metadata = {
         "rig": source,
         "depth": [v.depth.to_json() for v in views if v.depth],
-        "mask": decided.source,
+        "mask": segmentation.source,
         "exact": cameras.exact,
-        "found": cameras.facts,
-        "agreement": agreement.facts,
+        "found": cameras.metadata,
+        "agreement": agreement.metadata,
         "notes": notes,
     }
-    write_json(out / "scene.json", scene.describe([v.camera for v in views], decided.background, local.frame, **about))
+    write_json(
+        out / "scene.json", scene.describe([v.camera for v in views], segmentation.background, local.frame, **metadata)
+    )
 
 
 def _view_of(index: int, picture: png.Picture, given: list[View] | None) -> View:

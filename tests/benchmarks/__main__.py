@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 
-from steps.runtime.supervisor import share_the_cores
+from steps.runtime.supervisor import limit_blas_threads
 
 NAMES = (
     "quality",
@@ -33,7 +33,7 @@ def main(names: list[str]) -> None:
     if unknown:
         raise SystemExit(f"There is no benchmark {', '.join(unknown)}; choose from {', '.join(NAMES)}.")
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
-    share_the_cores()  # as the steps have it
+    limit_blas_threads()  # as the steps have it
     for name in names or NAMES:
         print(f"\n## {name}", flush=True)
         importlib.import_module(f"tests.benchmarks.{name}_benchmark").main()

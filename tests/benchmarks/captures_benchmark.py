@@ -22,8 +22,8 @@ import trimesh
 from PIL import Image
 from scipy.spatial import cKDTree
 
-from steps.calibration.photometric import unlikenesses
-from steps.calibration.search import axes_of, readings
+from steps.calibration.photometric import appearance_differences
+from steps.calibration.search import axes_of, hypotheses
 from steps.geometry.cameras import Camera, look_at
 from steps.io import mesh_files
 from steps.quality.metrics import psnr
@@ -34,7 +34,7 @@ from steps.sample import capture_depth
 from steps.sample import run as sample
 from steps.sample.render import GroundTruth
 from steps.sample.render import render as true_render
-from steps.validate.rig.messages import reading_json
+from steps.validate.rig.messages import hypothesis_json
 from tests.benchmarks import objects
 from tests.benchmarks.common import table
 
@@ -57,7 +57,7 @@ UP = np.array([0.0, 1.0, 0.0])
 class Verdict:
     """right: the rig is the true one, or leads to the same mesh (by the object itself, not by what the report says of it) and the
     report names the true one too; warned: a detail of the mesh is wrong, and the report says that it may be; refused:
-    RIG_AMBIGUOUS, or VALIDATION_FAILED, before anything is made; doubt: the standard error of `off` that the report names;
+    RIG_AMBIGUOUS, or VALIDATION_FAILED, before anything is made; std_error: the standard error of `off` that the report names;
     warnings: how many of the notes warn; chamfer, plain: of the fused mesh and of the one of linear depth, percent of the
     diagonal; levels: of depth, of 255."""
 
@@ -68,7 +68,7 @@ class Verdict:
     coded: bool  # whether the depth's encoding was found, too
     seconds: float
     warned: bool = False
-    doubt: float = 0.0
+    std_error: float = 0.0
     curve: str = "linear"
     warnings: int = 0
     levels: int = 255
@@ -85,7 +85,7 @@ class Verdict:
 def main() -> None:
     verdicts = []
     for seed in range(COUNT):
-        verdict = judged(seed)
+        verdict = judge_capture(seed)
         verdicts.append(meshed(verdict) if seed * MESHES // COUNT < (seed + 1) * MESHES // COUNT else verdict)
         print(described(verdicts[-1]), flush=True)
     print_verdicts(verdicts)
@@ -117,7 +117,7 @@ def print_verdicts(verdicts: list[Verdict]) -> None:
     good = [v for v in found if v.right and not v.chamfer > FAR_OFF]
     warned = [v.seed for v in found if v.warned and not v.right]
     far = [v.seed for v in found if abs(v.off) > 3]
-    missed = [v.seed for v in found if abs(v.off) > 3 and abs(v.off) > 2 * v.doubt]
+    missed = [v.seed for v in found if abs(v.off) > 3 and abs(v.off) > 2 * v.std_error]
     print(
         f"{len(verdicts)} captures: {sum(v.right for v in found)} right, refused: {[v.seed for v in verdicts if v.refused]}, "
         f"silently wrong: {[v.seed for v in verdicts if v.silent]}"
@@ -175,12 +175,12 @@ def capture(seed: int, size: int = 512, names: tuple[str, ...] = objects.NAMES, 
     if not (folder / "sample.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
         parameters = Sample(out=folder, outputs=folder, object=name, capture="real", seed=seed, size=size)
-        taken = realistic.widened(seed, curve) if curve else realistic.drawn(seed)
-        sample.write_taken(truth_of(name), taken, parameters, folder)
+        taken = realistic.varied_capture(seed, curve) if curve else realistic.random_capture(seed)
+        sample.write_settings(truth_of(name), taken, parameters, folder)
     return folder
 
 
-def judged(seed: int, size: int = 512, names: tuple[str, ...] = objects.NAMES, curve: str = "") -> Verdict:
+def judge_capture(seed: int, size: int = 512, names: tuple[str, ...] = objects.NAMES, curve: str = "") -> Verdict:
     """What validate makes of a capture. curve: "" for the one whose turn it is."""
     curve = curve or curve_of(seed, names)
     folder = capture(seed, size, names, curve)
@@ -211,7 +211,7 @@ def meshed(v: Verdict) -> Verdict:
     if v.curve == "linear":
         own = _chamfer(v.seed, v.curve)
         return replace(v, chamfer=own, plain=own)
-    plain = float("nan") if judged(v.seed, curve="linear").refused else _chamfer(v.seed, "linear")
+    plain = float("nan") if judge_capture(v.seed, curve="linear").refused else _chamfer(v.seed, "linear")
     return replace(v, chamfer=_chamfer(v.seed, v.curve), plain=plain)
 
 
@@ -239,18 +239,18 @@ def compared(seed: int, name: str, found: dict[str, Any], truth: dict[str, Any],
     coded = (found["encoding"], found["distance"], found["curve"]) == (truth["encoding"], truth["distance"], None)
     off = found["field_of_view"] - truth["field_of_view"]
     orthographic = truth["field_of_view"] == 0
-    warned, doubt = true in found["nearly_alike"], found["field_of_view_error"]
-    return Verdict(seed, right, False, off, coded or orthographic, seconds, warned, doubt)
+    warned, std_error = true in found["nearly_alike"], found["field_of_view_error"]
+    return Verdict(seed, right, False, off, coded or orthographic, seconds, warned, std_error)
 
 
 def same_mesh(seed: int, name: str, true: dict[str, Any], found: dict[str, Any]) -> bool:
     """Whether both readings dress the object alike: clean views without light, where each has them."""
-    taken = replace(realistic.drawn(seed), side=(256, 256))
+    taken = replace(realistic.random_capture(seed), side=(256, 256))
     pictures = [true_render(truth_of(name), camera)[0] for camera in realistic.cameras(truth_of(name), taken)]
     masks = [(picture[..., 3] > 0.5).astype(np.float64) for picture in pictures]
-    one, other = (next(axes_of(r) for r in readings() if reading_json(r) == wanted) for wanted in (true, found))
+    one, other = (next(axes_of(r) for r in hypotheses() if hypothesis_json(r) == wanted) for wanted in (true, found))
     unlit = np.zeros((*np.shape(masks), 3))
-    much = unlikenesses([picture[..., :3] for picture in pictures], masks, unlit, one, [other])[0]
+    much = appearance_differences([picture[..., :3] for picture in pictures], masks, unlit, one, [other])[0]
     return much.overall <= SAME and much.local <= SAME_EVERYWHERE
 
 
@@ -321,7 +321,7 @@ def measured(seed: int, model: str, summary: dict[str, Any]) -> Whole:
 def between(placed: Array, mesh: mesh_files.Mesh, truth: GroundTruth, camera: Camera) -> float:
     """PSNR on the object, as if all light were the same: what each picture's light made of it is set apart by its median."""
     expected, _ = true_render(truth, camera, 4)
-    found = drawn(placed, mesh, camera)
+    found = render_view(placed, mesh, camera)
     inside = (expected[..., 3] > 0.5) | (found[..., 3] > 0.5)
     over = [
         p[..., :3] * (p[..., 3:] if straight else 1) + 1 - p[..., 3:] for p, straight in ((expected, 1), (found, 0))
@@ -332,7 +332,7 @@ def between(placed: Array, mesh: mesh_files.Mesh, truth: GroundTruth, camera: Ca
     return psnr(over[0].astype(np.float32), np.clip(lit, 0, 1).astype(np.float32), inside)
 
 
-def drawn(vertices: Array, mesh: mesh_files.Mesh, camera: Camera) -> Array:
+def render_view(vertices: Array, mesh: mesh_files.Mesh, camera: Camera) -> Array:
     """The mesh elsewhere: premultiplied RGBA."""
     return render(
         vertices.astype(np.float32), mesh.faces, mesh.uv, mesh.texture, camera, 3, mesh.material, mesh.normals
@@ -399,7 +399,7 @@ def _seen(seed: int, model: str, side: int = 256) -> Array:
     for direction in ((0.6, 0.45, 0.75), (-0.7, -0.35, -0.65)):
         back = np.array(direction) / np.linalg.norm(direction)
         camera = look_at("between", back * 3.2 * radius, UP, 2 * side, 2 * side * 1.45)
-        rgba = drawn(centred, mesh, camera)
+        rgba = render_view(centred, mesh, camera)
         pixels = np.clip(rgba[..., :3] + 1 - rgba[..., 3:], 0, 1)
         tiles.append(np.asarray(Image.fromarray(np.rint(pixels * 255).astype(np.uint8)).resize((side, side))))
     return np.hstack(tiles)

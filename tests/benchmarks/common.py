@@ -97,13 +97,13 @@ class Inputs:
 
 def inputs(folder: Path) -> Inputs:
     """In the user's frame."""
-    taken = scene.load(folder)
-    cameras = [taken.frame.camera_out(view.depth_camera) for view in taken.views]
-    return Inputs(cameras, [view.depth() * np.float32(taken.frame.scale) for view in taken.views])
+    loaded = scene.load(folder)
+    cameras = [loaded.frame.camera_out(view.depth_camera) for view in loaded.views]
+    return Inputs(cameras, [view.depth() * np.float32(loaded.frame.scale) for view in loaded.views])
 
 
-def in_users_frame(mesh: Mesh, taken: scene.Scene) -> Mesh:
-    return replace(mesh, vertices=taken.frame.points_out(mesh.vertices).astype(np.float32))
+def in_users_frame(mesh: Mesh, loaded: scene.Scene) -> Mesh:
+    return replace(mesh, vertices=loaded.frame.points_out(mesh.vertices).astype(np.float32))
 
 
 def between(mesh: Mesh, source: Path, seen: Inputs) -> tuple[float, float]:

@@ -76,7 +76,7 @@ def finished_workflow() -> dict[str, Any]:
 FINISHED = "app.kubernetes.io/name=sixview,workflows.argoproj.io/completed=true"
 
 
-def kept(real: dict[str, Any], name: str, recorded: bool = True) -> dict[str, Any]:
+def record_of(real: dict[str, Any], name: str, recorded: bool = True) -> dict[str, Any]:
     """A copy under another name, with the record that its exit handler leaves, or without."""
     found = copy.deepcopy(real)
     text = json.dumps(found).replace(real["metadata"]["name"], name)
@@ -92,7 +92,7 @@ def kept(real: dict[str, Any], name: str, recorded: bool = True) -> dict[str, An
 
 
 def queued(real: dict[str, Any], number: int) -> dict[str, Any]:
-    found = kept(real, f"sixview-queue{number:03d}", recorded=False)
+    found = record_of(real, f"sixview-queue{number:03d}", recorded=False)
     found["metadata"]["labels"] = {"app.kubernetes.io/name": "sixview"}
     found["status"] = {"phase": "Pending", "message": "Waiting for a lock"}
     return found
@@ -100,7 +100,7 @@ def queued(real: dict[str, Any], number: int) -> dict[str, Any]:
 
 def fill(config: Path, real: dict[str, Any]) -> None:
     """Copies of a job that has ended, and some that wait."""
-    pattern = json.dumps(kept(real, "sixview-PLACE000"), separators=(",", ":"))
+    pattern = json.dumps(record_of(real, "sixview-PLACE000"), separators=(",", ":"))
     print(f"{WORKFLOWS} workflows of {len(pattern) / 1000:.0f} kB", flush=True)
     names = [f"a{i:07d}" for i in range(WORKFLOWS)]
     with ThreadPoolExecutor(4) as pool:

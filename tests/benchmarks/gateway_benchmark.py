@@ -45,12 +45,14 @@ class Measured:
 
 
 def main() -> None:
-    found = measure(UPLOADS, MEGABYTES, RATE)
+    measured = measure(UPLOADS, MEGABYTES, RATE)
     total = UPLOADS * 12 * MEGABYTES
-    print(f"{UPLOADS} uploads of 12 x {MEGABYTES} MB at once: {found.seconds:.1f} s, {total / found.seconds:.0f} MB/s")
-    print(f"accepted {len(found.jobs)}, refused {len(found.refused)}, lost {len(found.lost)}")
-    print(f"the gateway's memory grew by {found.growth:.1f} MiB")
-    waits = sorted(found.waits)
+    print(
+        f"{UPLOADS} uploads of 12 x {MEGABYTES} MB at once: {measured.seconds:.1f} s, {total / measured.seconds:.0f} MB/s"
+    )
+    print(f"accepted {len(measured.jobs)}, refused {len(measured.refused)}, lost {len(measured.lost)}")
+    print(f"the gateway's memory grew by {measured.growth:.1f} MiB")
+    waits = sorted(measured.waits)
     print(
         f"GET /jobs/<id>, {len(waits)} at {RATE} a second meanwhile: median {1000 * waits[len(waits) // 2]:.1f} ms, "
         f"p95 {1000 * waits[int(0.95 * len(waits))]:.1f} ms, slowest {1000 * waits[-1]:.1f} ms"
@@ -61,7 +63,7 @@ def measure(uploads: int, megabytes: float, rate: float) -> Measured:
     """Uploads that many sets at once and asks that often meanwhile; afterwards everything is taken away again."""
     client.connect_to_store()
     idle_template()
-    found = Measured()
+    measured = Measured()
     with (
         tempfile.TemporaryDirectory() as folder,
         web.serving(
@@ -70,19 +72,19 @@ def measure(uploads: int, megabytes: float, rate: float) -> Measured:
     ):
         pid = int((Path(folder) / ".pid").read_text())
         body = form(megabytes)
-        found.jobs += asyncio.run(flood(session, body, 2, Measured()))  # warm: everything is loaded now
+        measured.jobs += asyncio.run(flood(session, body, 2, Measured()))  # warm: everything is loaded now
         before = resident(pid)
         begin = time.perf_counter()
-        with Memory(pid) as memory, Questions(session, found.jobs[0], rate) as questions:
-            found.jobs += asyncio.run(flood(session, body, uploads, found))
-        found.seconds = time.perf_counter() - begin
-        found.growth, found.waits = memory.most - before, questions.waits
-        found.lost = [job for job in found.jobs if not whole(job, len(body))]
-    for job in found.jobs:
+        with Memory(pid) as memory, Questions(session, measured.jobs[0], rate) as questions:
+            measured.jobs += asyncio.run(flood(session, body, uploads, measured))
+        measured.seconds = time.perf_counter() - begin
+        measured.growth, measured.waits = memory.most - before, questions.waits
+        measured.lost = [job for job in measured.jobs if not whole(job, len(body))]
+    for job in measured.jobs:
         kubectl("-n", NAMESPACE, "delete", "workflow", web.workflow_of(job), "--wait=false", check=False)
         s3.purge(f"{s3.INPUTS}{job}.")
-    found.jobs = found.jobs[2:]
-    return found
+    measured.jobs = measured.jobs[2:]
+    return measured
 
 
 def idle_template() -> None:
@@ -106,14 +108,14 @@ def form(megabytes: float) -> bytes:
     return data + b"--" + BOUNDARY + b"--\r\n"
 
 
-async def flood(session: httpx.Client, body: bytes, count: int, found: Measured) -> list[str]:
+async def flood(session: httpx.Client, body: bytes, count: int, measured: Measured) -> list[str]:
     """All of them at once, each on a connection of its own."""
     jobs = []
     for status, answer in await asyncio.gather(*(send(session, body) for _ in range(count))):
         if status == 200:
             jobs.append(str(answer["job_id"]))
         else:
-            found.refused.append(f"{status} {answer}")
+            measured.refused.append(f"{status} {answer}")
     return jobs
 
 

@@ -15,7 +15,7 @@ import torch
 from steps.fusion import reconstruct
 from steps.io import scene
 from steps.nvdiffrec import ladder
-from steps.nvdiffrec.ladder import SAMPLES, Rung
+from steps.nvdiffrec.ladder import SAMPLES, MemoryLevel
 from steps.nvdiffrec.second_pass import SecondPass
 from steps.nvdiffrec.targets import targets
 from steps.runtime.attempts import Attempts
@@ -47,32 +47,32 @@ def _scene(side: int) -> Path:
     return out / ".sixview" / "scene"
 
 
-def _fitted(side: int, device: str) -> tuple[SecondPass, Any]:
+def _second_pass(side: int, device: str) -> tuple[SecondPass, Any]:
     views = scene.load(_scene(side)).views
-    mesh, facts = reconstruct.reconstruct(views, reconstruct.Settings(resolution=side))
-    seen = targets(views, side, facts["voxel"], device)
+    mesh, metadata = reconstruct.reconstruct(views, reconstruct.Settings(resolution=side))
+    seen = targets(views, side, metadata["voxel"], device)
     return SecondPass(mesh, 4 * ITERATIONS, seen, device), seen
 
 
 def _speed(side: int, batch: int) -> list[object]:
-    fitted, seen = _fitted(side, "cuda")
-    fitted.step(0, seen, SAMPLES, batch)  # compiles
+    optimization, seen = _second_pass(side, "cuda")
+    optimization.step(0, seen, SAMPLES, batch)  # compiles
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     began = time.perf_counter()
     for i in range(ITERATIONS):
-        fitted.step(i, seen, SAMPLES, batch)
+        optimization.step(i, seen, SAMPLES, batch)
     torch.cuda.synchronize()
     peak = torch.cuda.max_memory_allocated() >> 20
-    predicted = ladder.estimate(Rung(batch, side, 64), len(fitted.mesh.texture)) >> 20
+    predicted = ladder.estimate(MemoryLevel(batch, side, 64), len(optimization.mesh.texture)) >> 20
     return [side, batch, ITERATIONS / (time.perf_counter() - began), peak, predicted]
 
 
 def _same_losses() -> None:
     curves = []
     for device in ("cpu", "cuda"):
-        fitted, seen = _fitted(256, device)
-        curves.append([fitted.step(i, seen, SAMPLES, 6) for i in range(ITERATIONS)])
+        optimization, seen = _second_pass(256, device)
+        curves.append([optimization.step(i, seen, SAMPLES, 6) for i in range(ITERATIONS)])
     worst = max(abs(a - b) / a for a, b in zip(*curves, strict=True))
     print(
         f"losses on CPU and GPU differ by at most {100 * worst:.3f} %: {'same' if worst < TOLERANCE else 'DIFFERENT'}"
@@ -86,7 +86,7 @@ def _out_of_memory() -> None:
     attempts = folder / "attempts.json"
     attempts.unlink(missing_ok=True)
     total = torch.cuda.get_device_properties(0).total_memory
-    share = 0.6 * ladder.estimate(Rung(6, 512, 64), 1024) / total
+    share = 0.6 * ladder.estimate(MemoryLevel(6, 512, 64), 1024) / total
     code = (
         f"import torch; torch.cuda.set_per_process_memory_fraction({share}); "
         "from steps.nvdiffrec import run; run.free_memory = lambda device: None; "  # the prediction must not prevent it

@@ -55,35 +55,35 @@ def main() -> None:
         source = sample(case.base)
         if case.base not in clean:
             clean[case.base] = run(source, FOLDER / f"clean_{source.name}", source)
-        found = run(case.write(source, FOLDER / f"{case.name}.input"), FOLDER / case.name, source, *case.flags)
-        verdict = judged(case, found, clean[case.base])
+        result = run(case.write(source, FOLDER / f"{case.name}.input"), FOLDER / case.name, source, *case.flags)
+        verdict = judge_case(case, result, clean[case.base])
         wrong += [case.name] if verdict != "right" else []
-        rows.append(row_of(case, found, clean[case.base], verdict))
+        rows.append(row_of(case, result, clean[case.base], verdict))
         print(f"{case.name}: {verdict}", flush=True)
     table(HEADER, rows)
     print(f"{len(chosen)} cases, {len(chosen) - len(wrong)} right; not right: {', '.join(wrong) or 'none'}", flush=True)
 
 
-def row_of(case: Case, found: Result, clean: Result, verdict: str) -> list[object]:
-    scores = [found.psnr, found.inner, clean.inner, found.chamfer, clean.chamfer]
-    return [case.name, *scores, "yes" if found.closed else "no", found.warnings, found.code or "completed", verdict]
+def row_of(case: Case, result: Result, clean: Result, verdict: str) -> list[object]:
+    scores = [result.psnr, result.inner, clean.inner, result.chamfer, clean.chamfer]
+    return [case.name, *scores, "yes" if result.closed else "no", result.warnings, result.code or "completed", verdict]
 
 
-def judged(case: Case, found: Result, clean: Result) -> str:
+def judge_case(case: Case, result: Result, clean: Result) -> str:
     """`right`, or what is not."""
     allowed = {case.code, case.or_code} if case.or_code else {case.code}
-    if found.code not in allowed:
-        return f"ends with {found.code or 'a mesh'} instead of {' or '.join(sorted(c or 'a mesh' for c in allowed))}"
-    unsaid = [words for words in case.says if words not in found.said]
+    if result.code not in allowed:
+        return f"ends with {result.code or 'a mesh'} instead of {' or '.join(sorted(c or 'a mesh' for c in allowed))}"
+    unsaid = [words for words in case.says if words not in result.said]
     if unsaid:
         return f"does not say {unsaid[0]!r}"
-    if found.code:
+    if result.code:
         return "right"
-    if case.loss is not None and found.inner < clean.inner - case.loss - NEARLY:
-        return f"loses {clean.inner - found.inner:.2f} dB of at most {case.loss:g}"
-    if case.ratio is not None and found.chamfer > case.ratio * clean.chamfer + NEARLY / 10:
-        return f"Chamfer is {found.chamfer / clean.chamfer:.2f} times the clean one, of at most {case.ratio:g}"
-    return "right" if found.closed or not case.closed else "not closed"
+    if case.loss is not None and result.inner < clean.inner - case.loss - NEARLY:
+        return f"loses {clean.inner - result.inner:.2f} dB of at most {case.loss:g}"
+    if case.ratio is not None and result.chamfer > case.ratio * clean.chamfer + NEARLY / 10:
+        return f"Chamfer is {result.chamfer / clean.chamfer:.2f} times the clean one, of at most {case.ratio:g}"
+    return "right" if result.closed or not case.closed else "not closed"
 
 
 def sample(flags: tuple[str, ...]) -> Path:
@@ -128,8 +128,8 @@ def chamfer(vertices: Array, faces: Array, sample_folder: Path) -> float:
     """Chamfer-L1 in percent of the true diagonal after the similarity transform that fits best: units and places differ, and a
     rig that was found knows no scale."""
     truth = trimesh.load_mesh(sample_folder / "ground_truth" / "mesh.ply", process=False)
-    found = trimesh.Trimesh(np.asarray(vertices, np.float64), faces, process=False)
-    a, b = (np.asarray(trimesh.sample.sample_surface(m, POINTS, seed=0)[0]) for m in (found, truth))
+    result = trimesh.Trimesh(np.asarray(vertices, np.float64), faces, process=False)
+    a, b = (np.asarray(trimesh.sample.sample_surface(m, POINTS, seed=0)[0]) for m in (result, truth))
     larger = np.linalg.norm(np.ptp(b, axis=0)) / np.linalg.norm(np.ptp(a, axis=0))
     start = (a - a.mean(axis=0)) * larger + b.mean(axis=0)
     tree = cKDTree(b)

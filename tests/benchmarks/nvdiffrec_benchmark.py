@@ -20,7 +20,7 @@ from steps.io.scene import Scene, SceneView
 from steps.nvdiffrec import reconstruct
 from steps.nvdiffrec.checkpoint import Checkpoint
 from steps.nvdiffrec.clock import Clock
-from steps.nvdiffrec.ladder import Rung
+from steps.nvdiffrec.ladder import MemoryLevel
 from steps.nvdiffrec.run import keep_freed_memory
 from steps.runtime.contract import Nvdiffrec
 from steps.runtime.reporter import Reporter
@@ -97,27 +97,27 @@ class Spoiled:
         return self.view.step()
 
 
-def optimised(taken: Scene, start_views: Any) -> tuple[Mesh, Mesh, float]:
+def optimised(loaded: Scene, start_views: Any) -> tuple[Mesh, Mesh, float]:
     """Start, result and seconds, with the step's own defaults at 512 px."""
     with tempfile.TemporaryDirectory() as folder:
         here = Path(folder)
         p = Nvdiffrec(out=here, outputs=here, scene=here)
         clock = Clock(Reporter(here, "weight_loading"), 2 * p.iterations)
-        rung, nowhere = Rung(1, 512, p.grid), Checkpoint(None, "", 30.0)
-        work = reconstruct.Work(taken, start_views, p, rung, "cpu", nowhere, clock, {})
+        level, nowhere = MemoryLevel(1, 512, p.grid), Checkpoint(None, "", 30.0)
+        job = reconstruct.Job(loaded, start_views, p, level, "cpu", nowhere, clock, {})
         began = time.monotonic()
-        first, facts = reconstruct.start(work)
-        mesh, _ = reconstruct.optimised(work, first, facts["voxel"])
+        first, metadata = reconstruct.start(job)
+        mesh, _ = reconstruct.optimize(job, first, metadata["voxel"])
         return first, mesh, time.monotonic() - began
 
 
-def row(name: str, start: Mesh, mesh: Mesh, seconds: float, taken: Scene, source: Path, seen: Inputs) -> list[object]:
+def row(name: str, start: Mesh, mesh: Mesh, seconds: float, loaded: Scene, source: Path, seen: Inputs) -> list[object]:
     """Before and after, side by side."""
     cells: list[object] = [name]
     for found in (start, mesh):
-        placed = in_users_frame(found, taken)
-        chamfer, _ = surface_error(placed.vertices, placed.faces, source, seen)
-        cells += [reconstruct.psnr(found, taken), between(placed, source, seen)[0], chamfer]
+        in_frame = in_users_frame(found, loaded)
+        chamfer, _ = surface_error(in_frame.vertices, in_frame.faces, source, seen)
+        cells += [reconstruct.psnr(found, loaded), between(in_frame, source, seen)[0], chamfer]
     print(*(f"{cell:.4g}" if isinstance(cell, float) else cell for cell in cells), f"{seconds:.0f} s", flush=True)
     return [*cells, cells[4] - cells[1], cells[5] - cells[2], seconds]  # type: ignore[operator]
 
@@ -141,15 +141,15 @@ def main() -> None:
         source, out = sample(name), WORK / "jobs" / name
         if not (out / "outputs.json").exists():
             job(source, out)
-        taken, seen = scene.load(out / ".sixview" / "scene"), inputs(out / ".sixview" / "scene")
-        clean.append(row(name, *optimised(taken, taken.views), taken, source, seen))
+        loaded, seen = scene.load(out / ".sixview" / "scene"), inputs(out / ".sixview" / "scene")
+        clean.append(row(name, *optimised(loaded, loaded.views), loaded, source, seen))
         if name in NOISY:
-            start = [Spoiled(view, i) for i, view in enumerate(taken.views)]
-            noisy.append(row(f"{name}, start", *optimised(taken, start), taken, source, seen))
+            start = [Spoiled(view, i) for i, view in enumerate(loaded.views)]
+            noisy.append(row(f"{name}, start", *optimised(loaded, start), loaded, source, seen))
             # the depth that the optimisation itself is given is noisy too
-            spoiled: Any = [Spoiled(view, i, eaten=0, degrees=0) for i, view in enumerate(taken.views)]
-            made = optimised(replace(taken, views=spoiled), spoiled)
-            noisy.append(row(f"{name}, depth all through", *made, taken, source, seen))
+            spoiled: Any = [Spoiled(view, i, eaten=0, degrees=0) for i, view in enumerate(loaded.views)]
+            made = optimised(replace(loaded, views=spoiled), spoiled)
+            noisy.append(row(f"{name}, depth all through", *made, loaded, source, seen))
     means = [float(np.mean([line[k] for line in clean])) for k in range(1, 10)]
     table(["clean", *head], [*clean, ["mean", *means]])
     print()

@@ -9,7 +9,7 @@ import numpy as np
 import open3d as o3d
 
 from steps.fusion import reconstruct
-from steps.fusion.isosurface import extract, simplified, vertex_normals
+from steps.fusion.isosurface import extract, quadric_decimation, vertex_normals
 from steps.fusion.signed_field import DepthView, grid_around
 from steps.geometry.soundness import is_closed
 from steps.io import scene
@@ -60,13 +60,13 @@ def compared(name: str) -> list[list[object]]:
     source, out = sample(name), WORK / f"quality_{name}_16"
     if not (out / "result.zip").exists():
         job(source, out)
-    taken = scene.load(out / ".sixview" / "scene")
+    loaded = scene.load(out / ".sixview" / "scene")
     rows: list[list[object]] = []
     for method, surface in (("sixview", ours), ("Open3D", theirs)):
         began = time.perf_counter()
-        vertices, faces = surface(taken)
+        vertices, faces = surface(loaded)
         surface_seconds = time.perf_counter() - began
-        mesh = textured(taken, vertices, faces)
+        mesh = textured(loaded, vertices, faces)
         seconds = time.perf_counter() - began
         rows.append(
             [
@@ -74,28 +74,28 @@ def compared(name: str) -> list[list[object]]:
                 method,
                 surface_seconds,
                 seconds,
-                *judged(mesh, source, taken, out),
+                *score(mesh, source, loaded, out),
                 "yes" if is_closed(faces) else "no",
             ]
         )
     return rows
 
 
-def ours(taken: scene.Scene) -> tuple[Array, Array]:
+def ours(loaded: scene.Scene) -> tuple[Array, Array]:
     """Our field, marching cubes, smoothing and decimation."""
-    field, grid = reconstruct.fused(taken.views, SETTINGS)
+    field, grid = reconstruct.fuse(loaded.views, SETTINGS)
     return extract(field, grid, SETTINGS.faces)
 
 
-def theirs(taken: scene.Scene) -> tuple[Array, Array]:
+def theirs(loaded: scene.Scene) -> tuple[Array, Array]:
     """Open3D's TSDF on a voxel block grid with the same voxel and truncation, its marching cubes, and the same decimation."""
-    raw = [reconstruct.depth_view(view, 1 << 30) for view in taken.views]
+    raw = [reconstruct.depth_view(view, 1 << 30) for view in loaded.views]
     volume = _volume(grid_around(raw, SETTINGS.grid).voxel)
     for view in raw:
         _integrate(volume, view)
     mesh = volume.extract_triangle_mesh(weight_threshold=0.5)
     vertices, faces = mesh.vertex.positions.numpy(), mesh.triangle.indices.numpy().astype(np.int32)
-    return simplified(vertices, faces, SETTINGS.faces)
+    return quadric_decimation(vertices, faces, SETTINGS.faces)
 
 
 def _volume(voxel: float) -> o3d.t.geometry.VoxelBlockGrid:
@@ -113,26 +113,26 @@ def _integrate(volume: o3d.t.geometry.VoxelBlockGrid, view: DepthView) -> None:
     volume.integrate(blocks, depth, k, pose, 1.0, 100.0, TRUNCATION)
 
 
-def textured(taken: scene.Scene, vertices: Array, faces: Array) -> Mesh:
+def textured(loaded: scene.Scene, vertices: Array, faces: Array) -> Mesh:
     """The same atlas and bake for both."""
-    size = reconstruct.texture_size(taken.views, 0)
+    size = reconstruct.texture_size(loaded.views, 0)
     index, cut, uv = unwrap(vertices, faces, size)
     normals = vertex_normals(vertices, faces)[index]
-    photos = [reconstruct.photo(view, 0) for view in taken.views]
+    photos = [reconstruct.photo(view, 0) for view in loaded.views]
     baked = bake(vertices[index], cut, uv, normals, photos, size)
     return Mesh(baked.vertices.astype(np.float32), cut, uv, normals.astype(np.float32), baked.texture)
 
 
-def judged(mesh: Mesh, source: Path, taken: scene.Scene, out: Path) -> list[float]:
+def score(mesh: Mesh, source: Path, loaded: scene.Scene, out: Path) -> list[float]:
     """PSNR at the input views, between them, Chamfer and F-score."""
     scores = []
-    for view in taken.views:
+    for view in loaded.views:
         rgba = render(mesh.vertices, mesh.faces, mesh.uv, mesh.texture, view.camera, 4)
-        scores.append(psnr(view.picture(), np.clip(scene.over_premultiplied(rgba, taken.background), 0, 1)))
+        scores.append(psnr(view.picture(), np.clip(scene.over_premultiplied(rgba, loaded.background), 0, 1)))
     seen = inputs(out / ".sixview" / "scene")
-    placed = in_users_frame(mesh, taken)
+    in_frame = in_users_frame(mesh, loaded)
     return [
         float(np.mean(scores)),
-        between(placed, source, seen)[0],
-        *surface_error(placed.vertices, placed.faces, source, seen),
+        between(in_frame, source, seen)[0],
+        *surface_error(in_frame.vertices, in_frame.faces, source, seen),
     ]

@@ -22,11 +22,11 @@ from steps.io import scene
 from steps.quality.metrics import psnr
 from steps.raster.rasterize import rasterize
 from steps.raster.render import render
-from steps.reconviagen.model import Made
-from steps.reconviagen.placing import dressed, sight
+from steps.reconviagen.model import GeneratedMesh
+from steps.reconviagen.placing import registration_view, texture_registered
 from steps.registration import pointcloud
 from steps.registration.global_icp import Similarity, angle
-from steps.registration.refine import FULL, Registration, register
+from steps.registration.refine import FULL_POINTS, Registration, register
 from steps.sample.render import GroundTruth
 from tests.benchmarks import objects
 from tests.benchmarks.captures_benchmark import truth_of
@@ -70,7 +70,7 @@ def described(r: Result) -> str:
     word = "right" if r.right else "WRONG"
     return (
         f"{word}, {r.turned:.2f} degrees, {100 * r.shifted:.2f} % of the diagonal, IoU {r.iou:.3f}, explained "
-        f"{r.found.explained:.2f}, covered {r.found.covered:.2f}, margin {r.found.margin:.2f}, {r.seconds:.1f} s"
+        f"{r.found.precision:.2f}, covered {r.found.recall:.2f}, margin {r.found.margin:.2f}, {r.seconds:.1f} s"
     )
 
 
@@ -98,22 +98,22 @@ def _step(step: str, out: Path, *words: str) -> None:
     subprocess.run(command, check=True)
 
 
-def cloud_of(mesh: Disturbed) -> pointcloud.Cloud:
-    cloud, face, weights = pointcloud.of_mesh(mesh.vertices, mesh.faces, FULL)
+def cloud_of(mesh: Disturbed) -> pointcloud.PointCloud:
+    cloud, face, weights = pointcloud.sample_mesh(mesh.vertices, mesh.faces, FULL_POINTS)
     return replace(cloud, colours=mesh.paint(face, weights))
 
 
 def tried(name: str, seed: int, size: int = 512, folder: Path = FOLDER) -> Result:
     truth = truth_of(name)
-    taken = scene_of(name, size, folder)
+    loaded = scene_of(name, size, folder)
     mesh = disturbed(truth, seed)
-    cloud, sights = cloud_of(mesh), [sight(view) for view in taken.views]
+    cloud, views = cloud_of(mesh), [registration_view(view) for view in loaded.views]
     began = time.perf_counter()
-    found = register(cloud, sights)
+    found = register(cloud, views)
     seconds = time.perf_counter() - began
-    pose = Similarity(taken.frame.scale, np.eye(3), np.array(taken.frame.offset)).after(found.pose)
+    pose = Similarity(loaded.frame.scale, np.eye(3), np.array(loaded.frame.offset)).after(found.pose)
     turned = float(np.degrees(angle(pose.rotation, mesh.back.rotation)))
-    return Result(turned, displaced(mesh, pose), iou(truth, mesh, pose, taken), seconds, found)
+    return Result(turned, displaced(mesh, pose), iou(truth, mesh, pose, loaded), seconds, found)
 
 
 def displaced(mesh: Disturbed, pose: Similarity) -> float:
@@ -121,10 +121,10 @@ def displaced(mesh: Disturbed, pose: Similarity) -> float:
     return float(np.sqrt(((there - true) ** 2).sum(axis=1).mean()) / np.linalg.norm(np.ptp(true, axis=0)))
 
 
-def iou(truth: GroundTruth, mesh: Disturbed, pose: Similarity, taken: scene.Scene) -> float:
-    vertices = taken.frame.points_in(pose(mesh.back.inverse()(truth.vertices)))
+def iou(truth: GroundTruth, mesh: Disturbed, pose: Similarity, loaded: scene.Scene) -> float:
+    vertices = loaded.frame.points_in(pose(mesh.back.inverse()(truth.vertices)))
     found = []
-    for view in taken.views:
+    for view in loaded.views:
         own = rasterize(vertices, truth.faces, view.camera).face >= 0
         mask = view.coverage() > 0.5
         found.append((own & mask).sum() / max(1, (own | mask).sum()))
@@ -133,16 +133,16 @@ def iou(truth: GroundTruth, mesh: Disturbed, pose: Similarity, taken: scene.Scen
 
 def print_strangers() -> None:
     """Every object on the views of every other."""
-    refused, taken = 0, []
+    refused, loaded = 0, []
     for name in objects.NAMES:
         cloud = cloud_of(disturbed(truth_of(name), 5))
         for other in objects.NAMES:
             if other == name:
                 continue
-            found = register(cloud, [sight(view) for view in scene_of(other).views])
+            found = register(cloud, [registration_view(view) for view in scene_of(other).views])
             refused += not found.fits
-            taken += [f"{name} for {other} ({found.explained:.2f}, {found.covered:.2f})"] if found.fits else []
-    print(f"meshes of other objects: {refused} refused, taken: {', '.join(taken) or 'none'}", flush=True)
+            loaded += [f"{name} for {other} ({found.precision:.2f}, {found.recall:.2f})"] if found.fits else []
+    print(f"meshes of other objects: {refused} refused, taken: {', '.join(loaded) or 'none'}", flush=True)
 
 
 # -- in the photographs' colours ----------------------------------------------------------------------------------------
@@ -153,10 +153,10 @@ def print_bakes() -> None:
     rows, gains = [], []
     for seed, name in enumerate(objects.NAMES):
         truth = truth_of(name)
-        taken = scene_of(name)
-        fused, _ = reconstruct.reconstruct(taken.views, reconstruct.Settings())
-        mesh, pictures = rebaked(truth, taken, seed)
-        ours, reference = scored(mesh, taken), scored(fused, taken)
+        loaded = scene_of(name)
+        fused, _ = reconstruct.reconstruct(loaded.views, reconstruct.Settings())
+        mesh, pictures = rebaked(truth, loaded, seed)
+        ours, reference = scored(mesh, loaded), scored(fused, loaded)
         gains.append(ours - reference)
         rows.append(pictures)
         print(f"{name}: baked where it was laid {ours:.2f} dB, fusion's own {reference:.2f} dB", flush=True)
@@ -164,26 +164,27 @@ def print_bakes() -> None:
     print(f"mean difference {np.mean(gains):+.2f} dB")
 
 
-def rebaked(truth: GroundTruth, taken: scene.Scene, seed: int) -> tuple[Any, Array]:
+def rebaked(truth: GroundTruth, loaded: scene.Scene, seed: int) -> tuple[Any, Array]:
     """The true mesh after a random transform, without noise, laid back and baked; and pictures of it from three views."""
     vertices, _, faces, source, corners = dense(truth)
     pose = disturbed(truth, seed).back.inverse()
     owner = np.zeros(len(vertices), int)
     owner[faces.ravel()] = np.arange(faces.size)
     colours = truth.paint(source[owner // 3], corners[owner // 3, owner % 3])
-    made = Made(pose(vertices), faces, colours)
-    cloud, face, weights = pointcloud.of_mesh(made.vertices, made.faces, FULL)
+    made = GeneratedMesh(pose(vertices), faces, colours)
+    cloud, face, weights = pointcloud.sample_mesh(made.vertices, made.faces, FULL_POINTS)
     coloured = replace(cloud, colours=(colours[faces[face]] * weights[..., None]).sum(axis=1))
-    found = register(coloured, [sight(view) for view in taken.views])
-    mesh, _, _ = dressed(made, found, taken.views, reconstruct.Settings())
-    shown = [
-        np.hstack([_small(view.picture()), _small(_drawn(mesh, view))]) for view in taken.views[:4:2] + taken.views[4:5]
+    found = register(coloured, [registration_view(view) for view in loaded.views])
+    mesh, _, _ = texture_registered(made, found, loaded.views, reconstruct.Settings())
+    pointclouds = [
+        np.hstack([_small(view.picture()), _small(_drawn(mesh, view))])
+        for view in loaded.views[:4:2] + loaded.views[4:5]
     ]
-    return mesh, np.hstack(shown)
+    return mesh, np.hstack(pointclouds)
 
 
-def scored(mesh: Any, taken: scene.Scene) -> float:
-    return float(np.mean([psnr(view.picture(), _drawn(mesh, view)) for view in taken.views]))
+def scored(mesh: Any, loaded: scene.Scene) -> float:
+    return float(np.mean([psnr(view.picture(), _drawn(mesh, view)) for view in loaded.views]))
 
 
 def _drawn(mesh: Any, view: scene.SceneView) -> Array:

@@ -21,7 +21,7 @@ def main() -> None:
         out = WORK / f"speed_{size}_{bits}"
         summary = job(sample("mug", size, bits), out)
         print(f"\nmug, {size} px, {bits}-bit depth: {summary['seconds']} s")
-        shown(steps_of(out), summary)
+        print_steps(steps_of(out), summary)
 
 
 def first_run(source: Path) -> None:
@@ -41,12 +41,12 @@ def first_run(source: Path) -> None:
 
 def steps_of(out: Path) -> dict[str, Any]:
     """run.json's steps, and the package step, which cannot describe itself there."""
-    left = out / ".sixview" / "outputs" / "package"
-    package = {name: (left / name).read_text() for name in VALUES} | {"stages": read_json(left / "stages.json")}
+    outputs = out / ".sixview" / "outputs" / "package"
+    package = {name: (outputs / name).read_text() for name in VALUES} | {"stages": read_json(outputs / "stages.json")}
     return {**read_json(out / ".sixview" / "package" / "run.json")["steps"], "package": package}
 
 
-def shown(steps: dict[str, Any], summary: dict[str, Any]) -> None:
+def print_steps(steps: dict[str, Any], summary: dict[str, Any]) -> None:
     """A row per step, and the time that is neither arithmetic nor writing."""
     table(HEADER, [row(name, step) for name, step in steps.items()])
     # the model's first stage does nothing but load its engine

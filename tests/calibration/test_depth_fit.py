@@ -11,7 +11,7 @@ import pytest
 from steps.calibration import depth_fit, depth_search
 from steps.calibration.depth_fit import Fit
 from steps.calibration.depth_models import Model
-from steps.calibration.depth_views import Frame, depth_view, normalised
+from steps.calibration.depth_views import Frame, depth_view, normalize_cameras
 from steps.calibration.presets import PRESETS
 from steps.geometry.cameras import Camera, look_at, ray_to_z
 from steps.raster.rasterize import rasterize
@@ -42,15 +42,15 @@ def depths() -> list[Array]:
     return [rasterize(vertices, faces, camera).depth.astype(np.float64) for camera in cameras()]
 
 
-def found(values: list[Array], given: list[Camera]) -> tuple[Fit, Frame]:
+def fit_to(values: list[Array], given: list[Camera]) -> tuple[Fit, Frame]:
     """values: six [H, W], -1 where nothing is."""
-    placed, frame = normalised(given, [v >= 0 for v in values])
+    normalized, frame = normalize_cameras(given, [v >= 0 for v in values])
     levels = np.unique(np.concatenate([v[v >= 0] for v in values]))
-    views = [depth_view(c, v, v >= 0, float(np.diff(levels).min())) for c, v in zip(placed, values, strict=True)]
-    return depth_search.found(depth_fit.problem(views), frame), frame
+    views = [depth_view(c, v, v >= 0, float(np.diff(levels).min())) for c, v in zip(normalized, values, strict=True)]
+    return depth_search.find_model(depth_fit.problem(views), frame), frame
 
 
-def share(z: Array) -> Array:
+def normalized_depth(z: Array) -> Array:
     return (z - NEAR) / (FAR - NEAR)
 
 
@@ -59,12 +59,12 @@ def smoothstep(x: Array) -> Array:
 
 
 CURVES: dict[str, Callable[[Array], Array]] = {
-    "linear": share,
-    "linear, larger is nearer": lambda z: 1 - share(z),
+    "linear": normalized_depth,
+    "linear, larger is nearer": lambda z: 1 - normalized_depth(z),
     "a reversed z-buffer": lambda z: (1 / z - 1e-3) / (1 / 0.3 - 1e-3),
     "logarithmic": lambda z: np.log(z / NEAR) / np.log(FAR / NEAR),
     "gamma 1.6 on disparity": lambda z: ((1 / z - 1 / FAR) / (1 / NEAR - 1 / FAR)) ** (1 / 1.6),
-    "an S, without a name": lambda z: smoothstep(smoothstep(share(z))),
+    "an S, without a name": lambda z: smoothstep(smoothstep(normalized_depth(z))),
 }
 
 
@@ -74,7 +74,9 @@ def worst(fit: Fit, frame: Frame, values: list[Array], true: list[Array]) -> flo
     for i, (value, z, camera) in enumerate(zip(values, true, cameras(), strict=True)):
         seen = value >= 0
         factor = ray_to_z(camera, z.shape)[seen] if fit.model.ray else 1.0
-        errors.append(frame.radius * fit.model.depth(value[seen], fit.model.own(fit.theta, i))[0] * factor - z[seen])
+        errors.append(
+            frame.radius * fit.model.depth(value[seen], fit.model.view_params(fit.params, i))[0] * factor - z[seen]
+        )
     return float(np.percentile(np.abs(np.concatenate(errors)), 99))
 
 
@@ -82,22 +84,24 @@ def worst(fit: Fit, frame: Frame, values: list[Array], true: list[Array]) -> flo
 def test_a_curve_that_all_views_share_is_found(name: str) -> None:
     true = depths()
     values = [np.where(z > 0, CURVES[name](np.where(z > 0, z, 2.0)), -1.0) for z in true]
-    fit, frame = found(values, cameras())
+    fit, frame = fit_to(values, cameras())
     assert fit.cost < FITS
     assert worst(fit, frame, values, true) < 0.02  # 0.8 of a pixel
 
 
 def test_the_simplest_of_those_that_fit_is_taken() -> None:
     true = depths()
-    plain, frame = found([np.where(z > 0, share(z), -1.0) for z in true], cameras())
+    plain, frame = fit_to([np.where(z > 0, normalized_depth(z), -1.0) for z in true], cameras())
     assert plain.model == Model()
-    assert frame.radius * plain.theta == pytest.approx([NEAR, FAR - NEAR], abs=0.01)
+    assert frame.radius * plain.params == pytest.approx([NEAR, FAR - NEAR], abs=0.01)
 
 
 def test_distance_along_the_ray_is_told_from_depth() -> None:
     true = depths()
-    values = [np.where(z > 0, share(z / ray_to_z(c, z.shape)), -1.0) for z, c in zip(true, cameras(), strict=True)]
-    fit, frame = found(values, cameras())
+    values = [
+        np.where(z > 0, normalized_depth(z / ray_to_z(c, z.shape)), -1.0) for z, c in zip(true, cameras(), strict=True)
+    ]
+    fit, frame = fit_to(values, cameras())
     assert fit.model.ray and worst(fit, frame, values, true) < 0.02
 
 
@@ -108,7 +112,7 @@ def test_views_stretched_to_their_own_range_get_a_curve_each() -> None:
         near = 1 / z[z > 0]
         stretched = (1 / np.maximum(z, 1e-9) - near.min()) / np.ptp(near)
         values.append(np.where(z > 0, np.rint(1 + 254 * stretched) / 255, -1.0))
-    fit, frame = found(values, cameras())
+    fit, frame = fit_to(values, cameras())
     assert fit.model.per_view and fit.model.encoding == "inverse"
     assert worst(fit, frame, values, true) < 0.03
 
@@ -116,14 +120,14 @@ def test_views_stretched_to_their_own_range_get_a_curve_each() -> None:
 @pytest.mark.parametrize("unit", [1e-6, 1e6])
 def test_no_unit_and_no_place_matters(unit: float) -> None:
     true = depths()
-    values = [np.where(z > 0, share(z), -1.0) for z in true]
-    moved = []
+    values = [np.where(z > 0, normalized_depth(z), -1.0) for z in true]
+    moved_cameras = []
     for camera in cameras():
         pose = np.array(camera.camera_to_world)
         pose[:3, 3] = (pose[:3, 3] + [700.0, -20.0, 3.0]) * unit
-        moved.append(Camera(camera.name, pose, camera.fx, camera.fy, camera.cx, camera.cy, SIZE, SIZE))
-    fit, frame = found(values, moved)
-    assert frame.radius * fit.theta / unit == pytest.approx([NEAR, FAR - NEAR], abs=0.01)
+        moved_cameras.append(Camera(camera.name, pose, camera.fx, camera.fy, camera.cx, camera.cy, SIZE, SIZE))
+    fit, frame = fit_to(values, moved_cameras)
+    assert frame.radius * fit.params / unit == pytest.approx([NEAR, FAR - NEAR], abs=0.01)
 
 
 def test_depth_of_another_object_agrees_in_no_encoding() -> None:
@@ -133,4 +137,4 @@ def test_depth_of_another_object_agrees_in_no_encoding() -> None:
         turned = vertices[:, [1, 2, 0]] * [1.0, -1.0, 0.6] if index % 2 else vertices
         depth = rasterize(turned, faces if index % 2 == 0 else faces[:, ::-1].copy(), camera).depth.astype(np.float64)
         values.append(np.where(depth > 0, (depth - 1.9) / 2.3, -1.0))
-    assert found(values, cameras())[0].cost > FITS
+    assert fit_to(values, cameras())[0].cost > FITS

@@ -1,4 +1,4 @@
-"""The rig's arithmetic: what stored values mean, and that what is fitted is what the cameras do."""
+"""The rig: what stored values mean, and that the fit projects as the cameras do that come out of it."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from PIL import Image
 
 from steps.calibration import observations, photometric, search
 from steps.calibration.presets import PRESETS
-from steps.calibration.search import Candidate, Reading
-from steps.calibration.selection import ALIKE_EVERYWHERE, Choice
+from steps.calibration.search import Candidate, Hypothesis
+from steps.calibration.selection import EQUIVALENT_LOCAL, Choice
 from steps.calibration.solver import (
-    BENDS,
-    ENDS,
+    CURVE,
+    DIFFERENCE_STEP,
+    END_HEIGHTS,
     FINEST,
-    NUDGE,
+    PARAM_STD,
     PER_VIEW,
     SHARED,
-    SPREAD,
-    Coding,
+    EncodingModel,
     Fit,
+    Observations,
     Problem,
-    Sights,
-    bent,
+    curve_is_monotone,
     height_of,
-    lifted,
-    rises,
-    seen_from,
-    spelled,
+    project_to_view,
+    to_world,
+    undo_curve,
+    unpack_params,
 )
 from steps.geometry.cameras import Placement, project, ray_to_z, unproject
 from steps.geometry.depth_curve import is_monotone
@@ -51,26 +51,26 @@ Array = np.ndarray[Any, Any]
 SIDE = 64
 
 
-def random_candidate(seed: int, bends: bool = False) -> Candidate:
+def random_candidate(seed: int, curved: bool = False) -> Candidate:
     random = np.random.default_rng(seed)
-    theta = np.zeros(SHARED + 6 * PER_VIEW)
-    theta[0], theta[ENDS] = random.uniform(0.1, 0.6), (0.6, -0.4)
-    theta[SHARED:] = (random.uniform(-1, 1, (6, PER_VIEW)) * SPREAD).ravel()
-    reading = search.readings()[int(random.integers(32))]
-    if bends:
-        theta[BENDS] = random.uniform(-3, 3), *random.uniform(-0.2, 0.2, 2)
-    return Candidate(reading, Coding(bends=int(bends)), Fit(theta, 0.0))
+    params = np.zeros(SHARED + 6 * PER_VIEW)
+    params[0], params[END_HEIGHTS] = random.uniform(0.1, 0.6), (0.6, -0.4)
+    params[SHARED:] = (random.uniform(-1, 1, (6, PER_VIEW)) * PARAM_STD).ravel()
+    hypothesis = search.hypotheses()[int(random.integers(32))]
+    if curved:
+        params[CURVE] = random.uniform(-3, 3), *random.uniform(-0.2, 0.2, 2)
+    return Candidate(hypothesis, EncodingModel(curved=int(curved)), Fit(params, 0.0))
 
 
-def test_all_32_readings_differ_and_none_is_a_mirror_image() -> None:
-    rigs = [search.axes_of(reading) for reading in search.readings()]
+def test_all_32_hypotheses_differ_and_none_is_a_mirror_image() -> None:
+    rigs = [search.axes_of(hypothesis) for hypothesis in search.hypotheses()]
     assert all(np.linalg.det(axes) == pytest.approx(np.ones(6)) for axes in rigs)
     assert len({axes.round().tobytes() for axes in rigs}) == 32
 
 
 @pytest.mark.parametrize("inverse", [0, 1])
 @pytest.mark.parametrize("ray", [0, 1])
-def test_a_stored_share_means_the_height_that_its_encoding_says(inverse: int, ray: int) -> None:
+def test_a_normalized_depth_means_the_height_that_its_encoding_says(inverse: int, ray: int) -> None:
     k, low, high, x, y = 0.4, 0.5, -0.6, 0.3, -0.2
     for share in (0.0, 0.3, 1.0):
         near, far = 1 / k - low, 1 / k - high
@@ -84,41 +84,41 @@ def test_without_perspective_inverse_and_ray_are_linear_along_the_axis() -> None
         assert height_of(0.3, 0.5, 0.5, 0.0, 0.5, -0.5, inverse, ray) == pytest.approx(0.2)
 
 
-@pytest.mark.parametrize("bends", [(3.0, 0.0, 0.0), (-3.0, 0.2, -0.1), (1e-5, 0.3, 0.0), (0.0, 0.0, 0.0)])
-def test_a_curve_keeps_its_ends_and_rises_as_its_slope_says(bends: tuple[float, float, float]) -> None:
+@pytest.mark.parametrize("curve", [(3.0, 0.0, 0.0), (-3.0, 0.2, -0.1), (1e-5, 0.3, 0.0), (0.0, 0.0, 0.0)])
+def test_a_curve_keeps_its_ends_and_rises_as_its_slope_says(curve: tuple[float, float, float]) -> None:
     shares = np.linspace(0, 1, 101)
-    values, slopes = np.array([bent(s, *bends) for s in shares]).T
+    values, slopes = np.array([undo_curve(s, *curve) for s in shares]).T
     assert (values[0], values[-1]) == pytest.approx((0, 1)) and (np.diff(values) > 0).all()
     assert np.gradient(values, shares)[1:-1] == pytest.approx(slopes[1:-1], rel=2e-3)
 
 
 def test_a_curve_that_falls_is_no_fit() -> None:
-    theta = random_candidate(0).fit.theta
-    theta[BENDS] = 0.0, 2.0, 0.0
-    assert not rises(theta)
+    params = random_candidate(0).fit.params
+    params[CURVE] = 0.0, 2.0, 0.0
+    assert not curve_is_monotone(params)
 
 
-@pytest.mark.parametrize("bends", [False, True])
+@pytest.mark.parametrize("curved", [False, True])
 @pytest.mark.parametrize("seed", range(4))
-def test_the_cameras_that_come_out_are_those_that_were_fitted(seed: int, bends: bool) -> None:
+def test_the_cameras_that_come_out_are_those_that_were_fitted(seed: int, curved: bool) -> None:
     """A point of one depth render, taken into another by the fit's arithmetic and by the cameras and encodings written; each
     view has a range of values of its own."""
-    found = random_candidate(seed, bends)
+    candidate = random_candidate(seed, curved)
     counts = np.zeros((SIDE, SIDE, 1), np.uint8)
     counts[20:40, 20:40, 0] = 140
     depths = [_picture(counts)] * 6
     spans = [(40.0, 240.0 - 5 * view) for view in range(6)]
-    views = stage.views_of(found, Pictures(depths, depths), spans, 0, [Placement()] * 6)
+    views = stage.views_of(candidate, Pictures(depths, depths), spans, 0, [Placement()] * 6)
     i, j = 0, 2
     depth = metric_depth(depths[i], views[i].depth, ray_to_z(views[i].camera, (SIDE, SIDE))).depth
     pixels, distance = project(unproject(depth, views[i].camera), views[j].camera)
     place = (20.5 * 2 / SIDE - 1, 1 - 20.5 * 2 / SIDE)
     point = np.array([*place, (140 - 40) / 200, 0.0, 0.0])
-    axes = search.axes_of(found.reading)
-    place = lifted(point[None], axes[i], found.coding, found.fit.theta, i)[0]
-    _, _, height, x, y, _ = seen_from(place, axes[j], spelled(found.fit.theta), j)
+    axes = search.axes_of(candidate.hypothesis)
+    place = to_world(point[None], axes[i], candidate.encoding, candidate.fit.params, i)[0]
+    _, _, height, x, y, _ = project_to_view(place, axes[j], unpack_params(candidate.fit.params), j)
     assert ((x + 1) * SIDE / 2, (1 - y) * SIDE / 2) == pytest.approx(tuple(pixels[0]), abs=1e-3)
-    assert stage.UNIT * (1 / found.fit.theta[0] - height) == pytest.approx(distance[0], rel=1e-5)
+    assert stage.UNIT * (1 / candidate.fit.params[0] - height) == pytest.approx(distance[0], rel=1e-5)
 
 
 def _picture(pixels: Array) -> png.Picture:
@@ -130,17 +130,17 @@ def _picture(pixels: Array) -> png.Picture:
 def test_a_view_is_placed_on_its_depth_though_a_shadow_lies_beside_it() -> None:
     y, x = np.mgrid[:200, :200].astype(float)
     inside = ((x - 100) / 50) ** 2 + ((y - 90) / 35) ** 2 < 1
-    distance = observations._signed(inside, 128)
+    distance = observations._signed_distance(inside, 128)
     scale, dx, dy = 1.03, 0.05, -0.04
     u, v = (x + 0.5) / 100 - 1, 1 - (y + 0.5) / 100
-    seen = photometric.sampled(inside.astype(float), (u - dx) / scale, (v - dy) / scale) > 0.5
+    seen = photometric.sample_bilinear(inside.astype(float), (u - dx) / scale, (v - dy) / scale) > 0.5
     shadow = 0.2 * np.exp(-(((x - 100) / 60) ** 2 + ((y - 135) / 20) ** 2))
     colour = np.where(seen[..., None], [0.8, 0.3, 0.2], 0.97 - shadow[..., None])
-    found = photometric.placed(colour, np.full(3, 0.97), distance)
-    assert (found.scale, found.x, found.y) == pytest.approx((scale, dx, dy), abs=0.008)
+    candidate = photometric.align_to_silhouette(colour, np.full(3, 0.97), distance)
+    assert (candidate.scale, candidate.x, candidate.y) == pytest.approx((scale, dx, dy), abs=0.008)
 
 
-def test_what_lies_around_the_object_is_told_from_the_frame() -> None:
+def test_the_background_value_is_read_from_the_frame() -> None:
     counts = np.full((SIDE, SIDE, 1), 255, np.uint8)
     counts[20:40, 20:40] = 100
     assert stage.background_of([_picture(counts)] * 6) == "max"
@@ -151,7 +151,7 @@ def test_a_moved_depth_render_has_its_values_where_the_view_has_its_colours() ->
     counts = np.zeros((SIDE, SIDE, 1), np.uint8)
     counts[20:40, 20:40] = 100
     shift = Placement(1.0, 8 * 2 / SIDE, 4 * 2 / SIDE)
-    moved = placement.moved(_picture(counts), shift, 0)
+    moved = placement.move_depth(_picture(counts), shift, 0)
     assert np.array_equal(moved.pixels[16:36, 28:48, 0], counts[20:40, 20:40, 0])
     assert moved.pixels.sum() == counts.sum()
 
@@ -169,7 +169,7 @@ def test_what_a_moved_depth_render_does_not_know_is_background(background: int |
         pixels[pixels[..., 0] != 120, -1] = 0 if background in ("alpha", None) else 255
     picture = png.Picture(pixels, 255)
     for x, y in ((0.25, 0.125), (-0.26, 0.01), (0.0, -0.3)):
-        moved = placement.moved(picture, Placement(1.0, x, y), background)
+        moved = placement.move_depth(picture, Placement(1.0, x, y), background)
         lost = 64 * 64 - int((~_beyond(x, y)).sum())
         before, after = foreground(picture, encoding), foreground(moved, encoding)
         assert after.sum() == before.sum() - (lost if before.all() else 0)
@@ -187,41 +187,41 @@ def test_a_moved_pixel_is_the_one_that_its_middle_falls_into_before_the_first_as
     for x in (0.5 / 32, 0.75 / 32, -0.75 / 32):
         columns = np.floor(np.arange(64) + 0.5 - 32 * x).astype(int)
         expected = np.where((columns >= 0) & (columns < 64), columns + 1, 0)
-        assert np.array_equal(placement.moved(ramp, Placement(1.0, x, 0.0), 0).pixels[0, :, 0], expected)
+        assert np.array_equal(placement.move_depth(ramp, Placement(1.0, x, 0.0), 0).pixels[0, :, 0], expected)
 
 
 def test_who_knows_the_lens_is_asked_for_it_where_the_pictures_hardly_tell() -> None:
-    found = random_candidate(3)
-    for degrees, asked in ((0.5, False), (4.0, True)):
-        doubt = np.radians(degrees) / 2 * (1 + found.fit.theta[0] ** 2)
-        chosen = replace(found, fit=replace(found.fit, doubt=float(doubt)))
+    candidate = random_candidate(3)
+    for degrees, extended in ((0.5, False), (4.0, True)):
+        std_error = np.radians(degrees) / 2 * (1 + candidate.fit.params[0] ** 2)
+        chosen = replace(candidate, fit=replace(candidate.fit, std_error=float(std_error)))
         note = messages.note_of(Choice(chosen, [], [], [], [], np.inf, True), DepthEncoding(), per_view=False)
-        assert ("The lens" in note) == asked
-    generator = replace(chosen, reading=Reading(preset="zero123plus-v1.1"))
+        assert ("The lens" in note) == extended
+    generator = replace(chosen, hypothesis=Hypothesis(preset="zero123plus-v1.1"))
     assert "The lens" not in messages.note_of(
         Choice(generator, [], [], [], [], np.inf, True), DepthEncoding(), per_view=False
     )  # its line has no place for it
     given = cameras_json.parse(note[note.index("{") :].rstrip(".").encode())
-    assert isinstance(given, Arrangement) and given.left_is == found.reading.left_is
-    assert given.field_of_view == round(messages.field_of_view(found))
+    assert isinstance(given, Arrangement) and given.left_is == candidate.hypothesis.left_is
+    assert given.field_of_view == round(messages.field_of_view(candidate))
 
 
-def test_readings_are_told_in_words() -> None:
-    assert messages.words(Reading("object", 1, 0)) == "left means the object's left, top turned by 90 degrees"
-    assert messages.words(Reading(preset="wonder3d")) == "the rig of wonder3d"
+def test_hypotheses_are_described_in_words() -> None:
+    assert messages.words(Hypothesis("object", 1, 0)) == "left means the object's left, top turned by 90 degrees"
+    assert messages.words(Hypothesis(preset="wonder3d")) == "the rig of wonder3d"
 
 
 @pytest.mark.parametrize("ray", [0, 1])
 @pytest.mark.parametrize("inverse", [0, 1])
-def test_a_lifted_point_s_normal_is_that_of_the_surface(inverse: int, ray: int) -> None:
+def test_a_world_point_s_normal_is_that_of_the_surface(inverse: int, ray: int) -> None:
     """Of a curved surface under perspective: the cross product of two steps along it, taken by differences."""
-    found = random_candidate(5)
-    axes = search.axes_of(found.reading)[1]
+    candidate = random_candidate(5)
+    axes = search.axes_of(candidate.hypothesis)[1]
 
     def position(u: float, v: float) -> Array:
         value, dx, dy = 0.4 + 0.3 * u - 0.2 * v + 0.5 * u * v, 0.3 + 0.5 * v, -0.2 + 0.5 * u
         point = np.array([[u, v, value, dx, dy]])
-        return lifted(point, axes, Coding(inverse, ray), found.fit.theta, 1)[0]
+        return to_world(point, axes, EncodingModel(inverse, ray), candidate.fit.params, 1)[0]
 
     h = 1e-4
     across = [
@@ -239,25 +239,29 @@ def ball_views() -> tuple[list[Array], list[Array], Array]:
     z = np.sqrt(np.maximum(0.64 - x**2 - y**2, 0))
     mask = (z > 0).astype(float)
     own = np.stack([x, y, z], axis=2) / 0.8 * mask[..., None]
-    return [np.full((SIDE, SIDE, 3), 0.5)] * 6, [mask] * 6, np.stack([own @ axes for axes in search.axes_of(Reading())])
+    return (
+        [np.full((SIDE, SIDE, 3), 0.5)] * 6,
+        [mask] * 6,
+        np.stack([own @ axes for axes in search.axes_of(Hypothesis())]),
+    )
 
 
 def turned_top(quarters: int) -> Array:
-    return search.axes_of(Reading(top=quarters))
+    return search.axes_of(Hypothesis(top=quarters))
 
 
-def test_light_from_another_side_makes_no_thing_unlike_itself() -> None:
+def test_light_from_another_side_is_no_difference_of_appearance() -> None:
     maps, masks, normals = ball_views()
     lit = [m * (1 + 0.2 * n[..., :1] - 0.1 * n[..., 1:2]) for m, n in zip(maps, normals, strict=True)]
-    much = photometric.unlikenesses(lit, masks, normals, turned_top(0), [turned_top(1)])[0]
-    assert much.overall < 1e-4 and much.local < 1e-3
+    difference = photometric.appearance_differences(lit, masks, normals, turned_top(0), [turned_top(1)])[0]
+    assert difference.overall < 1e-4 and difference.local < 1e-3
 
 
-def test_paint_that_light_could_not_have_made_does() -> None:
+def test_paint_that_light_could_not_have_made_is_one() -> None:
     maps, masks, normals = ball_views()
     spotted = [m * np.where(n[..., :1] > 0.5, 0.2, 1.0) for m, n in zip(maps, normals, strict=True)]
-    much = photometric.unlikenesses(spotted, masks, normals, turned_top(0), [turned_top(2)])[0]
-    assert much.local > 2 * ALIKE_EVERYWHERE
+    difference = photometric.appearance_differences(spotted, masks, normals, turned_top(0), [turned_top(2)])[0]
+    assert difference.local > 2 * EQUIVALENT_LOCAL
 
 
 def test_the_normals_of_what_is_seen_point_out_of_it() -> None:
@@ -265,83 +269,92 @@ def test_the_normals_of_what_is_seen_point_out_of_it() -> None:
     x, y = np.meshgrid(axis, -axis)
     inside = x**2 + y**2 < 0.5
     height = np.sqrt(np.maximum(0.64 - x**2 - y**2, 0))
-    sights = observations.sights_of([height * 1000] * 6, [inside] * 6)
-    theta = np.zeros(SHARED + 6 * PER_VIEW)
-    theta[ENDS] = [0.8 * h for h in (height[inside].min() / 0.8, 1.0)]
-    found = search.normals(sights, Candidate(Reading(), Coding(0, 0), Fit(theta, 0.0)))
-    wanted = np.stack([np.stack([x, y, height], axis=2) / 0.8 @ axes for axes in search.axes_of(Reading())])
-    cosine = (found * wanted).sum(axis=3)[:, x**2 + y**2 < 0.4]
+    observed = observations.observations_of([height * 1000] * 6, [inside] * 6)
+    params = np.zeros(SHARED + 6 * PER_VIEW)
+    params[END_HEIGHTS] = [0.8 * h for h in (height[inside].min() / 0.8, 1.0)]
+    candidate = search.normals(observed, Candidate(Hypothesis(), EncodingModel(0, 0), Fit(params, 0.0)))
+    wanted = np.stack([np.stack([x, y, height], axis=2) / 0.8 @ axes for axes in search.axes_of(Hypothesis())])
+    cosine = (candidate * wanted).sum(axis=3)[:, x**2 + y**2 < 0.4]
     assert cosine.min() > 0.98
 
 
-def test_what_reaches_furthest_reaches_the_outlines_of_the_others() -> None:
+def test_extreme_points_touch_the_silhouettes_of_the_others() -> None:
     """A ball with perspective, whose outlines are circles on its near half. Random points fall short of them."""
     k, axis = 0.5, (np.arange(SIDE) + 0.5) * 2 / SIDE - 1
     q = axis**2 + axis[:, None] ** 2
     root = k * k * q * q - (1 + k * k * q) * (q - 0.49)
     height = (k * q + np.sqrt(np.maximum(root, 0))) / (1 + k * k * q)
-    sights = observations.sights_of([np.rint(height * 200)] * 6, [root > 0] * 6)
-    theta = np.zeros(SHARED + 6 * PER_VIEW)
-    theta[0], theta[ENDS] = k, [np.rint(h * 200) / 200 for h in (height[root > 0].min(), height.max())]
-    axes = search.axes_of(Reading())
-    asked = observations.with_furthest(sights, observations.shown(sights), axes, Coding(), theta)
-    short, shorter = (np.abs(s.reach - _reached(s, axes, theta).max(axis=0)) for s in (sights, asked))
+    observed = observations.observations_of([np.rint(height * 200)] * 6, [root > 0] * 6)
+    params = np.zeros(SHARED + 6 * PER_VIEW)
+    params[0], params[END_HEIGHTS] = k, [np.rint(h * 200) / 200 for h in (height[root > 0].min(), height.max())]
+    axes = search.axes_of(Hypothesis())
+    extended = observations.with_extreme_points(
+        observed, observations.all_points(observed), axes, EncodingModel(), params
+    )
+    short, shorter = (np.abs(s.silhouette_extent - _reached(s, axes, params).max(axis=0)) for s in (observed, extended))
     assert shorter.max() < 2 / SIDE  # a pixel
     assert shorter.mean() < 0.7 * short.mean()
 
 
-def captured(seed: int, **changes: Any) -> tuple[Sights, Candidate]:
+def captured(seed: int, **changes: Any) -> tuple[Observations, Candidate]:
     """What a real capture of a donut shows, and the rig that the search finds for it."""
-    taken = replace(capture.drawn(seed), side=(SIDE * 3, SIDE * 3), background="0", **changes)
+    settings = replace(capture.random_capture(seed), side=(SIDE * 3, SIDE * 3), background="0", **changes)
     truth = build(OBJECTS["donut"], 100)
-    counts = capture.depth_counts(truth, capture.cameras(truth, taken), taken)
-    sights = observations.sights_of([c.astype(float) for c in counts], [c > 0 for c in counts])
-    return sights, search.search(sights, search.readings())[0]
+    counts = capture.depth_counts(truth, capture.cameras(truth, settings), settings)
+    observed = observations.observations_of([c.astype(float) for c in counts], [c > 0 for c in counts])
+    return observed, search.search(observed, search.hypotheses())[0]
 
 
 def test_wherever_the_last_fit_begins_it_ends_at_the_same_field_of_view() -> None:
-    """Numbers that errors have a kink in, at outlines, would stop it halfway if derivatives were taken over long steps."""
-    sights, best = captured(11)
-    theta, axes = search.sharpened(sights, best).fit.theta, search.axes_of(best.reading)
-    asked = observations.with_furthest(sights, observations.shown(sights), axes, best.coding, theta)
-    problem = Problem(asked, axes, best.coding, search.ALL, search.PARAMETERS >= 0, 2, FINEST)
+    """Residuals have kinks at silhouettes: derivatives over long steps would stop the fit halfway."""
+    observed, best = captured(11)
+    params, axes = search.refine(observed, best).fit.params, search.axes_of(best.hypothesis)
+    extended = observations.with_extreme_points(
+        observed, observations.all_points(observed), axes, best.encoding, params
+    )
+    problem = Problem(extended, axes, best.encoding, search.ALL, search.PARAMETERS >= 0, 2, FINEST)
     ends = [
-        problem.fitted(np.concatenate([[theta[0] + d], theta[1:]]), 30).theta[0] for d in (-0.05, -0.02, 0.02, 0.05)
+        problem.minimize(np.concatenate([[params[0] + d], params[1:]]), 30).params[0]
+        for d in (-0.05, -0.02, 0.02, 0.05)
     ]
     assert np.ptp(2 * np.degrees(np.arctan(ends))) < 0.5
 
 
-def test_a_perspective_that_is_lost_in_its_error_is_none() -> None:
-    sights, best = captured(11, field_of_view=0.0)
-    found = search.sharpened(
-        sights, replace(best, fit=replace(best.fit, theta=best.fit.theta + 0.01 * (search.PARAMETERS == 0)))
+def test_a_perspective_below_its_standard_error_is_set_to_none() -> None:
+    observed, best = captured(11, field_of_view=0.0)
+    candidate = search.refine(
+        observed, replace(best, fit=replace(best.fit, params=best.fit.params + 0.01 * (search.PARAMETERS == 0)))
     )
-    assert found.fit.theta[0] == 0 and found.fit.doubt > 0
+    assert candidate.fit.params[0] == 0 and candidate.fit.std_error > 0
 
 
-def test_how_errors_change_with_a_number_is_what_nudging_it_alone_shows() -> None:
-    """Of a view's own numbers only the errors that it has a part in are computed anew."""
-    sights, best = captured(11)
-    problem = Problem(sights, search.axes_of(best.reading), best.coding, search.ALL, search.PARAMETERS >= 0, stride=8)
-    before = problem.state(best.fit.theta)
-    for index, changes in enumerate(problem.jacobian(best.fit.theta, before)):
-        nudged = best.fit.theta + NUDGE * (index == search.PARAMETERS)
-        expected = (problem.state(nudged).errors - before.errors) / NUDGE
+def test_the_jacobian_is_the_finite_difference_by_each_parameter_alone() -> None:
+    """For a per-view parameter only the residuals of pairs with that view are recomputed."""
+    observed, best = captured(11)
+    problem = Problem(
+        observed, search.axes_of(best.hypothesis), best.encoding, search.ALL, search.PARAMETERS >= 0, stride=8
+    )
+    before = problem.evaluate(best.fit.params)
+    for index, changes in enumerate(problem.jacobian(best.fit.params, before)):
+        perturbed = best.fit.params + DIFFERENCE_STEP * (index == search.PARAMETERS)
+        expected = (problem.evaluate(perturbed).errors - before.errors) / DIFFERENCE_STEP
         assert changes == pytest.approx(expected, rel=1e-6, abs=1e-6)
 
 
-def _reached(sights: Sights, axes: Array, theta: Array) -> Array:
+def _reached(observed: Observations, axes: Array, params: Array) -> Array:
     """(6, 6, directions), with few points."""
-    return Problem(sights, axes, Coding(), search.ALL, search.PARAMETERS >= 0, stride=8).state(theta).reached
+    return (
+        Problem(observed, axes, EncodingModel(), search.ALL, search.PARAMETERS >= 0, stride=8).evaluate(params).extents
+    )
 
 
 def test_a_wall_seen_edge_on_turns_away_from_a_camera_that_stands_before_its_middle() -> None:
     """The side of a box is hidden from above by its lid, though it is upright: with perspective it faces away."""
-    theta = np.zeros(SHARED + 6 * PER_VIEW)
-    theta[0] = 0.4
-    above = search.axes_of(Reading())[4]
+    params = np.zeros(SHARED + 6 * PER_VIEW)
+    params[0] = 0.4
+    above = search.axes_of(Hypothesis())[4]
     side = np.array([0.5, 0.0, 0.0, 1.0, 0.0, 0.0])  # at x = 0.5, facing +x
-    assert seen_from(side, above, spelled(theta), 4)[5] < -0.1
+    assert project_to_view(side, above, unpack_params(params), 4)[5] < -0.1
 
 
 # -- rigs with a name ---------------------------------------------------------------------------------------------------
@@ -371,8 +384,8 @@ def test_the_contract_and_the_schema_name_the_presets() -> None:
 
 def test_a_curve_can_be_undone_where_a_view_shows_hardly_any_of_all_values() -> None:
     """As a flat side does in 16 bits."""
-    found = random_candidate(1, bends=True)
+    candidate = random_candidate(1, curved=True)
     depths = [_picture(np.full((SIDE, SIDE, 1), 140, np.uint8))] * 6
     depths = [replace(d, pixels=d.pixels.astype(np.uint16), maximum=65535) for d in depths]
-    views = stage.views_of(found, Pictures(depths, depths), [(140.0, 142.0)] * 6, 0, [Placement()] * 6)
+    views = stage.views_of(candidate, Pictures(depths, depths), [(140.0, 142.0)] * 6, 0, [Placement()] * 6)
     assert all(is_monotone(v.depth.curve) for v in views if v.depth)

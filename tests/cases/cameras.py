@@ -44,7 +44,7 @@ def posed(change: Callable[[Array], Array]) -> Make:
     return make
 
 
-def placed(factor: float) -> Make:
+def scaled_positions(factor: float) -> Make:
     """Positions in another unit than depth."""
     return posed(lambda pose: np.block([[pose[:3, :3], pose[:3, 3:] * factor], [np.array([[0, 0, 0, 1.0]])]]))
 
@@ -143,7 +143,7 @@ def without_encoding(make: Make) -> Make:
     return made
 
 
-def told(name: str, make: Make, *says: str, base: tuple[str, ...] = DUCK, or_code: str = BAD) -> Case:
+def described(name: str, make: Make, *says: str, base: tuple[str, ...] = DUCK, or_code: str = BAD) -> Case:
     """A mesh with a warning, or a refusal: either names the cause. or_code: LOW where fewer points are denied than validate
     refuses, and the mesh is too unlike its views."""
     return Case(f"views {name}", make, base, or_code=or_code, says=says, closed=False)
@@ -156,8 +156,8 @@ def refused(name: str, make: Make, *says: str, base: tuple[str, ...] = DUCK) -> 
 MUG = ("--object", "mug", "--size", "256")
 ROUND = dict(zip(VIEW_NAMES, (*VIEW_NAMES[1:], VIEW_NAMES[0]), strict=True))
 CASES: list[Case] = [
-    told("left and right exchanged", renamed(swap("left", "right"), True), "pictures", "left and right", base=MUG),
-    told(
+    described("left and right exchanged", renamed(swap("left", "right"), True), "pictures", "left and right", base=MUG),
+    described(
         "front and top exchanged",
         renamed(swap("front", "top"), True),
         "pictures",
@@ -165,28 +165,32 @@ CASES: list[Case] = [
         base=HOUSE,
         or_code=LOW,
     ),
-    told("front and left exchanged on a bowl", renamed(swap("front", "left"), True), "front and left", base=BOWL),
-    told("one twice", renamed({"back": "front"}, True), "back", "front once more", base=MUG),
-    told("one twice, right", renamed({"right": "left"}, True), "right", "left once more", base=HOUSE),
-    told("depth exchanged", renamed(swap("left", "right"), False, True), "depth renders", "left and right", base=MUG),
-    told(
+    described("front and left exchanged on a bowl", renamed(swap("front", "left"), True), "front and left", base=BOWL),
+    described("one twice", renamed({"back": "front"}, True), "back", "front once more", base=MUG),
+    described("one twice, right", renamed({"right": "left"}, True), "right", "left once more", base=HOUSE),
+    described(
+        "depth exchanged", renamed(swap("left", "right"), False, True), "depth renders", "left and right", base=MUG
+    ),
+    described(
         "depth exchanged, front and top",
         renamed(swap("front", "top"), False, True),
         "depth renders",
         "front and top",
         or_code=LOW,
     ),
-    told("depth in another order", renamed(ROUND, False, True), "depth renders", "mixed up", base=MUG),
-    told("and depth exchanged", renamed(swap("left", "right"), True, True), "cameras of left and right", base=MUG),
-    told("and depth exchanged on a house", renamed(swap("left", "right"), True, True), "left and right", base=HOUSE),
-    told(
+    described("depth in another order", renamed(ROUND, False, True), "depth renders", "mixed up", base=MUG),
+    described("and depth exchanged", renamed(swap("left", "right"), True, True), "cameras of left and right", base=MUG),
+    described(
+        "and depth exchanged on a house", renamed(swap("left", "right"), True, True), "left and right", base=HOUSE
+    ),
+    described(
         "mirrored",
         lambda folder: each_view(folder, lambda p: p[:, ::-1]),
         "pictures stand mirrored",
         base=MUG,
         or_code=LOW,
     ),
-    told(
+    described(
         "and depth upside down",
         lambda folder: each_depth(folder, lambda p: p[::-1]),
         "depth renders stand upside down",
@@ -205,9 +209,9 @@ CASES: list[Case] = [
     refused("exchanged, front and bottom", exchanged_cameras("front", "bottom"), "cameras of front and bottom"),
     refused("all the front's", one_camera, "one and the same camera", base=MUG),
     refused("with depth in metres and positions in kilometres", near_and_far(1500.0, 3500.0), "kilometres", base=MUG),
-    refused("with positions in millimetres", placed(1000.0), "millimetres"),
-    refused("with positions in inches", placed(39.3701), "inches", base=HOUSE),
-    refused("with positions in no known unit", placed(1.7), "multiply them by about"),
+    refused("with positions in millimetres", scaled_positions(1000.0), "millimetres"),
+    refused("with positions in inches", scaled_positions(39.3701), "inches", base=HOUSE),
+    refused("with positions in no known unit", scaled_positions(1.7), "multiply them by about"),
     refused("turned by degrees for radians", posed(turned_by_degrees(False)), "degrees", base=MUG),
     refused("turned and placed by degrees for radians", posed(turned_by_degrees(True)), "degrees", base=MUG),
     refused("of another lens", zoomed(1.5), "another lens"),

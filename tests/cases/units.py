@@ -28,7 +28,7 @@ FACTORS = (1e-6, 1e-3, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.7, 1000.0, 1e6)
 Place = tuple[float, float, float]
 
 
-def placed(factor: float = 1.0, offset: Place = (0.0, 0.0, 0.0)) -> Callable[[Path], Path]:
+def in_unit(factor: float = 1.0, offset: Place = (0.0, 0.0, 0.0)) -> Callable[[Path], Path]:
     """The scene with all lengths times `factor`, then moved by `offset`."""
 
     def make(folder: Path) -> Path:
@@ -104,28 +104,28 @@ def without_encoding(make: Callable[[Path], Path]) -> Callable[[Path], Path]:
 
 FAR_OFF = ("far from the origin", "mesh.glb", "translation")
 CASES: list[Case] = [
-    *(Case(f"units x {factor:g}", placed(factor), loss=0.1) for factor in FACTORS),
-    Case("map coordinates", placed(offset=UTM), loss=0.1, says=FAR_OFF),
-    Case("map coordinates, y up", placed(offset=UTM_Y_UP), loss=0.1, says=FAR_OFF),
-    Case("Earth-centred coordinates", placed(offset=EARTH_CENTRED), loss=0.1, says=FAR_OFF),
-    Case("map coordinates in millimetres", placed(1000.0, (4.312e8, 5.8123e9, 1.12e5)), loss=0.1, says=FAR_OFF),
-    Case("a few centimetres in map coordinates", placed(0.02, UTM), loss=0.1, says=FAR_OFF),
-    Case("beside the origin", placed(0.02, (0.03, -0.05, 0.11)), loss=0.1),
+    *(Case(f"units x {factor:g}", in_unit(factor), loss=0.1) for factor in FACTORS),
+    Case("map coordinates", in_unit(offset=UTM), loss=0.1, says=FAR_OFF),
+    Case("map coordinates, y up", in_unit(offset=UTM_Y_UP), loss=0.1, says=FAR_OFF),
+    Case("Earth-centred coordinates", in_unit(offset=EARTH_CENTRED), loss=0.1, says=FAR_OFF),
+    Case("map coordinates in millimetres", in_unit(1000.0, (4.312e8, 5.8123e9, 1.12e5)), loss=0.1, says=FAR_OFF),
+    Case("a few centimetres in map coordinates", in_unit(0.02, UTM), loss=0.1, says=FAR_OFF),
+    Case("beside the origin", in_unit(0.02, (0.03, -0.05, 0.11)), loss=0.1),
     Case(
         "centimetres in metres, 8-bit depth",
-        placed(0.05),
+        in_unit(0.05),
         base=("--object", "duck", "--size", "256", "--depth-bits", "8"),
         loss=0.1,
     ),
     Case(
         "millimetres for a donut in map coordinates",
-        placed(0.001, UTM_Y_UP),
+        in_unit(0.001, UTM_Y_UP),
         base=("--object", "donut", *MUG[2:]),
         loss=0.1,
     ),
     Case(
         "a very long lens, as orthographic cameras are approximated", from_afar(1e5), loss=1.5, says=("very far away",)
     ),
-    Case("centimetres, encoding not said", without_encoding(placed(0.02)), loss=0.5),
-    Case("map coordinates, encoding not said", without_encoding(placed(offset=UTM)), loss=0.5),
+    Case("centimetres, encoding not said", without_encoding(in_unit(0.02)), loss=0.5),
+    Case("map coordinates, encoding not said", without_encoding(in_unit(offset=UTM)), loss=0.5),
 ]

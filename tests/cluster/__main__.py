@@ -12,7 +12,7 @@ from tests.cluster.places import BIN, KUBECONFIG, ROOT
 def up() -> None:
     """A running cluster with everything in it. What is there already, and still right, is kept. The product's images are built
     beside the servers: much of it is downloads."""
-    begun, ended = time.monotonic(), {}
+    begun, seconds_after = time.monotonic(), {}
     with ThreadPoolExecutor(1) as beside:
         product = beside.submit(images.product)
         for name, phase in (
@@ -22,8 +22,10 @@ def up() -> None:
             ("install", install.install),
         ):
             phase()
-            ended[name] = time.monotonic() - begun
-    print("seconds until each was done: " + ", ".join(f"{name} {seconds:.0f}" for name, seconds in ended.items()))
+            seconds_after[name] = time.monotonic() - begun
+    print(
+        "seconds until each was done: " + ", ".join(f"{name} {seconds:.0f}" for name, seconds in seconds_after.items())
+    )
     print(f"export KUBECONFIG={KUBECONFIG}\nexport PATH={BIN}:$PATH")
 
 

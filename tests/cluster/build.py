@@ -51,13 +51,14 @@ def _module(path: str, version: str) -> Path:
 
 
 def _compile(name: str, package: str, cwd: Path, flags: str = "-s -w") -> None:
-    """Builds one binary; it appears only when it is whole."""
+    """Builds one binary, and moves it into place when it is complete."""
     _go("build", "-ldflags", flags, "-o", BIN / f".{name}", package, cwd=cwd)
     os.replace(BIN / f".{name}", BIN / name)
 
 
 def _argo() -> None:
-    """The published module lacks one Linux file and the built UI, and Go overlays nothing inside its cache: a copy gets both."""
+    """Builds argo from a copy of its module with one Linux file and the UI added: the published module lacks both, and Go's
+    overlays do not apply inside the module cache."""
     source = argo_source()
     for name in ARGO:
         _compile(name, f"./cmd/{name}", source, ARGO_FLAGS)
@@ -68,15 +69,15 @@ def argo_source() -> Path:
     copy = SOURCES / "argo"
     if not copy.exists():
         SOURCES.mkdir(parents=True, exist_ok=True)
-        growing = SOURCES / ".argo"
-        shutil.rmtree(growing, ignore_errors=True)
+        staging = SOURCES / ".argo"
+        shutil.rmtree(staging, ignore_errors=True)
         source = _module("github.com/argoproj/argo-workflows/v3", VERSIONS["argo"])
-        shutil.copytree(source, growing, copy_function=shutil.copyfile)
-        subprocess.run(["chmod", "-R", "u+w", growing], check=True)
-        shutil.copyfile(HERE / "go" / "signal_linux.go", growing / "workflow/executor/osspecific/signal_linux.go")
-        (growing / "ui/dist/app").mkdir(parents=True)
-        (growing / "ui/dist/app/index.html").write_text("<html></html>")
-        growing.rename(copy)
+        shutil.copytree(source, staging, copy_function=shutil.copyfile)
+        subprocess.run(["chmod", "-R", "u+w", staging], check=True)
+        shutil.copyfile(HERE / "go" / "signal_linux.go", staging / "workflow/executor/osspecific/signal_linux.go")
+        (staging / "ui/dist/app").mkdir(parents=True)
+        (staging / "ui/dist/app/index.html").write_text("<html></html>")
+        staging.rename(copy)
     return copy
 
 
@@ -130,7 +131,7 @@ def events_source() -> Path:
 
 
 def _pause() -> None:
-    """What holds a pod's namespaces open."""
+    """Builds pause, the container that holds a pod's namespaces."""
     _compile("pause", str(HERE / "go" / "pause.go"), HERE)
 
 

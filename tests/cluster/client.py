@@ -1,4 +1,4 @@
-"""What the tests do to the cluster: submit jobs, wait for them, read what they left. By the commands that a user has."""
+"""Helpers that submit jobs, wait for them and read their results, with the commands of a user."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.clients import s3
-from pipeline.jobs import status as job_status
+from pipeline.jobs import status
 from pipeline.jobs.nodes import outputs, step_nodes
 from tests.cluster.node import CGROUP, CGROUPS, kubectl, wait_for
 from tests.cluster.places import BIN, KUBECONFIG, NAMESPACE, SLOWNESS
@@ -39,8 +39,8 @@ def submit(
     template: str = "sixview-cpu", source: str = "s3://sixview/inputs/mug", queue: int = 0, **parameters: object
 ) -> str:
     """argo submit --from workflowtemplate/...; returns the workflow's name. queue: its priority among those that wait."""
-    given = {**SMALL, **{name.replace("_", "-"): str(value) for name, value in parameters.items()}, "input": source}
-    options = [word for name, value in given.items() for word in ("-p", f"{name}={value}")]
+    arguments = {**SMALL, **{name.replace("_", "-"): str(value) for name, value in parameters.items()}, "input": source}
+    options = [word for name, value in arguments.items() for word in ("-p", f"{name}={value}")]
     words = ("submit", "--from", f"workflowtemplate/{template}", "--priority", str(queue), *options, "-o", "name")
     return argo(*words).strip().splitlines()[-1]
 
@@ -50,48 +50,48 @@ def workflow(name: str) -> dict[str, Any]:
 
 
 def finished(name: str, seconds: float = 600) -> dict[str, Any]:
-    """The workflow, once it has ended in any way and its exit handler too; TimeoutError after `seconds` times SLOWNESS."""
+    """The workflow after it and its exit handler have ended. Raises TimeoutError after `seconds` times SLOWNESS."""
     seconds *= SLOWNESS
     end = time.monotonic() + seconds
-    while (found := workflow(name)).get("status", {}).get("phase") not in ENDED:
+    while (wf := workflow(name)).get("status", {}).get("phase") not in ENDED:
         if time.monotonic() > end:
             raise TimeoutError(f"{name} still runs after {seconds:.0f} s:\n{argo('get', name, check=False)}")
         time.sleep(1)
-    return found
+    return wf
 
 
-def ended_without_pods(name: str, template: str, take: Callable[[str], object]) -> dict[str, Any]:
-    """The workflow, ended after every pod of a template that ran was taken away, by its name."""
+def ended_without_pods(name: str, template: str, end_pod: Callable[[str], object]) -> dict[str, Any]:
+    """The workflow after `end_pod` was called for every running pod of a template, until it ended."""
     running_pod(name, template)
 
-    def over() -> bool:
+    def has_ended() -> bool:
         if workflow(name)["status"].get("phase") in ENDED:
             return True
         time.sleep(12)  # Argo simply makes a pod anew that is lost in its first ten seconds
         for pod in pods_of(name, template):
             if "running" in main_state(pod):
-                take(pod["metadata"]["name"])
+                end_pod(pod["metadata"]["name"])
         return False
 
-    wait_for(over, 600, f"the end of {name}")
+    wait_for(has_ended, 600, f"the end of {name}")
     return workflow(name)
 
 
-def told(found: dict[str, Any]) -> str:
-    """How a workflow ended, and what Argo says of every node that did not succeed: for whoever reads that a test has failed."""
-    status = found["status"]
+def describe_nodes(wf: dict[str, Any]) -> str:
+    """Phase and message of a workflow and its unsuccessful nodes, for assertion messages."""
+    status = wf["status"]
     bad = [n for n in status.get("nodes", {}).values() if n["phase"] not in ("Succeeded", "Skipped", "Omitted")]
     lines = [f"{n['displayName']} ({n['type']}): {n['phase']}: {n.get('message', '')}" for n in bad]
     return "\n".join([f"{status['phase']}: {status.get('message', '')}", *lines])
 
 
 def pods_of(name: str, template: str = "") -> list[dict[str, Any]]:
-    """The workflow's pods that ran a template, the oldest first."""
+    """The workflow's pods of a template, oldest first."""
     listed = kubectl(
         "-n", NAMESPACE, "get", "pods", "-l", f"workflows.argoproj.io/workflow={name}", "-o", "json"
     ).stdout
-    found = sorted(json.loads(listed)["items"], key=lambda pod: pod["metadata"]["creationTimestamp"])
-    return [pod for pod in found if f"-{template}-" in pod["metadata"]["name"]] if template else found
+    pods = sorted(json.loads(listed)["items"], key=lambda pod: pod["metadata"]["creationTimestamp"])
+    return [pod for pod in pods if f"-{template}-" in pod["metadata"]["name"]] if template else pods
 
 
 def running_pod(name: str, template: str, besides: tuple[str, ...] = (), seconds: float = 300) -> dict[str, Any]:
@@ -113,14 +113,14 @@ def running_pod(name: str, template: str, besides: tuple[str, ...] = (), seconds
 
 
 def ended_pods(name: str) -> list[dict[str, Any]]:
-    """The pods of a finished workflow, once the kubelet has said of each how it ended, which may be a moment later."""
+    """The pods of a finished workflow, after each has its final phase, which the kubelet may set a moment later."""
     chosen: list[dict[str, Any]] = []
 
-    def told() -> bool:
+    def have_ended() -> bool:
         chosen[:] = pods_of(name)
         return all(pod["status"]["phase"] in ("Succeeded", "Failed") for pod in chosen)
 
-    wait_for(told, 120, f"the pods of {name} to have ended")
+    wait_for(have_ended, 120, f"the pods of {name} to have ended")
     return chosen
 
 
@@ -133,7 +133,7 @@ def working_pod(name: str, template: str, besides: tuple[str, ...] = ()) -> dict
 
 
 def main_state(pod: dict[str, Any]) -> dict[str, Any]:
-    """What the kubelet says of the step's own container."""
+    """State of the pod's main container; {} before it has one."""
     statuses = pod.get("status", {}).get("containerStatuses", [])
     return next((c["state"] for c in statuses if c["name"] == "main"), {})
 
@@ -148,26 +148,26 @@ def kill_container(pod: dict[str, Any], name: str = "main") -> None:
             os.kill(int(pid), 9)
 
 
-def node_of(found: dict[str, Any], template: str) -> dict[str, Any]:
+def node_of(wf: dict[str, Any], template: str) -> dict[str, Any]:
     """The last pod node of a template."""
-    return [node for node in step_nodes(found) if node["templateName"] == template][-1]
+    return [node for node in step_nodes(wf) if node["templateName"] == template][-1]
 
 
-def values_of(found: dict[str, Any], template: str) -> dict[str, str]:
+def values_of(wf: dict[str, Any], template: str) -> dict[str, str]:
     """Its output parameters."""
-    return outputs(node_of(found, template))
+    return outputs(node_of(wf, template))
 
 
-def record_of(found: dict[str, Any]) -> dict[str, str]:
+def record_of(wf: dict[str, Any]) -> dict[str, str]:
     """The output parameters of the node `report`."""
-    nodes = [n for n in found["status"]["nodes"].values() if n.get("templateName") == "report" and n["type"] == "Pod"]
+    nodes = [n for n in wf["status"]["nodes"].values() if n.get("templateName") == "report" and n["type"] == "Pod"]
     return outputs(max(nodes, key=lambda n: n["startedAt"]))
 
 
-def labels_of(found: dict[str, Any]) -> dict[str, str]:
-    given = found["metadata"]["labels"]
+def labels_of(wf: dict[str, Any]) -> dict[str, str]:
+    labels = wf["metadata"]["labels"]
     return {
-        name.removeprefix("sixview.dev/"): value for name, value in given.items() if name.startswith("sixview.dev/")
+        name.removeprefix("sixview.dev/"): value for name, value in labels.items() if name.startswith("sixview.dev/")
     }
 
 
@@ -184,8 +184,8 @@ def address(service: str, port: int, space: str = NAMESPACE) -> str:
     command = [str(BIN / "kubectl"), "-n", space, "port-forward", f"service/{service}", f":{port}"]
     forward = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     atexit.register(forward.kill)
-    said = forward.stdout.readline() if forward.stdout else ""
-    return f"127.0.0.1:{said.split(':')[1].split()[0]}"
+    first_line = forward.stdout.readline() if forward.stdout else ""
+    return f"127.0.0.1:{first_line.split(':')[1].split()[0]}"
 
 
 def connect_to_store() -> None:
@@ -205,18 +205,18 @@ def job(name: str) -> str:
 
 
 def folder(name: str) -> str:
-    """Where a workflow's files lie in the bucket."""
-    return job_status.folder_of(workflow(name))
+    """A workflow's folder in the bucket."""
+    return status.folder_of(workflow(name))
 
 
 def keys_of(name: str) -> dict[str, int]:
-    """What a job has left in the bucket: name without jobs/<folder>/ or results/<folder>/ -> bytes."""
-    prefixes = [f"{s3.PARTS}{folder(name)}/", f"{s3.RESULTS}{folder(name)}/"]
+    """A job's objects: key without jobs/<folder>/ or results/<folder>/ -> size in bytes."""
+    prefixes = [f"{s3.INTERMEDIATES}{folder(name)}/", f"{s3.RESULTS}{folder(name)}/"]
     listed = [(prefix, item) for prefix in prefixes for item in s3.listed(prefix)]
     return {item["Key"].removeprefix(prefix): item["Size"] for prefix, item in listed}
 
 
 def read_key(name: str, part: str) -> bytes:
-    found = s3.read(s3.key_of(folder(name), part))
-    assert found is not None, f"{name} has left no {part}"
-    return found
+    data = s3.read(s3.key_of(folder(name), part))
+    assert data is not None, f"{name} has left no {part}"
+    return data

@@ -60,7 +60,7 @@ def begin() -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """What the cluster was doing when a test failed stands beside the failure: afterwards nobody can look."""
+    """Adds the cluster's state to the report of a failed test."""
     report = yield
     if call.excinfo is not None and not call.excinfo.errisinstance(pytest.skip.Exception):
         report.sections.append(("the cluster", state_of_cluster()))
@@ -68,17 +68,17 @@ def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, py
 
 
 def state_of_cluster() -> str:
-    """Jobs that have not ended or did last, pods that have not, and the last events."""
+    """Newest workflows, unfinished pods and last events, as text."""
     jobs = "-n", NAMESPACE, "get", "workflows", "--sort-by=.metadata.creationTimestamp", "-o"
     fields = "metadata.name", "status.phase", "status.message", "spec.shutdown", "spec.suspend", "spec.priority"
     columns = "custom-columns=" + ",".join(f"{field}:.{field}" for field in fields)
     pods = "get", "pods", "-A", "--field-selector=status.phase!=Succeeded,status.phase!=Failed", "-o", "wide"
     events = "-n", NAMESPACE, "get", "events", "--sort-by=.lastTimestamp", "--no-headers"
     try:
-        told = [kubectl(*words, check=False).stdout for words in ((*jobs, columns), pods, events)]
+        outputs = [kubectl(*words, check=False).stdout for words in ((*jobs, columns), pods, events)]
     except (OSError, subprocess.SubprocessError) as error:  # the cluster may be what failed
         return f"cannot be asked: {error}"
-    return "\n\n".join("\n".join(text.splitlines()[-40:]) for text in told)
+    return "\n\n".join("\n".join(text.splitlines()[-40:]) for text in outputs)
 
 
 @pytest.fixture(scope="session")
@@ -215,6 +215,6 @@ def succeeded(inputs: str, fault: object) -> Callable[[str], dict[str, Any]]:
     and share one GPU."""
     names = {model: submit("sixview", model=model) for model in ("both", "reconviagen", "nvdiffrec")}
     done = {model: finished(name, 1500) for model, name in names.items()}
-    for found in done.values():
-        found["pods"] = ended_pods(found["metadata"]["name"])  # Kubernetes forgets them after a while
+    for wf in done.values():
+        wf["pods"] = ended_pods(wf["metadata"]["name"])  # Kubernetes forgets them after a while
     return done.__getitem__

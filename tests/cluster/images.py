@@ -66,11 +66,11 @@ def base() -> str:
         rootfs = CACHE / f"rootfs-{digest(SUITE, EXTRA)}"
         if not rootfs.exists():
             print("building the Debian base", flush=True)
-            growing = Path(tempfile.mkdtemp(dir=CACHE))
-            node.run("debootstrap", "--variant=minbase", f"--include={EXTRA}", SUITE, str(growing))
+            staging = Path(tempfile.mkdtemp(dir=CACHE))
+            node.run("debootstrap", "--variant=minbase", f"--include={EXTRA}", SUITE, str(staging))
             for waste in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale"):
-                shutil.rmtree(growing / waste, ignore_errors=True)
-            growing.rename(rootfs)
+                shutil.rmtree(staging / waste, ignore_errors=True)
+            staging.rename(rootfs)
         bud(tag, rootfs, "FROM scratch\nCOPY . /\n")
     return tag
 
@@ -94,8 +94,8 @@ def _same_disk(folder: Path) -> bool:
 
 
 def of_product(name: str) -> str:
-    """One of the product's images, by the recipe that its users build with. The stages that it is built from get names too, so
-    that their layers are still there the next time."""
+    """Builds one of the product's images with images/Containerfile. Its stages are tagged too, so that their layers stay
+    cached."""
     print(f"building {name}", flush=True)
     certificates = ("/etc/ssl/certs", "/usr/local/share/ca-certificates")
     options = [
@@ -115,15 +115,15 @@ def of_product(name: str) -> str:
 
 
 def faults() -> str:
-    """The engines with faults that a test can ask for. Nothing of it is in an image that users get."""
+    """The engines' image with faults on demand, for tests only; see faults/faults.py."""
     text = f"FROM {REGISTRY}/engines-cpu:{TAG}\nCOPY faults.py faults.pth /opt/python/lib/python3.11/site-packages/\n"
     return bud(f"{REGISTRY}/engines-faults:{TAG}", HERE / "faults", text)
 
 
 def standin() -> str:
     """The engines beside the stand-in for the published model's package, as images/reconviagen has them beside the package."""
-    told = "SIXVIEW_RECONVIAGEN_PYTHON=/opt/python/bin/python SIXVIEW_RECONVIAGEN_PATH=/opt/standin"
-    text = f"FROM {REGISTRY}/engines-cpu:{TAG}\nCOPY standin /opt/standin\nENV {told}\n"
+    environment = "SIXVIEW_RECONVIAGEN_PYTHON=/opt/python/bin/python SIXVIEW_RECONVIAGEN_PATH=/opt/standin"
+    text = f"FROM {REGISTRY}/engines-cpu:{TAG}\nCOPY standin /opt/standin\nENV {environment}\n"
     return bud(f"{REGISTRY}/engines-standin:{TAG}", ROOT / "tests/reconviagen", text)
 
 
@@ -141,7 +141,7 @@ def buildah(tag: str, context: Path, options: list[str]) -> str:
 
 
 def give(tag: str, identity: str) -> None:
-    """Imports an image into the node, unless it has this very one. Layers that the node has are left out."""
+    """Imports an image into the node's containerd, unless it has the same manifest; only missing layers are copied."""
     state = node.NODE / "images.json"
     known = node.read_json(state, {"tags": {}, "blobs": []})
     if known["tags"].get(tag) == identity:
@@ -159,7 +159,7 @@ def give(tag: str, identity: str) -> None:
 
 
 def manifest_of(layout: Path, tag: str) -> dict[str, Any]:
-    """The descriptor under which a layout's index lists a tag."""
+    """Descriptor of a tag's manifest in an OCI layout's index."""
     listed = json.loads((layout / "index.json").read_text())["manifests"]
     return next(m for m in listed if m.get("annotations", {}).get("org.opencontainers.image.ref.name") == tag)
 

@@ -61,7 +61,7 @@ def weights() -> None:
 
 
 def restart_changed() -> None:
-    """What runs on from an earlier image of the same name begins anew."""
+    """Restarts Deployments whose pods run an older image of the same name."""
     identity = read_json(NODE / "images.json", {"tags": {}})["tags"].get(f"{images.REGISTRY}/control:{images.TAG}")
     if identity and (NODE / "control").exists() and (NODE / "control").read_text() != identity:
         kubectl("-n", NAMESPACE, "rollout", "restart", "deployment", "-l", "app.kubernetes.io/name=sixview")
@@ -70,7 +70,7 @@ def restart_changed() -> None:
 
 
 def reader() -> None:
-    """A user of the store who may read one bucket and change nothing."""
+    """Creates a MinIO user with read-only access to one bucket."""
     endpoint = client.address("sixview-cpu-minio", 9000)
     admin = MinioAdmin(endpoint=endpoint, credentials=StaticProvider("sixview", "only-for-tests"), secure=False)
     read = {
@@ -116,10 +116,12 @@ def kustomized(name: str, manifests: Path) -> None:
         )
         shutil.copytree(manifests, Path(folder) / name / "manifests", copy_function=shutil.copyfile)
         subprocess.run(["chmod", "-R", "u+w", folder], check=True)
-        found = kubectl("kustomize", "--load-restrictor", "LoadRestrictionsNone", folder).stdout
+        output = kubectl("kustomize", "--load-restrictor", "LoadRestrictionsNone", folder).stdout
     apply = ("apply", "--server-side", "--force-conflicts", "-f", "-")
     wait_for(
-        lambda: kubectl(*apply, given=found, check=False).returncode == 0, 60, f"the manifests of {name} to be accepted"
+        lambda: kubectl(*apply, given=output, check=False).returncode == 0,
+        60,
+        f"the manifests of {name} to be accepted",
     )
 
 

@@ -34,7 +34,7 @@ SYSCTLS = ("vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/pa
 
 
 def missing() -> list[str]:
-    """What this machine lacks for a cluster of its own, in words."""
+    """Missing programs and rights for a cluster on this machine."""
     lacks = [] if sys.platform == "linux" else ["Linux"]
     lacks += [] if hasattr(os, "geteuid") and os.geteuid() == 0 else ["root"]
     return lacks + [command for command in COMMANDS.split() if shutil.which(command) is None]
@@ -65,7 +65,7 @@ def up() -> None:
 
 
 def down() -> None:
-    """Ends the node and takes away all it left. Nothing happens where none runs."""
+    """Stops the node and deletes its files. No error where none runs."""
     pid = namespace_pid()
     if pid:
         os.kill(pid, signal.SIGKILL)  # its child is the namespace's first process, and dies with it
@@ -83,12 +83,12 @@ def is_well() -> bool:
     """Whether a node of this checkout's versions runs and answers."""
     if namespace_pid() is None or not (NODE / "key").exists() or (NODE / "key").read_text() != KEY:
         return False
-    answer = kubectl("get", "node", NAME, "--request-timeout=5s", check=False)
-    return " Ready" in answer.stdout
+    ready = kubectl("get", "node", NAME, "--request-timeout=5s", check=False)
+    return " Ready" in ready.stdout
 
 
 def namespace_pid() -> int | None:
-    """The process whose end ends the node; None where none runs. A number that another process has got since is not it."""
+    """PID of the namespace's first process, None where none runs; checked by its start time, since PIDs are reused."""
     state = read_json(NODE / "namespace.json", {})
     if not state or _started(state["pid"]) != state["started"]:
         return None
@@ -104,7 +104,7 @@ def _started(pid: int) -> str:
 
 
 def _has_ended(pid: int) -> bool:
-    """Also where its parent, an `up` in this very process, has not taken notice yet."""
+    """Whether the process has ended; a zombie that this process has not reaped yet has."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except OSError:
@@ -208,7 +208,7 @@ def kubeconfig(user: str, server: str) -> dict[str, Any]:
 
 
 def write_configuration() -> None:
-    """Every file that a server is pointed at. JSON is YAML."""
+    """Writes the servers' configuration files, as JSON, which is valid YAML."""
     write_json(KUBECONFIG, kubeconfig("admin", INSIDE))
     write_json(NODE / "kubelet.kubeconfig", kubeconfig("kubelet", "127.0.0.1"))
     write_json(NODE / "cni" / "10-bridge.conflist", _network())
@@ -266,7 +266,7 @@ state = "{NODE}/containerd/state"
 
 
 def inside() -> None:
-    """The namespace's first process: starts the servers, then takes in every orphan, as such a process must."""
+    """The namespace's first process, its init: starts the servers, then reaps orphaned processes."""
     run("mount", "--make-rshared", "/")  # pods' volumes have to reach their containers
     for controller in CGROUPS.iterdir():
         if (controller / "cgroup.procs").exists():

@@ -1,4 +1,4 @@
-"""Where the cluster keeps what is slow to make, and what it is made of."""
+"""Paths, versions and constants of the test cluster."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ VERSIONS: dict[str, str] = tomllib.loads((HERE / "versions.toml").read_text())
 
 def digest(*parts: str | bytes) -> str:
     """Twelve hex digits that change with any of the parts."""
-    whole = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
-        whole.update(len(data).to_bytes(8, "big") + data)
-    return whole.hexdigest()[:12]
+        sha256.update(len(data).to_bytes(8, "big") + data)
+    return sha256.hexdigest()[:12]
 
 
 # the same for every checkout of this user, so that a cluster that another checkout left running is found and not fought

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from pipeline.workflow.dag import workflow_template
-from pipeline.workflow.helm_render import dumped
+from pipeline.workflow.helm_render import to_yaml
 from tests.cluster.client import argo
 from tests.cluster.node import kubectl, run
 from tests.cluster.places import BIN, NAMESPACE, ROOT
@@ -27,12 +27,12 @@ def rights(account: str) -> dict[str, set[str]]:
     """`kubectl auth can-i --list` for a ServiceAccount: resource -> verbs, without what everybody may."""
     user = f"system:serviceaccount:{NAMESPACE}:{account}"
     listed = kubectl("auth", "can-i", "--list", "-n", NAMESPACE, "--as", user).stdout.splitlines()[1:]
-    found = {}
+    verbs_of = {}
     for line in listed:
         resource, verbs = line.split()[0], re.search(r"\[([a-z ]*)\]\s*$", line)
         if resource not in EVERYBODY and not resource.startswith("["):
-            found[resource] = set(verbs[1].split()) if verbs else set()
-    return found
+            verbs_of[resource] = set(verbs[1].split()) if verbs else set()
+    return verbs_of
 
 
 def test_a_step_may_report_its_results_and_nothing_else(cluster: None) -> None:
@@ -115,7 +115,7 @@ def test_manifests_are_the_chart_with_its_defaults(cluster: None) -> None:
 
 def test_the_chart_s_workflow_is_the_program_s(cluster: None) -> None:
     documents = [d for d in yaml.safe_load_all(rendered()) if d and d["kind"] == "WorkflowTemplate"]
-    assert documents == [yaml.safe_load(dumped(workflow_template()))]
+    assert documents == [yaml.safe_load(to_yaml(workflow_template()))]
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
@@ -127,10 +127,10 @@ def test_every_scenario_passes_helm_s_argo_s_and_the_api_server_s_checks(
     documents = [d for d in yaml.safe_load_all(rendered(*values)) if d]
     workflow = tmp_path / "workflow.yaml"
     kinds = ("WorkflowTemplate", "CronWorkflow")
-    workflow.write_text("\n---\n".join(dumped(d) for d in documents if d["kind"] in kinds))
+    workflow.write_text("\n---\n".join(to_yaml(d) for d in documents if d["kind"] in kinds))
     argo("lint", "--offline", str(workflow))
     kubectl("create", "namespace", "dry", check=False)
-    everything = "\n---\n".join(dumped(d) for d in documents)
+    everything = "\n---\n".join(to_yaml(d) for d in documents)
     kubectl("-n", "dry", "apply", "--dry-run=server", "-f", "-", given=everything)
 
 

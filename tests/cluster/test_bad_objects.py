@@ -1,4 +1,4 @@
-"""What somebody else writes into a workflow spoils that one alone: at the gateway, at its watch, and for the command."""
+"""A malformed workflow affects its own job only: in the gateway, its informer and the command."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
+from pipeline.clients.workflows import NAME_PREFIX
 from pipeline.jobs import ids
-from pipeline.jobs.status import PREFIX
 from tests.cluster import web
 from tests.cluster.node import kubectl, wait_for
 from tests.cluster.places import NAMESPACE
@@ -21,8 +21,8 @@ UNREADABLE = ("not everything can be read", "cannot unmarshall spec")
 
 
 @pytest.fixture
-def waiting(cluster: None) -> Iterator[Callable[[], str]]:
-    """waiting() -> a job that waits for ever."""
+def suspended_job(cluster: None) -> Iterator[Callable[[], str]]:
+    """suspended_job() -> id of a job that is suspended for ever."""
     made: list[str] = []
 
     def make() -> str:
@@ -31,7 +31,7 @@ def waiting(cluster: None) -> Iterator[Callable[[], str]]:
             "apiVersion": "argoproj.io/v1alpha1",
             "kind": "Workflow",
             "metadata": {
-                "name": PREFIX + job,
+                "name": NAME_PREFIX + job,
                 "labels": {"app.kubernetes.io/name": "sixview", "sixview.dev/owner": "alice"},
             },
             "spec": {
@@ -46,30 +46,30 @@ def waiting(cluster: None) -> Iterator[Callable[[], str]]:
 
     yield make
     for job in made:
-        kubectl("-n", NAMESPACE, "delete", "workflow", PREFIX + job, "--wait=false", check=False)
+        kubectl("-n", NAMESPACE, "delete", "workflow", NAME_PREFIX + job, "--wait=false", check=False)
 
 
 def patch(job: str, change: dict[str, Any]) -> None:
-    kubectl("-n", NAMESPACE, "patch", "workflow", PREFIX + job, "--type=merge", "-p", json.dumps(change))
+    kubectl("-n", NAMESPACE, "patch", "workflow", NAME_PREFIX + job, "--type=merge", "-p", json.dumps(change))
 
 
-def seen(session: httpx.Client, job: str, field: str, part: str) -> None:
+def wait_for_field(session: httpx.Client, job: str, field: str, part: str) -> None:
     wait_for(lambda: part in str(session.get(f"/jobs/{job}").json().get(field)), 20, f"{part!r} of {job}")
 
 
-def test_one_bad_workflow_spoils_its_own_view_and_nothing_else(waiting: Callable[[], str], tmp_path: Path) -> None:
-    bad, deep = waiting(), waiting()
+def test_a_malformed_workflow_affects_its_own_status_only(suspended_job: Callable[[], str], tmp_path: Path) -> None:
+    bad, deep = suspended_job(), suspended_job()
     patch(bad, {"metadata": {"annotations": {"sixview.dev/cancel-requested": "soon"}}})
     nested: Any = 1
     for _ in range(900):
         nested = [nested]
     with web.serving(tmp_path) as session:
-        seen(session, bad, "note", "'soon' is no time")  # as the listing brought it
+        wait_for_field(session, bad, "note", "'soon' is no time")  # as the listing brought it
         patch(deep, {"spec": {"arguments": {"parameters": nested}}})
-        good = waiting()
-        seen(session, good, "status", "queued")
+        good = suspended_job()
+        wait_for_field(session, good, "status", "queued")
         patch(bad, {"metadata": {"annotations": {"sixview.dev/cancel-requested": "later"}}})
-        seen(session, bad, "note", "'later' is no time")  # as the watch did
+        wait_for_field(session, bad, "note", "'later' is no time")  # as the watch did
         # whoever comes first: the gateway, which cannot read it, or Argo's controller, which cannot either, and ends it
         wait_for(
             lambda: any(words in session.get(f"/jobs/{deep}").text for words in UNREADABLE), 20, "what is said of it"

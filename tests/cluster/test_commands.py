@@ -23,6 +23,7 @@ from tests.cluster.client import (
     SMALL,
     address,
     argo,
+    describe_nodes,
     finished,
     folder,
     job,
@@ -30,7 +31,6 @@ from tests.cluster.client import (
     labels_of,
     read_key,
     submit,
-    told,
     workflow,
     working_pod,
 )
@@ -62,7 +62,7 @@ def sixview(*words: str, given: str | None = None, **environment: str) -> subpro
     return done
 
 
-def answer(*words: str, code: int = 0, **environment: str) -> Any:
+def sixview_json(*words: str, code: int = 0, **environment: str) -> Any:
     """What --json prints."""
     done = sixview(*words, "--json", **environment)
     assert done.returncode == code, done.stderr
@@ -77,7 +77,7 @@ def mug(inputs: str, sample_set: Callable[..., Path]) -> Path:
 @pytest.fixture(scope="module")
 def done(mug: Path) -> dict[str, Any]:
     """A folder, submitted and waited for."""
-    return dict(answer("submit", str(mug), *TEMPLATE, *OPTIONS, "--wait"))
+    return dict(sixview_json("submit", str(mug), *TEMPLATE, *OPTIONS, "--wait"))
 
 
 def test_a_folder_is_checked_uploaded_and_done(done: dict[str, Any]) -> None:
@@ -100,29 +100,29 @@ def test_every_way_in_gives_the_same_job(done: dict[str, Any], mug: Path) -> Non
     assert mine == {**theirs, "source": "cli"}
     listed = argo("list", "-l", "app.kubernetes.io/name=sixview", "-o", "name").split()
     assert {name, workflow_of(done["job_id"])} <= set(listed)
-    assert answer("status", job(name))["status"] == "completed"
-    assert (s3.record_of(job(name)) or {})["source"] == "argo"
+    assert sixview_json("status", job(name))["status"] == "completed"
+    assert (s3.find_record(job(name)) or {})["source"] == "argo"
 
 
 def test_no_name_of_a_workflow_leads_into_another_job_s_folder(inputs: str) -> None:
-    """Both are refused by validate: what each says of it lies where the other's does not."""
+    """Both jobs fail in validate; their failure records are in different folders."""
     theirs = f"named{time.time_ns() % 10**8:08d}"
     names = (f"sixview-{theirs}", theirs)
     for name in names:
         argo("submit", "--from", "workflowtemplate/sixview-cpu", "--name", name, "-p", f"input={inputs}/none")
     folders = [folder(name) for name in names if finished(name)]
-    assert len({found.partition(".")[0] for found in folders}) == 1
+    assert len({job_folder.partition(".")[0] for job_folder in folders}) == 1
     assert len(set(folders)) == 2
     assert all(json.loads(read_key(name, "failure.json"))["code"] for name in names)
-    assert answer("status", theirs)["folder"] == folders[0]
+    assert sixview_json("status", theirs)["folder"] == folders[0]
     for name in names:
         kubectl("-n", NAMESPACE, "delete", "workflow", name)
-    assert answer("status", theirs)["folder"] == folders[0]  # by the record of its own workflow
+    assert sixview_json("status", theirs)["folder"] == folders[0]  # by the record of its own workflow
     assert not list(s3.listed(f"results/{theirs}/"))
 
 
 def by_command() -> set[str]:
-    """The workflows that `sixview submit` began: the cluster begins others meanwhile, such as each minute's look for drops."""
+    """Workflows with the source `cli`: the cluster also creates others, such as the CronWorkflow's."""
     return set(argo("list", "-l", "sixview.dev/source=cli", "-o", "name").split())
 
 
@@ -136,7 +136,7 @@ def test_a_bad_set_costs_a_second_and_no_workflow(mug: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "expected"),
     [
         (("submit", "/nowhere"), "VALIDATION_FAILED"),
         (("submit", "s3://sixview/nothing/here"), "There is nothing"),
@@ -151,10 +151,10 @@ def test_a_bad_set_costs_a_second_and_no_workflow(mug: Path, tmp_path: Path) -> 
         (("fetch", "nothing0", "--out", "x"), "JOB_NOT_FOUND"),
     ],
 )
-def test_what_cannot_be_done_is_told_in_plain_words(inputs: str, words: tuple[str, ...], said: str) -> None:
+def test_what_cannot_be_done_is_told_in_plain_words(inputs: str, words: tuple[str, ...], expected: str) -> None:
     done = sixview(*words)
     assert done.returncode != 0
-    assert said in done.stderr
+    assert expected in done.stderr
     assert "What to do" in done.stderr
 
 
@@ -168,30 +168,30 @@ def test_a_cluster_or_store_that_is_not_there_is_told(inputs: str, tmp_path: Pat
 
 
 def test_a_list_a_status_and_logs(done: dict[str, Any]) -> None:
-    listed = {view["job_id"]: view for view in answer("list", "--limit", "500")}
+    listed = {job_status["job_id"]: job_status for job_status in sixview_json("list", "--limit", "500")}
     assert listed[done["job_id"]]["status"] == "completed"
     assert done["job_id"] in sixview("list").stdout
     assert "reconviagen (fusion)" in sixview("status", done["job_id"]).stdout
-    whole = sixview("logs", done["job_id"]).stdout
-    assert "(validate)" in whole
-    assert "(package)" in whole
+    logs = sixview("logs", done["job_id"]).stdout
+    assert "(validate)" in logs
+    assert "(package)" in logs
     report = sixview("logs", done["job_id"], "--step", "report").stdout
     assert '"status": "completed"' in report
     assert "has no step" in sixview("logs", done["job_id"], "--step", "nothing").stderr
 
 
 def test_a_result_is_fetched_checked_and_taken_up_again(done: dict[str, Any], tmp_path: Path) -> None:
-    found = answer("fetch", done["job_id"], "--out", str(tmp_path))
-    whole = Path(found["result"]).read_bytes()
-    assert zipfile.is_zipfile(found["result"])
-    assert Path(found["report"]).read_text().startswith("<!doctype html>")
+    files = sixview_json("fetch", done["job_id"], "--out", str(tmp_path))
+    result = Path(files["result"]).read_bytes()
+    assert zipfile.is_zipfile(files["result"])
+    assert Path(files["report"]).read_text().startswith("<!doctype html>")
     tag = s3.head(s3.key_of(done["folder"], "result.zip"))["ETag"].strip('"')[:12]  # type: ignore[index]
     part = tmp_path / f".result.{done['job_id']}.{tag}.part"
-    part.write_bytes(whole[: len(whole) // 2])  # as a fetch that was killed leaves it
-    Path(found["result"]).unlink()
-    answer("fetch", done["job_id"], "--out", str(tmp_path))
-    assert Path(found["result"]).read_bytes() == whole
-    part.write_bytes(b"x" + whole[1 : len(whole) // 2])  # damaged on the way
+    part.write_bytes(result[: len(result) // 2])  # as a fetch that was killed leaves it
+    Path(files["result"]).unlink()
+    sixview_json("fetch", done["job_id"], "--out", str(tmp_path))
+    assert Path(files["result"]).read_bytes() == result
+    part.write_bytes(b"x" + result[1 : len(result) // 2])  # damaged on the way
     broken = sixview("fetch", done["job_id"], "--out", str(tmp_path))
     assert (broken.returncode, "damaged" in broken.stderr) == (40, True)
     assert not part.exists()
@@ -201,18 +201,18 @@ def test_a_result_is_fetched_checked_and_taken_up_again(done: dict[str, Any], tm
 
 
 def test_a_job_is_watched_asked_about_and_cancelled(mug: Path) -> None:
-    sent = answer("submit", str(mug), *TEMPLATE, *OPTIONS, "-p", "seed=7002", "--priority", "high")
+    sent = sixview_json("submit", str(mug), *TEMPLATE, *OPTIONS, "-p", "seed=7002", "--priority", "high")
     name = workflow_of(sent["job_id"])
     assert workflow(name)["spec"]["priority"] == 10
     working_pod(name, "reconviagen-pod")
     assert sixview("cancel", sent["job_id"], given="n\n").returncode == 1
-    assert answer("status", sent["job_id"])["status"] == "processing"
+    assert sixview_json("status", sent["job_id"])["status"] == "processing"
     live = sixview("logs", sent["job_id"], "--step", "reconviagen")
     assert "(reconviagen)" in live.stdout
     assert sixview("cancel", sent["job_id"], given="y\n").returncode == 0
     assert "cancelled already" in sixview("cancel", sent["job_id"], "--yes").stdout
-    watched = sixview("status", sent["job_id"], "--watch")
-    assert (watched.returncode, "CANCELLED" in watched.stderr) == (40, True)
+    following = sixview("status", sent["job_id"], "--watch")
+    assert (following.returncode, "CANCELLED" in following.stderr) == (40, True)
     assert "JOB_FAILED" in sixview("fetch", sent["job_id"], "--out", "x").stderr
     assert "JOB_EXPIRED" in sixview("retry", sent["job_id"]).stderr
     refused = sixview(
@@ -228,27 +228,29 @@ def test_a_job_that_has_ended_cannot_be_cancelled(done: dict[str, Any]) -> None:
 
 def test_a_retry_goes_on_from_the_step_that_failed(mug: Path, tmp_path: Path) -> None:
     """The gate is missed; with the threshold put right in the workflow itself, only what failed and what follows runs again."""
-    failed = answer("submit", str(mug), *TEMPLATE, *OPTIONS, "-p", "psnr-threshold=99", "--wait", code=12)
+    failed = sixview_json("submit", str(mug), *TEMPLATE, *OPTIONS, "-p", "psnr-threshold=99", "--wait", code=12)
     name = workflow_of(failed["job_id"])
     first = finished(name)["status"]
-    before = first["nodes"]
-    made = {
-        n["templateName"]: n["finishedAt"] for n in before.values() if n["type"] == "Pod" and n["phase"] == "Succeeded"
+    nodes_before = first["nodes"]
+    finished_at = {
+        n["templateName"]: n["finishedAt"]
+        for n in nodes_before.values()
+        if n["type"] == "Pod" and n["phase"] == "Succeeded"
     }
     again = sixview("retry", failed["job_id"])
     assert again.returncode == 0, again.stderr
     assert workflow(name)["status"]["phase"] not in ENDED
-    ended = finished(name)
-    nodes = {n["templateName"]: n for n in ended["status"]["nodes"].values() if n["type"] == "Pod"}
-    assert nodes["reconviagen-pod"]["finishedAt"] == made["reconviagen-pod"]
-    assert nodes["validate"]["finishedAt"] == made["validate"]
+    wf = finished(name)
+    nodes = {n["templateName"]: n for n in wf["status"]["nodes"].values() if n["type"] == "Pod"}
+    assert nodes["reconviagen-pod"]["finishedAt"] == finished_at["reconviagen-pod"]
+    assert nodes["validate"]["finishedAt"] == finished_at["validate"]
     ended_at, again_at = (
         datetime.fromisoformat(text) for text in (first["finishedAt"], nodes["reconviagen-quality"]["startedAt"])
     )
     assert (again_at - ended_at).total_seconds() >= 30, "Argo's controller may still kill the pod of this name"
-    assert nodes["package"]["startedAt"] > made["package"]
-    error = answer("status", failed["job_id"])["error"]
-    assert error["code"] == "QUALITY_THRESHOLD_FAILED", told(ended)
+    assert nodes["package"]["startedAt"] > finished_at["package"]
+    error = sixview_json("status", failed["job_id"])["error"]
+    assert error["code"] == "QUALITY_THRESHOLD_FAILED", describe_nodes(wf)
 
 
 def test_the_doctor_finds_everything_in_order_and_what_is_not(inputs: str) -> None:
@@ -277,14 +279,14 @@ def test_an_argo_server_is_enough_where_there_is_no_kubeconfig(inputs: str, mug:
     token = kubectl("-n", "argo", "create", "token", "cli").stdout.strip()
     server = ("--argo-server", f"https://{address('argo-server', 2746, 'argo')}", "--insecure-skip-verify")
     reach = {"ARGO_TOKEN": token, "KUBECONFIG": "/nowhere"}
-    sent = answer("submit", str(mug), *TEMPLATE, *OPTIONS, "-p", "seed=7002", *server, **reach)
+    sent = sixview_json("submit", str(mug), *TEMPLATE, *OPTIONS, "-p", "seed=7002", *server, **reach)
     name = workflow_of(sent["job_id"])
     working_pod(name, "reconviagen-pod")
-    assert answer("status", sent["job_id"], *server, **reach)["status"] == "processing"
-    assert sent["job_id"] in [view["job_id"] for view in answer("list", *server, **reach)]
+    assert sixview_json("status", sent["job_id"], *server, **reach)["status"] == "processing"
+    assert sent["job_id"] in [job_status["job_id"] for job_status in sixview_json("list", *server, **reach)]
     assert "(validate)" in sixview("logs", sent["job_id"], *server, **reach).stdout
     assert sixview("cancel", sent["job_id"], "--yes", *server, **reach).returncode == 0
-    wait_for(lambda: answer("status", sent["job_id"], *server, **reach)["status"] == "cancelled", 60, "the end")
+    wait_for(lambda: sixview_json("status", sent["job_id"], *server, **reach)["status"] == "cancelled", 60, "the end")
     for words in (("status", "nothing0"), ("list",)):
         done = sixview(*words, *server, KUBECONFIG="/nowhere", ARGO_TOKEN="wrong")
         assert (done.returncode, done.stderr.split()[0]) == (40, "CLUSTER_UNAVAILABLE")

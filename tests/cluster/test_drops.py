@@ -1,4 +1,4 @@
-"""Drops into the bucket: each version becomes one job, whatever is restarted meanwhile."""
+"""Drops in the bucket: each version becomes exactly one job, also when components are restarted."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ import pytest
 
 from pipeline.clients import s3
 from pipeline.clients.s3 import DROPS
-from pipeline.incluster import markers as dropped
-from pipeline.jobs import ids
-from pipeline.jobs import status as job_status
+from pipeline.incluster import markers
+from pipeline.jobs import ids, status
 from tests.cluster.client import BUCKET, SMALL, finished, folder, keys_of, kill_container, labels_of, submit
 from tests.cluster.node import kubectl, wait_for
 from tests.cluster.places import NAMESPACE
@@ -36,7 +35,7 @@ PATIENCE = 1500
 
 
 def put(key: str, data: bytes) -> str:
-    """Puts an object, however long the store takes to come back. Returns its ETag."""
+    """Uploads an object, retrying while the store restarts. Returns its ETag."""
     for attempt in range(60):
         try:
             return str(s3.client().put_object(Bucket=BUCKET, Key=key, Body=data)["ETag"].strip('"'))
@@ -47,9 +46,9 @@ def put(key: str, data: bytes) -> str:
     raise AssertionError
 
 
-def ready(files: dict[str, bytes], **more: Any) -> bytes:
+def ready_json(files: dict[str, bytes], **fields: Any) -> bytes:
     sums = {path: hashlib.sha256(data).hexdigest() for path, data in files.items()}
-    return json.dumps({"options": SMALL, "checksums": sums, **more}).encode()
+    return json.dumps({"options": SMALL, "checksums": sums, **fields}).encode()
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -65,11 +64,11 @@ def zipped(files: dict[str, bytes]) -> bytes:
 
 
 def drop_folder(name: str, files: dict[str, bytes], marker: bytes | None = None) -> str:
-    """Returns the job that this has to become."""
+    """Uploads a folder drop and its marker. Returns the id of its job."""
     for path, data in files.items():
         put(f"{DROPS}{name}/{path}", data)
     key = f"{DROPS}{name}/_READY.json"
-    return ids.id_from(key, put(key, marker if marker is not None else ready(files)))
+    return ids.id_from(key, put(key, marker if marker is not None else ready_json(files)))
 
 
 def drop_zip(name: str, data: bytes) -> str:
@@ -80,19 +79,19 @@ def drop_zip(name: str, data: bytes) -> str:
 def workflows() -> dict[str, dict[str, Any]]:
     """The jobs that came from drops, by id."""
     listed = kubectl("-n", NAMESPACE, "get", "workflows", "-l", "sixview.dev/source=drop", "-o", "json").stdout
-    return {job_status.job_of(w["metadata"]["name"]): w for w in json.loads(listed)["items"]}
+    return {status.job_of(w["metadata"]["name"]): w for w in json.loads(listed)["items"]}
 
 
 def record(job: str) -> Any:
-    return s3.record_of(job)
+    return s3.find_record(job)
 
 
-def mark(name: str) -> dict[str, Any]:
-    """What lies beside a drop, once it has ended: _DONE.json or _FAILED.json, never both."""
-    found = {part: s3.read_json(f"{DROPS}{name}/{part}") for part in dropped.MARKS}
-    there = {part: content for part, content in found.items() if content}
-    assert len(there) <= 1, f"{name} has both marks"
-    return {"mark": next(iter(there), ""), **next(iter(there.values()), {})}
+def result_marker(name: str) -> dict[str, Any]:
+    """Content of a drop's _DONE.json or _FAILED.json, of which at most one exists; "mark": its name, "" for none."""
+    markers_of = {part: s3.read_json(f"{DROPS}{name}/{part}") for part in markers.RESULT_MARKERS}
+    existing = {part: content for part, content in markers_of.items() if content}
+    assert len(existing) <= 1, f"{name} has both marks"
+    return {"mark": next(iter(existing), ""), **next(iter(existing.values()), {})}
 
 
 @pytest.fixture(scope="module")
@@ -101,20 +100,20 @@ def mug(inputs: str, sample_set: Callable[..., Path]) -> dict[str, bytes]:
 
 
 def test_a_folder_and_a_zip_are_done_with_links_and_labels(mug: dict[str, bytes]) -> None:
-    dropped = {"first": drop_folder("first", mug), "second": drop_zip("second", zipped(mug))}
+    jobs = {"first": drop_folder("first", mug), "second": drop_zip("second", zipped(mug))}
     by_hand = submit("sixview-cpu")
-    for name, job in dropped.items():
-        wait_for(lambda name=name: bool(mark(name)["mark"]), 600, f"the mark of {name}")  # type: ignore[misc]
-        found = mark(name)
-        assert (found["mark"], found["job_id"], found["status"]) == ("_DONE.json", job, "completed")
-        bucket, key = s3.split(found["links"]["result.zip"])
+    for name, job in jobs.items():
+        wait_for(lambda name=name: bool(result_marker(name)["mark"]), 600, f"the mark of {name}")  # type: ignore[misc]
+        marker = result_marker(name)
+        assert (marker["mark"], marker["job_id"], marker["status"]) == ("_DONE.json", job, "completed")
+        bucket, key = s3.split(marker["links"]["result.zip"])
         assert (bucket, key) == (BUCKET, s3.key_of(folder(f"sixview-{job}"), "result.zip"))
         assert s3.head(key)
         labels = labels_of(workflows()[job])
         assert (labels["source"], labels["status"]) == ("drop", "completed")
         finished(by_hand)  # argo submit leaves the same files
         assert set(keys_of(f"sixview-{job}")) == set(keys_of(by_hand))
-    options = {p["name"]: p["value"] for p in workflows()[dropped["first"]]["spec"]["arguments"]["parameters"]}
+    options = {p["name"]: p["value"] for p in workflows()[jobs["first"]]["spec"]["arguments"]["parameters"]}
     assert {k: options[k] for k in SMALL} == SMALL
 
 
@@ -133,22 +132,22 @@ BAD = {
 
 def test_a_bad_drop_ends_as_failed_with_its_record(mug: dict[str, bytes]) -> None:
     """What is wrong with the marker never becomes a workflow; what is wrong with the set is validate's to find."""
-    dropped = {name: drop_folder(name, mug, marker) for name, (marker, _) in BAD.items()}
+    jobs = {name: drop_folder(name, mug, marker) for name, (marker, _) in BAD.items()}
     eleven = dict(list(mug.items())[1:])
-    dropped["eleven"] = drop_folder("eleven", eleven)
-    dropped["none"] = drop_folder("none", {}, b"{}")
+    jobs["eleven"] = drop_folder("eleven", eleven)
+    jobs["none"] = drop_folder("none", {}, b"{}")
     empty = drop_folder("empty-marker", mug, b"")
-    dropped["no-zip"] = drop_zip("no-zip", b"not a zip")
+    jobs["no-zip"] = drop_zip("no-zip", b"not a zip")
     expected = {name: code for name, (_, code) in BAD.items()} | {
         "eleven": "INVALID_FILE_COUNT",
         "none": "INVALID_FILE_COUNT",
         "no-zip": "INVALID_FILE_FORMAT",
     }
-    wait_for(lambda: all(mark(name)["mark"] for name in dropped), 600, "every mark")
-    for name, job in dropped.items():
-        found = mark(name)
-        assert (found["mark"], found["job_id"], found["error"]["code"]) == ("_FAILED.json", job, expected[name])
-        assert record(job)["error"] == found["error"]
+    wait_for(lambda: all(result_marker(name)["mark"] for name in jobs), 600, "every mark")
+    for name, job in jobs.items():
+        result = result_marker(name)
+        assert (result["mark"], result["job_id"], result["error"]["code"]) == ("_FAILED.json", job, expected[name])
+        assert record(job)["error"] == result["error"]
         assert (job in workflows()) == (name in ("eleven", "no-zip"))
     assert empty in workflows()  # an empty marker says no more than {}
 
@@ -172,11 +171,13 @@ def test_every_version_becomes_one_job_whatever_is_restarted(mug: dict[str, byte
         if number % 4 == 1:
             restart(RESTARTED[(number // 4) % len(RESTARTED)])
     wait_for(lambda: all(settled(job) for job in expected), PATIENCE, "every drop to become a job that ends")
-    found = Counter(json.loads(w["metadata"]["annotations"]["sixview.dev/drop"])["key"] for w in workflows().values())
+    workflows_by_key = Counter(
+        json.loads(w["metadata"]["annotations"]["sixview.dev/drop"])["key"] for w in workflows().values()
+    )
     assert set(expected) <= set(workflows())
-    assert sum(found[key_of(expected[job])] for job in set(expected)) >= len(expected)
+    assert sum(workflows_by_key[key_of(expected[job])] for job in set(expected)) >= len(expected)
     for place, job in latest.items():
-        wait_for(lambda place=place, job=job: mark(place).get("job_id") == job, 120, f"the mark of {place}")  # type: ignore[misc]
+        wait_for(lambda place=place, job=job: result_marker(place).get("job_id") == job, 120, f"the mark of {place}")  # type: ignore[misc]
 
 
 def place_for(name: str, chance: random.Random) -> str:
@@ -212,8 +213,8 @@ def test_what_was_dropped_while_nothing_listened_is_found_by_the_clock(mug: dict
     s3.client().put_bucket_notification_configuration(Bucket=BUCKET, NotificationConfiguration={})
     try:
         job = drop_folder("unheard", mug)
-        wait_for(lambda: bool(mark("unheard")["mark"]), 600, "the mark")
-        assert mark("unheard")["job_id"] == job
+        wait_for(lambda: bool(result_marker("unheard")["mark"]), 600, "the mark")
+        assert result_marker("unheard")["job_id"] == job
     finally:
         before.pop("ResponseMetadata")
         s3.client().put_bucket_notification_configuration(Bucket=BUCKET, NotificationConfiguration=before)
@@ -221,7 +222,7 @@ def test_what_was_dropped_while_nothing_listened_is_found_by_the_clock(mug: dict
 
 def test_a_version_whose_workflow_has_expired_is_not_done_again(mug: dict[str, bytes]) -> None:
     job = drop_folder("kept", mug)
-    wait_for(lambda: bool(mark("kept")["mark"]), 600, "the mark")
+    wait_for(lambda: bool(result_marker("kept")["mark"]), 600, "the mark")
     kubectl("-n", NAMESPACE, "delete", "workflow", f"sixview-{job}")
     assert drop_folder("kept", mug) == job  # the same bytes once more
     time.sleep(75)  # the clock has looked meanwhile
@@ -239,22 +240,24 @@ def test_nobody_else_can_announce_a_drop(cluster: None) -> None:
         assert httpx.post(where, json={"Records": []}, headers=headers).status_code in (400, 401, 403, 500)
 
 
-def test_jobs_of_several_versions_that_end_at_once_leave_the_newest_one_s_mark(cluster: None) -> None:
-    """As their exit handlers do it, six at a time: first the record, then the mark."""
+def test_jobs_of_several_versions_that_end_at_once_leave_the_newest_one_s_marker(cluster: None) -> None:
+    """As their exit handlers do it, six at a time: first the record, then the result marker."""
     chance = random.Random(SEED)
     for trial in range(5):
         name = f"race {SEED}-{trial}"
         for number in range(6):
             put(f"{DROPS}{name}.zip", bytes([number]))
-        versions = list(dropped.found(list(s3.versions(f"{DROPS}{name}.zip"))))
-        kept = [one_record(drop, chance.choice(["completed", "failed"])) for drop in versions]
-        chance.shuffle(kept)
+        versions = list(markers.drops_in(list(s3.versions(f"{DROPS}{name}.zip"))))
+        stored = [one_record(drop, chance.choice(["completed", "failed"])) for drop in versions]
+        chance.shuffle(stored)
         with ThreadPoolExecutor(6) as pool:
-            list(pool.map(lambda one: (s3.write_json(*one), dropped.mark(one[1]["drop"]["name"])), kept))
-        newest = next(content for _, content in kept if content["job_id"] == versions[-1].job)
-        assert (mark(name)["job_id"], mark(name)["status"]) == (newest["job_id"], newest["status"])
+            list(
+                pool.map(lambda one: (s3.write_json(*one), markers.write_result_marker(one[1]["drop"]["name"])), stored)
+            )
+        newest = next(content for _, content in stored if content["job_id"] == versions[-1].job)
+        assert (result_marker(name)["job_id"], result_marker(name)["status"]) == (newest["job_id"], newest["status"])
 
 
-def one_record(drop: dropped.Drop, status: str) -> tuple[str, dict[str, Any]]:
+def one_record(drop: markers.Drop, status: str) -> tuple[str, dict[str, Any]]:
     content = {"job_id": drop.job, "status": status, "error": {"code": "X"}, "drop": asdict(drop)}
     return f"{s3.RECORDS}{drop.job}.json", content

@@ -1,4 +1,4 @@
-"""However a job ends, the right words and a record stay of it. What the steps themselves report: test_failures.py."""
+"""Every ending of a job outside of its steps gives the right record. Failures that steps report: test_failures.py."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from pipeline.jobs.nodes import step_nodes
 from tests.cluster.client import (
     BUCKET,
     argo,
+    describe_nodes,
     ended_without_pods,
     finished,
     job,
@@ -25,7 +26,6 @@ from tests.cluster.client import (
     record_of,
     running_pod,
     submit,
-    told,
     workflow,
 )
 from tests.cluster.node import kubectl, wait_for
@@ -56,14 +56,14 @@ def place() -> Any:
 
 def patched(patch: dict[str, Any], **parameters: object) -> str:
     """A job whose every pod is patched, as an installation's own limits or a node's change would do it."""
-    given = {"input": "s3://sixview/inputs/mug", "grid": "64", "faces": "2000", **parameters}
+    arguments = {"input": "s3://sixview/inputs/mug", "grid": "64", "faces": "2000", **parameters}
     manifest = {
         "apiVersion": "argoproj.io/v1alpha1",
         "kind": "Workflow",
         "metadata": {"generateName": "sixview-patched-", "labels": {"app.kubernetes.io/name": "sixview"}},
         "spec": {
             "workflowTemplateRef": {"name": "sixview-cpu"},
-            "arguments": {"parameters": [{"name": name, "value": str(value)} for name, value in given.items()]},
+            "arguments": {"parameters": [{"name": name, "value": str(value)} for name, value in arguments.items()]},
             "podSpecPatch": json.dumps(patch),
         },
     }
@@ -71,8 +71,8 @@ def patched(patch: dict[str, Any], **parameters: object) -> str:
     return made.strip().rpartition("/")[2]
 
 
-def tries(found: dict[str, Any], template: str) -> list[dict[str, Any]]:
-    return [node for node in step_nodes(found) if node["templateName"] == template]
+def attempts_of(wf: dict[str, Any], template: str) -> list[dict[str, Any]]:
+    return [node for node in step_nodes(wf) if node["templateName"] == template]
 
 
 # -- pods that the node loses -------------------------------------------------------------------------------------------
@@ -81,14 +81,14 @@ def tries(found: dict[str, Any], template: str) -> list[dict[str, Any]]:
 def test_a_pod_that_the_kubelet_rejects_is_tried_again(inputs: str) -> None:
     """Bound to the node by a name, past the scheduler, and refused there: as after a node's labels or devices have changed."""
     node = kubectl("get", "nodes", "-o", "jsonpath={.items[0].metadata.name}").stdout
-    found = finished(patched({"nodeName": node, "nodeSelector": {"nowhere": "here"}}), 120)
-    attempts = tries(found, "validate")
-    assert [bool(re.search("Pod was rejected: .*NodeAffinity", n["message"])) for n in attempts] == [True, True], told(
-        found
+    wf = finished(patched({"nodeName": node, "nodeSelector": {"nowhere": "here"}}), 120)
+    attempts = attempts_of(wf, "validate")
+    assert [bool(re.search("Pod was rejected: .*NodeAffinity", n["message"])) for n in attempts] == [True, True], (
+        describe_nodes(wf)
     )
-    record = recorded(found["metadata"]["name"])  # no exit handler could start either
+    record = recorded(wf["metadata"]["name"])  # no exit handler could start either
     assert (record["status"], record["error"]["code"]) == ("failed", "NODE_LOST")
-    assert labels_of(workflow(found["metadata"]["name"]))["error-code"] == "NODE_LOST"
+    assert labels_of(workflow(wf["metadata"]["name"]))["error-code"] == "NODE_LOST"
 
 
 def test_a_pod_that_is_evicted_for_its_own_limit_is_not_tried_again(inputs: str) -> None:
@@ -96,27 +96,27 @@ def test_a_pod_that_is_evicted_for_its_own_limit_is_not_tried_again(inputs: str)
     killed, for which a model has another attempt.
 
     Where the limit ends the exit handler, too, the reconciler writes the record."""
-    found = finished(patched({"volumes": [{"name": "work", "emptyDir": {"sizeLimit": "64Ki"}}]}, seed=7002), 180)
-    name = found["metadata"]["name"]
-    lost = next(n for n in step_nodes(found) if "EmptyDir" in n.get("message", ""))
-    attempts = [n["boundaryID"] for n in tries(found, lost["templateName"])]
-    assert len(attempts) == len(set(attempts)) <= 2, told(found)
+    wf = finished(patched({"volumes": [{"name": "work", "emptyDir": {"sizeLimit": "64Ki"}}]}, seed=7002), 180)
+    name = wf["metadata"]["name"]
+    lost = next(n for n in step_nodes(wf) if "EmptyDir" in n.get("message", ""))
+    attempts = [n["boundaryID"] for n in attempts_of(wf, lost["templateName"])]
+    assert len(attempts) == len(set(attempts)) <= 2, describe_nodes(wf)
     record = recorded(name)
     assert record["error"]["code"] == "DISK_FULL"
     assert "limit" in record["error"]["suggestion"]
 
 
 def test_a_pod_that_a_drain_evicts_is_tried_again_on_the_way_to_a_lost_node(inputs: str) -> None:
-    found = ended_without_pods(submit(seed=7002), "reconviagen-pod", evict)
-    check_record(found, "NODE_LOST", record_of(found)["stage"])
-    assert len(tries(found, "reconviagen-pod")) == 2, told(found)
+    wf = ended_without_pods(submit(seed=7002), "reconviagen-pod", evict)
+    check_record(wf, "NODE_LOST", record_of(wf)["stage"])
+    assert len(attempts_of(wf, "reconviagen-pod")) == 2, describe_nodes(wf)
 
 
 def evict(pod: str) -> None:
     """As `kubectl drain` does it."""
-    asked = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": NAMESPACE}}
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": NAMESPACE}}
     path = f"/api/v1/namespaces/{NAMESPACE}/pods/{pod}/eviction"
-    kubectl("create", "--raw", path, "-f", "-", given=json.dumps(asked))
+    kubectl("create", "--raw", path, "-f", "-", given=json.dumps(eviction))
 
 
 # -- inputs that cannot be had ------------------------------------------------------------------------------------------
@@ -130,11 +130,11 @@ def evict(pod: str) -> None:
     ],
 )
 def test_an_input_that_is_not_there_is_told_at_once(inputs: str, source: str, words: str) -> None:
-    found = finished(submit(source=source), 120)
-    record = check_record(found, "VALIDATION_FAILED", "validation")
+    wf = finished(submit(source=source), 120)
+    record = check_record(wf, "VALIDATION_FAILED", "validation")
     assert words in record["message"]
     assert json.loads(record["failure"])["details"]["field"] == "input"
-    assert len(tries(found, "validate")) == 1, told(found)
+    assert len(attempts_of(wf, "validate")) == 1, describe_nodes(wf)
 
 
 # -- Argo's own verbs ---------------------------------------------------------------------------------------------------
@@ -143,9 +143,9 @@ def test_an_input_that_is_not_there_is_told_at_once(inputs: str, source: str, wo
 def recorded(name: str) -> dict[str, Any]:
     """A job's record, once the reconciler or the exit handler has written it."""
     wait_for(lambda: records.read(job(name)) is not None, 60, f"the record of {name}")
-    found = records.read(job(name))
-    assert found is not None
-    return found
+    final = records.read(job(name))
+    assert final is not None
+    return final
 
 
 def test_a_deleted_job_leaves_its_record(inputs: str) -> None:
@@ -165,23 +165,23 @@ def test_a_terminated_job_leaves_its_record_and_can_be_tried_again(inputs: str) 
     finished(name, 60)
     assert recorded(name)["error"]["code"] == "CANCELLED"
     service.retry(connect(NAMESPACE), job(name))
-    found = finished(name, 300)
-    assert found["status"]["phase"] == "Succeeded", told(found)
+    wf = finished(name, 300)
+    assert wf["status"]["phase"] == "Succeeded", describe_nodes(wf)
 
 
 def test_a_missed_gate_is_measured_anew_by_a_retry(inputs: str) -> None:
     name = submit(psnr_threshold=99)
     first = finished(name, 300)
     service.retry(connect(NAMESPACE), job(name))
-    found = finished(name, 300)
-    check_record(found, "QUALITY_THRESHOLD_FAILED", "quality_metrics")
+    wf = finished(name, 300)
+    check_record(wf, "QUALITY_THRESHOLD_FAILED", "quality_metrics")
     for template, again in (
         ("validate", False),
         ("reconviagen-pod", False),
         ("reconviagen-quality", True),
         ("package", True),
     ):
-        begun = [tries(one, template)[-1]["startedAt"] for one in (first, found)]
+        begun = [attempts_of(one, template)[-1]["startedAt"] for one in (first, wf)]
         assert (begun[0] != begun[1]) == again, template
 
 
@@ -215,8 +215,8 @@ def test_go_reads_the_expressions_as_python_does(cluster: None, tmp_path: Path) 
         "for _, m := range in.Messages { row = append(row, r.MatchString(m)) }; out = append(out, row) }\n"
         "json.NewEncoder(os.Stdout).Encode(out) }\n"
     )
-    given = json.dumps({"Patterns": PATTERNS, "Messages": messages})
+    document = json.dumps({"Patterns": PATTERNS, "Messages": messages})
     done = subprocess.run(
-        ["go", "run", "main.go"], cwd=tmp_path, input=given, capture_output=True, text=True, timeout=300, check=True
+        ["go", "run", "main.go"], cwd=tmp_path, input=document, capture_output=True, text=True, timeout=300, check=True
     )
     assert json.loads(done.stdout) == [[bool(re.search(p, m)) for m in messages] for p in PATTERNS]

@@ -1,4 +1,4 @@
-"""The truth table: what breaks, and what the failing node, the exit handler's record, the labels and the store then say."""
+"""For each fault the failing node's outputs, the exit handler's record, the labels and failure.json."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pipeline.jobs.nodes import first_failure, outputs, step_nodes
 from steps.runtime.errors import OOM_TYPES
 from tests.cluster.client import (
     argo,
+    describe_nodes,
     ended_without_pods,
     finished,
     keys_of,
@@ -24,7 +25,6 @@ from tests.cluster.client import (
     record_of,
     running_pod,
     submit,
-    told,
     values_of,
     working_pod,
 )
@@ -35,16 +35,16 @@ from tests.cluster.places import NAMESPACE, SLOWNESS
 Fault = Callable[[str], dict[str, Any]]
 
 
-def check_record(found: dict[str, Any], code: str, stage: str, status: str = "failed") -> dict[str, str]:
+def check_record(wf: dict[str, Any], code: str, stage: str, status: str = "failed") -> dict[str, str]:
     """The exit handler's outputs, the labels and failure.json agree. Returns the outputs."""
-    record, labels = record_of(found), labels_of(found)
+    record, labels = record_of(wf), labels_of(wf)
     assert (record["error-code"], record["stage"], record["status"]) == (code, stage, status)
     assert record["oom-type"] == OOM_TYPES.get(code, "none")
     assert record["message"]
-    told = {
+    labelled = {
         name: value for name, value in record.items() if name in labels and name != "warnings"
     }  # a label counts them
-    assert told == {name: value for name, value in labels.items() if name in told}
+    assert labelled == {name: value for name, value in labels.items() if name in labelled}
     assert {"status", "error-code", "stage", "oom-type", "model"} <= set(labels) | {"stage" if not stage else ""}
     failure = json.loads(record["failure"])
     assert {"step", "model", "engine", "pipeline_stage", "oom_type", "attempts"} <= set(failure["details"])
@@ -52,20 +52,20 @@ def check_record(found: dict[str, Any], code: str, stage: str, status: str = "fa
     return record
 
 
-def check_stored(found: dict[str, Any]) -> None:
-    assert json.loads(read_key(found["metadata"]["name"], "failure.json")) == json.loads(record_of(found)["failure"])
+def check_stored(wf: dict[str, Any]) -> None:
+    assert json.loads(read_key(wf["metadata"]["name"], "failure.json")) == json.loads(record_of(wf)["failure"])
 
 
-def check_ended_soon(found: dict[str, Any]) -> None:
+def check_ended_soon(wf: dict[str, Any]) -> None:
     """No workflow runs on after its fault, though twenty of them share a node's two cores here."""
-    failed = first_failure(step_nodes(found))
+    failed = first_failure(step_nodes(wf))
     assert failed is not None
-    ended = moment(found["status"]["finishedAt"]) - moment(failed["finishedAt"])
-    assert ended.total_seconds() < 120 * SLOWNESS
+    duration = moment(wf["status"]["finishedAt"]) - moment(failed["finishedAt"])
+    assert duration.total_seconds() < 120 * SLOWNESS
 
 
 # fault: (template whose pod fails, code, stage)
-TOLD_BY_THE_STEP = {
+REPORTED_BY_STEP = {
     "kernel": ("reconviagen-pod", "MODEL_OOM", "weight_loading"),
     "guard": ("reconviagen-pod", "MODEL_OOM", "weight_loading"),
     "vram": ("nvdiffrec-pod", "MODEL_VRAM_OOM", "weight_loading"),
@@ -77,18 +77,18 @@ TOLD_BY_THE_STEP = {
 }
 
 
-@pytest.mark.parametrize("name", TOLD_BY_THE_STEP)
+@pytest.mark.parametrize("name", REPORTED_BY_STEP)
 def test_a_failing_step_says_so_itself(fault: Fault, name: str) -> None:
-    found, (template, code, stage) = fault(name), TOLD_BY_THE_STEP[name]
-    assert found["status"]["phase"] == "Failed", told(found)
-    values = values_of(found, template)
+    wf, (template, code, stage) = fault(name), REPORTED_BY_STEP[name]
+    assert wf["status"]["phase"] == "Failed", describe_nodes(wf)
+    values = values_of(wf, template)
     assert (values["error-code"], values["stage"], values["oom-type"]) == (code, stage, OOM_TYPES.get(code, "none"))
     assert values["message"]
-    record = check_record(found, code, stage)
+    record = check_record(wf, code, stage)
     assert json.loads(values["failure"])["message"] == record["message"] == values["message"]
-    check_stored(found)
-    check_ended_soon(found)
-    assert "report.html" in keys_of(found["metadata"]["name"])
+    check_stored(wf)
+    check_ended_soon(wf)
+    assert "report.html" in keys_of(wf["metadata"]["name"])
 
 
 def test_the_kernel_s_own_kill_is_told_from_the_guard(fault: Fault) -> None:
@@ -97,11 +97,11 @@ def test_the_kernel_s_own_kill_is_told_from_the_guard(fault: Fault) -> None:
 
 
 def test_below_the_gate_the_result_can_still_be_looked_at(fault: Fault) -> None:
-    found = fault("quality")
-    details = json.loads(record_of(found)["failure"])["details"]
+    wf = fault("quality")
+    details = json.loads(record_of(wf)["failure"])["details"]
     assert details["psnr"]["threshold"] == 99
     assert details["engine"] == "fusion"
-    with zipfile.ZipFile(io.BytesIO(read_key(found["metadata"]["name"], "result.zip"))) as archive:
+    with zipfile.ZipFile(io.BytesIO(read_key(wf["metadata"]["name"], "result.zip"))) as archive:
         assert "reconviagen/previews/wireframe_05.png" in archive.namelist()
 
 
@@ -113,10 +113,10 @@ def test_after_a_failure_nothing_else_is_begun(fault: Fault) -> None:
 
 
 def test_the_second_model_is_not_begun_after_the_first_has_failed(fault: Fault) -> None:
-    found = fault("both")
-    check_record(found, "QUALITY_THRESHOLD_FAILED", "quality_metrics")
-    assert not [node for node in step_nodes(found) if node["templateName"].startswith("nvdiffrec")]
-    with zipfile.ZipFile(io.BytesIO(read_key(found["metadata"]["name"], "result.zip"))) as archive:
+    wf = fault("both")
+    check_record(wf, "QUALITY_THRESHOLD_FAILED", "quality_metrics")
+    assert not [node for node in step_nodes(wf) if node["templateName"].startswith("nvdiffrec")]
+    with zipfile.ZipFile(io.BytesIO(read_key(wf["metadata"]["name"], "result.zip"))) as archive:
         assert {name.partition("/")[0] for name in archive.namelist()} >= {"reconviagen"}
 
 
@@ -142,11 +142,11 @@ def test_a_stopped_job_is_cancelled(inputs: str) -> None:
     name = submit(seed=7002)
     working_pod(name, "reconviagen-pod")
     argo("stop", name)
-    found = finished(name)
-    assert values_of(found, "reconviagen-pod")["error-code"] == "INTERRUPTED"
-    check_record(found, "CANCELLED", "weight_loading", "cancelled")
-    check_stored(found)
-    check_ended_soon(found)
+    wf = finished(name)
+    assert values_of(wf, "reconviagen-pod")["error-code"] == "INTERRUPTED"
+    check_record(wf, "CANCELLED", "weight_loading", "cancelled")
+    check_stored(wf)
+    check_ended_soon(wf)
 
 
 def test_a_terminated_job_says_so_to_whoever_asks(inputs: str) -> None:
@@ -154,9 +154,9 @@ def test_a_terminated_job_says_so_to_whoever_asks(inputs: str) -> None:
     name = submit(seed=7002)
     running_pod(name, "reconviagen-pod")
     argo("terminate", name)
-    found = finished(name)
-    assert found["status"]["phase"] == "Failed", told(found)
-    assert "Terminate" in node_of(found, "reconviagen-pod")["message"] + found["status"].get("message", "")
+    wf = finished(name)
+    assert wf["status"]["phase"] == "Failed", describe_nodes(wf)
+    assert "Terminate" in node_of(wf, "reconviagen-pod")["message"] + wf["status"].get("message", "")
     assert "Terminate" in argo("get", name)
 
 
@@ -164,50 +164,48 @@ def test_a_lost_pod_is_tried_again_and_then_told(inputs: str) -> None:
     def delete(pod: str) -> None:
         kubectl("-n", NAMESPACE, "delete", "pod", pod, "--grace-period=0", "--force")
 
-    found = ended_without_pods(submit(seed=7002), "reconviagen-pod", delete)
-    check_record(found, "NODE_LOST", record_of(found)["stage"])
-    check_stored(found)
-    check_ended_soon(found)
-    assert (
-        sum(node["templateName"] == "reconviagen-pod" for node in step_nodes(found)) == 2
-    )  # the values allow one more
+    wf = ended_without_pods(submit(seed=7002), "reconviagen-pod", delete)
+    check_record(wf, "NODE_LOST", record_of(wf)["stage"])
+    check_stored(wf)
+    check_ended_soon(wf)
+    assert sum(node["templateName"] == "reconviagen-pod" for node in step_nodes(wf)) == 2  # the values allow one more
 
 
 def test_an_image_that_cannot_be_had_ends_the_job(fault: Fault) -> None:
-    found = fault("image")
-    record = check_record(found, "IMAGE_UNAVAILABLE", "validation")  # validate is the first to need it
+    wf = fault("image")
+    record = check_record(wf, "IMAGE_UNAVAILABLE", "validation")  # validate is the first to need it
     assert "engines-nowhere" in record["message"]
-    check_stored(found)
-    asked = next(n for n in step_nodes(found) if n["templateName"] == "validate")
-    waited = moment(found["status"]["finishedAt"]) - moment(asked["startedAt"])
+    check_stored(wf)
+    pulling = next(n for n in step_nodes(wf) if n["templateName"] == "validate")
+    waited = moment(wf["status"]["finishedAt"]) - moment(pulling["startedAt"])
     assert (
         20 < waited.total_seconds() < 20 + 120 * SLOWNESS
     )  # of which some are the reconciler's and the exit handler's, on a busy node
 
 
-def annotated(found: dict[str, Any]) -> dict[str, Any]:
+def annotated_record(wf: dict[str, Any]) -> dict[str, Any]:
     """The failure record that the exit handler left on the workflow itself. A store that refuses refuses its artifact, too, and
     then Argo may lose what its node would show."""
-    labels = labels_of(found)
+    labels = labels_of(wf)
     assert (labels["error-code"], labels["stage"], labels["status"]) == ("STORAGE_UNAVAILABLE", "validation", "failed")
-    return dict(json.loads(found["metadata"]["annotations"]["sixview.dev/record"])["error"])
+    return dict(json.loads(wf["metadata"]["annotations"]["sixview.dev/record"])["error"])
 
 
 def test_a_store_that_refuses_a_result(fault: Fault) -> None:
-    found = fault("refused_output")
-    values = values_of(found, "validate")
+    wf = fault("refused_output")
+    values = values_of(wf, "validate")
     assert (values["error-code"], values["stage"]) == ("", "validation")  # the step itself has done its work
-    record = annotated(found)
+    record = annotated_record(wf)
     assert "denied" in record["message"].lower()
-    assert sum(node["templateName"] == "validate" for node in step_nodes(found)) == 1  # it would refuse again
-    check_ended_soon(found)
+    assert sum(node["templateName"] == "validate" for node in step_nodes(wf)) == 1  # it would refuse again
+    check_ended_soon(wf)
 
 
 def test_a_store_that_refuses_the_input(fault: Fault) -> None:
-    found = fault("refused_input")
-    record = annotated(found)
+    wf = fault("refused_input")
+    record = annotated_record(wf)
     assert "does not let the installation's keys read s3://private/mug" in record["message"]
-    assert sum(node["templateName"] == "validate" for node in step_nodes(found)) == 1
+    assert sum(node["templateName"] == "validate" for node in step_nodes(wf)) == 1
 
 
 def test_an_input_that_is_no_address(fault: Fault) -> None:
@@ -218,6 +216,6 @@ def test_an_input_that_is_no_address(fault: Fault) -> None:
 def test_lists_show_the_record(fault: Fault) -> None:
     name = fault("divergence")["metadata"]["name"]
     columns = ",".join(f"sixview.dev/{c}" for c in ("status", "error-code", "oom-type", "stage"))
-    shown = kubectl("-n", NAMESPACE, "get", "workflows", name, "-L", columns).stdout
-    assert "MODEL_CONVERGENCE_FAILED" in shown
-    assert "failed" in shown
+    table = kubectl("-n", NAMESPACE, "get", "workflows", name, "-L", columns).stdout
+    assert "MODEL_CONVERGENCE_FAILED" in table
+    assert "failed" in table

@@ -1,4 +1,4 @@
-"""The HTTP API on the cluster: the contract of the API before it, and everything that must not work."""
+"""The HTTP API on the cluster: compatibility with the earlier API, errors, access, and two replicas."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ import httpx
 import pytest
 
 from pipeline.clients import s3
-from pipeline.jobs.status import PREFIX
+from pipeline.clients.workflows import NAME_PREFIX
 from tests.cluster import web
 from tests.cluster.client import BUCKET, finished, keys_of, labels_of, submit, workflow
 from tests.cluster.client import folder as folder_of
 from tests.cluster.node import kubectl, wait_for
 from tests.cluster.places import NAMESPACE
-from tests.cluster.web import client, ended, form, parts
+from tests.cluster.web import client, form, parts, wait_until_ended
 
 
 @pytest.fixture(scope="module")
@@ -46,25 +46,25 @@ def done(alice: httpx.Client, mug: Path) -> dict[str, Any]:
     """A job that was submitted without cameras.json, by parts that are all called view.png, and has ended."""
     sent = alice.post("/api/jobs/", data=form(), files=parts(mug, names="view.png"))
     assert sent.status_code == 200, sent.text
-    return ended(alice, sent.json()["job_id"])
+    return wait_until_ended(alice, sent.json()["job_id"])
 
 
 @pytest.fixture(scope="module")
 def failed(alice: httpx.Client, mug: Path) -> dict[str, Any]:
     """A job whose mesh does not pass the gate."""
     sent = alice.post("/jobs", data=form(**{"psnr-threshold": 99}), files=parts(mug))
-    return ended(alice, sent.json()["job_id"])
+    return wait_until_ended(alice, sent.json()["job_id"])
 
 
-def refused(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    """That the answer is this error, in the one form that all errors have."""
-    assert answer.status_code == status, answer.text
-    assert set(answer.json()) == {"error"}
-    error: dict[str, Any] = answer.json()["error"]
+def refused(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """Asserts that the response is this error, in the common form. Returns the error."""
+    assert response.status_code == status, response.text
+    assert set(response.json()) == {"error"}
+    error: dict[str, Any] = response.json()["error"]
     assert set(error) == {"code", "message", "details", "suggestion"}
     assert error["code"] == code, error
     assert error["message"] and error["suggestion"]
-    assert "Traceback" not in answer.text
+    assert "Traceback" not in response.text
     return error
 
 
@@ -97,12 +97,12 @@ def test_a_hand_submitted_job_and_one_over_http_are_the_same(alice: httpx.Client
     """One template, the same files; only the labels say who asked."""
     assert done["status"] == "completed", done
     by_hand = finished(submit("sixview-cpu"))
-    found = workflow(web.workflow_of(done["job_id"]))
-    assert set(keys_of(found["metadata"]["name"])) == set(keys_of(by_hand["metadata"]["name"]))
-    assert by_hand["spec"]["workflowTemplateRef"] == found["spec"]["workflowTemplateRef"]
-    assert found["spec"]["workflowTemplateRef"] == {"name": "sixview-cpu"}
-    assert labels_of(found)["owner"] == "alice"
-    assert labels_of(found)["status"] == "completed"
+    wf = workflow(web.workflow_of(done["job_id"]))
+    assert set(keys_of(wf["metadata"]["name"])) == set(keys_of(by_hand["metadata"]["name"]))
+    assert by_hand["spec"]["workflowTemplateRef"] == wf["spec"]["workflowTemplateRef"]
+    assert wf["spec"]["workflowTemplateRef"] == {"name": "sixview-cpu"}
+    assert labels_of(wf)["owner"] == "alice"
+    assert labels_of(wf)["status"] == "completed"
 
 
 def test_parts_in_another_order_find_their_places_by_their_names(
@@ -110,7 +110,7 @@ def test_parts_in_another_order_find_their_places_by_their_names(
 ) -> None:
     order = ("bottom", "front", "top", "back", "right", "left")
     sent = alice.post("/jobs", data=form(), files=parts(mug, order, names="{view}.png")).json()
-    digest = [content_digest(alice, ended(alice, job["job_id"])) for job in (sent, done)]
+    digest = [content_digest(alice, wait_until_ended(alice, job["job_id"])) for job in (sent, done)]
     assert digest[0] == digest[1]
 
 
@@ -136,11 +136,11 @@ def test_the_same_idempotency_key_is_the_same_job(alice: httpx.Client, mug: Path
 
 def test_replicas_agree_on_the_ids_of_keys_under_one_secret(alice: httpx.Client) -> None:
     """By the Secret that the chart makes once: an upgrade leaves it as it is."""
-    found = kubectl("-n", NAMESPACE, "get", "secret", "sixview-cpu-ids", "-o", "jsonpath={.data.key}").stdout
-    assert len(base64.b64decode(found)) >= 32
+    secret = kubectl("-n", NAMESPACE, "get", "secret", "sixview-cpu-ids", "-o", "jsonpath={.data.key}").stdout
+    assert len(base64.b64decode(secret)) >= 32
     for pod in gateways():
-        there = kubectl("-n", NAMESPACE, "exec", pod, "--", "printenv", "SIXVIEW_ID_KEY").stdout.strip()
-        assert there == base64.b64decode(found).decode()
+        variable = kubectl("-n", NAMESPACE, "exec", pod, "--", "printenv", "SIXVIEW_ID_KEY").stdout.strip()
+        assert variable == base64.b64decode(secret).decode()
 
 
 def test_an_empty_idempotency_key_is_no_key(alice: httpx.Client, mug: Path) -> None:
@@ -148,16 +148,16 @@ def test_an_empty_idempotency_key_is_no_key(alice: httpx.Client, mug: Path) -> N
         alice.post("/jobs", data=form(resolution=64), files=parts(mug), headers={"Idempotency-Key": ""})
         for _ in range(2)
     ]
-    found = {answer.json()["job_id"] for answer in sent}
-    for job in found:
+    job_ids = {response.json()["job_id"] for response in sent}
+    for job in job_ids:
         alice.post(f"/jobs/{job}/cancel", json={"confirm": True})
-    assert len(found) == 2
+    assert len(job_ids) == 2
 
 
 @pytest.mark.parametrize("options", ["[" * 30_000 + "]" * 30_000, '{"grid": NaN}', '{"a": "\\ud800"}'])
 def test_options_that_are_no_json_are_refused(alice: httpx.Client, mug: Path, options: str) -> None:
-    answer = alice.post("/jobs", data={"options": options}, files=parts(mug))
-    refused(answer, 422, "VALIDATION_FAILED")
+    response = alice.post("/jobs", data={"options": options}, files=parts(mug))
+    refused(response, 422, "VALIDATION_FAILED")
 
 
 def test_a_set_in_an_allowed_bucket_needs_no_upload(alice: httpx.Client, mug: Path) -> None:
@@ -167,16 +167,16 @@ def test_a_set_in_an_allowed_bucket_needs_no_upload(alice: httpx.Client, mug: Pa
     order = {"input": f"s3://{BUCKET}/sets/mug", "model_type": "reconviagen", "options": {**web.WORK, "resolution": 64}}
     sent = alice.post("/jobs", json=order)
     assert sent.status_code == 200, sent.text
-    assert ended(alice, sent.json()["job_id"])["status"] in ("completed", "failed")
+    assert wait_until_ended(alice, sent.json()["job_id"])["status"] in ("completed", "failed")
 
 
 # -- bad input ----------------------------------------------------------------------------------------------------------
 
 
 def changed(mug: Path, place: int, data: bytes, name: str = "front.png") -> list[Any]:
-    found = parts(mug)
-    found[place] = (found[place][0], (name, data, "image/png"))
-    return found
+    files = parts(mug)
+    files[place] = (files[place][0], (name, data, "image/png"))
+    return files
 
 
 def png(width: int, height: int, data: bytes = b"") -> bytes:
@@ -232,7 +232,7 @@ def uploads_without_job() -> set[str]:
     """What lies in inputs/ for no workflow that is there. Others upload meanwhile, and have their job soon after."""
     places = {version["Key"].split("/")[1] for version in s3.versions(s3.INPUTS)}
     listed = kubectl("-n", NAMESPACE, "get", "workflows", "-o", "name").stdout
-    names = {line.rpartition("/")[2].removeprefix(PREFIX) for line in listed.split()}
+    names = {line.rpartition("/")[2].removeprefix(NAME_PREFIX) for line in listed.split()}
     return {place for place in places if place.partition(".")[0] not in names}
 
 
@@ -282,9 +282,9 @@ def test_nobody_gets_in_without_a_token_that_is_known(cluster: None, path: str) 
         {"Authorization": "Basic dXNlcg=="},
         {"Authorization": "Bearer"},
     ):
-        answer = httpx.get(web.address_of() + path, headers=headers)
-        refused(answer, 401, "UNAUTHORIZED")
-        assert answer.headers["www-authenticate"] == "Bearer"
+        response = httpx.get(web.address_of() + path, headers=headers)
+        refused(response, 401, "UNAUTHORIZED")
+        assert response.headers["www-authenticate"] == "Bearer"
     refused(httpx.post(f"{web.address_of()}/jobs", data=form()), 401, "UNAUTHORIZED")
 
 
@@ -315,11 +315,11 @@ def test_another_token_s_job_is_as_unknown_as_none(done: dict[str, Any]) -> None
 )
 def test_names_lead_to_jobs_and_nowhere_else(alice: httpx.Client, job: str) -> None:
     for path in (f"/jobs/{job}", f"/jobs/{job}/download"):
-        answer = alice.get(path)
+        response = alice.get(path)
         if job == "../health":  # the client itself resolves that
             continue
-        assert answer.status_code == 404, answer.text
-        assert answer.json()["error"]["code"] in ("JOB_NOT_FOUND", "NOT_FOUND")
+        assert response.status_code == 404, response.text
+        assert response.json()["error"]["code"] in ("JOB_NOT_FOUND", "NOT_FOUND")
 
 
 @pytest.mark.parametrize(
@@ -355,28 +355,28 @@ def test_a_cancellation_is_asked_for_and_then_confirmed(alice: httpx.Client, mug
     job = alice.post("/jobs", data=form(seed=7002), files=parts(mug)).json()["job_id"]
     unconfirmed: list[dict[str, Any]] = [{}, {"json": {"confirm": False}}]
     for body in unconfirmed:
-        asked = alice.post(f"/jobs/{job}/cancel", **body).json()
-        assert (asked["job_id"], asked["status"]) == (job, "cancel_requested")
+        cancellation = alice.post(f"/jobs/{job}/cancel", **body).json()
+        assert (cancellation["job_id"], cancellation["status"]) == (job, "cancel_requested")
     wait_for(lambda: "waits" in (alice.get(f"/jobs/{job}").json()["note"] or ""), 10, "the note")
     wait_for(lambda: alice.get(f"/jobs/{job}").json()["stage"] == "inference", 120, "the model to run")
     assert alice.post(f"/jobs/{job}/cancel", json={"confirm": True}).json()["status"] == "cancelled"
     assert alice.post(f"/jobs/{job}/cancel", json={"confirm": True}).json()["status"] == "cancelled"
-    found = ended(alice, job)
-    assert (found["status"], found["error"]["code"]) == ("cancelled", "CANCELLED")
+    job_status = wait_until_ended(alice, job)
+    assert (job_status["status"], job_status["error"]["code"]) == ("cancelled", "CANCELLED")
     error = refused(alice.get(f"/jobs/{job}/download"), 500, "JOB_FAILED")
     assert error["details"]["failure"]["code"] == "CANCELLED"
-    wait_for(lambda: s3.record_of(job) is not None, 240, "the exit handler")
+    wait_for(lambda: s3.find_record(job) is not None, 240, "the exit handler")
     wait_for(lambda: not list(s3.versions(f"{s3.INPUTS}{job}")), 30, "the inputs to go")
     folder = folder_of(web.workflow_of(job))
-    prefix = f"{s3.PARTS}{folder}/"
+    prefix = f"{s3.INTERMEDIATES}{folder}/"
     assert {o["Key"].removeprefix(prefix).split("/")[0] for o in s3.versions(prefix)} <= {"outputs"}
-    assert list(s3.listed(f"{s3.LOGS}{PREFIX}{folder}/"))
+    assert list(s3.listed(f"{s3.LOGS}{NAME_PREFIX}{folder}/"))
 
 
 def test_what_has_ended_cannot_be_cancelled(alice: httpx.Client, done: dict[str, Any], failed: dict[str, Any]) -> None:
-    asked: list[dict[str, Any]] = [{}, {"json": {"confirm": True}}]
+    bodies: list[dict[str, Any]] = [{}, {"json": {"confirm": True}}]
     for job in (done, failed):
-        for body in asked:
+        for body in bodies:
             refused(alice.post(f"/jobs/{job['job_id']}/cancel", **body), 400, "JOB_NOT_READY")
     refused(alice.post("/jobs/nothing0/cancel"), 404, "JOB_NOT_FOUND")
     refused(alice.post(f"/jobs/{done['job_id']}/cancel", json={"confirm": "perhaps"}), 422, "VALIDATION_FAILED")
@@ -387,16 +387,16 @@ def test_what_has_ended_cannot_be_cancelled(alice: httpx.Client, done: dict[str,
 
 def test_a_download_goes_on_where_it_stopped(alice: httpx.Client, done: dict[str, Any]) -> None:
     path = done["links"]["download"]
-    whole = alice.get(path)
-    assert whole.headers["accept-ranges"] == "bytes"
-    tag, size = whole.headers["etag"], len(whole.content)
+    full = alice.get(path)
+    assert full.headers["accept-ranges"] == "bytes"
+    tag, size = full.headers["etag"], len(full.content)
     rest = alice.get(path, headers={"Range": f"bytes={size // 2}-", "If-Range": tag})
     assert (rest.status_code, rest.headers["content-range"]) == (206, f"bytes {size // 2}-{size - 1}/{size}")
-    assert rest.content == whole.content[size // 2 :]
-    assert alice.get(path, headers={"Range": "bytes=0-9", "If-Range": '"other"'}).content == whole.content
+    assert rest.content == full.content[size // 2 :]
+    assert alice.get(path, headers={"Range": "bytes=0-9", "If-Range": '"other"'}).content == full.content
     assert alice.get(path, headers={"Range": f"bytes={size}-"}).status_code == 416
     assert alice.get(path, headers={"Range": "bytes=" + "9" * 5000 + "-"}).status_code == 416
-    assert alice.get(path, headers={"Range": "bytes=5-2"}).content == whole.content
+    assert alice.get(path, headers={"Range": "bytes=5-2"}).content == full.content
 
 
 def test_the_mesh_and_the_report_can_be_looked_at(
@@ -423,10 +423,10 @@ def test_a_failure_is_told_with_its_record(alice: httpx.Client, failed: dict[str
 def test_a_result_that_is_gone_has_expired(alice: httpx.Client, mug: Path) -> None:
     """Here by hand, elsewhere by the bucket's lifecycle; and the record outlives the workflow too."""
     job = alice.post("/jobs", data=form(resolution=64, **{"psnr-threshold": 1}), files=parts(mug)).json()["job_id"]
-    assert ended(alice, job)["status"] == "completed"
+    assert wait_until_ended(alice, job)["status"] == "completed"
     s3.purge(s3.key_of(folder_of(web.workflow_of(job)), "result.zip"))
     refused(alice.get(f"/jobs/{job}/download"), 410, "JOB_EXPIRED")
-    wait_for(lambda: s3.record_of(job) is not None, 60, "the record")
+    wait_for(lambda: s3.find_record(job) is not None, 60, "the record")
     kubectl("-n", NAMESPACE, "delete", "workflow", web.workflow_of(job))
     wait_for(
         lambda: not alice.get("/jobs").json() or job not in [j["job_id"] for j in alice.get("/jobs").json()],
@@ -442,7 +442,7 @@ def test_a_result_that_is_gone_has_expired(alice: httpx.Client, mug: Path) -> No
 def test_a_job_whose_files_are_missing_says_which(alice: httpx.Client, done: dict[str, Any]) -> None:
     """As package would have recorded it."""
     job = "missing0"
-    record = {**(s3.record_of(done["job_id"]) or {}), "workflow": ""}
+    record = {**(s3.find_record(done["job_id"]) or {}), "workflow": ""}
     error = {
         "code": "INCOMPLETE_RESULTS",
         "message": "m",
@@ -450,8 +450,8 @@ def test_a_job_whose_files_are_missing_says_which(alice: httpx.Client, done: dic
         "details": {"missing": ["reconviagen/mesh.glb"]},
     }
     s3.write_json(f"{s3.RECORDS}{job}.json", {**record, "job_id": job, "status": "failed", "error": error})
-    found = refused(alice.get(f"/jobs/{job}/download"), 500, "INCOMPLETE_RESULTS")
-    assert found["details"]["missing"] == ["reconviagen/mesh.glb"]
+    answered_error = refused(alice.get(f"/jobs/{job}/download"), 500, "INCOMPLETE_RESULTS")
+    assert answered_error["details"]["missing"] == ["reconviagen/mesh.glb"]
 
 
 # -- two replicas -------------------------------------------------------------------------------------------------------
@@ -486,28 +486,28 @@ def test_a_gateway_that_dies_mid_upload_costs_a_repetition_and_nothing_else(alic
         job = patiently(lambda: again.post("/jobs", data=form(resolution=64), files=parts(mug), headers=key)).json()[
             "job_id"
         ]
-        assert ended(again, job)["status"] in ("completed", "failed")
+        assert wait_until_ended(again, job)["status"] in ("completed", "failed")
     lifecycle = s3.client().get_bucket_lifecycle_configuration(Bucket=BUCKET)["Rules"]
     assert {rule["Filter"]["Prefix"] for rule in lifecycle} >= {"inputs/", "jobs/", "results/", "logs/", "drops/"}
 
 
 def patiently(ask: Callable[[], httpx.Response]) -> httpx.Response:
-    """What a client does: it tries again while nobody is there."""
+    """Repeats a request while no gateway responds, as a client does."""
     for _ in range(30):
         with contextlib.suppress(httpx.TransportError):
-            answer = ask()
-            if answer.status_code < 500:
-                return answer
+            response = ask()
+            if response.status_code < 500:
+                return response
         time.sleep(1)
     raise TimeoutError("no gateway came back")
 
 
 def test_a_gateway_that_dies_mid_download_costs_the_rest_of_it(done: dict[str, Any]) -> None:
     path, got = done["links"]["download"], b""
-    with client("alice") as session, session.stream("GET", path) as answer:
-        tag, size = answer.headers["etag"], int(answer.headers["content-length"])
+    with client("alice") as session, session.stream("GET", path) as response:
+        tag, size = response.headers["etag"], int(response.headers["content-length"])
         with contextlib.suppress(httpx.TransportError):
-            for piece in answer.iter_raw(65536):
+            for piece in response.iter_raw(65536):
                 got += piece
                 if len(got) >= size // 4:
                     break
@@ -524,15 +524,15 @@ def test_a_gateway_that_dies_mid_download_costs_the_rest_of_it(done: dict[str, A
 
 
 def test_health_shows_gpus_queue_and_store(cluster: None) -> None:
-    answer = patiently(lambda: httpx.get(f"{web.address_of()}/health"))
-    found = answer.json()
-    assert (found["status"], found["s3"]["ok"], found["cluster"]["ok"]) == ("healthy", True, True)
-    assert found["gpus"][0]["count"] == 1
-    assert "node" not in found["gpus"][0] and "bucket" not in found["s3"]
+    response = patiently(lambda: httpx.get(f"{web.address_of()}/health"))
+    report = response.json()
+    assert (report["status"], report["s3"]["ok"], report["cluster"]["ok"]) == ("healthy", True, True)
+    assert report["gpus"][0]["count"] == 1
+    assert "node" not in report["gpus"][0] and "bucket" not in report["s3"]
     with client("alice") as alice:
         assert alice.get("/health").json()["gpus"][0]["node"]
-    assert set(found["queue"]) == {"queued", "processing"}
-    assert httpx.get(f"{web.address_of()}/api/health").json().keys() == found.keys()
+    assert set(report["queue"]) == {"queued", "processing"}
+    assert httpx.get(f"{web.address_of()}/api/health").json().keys() == report.keys()
 
 
 def test_metrics_count_requests_by_route_and_jobs_by_status(alice: httpx.Client, done: dict[str, Any]) -> None:
@@ -544,10 +544,10 @@ def test_metrics_count_requests_by_route_and_jobs_by_status(alice: httpx.Client,
 
 
 def test_other_pages_may_not_use_the_api_unless_they_are_listed(cluster: None) -> None:
-    answer = httpx.options(
+    response = httpx.options(
         f"{web.address_of()}/jobs", headers={"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
     )
-    assert "access-control-allow-origin" not in answer.headers
+    assert "access-control-allow-origin" not in response.headers
     assert "frame-ancestors 'none'" in httpx.get(web.address_of()).headers["content-security-policy"]
 
 
@@ -555,6 +555,6 @@ def test_of_many_uploads_at_once_none_is_lost(cluster: None) -> None:
     """The small form of `python -m tests.benchmarks gateway`."""
     from tests.benchmarks.gateway_benchmark import measure
 
-    found = measure(uploads=12, megabytes=0.2, rate=20)
-    assert (len(found.jobs), found.refused, found.lost) == (12, [], [])
-    assert found.waits
+    measured = measure(uploads=12, megabytes=0.2, rate=20)
+    assert (len(measured.jobs), measured.refused, measured.lost) == (12, [], [])
+    assert measured.waits

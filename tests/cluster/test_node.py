@@ -36,7 +36,7 @@ def test_a_node_that_is_not_well_any_more_is_replaced() -> None:
 
 def test_down_leaves_nothing_behind() -> None:
     settings = {name: (Path("/proc/sys") / name).read_text() for name in node.SYSCTLS}
-    kept = node.read_json(NODE / "sysctls.json", {})
+    saved = node.read_json(NODE / "sysctls.json", {})
     node.down()
     processes = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
     assert str(NODE) not in processes
@@ -46,6 +46,6 @@ def test_down_leaves_nothing_behind() -> None:
     assert "KUBE" not in subprocess.run(["iptables", "-S"], capture_output=True, text=True).stdout
     assert not list(node.CGROUPS.glob(f"*/{node.CGROUP}"))
     assert not NODE.exists()
-    assert {name: (Path("/proc/sys") / name).read_text() for name in node.SYSCTLS} == kept
-    assert set(kept) == set(settings)
+    assert {name: (Path("/proc/sys") / name).read_text() for name in node.SYSCTLS} == saved
+    assert set(saved) == set(settings)
     node.down()  # where nothing runs, nothing happens

@@ -1,11 +1,10 @@
-"""The API's own description against the API: nothing happens that it does not document, and all that it documents happens."""
+"""The OpenAPI schema and the API agree: every response is documented, and every documented response occurs."""
 
 from __future__ import annotations
 
 import json
 import os
 import socket
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from schemathesis.specs.openapi.checks import (
 
 from pipeline.clients import s3
 from tests.cluster import web
+from tests.cluster.node import wait_for
 from tests.cluster.places import KUBECONFIG
 
 CHECKS = (not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance)
@@ -47,9 +47,9 @@ def description(cluster: None) -> Any:
 
 
 def test_whatever_is_sent_the_answer_is_a_documented_one(description: Any) -> None:
-    for found in description.get_all_operations():
+    for operation in description.get_all_operations():
 
-        @hypothesis.given(case=found.ok().as_strategy())
+        @hypothesis.given(case=operation.ok().as_strategy())
         @hypothesis.settings(
             max_examples=EXAMPLES,
             deadline=None,
@@ -63,12 +63,17 @@ def test_whatever_is_sent_the_answer_is_a_documented_one(description: Any) -> No
         send()
 
 
-def ask(session: httpx.Client, method: str, route: str, job: str = "nothing0", **more: Any) -> httpx.Response:
-    return session.request(method, route.replace("{job}", job), **more)
+def ask(session: httpx.Client, method: str, route: str, job: str = "nothing0", **options: Any) -> httpx.Response:
+    return session.request(method, route.replace("{job}", job), **options)
 
 
-def code(answer: httpx.Response) -> str:
-    return str(answer.json()["error"]["code"])
+def code(response: httpx.Response) -> str:
+    return str(response.json()["error"]["code"])
+
+
+def active_jobs(session: httpx.Client) -> list[str]:
+    jobs = session.get("/jobs").raise_for_status().json()
+    return [job["job_id"] for job in jobs if job["status"] in ("queued", "processing")]
 
 
 def test_a_request_that_announces_too_much_is_not_even_read(cluster: None) -> None:
@@ -79,44 +84,43 @@ def test_a_request_that_announces_too_much_is_not_even_read(cluster: None) -> No
             b"POST /jobs HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer token-of-alice\r\nContent-Length: 99999999999\r\n"
             b"Content-Type: multipart/form-data; boundary=x\r\n\r\n"
         )
-        answer = plain.recv(65536)
-    assert answer.startswith(b"HTTP/1.1 413")
+        response = plain.recv(65536)
+    assert response.startswith(b"HTTP/1.1 413")
     web.REACHED.add(("POST", "/jobs", 413))
 
 
-def test_a_token_has_its_pace_and_its_number_of_jobs(
+def test_a_token_has_a_rate_limit_and_a_number_of_jobs(
     cluster: None, tmp_path: Path, sample_set: Callable[..., Path]
 ) -> None:
     with web.serving(tmp_path, "--requests-per-minute", "1") as session:
         ask(session, "GET", "/jobs")
         for method, route in ROUTES:
-            answer = ask(session, method, route)
-            assert (answer.status_code, code(answer)) == (429, "RATE_LIMITED")
-            assert int(answer.headers["retry-after"]) > 0
+            response = ask(session, method, route)
+            assert (response.status_code, code(response)) == (429, "RATE_LIMITED")
+            assert int(response.headers["retry-after"]) > 0
     with web.serving(tmp_path, "--jobs-per-token", "1") as session:
         request: dict[str, Any] = {"data": web.form(seed=7002), "files": web.parts(sample_set("mug"))}
-        for each in session.get("/jobs").json():
-            if each["status"] in ("queued", "processing"):
-                ask(session, "POST", "/jobs/{job}/cancel", each["job_id"], json={"confirm": True})
-        job = session.post("/jobs", **request).json()["job_id"]
-        time.sleep(5)  # until the watch has seen it
-        answer = session.post("/jobs", **request)
-        assert (answer.status_code, code(answer)) == (429, "RATE_LIMITED")
+        for job in active_jobs(session):
+            ask(session, "POST", "/jobs/{job}/cancel", job, json={"confirm": True})
+        wait_for(lambda: not active_jobs(session), 60, "the end of alice's jobs")
+        job = session.post("/jobs", **request).raise_for_status().json()["job_id"]
+        response = session.post("/jobs", **request)
+        assert (response.status_code, code(response)) == (429, "RATE_LIMITED")
         for method, route in RESULTS:
-            answer = ask(session, method, route, job)
-            assert (answer.status_code, code(answer)) == (409, "JOB_NOT_READY")
-            assert "progress" in answer.json()["error"]["details"]
+            response = ask(session, method, route, job)
+            assert (response.status_code, code(response)) == (409, "JOB_NOT_READY")
+            assert "progress" in response.json()["error"]["details"]
         ask(session, "POST", "/jobs/{job}/cancel", job, json={"confirm": True})
 
 
 def test_a_store_that_is_away_is_told(cluster: None, tmp_path: Path, sample_set: Callable[..., Path]) -> None:
-    with web.serving(tmp_path, S3_ENDPOINT="http://127.0.0.1:9") as session:
+    with web.serving(tmp_path, probe="/live", S3_ENDPOINT="http://127.0.0.1:9") as session:
         for method, route in ROUTES:
             if (method, route) == ("GET", "/jobs"):
                 continue
-            more = {"data": web.form(), "files": web.parts(sample_set("mug"))} if route == "/jobs" else {}
-            answer = ask(session, method, route, **more)
-            assert (answer.status_code, code(answer)) == (503, "STORAGE_UNAVAILABLE"), route
+            options = {"data": web.form(), "files": web.parts(sample_set("mug"))} if route == "/jobs" else {}
+            response = ask(session, method, route, **options)
+            assert (response.status_code, code(response)) == (503, "STORAGE_UNAVAILABLE"), route
         health = session.get("/health")
         assert (health.status_code, health.json()["status"], health.json()["s3"]["ok"]) == (503, "unhealthy", False)
 
@@ -126,16 +130,16 @@ def test_a_cluster_that_is_away_is_told(cluster: None, tmp_path: Path) -> None:
     config = yaml.safe_load(Path(os.environ.get("KUBECONFIG") or KUBECONFIG).read_text())
     config["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:9"
     (tmp_path / ".away").write_text(json.dumps(config))
-    with web.serving(tmp_path, KUBECONFIG=str(tmp_path / ".away")) as session:
-        answer = ask(session, "GET", "/jobs")
-        assert (answer.status_code, code(answer)) == (503, "CLUSTER_UNAVAILABLE")
+    with web.serving(tmp_path, probe="/live", KUBECONFIG=str(tmp_path / ".away")) as session:
+        response = ask(session, "GET", "/jobs")
+        assert (response.status_code, code(response)) == (503, "CLUSTER_UNAVAILABLE")
 
 
 def test_downloads_can_be_left_to_the_store(cluster: None, tmp_path: Path, finished_job: str) -> None:
     with web.serving(tmp_path, "--redirect") as session:
-        answer = ask(session, "GET", "/jobs/{job}/download", finished_job)
-        assert answer.status_code == 307
-        got = httpx.get(answer.headers["location"])  # without a token
+        response = ask(session, "GET", "/jobs/{job}/download", finished_job)
+        assert response.status_code == 307
+        got = httpx.get(response.headers["location"])  # without a token
         assert got.status_code == 200
         assert got.headers["content-disposition"] == f"attachment; filename={finished_job}.zip"
         assert got.content[:2] == b"PK"
@@ -148,20 +152,20 @@ def finished_job(inputs: str, sample_set: Callable[..., Path]) -> str:
             "/jobs", data=web.form(resolution=64, **{"psnr-threshold": 1}), files=web.parts(sample_set("mug"))
         )
         job = str(sent.json()["job_id"])
-        assert web.ended(session, job)["status"] == "completed"
+        assert web.wait_until_ended(session, job)["status"] == "completed"
         return job
 
 
 def test_every_way_in_which_a_result_is_missing(finished_job: str) -> None:
     """By records as the exit handler leaves them, of jobs whose workflows are gone."""
-    record = {**(s3.record_of(finished_job) or {}), "workflow": ""}
+    record = {**(s3.find_record(finished_job) or {}), "workflow": ""}
     failure = {"code": "MODEL_OOM", "message": "m", "suggestion": "s", "details": {}}
     for job, status, error in (("expired0", "completed", None), ("failed00", "failed", failure)):
         s3.write_json(f"{s3.RECORDS}{job}.json", {**record, "job_id": job, "status": status, "error": error})
     with web.client("alice") as session:
         for method, route in RESULTS:
-            gone, failed = (ask(session, method, route, job) for job in ("expired0", "failed00"))
-            assert (gone.status_code, code(gone)) == (410, "JOB_EXPIRED")
+            expired, failed = (ask(session, method, route, job) for job in ("expired0", "failed00"))
+            assert (expired.status_code, code(expired)) == (410, "JOB_EXPIRED")
             assert (failed.status_code, code(failed)) == (500, "JOB_FAILED")
             assert ask(session, method, route, finished_job).status_code == 200
         assert (

@@ -48,30 +48,30 @@ CHAIN = {f"v{n}": f"{{{{workflow.parameters.v{n + 1}}}}}" for n in range(3)} | {
 
 
 @pytest.fixture(scope="module")
-def ended(inputs: str) -> Callable[[str], dict[str, Any]]:
-    """ended("range") -> the finished workflow. All are submitted at once."""
+def finished_workflow(inputs: str) -> Callable[[str], dict[str, Any]]:
+    """finished_workflow("range") -> the finished workflow. All are submitted at once."""
     source = f"{inputs}/mug"
-    asked: dict[str, dict[str, object]] = {
+    parameters: dict[str, dict[str, object]] = {
         "range": dict(OUT_OF_RANGE),
         **{name: dict.fromkeys(JOB_OPTIONS, value) for name, value in HOSTILE.items()},
         "chain": dict(CHAIN),
         "unknown": {"seeed": "5"},
     }
-    names = {name: submit(TEMPLATE, source, **given) for name, given in asked.items()}
+    names = {name: submit(TEMPLATE, source, **arguments) for name, arguments in parameters.items()}
     return lambda name: finished(names[name], 300)
 
 
-def refused(found: dict[str, Any]) -> dict[str, Any]:
+def refused(wf: dict[str, Any]) -> dict[str, Any]:
     """The failure record, once it is known to be of the first step."""
-    record = record_of(found)
+    record = record_of(wf)
     assert (record["error-code"], record["stage"]) == ("VALIDATION_FAILED", "validation"), record
     failure: dict[str, Any] = json.loads(record["failure"])
     return failure
 
 
-def check_pods(found: dict[str, Any]) -> None:
+def check_pods(wf: dict[str, Any]) -> None:
     """Nothing but validate, package and the exit handler, each with its own account, priority and image, and no model."""
-    pods = pods_of(found["metadata"]["name"])
+    pods = pods_of(wf["metadata"]["name"])
     kinds = {pod["metadata"]["annotations"]["sixview.dev/step"]: pod for pod in pods}
     assert set(kinds) == {"validate", "package", "report"}
     for name, pod in kinds.items():
@@ -85,34 +85,36 @@ def check_pods(found: dict[str, Any]) -> None:
         assert json.loads(environment["ARGO_TEMPLATE"])["container"]["image"] == main["image"]
 
 
-def test_each_value_out_of_its_range_is_named_in_the_first_step(ended: Callable[[str], dict[str, Any]]) -> None:
-    found = ended("range")
-    failure = refused(found)
+def test_each_value_out_of_its_range_is_named_in_the_first_step(
+    finished_workflow: Callable[[str], dict[str, Any]],
+) -> None:
+    wf = finished_workflow("range")
+    failure = refused(wf)
     assert {option["name"] for option in failure["details"]["options"]} == set(OUT_OF_RANGE)
     assert "a whole number from 32 to 768" in failure["suggestion"]
-    check_pods(found)
+    check_pods(wf)
 
 
 @pytest.mark.parametrize("name", [*HOSTILE, "chain"])
-def test_no_value_is_more_than_a_value(ended: Callable[[str], dict[str, Any]], name: str) -> None:
-    found = ended(name)
-    failure = refused(found)
+def test_no_value_is_more_than_a_value(finished_workflow: Callable[[str], dict[str, Any]], name: str) -> None:
+    wf = finished_workflow(name)
+    failure = refused(wf)
     assert {option["name"] for option in failure["details"]["options"]} >= set(JOB_OPTIONS)
     value = HOSTILE.get(name, "{{workflow.parameters.v0}}")
     assert all(
         option["value"] == ascii(value) for option in failure["details"]["options"] if option["name"] in JOB_OPTIONS
     )
-    check_pods(found)
+    check_pods(wf)
 
 
-def test_a_name_that_the_template_does_not_have_is_told(ended: Callable[[str], dict[str, Any]]) -> None:
-    found = ended("unknown")
-    failure = refused(found)
+def test_a_name_that_the_template_does_not_have_is_told(finished_workflow: Callable[[str], dict[str, Any]]) -> None:
+    wf = finished_workflow("unknown")
+    failure = refused(wf)
     assert "There is no option 'seeed'" in failure["message"] and "Options are model" in failure["suggestion"]
-    check_pods(found)
+    check_pods(wf)
 
 
 def test_a_priority_reaches_every_pod(inputs: str) -> None:
-    found = finished(submit(TEMPLATE, f"{inputs}/INVALID_FILE_COUNT", priority="high"), 300)
-    pods = pods_of(found["metadata"]["name"])
+    wf = finished(submit(TEMPLATE, f"{inputs}/INVALID_FILE_COUNT", priority="high"), 300)
+    pods = pods_of(wf["metadata"]["name"])
     assert len(pods) == 3 and {pod["spec"]["priorityClassName"] for pod in pods} == {f"{TEMPLATE}-high"}

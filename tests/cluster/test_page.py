@@ -26,13 +26,13 @@ SCREENSHOTS = os.environ.get("SIXVIEW_SCREENSHOTS")
 @pytest.fixture(scope="module")
 def page(cluster: None) -> Iterator[Any]:
     """A page in Chromium, without a GPU: WebGL is computed on the CPU."""
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    need(bool(found), "Chromium")
+    browser_path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    need(bool(browser_path), "Chromium")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as player:
         options = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
-        browser = player.chromium.launch(executable_path=found, args=options)
+        browser = player.chromium.launch(executable_path=browser_path, args=options)
         context = browser.new_context(viewport={"width": 1180, "height": 1500}, accept_downloads=True)
         page = context.new_page()
         page.set_default_timeout(60_000)
@@ -85,12 +85,12 @@ def until(page: Any, expression: str, seconds: float) -> None:
 
 def named(folder: Path, out: Path) -> list[str]:
     """The twelve files under names that tell field and view, as a file dialog hands them over."""
-    found = []
+    names = []
     for inner, prefix in (("multi_views", "view"), ("depth_renders", "depth")):
         for path in (folder / inner).iterdir():
             shutil.copy(path, out / f"{prefix}_{path.name}")
-            found.append(str(out / f"{prefix}_{path.name}"))
-    return found
+            names.append(str(out / f"{prefix}_{path.name}"))
+    return names
 
 
 def seen(page: Any, job: str) -> float:
@@ -123,11 +123,11 @@ def test_a_bad_set_is_explained_on_the_page(
 
 
 def test_the_documentation_needs_nothing_from_elsewhere(page: Any, cluster: None) -> None:
-    asked: list[str] = []
+    requested: list[str] = []
     page = page.context.new_page()
-    page.on("request", lambda request: asked.append(request.url))
+    page.on("request", lambda request: requested.append(request.url))
     page.goto(f"{web.address_of()}/docs")
     page.wait_for_selector(".opblock", timeout=30_000)
     assert page.locator(".opblock").count() >= 8
     here = page.evaluate("location.origin")
-    assert [url for url in asked if not url.startswith((f"{here}/", "data:", "blob:"))] == []
+    assert [url for url in requested if not url.startswith((f"{here}/", "data:", "blob:"))] == []

@@ -1,4 +1,4 @@
-"""What is tried again, with what, and how the job says so; and what the cluster's own mishaps do to a job."""
+"""Retries after OOM and lost outputs, preemption, and restarts of Argo's controller and of the store."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pipeline.workflow.settings import Settings
 from steps.runtime.errors import Killed, ModelOom
 from tests.cluster.client import (
     BUCKET,
+    describe_nodes,
     finished,
     folder,
     keys_of,
@@ -26,7 +27,6 @@ from tests.cluster.client import (
     record_of,
     running_pod,
     submit,
-    told,
 )
 from tests.cluster.node import kubectl, wait_for
 from tests.cluster.places import NAMESPACE
@@ -35,24 +35,24 @@ Fault = Callable[[str], dict[str, Any]]
 
 
 def test_a_job_that_ran_out_of_memory_succeeds_with_more_and_says_so(fault: Fault) -> None:
-    found = fault("hungry")
-    assert found["status"]["phase"] == "Succeeded", told(found)
-    first, second = (node for node in step_nodes(found) if node["templateName"] == "reconviagen-pod")
+    wf = fault("hungry")
+    assert wf["status"]["phase"] == "Succeeded", describe_nodes(wf)
+    first, second = (node for node in step_nodes(wf) if node["templateName"] == "reconviagen-pod")
     assert (outputs(first)["error-code"], outputs(second)["error-code"]) == ("MODEL_OOM", "")
     assert int(outputs(second)["peak-ram-mib"]) > 1024
-    assert record_of(found)["earlier-attempts"] == "reconviagen: MODEL_OOM at 1024 MiB of memory"
-    assert "MODEL_OOM at 1024 MiB of memory" in read_key(found["metadata"]["name"], "report.html").decode()
+    assert record_of(wf)["earlier-attempts"] == "reconviagen: MODEL_OOM at 1024 MiB of memory"
+    assert "MODEL_OOM at 1024 MiB of memory" in read_key(wf["metadata"]["name"], "report.html").decode()
 
 
-def test_a_job_that_ran_out_of_vram_succeeds_on_the_next_rung_and_says_what_was_given_up(fault: Fault) -> None:
-    found = fault("lower_rung")
-    assert found["status"]["phase"] == "Succeeded", told(found)
-    first, second = (node for node in step_nodes(found) if node["templateName"] == "nvdiffrec-pod")
+def test_a_job_that_ran_out_of_vram_succeeds_on_the_next_level_and_records_what_was_reduced(fault: Fault) -> None:
+    wf = fault("lower_rung")
+    assert wf["status"]["phase"] == "Succeeded", describe_nodes(wf)
+    first, second = (node for node in step_nodes(wf) if node["templateName"] == "nvdiffrec-pod")
     assert (outputs(first)["error-code"], outputs(second)["error-code"]) == ("MODEL_VRAM_OOM", "")
-    attempts = json.loads(read_key(found["metadata"]["name"], "nvdiffrec/attempts.json"))
+    attempts = json.loads(read_key(wf["metadata"]["name"], "nvdiffrec/attempts.json"))
     assert [a["outcome"] for a in attempts] == ["MODEL_VRAM_OOM", "completed"]
     assert attempts[1]["grid"] < attempts[0]["grid"]
-    assert "after 1 attempts that ran out of memory" in read_key(found["metadata"]["name"], "report.html").decode()
+    assert "after 1 attempts that ran out of memory" in read_key(wf["metadata"]["name"], "report.html").decode()
 
 
 def test_a_ladder_without_more_rungs_is_not_climbed_down_further(fault: Fault) -> None:
@@ -62,7 +62,7 @@ def test_a_ladder_without_more_rungs_is_not_climbed_down_further(fault: Fault) -
 
 @pytest.mark.parametrize("exit_code", [ModelOom.exit_code, Killed.exit_code, SIGKILLED])
 def test_an_attempt_whose_outputs_were_lost_is_tried_again_by_its_exit_code(exit_code: int, inputs: str) -> None:
-    """Its wait container ends at once, so Argo never learns what the step said."""
+    """Its wait container ends at once, so Argo never gets the step's outputs."""
     settings = Settings(name="sixview-cpu")
     spec = workflow_template(settings)["spec"]
     of_pod = next(t for t in spec["templates"] if t["name"] == "reconviagen-pod")["container"]
@@ -76,8 +76,8 @@ def test_an_attempt_whose_outputs_were_lost_is_tried_again_by_its_exit_code(exit
         "inputs": {"parameters": [{"name": name} for name in ("memory", "deadline", "earlier")]},
         "podSpecPatch": json.dumps({"containers": [{"name": "wait", "command": ["argoexec", "no-such-command"]}]}),
     }
-    given = [{"name": "memory", "value": "64"}, {"name": "deadline", "value": "60"}]
-    call = {"name": "reconviagen", "template": "reconviagen", "arguments": {"parameters": given}}
+    parameters = [{"name": "memory", "value": "64"}, {"name": "deadline", "value": "60"}]
+    call = {"name": "reconviagen", "template": "reconviagen", "arguments": {"parameters": parameters}}
     attempts = next(t for t in spec["templates"] if t["name"] == "reconviagen")
     templates = [{"name": "job", "dag": {"tasks": [call]}}, attempts, lost]
     alike = {name: spec[name] for name in ("serviceAccountName", "executor", "securityContext")}
@@ -88,11 +88,11 @@ def test_an_attempt_whose_outputs_were_lost_is_tried_again_by_its_exit_code(exit
         "spec": {"entrypoint": "job", "templates": templates, **alike},
     }
     made = kubectl("-n", NAMESPACE, "create", "-f", "-", "-o", "name", given=json.dumps(manifest)).stdout
-    found = finished(made.strip().rpartition("/")[2], 180)
-    assert [node["templateName"] for node in step_nodes(found)] == ["reconviagen-pod"] * (1 + settings.ram_retries), (
-        told(found)
+    wf = finished(made.strip().rpartition("/")[2], 180)
+    assert [node["templateName"] for node in step_nodes(wf)] == ["reconviagen-pod"] * (1 + settings.ram_retries), (
+        describe_nodes(wf)
     )
-    assert found["status"]["phase"] == "Failed", told(found)
+    assert wf["status"]["phase"] == "Failed", describe_nodes(wf)
 
 
 def test_a_preempted_job_goes_on_from_its_checkpoint(inputs: str) -> None:
@@ -102,9 +102,9 @@ def test_a_preempted_job_goes_on_from_its_checkpoint(inputs: str) -> None:
     time.sleep(12)  # Argo simply makes a pod anew that is lost in its first ten seconds
     wait_for(lambda: "nvdiffrec/checkpoint.pt" in keys_of(name), 240, "a checkpoint in the store")
     kubectl("-n", NAMESPACE, "delete", "pod", first["metadata"]["name"], "--wait=false")
-    found = finished(name)
-    assert found["status"]["phase"] == "Succeeded", told(found)
-    tries = [node for node in step_nodes(found) if node["templateName"] == "nvdiffrec-pod"]
+    wf = finished(name)
+    assert wf["status"]["phase"] == "Succeeded", describe_nodes(wf)
+    tries = [node for node in step_nodes(wf) if node["templateName"] == "nvdiffrec-pod"]
     assert len(tries) == 2
     assert "going on from the checkpoint" in log_of(name, tries[1])
     assert "nvdiffrec/checkpoint.pt" not in keys_of(name)  # nobody needs it any more
@@ -124,37 +124,37 @@ def test_a_controller_that_dies_in_the_middle_of_a_job_is_not_missed(inputs: str
     name = submit()
     running_pod(name, "reconviagen-pod")
     kubectl("-n", "argo", "delete", "pod", "-l", "app=workflow-controller", "--grace-period=0", "--force")
-    found = finished(name)
-    assert found["status"]["phase"] == "Succeeded", told(found)
-    assert len(step_nodes(found)) == 5
+    wf = finished(name)
+    assert wf["status"]["phase"] == "Succeeded", describe_nodes(wf)
+    assert len(step_nodes(wf)) == 5
 
 
 @pytest.mark.alone
 def test_a_store_that_is_away_for_half_a_minute_is_waited_for(inputs: str) -> None:
-    """While the input is to be got, and again while the mesh is to be put."""
+    """During the download of the input, and again during the upload of the mesh."""
     name = submit(model="nvdiffrec", iterations=30)
-    away_for(30)
+    without_store_for(30)
     running_pod(name, "nvdiffrec-pod")
-    away_for(30)
-    found = finished(name)
-    assert found["status"]["phase"] == "Succeeded", told(found)
+    without_store_for(30)
+    wf = finished(name)
+    assert wf["status"]["phase"] == "Succeeded", describe_nodes(wf)
     assert "result.zip" in keys_of(name)
-    begun, ended = (moment(node_of(found, "nvdiffrec-pod")[edge]) for edge in ("startedAt", "finishedAt"))
-    assert (ended - begun).total_seconds() > 30
+    started, finished_at = (moment(node_of(wf, "nvdiffrec-pod")[edge]) for edge in ("startedAt", "finishedAt"))
+    assert (finished_at - started).total_seconds() > 30
 
 
-def away_for(seconds: float) -> None:
-    """Takes the store's service off its pod for a while: every connection is refused."""
-    away(True)
+def without_store_for(seconds: float) -> None:
+    """Removes the endpoints of the store's Service for a while: every connection is refused."""
+    remove_store_endpoints(True)
     try:
         time.sleep(seconds)
     finally:
-        away(False)
+        remove_store_endpoints(False)
 
 
-def away(gone: bool) -> None:
-    """Takes the store's service off its pod: every connection is refused."""
-    selector = {"app.kubernetes.io/component": "nowhere" if gone else "minio"}
+def remove_store_endpoints(removed: bool) -> None:
+    """Removes the endpoints of the store's Service, or restores them."""
+    selector = {"app.kubernetes.io/component": "nowhere" if removed else "minio"}
     kubectl(
         "-n", NAMESPACE, "patch", "service", "sixview-cpu-minio", "-p", json.dumps({"spec": {"selector": selector}})
     )

@@ -34,8 +34,8 @@ def server(cluster: None) -> Callable[[str], tuple[bytes, dict[str, str]]]:
 
     def get(path: str) -> tuple[bytes, dict[str, str]]:
         request = urllib.request.Request(base + path, headers={"Authorization": f"Bearer {token}"})
-        with urllib.request.urlopen(request, context=context, timeout=60) as answer:
-            return answer.read(), {name.lower(): value for name, value in answer.headers.items()}
+        with urllib.request.urlopen(request, context=context, timeout=60) as response:
+            return response.read(), {name.lower(): value for name, value in response.headers.items()}
 
     return get
 
@@ -44,9 +44,9 @@ Server = Callable[[str], tuple[bytes, dict[str, str]]]
 
 
 def test_the_report_opens_in_the_browser(server: Server, succeeded: Succeeded) -> None:
-    found = succeeded("reconviagen")
-    name = found["metadata"]["name"]
-    node = next(n for n in step_nodes(found) if n["templateName"] == "package")
+    wf = succeeded("reconviagen")
+    name = wf["metadata"]["name"]
+    node = next(n for n in step_nodes(wf) if n["templateName"] == "package")
     body, headers = server(f"/artifact-files/{NAMESPACE}/workflows/{name}/{node['id']}/outputs/report")
     assert headers["content-type"].startswith("text/html")
     assert body == read_key(name, "report.html")
@@ -67,12 +67,12 @@ def test_the_list_shows_labels_and_the_node_its_outputs(server: Server, succeede
     listed = json.loads(server(f"/api/v1/workflows/{NAMESPACE}?listOptions.labelSelector=sixview.dev/model=both")[0])[
         "items"
     ]
-    found = next(w for w in listed if w["metadata"]["name"] == name)
-    assert found["metadata"]["labels"]["sixview.dev/engine"] == "fusion.nvdiffrec"
-    whole = json.loads(server(f"/api/v1/workflows/{NAMESPACE}/{name}")[0])
-    quality = next(n for n in whole["status"]["nodes"].values() if n.get("templateName") == "nvdiffrec-quality")
-    shown = {p["name"]: p["value"] for p in quality["outputs"]["parameters"]}
-    assert float(shown["psnr"]) > 20
+    listed_wf = next(w for w in listed if w["metadata"]["name"] == name)
+    assert listed_wf["metadata"]["labels"]["sixview.dev/engine"] == "fusion.nvdiffrec"
+    wf = json.loads(server(f"/api/v1/workflows/{NAMESPACE}/{name}")[0])
+    quality = next(n for n in wf["status"]["nodes"].values() if n.get("templateName") == "nvdiffrec-quality")
+    outputs = {p["name"]: p["value"] for p in quality["outputs"]["parameters"]}
+    assert float(outputs["psnr"]) > 20
 
 
 def test_nobody_looks_without_a_token(cluster: None) -> None:

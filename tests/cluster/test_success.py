@@ -13,7 +13,7 @@ import pytest
 from pipeline.jobs.nodes import outputs, step_nodes
 from steps.runtime.contract import MODELS
 from tests.cluster import client, images
-from tests.cluster.client import keys_of, labels_of, moment, read_key, record_of, told
+from tests.cluster.client import describe_nodes, keys_of, labels_of, moment, read_key, record_of
 from tests.cluster.node import kubectl
 from tests.cluster.places import NAMESPACE
 
@@ -23,17 +23,17 @@ ASKED = {"reconviagen": ("reconviagen",), "nvdiffrec": ("nvdiffrec",), "both": M
 
 @pytest.mark.parametrize("model", ASKED)
 def test_a_submitted_sample_succeeds_and_leaves_its_result(succeeded: Succeeded, model: str) -> None:
-    found = succeeded(model)
-    assert found["status"]["phase"] == "Succeeded", told(found)
-    assert labels_of(found) == {
+    wf = succeeded(model)
+    assert wf["status"]["phase"] == "Succeeded", describe_nodes(wf)
+    assert labels_of(wf) == {
         "status": "completed",
         "model": model,
         "engine": ".".join("fusion" if m == "reconviagen" else m for m in ASKED[model]),
         "oom-type": "none",
         "folder": "uid",
     }
-    assert record_of(found)["status"] == "completed"
-    with zipfile.ZipFile(io.BytesIO(read_key(found["metadata"]["name"], "result.zip"))) as archive:
+    assert record_of(wf)["status"] == "completed"
+    with zipfile.ZipFile(io.BytesIO(read_key(wf["metadata"]["name"], "result.zip"))) as archive:
         assert archive.testzip() is None
         for name in ASKED[model]:
             assert {f"{name}/mesh.glb", f"{name}/quality.json", f"{name}/previews/textured_00.png"} <= set(
@@ -43,8 +43,8 @@ def test_a_submitted_sample_succeeds_and_leaves_its_result(succeeded: Succeeded,
 
 @pytest.mark.parametrize("model", ASKED)
 def test_its_result_is_that_of_sixview_run_in_the_same_image(succeeded: Succeeded, model: str) -> None:
-    found = succeeded(model)
-    with zipfile.ZipFile(io.BytesIO(read_key(found["metadata"]["name"], "result.zip"))) as archive:
+    wf = succeeded(model)
+    with zipfile.ZipFile(io.BytesIO(read_key(wf["metadata"]["name"], "result.zip"))) as archive:
         manifest = json.loads(archive.read("manifest.json"))
     assert manifest["content_digest"] == run_in_image(model)["content_digest"]
 
@@ -108,14 +108,16 @@ for item in s3.list_objects_v2(Bucket="sixview", Prefix="inputs/mug/")["Contents
 
 
 def test_every_pod_had_the_gpu_for_itself(succeeded: Succeeded) -> None:
-    """Three jobs at once, one GPU: no two of their steps were ever awake together."""
+    """Three jobs at once on one GPU: no two of their steps ran at the same time."""
     spans = []
     for model in ASKED:
         for pod in succeeded(model)["pods"]:
             main = next(c for c in pod["spec"]["containers"] if c["name"] == "main")
             if "nvidia.com/gpu" in main["resources"]["limits"]:
-                ended = client.main_state(pod)["terminated"]
-                spans.append((moment(ended["startedAt"]), moment(ended["finishedAt"]), pod["metadata"]["name"]))
+                terminated = client.main_state(pod)["terminated"]
+                spans.append(
+                    (moment(terminated["startedAt"]), moment(terminated["finishedAt"]), pod["metadata"]["name"])
+                )
     assert len(spans) == 5 + 5 + 8
     for (_, end, first), (start, _, second) in zip(sorted(spans), sorted(spans)[1:], strict=False):
         assert start >= end, f"{first} and {second} had the GPU at the same time"
@@ -128,19 +130,19 @@ def test_no_pod_compiled_a_kernel(succeeded: Succeeded) -> None:
 
 
 def test_a_zip_gives_the_same_result_as_a_folder(succeeded: Succeeded, fault: Succeeded) -> None:
-    assert fault("zip")["status"]["phase"] == "Succeeded", told(fault("zip"))
+    assert fault("zip")["status"]["phase"] == "Succeeded", describe_nodes(fault("zip"))
     digests = set()
-    for found in (fault("zip"), succeeded("reconviagen")):
-        with zipfile.ZipFile(io.BytesIO(read_key(found["metadata"]["name"], "result.zip"))) as archive:
+    for wf in (fault("zip"), succeeded("reconviagen")):
+        with zipfile.ZipFile(io.BytesIO(read_key(wf["metadata"]["name"], "result.zip"))) as archive:
             digests.add(json.loads(archive.read("manifest.json"))["content_digest"])
     assert len(digests) == 1
 
 
 def test_what_a_job_leaves_in_the_store(succeeded: Succeeded) -> None:
     name = succeeded("reconviagen")["metadata"]["name"]
-    left = set(keys_of(name))
-    assert {"result.zip", "report.html", "scene.tgz", "scene.json", "reconviagen/mesh.tgz"} <= left
-    assert "failure.json" not in left
+    keys = set(keys_of(name))
+    assert {"result.zip", "report.html", "scene.tgz", "scene.json", "reconviagen/mesh.tgz"} <= keys
+    assert "failure.json" not in keys
     logs = client.s3.client().list_objects_v2(Bucket=client.BUCKET, Prefix=f"logs/sixview-{client.folder(name)}/")[
         "Contents"
     ]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.jobs import status as job_status
+from pipeline.jobs import status
 from tests.cluster.client import ENDED, finished, job, labels_of, record_of, workflow
 from tests.cluster.node import kubectl, wait_for
 from tests.cluster.places import NAMESPACE
@@ -20,13 +20,13 @@ SMALL = {"resources": {"requests": {"memory": "64Mi"}, "limits": {"memory": "256
 
 
 def mounted(**volume: Any) -> dict[str, Any]:
-    """A pod's patch: one volume more in its own container."""
+    """A podSpecPatch that adds a volume to the main container."""
     main = {"name": "main", **SMALL, "volumeMounts": [{"name": "more", "mountPath": "/more"}]}
     return {"volumes": [{"name": "more", **volume}], "containers": [main]}
 
 
 def environment(**source: Any) -> dict[str, Any]:
-    """A pod's patch: one variable more in its own container."""
+    """A podSpecPatch that adds an environment variable to the main container."""
     return {"containers": [{"name": "main", **SMALL, "env": [{"name": "MORE", "valueFrom": source}]}]}
 
 
@@ -65,7 +65,7 @@ HANDLER_RUNS = ("memory",)  # what keeps the others' pods from starting is in th
 
 @pytest.fixture(scope="module")
 def stuck(cluster: None) -> Iterator[dict[str, str]]:
-    """What is amiss -> the workflow's name. All are submitted at once."""
+    """Fault -> name of its workflow. All are submitted at once."""
     scope = {"matchExpressions": [{"scopeName": "PriorityClass", "operator": "In", "values": [f"{RELEASE}-low"]}]}
     quota = {
         "apiVersion": "v1",
@@ -80,11 +80,11 @@ def stuck(cluster: None) -> Iterator[dict[str, str]]:
 
 
 def submitted(fault: str, patch: dict[str, Any], priority: str) -> str:
-    """A job of the template whose pods are patched in their own way."""
-    given = [("input", "s3://sixview/inputs/mug"), ("priority", priority)]
+    """Submits a job with a podSpecPatch. Returns its name."""
+    parameters = [("input", "s3://sixview/inputs/mug"), ("priority", priority)]
     spec: dict[str, Any] = {
         "workflowTemplateRef": {"name": RELEASE},
-        "arguments": {"parameters": [{"name": name, "value": value} for name, value in given]},
+        "arguments": {"parameters": [{"name": name, "value": value} for name, value in parameters]},
     }
     if patch:
         spec["podSpecPatch"] = json.dumps(patch)
@@ -94,14 +94,14 @@ def submitted(fault: str, patch: dict[str, Any], priority: str) -> str:
         "metadata": {"generateName": f"sixview-stuck-{fault}-", "labels": {"app.kubernetes.io/name": "sixview"}},
         "spec": spec,
     }
-    answer = kubectl("-n", NAMESPACE, "create", "-f", "-", "-o", "json", given=json.dumps(made)).stdout
-    return str(json.loads(answer)["metadata"]["name"])
+    created = kubectl("-n", NAMESPACE, "create", "-f", "-", "-o", "json", given=json.dumps(made)).stdout
+    return str(json.loads(created)["metadata"]["name"])
 
 
 def test_why_a_job_waits_is_told_while_it_does(stuck: dict[str, str]) -> None:
-    """By the command, and so by HTTP and the page, which show the same view; doctor lists it."""
+    """In the command's status, which HTTP and the page show too, and in doctor's findings."""
     name = stuck["memory"]
-    wait_for(lambda: bool(job_status.waiting(workflow(name))), 60, "the reason to be told")
+    wait_for(lambda: bool(status.waiting_note(workflow(name))), 60, "the reason to be told")
     status = sixview("status", job(name)).stdout
     if workflow(name)["status"]["phase"] not in ENDED:
         assert FAULTS["memory"][3] in status
@@ -111,23 +111,23 @@ def test_why_a_job_waits_is_told_while_it_does(stuck: dict[str, str]) -> None:
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_job_that_cannot_start_ends_with_its_code_and_gives_its_place_free(stuck: dict[str, str], fault: str) -> None:
     *_, code, words = FAULTS[fault]
-    found = finished(stuck[fault], 240)
-    view = job_status.view(found)
-    assert (view["status"], view["error"]["code"]) == ("failed", code), view
-    assert words in view["error"]["message"]
-    assert view["error"]["suggestion"]
-    assert not view["note"], "it no longer waits"
-    assert not found["status"].get("synchronization", {}).get("semaphore", {}).get("holding"), "its place is free"
+    wf = finished(stuck[fault], 240)
+    job_status = status.of_workflow(wf)
+    assert (job_status["status"], job_status["error"]["code"]) == ("failed", code), job_status
+    assert words in job_status["error"]["message"]
+    assert job_status["error"]["suggestion"]
+    assert not job_status["note"], "it no longer waits"
+    assert not wf["status"].get("synchronization", {}).get("semaphore", {}).get("holding"), "its place is free"
     if fault in HANDLER_RUNS:
-        assert record_of(found)["error-code"] == labels_of(found)["error-code"] == code
+        assert record_of(wf)["error-code"] == labels_of(wf)["error-code"] == code
 
 
 def test_the_doctor_names_what_the_installation_cannot_do(cluster: None) -> None:
-    found = sixview("doctor", "--template", RELEASE)
-    assert found.returncode == 1
-    assert "no node can take validate: it asks for" in found.stdout
-    assert "Lower steps.validate.memoryMiB" in found.stdout
-    assert "the secret sixview-stuck-s3" in found.stdout
+    process = sixview("doctor", "--template", RELEASE)
+    assert process.returncode == 1
+    assert "no node can take validate: it asks for" in process.stdout
+    assert "Lower steps.validate.memoryMiB" in process.stdout
+    assert "the secret sixview-stuck-s3" in process.stdout
 
 
 def test_keys_that_the_store_does_not_know_are_told_from_a_bucket_that_is_not_there(cluster: None) -> None:

@@ -17,8 +17,9 @@ from typing import Any
 
 import httpx
 
-from pipeline.jobs.status import PREFIX
+from pipeline.clients.workflows import NAME_PREFIX
 from tests.cluster.client import SMALL, address, connect_to_store
+from tests.cluster.node import wait_for
 from tests.cluster.places import KUBECONFIG, NAMESPACE, SLOWNESS
 
 VIEWS = ("front", "back", "left", "right", "top", "bottom")
@@ -28,19 +29,19 @@ REACHED: set[tuple[str, str, int]] = set()  # method, route, status: what the AP
 
 
 def address_of() -> str:
-    """SIXVIEW_GATEWAY: one that runs elsewhere, as under a debugger."""
+    """URL of the gateway: SIXVIEW_GATEWAY, such as one under a debugger, or the cluster's."""
     return os.environ.get("SIXVIEW_GATEWAY") or f"http://{address('sixview-cpu-gateway', 80)}"
 
 
 def client(who: str = "alice", base: str = "") -> httpx.Client:
-    """A session of somebody's; nobody's where `who` is empty. What it is answered is noted in REACHED."""
+    """An HTTP session with the token of `who`; "": without a token. Adds routes and statuses of its responses to REACHED."""
     headers = {"Authorization": f"Bearer token-of-{who}"} if who else {}
     return httpx.Client(base_url=base or address_of(), headers=headers, timeout=120, event_hooks={"response": [_note]})
 
 
-def _note(answer: httpx.Response) -> None:
-    path = re.sub(r"^(?:/api)?/jobs/[^/]+", "/jobs/{job}", answer.request.url.path)
-    REACHED.add((answer.request.method, path.removeprefix("/api"), answer.status_code))
+def _note(response: httpx.Response) -> None:
+    path = re.sub(r"^(?:/api)?/jobs/[^/]+", "/jobs/{job}", response.request.url.path)
+    REACHED.add((response.request.method, path.removeprefix("/api"), response.status_code))
 
 
 def parts(
@@ -60,15 +61,15 @@ def form(**options: Any) -> dict[str, str]:
     return {"model_type": model, "options": json.dumps({**WORK, **options})}
 
 
-def ended(session: httpx.Client, job: str, seconds: float = 600) -> dict[str, Any]:
+def wait_until_ended(session: httpx.Client, job: str, seconds: float = 600) -> dict[str, Any]:
     """A job's status, once it has ended and its record is there."""
     until = time.monotonic() + seconds * SLOWNESS
     while True:
-        found: dict[str, Any] = session.get(f"/jobs/{job}").raise_for_status().json()
-        if found["status"] in ("completed", "failed", "cancelled"):
-            return found
+        job_status: dict[str, Any] = session.get(f"/jobs/{job}").raise_for_status().json()
+        if job_status["status"] in ("completed", "failed", "cancelled"):
+            return job_status
         if time.monotonic() > until:
-            raise TimeoutError(f"{job} is still {found}")
+            raise TimeoutError(f"{job} is still {job_status}")
         time.sleep(1)
 
 
@@ -76,8 +77,11 @@ def ended(session: httpx.Client, job: str, seconds: float = 600) -> dict[str, An
 
 
 @contextlib.contextmanager
-def serving(folder: Path, *options: str, template: str = "sixview-cpu", **environment: str) -> Iterator[httpx.Client]:
-    """`sixview serve` on this machine, and a session of alice's with it. folder: for its tokens and its log."""
+def serving(
+    folder: Path, *options: str, template: str = "sixview-cpu", probe: str = "/health", **environment: str
+) -> Iterator[httpx.Client]:
+    """`sixview serve` on this machine, and a session of alice's with it. folder: for its tokens and its log. probe: the path that
+    answers 200 first; /health is the chart's readiness probe, /live is for gateways that are never ready."""
     connect_to_store()
     (folder / "alice").write_text(hashlib.sha256(b"token-of-alice").hexdigest())
     port = str(free_port())
@@ -89,7 +93,7 @@ def serving(folder: Path, *options: str, template: str = "sixview-cpu", **enviro
         )
     try:
         with client("alice", f"http://127.0.0.1:{port}") as session:
-            _wait(session, process)
+            _wait_for_200(session, probe, process)
             (folder / ".pid").write_text(str(process.pid))
             yield session
     finally:
@@ -103,15 +107,15 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def _wait(session: httpx.Client, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(300):
-        assert process.poll() is None
+def _wait_for_200(session: httpx.Client, path: str, process: subprocess.Popen[bytes]) -> None:
+    def answers() -> bool:
+        assert process.poll() is None, "the gateway has ended"
         with contextlib.suppress(httpx.TransportError):
-            session.get("/live")
-            return
-        time.sleep(0.1)
-    raise TimeoutError("the gateway did not start")
+            return session.get(path).status_code == 200
+        return False
+
+    wait_for(answers, 60, f"{path} of the gateway")
 
 
 def workflow_of(job: str) -> str:
-    return PREFIX + job
+    return NAME_PREFIX + job

@@ -25,8 +25,8 @@ from steps.geometry import collapse, crossings, depth_ops
 from steps.geometry.cameras import Camera
 from steps.raster import antialias, interpolate, rasterize, render, texture
 from steps.registration.global_icp import Similarity
-from steps.registration.pointcloud import Sight
-from steps.registration.refine import Pull
+from steps.registration.pointcloud import RegistrationView
+from steps.registration.refine import NormalEquations
 from steps.runtime.errors import StepError
 from steps.texturing import bake
 
@@ -101,13 +101,13 @@ MESH = {"mesh": meshes(), "camera": cameras([HARDLY_DRAWN])}
 
 
 @case({**MESH_AND_CAMERA, "side": st.sampled_from([1, 2, 5]), "bad": few}, 120)
-def drawn(mesh: Any, camera: Camera, side: int, bad: int) -> None:
+def rasterized(mesh: Any, camera: Camera, side: int, bad: int) -> None:
     vertices, faces, random = mesh
-    found = rasterize.rasterize(vertices, faces, camera)
-    assert found.face.min() >= -1 and found.face.max() < len(faces)
-    assert np.isfinite(found.bary).all()
+    fragments = rasterize.rasterize(vertices, faces, camera)
+    assert fragments.face.min() >= -1 and fragments.face.max() < len(faces)
+    assert np.isfinite(fragments.bary).all()
     uv = spoilt(random, random.normal(size=(len(vertices), 2)), bad).astype(np.float32)
-    picture = render.shade(found, faces, uv, random.random((side, 3, 3)))
+    picture = render.shade(fragments, faces, uv, random.random((side, 3, 3)))
     assert np.isfinite(picture).all()
     render.wireframe(vertices, faces, camera, 1)
 
@@ -118,7 +118,7 @@ def differentiated(mesh: Any, size: tuple[int, int], bad: int) -> None:
     w = random.normal(size=(len(vertices), 1)) + random.integers(-1, 3)
     corners = np.concatenate([vertices[:, :2], vertices[:, 2:], w], axis=1)
     fragments = rasterize.rasterize_homogeneous(corners, faces, *size)
-    differentiate(random, corners, faces, rasterize.packed(fragments), bad)
+    differentiate(random, corners, faces, rasterize.pack_fragments(fragments), bad)
 
 
 @case({"mesh": meshes(), "bad": st.integers(0, 12)})
@@ -138,9 +138,9 @@ def differentiate(random: np.random.Generator, corners: Array, faces: Array, ras
     interpolate.interpolate_backward(attributes, faces, rast, gradient)
     interpolate.screen_derivatives(attributes, faces, rast, bary_derivatives)
     edges = antialias.edges_of(faces)
-    crossings = antialias.find_crossings(corners, edges, rast)
-    antialias.antialias(image, corners, edges, crossings)
-    antialias.antialias_backward(image, corners, edges, crossings, gradient)
+    edge_hits = antialias.find_edge_hits(corners, edges, rast)
+    antialias.antialias(image, corners, edges, edge_hits)
+    antialias.antialias_backward(image, corners, edges, edge_hits, gradient)
 
 
 @case(
@@ -177,8 +177,8 @@ def baked(mesh: Any, camera: Camera, size: tuple[int, int], bad: int) -> None:
     normals = random.normal(size=vertices.shape) * random.integers(0, 2, (len(vertices), 1))
     at = bake.texel_fragments(faces, uv, 8)
     bands, weight = np.zeros((8, 8, 6), np.float32), np.zeros((8, 8, 2), np.float32)
-    seen, trust = (spoilt(random, random.random(size) * 3, bad).astype(np.float32) for _ in range(2))
-    bake._add(photo, seen, trust, at, vertices, faces, normals, bake.ROUGH, bands, weight)
+    seen, confidence = (spoilt(random, random.random(size) * 3, bad).astype(np.float32) for _ in range(2))
+    bake._add_photo(photo, seen, confidence, at, vertices, faces, normals, bake.ROUGH, bands, weight)
     bake.bake(vertices, faces, uv, normals, [photo], 8)
 
 
@@ -187,13 +187,13 @@ def fused(camera: Camera, seed: int, scale: int, bad: int) -> None:
     random = np.random.default_rng(seed)
     shape = camera.height, camera.width
     seen, step = (spoilt(random, random.normal(size=shape) * 10.0**scale, bad).astype(np.float32) for _ in range(2))
-    depth_ops.dequantized(seen, step, 2)
-    depth_ops.bridged(seen, random.random(shape) < 0.5)
+    depth_ops.dequantize(seen, step, 2)
+    depth_ops.inpaint_depth(seen, random.random(shape) < 0.5)
     depth_ops.tangent_planes(seen, camera)
     view = signed_field.DepthView(camera, seen, random.random(shape).astype(np.float32), step)
     grid = signed_field.Grid(spoilt(random, random.normal(size=3), bad), 10.0**scale, (3, 2, 4))
-    for slack in (0.0, 3.0):
-        signed_field.signed_field([view, view], grid, slack)
+    for band in (0.0, 3.0):
+        signed_field.signed_field([view, view], grid, band)
     signed_field.grid_around([view], 16)
 
 
@@ -202,13 +202,13 @@ def registered(mesh: Any, camera: Camera, scale: int, bad: int) -> None:
     points, _, random = mesh
     shape = camera.height, camera.width
     seen = spoilt(random, random.normal(size=shape) * 10.0**scale, bad)
-    sight = Sight(camera, seen, random.random((*shape, 3)))
+    view = RegistrationView(camera, seen, random.random((*shape, 3)))
     normals = random.normal(size=points.shape)
-    sight.look(points, normals, 1e9)
-    sight.behind(points, 1e9)
-    pull = Pull(np.zeros(3), 1.0)
-    pull.add(points, normals, points[:, 0], np.ones(len(points)))
-    pull.moved(Similarity(1.0, np.eye(3), np.zeros(3)))
+    view.sample_colours(points, normals, 1e9)
+    view.point_to_plane(points, 1e9)
+    equations = NormalEquations(np.zeros(3), 1.0)
+    equations.add(points, normals, points[:, 0], np.ones(len(points)))
+    equations.solve(Similarity(1.0, np.eye(3), np.zeros(3)))
 
 
 @case(
@@ -220,32 +220,32 @@ def registered(mesh: Any, camera: Camera, scale: int, bad: int) -> None:
         "coding": st.integers(0, 3),
     }
 )
-def rigged(seed: int, cells: int, scale: int, bad: int, coding: int) -> None:
+def rigged(seed: int, cells: int, scale: int, bad: int, encoding: int) -> None:
     random = np.random.default_rng(seed)
-    points, furthest = (spoilt(random, random.normal(size=(6, n, 5)), bad) for n in (4, 2))
+    points, extreme_points = (spoilt(random, random.normal(size=(6, n, 5)), bad) for n in (4, 2))
     maps = [spoilt(random, random.normal(size=(6, cells, cells)), bad).astype(np.float32) for _ in range(3)]
-    reach = random.normal(size=(6, solver.DIRECTIONS))
-    sights = solver.Sights(points, *maps, reach, [], 0.01, furthest=furthest)
+    extent = random.normal(size=(6, solver.DIRECTIONS))
+    observations = solver.Observations(points, *maps, extent, [], 0.01, extreme_points=extreme_points)
     axes = Rotation.random(6, random_state=seed).as_matrix()
-    told = solver.Coding(coding & 1, coding >> 1)
-    theta = random.normal(size=solver.SHARED + 6 * solver.PER_VIEW) * 10.0**scale
-    theta[solver.BENDS] = (
+    model = solver.EncodingModel(encoding & 1, encoding >> 1)
+    params = random.normal(size=solver.SHARED + 6 * solver.PER_VIEW) * 10.0**scale
+    params[solver.CURVE] = (
         (0.0, 0.0, 0.0) if seed % 2 else (3 * random.normal(), 0.1, 0.1)
     )  # others do not rise, and are left
-    theta = spoilt(random, theta, bad)
+    params = spoilt(random, params, bad)
     used = random.random(6) < 0.8
-    solver.transfers(sights, axes, told, theta)
-    problem = solver.Problem(sights, axes, told, used, np.ones(len(theta), bool), tolerance=solver.FINEST)
-    state = problem.state(theta)
-    if len(state.places):  # else the curve does not rise
-        problem.jacobian(theta, state)
+    solver.cross_view_projections(observations, axes, model, params)
+    problem = solver.Problem(observations, axes, model, used, np.ones(len(params), bool), tolerance=solver.FINEST)
+    state = problem.evaluate(params)
+    if len(state.world_points):  # else the curve does not rise
+        problem.jacobian(params, state)
 
 
 @case({"seed": seeds, "shape": st.tuples(st.integers(1, 5), st.integers(1, 5), st.integers(1, 5)), "bad": few})
 def shelled(seed: int, shape: tuple[int, int, int], bad: int) -> None:
     random = np.random.default_rng(seed)
     points = spoilt(random, random.normal(2, 4, (9, 3)), bad).astype(np.float32)
-    thin_parts._around(points, thin_parts.RADIUS, np.zeros(shape, np.float32))
+    thin_parts._carve_balls(points, thin_parts.RADIUS, np.zeros(shape, np.float32))
 
 
 @case({"seed": seeds, "shape": st.tuples(*[st.integers(1, 4)] * 3), "more": st.integers(-1, 1)})
@@ -258,7 +258,7 @@ def marched(seed: int, shape: tuple[int, int, int], more: int) -> None:
 def crossed(mesh: Any, camera: Camera, bad: int) -> None:
     vertices, faces, random = mesh
     crossings.crossing_faces(vertices, faces)
-    crossings.uncrossed(spoilt(random, vertices, bad), faces, vertices)
+    crossings.resolve_crossings(spoilt(random, vertices, bad), faces, vertices)
 
 
 @case({"seed": seeds, "scale": exponents, "rough": st.sampled_from([0.0, 0.05, 1.0]), "target": st.integers(0, 60)})
@@ -268,9 +268,9 @@ def reduced(seed: int, scale: int, rough: float, target: int) -> None:
     ball = trimesh.creation.icosphere(1)
     vertices = (ball.vertices + rough * random.normal(size=ball.vertices.shape)) * 10.0**scale
     vertices[random.integers(0, len(vertices), 3)] = vertices[0]
-    collapse.collapsed(vertices, ball.faces, target)
+    collapse.decimate_safely(vertices, ball.faces, target)
     for watched in (random.random(len(vertices)) < 0.5, np.ones(len(vertices), bool)):
-        collapse._reduced(collapse._half_edges(vertices, ball.faces), target, watched)
+        collapse._reduce(collapse._half_edges(vertices, ball.faces), target, watched)
 
 
 def modules() -> list[Any]:
@@ -291,14 +291,14 @@ def every_kernel() -> dict[str, Dispatcher]:
 
 def calls(kernel: Dispatcher) -> set[Dispatcher]:
     """The kernel and all that it calls."""
-    found, waiting = set(), [kernel]
+    fragments, waiting = set(), [kernel]
     while waiting:
         one = waiting.pop()
-        if one not in found:
-            found.add(one)
+        if one not in fragments:
+            fragments.add(one)
             scope = one.py_func.__globals__
             waiting += [scope[n] for n in one.py_func.__code__.co_names if isinstance(scope.get(n), Dispatcher)]
-    return found
+    return fragments
 
 
 @kernels.kernel

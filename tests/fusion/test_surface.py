@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 import trimesh
 
-from steps.fusion.isosurface import decimated, extract, taubin, vertex_normals, without_specks
+from steps.fusion.isosurface import decimate, extract, taubin, vertex_normals, without_specks
 from steps.fusion.signed_field import (
     DepthView,
     Grid,
-    disagreement,
+    consensus_band,
+    depth_sigma,
+    downsample,
     grid_around,
-    patience,
     signed_field,
-    silhouette_distance,
-    thinned,
+    silhouette_sdf,
 )
 from steps.geometry.cameras import VIEW_NAMES, canonical_camera, look_at
-from steps.geometry.depth_ops import dequantized, tangent_planes
-from steps.geometry.image_ops import box_down, filled
+from steps.geometry.depth_ops import dequantize, tangent_planes
+from steps.geometry.image_ops import box_down, inpaint
 from steps.geometry.soundness import is_closed
 from steps.raster.rasterize import rasterize
 from steps.raster.render import render, wireframe
@@ -79,8 +79,8 @@ def off(views: list[DepthView], errors: list[float]) -> list[DepthView]:
 def test_exact_and_eight_bit_views_agree_better_than_voxels_can_show() -> None:
     views = views_of(ball())
     voxel = grid_around(views, 96).voxel
-    assert patience(views, voxel) == 0
-    assert disagreement(views) < 0.05 * voxel
+    assert consensus_band(views, voxel) == 0
+    assert depth_sigma(views) < 0.05 * voxel
 
 
 def test_views_that_are_only_roughly_right_vote_instead_of_carving_at_every_error() -> None:
@@ -88,7 +88,7 @@ def test_views_that_are_only_roughly_right_vote_instead_of_carving_at_every_erro
     exact = views_of(ball())
     grid = grid_around(exact, 96)
     views = off(exact, [grid.voxel * sign for sign in (1, -1, 1, -1, 1, -1)])
-    assert patience(views, grid.voxel) > 2
+    assert consensus_band(views, grid.voxel) > 2
 
     def missing(field: Array) -> float:
         return 1 - float((field < 0).sum()) * grid.voxel**3 / (4 / 3 * np.pi * RADIUS**3)
@@ -98,7 +98,7 @@ def test_views_that_are_only_roughly_right_vote_instead_of_carving_at_every_erro
 
 
 def test_flat_faces_that_each_but_one_view_sees_are_no_disagreement() -> None:
-    assert disagreement(views_of(trimesh.creation.box((1.0, 0.8, 0.6)))) == 0
+    assert depth_sigma(views_of(trimesh.creation.box((1.0, 0.8, 0.6)))) == 0
 
 
 def test_depth_opens_a_hollow_that_silhouettes_cannot_see() -> None:
@@ -127,20 +127,20 @@ def test_undoing_quantisation_stays_within_half_a_level_and_comes_closer_to_the_
     truth = (2 + 0.15 * np.sin(3 * x) * np.cos(2 * y)).astype(np.float32)
     level = 0.01
     stored = (np.rint(truth / level) * level).astype(np.float32)
-    smooth = dequantized(stored, np.full_like(stored, level))
+    smooth = dequantize(stored, np.full_like(stored, level))
     assert np.abs(smooth - stored).max() <= level / 2 + 1e-6
     assert np.abs(smooth - truth).mean() < 0.35 * np.abs(stored - truth).mean()
 
 
 def test_an_edge_in_depth_is_left_alone() -> None:
     stored = np.where(np.arange(64) < 32, 1.0, 2.0)[None].repeat(64, axis=0).astype(np.float32)
-    assert dequantized(stored, np.full_like(stored, 0.01)) == pytest.approx(stored, abs=1e-6)
+    assert dequantize(stored, np.full_like(stored, 0.01)) == pytest.approx(stored, abs=1e-6)
 
 
 def test_background_stays_background() -> None:
     stored = np.zeros((16, 16), np.float32)
     stored[4:12, 4:12] = 1.0
-    assert (dequantized(stored, np.full_like(stored, 0.1))[stored == 0] == 0).all()
+    assert (dequantize(stored, np.full_like(stored, 0.1))[stored == 0] == 0).all()
 
 
 def test_a_tilted_plane_s_tangent_plane_is_itself() -> None:
@@ -158,8 +158,8 @@ def test_a_tilted_plane_s_tangent_plane_is_itself() -> None:
 def test_the_outline_is_found_below_the_pixel() -> None:
     edge = 20.3
     coverage = np.clip(edge - np.arange(64), 0, 1)[None].repeat(64, axis=0).astype(np.float32)
-    found = silhouette_distance(coverage)[32]
-    assert found == pytest.approx(np.arange(64) + 0.5 - edge, abs=1e-5)
+    distances = silhouette_sdf(coverage)[32]
+    assert distances == pytest.approx(np.arange(64) + 0.5 - edge, abs=1e-5)
 
 
 # -- mesh ----------------------------------------------------------------------------------------------------------------
@@ -175,7 +175,7 @@ def test_smoothing_removes_noise_and_keeps_the_volume() -> None:
 
 def test_decimation_keeps_a_closed_mesh_closed_and_reaches_its_target() -> None:
     mesh = ball(5)
-    vertices, faces = decimated(mesh.vertices, mesh.faces.astype(np.int32), 900)
+    vertices, faces = decimate(mesh.vertices, mesh.faces.astype(np.int32), 900)
     assert is_closed(faces) and 600 < len(faces) <= 900
     assert np.linalg.norm(vertices, axis=1) == pytest.approx(RADIUS, abs=0.01)
 
@@ -273,7 +273,7 @@ def test_views_that_do_not_meet_show_their_detail_once_and_no_seam() -> None:
 def test_filling_holes_keeps_what_is_known_and_invents_nothing_beyond_it() -> None:
     rng = np.random.default_rng(0)
     image, known = rng.uniform(0.2, 0.6, (37, 50, 3)).astype(np.float32), rng.random((37, 50)) > 0.7
-    out = filled(image, known)
+    out = inpaint(image, known)
     assert np.array_equal(out[known], image[known])
     assert out.min() >= image[known].min() - 1e-5 and out.max() <= image[known].max() + 1e-5
 
@@ -305,13 +305,13 @@ def test_drawing_in_strips_changes_no_pixel(sphere: tuple[Array, Array], monkeyp
 
 def test_a_thinned_view_sees_the_same_surface() -> None:
     view = views_of(ball())[0]
-    small = thinned(view, SIZE // 2)
+    small = downsample(view, SIZE // 2)
     assert small.depth.shape == small.coverage.shape == (SIZE // 2, SIZE // 2)
     truth = rasterize(ball().vertices, ball().faces, small.camera).depth
     both = (truth > 0) & (small.depth > 0) & (small.coverage > 0.99)
     assert np.abs(small.depth - truth)[both].mean() < 0.002
     assert small.coverage.sum() * 4 == pytest.approx(view.coverage.sum())
-    assert thinned(view, SIZE) is view
+    assert downsample(view, SIZE) is view
 
 
 # -- other units ---------------------------------------------------------------------------------------------------------

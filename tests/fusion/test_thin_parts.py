@@ -51,16 +51,19 @@ def views_of(mesh: trimesh.Trimesh) -> Any:
 
 def surface(views: Any) -> tuple[Surface, list[str]]:
     settings = Settings(grid=CELLS, faces=20000)
-    return reconstruct.with_thin_parts(*reconstruct.fused(views, settings), views, settings)
+    return reconstruct.with_thin_parts(*reconstruct.fuse(views, settings), views, settings)
 
 
-def overlap(found: Surface, views: Any) -> float:
+def overlap(surface_found: Surface, views: Any) -> float:
     """Of the outlines, in the worst of the views that show something."""
     each = []
     for view in views:
-        drawn, inside = rasterize(found.vertices, found.faces, view.depth_camera).face >= 0, view.share >= 0.5
+        rendered, inside = (
+            rasterize(surface_found.vertices, surface_found.faces, view.depth_camera).face >= 0,
+            view.share >= 0.5,
+        )
         if inside.sum() > SIZE:
-            each.append((drawn & inside).sum() / (drawn | inside).sum())
+            each.append((rendered & inside).sum() / (rendered | inside).sum())
     return float(min(each))
 
 
@@ -72,38 +75,40 @@ def ball_with_fin(thickness: float) -> trimesh.Trimesh:
 def test_a_thin_fin_that_the_usual_grid_loses_is_kept_by_a_finer_one() -> None:
     views = views_of(ball_with_fin(0.022))  # a voxel of the usual grid is 0.026
     lost = reconstruct.surface_of(
-        *reconstruct.fused(views, Settings(grid=CELLS)), [reconstruct.depth_view(v, SIZE) for v in views], 20000
+        *reconstruct.fuse(views, Settings(grid=CELLS)), [reconstruct.depth_view(v, SIZE) for v in views], 20000
     )
-    found, notes = surface(views)
-    assert overlap(lost, views) < 0.8 and overlap(found, views) > 0.95
-    assert found.lost < reconstruct.LOST < lost.lost
-    assert max(found.grid.shape) > 1.2 * CELLS
+    surface_found, notes = surface(views)
+    assert overlap(lost, views) < 0.8 and overlap(surface_found, views) > 0.95
+    assert surface_found.lost < reconstruct.FINER_GRID_LOSS < lost.lost
+    assert max(surface_found.grid.shape) > 1.2 * CELLS
     assert notes == [f"Parts of the object are thinner than voxels of a grid of {CELLS}: it was made {2 * CELLS}."]
 
 
 def test_what_is_thick_is_not_made_finer() -> None:
     views = views_of(ball_with_fin(0.15))
-    found, notes = surface(views)
-    assert notes == [] and max(found.grid.shape) == CELLS
-    assert overlap(found, views) > 0.95
+    surface_found, notes = surface(views)
+    assert notes == [] and max(surface_found.grid.shape) == CELLS
+    assert overlap(surface_found, views) > 0.95
 
 
 def test_a_sheet_without_thickness_gets_a_shell_which_is_said() -> None:
     views = views_of(leaf())
-    found, notes = surface(views)
-    assert overlap(found, [view for view in views if view.depth_camera.name in ("front", "back")]) > 0.95
-    assert soundness(found.vertices, found.faces).sound
+    surface_found, notes = surface(views)
+    assert overlap(surface_found, [view for view in views if view.depth_camera.name in ("front", "back")]) > 0.95
+    assert soundness(surface_found.vertices, surface_found.faces).sound
     assert any("two voxels thick" in note for note in notes) and not any("WARNING" in note for note in notes)
-    depth = rasterize(found.vertices, found.faces, views[0].depth_camera).depth
+    depth = rasterize(surface_found.vertices, surface_found.faces, views[0].depth_camera).depth
     both = (depth > 0) & (views[0].seen > 0)
-    assert np.abs(depth - views[0].seen)[both].max() < 2.5 * found.grid.voxel
+    assert np.abs(depth - views[0].seen)[both].max() < 2.5 * surface_found.grid.voxel
 
 
 @pytest.mark.parametrize("thickness", [1e-6, 1e-3])
 def test_views_that_show_nothing_carve_nothing(thickness: float) -> None:
     views = views_of(trimesh.creation.box((1.0, 1.4, thickness)))
     assert sum(not (view.share >= 0.5).any() for view in views) == 4
-    found, _ = surface(views)
-    assert overlap(found, views) > 0.92  # voxels are three pixels wide
-    assert np.ptp(found.vertices[:, 2]) < 2.5 * found.grid.voxel  # nor does it grow a rim where no view ends it
-    assert soundness(found.vertices, found.faces).sound
+    surface_found, _ = surface(views)
+    assert overlap(surface_found, views) > 0.92  # voxels are three pixels wide
+    assert (
+        np.ptp(surface_found.vertices[:, 2]) < 2.5 * surface_found.grid.voxel
+    )  # nor does it grow a rim where no view ends it
+    assert soundness(surface_found.vertices, surface_found.faces).sound

@@ -43,8 +43,8 @@ def test_numpy_and_torch_agree() -> None:
     at, light = points(), WHITE + 0.2 * np.random.default_rng(3).normal(size=(9, 3))
     expected = shade(**at, specular=0.7, light=light, xp=np)
     tensors = {name: torch.from_numpy(array) for name, array in at.items()}
-    found = shade(**tensors, specular=0.7, light=torch.from_numpy(light), xp=torch)
-    assert found.numpy() == pytest.approx(expected, abs=1e-6)
+    shaded = shade(**tensors, specular=0.7, light=torch.from_numpy(light), xp=torch)
+    assert shaded.numpy() == pytest.approx(expected, abs=1e-6)
 
 
 def test_the_harmonics_are_orthonormal() -> None:

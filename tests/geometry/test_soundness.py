@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import trimesh
 
-from steps.fusion.isosurface import extract, solid
+from steps.fusion.isosurface import extract, sound_mesh
 from steps.fusion.signed_field import Grid
-from steps.geometry.collapse import collapsed
-from steps.geometry.crossings import crossing_faces, uncrossed
+from steps.geometry.collapse import decimate_safely
+from steps.geometry.crossings import crossing_faces, resolve_crossings
 from steps.geometry.soundness import Soundness, soundness
 
 Array = np.ndarray[Any, Any]
@@ -50,15 +50,15 @@ def test_a_missing_face_is_not_watertight() -> None:
 def test_a_face_turned_over_is_watertight_and_not_oriented() -> None:
     turned = SIDES.copy()
     turned[0] = turned[0, ::-1]
-    found = soundness(TETRAHEDRON, turned)
-    assert found.watertight and not found.oriented and not found.sound
+    result = soundness(TETRAHEDRON, turned)
+    assert result.watertight and not result.oriented and not result.sound
 
 
 def test_two_solids_that_touch_in_a_corner_are_no_manifold_there() -> None:
     both = np.vstack([TETRAHEDRON, -TETRAHEDRON[1:]])
     other = np.where(SIDES > 0, SIDES + 3, 0)[:, ::-1]
-    found = soundness(both, np.vstack([SIDES, other]))
-    assert found.watertight and found.oriented and not found.vertex_manifold
+    result = soundness(both, np.vstack([SIDES, other]))
+    assert result.watertight and result.oriented and not result.vertex_manifold
 
 
 def test_two_balls_that_overlap_cross_where_their_surfaces_meet() -> None:
@@ -98,14 +98,14 @@ def test_any_two_triangles_cross_where_an_edge_of_one_meets_the_other(shared: in
 @pytest.mark.parametrize("target", [2000, 200, 4])
 def test_decimation_to_any_number_of_faces_is_sound(target: int) -> None:
     ring = trimesh.creation.torus(1.0, 0.3, major_sections=64, minor_sections=32)
-    vertices, faces = collapsed(ring.vertices, ring.faces, target)
+    vertices, faces = decimate_safely(ring.vertices, ring.faces, target)
     assert soundness(vertices, faces) == SOUND
     assert len(faces) <= max(target, 40)  # a ring's hole stays: that takes more than four faces
     assert trimesh.Trimesh(vertices, faces).euler_number == 0
 
 
 def test_decimation_keeps_a_ball_a_ball() -> None:
-    vertices, faces = collapsed(ball(5).vertices, ball(5).faces, 900)
+    vertices, faces = decimate_safely(ball(5).vertices, ball(5).faces, 900)
     assert len(faces) == 900 and np.linalg.norm(vertices, axis=1) == pytest.approx(1, abs=0.01)
 
 
@@ -113,13 +113,13 @@ def test_thin_shells_do_not_come_through_each_other_as_they_lose_faces() -> None
     """A ball in a hollow of almost its size: with few faces, chords of the outer one would cut into the inner one."""
     inner, outer = ball(4), ball(4)
     shell = trimesh.util.concatenate([outer, trimesh.Trimesh(inner.vertices * 0.985, inner.faces[:, ::-1])])
-    vertices, faces = collapsed(shell.vertices, shell.faces, 200)
+    vertices, faces = decimate_safely(shell.vertices, shell.faces, 200)
     assert soundness(vertices, faces) == SOUND
 
 
 def test_an_open_mesh_is_refused() -> None:
     with pytest.raises(ValueError, match="not closed"):
-        collapsed(ball().vertices, ball().faces[1:], 100)
+        decimate_safely(ball().vertices, ball().faces[1:], 100)
 
 
 # -- faces that would cross ----------------------------------------------------------------------------------------------
@@ -129,15 +129,15 @@ def test_vertices_go_back_only_where_faces_would_cross() -> None:
     safe, faces = np.array(ball().vertices), ball().faces
     wanted = safe * 1.1
     wanted[7] = -wanted[7]  # through the ball
-    found, held = uncrossed(wanted, faces, safe)
-    assert not crossing_faces(found, faces).any() and 0 < held < 60
-    assert (found == wanted).all(axis=1).sum() == len(safe) - held
+    result, n_held_back = resolve_crossings(wanted, faces, safe)
+    assert not crossing_faces(result, faces).any() and 0 < n_held_back < 60
+    assert (result == wanted).all(axis=1).sum() == len(safe) - n_held_back
 
 
 def test_what_is_rounded_to_32_bits_is_checked_as_such() -> None:
     """Two vertices that 32 bits cannot tell apart, far from the origin, open what was closed: the place is not delivered."""
     far = np.array(ball(2).vertices) * 1e-6 + 5.0
-    assert solid(far, far, ball(2).faces.astype(np.int32), 300) is None
+    assert sound_mesh(far, far, ball(2).faces.astype(np.int32), 300) is None
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -45,24 +45,24 @@ def transforms(change: Callable[[dict[str, Any]], object] = lambda d: None) -> d
 def read(folder: Path, made: dict[str, Any]) -> list[View]:
     path = folder / "transforms.json"
     path.write_text(json.dumps(made))
-    found = camera_import.read(path, [(SIZE, SIZE)] * 6)
-    assert isinstance(found, list)
-    return found
+    views = camera_import.read(path, [(SIZE, SIZE)] * 6)
+    assert isinstance(views, list)
+    return views
 
 
-def assert_same_pictures(found: list[View], world: Array | None = None) -> None:
+def assert_same_pictures(views: list[View], world: Array | None = None) -> None:
     """The cameras draw points of their world where the ones they were made of draw those."""
     turned = POINTS if world is None else POINTS @ world.T
-    for view, camera in zip(found, cameras(), strict=True):
+    for view, camera in zip(views, cameras(), strict=True):
         assert view.camera.name == camera.name and (view.camera.width, view.camera.height) == (SIZE, SIZE)
         for there, here in zip(project(turned, view.camera), project(POINTS, camera), strict=True):
             assert there == pytest.approx(here, abs=1e-6)
 
 
 def test_transforms_become_cameras_with_y_up_and_no_encoding(tmp_path: Path) -> None:
-    found = read(tmp_path, transforms())
-    assert_same_pictures(found)
-    assert all(view.depth is None for view in found)
+    views = read(tmp_path, transforms())
+    assert_same_pictures(views)
+    assert all(view.depth is None for view in views)
 
 
 def test_intrinsics_may_stand_with_a_frame_and_depth_may_have_a_scale(tmp_path: Path) -> None:
@@ -72,9 +72,9 @@ def test_intrinsics_may_stand_with_a_frame_and_depth_may_have_a_scale(tmp_path: 
         for frame in made["frames"]:
             frame |= {"fl_x": 400.0, "fl_y": 400.0, "cx": SIZE / 2, "cy": SIZE / 2, "w": SIZE, "h": SIZE}
 
-    found = read(tmp_path, transforms(change))
-    assert_same_pictures(found)
-    assert found[0].depth == DepthEncoding("metric", scale=0.001)
+    views = read(tmp_path, transforms(change))
+    assert_same_pictures(views)
+    assert views[0].depth == DepthEncoding("metric", scale=0.001)
 
 
 @pytest.mark.parametrize(
@@ -113,16 +113,16 @@ def colmap(
 
 
 def test_a_colmap_model_becomes_cameras_around_an_upright_front(tmp_path: Path) -> None:
-    found = camera_import.of_colmap(colmap(tmp_path))
-    front = np.asarray(found[0].camera.camera_to_world)[:3, :3]
+    views = camera_import.of_colmap(colmap(tmp_path))
+    front = np.asarray(views[0].camera.camera_to_world)[:3, :3]
     assert front == pytest.approx(np.eye(3), abs=1e-9)
-    distances = [np.linalg.norm(a.camera.position - b.camera.position) for a, b in zip(found, found[1:], strict=False)]
+    distances = [np.linalg.norm(a.camera.position - b.camera.position) for a, b in zip(views, views[1:], strict=False)]
     expected = [np.linalg.norm(a.position - b.position) for a, b in zip(cameras(), cameras()[1:], strict=False)]
     assert distances == pytest.approx(expected)
     turn = front @ np.asarray(cameras()[0].camera_to_world)[:3, :3].T
-    apart = found[0].camera.position - turn @ cameras()[0].position
-    moved = [View(_shifted(v.camera, -apart), None) for v in found]
-    assert_same_pictures(moved, turn)
+    apart = views[0].camera.position - turn @ cameras()[0].position
+    shifted = [View(_shifted(v.camera, -apart), None) for v in views]
+    assert_same_pictures(shifted, turn)
 
 
 def _shifted(camera: Camera, by: Array) -> Camera:
@@ -134,8 +134,8 @@ def _shifted(camera: Camera, by: Array) -> Camera:
 def test_a_colmap_model_is_found_where_colmap_puts_it_and_names_may_be_numbers(tmp_path: Path) -> None:
     (tmp_path / "sparse" / "0").mkdir(parents=True)
     colmap(tmp_path / "sparse" / "0", names="multi_views/{}.png")
-    found = camera_import.read(tmp_path, None)
-    assert isinstance(found, list) and [v.camera.name for v in found] == list(VIEW_NAMES)
+    views = camera_import.read(tmp_path, None)
+    assert isinstance(views, list) and [v.camera.name for v in views] == list(VIEW_NAMES)
 
 
 @pytest.mark.parametrize(
@@ -160,5 +160,5 @@ def test_what_is_not_there_is_told_with_what_to_do(tmp_path: Path) -> None:
 
 
 def test_undistorted_radial_lenses_are_taken(tmp_path: Path) -> None:
-    found = camera_import.of_colmap(colmap(tmp_path, f"SIMPLE_RADIAL {SIZE} {SIZE} 400 160 160 0"))
-    assert (found[0].camera.fx, found[0].camera.fy, found[0].camera.cx) == (400, 400, 160)
+    views = camera_import.of_colmap(colmap(tmp_path, f"SIMPLE_RADIAL {SIZE} {SIZE} 400 160 160 0"))
+    assert (views[0].camera.fx, views[0].camera.fy, views[0].camera.cx) == (400, 400, 160)

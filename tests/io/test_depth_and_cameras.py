@@ -67,9 +67,9 @@ def through(e: DepthEncoding, w: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     ids=lambda e: f"{e.encoding} {e.near}-{e.far} {list(e.curve or [])}",
 )
 def test_decoding_is_right_within_the_step_it_reports(encoding: DepthEncoding) -> None:
-    found = metric_depth(encoded(encoding), encoding, FLAT)
-    assert (np.abs(found.depth - DEPTH) <= 0.51 * found.step + 1e-6).all()
-    assert (found.step > 0).all() and found.step.max() < 0.001
+    decoded = metric_depth(encoded(encoding), encoding, FLAT)
+    assert (np.abs(decoded.depth - DEPTH) <= 0.51 * decoded.step + 1e-6).all()
+    assert (decoded.step > 0).all() and decoded.step.max() < 0.001
 
 
 def test_distance_along_the_ray_becomes_distance_along_the_axis() -> None:
@@ -85,8 +85,8 @@ def test_distance_along_the_ray_becomes_distance_along_the_axis() -> None:
 def test_the_background_value_means_nothing_is_there(background: int | str, value: int) -> None:
     counts = np.full((32, 32), 30000)
     counts[:16] = value
-    found = metric_depth(picture(counts), DepthEncoding(background=background), FLAT)
-    assert (found.depth[:16] == 0).all() and (found.depth[16:] > 0).all()
+    decoded = metric_depth(picture(counts), DepthEncoding(background=background), FLAT)
+    assert (decoded.depth[:16] == 0).all() and (decoded.depth[16:] > 0).all()
 
 
 def test_without_a_background_value_everything_is_object() -> None:
@@ -110,9 +110,9 @@ def test_eight_bits_stretched_to_sixteen_are_recognised_as_coarse() -> None:
 def test_the_sample_s_own_encoding_is_the_one_the_canonical_rig_assumes(bits: int) -> None:
     depth = np.where(DEPTH > 2, DEPTH, 0)
     counts = encode_linear(depth, 1.5, 3.5, bits)
-    found = metric_depth(Picture(counts[..., None], 2**bits - 1), DepthEncoding(), FLAT)
-    assert ((found.depth > 0) == (depth > 0)).all()
-    assert np.abs(found.depth - depth).max() <= 1.0 / (2**bits - 1) + 1e-6
+    decoded = metric_depth(Picture(counts[..., None], 2**bits - 1), DepthEncoding(), FLAT)
+    assert ((decoded.depth > 0) == (depth > 0)).all()
+    assert np.abs(decoded.depth - depth).max() <= 1.0 / (2**bits - 1) + 1e-6
 
 
 # -- cameras.json --------------------------------------------------------------------------------------------------------
@@ -183,8 +183,8 @@ def test_one_line_says_how_the_cameras_stand(rig: Any, expected: Arrangement) ->
 
 
 def test_a_rig_json_is_read_for_its_cameras() -> None:
-    facts = {"decision": "found", "cameras": document(canonical_views(64, 48))}
-    assert [v.camera.name for v in parse(json.dumps(facts).encode())] == list(cameras_json.VIEW_NAMES)
+    metadata = {"decision": "found", "cameras": document(canonical_views(64, 48))}
+    assert [v.camera.name for v in parse(json.dumps(metadata).encode())] == list(cameras_json.VIEW_NAMES)
 
 
 @pytest.mark.parametrize(

@@ -145,12 +145,12 @@ def with_material(mesh: Mesh) -> Mesh:
 
 
 def test_a_material_survives_the_glb_and_khronos_validator_finds_nothing(mesh: Mesh, tmp_path: Path) -> None:
-    told = with_material(mesh)
-    mesh_files.save(tmp_path, told)
-    found = mesh_files.load(tmp_path).material
-    assert found is not None and told.material is not None
+    with_light = with_material(mesh)
+    mesh_files.save(tmp_path, with_light)
+    loaded = mesh_files.load(tmp_path).material
+    assert loaded is not None and with_light.material is not None
     for name in ("orm", "normal", "tangents", "light"):
-        assert np.array_equal(getattr(found, name), getattr(told.material, name)), name
-    assert found.specular == told.material.specular
+        assert np.array_equal(getattr(loaded, name), getattr(with_light.material, name)), name
+    assert loaded.specular == with_light.material.specular
     issues = khronos_issues(tmp_path / "mesh.glb")
     assert issues["numErrors"] == issues["numWarnings"] == 0, issues["messages"]

@@ -136,8 +136,8 @@ def test_sixteen_bits_of_several_channels_are_kept_whole(
     header = struct.pack(">IIBBBBB", SIDE + 3, SIDE, 16, colour_type, 0, 0, 0)
     body = zlib.compress(filtered(pixels, rng.choice(filters, SIDE)))
     parts = [damage.chunk(b"IHDR", header), damage.chunk(b"IDAT", body), damage.chunk(b"IEND", b"")]
-    found = png.decode(png.SIGNATURE + b"".join(parts))
-    assert found.maximum == 65535 and np.array_equal(found.pixels, pixels)
+    decoded = png.decode(png.SIGNATURE + b"".join(parts))
+    assert decoded.maximum == 65535 and np.array_equal(decoded.pixels, pixels)
 
 
 def test_sixteen_bits_interlaced_are_kept_whole() -> None:
@@ -158,9 +158,9 @@ def test_every_orientation_is_told_and_turns_back(orientation: int, order: str) 
     upright = gradient(SIDE, SIDE + 8, 3).astype(np.uint8)
     stored = np.ascontiguousarray(STORED[orientation](upright))
     data = saved(Image.fromarray(stored))
-    found = png.decode(data[:33] + exif(orientation, order) + data[33:])
-    assert found.orientation == orientation
-    assert np.array_equal(png_chunks.upright(found.pixels, orientation), upright)
+    decoded = png.decode(data[:33] + exif(orientation, order) + data[33:])
+    assert decoded.orientation == orientation
+    assert np.array_equal(png_chunks.upright(decoded.pixels, orientation), upright)
     # Pillow, which reads the same note, turns it the same way
     with Image.open(io.BytesIO(data[:33] + exif(orientation, order) + data[33:])) as image:
         assert np.array_equal(np.asarray(ImageOps.exif_transpose(image)), upright)
@@ -175,8 +175,8 @@ def test_a_note_that_cannot_be_read_turns_nothing(note: bytes) -> None:
 def test_light_becomes_srgb_and_back() -> None:
     srgb = np.arange(256) / 255
     light = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
-    found = png_chunks.for_display(np.rint(light * 65535).astype(np.uint16), 65535, 1.0)
-    assert np.abs(found / 257 - np.arange(256)).max() < 0.1
+    decoded = png_chunks.for_display(np.rint(light * 65535).astype(np.uint16), 65535, 1.0)
+    assert np.abs(decoded / 257 - np.arange(256)).max() < 0.1
 
 
 @pytest.mark.parametrize(

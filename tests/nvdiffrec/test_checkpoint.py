@@ -19,7 +19,7 @@ from hypothesis import strategies as some
 from steps.io.mesh_files import Mesh
 from steps.nvdiffrec import checkpoint, reconstruct, run
 from steps.nvdiffrec.checkpoint import Checkpoint
-from steps.nvdiffrec.ladder import Rung
+from steps.nvdiffrec.ladder import MemoryLevel
 from steps.runtime.contract import Nvdiffrec
 
 KEY = "of this work"
@@ -51,14 +51,14 @@ class Pass:
 
 
 def progress() -> dict[str, Any]:
-    fitted = Pass()
-    return {"iteration": 2, "history": [fitted.step(), fitted.step()], **reconstruct.snapshot(fitted)}
+    optimization = Pass()
+    return {"iteration": 2, "history": [optimization.step(), optimization.step()], **reconstruct.snapshot(optimization)}
 
 
 def state() -> dict[str, Any]:
-    facts = {"voxel": 0.01, "grid": [3, 4, 5], "seen": 0.5, "texture_size": 8}
+    metadata = {"voxel": 0.01, "grid": [3, 4, 5], "seen": 0.5, "texture_size": 8}
     first = {"skipped": "close enough", "start_iou": 0.99}
-    return {"start": mesh(), "facts": facts, "shaped": mesh(), "first_pass": first, "plain_state": progress()}
+    return {"start": mesh(), "facts": metadata, "shaped": mesh(), "first_pass": first, "plain_state": progress()}
 
 
 @pytest.fixture
@@ -68,8 +68,8 @@ def saved(tmp_path: Path) -> Path:
 
 
 def loaded(path: Path, key: str = KEY) -> tuple[dict[str, Any], str]:
-    found = Checkpoint(path, key, 0)
-    return found.load(), found.note
+    checkpoint_read = Checkpoint(path, key, 0)
+    return checkpoint_read.load(), checkpoint_read.note
 
 
 def same(a: Any, b: Any) -> bool:
@@ -85,8 +85,8 @@ def same(a: Any, b: Any) -> bool:
 
 
 def test_what_was_saved_is_loaded_to_the_last_bit(saved: Path) -> None:
-    found, note = loaded(saved)
-    assert same(found, state()) and note == ""
+    checkpoint_read, note = loaded(saved)
+    assert same(checkpoint_read, state()) and note == ""
 
 
 def test_where_nothing_was_saved_there_is_nothing_and_nothing_to_say(tmp_path: Path) -> None:
@@ -137,8 +137,8 @@ def beside_a_good_header(path: Path, evil: Evil) -> None:
 def test_no_pickle_is_ever_run(tmp_path: Path, put: Callable[[Path, Evil], None]) -> None:
     witness = tmp_path / "it was run"
     put(tmp_path / "checkpoint.pt", Evil(witness))
-    found, note = loaded(tmp_path / "checkpoint.pt")
-    assert found == {} and "checkpoint.pt is damaged, or none at all" in note
+    checkpoint_read, note = loaded(tmp_path / "checkpoint.pt")
+    assert checkpoint_read == {} and "checkpoint.pt is damaged, or none at all" in note
     assert not witness.exists()
 
 
@@ -187,13 +187,13 @@ def test_whatever_is_written_over_it_is_either_noticed_or_harmless(
     first = int(at * (len(data) - 1))
     data[first : first + length] = bytes([byte]) * len(data[first : first + length])
     saved.write_bytes(data)
-    found, note = loaded(saved)
-    assert (found == {} and note) or same(found, state())
+    checkpoint_read, note = loaded(saved)
+    assert (checkpoint_read == {} and note) or same(checkpoint_read, state())
 
 
 def test_another_key_is_other_work(saved: Path) -> None:
-    found, note = loaded(saved, "of other work")
-    assert found == {} and "of another version of the program, or of other work" in note
+    checkpoint_read, note = loaded(saved, "of other work")
+    assert checkpoint_read == {} and "of another version of the program, or of other work" in note
 
 
 def test_another_version_of_the_format_is_not_used(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,18 +221,18 @@ def test_an_array_that_claims_more_than_there_is_is_noticed(tmp_path: Path) -> N
 def test_a_folder_in_its_place_is_left_alone_and_nothing_is_kept(tmp_path: Path) -> None:
     (tmp_path / "checkpoint.pt").mkdir()
     (tmp_path / "checkpoint.pt" / "thesis.txt").write_text("years of work")
-    found = Checkpoint(tmp_path / "checkpoint.pt", KEY, 0)
-    assert found.load() == {} and "is a folder" in found.note
-    found.save(**state())
-    found.clear()
-    assert not found.due() and (tmp_path / "checkpoint.pt" / "thesis.txt").exists()
+    checkpoint_read = Checkpoint(tmp_path / "checkpoint.pt", KEY, 0)
+    assert checkpoint_read.load() == {} and "is a folder" in checkpoint_read.note
+    checkpoint_read.save(**state())
+    checkpoint_read.clear()
+    assert not checkpoint_read.due() and (tmp_path / "checkpoint.pt" / "thesis.txt").exists()
 
 
 def test_the_file_that_was_of_no_use_is_replaced_by_the_next(saved: Path) -> None:
     saved.write_bytes(b"damaged")
-    found = Checkpoint(saved, KEY, 0)
-    assert found.load() == {}
-    found.save(**state())
+    checkpoint_read = Checkpoint(saved, KEY, 0)
+    assert checkpoint_read.load() == {}
+    checkpoint_read.save(**state())
     assert same(loaded(saved)[0], state())
 
 
@@ -275,8 +275,8 @@ OTHER: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("what", OTHER)
 def test_parts_that_are_not_what_they_should_be_are_noticed(tmp_path: Path, what: str) -> None:
     Checkpoint(tmp_path / "checkpoint.pt", KEY, 0).save(**OTHER[what])
-    found, note = loaded(tmp_path / "checkpoint.pt")
-    assert found == {} and note.endswith("the work began anew.")
+    checkpoint_read, note = loaded(tmp_path / "checkpoint.pt")
+    assert checkpoint_read == {} and note.endswith("the work began anew.")
 
 
 def moments(name: str, value: Any) -> dict[str, Any]:
@@ -308,10 +308,10 @@ def iterated(saved: dict[str, Any]) -> tuple[list[float], int, list[str]]:
     """The losses of four iterations, how many ran, and what was noted."""
     notes: list[str] = []
     clock = SimpleNamespace(tick=lambda _=1: None, reporter=SimpleNamespace(note=notes.append))
-    work: Any = SimpleNamespace(saved=saved, clock=clock, checkpoint=SimpleNamespace(due=lambda: False))
-    fitted = Pass()
-    ran = reconstruct._iterate(work, fitted, "plain_state", 4, fitted.step, anew=-1)
-    return work.saved["plain_state"]["history"], ran, notes
+    job: Any = SimpleNamespace(saved=saved, clock=clock, checkpoint=SimpleNamespace(due=lambda: False))
+    optimization = Pass()
+    ran = reconstruct._iterate(job, optimization, "plain_state", 4, optimization.step, restart=-1)
+    return job.saved["plain_state"]["history"], ran, notes
 
 
 def test_a_pass_goes_on_from_what_was_saved() -> None:
@@ -332,8 +332,8 @@ def test_the_key_changes_with_program_libraries_options_and_rung(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = Nvdiffrec(out=tmp_path, outputs=tmp_path, scene=tmp_path / "scene")
-    keys = {run.key(asked, Rung(1, 128, 32)), run.key(asked, Rung(1, 64, 32))}
-    keys.add(run.key(replace(asked, seed=1), Rung(1, 128, 32)))
+    keys = {run.checkpoint_key(asked, MemoryLevel(1, 128, 32)), run.checkpoint_key(asked, MemoryLevel(1, 64, 32))}
+    keys.add(run.checkpoint_key(replace(asked, seed=1), MemoryLevel(1, 128, 32)))
     for place, name, value in (
         (run, "program", lambda: "another"),
         (torch, "__version__", "0"),
@@ -341,6 +341,6 @@ def test_the_key_changes_with_program_libraries_options_and_rung(
     ):
         with monkeypatch.context() as patched:
             patched.setattr(place, name, value)
-            keys.add(run.key(asked, Rung(1, 128, 32)))
+            keys.add(run.checkpoint_key(asked, MemoryLevel(1, 128, 32)))
     assert len(keys) == 6
-    assert run.key(replace(asked, checkpoint_seconds=1.0), Rung(1, 128, 32)) in keys
+    assert run.checkpoint_key(replace(asked, checkpoint_seconds=1.0), MemoryLevel(1, 128, 32)) in keys

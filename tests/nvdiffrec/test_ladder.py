@@ -13,18 +13,18 @@ from pipeline.local import runner
 from pipeline.local.progress import Display
 from pipeline.local.step_cache import Task
 from steps.nvdiffrec import ladder
-from steps.nvdiffrec.ladder import Rung
+from steps.nvdiffrec.ladder import MemoryLevel
 from steps.runtime import attempts
 from steps.runtime.attempts import Attempts
 from steps.runtime.errors import ModelVramOom
 from steps.runtime.files import write_json
 
-TOP = Rung(6, 1024, 64)
+TOP = MemoryLevel(6, 1024, 64)
 GIB = 1 << 30
 
 
-def oom(rung: Rung) -> dict[str, Any]:
-    return {**asdict(rung), "outcome": attempts.OOM, "peak_vram_mib": 1}
+def oom(level: MemoryLevel) -> dict[str, Any]:
+    return {**asdict(level), "outcome": attempts.OOM, "peak_vram_mib": 1}
 
 
 def after(*earlier: dict[str, Any]) -> Attempts:
@@ -34,37 +34,37 @@ def after(*earlier: dict[str, Any]) -> Attempts:
 
 
 def test_batch_is_given_up_before_resolution_and_resolution_before_the_lattice() -> None:
-    rungs = ladder.rungs(6, 1024, 64)
-    assert rungs[:4] == [TOP, Rung(3, 1024, 64), Rung(1, 1024, 64), Rung(1, 512, 64)]
-    assert rungs[-1] == Rung(1, 128, 32) and len(set(rungs)) == len(rungs)
+    levels = ladder.memory_levels(6, 1024, 64)
+    assert levels[:4] == [TOP, MemoryLevel(3, 1024, 64), MemoryLevel(1, 1024, 64), MemoryLevel(1, 512, 64)]
+    assert levels[-1] == MemoryLevel(1, 128, 32) and len(set(levels)) == len(levels)
 
 
 def test_every_rung_needs_less_than_the_one_above() -> None:
-    needs = [ladder.estimate(rung, 2048) for rung in ladder.rungs(6, 1024, 64)]
+    needs = [ladder.estimate(level, 2048) for level in ladder.memory_levels(6, 1024, 64)]
     assert needs == sorted(needs, reverse=True) and len(set(needs)) == len(needs)
 
 
 def test_the_next_attempt_stands_below_the_last_that_ran_out_of_memory_however_often_it_was_stopped() -> None:
-    rungs = ladder.rungs(6, 1024, 64)
-    stopped = {**oom(rungs[0]), "outcome": "stopped"}
-    assert ladder.choose(rungs, after(stopped, stopped), 2048, None)[0] == 0
-    assert ladder.choose(rungs, after(oom(rungs[0]), stopped, oom(rungs[1]), stopped), 2048, None)[0] == 2
+    levels = ladder.memory_levels(6, 1024, 64)
+    stopped = {**oom(levels[0]), "outcome": "stopped"}
+    assert ladder.choose(levels, after(stopped, stopped), 2048, None)[0] == 0
+    assert ladder.choose(levels, after(oom(levels[0]), stopped, oom(levels[1]), stopped), 2048, None)[0] == 2
 
 
 def test_the_first_attempt_stands_on_a_rung_that_fits() -> None:
-    rungs = ladder.rungs(6, 1024, 64)
-    free = ladder.estimate(rungs[2], 2048) * 1.2
-    index, reason = ladder.choose(rungs, after(), 2048, int(free))
+    levels = ladder.memory_levels(6, 1024, 64)
+    free = ladder.estimate(levels[2], 2048) * 1.2
+    index, reason = ladder.choose(levels, after(), 2048, int(free))
     assert index == 2 and "free memory" in reason
-    assert ladder.choose(rungs, after(), 2048, 80 * GIB)[0] == 0
+    assert ladder.choose(levels, after(), 2048, 80 * GIB)[0] == 0
 
 
 def test_an_exhausted_ladder_and_a_device_too_small_are_out_of_memory() -> None:
-    rungs = ladder.rungs(2, 256, 32)
+    levels = ladder.memory_levels(2, 256, 32)
     with pytest.raises(ModelVramOom, match="Every rung"):
-        ladder.choose(rungs, after(oom(rungs[-1])), 2048, None)
+        ladder.choose(levels, after(oom(levels[-1])), 2048, None)
     with pytest.raises(ModelVramOom, match="Even the least"):
-        ladder.choose(rungs, after(), 2048, 1 << 20)
+        ladder.choose(levels, after(), 2048, 1 << 20)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,10 @@ def test_an_attempt_leaves_how_it_ended(tmp_path: Path, error: Exception, outcom
     file = tmp_path / "attempts" / "nvdiffrec.json"
     file.parent.mkdir()
     write_json(file, [oom(TOP)])
-    with pytest.raises(type(error)), Attempts(file).recorded(Rung(3, 1024, 64), torch.OutOfMemoryError, lambda: 7):
+    with (
+        pytest.raises(type(error)),
+        Attempts(file).recorded(MemoryLevel(3, 1024, 64), torch.OutOfMemoryError, lambda: 7),
+    ):
         assert Attempts(file).earlier[1]["outcome"] == "stopped"  # what a killed process leaves
         raise error
     assert [a["outcome"] for a in Attempts(file).earlier] == [attempts.OOM, outcome]
@@ -90,10 +93,10 @@ def test_sixview_run_goes_down_the_ladder_until_the_model_fits(tmp_path: Path, m
 
     def do(task: Task) -> bool:
         book = Attempts(file)
-        index, _ = ladder.choose(ladder.rungs(6, 1024, 64), book, 2048, None)
+        index, _ = ladder.choose(ladder.memory_levels(6, 1024, 64), book, 2048, None)
         stood.append(index)
-        rung = ladder.rungs(6, 1024, 64)[index]
-        write_json(file, [*book.earlier, oom(rung) if index < 2 else {**asdict(rung), "outcome": "completed"}])
+        level = ladder.memory_levels(6, 1024, 64)[index]
+        write_json(file, [*book.earlier, oom(level) if index < 2 else {**asdict(level), "outcome": "completed"}])
         job.outcome.failure = ModelVramOom("CUDA out of memory.").record() if index < 2 else None
         return index >= 2
 

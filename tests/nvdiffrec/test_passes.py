@@ -17,10 +17,10 @@ from steps.geometry.depth_ops import depth_noise
 from steps.io import mesh_files, scene
 from steps.io.mesh_files import Mesh
 from steps.nvdiffrec import ladder, losses
-from steps.nvdiffrec.drawing import Look, picture
+from steps.nvdiffrec.drawing import Appearance, render_rgba
 from steps.nvdiffrec.first_pass import FirstPass
-from steps.nvdiffrec.reconstruct import _iterate, agreement, misfit, psnr, restore, snapshot
-from steps.nvdiffrec.second_pass import LOOSE, TIGHT, Restraint, SecondPass
+from steps.nvdiffrec.reconstruct import _iterate, agreement, geometric_loss, psnr, restore, snapshot
+from steps.nvdiffrec.second_pass import STRONG, WEAK, Regularization, SecondPass
 from steps.nvdiffrec.targets import Target, targets
 from steps.runtime.errors import ModelConvergenceFailed
 from tests.conftest import Finished
@@ -33,19 +33,19 @@ def views(job: Finished) -> list[Target]:
 
 @pytest.fixture(scope="module")
 def start(job: Finished) -> Mesh:
-    taken = scene.load(job.out / ".sixview" / "scene")
-    return reconstruct.reconstruct(taken.views, reconstruct.Settings(grid=96, faces=4000, texture_size=256))[0]
+    loaded = scene.load(job.out / ".sixview" / "scene")
+    return reconstruct.reconstruct(loaded.views, reconstruct.Settings(grid=96, faces=4000, texture_size=256))[0]
 
 
 def test_the_first_pass_pulls_a_field_that_is_two_cells_too_large_into_place(
     job: Finished, views: list[Target]
 ) -> None:
-    taken = scene.load(job.out / ".sixview" / "scene")
-    field, grid = reconstruct.fused(taken.views, reconstruct.Settings(grid=40))
-    fitted = FirstPass(field - 1.5, grid, 80, views, "cpu")
+    loaded = scene.load(job.out / ".sixview" / "scene")
+    field, grid = reconstruct.fuse(loaded.views, reconstruct.Settings(grid=40))
+    optimization = FirstPass(field - 1.5, grid, 80, views, "cpu")
 
     def as_mesh() -> Mesh:
-        vertices, _, faces = fitted.mesh()
+        vertices, _, faces = optimization.mesh()
         blank = np.zeros((len(vertices), 2), np.float32)
         return Mesh(
             vertices.astype(np.float32), faces, blank, vertices.astype(np.float32), np.ones((2, 2, 3), np.float32)
@@ -53,34 +53,34 @@ def test_the_first_pass_pulls_a_field_that_is_two_cells_too_large_into_place(
 
     before = agreement(as_mesh(), views, "cpu")
     for iteration in range(80):
-        fitted.step(iteration, views)
+        optimization.step(iteration, views)
     after = agreement(as_mesh(), views, "cpu")
     assert before[0] > 2 and after[0] < 0.3 * before[0]
     assert before[1] < 0.95 and after[1] > 0.98
 
 
 def test_a_field_without_an_inside_has_not_converged(job: Finished, views: list[Target]) -> None:
-    taken = scene.load(job.out / ".sixview" / "scene")
-    field, grid = reconstruct.fused(taken.views, reconstruct.Settings(grid=40))
+    loaded = scene.load(job.out / ".sixview" / "scene")
+    field, grid = reconstruct.fuse(loaded.views, reconstruct.Settings(grid=40))
     with pytest.raises(ModelConvergenceFailed, match="empty"):
         FirstPass(np.abs(field) + 1, grid, 4, views, "cpu").step(0, views)
 
 
 def test_the_second_pass_pulls_moved_vertices_and_wrong_colours_back(start: Mesh, views: list[Target]) -> None:
-    bent = start.vertices * np.float32(1.01)
-    spoiled = Mesh(bent, start.faces, start.uv, start.normals, np.clip(start.texture + 0.05, 0, 1))
-    fitted = SecondPass(spoiled, 24, views, "cpu")
-    history = [fitted.step(i, views, 2, 6) for i in range(fitted.lit_from())]
-    fitted.check()
+    scaled = start.vertices * np.float32(1.01)
+    spoiled = Mesh(scaled, start.faces, start.uv, start.normals, np.clip(start.texture + 0.05, 0, 1))
+    optimization = SecondPass(spoiled, 24, views, "cpu")
+    history = [optimization.step(i, views, 2, 6) for i in range(optimization.lit_from())]
+    optimization.check()
     assert history[-1] < 0.2 * history[0]
-    assert misfit(fitted.result(False), views, "cpu") < 0.5 * misfit(spoiled, views, "cpu")
+    assert geometric_loss(optimization.result(False), views, "cpu") < 0.5 * geometric_loss(spoiled, views, "cpu")
 
 
 def test_batches_change_memory_and_not_the_result(start: Mesh, views: list[Target]) -> None:
     results = []
     for batch in (1, 6):
-        fitted = SecondPass(start, 8, views, "cpu")
-        results.append([fitted.step(i, views, 1, batch) for i in range(3)])
+        optimization = SecondPass(start, 8, views, "cpu")
+        results.append([optimization.step(i, views, 1, batch) for i in range(3)])
     assert results[0] == pytest.approx(results[1], rel=1e-4)
 
 
@@ -97,30 +97,30 @@ def test_a_pass_goes_on_from_a_snapshot_as_if_it_had_not_stopped(start: Mesh, vi
 def test_losses_at_fewer_pixels_do_not_end_the_iterations_at_all_of_them(start: Mesh, views: list[Target]) -> None:
     """They are lower, since small pictures are blurred: nothing after them would seem to gain."""
     clock, checkpoint = SimpleNamespace(tick=lambda _=1: None), SimpleNamespace(due=lambda: False)
-    work: Any = SimpleNamespace(saved={}, clock=clock, checkpoint=checkpoint)
-    fitted = SecondPass(start, 8, views, "cpu")
+    job: Any = SimpleNamespace(saved={}, clock=clock, checkpoint=checkpoint)
+    optimization = SecondPass(start, 8, views, "cpu")
 
     def loss(iteration: int) -> float:
         return (0.1 if iteration < 10 else 1.0) * 0.9**iteration
 
-    assert _iterate(work, fitted, "all", 40, loss, anew=10) == 40
-    assert _iterate(work, fitted, "stalls", 40, lambda _: 1.0, anew=10) == 10 + 24
+    assert _iterate(job, optimization, "all", 40, loss, restart=10) == 40
+    assert _iterate(job, optimization, "stalls", 40, lambda _: 1.0, restart=10) == 10 + 24
 
 
 @pytest.mark.parametrize(("value", "words"), [(float("nan"), "not numbers"), (10.0, "flew apart")])
 def test_a_mesh_that_breaks_has_not_converged(start: Mesh, views: list[Target], value: float, words: str) -> None:
-    fitted = SecondPass(start, 8, views, "cpu")
+    optimization = SecondPass(start, 8, views, "cpu")
     with torch.no_grad():
-        fitted.state.offsets[3] = value
+        optimization.state.offsets[3] = value
     with pytest.raises(ModelConvergenceFailed, match=words):
-        fitted.check()
+        optimization.check()
 
 
 def test_white_light_and_a_matt_surface_stay_where_colour_explains_everything(start: Mesh, views: list[Target]) -> None:
-    fitted = SecondPass(start, 24, views, "cpu")
+    optimization = SecondPass(start, 24, views, "cpu")
     for i in range(24):
-        fitted.step(i, views, 2, 6)
-    material = fitted.result(True).material
+        optimization.step(i, views, 2, 6)
+    material = optimization.result(True).material
     assert material is not None and material.specular < 0.2 and np.abs(material.light[1:]).max() < 0.2
 
 
@@ -128,13 +128,13 @@ def test_light_and_reflections_are_found_where_the_colours_are_known(start: Mesh
     """The views are replaced by pictures of the start under a light from above left, on a shining surface."""
     light = pbr.WHITE.copy()
     light[1], light[3] = (0.3, 0.25, 0.2), (-0.2, -0.1, 0.0)
-    fitted = SecondPass(start, 96, views, "cpu")
-    s = fitted.state
-    truth = Look(s.base, s.orm, s.normal, fitted.tangents, torch.tensor(0.6), torch.from_numpy(light))
+    optimization = SecondPass(start, 96, views, "cpu")
+    s = optimization.state
+    truth = Appearance(s.base, s.orm, s.normal, optimization.tangents, torch.tensor(0.6), torch.from_numpy(light))
     with torch.no_grad():
-        lit = [replace(view, rgba=picture(fitted.surface(), truth, view, 1)) for view in views]
-    first = fitted.lit_from()
-    history = [fitted.step(i, lit, 1, 6) for i in range(first, 96)]
+        lit = [replace(view, rgba=render_rgba(optimization.surface(), truth, view, 1)) for view in views]
+    first = optimization.lit_from()
+    history = [optimization.step(i, lit, 1, 6) for i in range(first, 96)]
     found = s.light.detach().numpy()
     assert history[-1] < 0.2 * history[0]
     assert found[[1, 3], :2] == pytest.approx(light[[1, 3], :2], abs=0.1)  # the duck reflects hardly any blue
@@ -142,18 +142,18 @@ def test_light_and_reflections_are_found_where_the_colours_are_known(start: Mesh
 
 def test_memory_kept_for_the_backward_pass_is_what_the_ladder_predicts(start: Mesh, views: list[Target]) -> None:
     """Counted tensor by tensor, which is the same on any device."""
-    fitted, view = SecondPass(start, 8, views, "cpu"), views[0]
-    kept: dict[int, int] = {}
+    optimization, view = SecondPass(start, 8, views, "cpu"), views[0]
+    saved_bytes: dict[int, int] = {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        saved_bytes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        fitted._loss(view, ladder.SAMPLES, False, fitted.state.normal)
-    parameters = sum(t.untyped_storage().nbytes() for t in fitted.state.tensors().values())
+        optimization._loss(view, ladder.SAMPLES, False, optimization.state.normal)
+    parameters = sum(t.untyped_storage().nbytes() for t in optimization.state.tensors().values())
     samples = view.camera.width * view.camera.height * ladder.SAMPLES**2
-    assert 0.2 * ladder.PER_SAMPLE < (sum(kept.values()) - parameters) / samples < ladder.PER_SAMPLE
+    assert 0.2 * ladder.PER_SAMPLE < (sum(saved_bytes.values()) - parameters) / samples < ladder.PER_SAMPLE
 
 
 def test_depth_noise_is_measured_in_pixels() -> None:
@@ -176,22 +176,22 @@ def test_the_laplacian_charges_bends_and_not_shifts() -> None:
 
 def test_ripples_are_charged_and_shifts_of_all_texels_are_not() -> None:
     change = torch.full((4, 4, 3), 0.3)
-    assert float(losses.ripples(change)) == 0
+    assert float(losses.squared_gradient(change)) == 0
     change[1, 1, 0] += 0.5
-    assert float(losses.ripples(change)) == pytest.approx(4 * 0.25)
+    assert float(losses.squared_gradient(change)) == pytest.approx(4 * 0.25)
 
 
 def test_noise_of_the_views_is_not_painted_where_texels_are_held_together(start: Mesh, views: list[Target]) -> None:
     noise = torch.Generator().manual_seed(0)
     noisy = [replace(v, rgba=v.rgba + 0.1 * torch.randn(v.rgba.shape, generator=noise)) for v in views]
 
-    def rippled(restraint: Restraint) -> float:
-        fitted = SecondPass(start, 12, noisy, "cpu", restraint)
-        for i in range(fitted.lit_from()):
-            fitted.step(i, noisy, 1, 6)
-        return float(losses.ripples(fitted.state.base.detach() - fitted.paint))
+    def rippled(regularization: Regularization) -> float:
+        optimization = SecondPass(start, 12, noisy, "cpu", regularization)
+        for i in range(optimization.lit_from()):
+            optimization.step(i, noisy, 1, 6)
+        return float(losses.squared_gradient(optimization.state.base.detach() - optimization.paint))
 
-    assert rippled(replace(LOOSE, smoothness=TIGHT.smoothness)) < 0.5 * rippled(LOOSE)
+    assert rippled(replace(WEAK, smoothness=STRONG.smoothness)) < 0.5 * rippled(WEAK)
 
 
 @pytest.mark.parametrize("shift", [(0.0, 0.0, 0.0), (0.0, 0.0, -2.49), (300.0, -40.0, 7.0)])
@@ -200,19 +200,19 @@ def test_where_the_world_s_origin_lies_does_not_matter(job: Finished, start: Mes
     front = scene.load(job.out / ".sixview" / "scene").views[0]
     pose = front.camera.camera_to_world.copy()
     pose[:3, 3] += shift
-    moved = replace(
+    shifted = replace(
         front,
         camera=replace(front.camera, camera_to_world=pose),
         depth_camera=replace(front.depth_camera, camera_to_world=pose),
     )
-    shifted = replace(start, vertices=(start.vertices + np.array(shift)).astype(np.float32))
-    _, overlap = agreement(shifted, targets([moved], 128, 0.01, "cpu"), "cpu")
+    mesh = replace(start, vertices=(start.vertices + np.array(shift)).astype(np.float32))
+    _, overlap = agreement(mesh, targets([shifted], 128, 0.01, "cpu"), "cpu")
     assert overlap > 0.98
 
 
 def test_the_judge_s_score_is_the_gate_s(job: Finished) -> None:
     """To the last digit: a mesh that the judge keeps as passing cannot miss the gate by what rounding to 8 bits does."""
-    taken = scene.load(job.out / ".sixview" / "scene")
-    mesh = mesh_files.load(job.out / "reconviagen", taken.frame)
+    loaded = scene.load(job.out / ".sixview" / "scene")
+    mesh = mesh_files.load(job.out / "reconviagen", loaded.frame)
     gate = json.loads((job.out / "reconviagen" / "quality.json").read_text())["psnr"]
-    assert round(psnr(mesh, taken), 6) == gate
+    assert round(psnr(mesh, loaded), 6) == gate

@@ -1,4 +1,4 @@
-"""Doubles of the two services: an S3 with versions, and the workflows of a namespace, both in memory."""
+"""In-memory doubles of S3, with versions, and of a namespace's workflows."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 PARAMETERS = [{"name": "input"}, {"name": "model", "enum": ["reconviagen", "nvdiffrec"]}, {"name": "grid"}]
 
 
-def refusal(code: str, operation: str = "GetObject") -> ClientError:
+def client_error(code: str, operation: str = "GetObject") -> ClientError:
     return ClientError({"Error": {"Code": code, "Message": code}}, operation)
 
 
 class Bucket:
-    """What `s3` asks of a boto3 client, for one bucket. requests: how often each operation was asked for; refused: key ->
-    error code of whatever reads it; away: every request fails."""
+    """A boto3 client for one bucket, as far as `clients.s3` uses it. requests: number by operation; refused: key -> S3 error code
+    of requests for it; away: every request fails."""
 
     class exceptions:  # noqa: N801 - as boto3 has it
         ClientError = ClientError
@@ -39,18 +39,18 @@ class Bucket:
         self.refused: dict[str, str] = {}
         self.away = False
 
-    def _asked(self, operation: str, key: str = "") -> None:
+    def _count(self, operation: str, key: str = "") -> None:
         self.requests[operation] += 1
         if self.away:
-            raise refusal("InternalError", operation)
+            raise client_error("InternalError", operation)
         if key in self.refused:
-            raise refusal(self.refused[key], operation)
+            raise client_error(self.refused[key], operation)
 
     def put_object(self, Key: str, Body: Any = b"", **_: Any) -> dict[str, Any]:  # noqa: N803
-        self._asked("put", Key)
+        self._count("put", Key)
         data = Body if isinstance(Body, bytes) else Body.read()
         number = next(self.moments)
-        found = {
+        version = {
             "Key": Key,
             "ETag": f'"{hashlib.md5(data).hexdigest()}"',
             "VersionId": str(number),
@@ -58,27 +58,27 @@ class Bucket:
             "Size": len(data),
             "data": data,
         }
-        self.objects.setdefault(Key, []).append(found)
-        return found
+        self.objects.setdefault(Key, []).append(version)
+        return version
 
     def get_object(self, Key: str, VersionId: str = "", Range: str = "", **_: Any) -> dict[str, Any]:  # noqa: N803
-        self._asked("get", Key)
-        found = self._version(Key, VersionId)
-        if Range and not found["data"]:
-            raise refusal("InvalidRange")
-        return {"Body": Body(found["data"]), **found}
+        self._count("get", Key)
+        version = self._version(Key, VersionId)
+        if Range and not version["data"]:
+            raise client_error("InvalidRange")
+        return {"Body": Body(version["data"]), **version}
 
     def head_object(self, Key: str, VersionId: str = "", **_: Any) -> dict[str, Any]:  # noqa: N803
-        self._asked("head", Key)
-        found = self._version(Key, VersionId)
-        return {"ContentLength": found["Size"], **found}
+        self._count("head", Key)
+        version = self._version(Key, VersionId)
+        return {"ContentLength": version["Size"], **version}
 
     def copy_object(self, Key: str, CopySource: dict[str, str], **_: Any) -> None:  # noqa: N803
-        self._asked("copy", CopySource["Key"])
+        self._count("copy", CopySource["Key"])
         self.put_object(Key, self._version(CopySource["Key"], CopySource.get("VersionId", ""))["data"])
 
     def delete_object(self, Key: str, **_: Any) -> None:  # noqa: N803
-        self._asked("delete", Key)
+        self._count("delete", Key)
         self.objects.pop(Key, None)
 
     def delete_objects(self, Delete: dict[str, Any], **_: Any) -> None:  # noqa: N803
@@ -86,14 +86,14 @@ class Bucket:
             self.delete_object(item["Key"])
 
     def list_objects_v2(self, **_: Any) -> dict[str, Any]:
-        self._asked("list")
+        self._count("list")
         return {}
 
     def head_bucket(self, **_: Any) -> None:
-        self._asked("head")
+        self._count("head")
 
     def get_paginator(self, operation: str) -> Bucket:
-        self._asked(operation)
+        self._count(operation)
         return self
 
     def paginate(self, Prefix: str, **_: Any) -> Iterator[dict[str, Any]]:  # noqa: N803
@@ -104,10 +104,10 @@ class Bucket:
             yield {"Contents": [v for v in versions if v["IsLatest"]], "Versions": versions}
 
     def _version(self, key: str, version: str) -> dict[str, Any]:
-        found = [v for v in self.objects.get(key, []) if version in ("", v["VersionId"])]
-        if not found:
-            raise refusal("NoSuchKey")
-        return found[-1]
+        versions = [v for v in self.objects.get(key, []) if version in ("", v["VersionId"])]
+        if not versions:
+            raise client_error("NoSuchKey")
+        return versions[-1]
 
 
 class Body(io.BytesIO):
@@ -117,7 +117,7 @@ class Body(io.BytesIO):
 
 
 class Namespace:
-    """What `service` asks of a cluster. refusing: what `create` raises."""
+    """A cluster client, as far as `jobs.service` uses it. refusing: exception that `create` raises."""
 
     namespace = "here"
 
@@ -133,14 +133,14 @@ class Namespace:
         name = workflow["metadata"]["name"]
         if name in self.workflows:
             raise Conflict(name)
-        self.workflows[name] = made(workflow, len(self.workflows))
+        self.workflows[name] = as_created(workflow, len(self.workflows))
         return self.workflows[name]
 
     def get(self, name: str) -> dict[str, Any] | None:
         self.requests["get"] += 1
         return self.workflows.get(name)
 
-    def pages(self, selector: str = "", whole: bool = True) -> Iterator[Page]:
+    def pages(self, selector: str = "", full: bool = True) -> Iterator[Page]:
         yield Page(list(self.workflows.values()), "1")
 
     def list(self, selector: str = "") -> list[dict[str, Any]]:
@@ -150,25 +150,25 @@ class Namespace:
         return {"spec": {"arguments": {"parameters": PARAMETERS}}}
 
 
-def made(workflow: dict[str, Any], number: int) -> dict[str, Any]:
-    """A workflow as the API server and the controller leave it."""
-    found = copy.deepcopy(workflow)
-    found["metadata"] |= {
+def as_created(workflow: dict[str, Any], number: int) -> dict[str, Any]:
+    """A workflow with the fields that the API server and Argo's controller set."""
+    created = copy.deepcopy(workflow)
+    created["metadata"] |= {
         "uid": f"00000000-0000-4000-8000-{number:012d}",
         "creationTimestamp": "2026-01-01T00:00:00Z",
         "resourceVersion": str(number + 1),
     }
-    found["metadata"].setdefault("labels", {})["sixview.dev/folder"] = "uid"
-    found["status"] = {"phase": "Running", "nodes": {}}
-    return found
+    created["metadata"].setdefault("labels", {})["sixview.dev/folder"] = "uid"
+    created["status"] = {"phase": "Running", "nodes": {}}
+    return created
 
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Bucket:
-    found = Bucket()
+    double = Bucket()
 
     def client(endpoint: str = "") -> Any:
-        return found
+        return double
 
     monkeypatch.setattr(s3, "client", client)
-    return found
+    return double

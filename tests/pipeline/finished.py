@@ -1,4 +1,4 @@
-"""A finished workflow of the test cluster, reduced to what this program reads: every kind of node, and the exit handler's."""
+"""A finished workflow, from the test cluster, with the fields that this program reads and every kind of node."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ VIEW_TYPES: dict[str, tuple[type, ...]] = {
 
 
 def workflow(name: str = NAME, version: int = 100) -> dict[str, Any]:
-    """A job that failed at the gate, as the API server has it."""
+    """The workflow of a job that failed with QUALITY_THRESHOLD_FAILED."""
     metadata = {
         "name": name,
         "namespace": "sixview",
@@ -95,21 +95,21 @@ def workflow(name: str = NAME, version: int = 100) -> dict[str, Any]:
     }
 
 
-def with_record(found: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    """The same with the record that its exit handler leaves in an annotation."""
-    found = copy.deepcopy(found)
-    record = {**RECORD, "job_id": found["metadata"]["name"].removeprefix("sixview-"), **changes}
-    found["metadata"]["annotations"]["sixview.dev/record"] = json.dumps(record)
-    return found
+def with_record(wf: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """A copy with the exit handler's record in its annotation."""
+    wf = copy.deepcopy(wf)
+    record = {**RECORD, "job_id": wf["metadata"]["name"].removeprefix("sixview-"), **changes}
+    wf["metadata"]["annotations"]["sixview.dev/record"] = json.dumps(record)
+    return wf
 
 
-def head(found: dict[str, Any]) -> dict[str, Any]:
-    """As a listing of metadata has it."""
-    return {"metadata": found["metadata"]}
+def head(wf: dict[str, Any]) -> dict[str, Any]:
+    """The workflow's metadata alone, as in a PartialObjectMetadataList."""
+    return {"metadata": wf["metadata"]}
 
 
 def _nodes(job: str) -> list[dict[str, Any]]:
-    told: list[tuple[str, str, str, str, dict[str, str]]] = [  # name, type, template, phase, outputs
+    rows: list[tuple[str, str, str, str, dict[str, str]]] = [  # name, type, template, phase, outputs
         ("", "DAG", "job", "Failed", {}),
         (".validate", "Retry", "validate", "Succeeded", {}),
         (".validate(0)", "Pod", "validate", "Succeeded", {"stage": "rig", "warnings": WARNING}),
@@ -148,5 +148,5 @@ def _nodes(job: str) -> list[dict[str, Any]]:
             "children": [f"{job}-{i + 1}"],
             "outputs": {"parameters": [{"name": n, "value": v} for n, v in outputs.items()]},
         }
-        for i, (name, kind, template, phase, outputs) in enumerate(told)
+        for i, (name, kind, template, phase, outputs) in enumerate(rows)
     ]

@@ -1,4 +1,4 @@
-"""What doctor finds of an installation: each thing that a job needs is taken away once. On a real cluster: tests/cluster."""
+"""doctor's findings on an installation from which one object at a time is missing. On a real cluster: tests/cluster."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from botocore import exceptions as s3
 
 from pipeline import installation
 from pipeline.clients import s3_errors
-from pipeline.installation import Finding, Hidden
+from pipeline.installation import Finding, Forbidden
 from pipeline.workflow.dag import workflow_template
 from pipeline.workflow.settings import Settings
 
@@ -31,10 +31,10 @@ class MemoryReader:
 
     def core_object(self, kind: str, name: str) -> dict[str, Any] | None:
         if kind in self.hidden:
-            raise Hidden
+            raise Forbidden
         return self.objects.get((kind, name))
 
-    def of_argo(self, plural: str, name: str) -> dict[str, Any] | None:
+    def argo_object(self, plural: str, name: str) -> dict[str, Any] | None:
         return self.core_object(plural, name)
 
     def priority_class(self, name: str) -> dict[str, Any] | None:
@@ -42,8 +42,8 @@ class MemoryReader:
 
     def all(self, kind: str) -> list[dict[str, Any]]:
         if kind in self.hidden:
-            raise Hidden
-        return [found for (of, _), found in self.objects.items() if of == kind]
+            raise Forbidden
+        return [manifest for (of, _), manifest in self.objects.items() if of == kind]
 
     def deployments(self) -> list[dict[str, Any]]:
         return self.all("deployment")
@@ -60,7 +60,7 @@ def deployment(name: str, **labels: str) -> dict[str, Any]:
 
 
 def installed() -> dict[tuple[str, str], dict[str, Any]]:
-    """Everything that the chart makes with gateway, events and weights, on one node with a GPU."""
+    """All objects of the chart with gateway, events and weights, on one node with a GPU."""
     there: dict[str, Any] = {"metadata": {}}
     gives = {"cpu": "16", "memory": "64Gi", "nvidia.com/gpu": "1"}
     accounts = ("step", "report", "reconciler", "gateway", "sensor")
@@ -88,12 +88,12 @@ def installed() -> dict[tuple[str, str], dict[str, Any]]:
     }
 
 
-def found(objects: dict[tuple[str, str], dict[str, Any]], *hidden: str) -> list[Finding]:
-    return list(installation.parts(MemoryReader(objects, hidden), "sixview", TEMPLATE))  # type: ignore[arg-type]
+def findings_of(objects: dict[tuple[str, str], dict[str, Any]], *hidden: str) -> list[Finding]:
+    return list(installation.examine_parts(MemoryReader(objects, hidden), "sixview", TEMPLATE))  # type: ignore[arg-type]
 
 
 def test_a_whole_installation_has_no_fault() -> None:
-    assert [finding for finding in found(installed()) if finding.ok is not True] == []
+    assert [finding for finding in findings_of(installed()) if finding.ok is not True] == []
 
 
 PARTS = [
@@ -119,7 +119,7 @@ PARTS = [
 def test_each_part_that_is_missing_is_found(part: tuple[str, str], words: str, advice: str) -> None:
     objects = installed()
     del objects[part]
-    (fault,) = [finding for finding in found(objects) if finding.ok is False]
+    (fault,) = [finding for finding in findings_of(objects) if finding.ok is False]
     assert words in fault.what
     assert advice in fault.advice
 
@@ -159,7 +159,7 @@ DAMAGES: list[tuple[tuple[str, str], dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("part", "damaged", "words"), DAMAGES, ids=["/".join(row[0]) for row in DAMAGES])
 def test_each_part_that_is_damaged_is_found(part: tuple[str, str], damaged: dict[str, Any], words: str) -> None:
-    faults = [finding for finding in found(installed() | {part: damaged}) if finding.ok is False]
+    faults = [finding for finding in findings_of(installed() | {part: damaged}) if finding.ok is False]
     assert words in " ".join(fault.what for fault in faults)
     assert all(fault.advice for fault in faults)
 
@@ -167,13 +167,13 @@ def test_each_part_that_is_damaged_is_found(part: tuple[str, str], damaged: dict
 def test_a_quota_that_is_used_up_is_worth_knowing_and_no_fault() -> None:
     objects = copy.deepcopy(installed())
     objects["resource_quota", "gpus"]["status"]["used"]["pods"] = "9"
-    (told,) = [finding for finding in found(objects) if finding.ok is not True]
-    assert (told.what, told.ok) == ("the quota gpus is used up (pods 9): jobs wait", None)
+    (quota,) = [finding for finding in findings_of(objects) if finding.ok is not True]
+    assert (quota.what, quota.ok) == ("the quota gpus is used up (pods 9): jobs wait", None)
 
 
 @pytest.mark.parametrize("kind", ["secret", "config_map", "service_account", "priority_class", "node", "deployment"])
 def test_what_may_not_be_read_is_said_to_be_so(kind: str) -> None:
-    findings = found(installed(), kind)
+    findings = findings_of(installed(), kind)
     assert not [finding for finding in findings if finding.ok is False]
     assert [
         finding for finding in findings if finding.ok is None and finding.what.endswith("may not be looked at here")
@@ -187,7 +187,7 @@ def test_what_the_chart_was_installed_without_is_no_fault() -> None:
         if part[0] not in ("eventsources", "sensors", "eventbus", "cronworkflows", "deployment")
         and part[1] not in ("sixview-gateway", "sixview-sensor", "sixview-reconciler")
     }
-    assert [finding.ok for finding in found(objects) if finding.ok is not True] == [None, None]
+    assert [finding.ok for finding in findings_of(objects) if finding.ok is not True] == [None, None]
 
 
 # -- the store -----------------------------------------------------------------------------------------------------------
@@ -214,9 +214,9 @@ def refusal(code: str) -> s3.ClientError:
     ],
 )
 def test_the_store_s_refusals_are_told_apart(error: Exception, words: str, advice: str) -> None:
-    what, to_do = s3_errors.explained(error)
-    assert words in what
-    assert advice in to_do
+    message, suggested = s3_errors.explain(error)
+    assert words in message
+    assert advice in suggested
 
 
 # -- a reader that has had enough -----------------------------------------------------------------------------------------

@@ -26,13 +26,13 @@ from tests.validate.test_local_frame import validated
 FACTOR, OFFSET = 0.02, np.array(units.UTM)
 
 
-def judged(source: Path, work: Path) -> tuple[dict[str, Any], Path]:
+def quality_of(source: Path, work: Path) -> tuple[dict[str, Any], Path]:
     """quality.json, and the folder with the mesh."""
-    taken = validated(source, work)
-    mesh, _ = reconstruct.reconstruct(taken.views, reconstruct.Settings(grid=64, faces=2000, texture_size=256))
+    loaded = validated(source, work)
+    mesh, _ = reconstruct.reconstruct(loaded.views, reconstruct.Settings(grid=64, faces=2000, texture_size=256))
     for folder in ("mesh", "quality"):
         (work / folder).mkdir()
-    mesh_files.save(work / "mesh", mesh, taken.frame)
+    mesh_files.save(work / "mesh", mesh, loaded.frame)
     held_out = source / "ground_truth"
     parameters = Quality(
         out=work, outputs=work, scene=work / "scene", mesh=work / "mesh", held_out=held_out, psnr_threshold=10.0
@@ -43,16 +43,16 @@ def judged(source: Path, work: Path) -> tuple[dict[str, Any], Path]:
 
 @pytest.fixture(scope="module")
 def clean(sample_set: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
-    return judged(sample_set("mug", "--held-out", 3), tmp_path_factory.mktemp("clean"))
+    return quality_of(sample_set("mug", "--held-out", 3), tmp_path_factory.mktemp("clean"))
 
 
 @pytest.fixture(scope="module")
 def far(sample_set: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     work = tmp_path_factory.mktemp("far")
     source = sample_set("mug", "--held-out", 3)
-    moved = Case("", units.placed(FACTOR, units.UTM)).write(source, work / "set")
-    units.move_truth(source / "ground_truth", moved / "ground_truth", FACTOR, units.UTM)
-    return judged(moved, work)
+    far_set = Case("", units.in_unit(FACTOR, units.UTM)).write(source, work / "set")
+    units.move_truth(source / "ground_truth", far_set / "ground_truth", FACTOR, units.UTM)
+    return quality_of(far_set, work)
 
 
 def test_the_scores_are_those_of_the_same_object_around_the_origin(clean: Any, far: Any) -> None:

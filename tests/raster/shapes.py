@@ -47,7 +47,7 @@ def waves(size: int) -> Tensor:
     return torch.tensor(np.stack(layers, axis=-1)[None], dtype=torch.float32)
 
 
-def drawn(vertices: Tensor, colours: Tensor, tri: Tensor, size: int, antialiased: bool = True) -> Tensor:
+def rendered(vertices: Tensor, colours: Tensor, tri: Tensor, size: int, antialiased: bool = True) -> Tensor:
     """Vertex colours over black, [1, size, size, C]."""
     pos = clip_of(vertices, camera(size))
     rast, _ = dr.rasterize(pos, tri, (size, size), with_db=False)
@@ -58,7 +58,7 @@ def drawn(vertices: Tensor, colours: Tensor, tri: Tensor, size: int, antialiased
 
 def supersampled(vertices: Array, colours: Array, tri: Tensor, size: int, samples: int = 16) -> Tensor:
     """The same from samples^2 samples per pixel, without antialiasing."""
-    many = drawn(
+    many = rendered(
         torch.tensor(vertices, dtype=torch.float32),
         torch.tensor(colours, dtype=torch.float32),
         tri,

@@ -110,7 +110,7 @@ def degenerate() -> None:
         found = []
         for backend in (Cpu(), Cuda()):
             rast = backend.rasterize(torch.from_numpy(corners), torch.from_numpy(tri.astype(np.int32)), 6, 6)
-            found.append((rast.numpy(), backend.find_crossings(torch.from_numpy(corners), edges, rast).numpy()))
+            found.append((rast.numpy(), backend.find_edge_hits(torch.from_numpy(corners), edges, rast).numpy()))
         same = all(np.allclose(a, b, atol=1e-5) for a, b in zip(*found, strict=True))
         print("same" if same else "different")
 
@@ -135,7 +135,7 @@ def compile_all() -> None:
     d2, d3, f2, f3 = t.float64[:, ::1], t.float64[:, :, ::1], t.float32[:, ::1], t.float32[:, :, ::1]
     i2, n1, n2, b1 = t.int32[:, ::1], t.int64[::1], t.int64[:, ::1], t.boolean[::1]
     kernels: list[tuple[Any, int, tuple[Any, ...]]] = [
-        (r.span_face, 1, (d2, i2, n, n, i2)),
+        (r.face_bounds, 1, (d2, i2, n, n, i2)),
         (r.draw_face, 1, (d2, i2, i2, d, d, n2, d3, d3, n, n)),
         (c.resolve_pixel, 2, (n2, d2, i2, f3)),
         (r.derivatives_pixel, 2, (d2, i2, f3, f3)),

@@ -45,27 +45,27 @@ def test_triangles_that_share_edges_cover_every_pixel_exactly_once(seed: int) ->
 def test_coverage_is_the_exact_half_plane_test(flip: bool) -> None:
     points = np.array([[3.2, 5.1], [58.7, 20.4], [21.9, 60.3]])
     face = np.array([[0, 2, 1] if flip else [0, 1, 2]], np.int32)
-    found = rasterize_homogeneous(flat(points), face, SIZE, SIZE).face == 0
+    fragments = rasterize_homogeneous(flat(points), face, SIZE, SIZE).face == 0
     y, x = np.mgrid[:SIZE, :SIZE] + 0.5
     inside = np.ones((SIZE, SIZE), bool)
     for a, b in ((0, 1), (1, 2), (2, 0)):
         (ax, ay), (bx, by) = points[a], points[b]
         inside &= (bx - ax) * (y - ay) - (by - ay) * (x - ax) > 0
-    assert np.array_equal(found, inside)
+    assert np.array_equal(fragments, inside)
 
 
 def test_weights_are_perspective_correct() -> None:
     """The point that the weights name projects to the pixel's centre and lies at the pixel's depth."""
     camera = camera_at(0.3, 0.2, 2.5)
     vertices = np.array([[-0.9, -0.8, 0.9], [0.9, -0.7, -0.5], [0.0, 0.9, -1.4]])
-    found = rasterize(vertices, np.array([[0, 1, 2]]), camera)
-    rows, columns = np.nonzero(found.face >= 0)
-    b = found.bary[rows, columns].astype(float)
+    fragments = rasterize(vertices, np.array([[0, 1, 2]]), camera)
+    rows, columns = np.nonzero(fragments.face >= 0)
+    b = fragments.bary[rows, columns].astype(float)
     points = b[:, :1] * vertices[0] + b[:, 1:] * vertices[1] + (1 - b.sum(axis=1, keepdims=True)) * vertices[2]
     pixels, depth = project(points, camera)
     assert len(rows) > 300
     assert pixels == pytest.approx(np.stack([columns, rows], axis=1) + 0.5, abs=1e-3)
-    assert depth == pytest.approx(found.depth[rows, columns], rel=1e-5)
+    assert depth == pytest.approx(fragments.depth[rows, columns], rel=1e-5)
 
 
 def test_the_nearest_face_wins_whatever_the_order() -> None:
@@ -81,10 +81,10 @@ def test_a_floor_that_runs_under_the_camera_is_drawn_in_front_of_it_only() -> No
     """Corners behind the camera and at its very plane: no clipping, still exact."""
     camera = camera_at(0, 0, 2.5)
     floor = np.array([[-50, -1, 50], [50, -1, 50], [50, -1, -50], [-50, -1, -50]], float)
-    found = rasterize(floor, np.array([[0, 1, 2], [0, 2, 3]]), camera)
+    fragments = rasterize(floor, np.array([[0, 1, 2], [0, 2, 3]]), camera)
     y = (np.arange(SIZE) + 0.5 - camera.cy) / camera.fy
     expected = np.where(y > 1 / 52.5, 1 / np.maximum(y, 1e-9), 0)
-    assert found.depth == pytest.approx(np.repeat(expected[:, None], SIZE, axis=1), rel=1e-5)
+    assert fragments.depth == pytest.approx(np.repeat(expected[:, None], SIZE, axis=1), rel=1e-5)
 
 
 def test_what_lies_behind_is_not_drawn() -> None:
@@ -100,11 +100,13 @@ def test_faces_without_area_draw_nothing() -> None:
 def test_the_result_does_not_depend_on_the_number_of_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(3)
     vertices, faces = rng.normal(size=(300, 3)) * 0.5, rng.integers(0, 300, (500, 3))
-    found = []
+    fragments = []
     for cores in (1, 2, 7):
         monkeypatch.setattr(kernels, "core_count", lambda cores=cores: cores)
-        found.append(rasterize(vertices, faces, camera_at(1, 1, 2)))
-    assert all(np.array_equal(f.face, found[0].face) and np.array_equal(f.bary, found[0].bary) for f in found)
+        fragments.append(rasterize(vertices, faces, camera_at(1, 1, 2)))
+    assert all(
+        np.array_equal(f.face, fragments[0].face) and np.array_equal(f.bary, fragments[0].bary) for f in fragments
+    )
 
 
 def test_projecting_inverts_unprojecting() -> None:

@@ -11,7 +11,7 @@ import torch
 
 from steps.compute import kernels
 from steps.raster import torch_ops as dr
-from tests.raster.shapes import ball, camera, clip_of, drawn, likeness, supersampled, waves
+from tests.raster.shapes import ball, camera, clip_of, likeness, rendered, supersampled, waves
 
 Array = np.ndarray[Any, Any]
 SIZE = 64
@@ -33,7 +33,7 @@ def test_position_gradients_with_outlines_are_those_of_supersampling(kind: str) 
     assert len(faces) < 500
     colours, tri, weight = colours_of(vertices, kind), torch.from_numpy(faces), waves(SIZE)
     x = torch.tensor(vertices, dtype=torch.float32, requires_grad=True)
-    (drawn(x, torch.tensor(colours, dtype=torch.float32), tri, SIZE) * weight).sum().backward()
+    (rendered(x, torch.tensor(colours, dtype=torch.float32), tri, SIZE) * weight).sum().backward()
     chosen = np.random.default_rng(2).permutation(len(vertices))[:40]
     expected = np.zeros((len(chosen), 3))
     for row, vertex in enumerate(chosen):
@@ -54,7 +54,7 @@ def test_moving_and_scaling_a_whole_outline_has_the_true_gradient_on_large_and_s
     vertices, faces = ball(cells, rough=0.002)
     colours, tri, weight = np.ones((len(vertices), 3)), torch.from_numpy(faces), waves(SIZE)
     x = torch.tensor(vertices, dtype=torch.float32, requires_grad=True)
-    (drawn(x, torch.tensor(colours, dtype=torch.float32), tri, SIZE) * weight).sum().backward()
+    (rendered(x, torch.tensor(colours, dtype=torch.float32), tri, SIZE) * weight).sum().backward()
     ways = [np.broadcast_to(axis, vertices.shape) for axis in np.eye(3)] + [vertices]
     found = np.array([(x.grad.numpy() * way).sum() for way in ways])
 
@@ -76,8 +76,8 @@ def test_colour_gradients_with_outlines_are_those_of_supersampling(what: str) ->
 
     def picture(values: torch.Tensor, size: int, antialiased: bool) -> torch.Tensor:
         if what == "attribute":
-            return drawn(pos, values, tri, size, antialiased)
-        uv = drawn(pos, torch.cat([0.5 + 0.4 * pos[:, :2], torch.ones_like(pos[:, :1])], 1), tri, size, False)
+            return rendered(pos, values, tri, size, antialiased)
+        uv = rendered(pos, torch.cat([0.5 + 0.4 * pos[:, :2], torch.ones_like(pos[:, :1])], 1), tri, size, False)
         clip = clip_of(pos, camera(size))
         rast, _ = dr.rasterize(clip, tri, (size, size), with_db=False)
         seen = dr.texture(values, uv[..., :2].contiguous()) * uv[..., 2:]

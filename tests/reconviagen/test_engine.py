@@ -19,7 +19,7 @@ import pytest
 from steps.geometry.cameras import project
 from steps.io import scene, weights_manifest
 from steps.reconviagen import framing
-from steps.reconviagen.model import Rung, rungs
+from steps.reconviagen.model import MemoryLevel, memory_levels
 from steps.registration.global_icp import Similarity
 from steps.runtime.attempts import Attempts
 from steps.runtime.contract import Reconviagen
@@ -52,28 +52,28 @@ def finished(tmp_path_factory: pytest.TempPathFactory, sample_set: Callable[...,
     return out
 
 
-def about(out: Path) -> dict[str, Any]:
+def model_json(out: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((out / ".sixview" / "reconviagen" / "mesh" / "model.json").read_text())
     return found
 
 
 @pytest.mark.slow
 def test_a_whole_job_ends_with_the_mesh_where_the_cameras_say(finished: Path) -> None:
-    facts = about(finished)
-    assert (facts["engine"], facts["device"], facts["device_name"]) == ("reconviagen", "cpu", "CPU")
-    assert facts["registration"]["iou"] > 0.8
-    assert facts["registration"]["explained"] > 0.9
-    assert facts["structure"]["steps"] == 3
-    assert facts["weights"]["pipeline"] == "Stable-X/trellis-vggt-v0-2 at " + "0" * 40
-    assert facts["rung"]["stood_on"] == {"batch": 6, "low_vram": False, "refine": True}
+    metadata = model_json(finished)
+    assert (metadata["engine"], metadata["device"], metadata["device_name"]) == ("reconviagen", "cpu", "CPU")
+    assert metadata["registration"]["iou"] > 0.8
+    assert metadata["registration"]["explained"] > 0.9
+    assert metadata["structure"]["steps"] == 3
+    assert metadata["weights"]["pipeline"] == "Stable-X/trellis-vggt-v0-2 at " + "0" * 40
+    assert metadata["rung"]["stood_on"] == {"batch": 6, "low_vram": False, "refine": True}
 
 
 @pytest.mark.slow
 def test_its_stages_are_told_one_by_one(finished: Path) -> None:
-    told = [
+    stages = [
         s["stage"] for s in json.loads((finished / ".sixview" / "outputs" / "reconviagen" / "stages.json").read_text())
     ]
-    assert told == ["weight_loading", "inference", "export"] * 2
+    assert stages == ["weight_loading", "inference", "export"] * 2
 
 
 @pytest.mark.slow
@@ -181,7 +181,7 @@ def test_the_ladder_is_gone_down_until_the_memory_suffices(tmp_path: Path, duck:
     """Six views at a time through the encoder are too many here: the next attempt takes one."""
     summary = job(tmp_path / "out", duck, given, STANDIN_FAILS="oom at encoding 6")
     assert summary["error"] is None
-    assert about(tmp_path / "out")["rung"]["stood_on"]["batch"] == 1
+    assert model_json(tmp_path / "out")["rung"]["stood_on"]["batch"] == 1
     attempts = json.loads((tmp_path / "out" / ".sixview" / "attempts" / "reconviagen.json").read_text())
     assert [a["outcome"] for a in attempts] == ["MODEL_VRAM_OOM", "completed"]
 
@@ -190,7 +190,7 @@ def test_the_ladder_is_gone_down_until_the_memory_suffices(tmp_path: Path, duck:
 def test_refinement_is_given_up_last(tmp_path: Path, duck: Path, given: Path) -> None:
     summary = job(tmp_path / "out", duck, given, "--refine", STANDIN_FAILS="oom at refine")
     assert summary["error"] is None
-    assert about(tmp_path / "out")["rung"]["stood_on"] == {"batch": 1, "low_vram": True, "refine": False}
+    assert model_json(tmp_path / "out")["rung"]["stood_on"] == {"batch": 1, "low_vram": True, "refine": False}
 
 
 # -- its parts ----------------------------------------------------------------------------------------------------------
@@ -201,25 +201,30 @@ def parameters(**chosen: Any) -> Reconviagen:
 
 
 def test_no_rung_takes_fewer_steps() -> None:
-    ladder = rungs(parameters(refine=True))
-    assert ladder == [Rung(6, False, True), Rung(1, False, True), Rung(1, True, True), Rung(1, True, False)]
-    assert rungs(parameters(low_vram=True, batch=1)) == [Rung(1, True, False)]
+    levels = memory_levels(parameters(refine=True))
+    assert levels == [
+        MemoryLevel(6, False, True),
+        MemoryLevel(1, False, True),
+        MemoryLevel(1, True, True),
+        MemoryLevel(1, True, False),
+    ]
+    assert memory_levels(parameters(low_vram=True, batch=1)) == [MemoryLevel(1, True, False)]
 
 
 def test_each_attempt_stands_below_those_that_failed_and_the_last_is_the_last() -> None:
-    ladder, book = rungs(parameters()), Attempts(None)
-    for index, rung in enumerate(ladder):
-        assert book.first(ladder) == index
-        book.earlier.append({**asdict(rung), "outcome": ModelVramOom.code})
+    levels, book = memory_levels(parameters()), Attempts(None)
+    for index, level in enumerate(levels):
+        assert book.first(levels) == index
+        book.earlier.append({**asdict(level), "outcome": ModelVramOom.code})
     with pytest.raises(ModelVramOom):
-        book.first(ladder)
+        book.first(levels)
 
 
 def test_framed_pictures_and_cameras_belong_together(scene_of_duck: Path, tmp_path: Path) -> None:
     """A point of the object falls on the same spot of the object, in the view and in the framed picture, whatever frame the model
     has chosen."""
     views = scene.load(scene_of_duck).views
-    pictures = [framing.framed(view, tmp_path) for view in views]
+    pictures = [framing.frame_object(view, tmp_path) for view in views]
     to_scene = Similarity(1.7, np.array([[0, 0, 1.0], [1, 0, 0], [0, 1, 0]]), np.array([0.1, -0.2, 0.3]))
     cameras = framing.cameras(views, pictures, to_scene)
     points = np.random.default_rng(1).uniform(-0.3, 0.3, (20, 3))

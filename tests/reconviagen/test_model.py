@@ -46,9 +46,9 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
         monkeypatch.setattr(model, "ADAPTER", adapter)
         (tmp_path / "outputs").mkdir()
         place = tmp_path / "outputs"
-        asked = Reconviagen(out=place, outputs=place, scene=place, weights=weights)
+        parameters = Reconviagen(out=place, outputs=place, scene=place, weights=weights)
         reporter = Reporter(place, "weight_loading")
-        return model.Model(asked, "cpu", model.rungs(asked)[0], [], tmp_path / "work", reporter)
+        return model.Model(parameters, "cpu", model.memory_levels(parameters)[0], [], tmp_path / "work", reporter)
 
     return make
 
@@ -58,25 +58,25 @@ def pids(work: Path) -> list[int]:
 
 
 def test_an_exception_while_it_works_ends_the_program_and_what_that_has_started(program: Program) -> None:
-    asked = program(f"{FAMILY}{WAIT}")
+    published = program(f"{FAMILY}{WAIT}")
 
     def full(_heard: int, _first: int, _last: int) -> int:
-        if (asked.work / "pids").exists() and len((asked.work / "pids").read_text().split()) == 2:
+        if (published.folder / "pids").exists() and len((published.folder / "pids").read_text().split()) == 2:
             raise OSError("No space left on device")
         return 0
 
-    asked._heard = full  # type: ignore[method-assign]
+    published._relay_events = full  # type: ignore[method-assign]
     with pytest.raises(OSError, match="No space"):
-        asked.generated()
-    wait_until(lambda: not any(map(is_running, pids(asked.work))), 5)
+        published.generated()
+    wait_until(lambda: not any(map(is_running, pids(published.folder))), 5)
 
 
 def test_what_the_program_leaves_behind_ends_with_it(program: Program) -> None:
     """A process of its own that stays would keep the device's memory."""
-    asked = program(f"{FAMILY}time.sleep(0 if child else 60)\nsys.exit(1)")
+    published = program(f"{FAMILY}time.sleep(0 if child else 60)\nsys.exit(1)")
     with pytest.raises(ModelFailed):
-        asked.generated()
-    wait_until(lambda: not any(map(is_running, pids(asked.work))), 5)
+        published.generated()
+    wait_until(lambda: not any(map(is_running, pids(published.folder))), 5)
 
 
 @pytest.mark.parametrize(
@@ -102,27 +102,27 @@ def test_a_line_that_is_no_event_costs_nothing(line: str) -> None:
 def test_events_are_passed_on_and_a_half_written_one_waits(program: Program) -> None:
     told = [{"stage": "inference"}, {"done": 1, "total": 2}]
     lines = "".join(json.dumps(event) + "\n" for event in told) + '{"stage": "exp'
-    asked = program(f"(out / 'events.jsonl').write_text({lines!r}); sys.exit(1)")
+    published = program(f"(out / 'events.jsonl').write_text({lines!r}); sys.exit(1)")
     with pytest.raises(ModelFailed, match="exit code 1"):
-        asked.generated()
-    outputs = asked.reporter.outputs
+        published.generated()
+    outputs = published.reporter.outputs
     assert (outputs / "stage").read_text() == "inference" and (outputs / "progress").read_text() == "30/100\n"
 
 
 @pytest.mark.parametrize("record", ["{", "7", {"code": "MADE_UP", "message": "x", "details": {}}, {"code": ["x"]}])
 def test_a_record_that_is_none_is_a_failure_of_the_model(program: Program, record: object) -> None:
     text = record if isinstance(record, str) else json.dumps(record)
-    asked = program(f"(out / 'failure.json').write_text({text!r}); print('last words'); sys.exit(20)")
+    published = program(f"(out / 'failure.json').write_text({text!r}); print('last words'); sys.exit(20)")
     with pytest.raises(ModelFailed) as failure:
-        asked.generated()
+        published.generated()
     assert "exit code 20" in failure.value.message and failure.value.details["last_words"] == ["last words"]
 
 
 def test_details_may_have_any_name(program: Program) -> None:
     record = {"code": "MODEL_VRAM_OOM", "message": "Too much.", "details": {"message": "more", "suggestion": "less"}}
-    asked = program(f"(out / 'failure.json').write_text({json.dumps(record)!r}); sys.exit(20)")
+    published = program(f"(out / 'failure.json').write_text({json.dumps(record)!r}); sys.exit(20)")
     with pytest.raises(ModelVramOom) as failure:
-        asked.generated()
+        published.generated()
     assert failure.value.message == "Too much." and failure.value.details == record["details"]
 
 

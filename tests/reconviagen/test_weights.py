@@ -43,7 +43,7 @@ def test_every_change_has_its_own_words(folder: Path) -> None:
         ("vggt/more.bin", "is not in the manifest"),
     ]
     with pytest.raises(WeightsMissing) as failure:
-        weights_manifest.checked(folder)
+        weights_manifest.check_weights(folder)
     assert len(failure.value.details["faults"]) == 4
 
 

@@ -16,12 +16,12 @@ from steps.registration.global_icp import (
     Poses,
     Similarity,
     angle,
-    fitted,
-    onto_unit,
-    over,
+    flipped,
+    rotated_about,
     rotations,
-    round_axis,
-    swept,
+    symmetry_axis,
+    unit_normalization,
+    weighted_similarities,
 )
 from steps.registration.refine import Registration, register
 from steps.sample.objects import OBJECTS
@@ -57,30 +57,32 @@ def test_noisy_meshes_with_parts_missing_or_added_are_laid_where_they_belong(see
 @pytest.mark.parametrize(("mesh", "views"), [("duck", "mug"), ("donut", "house"), ("house", "bowl")])
 def test_a_mesh_of_something_else_does_not_fit(mesh: str, views: str, folder: Path) -> None:
     cloud = benchmark.cloud_of(disturbed(benchmark.truth_of(mesh), 1))
-    sights = [benchmark.sight(view) for view in benchmark.scene_of(views, SIDE, folder).views]
-    assert not register(cloud, sights).fits
+    others = [benchmark.registration_view(view) for view in benchmark.scene_of(views, SIDE, folder).views]
+    assert not register(cloud, others).fits
 
 
 def test_a_mesh_that_covers_the_views_loosely_does_not_fit_either() -> None:
-    found = Registration(Similarity(1, np.eye(3), np.zeros(3)), 0.01, 0.85, 0.95, 0.8, 0.0)
-    assert found.fits
-    assert not replace(found, residual=0.016).fits
-    assert not replace(found, covered=0.7).fits
+    registration = Registration(Similarity(1, np.eye(3), np.zeros(3)), 0.01, 0.85, 0.95, 0.8, 0.0)
+    assert registration.fits
+    assert not replace(registration, residual=0.016).fits
+    assert not replace(registration, recall=0.7).fits
 
 
 def test_a_mesh_without_colours_is_laid_by_its_shape(folder: Path) -> None:
     mesh = disturbed(benchmark.truth_of("duck"), 4)
-    sights = [benchmark.sight(view) for view in benchmark.scene_of("duck", SIDE, folder).views]
-    found = register(replace(benchmark.cloud_of(mesh), colours=None), sights)
-    assert np.degrees(angle(found.pose.rotation, mesh.back.rotation)) < 2
-    assert found.colour == 1.0
+    views = [benchmark.registration_view(view) for view in benchmark.scene_of("duck", SIDE, folder).views]
+    registration = register(replace(benchmark.cloud_of(mesh), colours=None), views)
+    assert np.degrees(angle(registration.pose.rotation, mesh.back.rotation)) < 2
+    assert registration.colour == 1.0
 
 
 def test_a_mirrored_mesh_is_not_turned_inside_out(folder: Path) -> None:
     cloud = benchmark.cloud_of(disturbed(benchmark.truth_of("house"), 2))
     mirrored = replace(cloud, points=cloud.points * [-1, 1, 1], normals=cloud.normals * [-1, 1, 1])
-    found = register(mirrored, [benchmark.sight(view) for view in benchmark.scene_of("house", SIDE, folder).views])
-    assert np.linalg.det(found.pose.rotation) == pytest.approx(1)
+    registration = register(
+        mirrored, [benchmark.registration_view(view) for view in benchmark.scene_of("house", SIDE, folder).views]
+    )
+    assert np.linalg.det(registration.pose.rotation) == pytest.approx(1)
 
 
 # -- its parts ----------------------------------------------------------------------------------------------------------
@@ -101,37 +103,37 @@ def test_no_rotation_is_far_from_those_that_are_begun_from() -> None:
 
 def test_the_closest_transform_is_exact_for_exact_points_and_never_a_reflection() -> None:
     pose, x = anywhere(5), RANDOM.normal(size=(1, 40, 3))
-    found: Poses = fitted(x, pose(x), np.ones((1, 40)))
-    np.testing.assert_allclose(found.one(0)(x[0]), pose(x[0]), atol=1e-5)
-    mirrored = fitted(x, x * [-1, 1, 1], np.ones((1, 40)))
+    registration: Poses = weighted_similarities(x, pose(x), np.ones((1, 40)))
+    np.testing.assert_allclose(registration.one(0)(x[0]), pose(x[0]), atol=1e-5)
+    mirrored = weighted_similarities(x, x * [-1, 1, 1], np.ones((1, 40)))
     assert np.linalg.det(mirrored.rotation[0]) == pytest.approx(1, abs=1e-5)
 
 
 def test_points_of_a_mesh_are_spread_by_area_and_lie_on_it() -> None:
     vertices = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [5, 0, 0], [8, 0, 0], [5, 1, 0]], float)
-    cloud, face, weights = pointcloud.of_mesh(vertices, np.array([[0, 1, 2], [3, 4, 5]]), 4000)
+    cloud, face, weights = pointcloud.sample_mesh(vertices, np.array([[0, 1, 2], [3, 4, 5]]), 4000)
     assert (face == 1).mean() == pytest.approx(0.75, abs=0.03)
     np.testing.assert_allclose(cloud.normals, np.tile([0, 0, 1], (4000, 1)))
     assert (weights >= 0).all()
 
 
 def test_what_the_views_show_lies_on_the_object_and_faces_out(folder: Path) -> None:
-    truth, taken = benchmark.truth_of("duck"), benchmark.scene_of("duck", SIDE, folder)
-    shown = pointcloud.of_sights([benchmark.sight(view) for view in taken.views], 3000)
-    shown = replace(shown, points=taken.frame.points_out(shown.points))
+    truth, loaded = benchmark.truth_of("duck"), benchmark.scene_of("duck", SIDE, folder)
+    cloud = pointcloud.pointcloud_of_views([benchmark.registration_view(view) for view in loaded.views], 3000)
+    cloud = replace(cloud, points=loaded.frame.points_out(cloud.points))
     middle = truth.vertices.mean(axis=0)
-    assert ((shown.points - middle) * shown.normals).sum(axis=1).mean() > 0.2
+    assert ((cloud.points - middle) * cloud.normals).sum(axis=1).mean() > 0.2
     assert (
-        np.linalg.norm(shown.points - middle, axis=1).max()
+        np.linalg.norm(cloud.points - middle, axis=1).max()
         < 1.1 * np.linalg.norm(truth.vertices - middle, axis=1).max()
     )
 
 
 def test_how_a_views_colours_change_is_what_differences_say(folder: Path) -> None:
     view = benchmark.scene_of("mug", SIDE, folder).views[0]
-    smooth = replace(benchmark.sight(view), colour=_waves(SIDE), depth=np.full((SIDE, SIDE), 2.5))
+    smooth = replace(benchmark.registration_view(view), colour=_waves(SIDE), depth=np.full((SIDE, SIDE), 2.5))
     points = RANDOM.uniform(-0.3, 0.3, (200, 3))
-    seen, colours, slopes = smooth.look(points, smooth.camera.position - points, np.inf)
+    seen, colours, slopes = smooth.sample_colours(points, smooth.camera.position - points, np.inf)
     assert seen.all()
     np.testing.assert_allclose(colours[:, 1], _wave(project(points, smooth.camera)[0]), atol=1e-3)
     for axis in range(3):
@@ -143,19 +145,19 @@ def test_how_a_views_colours_change_is_what_differences_say(folder: Path) -> Non
 
 
 def test_a_view_shows_what_lies_on_its_depth_and_is_turned_to_it(folder: Path) -> None:
-    view = benchmark.sight(benchmark.scene_of("mug", SIDE, folder).views[0])
+    view = benchmark.registration_view(benchmark.scene_of("mug", SIDE, folder).views[0])
     points = unproject(view.depth, view.camera)[::7]
     to_eye = view.camera.position - points
-    assert view.look(points, to_eye, 0.01)[0].mean() > 0.99
-    assert not view.look(points, -to_eye, 0.01)[0].any()
-    assert not view.look(points + 0.1 * to_eye, to_eye, 0.01)[0].any()
+    assert view.sample_colours(points, to_eye, 0.01)[0].mean() > 0.99
+    assert not view.sample_colours(points, -to_eye, 0.01)[0].any()
+    assert not view.sample_colours(points + 0.1 * to_eye, to_eye, 0.01)[0].any()
 
 
 @pytest.mark.parametrize("offset", [-43.0, -0.5, SIDE + 0.5, SIDE + 43.0])
 @pytest.mark.parametrize("axis", [0, 1])
 def test_a_view_shows_nothing_of_what_lies_beside_its_picture(offset: float, axis: int, folder: Path) -> None:
     """Even where its depth reaches the picture's edge."""
-    view = benchmark.sight(benchmark.scene_of("mug", SIDE, folder).views[0])
+    view = benchmark.registration_view(benchmark.scene_of("mug", SIDE, folder).views[0])
     everywhere = replace(view, depth=np.full((SIDE, SIDE), 2.5))
     c = everywhere.camera
     for place, shows in ((offset, False), (SIDE / 2, True)):
@@ -163,23 +165,23 @@ def test_a_view_shows_nothing_of_what_lies_beside_its_picture(offset: float, axi
         pixel[axis] = place
         local = np.array([(pixel[0] - c.cx) / c.fx, (c.cy - pixel[1]) / c.fy, -1.0]) * 2.5
         point = (c.camera_to_world[:3, :3] @ local + c.position)[None]
-        assert everywhere.look(point, c.position - point, np.inf)[0].tolist() == [shows]
+        assert everywhere.sample_colours(point, c.position - point, np.inf)[0].tolist() == [shows]
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 4])
 def test_a_thinned_view_has_everything_in_its_place(step: int, folder: Path) -> None:
-    view = benchmark.sight(benchmark.scene_of("mug", SIDE, folder).views[0])
+    view = benchmark.registration_view(benchmark.scene_of("mug", SIDE, folder).views[0])
     ramp = np.stack(np.meshgrid(np.arange(SIDE) + 0.5, np.arange(SIDE) + 0.5, [0.0]), axis=2).reshape(SIDE, SIDE, 3)
-    few = replace(view, colour=ramp, depth=np.full((SIDE, SIDE), 2.5)).thinned(step)
+    few = replace(view, colour=ramp, depth=np.full((SIDE, SIDE), 2.5)).subsampled(step)
     points = RANDOM.uniform(-0.3, 0.3, (200, 3))
-    seen, colours, _ = few.look(points, few.camera.position - points, np.inf)
+    seen, colours, _ = few.sample_colours(points, few.camera.position - points, np.inf)
     assert seen.all()
     np.testing.assert_allclose(colours[:, :2], project(points, view.camera)[0], atol=1e-3)
 
 
 def test_how_far_points_are_behind_a_view_s_depth_is_told_along_its_normal(folder: Path) -> None:
     """Of a tilted plane, whose depth is known everywhere."""
-    view = benchmark.sight(benchmark.scene_of("mug", SIDE, folder).views[0])
+    view = benchmark.registration_view(benchmark.scene_of("mug", SIDE, folder).views[0])
     normal = np.array([0.3, -0.2, 1.0]) / np.linalg.norm([0.3, -0.2, 1.0])
     rays = unproject(np.ones((SIDE, SIDE)), view.camera) - view.camera.position
     depth = -(view.camera.position @ normal) / (rays @ normal)
@@ -187,7 +189,7 @@ def test_how_far_points_are_behind_a_view_s_depth_is_told_along_its_normal(folde
     off = RANDOM.uniform(-0.02, 0.02, 300)
     across = np.column_stack([RANDOM.uniform(-0.3, 0.3, (300, 2)), np.zeros(300)])
     points = across - (across @ normal)[:, None] * normal + off[:, None] * normal
-    known, gap, normals = plane.behind(points, 0.2)
+    known, gap, normals = plane.point_to_plane(points, 0.2)
     assert known.all()
     np.testing.assert_allclose(gap, -off, atol=1e-4)
     np.testing.assert_allclose(normals, np.tile(-normal, (300, 1)), atol=5e-3)
@@ -206,15 +208,15 @@ def _waves(side: int) -> Array:
 def test_what_is_round_has_an_axis_and_what_is_not_has_none() -> None:
     angles, heights = RANDOM.uniform(0, 2 * np.pi, 6000), RANDOM.uniform(-2, 2, 6000)
     tube = np.stack([np.cos(angles), heights, np.sin(angles)], axis=1)
-    cloud = pointcloud.Cloud(tube, tube)
-    unit = replace(cloud, points=onto_unit(cloud)(tube))
-    np.testing.assert_allclose(np.abs(round_axis(unit)), [0, 1, 0], atol=0.03)
-    assert not round_axis(replace(unit, points=unit.points * [1.3, 1, 1])).any()
+    cloud = pointcloud.PointCloud(tube, tube)
+    unit = replace(cloud, points=unit_normalization(cloud)(tube))
+    np.testing.assert_allclose(np.abs(symmetry_axis(unit)), [0, 1, 0], atol=0.03)
+    assert not symmetry_axis(replace(unit, points=unit.points * [1.3, 1, 1])).any()
 
 
 def test_sweeping_about_an_axis_leaves_it_and_turning_over_turns_it() -> None:
     axis, pose = np.array([0.0, 1.0, 0.0]), Similarity(1, np.eye(3), np.zeros(3))
-    assert len(swept(axis, [pose])) == 120
-    for turned in swept(axis, [pose])[::17]:
+    assert len(rotated_about(axis, [pose])) == 120
+    for turned in rotated_about(axis, [pose])[::17]:
         np.testing.assert_allclose(turned(axis[None])[0], axis, atol=1e-12)
-    np.testing.assert_allclose(over(axis, pose)(axis[None])[0], -axis, atol=1e-12)
+    np.testing.assert_allclose(flipped(axis, pose)(axis[None])[0], -axis, atol=1e-12)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from steps.runtime.memory import Cgroup, MemoryGuard, own_cgroups, resident_bytes, take_peak_mib
+from steps.runtime.memory import Cgroup, MemoryGuard, own_cgroups, read_and_reset_peak_mib, resident_bytes
 
 MIB = 1 << 20
 
@@ -31,15 +31,15 @@ def test_page_cache_that_can_be_dropped_does_not_count(tmp_path: Path) -> None:
 
 def test_the_guard_complains_close_to_the_limit_and_not_before(tmp_path: Path) -> None:
     calm = MemoryGuard(0, [v2(tmp_path, 900 * MIB, str(1000 * MIB))])
-    assert calm.complaint(os.getpid()) is None
+    assert calm.limit_message(os.getpid()) is None
     tight = MemoryGuard(0, [v2(tmp_path, 970 * MIB, str(1000 * MIB))])
-    assert "970 of 1000 MiB" in str(tight.complaint(os.getpid()))
+    assert "970 of 1000 MiB" in str(tight.limit_message(os.getpid()))
 
 
 def test_the_limit_of_a_group_further_out_counts_too(tmp_path: Path) -> None:
     inner = v2(tmp_path / "a" / "b", 100 * MIB, "max")
     outer = v2(tmp_path / "a", 495 * MIB, str(500 * MIB))
-    assert MemoryGuard(0, [inner, outer]).complaint(os.getpid())
+    assert MemoryGuard(0, [inner, outer]).limit_message(os.getpid())
 
 
 def test_a_kill_counts_only_if_it_came_after_the_start(tmp_path: Path) -> None:
@@ -64,6 +64,6 @@ def test_the_own_group_is_found_in_both_versions_and_in_a_container(tmp_path: Pa
 
 def test_a_process_s_own_memory_is_seen() -> None:
     assert resident_bytes(os.getpid()) > MIB
-    take_peak_mib()
+    read_and_reset_peak_mib()
     block = bytearray(64 * MIB)
-    assert take_peak_mib() >= len(block) // MIB
+    assert read_and_reset_peak_mib() >= len(block) // MIB

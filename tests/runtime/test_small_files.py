@@ -92,17 +92,17 @@ def attempts(folder: Path, text: str) -> Attempts:
 
 @pytest.mark.parametrize("text", [t for t in TEXTS if t != "[]"])
 def test_damaged_attempts_are_told_and_count_for_nothing(tmp_path: Path, text: str) -> None:
-    found = attempts(tmp_path, text)
-    assert found.first([Rung(2), Rung(1)]) == 0 and "attempts.json, was damaged" in found.note
-    with found.recorded(Rung(2), MemoryError, lambda: 5):
+    result = attempts(tmp_path, text)
+    assert result.first([Rung(2), Rung(1)]) == 0 and "attempts.json, was damaged" in result.note
+    with result.recorded(Rung(2), MemoryError, lambda: 5):
         pass
     again = Attempts(tmp_path / "attempts.json")
     assert [a["outcome"] for a in again.earlier] == [COMPLETED] and again.note == ""
 
 
 def test_attempts_beside_a_damaged_one_still_count(tmp_path: Path) -> None:
-    found = attempts(tmp_path, json.dumps([{"batch": 2, "outcome": OOM}, {"outcome": "?"}, {"batch": 1}, 7]))
-    assert found.first([Rung(2), Rung(1)]) == 1 and found.note
+    result = attempts(tmp_path, json.dumps([{"batch": 2, "outcome": OOM}, {"outcome": "?"}, {"batch": 1}, 7]))
+    assert result.first([Rung(2), Rung(1)]) == 1 and result.note
 
 
 @EVERY
@@ -119,10 +119,10 @@ def test_no_attempts_are_nothing_to_say(tmp_path: Path) -> None:
 
 
 def test_a_folder_in_the_place_of_attempts_is_left_alone(tmp_path: Path) -> None:
-    found = Attempts(tmp_path)
-    with found.recorded(Rung(1), MemoryError, lambda: 0):
+    result = Attempts(tmp_path)
+    with result.recorded(Rung(1), MemoryError, lambda: 0):
         pass
-    assert found.note and list(tmp_path.iterdir()) == []
+    assert result.note and list(tmp_path.iterdir()) == []
 
 
 # -- a step's outputs ---------------------------------------------------------------------------------------------------

@@ -215,11 +215,11 @@ def test_what_a_child_has_started_ends_with_it_however_it_ends(trouble: Trouble,
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_step_that_is_stopped_ends_all_that_it_has_started(trouble: Trouble, number: signal.Signals) -> None:
     process = trouble.start("wait_with_a_family")
-    left = family(trouble)
+    remaining = family(trouble)
     process.send_signal(number)
     process.communicate(timeout=15)
     assert process.returncode == by_code()["INTERRUPTED"].exit_code
-    assert not [pid for pid in left if is_running(pid)]
+    assert not [pid for pid in remaining if is_running(pid)]
 
 
 def test_the_deadline_ends_all_that_the_step_has_started(trouble: Trouble) -> None:

@@ -113,10 +113,10 @@ def _family(out: Path) -> None:
     if os.fork() == 0:
         for kind in ("grandchild", "session", "daemon", "child"):
             grow(kind)
-    told = b""
-    while told.count(b"\n") < 4:
-        told += os.read(reader, 100)
-    write_atomically(out.parent / "family", told)
+    received = b""
+    while received.count(b"\n") < 4:
+        received += os.read(reader, 100)
+    write_atomically(out.parent / "family", received)
 
 
 def end_well_with_a_family(out: Path, reporter: Reporter) -> None:

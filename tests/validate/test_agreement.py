@@ -25,7 +25,7 @@ from tests.cases import cameras as cases
 from tests.cases.kit import Case
 
 SIDE = 96
-GREY = exchanged.look(np.full((SIDE, SIDE, 3), 128, np.uint8), None)
+GREY = exchanged.sample_picture(np.full((SIDE, SIDE, 3), 128, np.uint8), None)
 Array = np.ndarray  # type: ignore[type-arg]
 THIN = {  # parts of a pixel or less, as the canonical cameras see them at 96 pixels
     "a sheet": lambda: trimesh.creation.box((1.2, 1.2, 0.01)),
@@ -64,8 +64,8 @@ def sample(name: str) -> list[DepthView]:
 
 @pytest.mark.parametrize("name", OBJECTS)
 def test_what_was_rendered_by_these_cameras_agrees(name: str) -> None:
-    found = agreement.compare(sample(name))
-    assert found.share < 0.002 and found.distance < 0.004
+    result = agreement.compare(sample(name))
+    assert result.denied_share < 0.002 and result.distance < 0.004
 
 
 @pytest.mark.parametrize("name", THIN)
@@ -73,7 +73,7 @@ def test_thin_things_that_are_right_are_not_denied(name: str) -> None:
     mesh = THIN[name]()
     views = seen(np.asarray(mesh.vertices, np.float64), mesh.faces)
     assert sum(bool((view.depth > 0).any()) for view in views) >= 2, "something is seen"
-    assert agreement.compare(views).share < 0.01
+    assert agreement.compare(views).denied_share < 0.01
 
 
 @pytest.mark.parametrize("name", ["mug", "house"])
@@ -84,26 +84,29 @@ def test_noise_and_holes_are_no_contradiction(name: str) -> None:
         holes = (random.random(view.depth.shape) < 0.1) & (view.depth > 0)
         noisy = np.where(view.depth > 0, view.depth + random.normal(size=view.depth.shape) * 0.015, 0)
         views.append(DepthView.of(view.camera, np.where(holes, 0, noisy), holes))
-    assert agreement.compare(views).share < judgement.SUSPECTED
+    assert agreement.compare(views).denied_share < judgement.EXCHANGE_SHARE
 
 
 @pytest.mark.parametrize("name", OBJECTS)
 def test_depth_of_another_encoding_is_denied(name: str) -> None:
     inverted = [DepthView.of(view.camera, np.where(view.depth > 0, 5 - view.depth, 0)) for view in sample(name)]
-    assert agreement.compare(inverted).share > judgement.FAILS
+    assert agreement.compare(inverted).denied_share > judgement.FAILURE_SHARE
 
 
 @pytest.mark.parametrize("name", ["mug", "duck"])
 def test_exchanged_sides_are_denied_where_the_object_is_not_symmetric(name: str) -> None:
     front, back, left, right, *rest = sample(name)
     swapped = [front, back, left.with_camera(right.camera), right.with_camera(left.camera), *rest]
-    assert agreement.compare(swapped).share > judgement.FAILS
+    assert agreement.compare(swapped).denied_share > judgement.FAILURE_SHARE
 
 
 def test_views_that_see_each_other_s_object_nowhere_deny_it() -> None:
     views = [view.with_camera(view.camera.resized(SIDE, SIDE)) for view in sample("donut")]
-    far = [v.with_camera(c) for v, c in zip(views, conventions._moved([v.camera for v in views], 1000.0), strict=True)]
-    assert agreement.compare(far).share == 1.0
+    far = [
+        v.with_camera(c)
+        for v, c in zip(views, conventions._scale_positions([v.camera for v in views], 1000.0), strict=True)
+    ]
+    assert agreement.compare(far).denied_share == 1.0
 
 
 # -- what a job says of it ----------------------------------------------------------------------------------------------
@@ -156,35 +159,37 @@ def test_a_cameras_json_is_never_mended_in_silence(set_copy: Path, tmp_path: Pat
     code, said, outputs = validated(cases.exchanged_cameras("left", "right")(set_copy), tmp_path)
     assert code == 10 and "cameras of left and right are exchanged" in said
     details = json.loads((outputs / "failure.json").read_text())["details"]
-    assert details["agreement"]["denied"] > judgement.FAILS and details["agreement"]["denied_of_each"]["left"] > 0
+    assert (
+        details["agreement"]["denied"] > judgement.FAILURE_SHARE and details["agreement"]["denied_of_each"]["left"] > 0
+    )
 
 
-def noisy(view: int, levels: float, light: float = 0.0) -> exchanged.Look:
+def noisy(view: int, levels: float, light: float = 0.0) -> exchanged.PictureSample:
     """A picture of a round bowl that is alike from all sides, with its own noise."""
     rng = np.random.default_rng(view)
     shade = np.hypot(*(np.mgrid[0:SIDE, 0:SIDE] - SIDE / 2)) < SIDE / 3
     colour = np.where(shade[..., None], (150, 90 + 255 * light, 60), (255, 255, 255)) + rng.normal(
         0, levels, (SIDE, SIDE, 3)
     )
-    return exchanged.look(colour.clip(0, 255).astype(np.uint8), None)
+    return exchanged.sample_picture(colour.clip(0, 255).astype(np.uint8), None)
 
 
 @pytest.mark.parametrize("levels", [1.0, 2.0])
 def test_two_sides_that_look_alike_are_no_copies(levels: float) -> None:
     """Each has its own light and noise."""
-    looks = [noisy(view, levels, 0.02 * view) for view in range(6)]
-    evidence = Evidence(sample("bowl"), looks)
+    pictures = [noisy(view, levels, 0.02 * view) for view in range(6)]
+    evidence = Evidence(sample("bowl"), pictures)
     cause = causes.of_pictures(evidence, causes.fits_of(evidence))
     assert cause is None or "once more" not in cause.sentence
 
 
-def white(view: DepthView, brightness: float, print_: float) -> exchanged.Look:
+def white(view: DepthView, brightness: float, print_: float) -> exchanged.PictureSample:
     """A picture over white of a white thing with a coloured print: no outline is told. print_: of its colours, 0 for none."""
-    sight = agreement.seen(view, 10**9, normals=False)
+    sight = agreement.sample_points(view, 10**9, normals=False)
     colour = np.full((SIDE, SIDE, 3), 255.0)
     waves = np.sin(5 * sight.points + (0.0, 1.0, 2.0))
     colour[sight.pixels[:, 1], sight.pixels[:, 0]] = 255 * brightness * (0.85 - 0.3 * print_ + 0.3 * print_ * waves)
-    return exchanged.look(colour.clip(0, 255).astype(np.uint8), None)
+    return exchanged.sample_picture(colour.clip(0, 255).astype(np.uint8), None)
 
 
 LIGHT = (1.0, 0.9, 0.98, 0.78, 0.9, 0.72)  # of front, back, left, right, top, bottom
@@ -194,16 +199,16 @@ LIGHT = (1.0, 0.9, 0.98, 0.78, 0.9, 0.72)  # of front, back, left, right, top, b
 def test_white_things_over_white_under_a_light_of_each_view_s_own_are_not_exchanged(
     brightness: tuple[float, ...],
 ) -> None:
-    looks = [white(view, light, 0.0) for view, light in zip(sample("house"), brightness, strict=True)]
-    evidence = Evidence(sample("house"), looks)
+    pictures = [white(view, light, 0.0) for view, light in zip(sample("house"), brightness, strict=True)]
+    evidence = Evidence(sample("house"), pictures)
     assert causes.of_pictures(evidence, causes.fits_of(evidence), suspected=False) is None
 
 
 def test_what_is_printed_on_them_tells_that_they_are() -> None:
-    looks = [white(view, light, 1.0) for view, light in zip(sample("house"), LIGHT, strict=True)]
-    evidence = Evidence(sample("house"), looks)
+    pictures = [white(view, light, 1.0) for view, light in zip(sample("house"), LIGHT, strict=True)]
+    evidence = Evidence(sample("house"), pictures)
     assert causes.of_pictures(evidence, causes.fits_of(evidence), suspected=False) is None
-    exchanged_ = Evidence(sample("house"), [looks[k] for k in (0, 1, 3, 2, 4, 5)])
+    exchanged_ = Evidence(sample("house"), [pictures[k] for k in (0, 1, 3, 2, 4, 5)])
     cause = causes.of_pictures(exchanged_, causes.fits_of(exchanged_), suspected=False)
     assert cause is not None and "left and right are exchanged" in cause.sentence
 
@@ -222,7 +227,7 @@ def test_the_convention_that_would_fit_is_named(says: str) -> None:
         view.with_camera(replace(view.camera, camera_to_world=CONVENTIONS[says](np.array(view.camera.camera_to_world))))
         for view in sample("duck")
     ]
-    cause = causes.of_depth(Evidence(views, [GREY] * 6), agreement.compare(views).share)
+    cause = causes.of_depth(Evidence(views, [GREY] * 6), agreement.compare(views).denied_share)
     assert cause and says in cause.sentence and cause.left < 0.01
 
 
@@ -242,14 +247,15 @@ def test_cameras_that_look_at_one_place_are_told_from_those_that_do_not() -> Non
     for says in ("world-to-camera", "OpenCV"):
         wrong = [replace(c, camera_to_world=CONVENTIONS[says](np.array(c.camera_to_world))) for c in cameras]
         assert not conventions.look_inward(wrong)
-        assert says in next(w for w, read in conventions.readings(wrong) if conventions.look_inward(read))
+        assert says in next(w for w, read in conventions.hypotheses(wrong) if conventions.look_inward(read))
 
 
 def test_the_other_way_round_a_unit_has_its_own_words() -> None:
     assert (
-        conventions._other_way("in inches where depth is in millimetres") == "in millimetres where depth is in inches"
+        conventions._inverse_words("in inches where depth is in millimetres")
+        == "in millimetres where depth is in inches"
     )
-    words = conventions._other_way(conventions.UNITS[1000.0])
+    words = conventions._inverse_words(conventions.UNITS[1000.0])
     assert words == "in metres where depth is in kilometres, or millimetres where depth is in metres"
 
 
@@ -260,7 +266,7 @@ def test_pictures_in_another_order_are_told_by_whose_stands_where() -> None:
 
 
 def test_an_object_of_even_colour_never_looks_exchanged() -> None:
-    assert judgement.judged(Evidence(sample("donut"), [GREY] * 6)).cause is None
+    assert judgement.judge(Evidence(sample("donut"), [GREY] * 6)).cause is None
 
 
 @pytest.mark.parametrize(("shade", "told"), [(60, True), (235, False)])
@@ -269,4 +275,4 @@ def test_a_white_object_over_white_tells_no_outline_by_its_colour(shade: int, to
     picture = np.full((SIDE, SIDE, 3), 250, np.uint8)
     picture[30:60, 30:60] = shade
     picture[58:62, 30:60] = 150
-    assert (exchanged.told_by_colour(picture, np.full(3, 250 / 255)) is not None) == told
+    assert (exchanged.object_by_colour(picture, np.full(3, 250 / 255)) is not None) == told

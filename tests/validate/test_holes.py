@@ -13,7 +13,7 @@ import trimesh
 from steps.fusion import reconstruct
 from steps.fusion.signed_field import DepthView, grid_around, signed_field
 from steps.geometry.cameras import VIEW_NAMES, canonical_camera
-from steps.geometry.depth_ops import bridged
+from steps.geometry.depth_ops import inpaint_depth
 from steps.geometry.image_ops import box_down
 from steps.io.depth_encoding import DepthEncoding, MetricDepth, foreground
 from steps.io.png import Picture
@@ -53,7 +53,7 @@ def test_a_plane_s_hole_is_bridged_by_the_plane() -> None:
     rows, columns = np.mgrid[:40, :40]
     depth = (1 / (0.4 + 0.002 * rows + 0.001 * columns)).astype(np.float32)
     unknown = (np.abs(rows - 20) < 6) & (np.abs(columns - 18) < 9)
-    found = bridged(np.where(unknown, np.float32(0), depth), unknown)
+    found = inpaint_depth(np.where(unknown, np.float32(0), depth), unknown)
     assert found == pytest.approx(depth, rel=1e-3) and np.array_equal(found[~unknown], depth[~unknown])
 
 
@@ -63,7 +63,7 @@ def test_a_hole_in_the_only_view_that_sees_a_hollow_does_not_fill_the_hollow(bow
     middle = slice(SIZE // 2 - 5, SIZE // 2 + 5)
     holed = [with_hole(v, middle, middle) if v.camera.name == "top" else v for v in bowl]
     pillar = signed_field(holed, grid)
-    mended = signed_field([reconstruct.without_holes(v) for v in holed], grid)
+    mended = signed_field([reconstruct.fill_holes(v) for v in holed], grid)
     filled = int(((pillar < 0) & (whole > 0)).sum())
     assert filled > 500 and int(((mended < 0) != (whole < 0)).sum()) < filled / 5
 
@@ -76,7 +76,7 @@ def test_a_guess_never_takes_away_what_another_view_sees() -> None:
     grid = grid_around(views, CELLS)
     middle = slice(SIZE // 2 - 14, SIZE // 2 + 14)
     holed = [with_hole(v, middle, middle) if v.camera.name == "top" else v for v in views]
-    field = signed_field([reconstruct.without_holes(v) for v in holed], grid)
+    field = signed_field([reconstruct.fill_holes(v) for v in holed], grid)
     near_its_side = np.rint((np.array([0.07, 0.4, 0.0]) - grid.origin) / grid.voxel).astype(int)
     assert field[tuple(near_its_side)] < 0
 
@@ -91,9 +91,9 @@ def test_noise_is_smoothed_within_what_it_allows_and_exact_depth_is_left_alone()
     noisy = np.random.default_rng(0).normal(scale=0.005, size=exact.depth.shape)
     spoilt = replace(exact, depth=np.where(exact.depth > 0, exact.depth + noisy, 0).astype(np.float32))
     known = (exact.depth > 0) & (exact.depth < exact.depth[exact.depth > 0].min() + 0.3)  # seen squarely
-    found = reconstruct.smoothed(spoilt, 0.01)
+    found = reconstruct.denoise(spoilt, 0.01)
     assert np.abs(found.depth - exact.depth)[known].mean() < 0.6 * np.abs(noisy[known]).mean()
-    assert reconstruct.smoothed(exact, 0.01) is exact
+    assert reconstruct.denoise(exact, 0.01) is exact
 
 
 # -- more than the object ------------------------------------------------------------------------------------------------
@@ -127,8 +127,8 @@ def view_of(coverage: Array, behind: Array | None) -> Picture:
 @pytest.mark.parametrize("behind", [None, np.ones(3), np.array([0.1, 0.5, 0.2])], ids=["alpha", "white", "green"])
 def test_a_wall_behind_the_object_is_left_out_and_told(smeared: bool, behind: Array | None) -> None:
     depth, coverage = stored(3.4, smeared)
-    kept, notes = outside.without_surroundings([depth] * 6, [view_of(coverage, behind)] * 6, [None] * 6)
-    inside = foreground(kept[0], DepthEncoding(background=None))
+    cleaned, notes = outside.without_surroundings([depth] * 6, [view_of(coverage, behind)] * 6, [None] * 6)
+    inside = foreground(cleaned[0], DepthEncoding(background=None))
     assert not inside[depth.pixels[..., 0] > 30000].any()
     assert inside[depth.pixels[..., 0] < 25000].mean() > 0.98
     assert notes == [outside.WALL] and "behind the object" in notes[0]
@@ -138,8 +138,8 @@ def test_a_wall_is_told_by_a_sensor_with_holes_too() -> None:
     depth, coverage = stored(3.4, False)
     gaps = np.random.default_rng(0).random((64, 64)) < 0.12
     pixels = np.where(gaps[..., None], 0, depth.pixels).astype(np.uint16)
-    kept, notes = outside.without_surroundings([Picture(pixels, 65535)] * 6, [view_of(coverage, None)] * 6, [0] * 6)
-    assert np.array_equal(foreground(kept[0], DepthEncoding()), (depth.pixels[..., 0] < 25000) & ~gaps)
+    cleaned, notes = outside.without_surroundings([Picture(pixels, 65535)] * 6, [view_of(coverage, None)] * 6, [0] * 6)
+    assert np.array_equal(foreground(cleaned[0], DepthEncoding()), (depth.pixels[..., 0] < 25000) & ~gaps)
     assert notes == [outside.WALL]
 
 
@@ -153,18 +153,18 @@ def test_an_outline_that_depth_reaches_beyond_all_around_is_another_lens_s() -> 
 def test_a_wall_that_nothing_tells_from_the_object_is_named() -> None:
     depth, coverage = stored(3.4, False)
     ramp = np.linspace(0, 1, 64)[:, None, None] * np.ones((64, 64, 3))
-    kept, notes = outside.without_surroundings([depth] * 6, [view_of(coverage, ramp)] * 6, [None] * 6)
-    assert kept[0] is depth and notes == [outside.UNTOLD]
-    error = outside.explained(ValidationFailed("The views deny each other.", "Look."), notes)
+    cleaned, notes = outside.without_surroundings([depth] * 6, [view_of(coverage, ramp)] * 6, [None] * 6)
+    assert cleaned[0] is depth and notes == [outside.UNKNOWN_OBJECT]
+    error = outside.with_notes(ValidationFailed("The views deny each other.", "Look."), notes)
     assert "wall or a floor" in error.suggestion and error.suggestion.startswith("Look.")
 
 
 @pytest.mark.parametrize("turn", [lambda a: a[:, ::-1], lambda a: 1 - a], ids=["mirrored", "turned round"])
 def test_outlines_that_are_not_the_depth_s_leave_nothing_out(turn: Callable[[Array], Array]) -> None:
     depth, coverage = stored(0.0, False)
-    moved = turn(np.roll(coverage, 9, axis=1))
-    kept, notes = outside.without_surroundings([depth] * 6, [view_of(moved, None)] * 6, [0] * 6)
-    assert kept[0] is depth and not notes
+    shifted = turn(np.roll(coverage, 9, axis=1))
+    cleaned, notes = outside.without_surroundings([depth] * 6, [view_of(shifted, None)] * 6, [0] * 6)
+    assert cleaned[0] is depth and not notes
 
 
 @pytest.mark.parametrize("width", [64, 20], ids=["floor", "plinth"])
@@ -174,8 +174,8 @@ def test_what_the_object_stands_on_is_left_out(width: int) -> None:
     place = np.s_[48:, 32 - width // 2 : 32 + width // 2]
     pixels[place][coverage[place] == 0] = 22000
     floor = replace(depth, pixels=pixels)
-    kept, notes = outside.without_surroundings([floor] * 6, [view_of(coverage, None)] * 6, [0] * 6)
-    assert np.array_equal(foreground(kept[0], DepthEncoding()), (depth.pixels[..., 0] > 0))
+    cleaned, notes = outside.without_surroundings([floor] * 6, [view_of(coverage, None)] * 6, [0] * 6)
+    assert np.array_equal(foreground(cleaned[0], DepthEncoding()), (depth.pixels[..., 0] > 0))
     assert notes == [outside.WALL]
 
 
@@ -186,8 +186,8 @@ def test_depth_along_the_outline_is_told_from_depth_of_something_else(beside: ra
     rows, columns = np.mgrid[:64, :64] - 31.5
     grown = (np.hypot(rows, columns) < beside.stop) & ((columns > 0) | is_smeared)
     stray = MetricDepth(np.where((depth.depth == 0) & grown, np.float32(1.6), depth.depth), depth.step)
-    kept, notes = outside.removed([stray] * 6, [coverage] * 6)
-    assert (kept[0].depth > 0).sum() <= (coverage > 0).sum()
+    cleaned, notes = outside.remove_outside([stray] * 6, [coverage] * 6)
+    assert (cleaned[0].depth > 0).sum() <= (coverage > 0).sum()
     assert (notes == [outside.SMEARS]) == is_smeared and len(notes) == 1
 
 
@@ -198,13 +198,13 @@ def test_the_ringing_of_a_jpeg_is_left_out_and_the_rest_stays() -> None:
     radius, level = np.hypot(rows, columns), np.float32(0.008)
     ringing = np.random.default_rng(0).random(radius.shape) < 0.3
     spoilt = np.where(ringing & (radius > 12) & (radius < 26), np.float32(1.8), np.rint(depth.depth / level) * level)
-    kept, _ = outside.removed([MetricDepth(spoilt, np.full_like(spoilt, level))] * 6, [coverage] * 6)
-    on_object, found = depth.depth > 0, kept[0].depth
+    cleaned, _ = outside.remove_outside([MetricDepth(spoilt, np.full_like(spoilt, level))] * 6, [coverage] * 6)
+    on_object, found = depth.depth > 0, cleaned[0].depth
     assert (found == np.float32(1.8)).sum() < 0.1 * (ringing & on_object & (radius > 12)).sum()
     assert (found[on_object & (spoilt != np.float32(1.8))] > 0).mean() > 0.8
 
 
 def test_depth_of_the_object_alone_stays_as_it_is_and_nothing_is_told() -> None:
     depth, coverage = disc(0.0, False)
-    kept, notes = outside.removed([depth] * 6, [coverage] * 6)
-    assert np.array_equal(kept[0].depth, depth.depth) and not notes
+    cleaned, notes = outside.remove_outside([depth] * 6, [coverage] * 6)
+    assert np.array_equal(cleaned[0].depth, depth.depth) and not notes

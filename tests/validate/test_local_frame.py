@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from steps.geometry.cameras import VIEW_NAMES, Camera, canonical_camera, unproject
-from steps.geometry.frame import Frame, around
+from steps.geometry.frame import Frame, frame_around
 from steps.io import scene
 from steps.raster.rasterize import rasterize
 from steps.runtime.contract import Validate
@@ -43,20 +43,20 @@ def test_the_scene_of_a_set_in_another_unit_or_place_is_the_same_to_the_last_bit
     name: str, clean: scene.Scene, duck: Path, tmp_path: Path
 ) -> None:
     case = next(case for case in units.CASES if case.name == name)
-    found = validated(case.write(duck, tmp_path / "set"), tmp_path)
-    assert found.about["views"] == clean.about["views"]
-    for a, b in zip(found.views, clean.views, strict=True):
+    loaded = validated(case.write(duck, tmp_path / "set"), tmp_path)
+    assert loaded.metadata["views"] == clean.metadata["views"]
+    for a, b in zip(loaded.views, clean.views, strict=True):
         assert np.array_equal(a.depth(), b.depth()) and np.array_equal(a.step(), b.step())
-    told = " ".join(found.about["notes"])
+    told = " ".join(loaded.metadata["notes"])
     assert all(word in told for word in case.says) and bool(told) == bool(case.says)
 
 
 def test_an_encoding_is_found_as_well_in_any_unit_and_place(duck: Path, tmp_path: Path) -> None:
-    plain, moved = (
+    plain, far_set = (
         validated(Case("", units.without_encoding(make)).write(duck, tmp_path / name / "set"), tmp_path / name)
-        for name, make in (("plain", units.placed()), ("moved", units.placed(1e-3, units.UTM)))
+        for name, make in (("plain", units.in_unit()), ("moved", units.in_unit(1e-3, units.UTM)))
     )
-    for a, b in zip(plain.views, moved.views, strict=True):
+    for a, b in zip(plain.views, far_set.views, strict=True):
         assert np.abs(a.depth() - b.depth()).max() < 0.01
 
 
@@ -64,11 +64,11 @@ def test_an_encoding_is_found_as_well_in_any_unit_and_place(duck: Path, tmp_path
 def test_the_scene_s_points_are_where_the_user_has_them(
     factor: float, offset: tuple[float, float, float], clean: scene.Scene, duck: Path, tmp_path: Path
 ) -> None:
-    moved = Case("", units.placed(factor, offset)).write(duck, tmp_path / "set")
-    found = validated(moved, tmp_path)
+    far_set = Case("", units.in_unit(factor, offset)).write(duck, tmp_path / "set")
+    loaded = validated(far_set, tmp_path)
     expected, points = (
-        np.concatenate([taken.frame.points_out(unproject(v.depth(), v.depth_camera)) for v in taken.views])
-        for taken in (clean, found)
+        np.concatenate([each.frame.points_out(unproject(v.depth(), v.depth_camera)) for v in each.views])
+        for each in (clean, loaded)
     )
     assert np.abs(points - (expected * factor + offset)).max() < 1e-5 * factor
 
@@ -85,7 +85,7 @@ def ball(factor: float, centre: np.ndarray) -> Frame:
         square = b**2 - a * (b**2 - BALL**2)
         cameras.append(camera)
         depths.append(np.where(square > 0, (b - np.sqrt(np.maximum(square, 0))) / a, 0.0) * factor)
-    return around(cameras, depths)
+    return frame_around(cameras, depths)
 
 
 @pytest.mark.parametrize("factor", [1e-6, 0.3, 1.0, 1e6])
@@ -93,12 +93,12 @@ def ball(factor: float, centre: np.ndarray) -> Frame:
 def test_the_frame_lies_in_the_middle_of_a_ball_and_has_its_size(
     factor: float, centre: tuple[float, float, float]
 ) -> None:
-    found = ball(factor, np.array(centre) * factor)
-    assert np.abs(found.points_in(np.array(centre) * factor)).max() < 0.02
-    assert found.scale * 2.25 == pytest.approx(
+    loaded = ball(factor, np.array(centre) * factor)
+    assert np.abs(loaded.points_in(np.array(centre) * factor)).max() < 0.02
+    assert loaded.scale * 2.25 == pytest.approx(
         2 * 2**0.5 * BALL * factor, rel=0.15
     )  # the ends of a disc have few points
-    assert found.is_far == (abs(centre[0]) > 100)
+    assert loaded.is_far == (abs(centre[0]) > 100)
 
 
 def test_cameras_very_far_away_are_brought_near_enough_for_their_depth_and_it_is_told(
@@ -106,31 +106,31 @@ def test_cameras_very_far_away_are_brought_near_enough_for_their_depth_and_it_is
 ) -> None:
     """As orthographic cameras are approximated: in 32 bits their depth would have steps of a tenth of the object."""
     source = Case("", units.from_afar(1e6)).write(duck, tmp_path / "set")  # the mug, in the duck's place
-    taken = validated(source, tmp_path)
-    assert any("very far away" in note for note in taken.about["notes"])
+    each = validated(source, tmp_path)
+    assert any("very far away" in note for note in each.metadata["notes"])
     truth = units.truth_of("mug")
-    for view, given in zip(taken.views, units.cameras(source)["views"], strict=True):
-        shown = taken.frame.points_out(unproject(view.depth(), view.depth_camera))
+    for view, given in zip(each.views, units.cameras(source)["views"], strict=True):
+        points = each.frame.points_out(unproject(view.depth(), view.depth_camera))
         exact = units.exact_depth(
             truth, Camera(view.camera.name, np.array(given["camera_to_world"]), **given["intrinsics"])
         )
         axis = np.array(given["camera_to_world"])[:3, :3]
-        near = (shown @ axis)[:, 2]  # towards the camera
+        near = (points @ axis)[:, 2]  # towards the camera
         assert near == pytest.approx(2.5e6 - exact[exact > 0], abs=5e-4)
-        across = np.ptp(shown @ axis[:, :2], axis=0)
+        across = np.ptp(points @ axis[:, :2], axis=0)
         assert across == pytest.approx(np.ptp(truth.vertices @ axis[:, :2], axis=0), rel=0.03)
 
 
 def test_single_depths_that_may_be_anything_do_not_move_the_frame() -> None:
     camera, depth = canonical_camera("front", 64, 64), np.zeros((64, 64))
     depth[20:40, 20:40] = 2.4
-    plain = around([camera] * 6, [depth] * 6)
+    plain = frame_around([camera] * 6, [depth] * 6)
     depth[20, 20], depth[0, 63] = 1e9, np.inf
-    assert around([camera] * 6, [depth] * 6).scale == pytest.approx(plain.scale, rel=0.05)
+    assert frame_around([camera] * 6, [depth] * 6).scale == pytest.approx(plain.scale, rel=0.05)
 
 
 def test_where_nothing_is_seen_the_user_s_own_frame_stays() -> None:
-    assert around([canonical_camera("front", 8, 8)], [np.zeros((8, 8))]) == Frame()
+    assert frame_around([canonical_camera("front", 8, 8)], [np.zeros((8, 8))]) == Frame()
 
 
 @pytest.mark.parametrize("factor", [1e-6, 1e6])
@@ -141,12 +141,12 @@ def test_what_is_drawn_does_not_depend_on_the_unit(factor: float) -> None:
     camera = canonical_camera("front", 64, 64)
     pose = np.array(camera.camera_to_world)
     pose[:3, 3] *= factor
-    plain, found = (
+    plain, loaded = (
         rasterize(corners * s, faces, replace(camera, camera_to_world=p))
         for s, p in ((1.0, np.array(camera.camera_to_world)), (factor, pose))
     )
-    assert (plain.face >= 0).mean() > 0.05 and (plain.face == found.face).mean() > 0.999
-    assert found.depth == pytest.approx(plain.depth * factor, rel=1e-5)
+    assert (plain.face >= 0).mean() > 0.05 and (plain.face == loaded.face).mean() > 0.999
+    assert loaded.depth == pytest.approx(plain.depth * factor, rel=1e-5)
 
 
 @pytest.mark.parametrize("offset", [(0.3, 0.0, -0.2), units.UTM])
@@ -154,7 +154,7 @@ def test_cameras_of_another_convention_are_named_wherever_the_origin_lies(
     offset: units.Place, duck: Path, tmp_path: Path
 ) -> None:
     """What an inverse is depends on the user's origin, and is lost in the local frame."""
-    source = Case("", units.placed(0.02, offset)).write(duck, tmp_path / "set")
+    source = Case("", units.in_unit(0.02, offset)).write(duck, tmp_path / "set")
     document = units.cameras(source)
     for view in document["views"]:
         view["camera_to_world"] = np.linalg.inv(view["camera_to_world"]).tolist()

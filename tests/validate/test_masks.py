@@ -45,25 +45,25 @@ def white(duck: Path, tmp_path_factory: pytest.TempPathFactory) -> Scene:
     return validated(Case("", over_white).write(duck, work / "set"), work)
 
 
-def assert_says(found: Scene, case: Case) -> None:
-    notes = found.about["notes"]
+def assert_says(loaded: Scene, case: Case) -> None:
+    notes = loaded.metadata["notes"]
     assert all(any(words in note for note in notes) for words in case.says), notes
     assert not any("WARNING" in note for note in notes), notes
 
 
 @pytest.mark.parametrize("case", BY_ALPHA, ids=lambda c: c.name)
 def test_transparency_in_every_spelling_means_the_same(case: Case, duck: Path, clean: Scene, tmp_path: Path) -> None:
-    found = validated(case.write(duck, tmp_path / "set"), tmp_path)
-    assert_says(found, case)
-    assert found.about["mask"] == "alpha"
-    for a, b in zip(clean.views, found.views, strict=True):
+    loaded = validated(case.write(duck, tmp_path / "set"), tmp_path)
+    assert_says(loaded, case)
+    assert loaded.metadata["mask"] == "alpha"
+    for a, b in zip(clean.views, loaded.views, strict=True):
         assert np.abs(a.coverage() - b.coverage()).mean() < (
             0.002 if "matte" in case.name or "shadow" in case.name else 0.0005
         )
         assert np.abs(a.colour() - b.colour())[a.coverage() > 0.3].max() <= 0.02
         known = b.depth() > 0
         # in the unit of the cameras: each set has a local frame of its own
-        apart = np.abs(clean.frame.scale * a.depth() - found.frame.scale * b.depth())
+        apart = np.abs(clean.frame.scale * a.depth() - loaded.frame.scale * b.depth())
         assert apart[known].max() <= 1e-4 and (known <= (a.depth() > 0)).all()
         assert known.sum() > 0.97 * (a.depth() > 0).sum()
 
@@ -74,13 +74,13 @@ WALLS = [c for c in sensor.CASES if c.name in ("depth_wall", "depth_wall corner"
 @pytest.mark.parametrize("case", WALLS, ids=lambda c: c.name)
 def test_depth_of_what_is_behind_the_object_is_as_none(case: Case, duck: Path, clean: Scene, tmp_path: Path) -> None:
     """And neither the encoding nor the local frame is judged by it."""
-    found = validated(case.write(duck, tmp_path / "set"), tmp_path)
-    assert_says(found, case)
-    assert found.frame.scale == pytest.approx(clean.frame.scale, rel=0.02)
-    for a, b in zip(clean.views, found.views, strict=True):
+    loaded = validated(case.write(duck, tmp_path / "set"), tmp_path)
+    assert_says(loaded, case)
+    assert loaded.frame.scale == pytest.approx(clean.frame.scale, rel=0.02)
+    for a, b in zip(clean.views, loaded.views, strict=True):
         assert np.array_equal(a.coverage(), b.coverage())
         both = (a.depth() > 0) & (b.depth() > 0)
-        assert np.abs(clean.frame.scale * a.depth() - found.frame.scale * b.depth())[both].max() < 1e-4
+        assert np.abs(clean.frame.scale * a.depth() - loaded.frame.scale * b.depth())[both].max() < 1e-4
         assert both.sum() > 0.98 * max((a.depth() > 0).sum(), (b.depth() > 0).sum())
 
 
@@ -88,29 +88,29 @@ def test_depth_of_what_is_behind_the_object_is_as_none(case: Case, duck: Path, c
 def test_opaque_views_show_the_object_wherever_they_stand(
     case: Case, duck: Path, clean: Scene, white: Scene, tmp_path: Path
 ) -> None:
-    found = validated(case.write(duck, tmp_path / "set"), tmp_path)
-    assert_says(found, case)
-    assert found.about["mask"] == "depth and colour"
-    for a, b, w in zip(clean.views, found.views, white.views, strict=True):
+    loaded = validated(case.write(duck, tmp_path / "set"), tmp_path)
+    assert_says(loaded, case)
+    assert loaded.metadata["mask"] == "depth and colour"
+    for a, b, w in zip(clean.views, loaded.views, white.views, strict=True):
         usual = np.abs(a.coverage() - w.coverage()).mean()
         assert np.abs(a.coverage() - b.coverage()).mean() < usual + 0.006
         assert np.abs(a.colour() - b.colour())[(a.coverage() == 1) & (b.coverage() == 1)].max() <= 0.02
 
 
 def test_full_alpha_is_as_no_alpha(duck: Path, white: Scene, tmp_path: Path) -> None:
-    found = validated(Case("", full_alpha).write(duck, tmp_path / "set"), tmp_path)
-    for a, b in zip(white.views, found.views, strict=True):
+    loaded = validated(Case("", full_alpha).write(duck, tmp_path / "set"), tmp_path)
+    for a, b in zip(white.views, loaded.views, strict=True):
         assert np.array_equal(a.coverage(), b.coverage()) and np.array_equal(a.picture(), b.picture())
-    assert all(view.behind() == pytest.approx([1, 1, 1]) for view in found.views)
+    assert all(view.behind() == pytest.approx([1, 1, 1]) for view in loaded.views)
 
 
 def test_clean_views_are_left_as_they_are(clean: Scene) -> None:
-    assert clean.about["notes"] == []
+    assert clean.metadata["notes"] == []
 
 
 def test_holes_are_the_object_and_their_depth_is_unknown(duck: Path, white: Scene, tmp_path: Path) -> None:
-    found = validated(Case("", lambda f: sensor_holes(over_white(f))).write(duck, tmp_path / "set"), tmp_path)
-    for a, b in zip(white.views, found.views, strict=True):
+    loaded = validated(Case("", lambda f: sensor_holes(over_white(f))).write(duck, tmp_path / "set"), tmp_path)
+    for a, b in zip(white.views, loaded.views, strict=True):
         lost = (a.depth() > 0) & (b.depth() == 0)
         assert lost.sum() > 100 and (b.coverage()[lost] >= 0.5).mean() > 0.93
         assert (b.coverage() >= 0.5)[a.coverage() < 0.1].mean() < 0.001
@@ -123,11 +123,11 @@ def test_outlines_are_drawn_for_the_report(duck: Path, tmp_path: Path) -> None:
 
 def test_renders_are_compared_over_what_is_behind_each_view(duck: Path, clean: Scene, tmp_path: Path) -> None:
     """The clean view, laid over what was found behind, is the picture that was given."""
-    found = validated(Case("", screens).write(duck, tmp_path / "set"), tmp_path)
-    for a, b in zip(clean.views, found.views, strict=True):
+    loaded = validated(Case("", screens).write(duck, tmp_path / "set"), tmp_path)
+    for a, b in zip(clean.views, loaded.views, strict=True):
         assert b.behind().shape == (128, 128, 3)
-        drawn = scene.as_stored(np.dstack([a.colour() * a.coverage()[..., None], a.coverage()]), b.behind())
-        assert np.sqrt(((drawn - b.picture()) ** 2).mean()) < 0.01
+        rendered = scene.as_stored(np.dstack([a.colour() * a.coverage()[..., None], a.coverage()]), b.behind())
+        assert np.sqrt(((rendered - b.picture()) ** 2).mean()) < 0.01
 
 
 # -- by small pictures ---------------------------------------------------------------------------------------------------
@@ -146,12 +146,12 @@ def rgba(colour: Array | tuple[float, ...], share: Array) -> Picture:
 
 @pytest.mark.parametrize("case", [c for c in sensor.CASES if c.name.startswith("depth_jpeg")], ids=lambda c: c.name)
 def test_what_a_jpeg_smears_beside_the_object_is_no_floor(case: Case, duck: Path, tmp_path: Path) -> None:
-    found = validated(case.write(duck, tmp_path / "set"), tmp_path)
-    assert not any("behind the object" in note for note in found.about["notes"])
+    loaded = validated(case.write(duck, tmp_path / "set"), tmp_path)
+    assert not any("behind the object" in note for note in loaded.metadata["notes"])
 
 
 def six(view: Picture, inside: Array) -> tuple[list[Picture], list[str]]:
-    return alpha.judged([view] * 6, [inside.astype(np.float32)] * 6)
+    return alpha.interpret_alpha([view] * 6, [inside.astype(np.float32)] * 6)
 
 
 def test_transparency_against_depth_that_is_everywhere_is_believed() -> None:
@@ -214,16 +214,16 @@ def test_a_shadow_beside_the_object_is_behind_it_whatever_depth_lacks() -> None:
     colour[inside > 0] = (0.8, 0.2, 0.2)
     speckled = np.where(np.random.default_rng(0).random(inside.shape) < 0.1, 0, inside).astype(np.float32)
     view = Picture(np.rint(colour * 255).astype(np.uint8), 255)
-    told = holes.found([speckled], [view], lambda c, i: masks.WHITE)
-    assert told is not None and np.abs(told[0] - inside).sum() <= 8
+    completed = holes.complete_outlines([speckled], [view], lambda c, i: masks.WHITE)
+    assert completed is not None and np.abs(completed[0] - inside).sum() <= 8
 
 
 def test_a_ring_s_hole_is_behind_it_although_depth_has_speckles() -> None:
     inside = np.round(disc(30) - disc(12)).astype(np.float32)
     speckled = np.where(np.random.default_rng(0).random(inside.shape) < 0.1, 0, inside).astype(np.float32)
     view = Picture(np.rint(np.where(inside[..., None] > 0, (0.2, 0.3, 0.8), 0.9) * 255).astype(np.uint8), 255)
-    told = holes.found([speckled], [view], lambda c, i: np.full(3, 0.9))
-    assert told is not None and told[0][40, 40] == 0 and np.abs(told[0] - inside).sum() <= 12
+    completed = holes.complete_outlines([speckled], [view], lambda c, i: np.full(3, 0.9))
+    assert completed is not None and completed[0][40, 40] == 0 and np.abs(completed[0] - inside).sum() <= 12
 
 
 def test_a_trend_is_not_bent_by_what_depth_leaves_out() -> None:
@@ -231,5 +231,5 @@ def test_a_trend_is_not_bent_by_what_depth_leaves_out() -> None:
     behind = np.stack([0.3 + 0.5 * y, 0.6 - 0.2 * x * y, 0.4 + 0.3 * x**2], axis=2)
     colour, inside = behind.copy(), np.round(disc(20))
     colour[30:50, 58:66] = 0
-    assert masks.trend(colour, inside) == pytest.approx(behind, abs=0.02)
+    assert masks.background_polynomial(colour, inside) == pytest.approx(behind, abs=0.02)
     assert masks.VIEW_NAMES == VIEW_NAMES

@@ -38,7 +38,7 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> list[captures.Verdict]
     before, captures.FOLDER = captures.FOLDER, tmp_path_factory.mktemp("captures")
     try:
         every = zip(SEEDS, capture_depth.CURVES, strict=True)
-        return [captures.judged(seed, SIDE, tuple(OBJECTS), curve) for seed, curve in every]
+        return [captures.judge_capture(seed, SIDE, tuple(OBJECTS), curve) for seed, curve in every]
     finally:
         captures.FOLDER = before
 
@@ -154,8 +154,8 @@ def test_a_lens_that_is_known_is_not_looked_for(capture: Path, tmp_path: Path) -
     lens = tmp_path / "lens.json"
     lens.write_text(json.dumps({"format": "sixview-cameras/1", "rig": {"field_of_view": 52}}))
     scene = validated(capture, tmp_path / "scene", "--cameras", lens)
-    facts = json.loads((scene / "rig.json").read_text())
-    assert (facts["field_of_view"], facts["field_of_view_error"]) == (52.0, 0.0)
+    metadata = json.loads((scene / "rig.json").read_text())
+    assert (metadata["field_of_view"], metadata["field_of_view_error"]) == (52.0, 0.0)
     assert "field of view 52 degrees, as given" in json.loads((scene / "scene.json").read_text())["notes"][0]
 
 
@@ -190,9 +190,9 @@ def preset_set(folder: Path, preset: str, angle: float) -> list[Camera]:
 def test_the_views_of_a_generator_are_known_by_its_name(tmp_path: Path, preset: str, angle: float) -> None:
     preset_set(tmp_path / "set", preset, angle)
     scene = validated(tmp_path / "set", tmp_path / "scene", "--rig", preset)
-    facts = json.loads((scene / "rig.json").read_text())
-    assert facts["reading"] == {"preset": preset} and facts["larger_is"] == "nearer"
-    assert facts["field_of_view"] == pytest.approx(angle, abs=2)
+    metadata = json.loads((scene / "rig.json").read_text())
+    assert metadata["reading"] == {"preset": preset} and metadata["larger_is"] == "nearer"
+    assert metadata["field_of_view"] == pytest.approx(angle, abs=2)
     assert not [n for n in json.loads((scene / "scene.json").read_text())["notes"] if "WARNING" in n]
 
 
@@ -208,7 +208,7 @@ def test_cameras_without_an_encoding_get_the_one_that_the_depth_agrees_in(tmp_pa
         exact = rasterize(truth.vertices, truth.faces, camera).depth
         both = (exact > 0) & (view.depth() > 0)
         assert np.abs(exact - scene.frame.scale * view.depth())[both].mean() < 0.03
-    assert "encoding was found" in scene.about["notes"][0]
+    assert "encoding was found" in scene.metadata["notes"][0]
 
 
 # -- backgrounds --------------------------------------------------------------------------------------------------------

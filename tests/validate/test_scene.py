@@ -34,25 +34,25 @@ def test_without_cameras_json_the_canonical_rig_and_encoding_hold(set_copy: Path
     given = validated(set_copy, tmp_path / "a")
     (set_copy / "cameras.json").unlink()
     assumed = validated(set_copy, tmp_path / "b")
-    assert (given.about["rig"], assumed.about["rig"]) == ("cameras.json", "canonical")
+    assert (given.metadata["rig"], assumed.metadata["rig"]) == ("cameras.json", "canonical")
     for a, b in zip(given.views, assumed.views, strict=True):
         assert np.allclose(a.camera.projection, b.camera.projection)
         assert np.array_equal(a.depth(), b.depth()) and np.array_equal(a.coverage(), b.coverage())
 
 
 def test_the_six_depth_maps_agree_on_one_object_in_the_world(duck: Path, tmp_path: Path) -> None:
-    taken = validated(duck, tmp_path)
-    clouds = {v.camera.name: taken.frame.points_out(unproject(v.depth(), v.depth_camera)) for v in taken.views}
-    assert clouds["front"][:, 2].mean() > 0.1 > -0.1 > clouds["back"][:, 2].mean()
-    assert clouds["top"][:, 1].mean() > 0.1 > -0.1 > clouds["bottom"][:, 1].mean()
-    assert clouds["right"][:, 0].mean() > 0.1 > -0.1 > clouds["left"][:, 0].mean()
-    assert max(np.linalg.norm(cloud, axis=1).max() for cloud in clouds.values()) == pytest.approx(0.95, abs=0.02)
+    loaded = validated(duck, tmp_path)
+    pointclouds = {v.camera.name: loaded.frame.points_out(unproject(v.depth(), v.depth_camera)) for v in loaded.views}
+    assert pointclouds["front"][:, 2].mean() > 0.1 > -0.1 > pointclouds["back"][:, 2].mean()
+    assert pointclouds["top"][:, 1].mean() > 0.1 > -0.1 > pointclouds["bottom"][:, 1].mean()
+    assert pointclouds["right"][:, 0].mean() > 0.1 > -0.1 > pointclouds["left"][:, 0].mean()
+    assert max(np.linalg.norm(cloud, axis=1).max() for cloud in pointclouds.values()) == pytest.approx(0.95, abs=0.02)
 
 
 def test_an_opaque_white_background_gives_nearly_the_same_masks(duck: Path, sample_set: Any, tmp_path: Path) -> None:
     clear = validated(duck, tmp_path / "a")
     opaque = validated(sample_set("duck", "--background", "white"), tmp_path / "b")
-    assert (clear.about["mask"], opaque.about["mask"]) == ("alpha", "depth and colour")
+    assert (clear.metadata["mask"], opaque.metadata["mask"]) == ("alpha", "depth and colour")
     assert opaque.background == pytest.approx([1, 1, 1])
     for a, b in zip(clear.views, opaque.views, strict=True):
         assert np.abs(a.coverage() - b.coverage()).mean() < 0.003
@@ -63,7 +63,7 @@ def test_rim_pixels_are_split_between_object_and_background_by_colour() -> None:
     truth = np.clip(12.3 - np.arange(32), 0, 1)[None].repeat(32, axis=0)
     red, blue = np.array([0.8, 0.1, 0.1]), np.array([0.2, 0.2, 0.9])
     colour = truth[..., None] * red + (1 - truth[..., None]) * blue
-    assert masks.sharpened(np.round(truth), colour, blue) == pytest.approx(truth, abs=1e-5)
+    assert masks.refine_rim(np.round(truth), colour, blue) == pytest.approx(truth, abs=1e-5)
 
 
 def test_the_background_s_colour_is_found_and_an_uneven_one_is_said() -> None:
@@ -78,7 +78,7 @@ def test_the_background_s_colour_is_found_and_an_uneven_one_is_said() -> None:
 
 
 def test_where_a_gpu_is_required_and_none_is_found_the_job_ends_at_once(duck: Path, tmp_path: Path) -> None:
-    if devices.found()["gpus"]:
+    if devices.probe()["gpus"]:
         pytest.skip("this machine has a GPU")
     with pytest.raises(GpuUnavailable, match="A GPU was asked for"):
         devices.preflight("cuda")
@@ -89,9 +89,9 @@ def test_where_a_gpu_is_required_and_none_is_found_the_job_ends_at_once(duck: Pa
 
 
 def test_every_view_s_name_and_size_is_kept(duck: Path, tmp_path: Path) -> None:
-    taken = validated(duck, tmp_path)
-    assert [v.camera.name for v in taken.views] == list(VIEW_NAMES)
-    assert {(v.camera.width, v.camera.height, *v.depth().shape) for v in taken.views} == {(128, 128, 128, 128)}
+    loaded = validated(duck, tmp_path)
+    assert [v.camera.name for v in loaded.views] == list(VIEW_NAMES)
+    assert {(v.camera.width, v.camera.height, *v.depth().shape) for v in loaded.views} == {(128, 128, 128, 128)}
 
 
 def test_cameras_that_were_given_are_saved_as_they_hold(duck: Path, tmp_path: Path) -> None:

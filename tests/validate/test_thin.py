@@ -38,12 +38,12 @@ def validated(source: Path, work: Path, rig: str = "auto") -> scene.Scene:
 
 
 def test_a_card_seen_from_its_edge_is_known_from_its_faces(thin_set: Callable[[str], Path], tmp_path: Path) -> None:
-    found = validated(thin_set("card"), tmp_path)
-    notes = found.about["notes"]
+    loaded = validated(thin_set("card"), tmp_path)
+    notes = loaded.metadata["notes"]
     assert any("too thin to be seen in left, right, top, bottom" in note for note in notes)
     assert not any("WARNING" in note for note in notes)
-    shown = {view.camera.name: int((view.depth() > 0).sum()) for view in found.views}
-    assert shown["front"] == shown["back"] > 1000 and sum(shown.values()) == 2 * shown["front"]
+    n_pixels = {view.camera.name: int((view.depth() > 0).sum()) for view in loaded.views}
+    assert n_pixels["front"] == n_pixels["back"] > 1000 and sum(n_pixels.values()) == 2 * n_pixels["front"]
 
 
 def test_its_cameras_cannot_be_found_which_is_said_and_may_be_the_canonical_ones(
@@ -64,9 +64,9 @@ def test_flat_faces_seen_head_on_have_one_depth_each_and_that_is_no_fault(
 ) -> None:
     source = BY_NAME["flat faces without cameras"].write(thin_set("box"), tmp_path / "set")
     assert all(len(np.unique(kit.depth(source, name))) == 2 for name in VIEW_NAMES)
-    found = validated(source, tmp_path)
-    assert found.about["notes"] == [] and found.rig["source"] == "canonical"
-    for view in found.views:
+    loaded = validated(source, tmp_path)
+    assert loaded.metadata["notes"] == [] and loaded.rig["source"] == "canonical"
+    for view in loaded.views:
         known = view.depth()[view.depth() > 0]
         assert len(known) > 1000 and np.ptp(known) < 1e-6 * known.max()
 

@@ -1,4 +1,4 @@
-"""Why views contradict each other: hypotheses, each tried and scored by the same measure of agreement."""
+"""Why views contradict each other: hypotheses, each scored by the same measure of agreement."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from steps.validate.consistency import conventions, exchanged
 from steps.validate.consistency.agreement import (
     TOLERANCE,
     DepthView,
-    Seen,
+    ViewPoints,
     Window,
     compare,
     denied_share,
     diagonal,
-    seen,
+    sample_points,
 )
-from steps.validate.consistency.exchanged import Fits, Look
+from steps.validate.consistency.exchanged import Fits, PictureSample
 
 Array = NDArray[Any]
 SIX = tuple(range(6))
-MENDS = 0.3  # of the contradictions, at most, a hypothesis may leave if it is to be named
+MAX_REMAINING = 0.3  # of the contradictions, after a hypothesis that is reported
 FEW = 200  # points of each view in the table of all orders
-GAIN, MUCH = 0.03, 0.3  # of `Fits.cost`, and of what it is now: how much better another order of the pictures must fit
+# absolute and relative decrease of `Fits.cost` from which another order of the pictures is reported
+LEAST_GAIN, LEAST_RELATIVE_GAIN = 0.03, 0.3
 OUTLINE_GAIN = 0.008  # of `Fits.outline_cost`, where it also becomes less than half of what it was
-RARER = 0.015  # of `Fits.cost`: what a turn of all pictures must fit better than an exchange of some
-SAME_PICTURE = (
-    0.5 / 255
-)  # mean difference of a picture and its copy; two sides of a bowl, with noise, differ by twice as much
+RARER = 0.015  # penalty in `Fits.cost` of a rotation of all pictures against an exchange of some
+# mean difference of a picture and its copy; two sides of a bowl, with noise, differ by twice as much
+SAME_PICTURE = 0.5 / 255
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,13 @@ class Evidence:
     frame, None where that is the views'; unit: user units per unit of the views."""
 
     views: list[DepthView]
-    looks: list[Look]
+    pictures: list[PictureSample]
     users: list[Camera] | None = None
     unit: float = 1.0
 
-    def thinned(self) -> Evidence:
+    def subsampled(self) -> Evidence:
         """The same from fewer pixels."""
-        return replace(self, views=[view.thinned() for view in self.views])
+        return replace(self, views=[view.subsampled() for view in self.views])
 
     @property
     def names(self) -> list[str]:
@@ -59,10 +59,10 @@ class Evidence:
     def cameras(self) -> list[Camera]:
         return [view.camera for view in self.views]
 
-    def readings(self) -> Iterator[conventions.Reading]:
+    def hypotheses(self) -> Iterator[conventions.Hypothesis]:
         """The cameras by other conventions, in the views' unit around their own middle: what an inverse is depends on the user's
         origin, what views say of each other does not."""
-        for words, cameras in conventions.readings(self.users or self.cameras):
+        for words, cameras in conventions.hypotheses(self.users or self.cameras):
             x, y, z = np.mean([camera.position for camera in cameras], axis=0)
             frame = Frame(self.unit, (float(x), float(y), float(z)))
             yield words, [frame.camera_in(camera) for camera in cameras]
@@ -86,8 +86,8 @@ class Trial:
 
 def fits_of(evidence: Evidence) -> Fits:
     """How the pictures fit the depth renders, each with each."""
-    sights = [seen(view) for view in evidence.views]
-    return exchanged.fits(evidence.looks, sights, TOLERANCE * diagonal(sights))
+    samples = [sample_points(view) for view in evidence.views]
+    return exchanged.fits(evidence.pictures, samples, TOLERANCE * diagonal(samples))
 
 
 # -- depth against depth ------------------------------------------------------------------------------------------------
@@ -96,18 +96,18 @@ def fits_of(evidence: Evidence) -> Fits:
 def of_depth(evidence: Evidence, share: float, more: Callable[[], Iterator[Trial]] | None = None) -> Cause | None:
     """The likeliest cause of depth renders that contradict each other under their cameras; None where no hypothesis mends it.
     share: what is denied now; more: further hypotheses, tried where none of these fits."""
-    same = conventions.twice(evidence.cameras)
+    same = conventions.duplicate_cameras(evidence.cameras)
     if same:
         pairs = ", ".join(f"{a} and {b}" for a, b in same[:3]) + (", …" if len(same) > 3 else "")
         return Cause(f"Two views have one and the same camera: {pairs}. Give each its own.", 0.0)
-    evidence = evidence.thinned()
+    evidence = evidence.subsampled()
     given = share + fits_of(evidence).cost(SIX)
     return _best(trials(evidence), share, given) or (_best(more(), share, given) if more else None)
 
 
 def of_order(evidence: Evidence, share: float) -> Cause | None:
     """The same where little is denied: only that depth renders or cameras are exchanged."""
-    evidence = evidence.thinned()
+    evidence = evidence.subsampled()
     return _best(_orders(evidence), share, share + fits_of(evidence).cost(SIX))
 
 
@@ -117,10 +117,10 @@ def _best(tried: Iterator[Trial], share: float, given: float) -> Cause | None:
     found: list[tuple[float, Cause]] = []
     for trial in tried:
         views = trial.evidence.views
-        if denied_share(views, FEW) > 0.5 * share or (left := compare(views).share) > MENDS * share:
+        if denied_share(views, FEW) > 0.5 * share or (left := compare(views).denied_share) > MAX_REMAINING * share:
             continue
         cost = left + fits_of(trial.evidence).cost(SIX)
-        if given - cost > GAIN:
+        if given - cost > LEAST_GAIN:
             found.append((round(cost, 2), Cause(trial.sentence, left)))
     return min(found, key=lambda item: item[0])[1] if found else None
 
@@ -131,15 +131,15 @@ def trials(evidence: Evidence) -> Iterator[Trial]:
     for words, turn in _TURNS.items():
         views = [view.turned(turn) for view in evidence.views]
         yield Trial(f"The depth renders stand {words}: turning them mends it.", replace(evidence, views=views))
-    for words, cameras in evidence.readings():
+    for words, cameras in evidence.hypotheses():
         yield Trial(f"The cameras look like {words}.", with_cameras(evidence, cameras))
 
     def denied(cameras: list[Camera]) -> float:
         return denied_share(with_cameras(evidence, cameras).views, FEW)
 
-    clouds = [_own_axes(view) for view in evidence.views]
+    pointclouds = [_own_axes(view) for view in evidence.views]
     for words, cameras in (
-        *conventions.scaled(evidence.cameras, clouds, denied),
+        *conventions.rescaled(evidence.cameras, pointclouds, denied),
         *conventions.lenses(evidence.cameras, denied),
     ):
         yield Trial(f"The cameras look like {words}.", with_cameras(evidence, cameras))
@@ -158,7 +158,7 @@ def with_cameras(evidence: Evidence, cameras: list[Camera]) -> Evidence:
 
 def _own_axes(view: DepthView) -> Array:
     """What a view sees, from its own position."""
-    points = seen(view, FEW, normals=False).points
+    points = sample_points(view, FEW, normals=False).points
     return points - view.camera.position if len(points) else np.zeros((1, 3))
 
 
@@ -168,22 +168,22 @@ def _orders(evidence: Evidence) -> Iterator[Trial]:
     if order == SIX:
         return
     views = [evidence.views[d].with_camera(evidence.views[a].camera) for a, d in enumerate(order)]
-    moved = Evidence(views, [evidence.looks[p] for p in order])
+    exchanged_views = Evidence(views, [evidence.pictures[p] for p in order])
     what = exchange_words(order, evidence.names)
     alone = replace(evidence, views=views)
-    if fits_of(moved).cost(SIX) < fits_of(alone).cost(SIX):
-        yield Trial(f"The cameras of {what}, or view and depth render of each are.", moved)
+    if fits_of(exchanged_views).cost(SIX) < fits_of(alone).cost(SIX):
+        yield Trial(f"The cameras of {what}, or view and depth render of each are.", exchanged_views)
     else:
         yield Trial(f"The depth renders of {what}: exchanging them mends it.", alone)
 
 
 def exchange_words(order: tuple[int, ...], names: list[str]) -> str:
     """`left and right are exchanged`, or where more than two have moved which one stands for which."""
-    moved = [(names[a], names[p]) for a, p in enumerate(order) if a != p]
-    if len(moved) == 2:
-        return f"{moved[0][0]} and {moved[1][0]} are exchanged"
-    each = ", ".join(f"{name} has that of {_owner(name, order, names)}" for name, _ in moved)
-    return f"{', '.join(name for name, _ in moved)} are mixed up ({each})"
+    exchanged_names = [(names[a], names[p]) for a, p in enumerate(order) if a != p]
+    if len(exchanged_names) == 2:
+        return f"{exchanged_names[0][0]} and {exchanged_names[1][0]} are exchanged"
+    each = ", ".join(f"{name} has that of {_owner(name, order, names)}" for name, _ in exchanged_names)
+    return f"{', '.join(name for name, _ in exchanged_names)} are mixed up ({each})"
 
 
 def _owner(name: str, order: tuple[int, ...], names: list[str]) -> str:
@@ -192,18 +192,18 @@ def _owner(name: str, order: tuple[int, ...], names: list[str]) -> str:
 
 
 def _best_order(views: list[DepthView]) -> tuple[int, ...]:
-    """Which depth render belongs to which camera, by what they deny of each other; as they stand where nothing is better."""
-    tolerance = TOLERANCE * diagonal([seen(view, FEW, normals=False) for view in views])
-    placed = [
-        [seen(view.with_camera(own.camera), FEW, normals=False) for view in views] for own in views
+    """The assignment of depth renders to cameras with the fewest denied points; the given one among equals."""
+    tolerance = TOLERANCE * diagonal([sample_points(view, FEW, normals=False) for view in views])
+    samples = [
+        [sample_points(view.with_camera(own.camera), FEW, normals=False) for view in views] for own in views
     ]  # [camera][depth render]
     table = np.zeros((6, 6, 6, 6))  # [a, b, d, e]: of render d under camera a, what render e under camera b denies
     for b in SIX:
         for e in SIX:
-            window = Window.of(placed[b][e].view, tolerance)
+            window = Window.of(samples[b][e].view, tolerance)
             for a in SIX:
                 if a != b:
-                    table[a, b, :, e] = [_share(window, placed[a][d]) if d != e else 0 for d in SIX]
+                    table[a, b, :, e] = [_denied_share(window, samples[a][d]) if d != e else 0 for d in SIX]
     i, j = (index.ravel() for index in np.nonzero(~np.eye(6, dtype=bool)))
 
     def cost(order: tuple[int, ...]) -> float:
@@ -213,7 +213,7 @@ def _best_order(views: list[DepthView]) -> tuple[int, ...]:
     return min([SIX, *permutations(SIX)], key=cost)
 
 
-def _share(window: Window, one: Seen) -> float:
+def _denied_share(window: Window, one: ViewPoints) -> float:
     return float(window.denies(one.points).mean()) if len(one.points) else 0.0
 
 
@@ -221,14 +221,14 @@ def _share(window: Window, one: Seen) -> float:
 
 
 def of_pictures(evidence: Evidence, fits: Fits, suspected: bool = True) -> Cause | None:
-    """Pictures that stand for other depth renders than their own, or of which one is there twice. None where all fit as they
-    stand. suspected: whether their outlines are other ones than their depth renders'."""
-    copied = _copied(evidence, fits)
-    if copied:
-        return Cause(copied, 0.0)
+    """Pictures that are exchanged or duplicated among the depth renders; None where all fit as given. suspected: whether their
+    outlines differ from their depth renders'."""
+    duplicate = _duplicated_picture(evidence, fits)
+    if duplicate:
+        return Cause(duplicate, 0.0)
     order = fits.best()
     words = exchange_words(order, evidence.names)
-    found = [
+    candidates = [
         (
             fits.cost(order),
             fits.outline_cost(order),
@@ -239,40 +239,43 @@ def of_pictures(evidence: Evidence, fits: Fits, suspected: bool = True) -> Cause
     if order == SIX and not suspected:
         return None
     for words, turn in _TURNS.items():
-        looks = [Look(turn(v.colour), None if v.object is None else turn(v.object)) for v in evidence.looks]
-        turned = fits_of(replace(evidence, looks=looks))
+        pictures = [
+            PictureSample(turn(v.colour), None if v.object is None else turn(v.object)) for v in evidence.pictures
+        ]
+        turned = fits_of(replace(evidence, pictures=pictures))
         sentence = f"The pictures stand {words} against their depth renders: turning one or the other mends it."
-        found.append((turned.cost(SIX) + RARER, turned.outline_cost(SIX), turned.hue_cost(SIX), sentence))
-    cost, outline, hue, sentence = min(found)
+        candidates.append((turned.cost(SIX) + RARER, turned.outline_cost(SIX), turned.hue_cost(SIX), sentence))
+    cost, outline, hue, sentence = min(candidates)
     return Cause(sentence, 0.0) if _gains(fits, cost, outline, hue) else None
 
 
 def _gains(fits: Fits, cost: float, outline: float, hue: float) -> bool:
-    """Whether something fits so much better than what was given that it is no accident, nor another light in each view: that
-    leaves colours without their brightness as unlike as they were."""
+    """Whether another order fits significantly better, also in chromaticity: different lighting in each view must not count."""
     given, now, hue_now = fits.outline_cost(SIX), fits.cost(SIX), fits.hue_cost(SIX)
-    if now - cost > GAIN and (now - cost > MUCH * now or hue_now - hue > MUCH * hue_now):
+    if now - cost > LEAST_GAIN and (
+        now - cost > LEAST_RELATIVE_GAIN * now or hue_now - hue > LEAST_RELATIVE_GAIN * hue_now
+    ):
         return True
     return given - outline > OUTLINE_GAIN and outline < given / 2
 
 
-def _copied(evidence: Evidence, fits: Fits) -> str:
-    """One picture under two names, of places that do not look the same; empty where there is none."""
+def _duplicated_picture(evidence: Evidence, fits: Fits) -> str:
+    """A sentence about one picture under two names of places that differ; empty where there is none."""
     for a, b in ((a, b) for a in SIX for b in SIX if a < b):
-        if np.abs(evidence.looks[a].colour - evidence.looks[b].colour).mean() > SAME_PICTURE:
+        if np.abs(evidence.pictures[a].colour - evidence.pictures[b].colour).mean() > SAME_PICTURE:
             continue
-        if exchanged.is_thin(evidence.looks[a].object):
+        if exchanged.is_thin(evidence.pictures[a].object):
             continue
-        worse = max((a, b), key=lambda k: (_misfit(fits, k), k))
+        worse = max((a, b), key=lambda k: (_picture_cost(fits, k), k))
         other = a if worse == b else b
-        if _misfit(fits, worse) - _misfit(fits, other) > GAIN:
+        if _picture_cost(fits, worse) - _picture_cost(fits, other) > LEAST_GAIN:
             name = evidence.names[worse]
             return f"The picture of {name} is that of {evidence.names[other]} once more: put the view of {name} in its place."
     return ""
 
 
-def _misfit(fits: Fits, k: int) -> float:
-    """How badly picture k fits depth render k and what its neighbours show."""
+def _picture_cost(fits: Fits, k: int) -> float:
+    """How badly picture k fits depth render k and the pictures of overlapping views."""
     outline = 1 - fits.outlines[k, k]
     weights = fits.weights[k] + fits.weights[:, k]
     total = float(weights.sum())

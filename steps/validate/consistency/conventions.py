@@ -1,5 +1,5 @@
-"""How cameras would have to be read if they were written by other rules: for naming what is wrong with them, never for mending it
-in silence."""
+"""Other conventions under which given cameras would be consistent: to name what is wrong with them, never to correct it
+silently."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from steps.geometry.cameras import Camera
 
 Array = NDArray[Any]
-Reading = tuple[str, list[Camera]]  # what the cameras are, as the end of "these cameras look like ...", and read so
+Hypothesis = tuple[str, list[Camera]]  # what the cameras are, as the end of "these cameras look like ...", and read so
 OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 NAMED_AXES = {
     ("right", "down", "forward"): "OpenCV's or COLMAP's",
@@ -35,28 +35,28 @@ UNITS = {
 }
 
 
-def readings(cameras: list[Camera]) -> Iterator[Reading]:
-    """The cameras by every other convention that is known, the commonest first."""
+def hypotheses(cameras: list[Camera]) -> Iterator[Hypothesis]:
+    """The cameras read by every other known convention, the most common first."""
     poses = [np.asarray(camera.camera_to_world, np.float64) for camera in cameras]
     inverse = [np.linalg.inv(pose) for pose in poses]
-    yield "world-to-camera matrices (invert them)", _posed(cameras, inverse)
-    yield f"camera-to-world matrices with {_axes_words(OPENCV)}", _posed(cameras, [p @ OPENCV for p in poses])
+    yield "world-to-camera matrices (invert them)", _with_poses(cameras, inverse)
+    yield f"camera-to-world matrices with {_axes_words(OPENCV)}", _with_poses(cameras, [p @ OPENCV for p in poses])
     yield (
         f"world-to-camera matrices with {_axes_words(OPENCV)} (invert them, then negate the second and third columns)",
-        _posed(cameras, [i @ OPENCV for i in inverse]),
+        _with_poses(cameras, [i @ OPENCV for i in inverse]),
     )
-    yield "matrices whose rotation is transposed", _posed(cameras, [_rotated(p, p[:3, :3].T) for p in poses])
+    yield "matrices whose rotation is transposed", _with_poses(cameras, [_with_rotation(p, p[:3, :3].T) for p in poses])
     yield from _degrees(cameras, poses)
     for axes in _all_axes():
         if not np.allclose(axes, OPENCV):
-            yield f"camera-to-world matrices with {_axes_words(axes)}", _posed(cameras, [p @ axes for p in poses])
+            yield f"camera-to-world matrices with {_axes_words(axes)}", _with_poses(cameras, [p @ axes for p in poses])
 
 
-def _posed(cameras: list[Camera], poses: list[Array]) -> list[Camera]:
+def _with_poses(cameras: list[Camera], poses: list[Array]) -> list[Camera]:
     return [replace(camera, camera_to_world=pose) for camera, pose in zip(cameras, poses, strict=True)]
 
 
-def _rotated(pose: Array, rotation: Array) -> Array:
+def _with_rotation(pose: Array, rotation: Array) -> Array:
     result = pose.copy()
     result[:3, :3] = rotation
     return result
@@ -81,21 +81,21 @@ def _axes_words(axes: Array) -> str:
     return f"{known}x {words[0]}, y {words[1]}, z {words[2]}"
 
 
-def _degrees(cameras: list[Camera], poses: list[Array]) -> Iterator[Reading]:
-    """Rotations that were made of angles in degrees taken for radians: each Euler angle is then a whole number of half degrees,
-    modulo a turn. The positions may have been turned with them, or not."""
+def _degrees(cameras: list[Camera], poses: list[Array]) -> Iterator[Hypothesis]:
+    """Rotations made of angles in degrees taken for radians: each Euler angle is then a multiple of half a degree, modulo a
+    turn. With and without the positions rotated along."""
     for sequence in EULER:
         turned = [_of_degrees(pose[:3, :3], sequence) for pose in poses]
         rotations = [rotation for rotation in turned if rotation is not None]
         if len(rotations) < len(poses) or all(np.allclose(r, p[:3, :3]) for r, p in zip(rotations, poses, strict=True)):
             continue
         words = "rotations by angles in degrees that were taken for radians"
-        yield words, _posed(cameras, [_rotated(p, r) for p, r in zip(poses, rotations, strict=True)])
+        yield words, _with_poses(cameras, [_with_rotation(p, r) for p, r in zip(poses, rotations, strict=True)])
         along = [p.copy() for p in poses]
         for pose, rotation in zip(along, rotations, strict=True):
             pose[:3, 3] = rotation @ pose[:3, :3].T @ pose[:3, 3]
             pose[:3, :3] = rotation
-        yield words + ", and the positions with them", _posed(cameras, along)
+        yield words + ", and the positions with them", _with_poses(cameras, along)
 
 
 def _of_degrees(rotation: Array, sequence: str) -> Array | None:
@@ -120,27 +120,34 @@ def _degree(angle: float) -> float | None:
     return float(near[np.abs(near).argmin()]) if len(near) else None
 
 
-def scaled(cameras: list[Camera], clouds: list[Array], score: Callable[[list[Camera]], float]) -> Iterator[Reading]:
-    """The same cameras with positions in another unit. clouds: what each sees, (n, 3), from its own position; score: how badly
-    cameras agree. The unit is about the one in which all see the same place."""
+def rescaled(
+    cameras: list[Camera], pointclouds: list[Array], score: Callable[[list[Camera]], float]
+) -> Iterator[Hypothesis]:
+    """The cameras with positions in another unit. pointclouds: (n, 3) of each view, relative to its camera; score: how badly
+    cameras agree. The unit is estimated from where all views would see one place."""
     positions = np.array([camera.position for camera in cameras])
-    middles = np.array([np.median(cloud, axis=0) for cloud in clouds])
+    middles = np.array([np.median(cloud, axis=0) for cloud in pointclouds])
     t, m = positions - positions.mean(axis=0), middles - middles.mean(axis=0)
     size = float((t**2).sum())
     estimate = -float((t * m).sum()) / size if size else 0.0
     if estimate <= 0:
         return
-    for factor, words in (*UNITS.items(), *((1 / f, _other_way(w)) for f, w in UNITS.items())):
+    for factor, words in (*UNITS.items(), *((1 / f, _inverse_words(w)) for f, w in UNITS.items())):
         if 0.6 < factor / estimate < 1.7:
             mends = f"multiply them by {factor:.6g}, or depth's scale, near and far by {1 / factor:.6g}"
-            yield f"positions {words} ({mends})", _moved(cameras, factor)
-    best = _middle(estimate * np.geomspace(0.8, 1.5, 33), lambda factor: score(_moved(cameras, factor)))
+            yield f"positions {words} ({mends})", _scale_positions(cameras, factor)
+    best = _median_minimizer(
+        estimate * np.geomspace(0.8, 1.5, 33), lambda factor: score(_scale_positions(cameras, factor))
+    )
     if abs(np.log(best)) > 0.1:
-        yield f"positions in another unit than depth (multiply them by about {best:.3g})", _moved(cameras, best)
+        yield (
+            f"positions in another unit than depth (multiply them by about {best:.3g})",
+            _scale_positions(cameras, best),
+        )
 
 
-def _other_way(words: str) -> str:
-    """What the same factor's inverse would mean."""
+def _inverse_words(words: str) -> str:
+    """The wording of the inverse factor."""
     parts = [
         part.split(" where depth is in ")
         for part in words.removeprefix("in ").replace("it is", "depth is").split(", or ")
@@ -148,45 +155,47 @@ def _other_way(words: str) -> str:
     return "in " + ", or ".join(f"{depth} where depth is in {own}" for own, depth in parts)
 
 
-def _moved(cameras: list[Camera], factor: float) -> list[Camera]:
+def _scale_positions(cameras: list[Camera], factor: float) -> list[Camera]:
     poses = [np.asarray(camera.camera_to_world, np.float64).copy() for camera in cameras]
     for pose in poses:
         pose[:3, 3] *= factor
-    return _posed(cameras, poses)
+    return _with_poses(cameras, poses)
 
 
-def lenses(cameras: list[Camera], score: Callable[[list[Camera]], float]) -> Iterator[Reading]:
-    """The same cameras with other focal lengths: the factor that agrees best."""
+def lenses(cameras: list[Camera], score: Callable[[list[Camera]], float]) -> Iterator[Hypothesis]:
+    """The cameras with the focal length at which they agree best."""
 
     def zoomed(factor: float) -> list[Camera]:
         return [replace(c, fx=c.fx * factor, fy=c.fy * factor) for c in cameras]
 
     factors = np.geomspace(0.3, 3.0, 41)
-    factor = _middle(factors[np.abs(np.log(factors)) > 0.1], lambda f: score(zoomed(f)))
+    factor = _median_minimizer(factors[np.abs(np.log(factors)) > 0.1], lambda f: score(zoomed(f)))
     angle = np.degrees(2 * np.arctan(cameras[0].width / 2 / (cameras[0].fx * factor)))
     yield f"those of another lens (about {angle:.0f} degrees across the picture would fit)", zoomed(factor)
 
 
-def _middle(factors: Array, score: Callable[[float], float]) -> float:
-    """The middle one of those that score best: a whole range of them may be within the tolerance."""
+def _median_minimizer(factors: Array, score: Callable[[float], float]) -> float:
+    """The middle of the factors with the lowest score: a whole range may be within the tolerance."""
     scores = np.array([score(float(factor)) for factor in factors])
     best = np.flatnonzero(scores <= scores.min() + 0.01)
     return float(factors[best[len(best) // 2]])
 
 
 def look_inward(cameras: list[Camera]) -> bool:
-    """Whether all have one place in front of them at which they look, to an eighth of their distance from it."""
+    """Whether all viewing axes pass one point in front of the cameras, to an eighth of their distance from it."""
     positions = np.array([camera.position for camera in cameras])
-    sights = -np.array([np.asarray(camera.camera_to_world)[:3, 2] for camera in cameras])
-    across = np.eye(3) - sights[:, :, None] * sights[:, None, :]  # what a place lies beside a line of sight
-    place = np.linalg.lstsq(across.sum(axis=0), np.einsum("nij,nj->i", across, positions), rcond=None)[0]
-    ahead = np.einsum("nk,nk->n", place - positions, sights)
-    beside = np.linalg.norm(np.einsum("nij,nj->ni", across, place - positions), axis=1)
-    spread = float(np.linalg.norm(positions - positions.mean(axis=0), axis=1).mean())
-    return bool((ahead > spread / 8).all() and (beside < ahead / 8).all())
+    viewing_axes = -np.array([np.asarray(camera.camera_to_world)[:3, 2] for camera in cameras])
+    projectors = (
+        np.eye(3) - viewing_axes[:, :, None] * viewing_axes[:, None, :]
+    )  # onto the plane across each viewing axis
+    place = np.linalg.lstsq(projectors.sum(axis=0), np.einsum("nij,nj->i", projectors, positions), rcond=None)[0]
+    ahead = np.einsum("nk,nk->n", place - positions, viewing_axes)
+    distance_beside = np.linalg.norm(np.einsum("nij,nj->ni", projectors, place - positions), axis=1)
+    camera_spread = float(np.linalg.norm(positions - positions.mean(axis=0), axis=1).mean())
+    return bool((ahead > camera_spread / 8).all() and (distance_beside < ahead / 8).all())
 
 
-def twice(cameras: list[Camera]) -> list[tuple[str, str]]:
-    """The names of two views each that have one and the same camera."""
+def duplicate_cameras(cameras: list[Camera]) -> list[tuple[str, str]]:
+    """Names of pairs of views with the same camera."""
     pairs = [(a, b) for i, a in enumerate(cameras) for b in cameras[i + 1 :]]
     return [(a.name, b.name) for a, b in pairs if np.allclose(a.camera_to_world, b.camera_to_world, rtol=1e-9, atol=0)]

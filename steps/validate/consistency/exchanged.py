@@ -1,7 +1,6 @@
-"""Which picture belongs to which depth render: by outlines, and by the colours of what two views both see.
+"""Which picture belongs to which depth render: by outlines, and by colour consistency where two views overlap.
 
-All 720 orders of six pictures are scored from two small tables, so that this costs next to nothing.
-"""
+All 720 orders of six pictures are scored from two small tables."""
 
 from __future__ import annotations
 
@@ -13,25 +12,23 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from steps.validate.consistency.agreement import DepthView, Seen, least_around, met
+from steps.validate.consistency.agreement import DepthView, ViewPoints, minimum_filter, overlapping_points
 
 Array = NDArray[Any]
-SIDE = 96  # pixels to which pictures are reduced: finer detail does not lie alike in two views
-ALIKE = 0.35  # colour difference (0 to sqrt 3) from which it does not matter how unlike two colours are
+SIDE = 96  # pixels to which pictures are reduced: two views do not agree in finer detail
+MAX_DIFFERENCE = 0.35  # colour differences (0 to sqrt 3) are clipped here
 CONTRAST = 0.12  # of a channel, from which a pixel is not the background
-FAINT, DOUBTFUL = (
-    0.03,
-    0.4,
-)  # of a channel, from which it may be none; so many such pixels for each that is none, and nothing is told
-LEAST_SIZE = 40  # pixels of two outlines together, below which they tell nothing
+# of a channel, from which a pixel may differ from the background; with more of these per clear pixel the outline is unknown
+FAINT_CONTRAST, MAX_FAINT_SHARE = 0.03, 0.4
+LEAST_SIZE = 40  # pixels of two outlines together, below which they are not compared
 DARK = 0.1  # brightness below which a pixel has hardly a colour
-LEAST = 12  # points that two views must both see for their colours to count
+LEAST_POINTS = 12  # points that two views must both see for their colours to count
 
 
 @dataclass(frozen=True)
-class Look:
-    """One picture. colour: [SIDE, SIDE, 3] in [0, 1]; object: [SIDE, SIDE] in [0, 1], its share of each pixel by the picture
-    itself, None where the picture does not tell."""
+class PictureSample:
+    """A picture, reduced. colour: [SIDE, SIDE, 3] in [0, 1]; object: [SIDE, SIDE] in [0, 1], coverage by the picture itself,
+    None where the picture does not show it."""
 
     colour: Array
     object: Array | None
@@ -39,9 +36,9 @@ class Look:
 
 @dataclass(frozen=True)
 class Fits:
-    """outlines: (6, 6), the IoU of each picture's object (row) with each depth render's (column), NaN where it is not known;
-    colours: (6, 6, 6, 6), [a, b, p, q]: how unlike, from 0 to 1, picture p at depth render a and picture q at b show what both
-    see; hues: the same without brightness; weights: (6, 6), how many points that were."""
+    """outlines: (6, 6), IoU of each picture's object (row) with each depth render's (column), NaN where unknown; colours: (6,
+    6, 6, 6), [a, b, p, q]: colour difference, 0 to 1, of picture p at depth render a and picture q at b, at points that both
+    see; hues: the same of chromaticity; weights: (6, 6), number of these points."""
 
     outlines: Array
     colours: Array
@@ -53,8 +50,8 @@ class Fits:
         return self.outline_cost(order) + self.colour_cost(order)
 
     def outline_cost(self, order: tuple[int, ...]) -> float:
-        found = 1 - np.array([self.outlines[p, a] for a, p in enumerate(order)])
-        return float(np.nanmean(found)) if np.isfinite(found).any() else 0.0
+        mismatches = 1 - np.array([self.outlines[p, a] for a, p in enumerate(order)])
+        return float(np.nanmean(mismatches)) if np.isfinite(mismatches).any() else 0.0
 
     def colour_cost(self, order: tuple[int, ...]) -> float:
         """The mean over all points that two views see."""
@@ -63,39 +60,39 @@ class Fits:
     def hue_cost(self, order: tuple[int, ...]) -> float:
         return self._mean(self.hues, order)
 
-    def _mean(self, unlike: Array, order: tuple[int, ...]) -> float:
+    def _mean(self, differences: Array, order: tuple[int, ...]) -> float:
         a, b = np.nonzero(self.weights)
         p = np.array(order)
         total = float(self.weights.sum())
-        return float((self.weights[a, b] * unlike[a, b, p[a], p[b]]).sum()) / total if total else 0.0
+        return float((self.weights[a, b] * differences[a, b, p[a], p[b]]).sum()) / total if total else 0.0
 
     def best(self) -> tuple[int, ...]:
-        """The order that fits best; the given one where no other fits better."""
+        """The order of lowest cost; the given one among equals."""
         given = tuple(range(6))
         return min([given, *permutations(range(6))], key=self.cost)
 
 
-def look(colour: Array, object_share: Array | None) -> Look:
+def sample_picture(colour: Array, object_share: Array | None) -> PictureSample:
     """Of a picture [H, W, 3] uint8 and its object's share of each pixel [H, W] in [0, 1], None where it does not tell."""
     if object_share is None:
-        return Look(_reduced(colour.astype(np.float32) / 255), None)
-    share = _reduced(object_share[..., None])
-    straight = _reduced(colour.astype(np.float32) / 255 * object_share[..., None]) / np.maximum(share, 1e-3)
-    return Look(np.where(share > 0.02, straight, 1.0), share[..., 0])
+        return PictureSample(_resize(colour.astype(np.float32) / 255), None)
+    object_coverage = _resize(object_share[..., None])
+    straight = _resize(colour.astype(np.float32) / 255 * object_share[..., None]) / np.maximum(object_coverage, 1e-3)
+    return PictureSample(np.where(object_coverage > 0.02, straight, 1.0), object_coverage[..., 0])
 
 
 def outline(view: DepthView) -> Array:
     """[SIDE, SIDE]: the share of each pixel in which a depth map has something."""
-    return _reduced((view.depth > 0).astype(np.float32)[..., None])[..., 0]
+    return _resize((view.depth > 0).astype(np.float32)[..., None])[..., 0]
 
 
-def mismatch(object_share: Array | None, shape: Array) -> float:
-    """How much of two outlines [SIDE, SIDE] lies where the other one has nothing, even nearby; 0 where there is only one. Parts
-    thinner than three pixels do not count: of those a depth render that is sampled at pixel centres may lack any."""
+def outline_mismatch(object_share: Array | None, shape: Array) -> float:
+    """Share of two outlines [SIDE, SIDE] that lies where the other has nothing nearby; 0 where there is only one. Parts thinner
+    than three pixels do not count: a depth render sampled at pixel centres may lack them."""
     if object_share is None:
         return 0.0
-    a, b = (_opened(mask >= 0.5) for mask in (object_share, shape))
-    near_a, near_b = (~least_around(mask <= 0.02, 2) for mask in (object_share, shape))
+    a, b = (_morphological_opening(mask >= 0.5) for mask in (object_share, shape))
+    near_a, near_b = (~minimum_filter(mask <= 0.02, 2) for mask in (object_share, shape))
     total = int(a.sum() + b.sum())
     return float((a & ~near_b).sum() + (b & ~near_a).sum()) / total if total > LEAST_SIZE else 0.0
 
@@ -105,77 +102,77 @@ def is_thin(object_share: Array | None) -> bool:
     if object_share is None:
         return False
     mask = object_share >= 0.5
-    return bool(2 * _opened(mask).sum() < max(mask.sum(), (object_share > 0.1).sum() / 2))
+    return bool(2 * _morphological_opening(mask).sum() < max(mask.sum(), (object_share > 0.1).sum() / 2))
 
 
-def _opened(mask: Array) -> Array:
+def _morphological_opening(mask: Array) -> Array:
     """A mask [H, W] bool without parts thinner than three pixels (erosion, then dilation)."""
-    return ~least_around(~least_around(mask, 1), 1)
+    return ~minimum_filter(~minimum_filter(mask, 1), 1)
 
 
-def against(colour: Array, background: Array) -> Array:
-    """[H, W] of an opaque picture [H, W, 3] uint8: 1 where it is clearly another colour than what is behind, (3,) in [0, 1]."""
-    apart = np.abs(colour.astype(np.float32) / 255 - background.astype(np.float32)).max(axis=2)
-    return np.asarray(apart > CONTRAST, np.float32)
+def differs_from_background(colour: Array, background: Array) -> Array:
+    """[H, W] of an opaque picture [H, W, 3] uint8: 1 where it differs clearly from the background, (3,) in [0, 1]."""
+    difference = np.abs(colour.astype(np.float32) / 255 - background.astype(np.float32)).max(axis=2)
+    return np.asarray(difference > CONTRAST, np.float32)
 
 
-def told_by_colour(colour: Array, background: Array) -> Array | None:
-    """`against`, or None where too much is hardly another colour than what is behind, as of a white object over white."""
-    clear = against(colour, background)
-    apart = np.abs(colour.astype(np.float32) / 255 - background.astype(np.float32)).max(axis=2)
-    faint = (apart > FAINT) & (clear == 0)
-    return clear if faint.sum() <= DOUBTFUL * clear.sum() else None
+def object_by_colour(colour: Array, background: Array) -> Array | None:
+    """`differs_from_background`, or None where too many pixels differ only slightly, as of a white object over white."""
+    clear = differs_from_background(colour, background)
+    difference = np.abs(colour.astype(np.float32) / 255 - background.astype(np.float32)).max(axis=2)
+    faint = (difference > FAINT_CONTRAST) & (clear == 0)
+    return clear if faint.sum() <= MAX_FAINT_SHARE * clear.sum() else None
 
 
-def _reduced(image: Array) -> Array:
-    """[SIDE, SIDE, C]: means over what each pixel covers of `image` [H, W, C]."""
+def _resize(image: Array) -> Array:
+    """[SIDE, SIDE, C]: `image` [H, W, C], box-filtered."""
     layers = [Image.fromarray(np.ascontiguousarray(layer, np.float32)) for layer in np.moveaxis(image, -1, 0)]
     return np.stack([np.asarray(layer.resize((SIDE, SIDE), Image.Resampling.BOX)) for layer in layers], axis=-1)
 
 
-def fits(looks: list[Look], sights: list[Seen], tolerance: float) -> Fits:
-    """How each picture would fit each depth render. tolerance: up to which two surfaces are the same one, scene units. Where a
-    picture does not tell its outline, colours are compared without their brightness: of a white carton over white another light
-    in each view would be all that they say."""
-    shapes = [outline(one.view) for one in sights]
-    outlines = np.array([[_overlap(view.object, shape) for shape in shapes] for view in looks])
+def fits(pictures: list[PictureSample], samples: list[ViewPoints], tolerance: float) -> Fits:
+    """Scores of each picture at each depth render. tolerance: distance up to which two surfaces are the same, scene units.
+    Where a picture does not show its outline, only chromaticity is compared: for a white object over white, brightness would
+    only show lighting."""
+    shapes = [outline(one.view) for one in samples]
+    outlines = np.array([[_soft_iou(view.object, shape) for shape in shapes] for view in pictures])
     colours, hues, weights = np.zeros((6, 6, 6, 6)), np.zeros((6, 6, 6, 6)), np.zeros((6, 6))
     for a in range(6):
         for b in range(6):
             if a == b:
                 continue
-            index, place, _ = met(sights[a], sights[b], tolerance)
-            if len(index) < LEAST:
+            index, cells, _ = overlapping_points(samples[a], samples[b], tolerance)
+            if len(index) < LEAST_POINTS:
                 continue
-            here = _colours(looks, sights[a].pixels[index], sights[a].view.depth.shape)
-            there = _colours(looks, place, sights[b].view.depth.shape)
-            colours[a, b] = _unlike(here, there)
-            hues[a, b] = _unlike(_without_brightness(here), _without_brightness(there))
+            here = _colours(pictures, samples[a].pixels[index], samples[a].view.depth.shape)
+            there = _colours(pictures, cells, samples[b].view.depth.shape)
+            colours[a, b] = _colour_difference(here, there)
+            hues[a, b] = _colour_difference(_chromaticity(here), _chromaticity(there))
             weights[a, b] = len(index)
-    untold = any(one.object is None for one in looks)
-    return Fits(outlines, hues if untold else colours, hues, weights)
+    without_outline = any(one.object is None for one in pictures)
+    return Fits(outlines, hues if without_outline else colours, hues, weights)
 
 
-def _unlike(here: Array, there: Array) -> Array:
-    """(6, 6), 0 to 1: how unlike colours (6, n, 3) and (6, n, 3) are in the mean, each picture's with each picture's."""
-    apart = np.linalg.norm(here[:, None] - there[None], axis=-1)
-    return np.asarray(np.minimum(apart / ALIKE, 1).mean(axis=-1))
+def _colour_difference(here: Array, there: Array) -> Array:
+    """(6, 6), 0 to 1: mean clipped difference between colours (6, n, 3) and (6, n, 3), of each picture with each."""
+    difference = np.linalg.norm(here[:, None] - there[None], axis=-1)
+    return np.asarray(np.minimum(difference / MAX_DIFFERENCE, 1).mean(axis=-1))
 
 
-def _without_brightness(colour: Array) -> Array:
-    """[..., 3]: colours in [0, 1] as shares of their mean; dark ones, which have none, as grey."""
+def _chromaticity(colour: Array) -> Array:
+    """[..., 3]: colours in [0, 1] over their mean; grey for dark ones, whose hue is noise."""
     return np.asarray(colour + DARK) / (colour.mean(axis=-1, keepdims=True) + DARK)
 
 
-def _overlap(object_share: Array | None, shape: Array) -> float:
+def _soft_iou(object_share: Array | None, shape: Array) -> float:
     """IoU of two soft masks, NaN where there is only one."""
     if object_share is None:
         return float("nan")
     return float(np.minimum(object_share, shape).sum() / max(np.maximum(object_share, shape).sum(), 1e-9))
 
 
-def _colours(looks: list[Look], pixels: Array, shape: tuple[int, ...]) -> Array:
-    """(6, n, 3): what each picture shows at places (n, 2) of a depth map of this shape."""
+def _colours(pictures: list[PictureSample], pixels: Array, shape: tuple[int, ...]) -> Array:
+    """(6, n, 3): each picture's colours at cells (n, 2) of a depth map of this shape."""
     row = ((pixels[:, 1] + 0.5) / shape[0] * SIDE).astype(int).clip(0, SIDE - 1)
     column = ((pixels[:, 0] + 0.5) / shape[1] * SIDE).astype(int).clip(0, SIDE - 1)
-    return np.stack([one.colour[row, column] for one in looks])
+    return np.stack([one.colour[row, column] for one in pictures])

@@ -1,4 +1,4 @@
-"""What is said about a depth encoding that was found: its name, what may have made it, and what to do."""
+"""What is reported about an estimated depth encoding: its name, likely origin, and advice."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steps.geometry.depth_curve import Curve, undone
+from steps.geometry.depth_curve import Curve, invert_curve
 from steps.io.depth_encoding import DepthEncoding
 
 Array = NDArray[Any]
@@ -24,14 +24,14 @@ STRETCHED = (
 )
 
 
-def told(depths: list[DepthEncoding]) -> str:
+def describe(depths: list[DepthEncoding]) -> str:
     """Sentences for the report, of cameras that are known."""
     per_view = is_per_view(depths)
     ends = f", from {depths[0].near:.5g} at 0 to {depths[0].far:.5g} at the largest value"
-    return described(depths[0], per_view, "" if per_view else ends)
+    return describe_encoding(depths[0], per_view, "" if per_view else ends)
 
 
-def described(depth: DepthEncoding, per_view: bool, ends: str = "") -> str:
+def describe_encoding(depth: DepthEncoding, per_view: bool, ends: str = "") -> str:
     """Sentences for the report. per_view: whether each view has a range of its own; ends: what the shared range is, in words."""
     kind = {"linear": "linear", "inverse": "inverse (disparity)", "logarithmic": "logarithmic"}[depth.encoding]
     along = "ray" if depth.distance == "ray" else "axis"
@@ -46,35 +46,35 @@ def is_per_view(depths: list[DepthEncoding]) -> bool:
 
 
 def curve_words(curve: Curve) -> str:
-    """What may have made a curve; nothing where there is none."""
+    """The likely origin of a curve; empty without one."""
     if curve is None:
         return ""
     if curve == "srgb":
         return ", as if saved through sRGB"
     if isinstance(curve, dict) and "gamma" in curve:
         return f", as if saved with a gamma of {curve['gamma']:.3g}"
-    like = _like(np.asarray(curve["knots"], np.float64)) if isinstance(curve, dict) else ""
+    like = _similar_curve(np.asarray(curve["knots"], np.float64)) if isinstance(curve, dict) else ""
     if like:
         return f", through a curve like {like}"
     return ", through a curve without a name, as a view transform like Filmic or AgX makes it"
 
 
-def _like(knots: Array) -> str:
-    """The named curve that knots (n, 2) follow, up to a factor and an offset; nothing where they follow none."""
+def _similar_curve(knots: Array) -> str:
+    """The named curve within ALIKE of knots (n, 2), up to scale and offset; empty without one."""
     v, w = knots.T
     named: dict[str, Curve] = {"that of sRGB": "srgb"} | {f"a gamma of {g}": {"gamma": g} for g in GAMMAS}
-    missed = {words: _missed(undone(curve, v)[0], w) for words, curve in named.items()}
+    missed = {words: _curve_distance(invert_curve(curve, v)[0], w) for words, curve in named.items()}
     nearest = min(missed, key=lambda words: missed[words])
     return nearest if missed[nearest] < ALIKE else ""
 
 
-def _missed(named: Array, w: Array) -> float:
+def _curve_distance(named: Array, w: Array) -> float:
     line = np.stack([named, np.ones_like(named)], axis=1)
     return float(np.abs(line @ np.linalg.lstsq(line, w, rcond=None)[0] - w).max() / np.ptp(w))
 
 
 def factor_between(depths: list[Array], given: list[Array]) -> float:
-    """By how much depth differs from what was given, where that is all; else 0. depths, given: of each view, (n,), of some
+    """The factor between two depths where they differ by one alone; else 0. depths, given: of each view, (n,), at the same
     stored values."""
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = np.concatenate(depths) / np.concatenate(given)

@@ -1,4 +1,4 @@
-"""What six depth renders store, before anything is known of its meaning."""
+"""Stored values of six depth renders, before their meaning is known."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def counts_of(depths: list[png.Picture], background: int | str) -> tuple[list[Ar
 
 
 def background_of(depths: list[png.Picture]) -> int | str:
-    """Which stored value means nothing: what most of the frames around the pictures hold."""
+    """The stored value that means no depth, by majority of the pictures' frames."""
     frames = [np.concatenate([p.pixels[e].reshape(-1, p.pixels.shape[2])[:, 0] for e in FRAME]) for p in depths]
     votes = sum(float((f == p.maximum).mean() - (f == 0).mean()) for f, p in zip(frames, depths, strict=True))
     return "max" if votes > 0 else 0

@@ -1,9 +1,8 @@
-"""Whether a view's transparency says which pixels are the object, and what its numbers mean.
+"""Interprets a view's alpha channel: whether it shows the object, and what its values mean.
 
-Alpha is judged against the depth render's outline and against itself, since programs write it in many ways: full everywhere (or
-nowhere), turned round, a little below full inside the object as matting leaves it, with a haze around it; and colours at soft
-edges that were mixed with black (premultiplied) or with another colour before.
-"""
+Alpha is compared with the depth render's outline, since programs write it in many ways: constant, inverted, slightly below
+full inside the object as matting leaves it, with a haze around it; and with colours at soft edges blended with black
+(premultiplied) or another colour."""
 
 from __future__ import annotations
 
@@ -20,37 +19,37 @@ from steps.runtime.contract import VIEW_NAMES
 from steps.validate.foreground import holes, masks
 
 Array = NDArray[Any]
-EVERYWHERE = (
-    0.9  # of a picture, with depth: what is behind the object has depth, too, and depth has no outline to compare with
-)
-ALIKE = 0.7  # intersection over union from which alpha and depth show one outline
-TOO_WIDE = (
-    0.15  # of the opaque pixels, without depth and of one colour: alpha does not tell the object from what is behind
-)
+# share of pixels with depth from which depth has no outline to compare with
+EVERYWHERE = 0.9
+LEAST_IOU = 0.7  # intersection over union from which alpha and depth show one outline
+# share of opaque pixels without depth and of one colour from which alpha includes the background
+TOO_WIDE = 0.15
 DEEP = 2.5  # pixels from an outline, beyond which a surface covers pixels whole
-MATTED = 0.02  # of the deep pixels, which are not opaque
-NEARLY = 0.96  # of the level inside the object: all of it, since the level itself varies
+MATTED = 0.02  # share of deep pixels that are not opaque
+NEARLY = 0.96  # of the level inside the object, from which alpha counts as full
 RIM = 1.5  # pixels from the object, within which a pixel may be covered in part
 HAZE = 0.002  # of all pixels
-MIXED = 0.05  # RGB, root mean square: how far soft edges must differ from the colours beside them
-EXPLAINED = 0.4  # of that, squared, that may remain where a mixture explains it
-SOFT = (0.1, 0.9)  # alpha of the pixels by which mixtures are told
+LEAST_MIXING = 0.05  # RGB, root mean square: how far soft edges must differ from the colours beside them
+MAX_REMAINING = 0.4  # of that, squared, that may remain after unmixing
+SOFT = (0.1, 0.9)  # alpha of the pixels from which mixtures are estimated
 ENOUGH = 5000  # such pixels of a view
 AROUND = [(y, x) for y in range(-2, 3) for x in range(-2, 3)]
-SNAP = 0.06  # a mixing colour so close to black or white is that
+SNAP = 0.06  # a mixing colour within this of black or white is set to it
 
 
-def judged(views: list[Picture], insides: list[Array]) -> tuple[list[Picture], list[str]]:
-    """The views with alpha that is the object's share of each pixel, or without where it says nothing; and what was decided.
-    insides: [H, W] float, what the depth render shows of the object at the view's size."""
+def interpret_alpha(views: list[Picture], insides: list[Array]) -> tuple[list[Picture], list[str]]:
+    """The views with alpha that is coverage, or without alpha where it is meaningless; and notes. insides: [H, W] float, the
+    depth render's object at the view's size."""
     notes = Notes()
-    found = [_told(v, i, name, notes) for v, i, name in zip(views, insides, VIEW_NAMES, strict=True)]
-    found = unmixed(found, notes)
-    found = [
-        v if v.alpha is None else _cleaned(v, i, name, notes)
-        for v, i, name in zip(found, insides, VIEW_NAMES, strict=True)
+    interpreted = [
+        _without_useless_alpha(v, i, name, notes) for v, i, name in zip(views, insides, VIEW_NAMES, strict=True)
     ]
-    return found, notes.sentences()
+    interpreted = unpremultiply(interpreted, notes)
+    interpreted = [
+        v if v.alpha is None else _clean_alpha(v, i, name, notes)
+        for v, i, name in zip(interpreted, insides, VIEW_NAMES, strict=True)
+    ]
+    return interpreted, notes.sentences()
 
 
 class Notes:
@@ -70,8 +69,8 @@ class Notes:
 # -- does it say anything? ----------------------------------------------------------------------------------------------
 
 
-def _told(view: Picture, inside: Array, name: str, notes: Notes) -> Picture:
-    """The view, without alpha that does not tell the object from what is behind it."""
+def _without_useless_alpha(view: Picture, inside: Array, name: str, notes: Notes) -> Picture:
+    """The view, without alpha that does not separate the object from the background."""
     alpha = view.alpha
     if alpha is None:
         return view
@@ -79,7 +78,7 @@ def _told(view: Picture, inside: Array, name: str, notes: Notes) -> Picture:
         notes.add("Alpha is the same everywhere and says nothing: the object is told by depth and colour", name)
         return Picture(view.colour, 255)
     solid, object_ = alpha >= 0.5, inside >= 0.5
-    if object_.mean() < EVERYWHERE and _overlap(~solid, object_) > ALIKE > _overlap(solid, object_):
+    if object_.mean() < EVERYWHERE and _iou(~solid, object_) > LEAST_IOU > _iou(solid, object_):
         notes.add("Alpha is full outside the object and was turned round", name)
         return _with(view, 1 - alpha)
     behind = solid & ~object_
@@ -88,7 +87,7 @@ def _told(view: Picture, inside: Array, name: str, notes: Notes) -> Picture:
     if behind.sum() > TOO_WIDE * solid.sum():
         colours = view.colour[behind] / np.float32(255)
         colour = np.median(colours, axis=0)
-        if np.percentile(np.abs(colours - colour).max(axis=1), 90) <= 2 * masks.EVEN:
+        if np.percentile(np.abs(colours - colour).max(axis=1), 90) <= 2 * masks.UNIFORM_SPREAD:
             notes.add(
                 "Alpha is full behind the object, too, and says little: the object is told by depth and colour", name
             )
@@ -102,7 +101,7 @@ def _told(view: Picture, inside: Array, name: str, notes: Notes) -> Picture:
     return view
 
 
-def _overlap(a: Array, b: Array) -> float:
+def _iou(a: Array, b: Array) -> float:
     return float((a & b).sum() / max(1, (a | b).sum()))
 
 
@@ -115,9 +114,9 @@ def _with(view: Picture, alpha: Array, colour: Array | None = None) -> Picture:
 # -- colours at soft edges ----------------------------------------------------------------------------------------------
 
 
-def unmixed(views: list[Picture], notes: Notes) -> list[Picture]:
-    """The views with straight colours, where those at soft edges were mixed with one colour: c = a * own + (1 - a) * behind, with
-    `own` as it is in the opaque pixels beside. One colour is looked for in all views: they come from one program."""
+def unpremultiply(views: list[Picture], notes: Notes) -> list[Picture]:
+    """The views with straight colours, where those at soft edges were blended with one colour: c = a * own + (1 - a) * behind,
+    with `own` from the opaque pixels beside. One colour for all views, since they come from one program."""
     edges = [_soft_edges(v) for v in views if v.alpha is not None]
     if not edges or sum(len(e[0]) for e in edges) < 50:
         return views
@@ -127,17 +126,17 @@ def unmixed(views: list[Picture], notes: Notes) -> list[Picture]:
     behind = np.zeros(3) if behind.max() < SNAP else np.ones(3) if behind.min() > 1 - SNAP else behind
     as_stored = float(((colour - own) ** 2).sum(axis=1).mean())
     as_mixed = float(((colour - alpha[:, None] * own - clear * behind) ** 2).sum(axis=1).mean())
-    if as_stored < MIXED**2 or as_mixed > EXPLAINED * as_stored:
+    if as_stored < LEAST_MIXING**2 or as_mixed > MAX_REMAINING * as_stored:
         return views
     what = "black (premultiplied alpha)" if not behind.any() else "#" + "".join(f"{round(255 * c):02x}" for c in behind)
     named = [name for view, name in zip(views, VIEW_NAMES, strict=True) if view.alpha is not None]
     for name in named:
         notes.add(f"Colours at soft edges were mixed with {what}, which was undone", name)
-    return [v if v.alpha is None else _straight(v, behind) for v in views]
+    return [v if v.alpha is None else _unmix(v, behind) for v in views]
 
 
 def _soft_edges(view: Picture) -> tuple[Array, Array, Array]:
-    """Of some pixels at soft edges: alpha (n,), colour (n, 3), and the mean colour of the opaque ones around them (n, 3)."""
+    """Sampled pixels at soft edges: alpha (n,), colour (n, 3), and mean colour of opaque neighbours (n, 3)."""
     assert view.alpha is not None
     alpha, colour = view.alpha, view.colour
     rows, columns = np.nonzero((alpha > SOFT[0]) & (alpha < SOFT[1]))
@@ -151,23 +150,23 @@ def _soft_edges(view: Picture) -> tuple[Array, Array, Array]:
         opaque = inside & (alpha[r, c] > SOFT[1])
         total += np.where(opaque[:, None], colour[r, c], 0)
         count += opaque
-    found = count > 0
-    own = total[found] / count[found][:, None] / 255
-    return alpha[rows, columns][found], colour[rows, columns][found] / 255, own
+    has_opaque = count > 0
+    neighbour_colour = total[has_opaque] / count[has_opaque][:, None] / 255
+    return alpha[rows, columns][has_opaque], colour[rows, columns][has_opaque] / 255, neighbour_colour
 
 
-def _straight(view: Picture, behind: Array) -> Picture:
+def _unmix(view: Picture, behind: Array) -> Picture:
     alpha = view.alpha
     assert alpha is not None
-    share = np.maximum(alpha, 1e-3)[..., None]
-    return _with(view, alpha, np.clip((view.colour / np.float32(255) - (1 - share) * behind) / share, 0, 1))
+    safe_alpha = np.maximum(alpha, 1e-3)[..., None]
+    return _with(view, alpha, np.clip((view.colour / np.float32(255) - (1 - safe_alpha) * behind) / safe_alpha, 0, 1))
 
 
 # -- numbers that mean coverage -----------------------------------------------------------------------------------------
 
 
-def _cleaned(view: Picture, inside: Array, name: str, notes: Notes) -> Picture:
-    """The view with alpha that is full inside the object and none away from it."""
+def _clean_alpha(view: Picture, inside: Array, name: str, notes: Notes) -> Picture:
+    """The view with alpha that is full inside the object and zero away from it."""
     given = view.alpha
     assert given is not None
     alpha = _without_gaps(given, inside, name, notes)
@@ -178,7 +177,7 @@ def _cleaned(view: Picture, inside: Array, name: str, notes: Notes) -> Picture:
         notes.add("Alpha inside the object is below full, as matting leaves it, and was taken for full", name)
         if lowest < 0.6:
             notes.add("WARNING: parts of the object are half transparent (glass?) and were taken for opaque", name)
-        alpha = np.where(deep, 1, _over_level(alpha, deep))
+        alpha = np.where(deep, 1, _normalize_level(alpha, deep))
     if ((alpha > 0) & (alpha < 0.5) & (inside < 0.5)).sum() > HAZE * alpha.size:
         outside = distance_transform_edt((alpha < 0.5) & (inside < 0.5))
         if ((outside > 1 + DEEP) & (alpha > 0)).sum() > HAZE * alpha.size:
@@ -187,24 +186,24 @@ def _cleaned(view: Picture, inside: Array, name: str, notes: Notes) -> Picture:
     return view if alpha is given else _with(view, alpha)
 
 
-def _over_level(alpha: Array, deep: Array) -> Array:
-    """Alpha over its level inside the object, which is that of the nearest deep pixel; of thin parts the largest around."""
+def _normalize_level(alpha: Array, deep: Array) -> Array:
+    """Alpha over its level inside the object, that of the nearest deep pixel; for thin parts the local maximum."""
     distance, (rows, columns) = distance_transform_edt(~deep, return_indices=True)
     level = np.where(distance <= 2 * DEEP, alpha[rows, columns], maximum_filter(alpha, 7))
-    share = alpha / np.clip(level, 0.5, 1)
-    return np.where(share > NEARLY, 1, share)
+    normalized = alpha / np.clip(level, 0.5, 1)
+    return np.where(normalized > NEARLY, 1, normalized)
 
 
 def _without_gaps(alpha: Array, inside: Array, name: str, notes: Notes) -> Array:
-    """Alpha, with holes in it filled where the depth render shows a surface."""
+    """Alpha with holes filled where the depth render has a surface."""
     solid = alpha >= 0.5
-    if _overlap(solid, inside >= 0.5) < ALIKE:
+    if _iou(solid, inside >= 0.5) < LEAST_IOU:
         return alpha
     gaps, count = holes.enclosed(solid)
-    covered = np.bincount(gaps.ravel(), inside.ravel(), count + 1) > 0.9 * np.bincount(
+    mostly_depth = np.bincount(gaps.ravel(), inside.ravel(), count + 1) > 0.9 * np.bincount(
         gaps.ravel(), minlength=count + 1
     )
-    gap = covered[gaps] & (gaps > 0)
+    gap = mostly_depth[gaps] & (gaps > 0)
     if gap.sum() < max(8, HAZE * solid.sum()):
         return alpha
     notes.add("Holes in alpha, in which the depth render shows a surface, were taken for the object", name)

@@ -1,8 +1,7 @@
-"""Depth renders with holes, as sensors leave them: speckles and blocks where nothing was measured.
+"""Holes in depth renders, as sensors leave them: speckles and blocks without a measurement.
 
-A stored 0 (or the largest value) amid the object is no distance. And where a view is opaque, what the depth render leaves out is
-either behind the object or a hole in its depth: colour tells which. A pixel of the object without depth is unknown.
-"""
+A stored 0 (or the largest value) inside the object is no distance. In opaque views a gap in depth is background or a hole:
+colour tells which. The depth of an object pixel in a hole is unknown."""
 
 from __future__ import annotations
 
@@ -20,36 +19,37 @@ from scipy.ndimage import (
     median_filter,
 )
 
-from steps.geometry.image_ops import filled
+from steps.geometry.image_ops import inpaint
 from steps.io.cameras_json import Given
 from steps.io.depth_encoding import DepthEncoding, foreground
 from steps.io.input_checks import Pictures
 from steps.io.png import Picture
 
 Array = NDArray[Any]
-JUMP = 0.1  # of the object's range of values: an extreme value that differs so much from those around it is no distance
-MOSTLY = 0.8  # of the extreme values that have to jump so: a near plane through the object does not
-UNKNOWN = 0.002  # of the object's pixels: more without depth are told
-DEEP = 2.5  # pixels from an outline: closer to it, depth and view may differ by what a pixel is
-EVIDENCE = 0.002  # of the object's pixels, enclosed by it, without depth, and of its colour: the depth has holes
-SPECKLE = 2  # pixels from the rim to the middle, at most
-REACH = 0.12  # of the object's extent: how far a hole may open outwards from what has depth
-LARGEST = 0.25  # of the object's pixels: a larger thing beside it is another thing
-APART = 0.1  # RGB, largest channel: a colour that differs so much from the background's is not its
-CLOSER = 0.5  # of its distance from the background's colour, within which a pixel is of the colours beside it
-SHADE = 0.04  # RGB: a colour that is the background's, darkened, up to this is its shadow
+# of the object's range of values: an extreme value that differs by more from its surroundings is invalid
+LEAST_JUMP = 0.1
+MOSTLY = 0.8  # of the extreme values, that must differ so: a near plane cutting the object does not
+UNKNOWN = 0.002  # of the object's pixels: more without depth give a note
+DEEP = 2.5  # pixels from an outline, within which depth and view may differ by rasterization
+LEAST_EVIDENCE = 0.002  # of the object's pixels: as many enclosed ones of its colour without depth are holes
+SPECKLE = 2  # pixels: largest distance from the rim to the centre
+MAX_OPENING = 0.12  # of the object's extent: how far a hole may extend outwards from known depth
+LARGEST = 0.25  # of the object's pixels: a larger region beside it is not a hole
+APART = 0.1  # RGB, largest channel: difference from the background from which a colour is foreground
+CLOSER = 0.5  # of its distance from the background's colour, within which a pixel matches the object's colours
+SHADE = 0.04  # RGB: largest deviation of a shadow from the darkened background
 
 
 # -- values that are no distance ----------------------------------------------------------------------------------------
 
 
 def backgrounds(pictures: Pictures, given: Given | None) -> list[int | str | None]:
-    """What value means nothing in each depth render, as the cameras say, else as most of the frames around them have it."""
-    told = [view.depth.background if view.depth else "" for view in given] if isinstance(given, list) else [""] * 6
+    """The background value of each depth render, as the cameras say, else by majority of the frames."""
+    stated = [view.depth.background if view.depth else "" for view in given] if isinstance(given, list) else [""] * 6
     frames = [_frame(p) for p in pictures.depths]
     votes = sum(float((f == p.maximum).mean() - (f == 0).mean()) for f, p in zip(frames, pictures.depths, strict=True))
     common: int | str = "max" if votes > 0 else 0
-    return [common if t == "" else t for t in told]
+    return [common if t == "" else t for t in stated]
 
 
 def _frame(picture: Picture) -> Array:
@@ -58,7 +58,7 @@ def _frame(picture: Picture) -> Array:
 
 
 def without_invalid(pictures: Pictures, means_nothing: list[int | str | None]) -> tuple[Pictures, list[str]]:
-    """The set with what is no distance set to the background's value, and what was done."""
+    """The set with invalid extreme values set to the background's, and notes."""
     both = [_without_invalid(p, b) for p, b in zip(pictures.depths, means_nothing, strict=True)]
     count = sum(number for _, number in both)
     note = (
@@ -79,8 +79,8 @@ def _without_invalid(picture: Picture, background: int | str | None) -> tuple[Pi
         low, high = np.percentile(counts[usual], [0.5, 99.5])
         if here.sum() > 0.3 * usual.sum():
             continue
-        around = median_filter(filled(counts[..., None].astype(np.float32), usual)[..., 0], 5)
-        jumps = np.abs(around[here] - extreme) > JUMP * max(high - low, 1)
+        around = median_filter(inpaint(counts[..., None].astype(np.float32), usual)[..., 0], 5)
+        jumps = np.abs(around[here] - extreme) > LEAST_JUMP * max(high - low, 1)
         if jumps.mean() > MOSTLY:
             bad |= here
     if not bad.any():
@@ -97,52 +97,56 @@ def _without_invalid(picture: Picture, background: int | str | None) -> tuple[Pi
 # -- holes in the outline -----------------------------------------------------------------------------------------------
 
 
-def found(insides: list[Array], views: list[Picture], behind: Callable[[Array, Array], Array]) -> list[Array] | None:
-    """The object in opaque views, [H, W] float: where there is depth, and in holes of the depth that have the object's colours;
-    None where depth has no such holes. insides: [H, W] float, where there is depth; behind: from a view's colours [H, W, 3] in
-    [0, 1] and its inside to the background's, (3,) or [H, W, 3]."""
+def complete_outlines(
+    insides: list[Array], views: list[Picture], behind: Callable[[Array, Array], Array]
+) -> list[Array] | None:
+    """Masks of the object in opaque views, [H, W] float: depth, and holes in it with the object's colours; None where there are
+    none. insides: [H, W] float, where there is depth; behind: maps a view's colours [H, W, 3] in [0, 1] and its inside to
+    the background, (3,) or [H, W, 3]."""
     evidence, whole = 0, sum(int((i >= 0.5).sum()) for i in insides)
     for inside, view in zip(insides, views, strict=True):
         pieces, count = enclosed(inside >= 0.5)
-        if count:  # no colours are looked at where nothing is enclosed
-            like = _likeness(inside, view, behind)
-            evidence += int((_amid(pieces, count, like) & like.sure).sum())
-    if evidence < max(12, EVIDENCE * whole):
+        if count:  # colours matter only where something is enclosed
+            like = _colour_likeness(inside, view, behind)
+            evidence += int((_filled_pieces(pieces, count, like) & like.sure).sum())
+    if evidence < max(12, LEAST_EVIDENCE * whole):
         return None
-    return [_completed(inside, view, behind) for inside, view in zip(insides, views, strict=True)]
+    return [_complete(inside, view, behind) for inside, view in zip(insides, views, strict=True)]
 
 
 @dataclass(frozen=True)
 class Likeness:
-    """Pixels [H, W] bool. sure: of the colours of the object's nearest pixels; possible: those, and what is neither of the
-    background's colour nor its shadow; behind: of the background's colour."""
+    """Pixels [H, W] bool. sure: of the nearest object pixels' colour; possible: also those that are neither background nor its
+    shadow; behind: of the background's colour."""
 
     sure: Array
     possible: Array
     behind: Array
 
 
-def _likeness(inside: Array, view: Picture, behind: Callable[[Array, Array], Array]) -> Likeness:
+def _colour_likeness(inside: Array, view: Picture, behind: Callable[[Array, Array], Array]) -> Likeness:
     colour = view.colour / np.float32(255)
-    back, own = behind(colour, inside), filled(colour, inside >= 0.5)
+    back, own = behind(colour, inside), inpaint(colour, inside >= 0.5)
     away, from_own = np.abs(colour - back).max(axis=2), np.abs(colour - own).max(axis=2)
     sure = (away > APART) & (from_own < CLOSER * away)
     return Likeness(sure, sure | ((away > APART) & ~_shadow(colour, back)), away <= APART)
 
 
-def _completed(inside: Array, view: Picture, behind: Callable[[Array, Array], Array]) -> Array:
-    """The inside with what looks like the object, and the speckles filled that remain in it."""
-    like, solid = _likeness(inside, view, behind), inside >= 0.5
+def _complete(inside: Array, view: Picture, behind: Callable[[Array, Array], Array]) -> Array:
+    """The inside with object-coloured holes, and the speckles that remain filled."""
+    like, solid = _colour_likeness(inside, view, behind), inside >= 0.5
     pieces, count = enclosed(solid)
     part = (
-        _amid(pieces, count, like) | _regions(pieces > 0, like, solid) | _regions(~solid & (pieces == 0), like, solid)
+        _filled_pieces(pieces, count, like)
+        | _regions(pieces > 0, like, solid)
+        | _regions(~solid & (pieces == 0), like, solid)
     )
-    left, count = enclosed(solid | part)
-    return np.where(part | (_amid(left, count, None)), np.float32(1), inside)
+    remaining, count = enclosed(solid | part)
+    return np.where(part | (_filled_pieces(remaining, count, None)), np.float32(1), inside)
 
 
 def enclosed(solid: Array) -> tuple[Array, int]:
-    """The holes in a shape [H, W] bool, numbered from 1, 0 elsewhere, and the largest number."""
+    """Holes of a shape [H, W] bool, labelled from 1, 0 elsewhere, and their number."""
     pieces, count = label(~solid)
     frame = np.concatenate([pieces[0], pieces[-1], pieces[:, 0], pieces[:, -1]])
     outside = np.zeros(count + 1, bool)
@@ -153,9 +157,8 @@ def enclosed(solid: Array) -> tuple[Array, int]:
     return numbers[pieces], int(numbers.max())
 
 
-def _amid(pieces: Array, count: int, like: Likeness | None) -> Array:
-    """The pieces within the object that are speckles, or mostly do not look like what is behind it. The others are holes that one
-    sees through."""
+def _filled_pieces(pieces: Array, count: int, like: Likeness | None) -> Array:
+    """The pieces that belong to the object: speckles, and those mostly unlike the background. The others are openings."""
     thick = np.bincount(pieces[distance_transform_edt(pieces > 0) > SPECKLE], minlength=count + 1) > 0
     if like is not None:
         share = np.bincount(pieces.ravel(), like.behind.ravel(), count + 1) / np.bincount(
@@ -179,7 +182,7 @@ def _regions(void: Array, like: Likeness, solid: Array) -> Array:
         return np.zeros(void.shape, bool)
     distance = distance_transform_edt(~solid)
     rows, columns = np.nonzero(solid)
-    possible = void & like.possible & (distance <= REACH * max(int(np.ptp(rows)), int(np.ptp(columns)), 1))
+    possible = void & like.possible & (distance <= MAX_OPENING * max(int(np.ptp(rows)), int(np.ptp(columns)), 1))
     pieces, count = label(possible & (distance >= 2), np.ones((3, 3)))  # the mixed pixels of a rim would join them all
     size = np.bincount(pieces.ravel(), minlength=count + 1)
     touches, inner = (np.bincount(pieces[d], minlength=count + 1) > 0 for d in (distance < 3, distance >= 3))

@@ -1,4 +1,4 @@
-"""A picture of a rig: what the six depth renders saw, in its colours, with the six views standing around it."""
+"""A rendering of a rig: the point cloud of the six depth renders, with the six views standing around it."""
 
 from __future__ import annotations
 
@@ -39,22 +39,22 @@ def boards_of(scene: Scene) -> list[Board]:
     ]
 
 
-def boards(pictures: Pictures, views: list[View]) -> list[Board]:
+def boards_of_set(pictures: Pictures, views: list[View]) -> list[Board]:
     """Of a set and the cameras of its depth renders, before there is a scene."""
-    found = []
+    result = []
     for view, picture, stored in zip(views, pictures.views, pictures.depths, strict=True):
         shape = stored.pixels.shape[:2]
         camera = view.camera.resized(shape[1], shape[0])
         assert view.depth is not None
         depth = metric_depth(stored, view.depth, ray_to_z(camera, shape)).depth
-        found.append(Board(camera, depth, Image.fromarray(picture.colour)))
-    return found
+        result.append(Board(camera, depth, Image.fromarray(picture.colour)))
+    return result
 
 
-def drawn(views: list[Board]) -> Image.Image:
+def rig_picture(views: list[Board]) -> Image.Image:
     """The scene from the front, its right and above, without perspective, over white."""
-    clouds = [_coloured(view) for view in views]
-    points = np.concatenate([cloud[0] for cloud in clouds])
+    pointclouds = [_coloured_points(view) for view in views]
+    points = np.concatenate([pointcloud[0] for pointcloud in pointclouds])
     middle = (points.min(axis=0) + points.max(axis=0)) / 2
     radius = float(np.linalg.norm(points - middle, axis=1).max())
     scale = SIDE / 2 / ((AROUND + LARGE) * 1.02 * radius)
@@ -62,7 +62,7 @@ def drawn(views: list[Board]) -> Image.Image:
     behind = sorted(views, key=lambda view: float(_back(view) @ SIGHT[2]))
     for view in behind[:3]:
         _stand(canvas, view, radius, scale)
-    _splat(canvas, (points - middle) @ SIGHT.T * scale, np.concatenate([cloud[1] for cloud in clouds]))
+    _splat(canvas, (points - middle) @ SIGHT.T * scale, np.concatenate([pointcloud[1] for pointcloud in pointclouds]))
     for view in behind[3:]:
         _stand(canvas, view, radius, scale)
     return canvas
@@ -72,7 +72,7 @@ def _back(view: Board) -> Array:
     return np.asarray(view.camera.camera_to_world)[:3, 2]
 
 
-def _coloured(view: Board) -> tuple[Array, Array]:
+def _coloured_points(view: Board) -> tuple[Array, Array]:
     """Points (n, 3) in the world and their colours (n, 3) uint8."""
     size = view.depth.shape[1], view.depth.shape[0]
     colours = np.asarray(view.picture.resize(size))[view.depth > 0]

@@ -81,13 +81,13 @@ SEEDS = {
     7005: exception,
     7006: divergence,
     7009: hungry,
-    7010: vram,  # nvdiffrec: on the first rung alone
+    7010: vram,  # nvdiffrec: on the first memory level alone
 }
 
 
-def faulty(module: Any) -> None:
+def inject_fault(module: Any) -> None:
     """Puts the fault before the model's work."""
-    name = "_work" if module.__name__.endswith("nvdiffrec.run") else "run"
+    name = "_run_level" if module.__name__.endswith("nvdiffrec.run") else "run"
     original = getattr(module, name)
 
     def changed(parameters: Any, *rest: Any) -> None:
@@ -103,7 +103,7 @@ def faulty(module: Any) -> None:
 def importing(name: str, package: str | None = None) -> Any:
     module = original_import(name, package)
     if name in ("steps.reconviagen.run", "steps.nvdiffrec.run"):
-        faulty(module)
+        inject_fault(module)
     return module
 
 

@@ -11,7 +11,7 @@ from steps.runtime.options import JOB_OPTIONS
 RUN = ("run", "x", "--out", "y")
 
 
-def said(*words: str) -> tuple[int, str]:
+def run_cli(*words: str) -> tuple[int, str]:
     done = CliRunner().invoke(main, words)
     return done.exit_code, " ".join(done.output.split())
 
@@ -20,28 +20,28 @@ def said(*words: str) -> tuple[int, str]:
 def test_a_run_refuses_what_no_job_takes_and_says_what_it_may_be(name: str) -> None:
     option = JOB_OPTIONS[name]
     for wrong in ("x", "--help", "²", " 1", *([] if option.most is None else [str(option.most + 1), "nan", "1_0"])):
-        code, told = said(*RUN, f"--{name}={wrong}")
-        assert code == 2 and f"'--{name}'" in told and "Traceback" not in told
-        assert option.choices or option.allowed() in told
+        code, output = run_cli(*RUN, f"--{name}={wrong}")
+        assert code == 2 and f"'--{name}'" in output and "Traceback" not in output
+        assert option.choices or option.allowed() in output
 
 
 def test_help_shows_every_range_and_default() -> None:
-    _, told = said("run", "--help")
+    _, output = run_cli("run", "--help")
     for name, option in JOB_OPTIONS.items():
         if name not in ("rig", "priority"):
-            assert f"--{name} " in told and f"[default: {option.default}]" in told
-            assert option.choices or option.allowed().capitalize() in told
+            assert f"--{name} " in output and f"[default: {option.default}]" in output
+            assert option.choices or option.allowed().capitalize() in output
 
 
 @pytest.mark.parametrize(
     "words", [("--tet-grid", "8"), ("--batch", "7"), ("--structure-steps", "0"), ("--memory-limit-mib", "-1")]
 )
 def test_so_do_the_flags_of_single_steps(words: tuple[str, str]) -> None:
-    code, told = said(*RUN, *words)
-    assert code == 2 and "a whole number" in told
+    code, output = run_cli(*RUN, *words)
+    assert code == 2 and "a whole number" in output
 
 
 def test_a_submission_has_the_same_choices() -> None:
     for name in ("model", "engine", "device", "priority"):
-        code, told = said("submit", "x", f"--{name}", "x")
-        assert code == 2 and all(f"'{choice}'" in told for choice in JOB_OPTIONS[name].choices)
+        code, output = run_cli("submit", "x", f"--{name}", "x")
+        assert code == 2 and all(f"'{choice}'" in output for choice in JOB_OPTIONS[name].choices)

@@ -1,4 +1,4 @@
-"""Whatever others write into a workflow, a record or a marker, it spoils its own view and nothing beside it."""
+"""Malformed workflows, records and markers affect their own job only."""
 
 from __future__ import annotations
 
@@ -21,13 +21,12 @@ from pipeline.cli import console
 from pipeline.cli.cluster_commands import remote
 from pipeline.clients import reading, retries, s3
 from pipeline.clients.kubernetes import Page
-from pipeline.gateway import app as service
+from pipeline.gateway import app as gateway_app
 from pipeline.gateway.dependencies import Gateway, Options
-from pipeline.gateway.informer import Watched
-from pipeline.gateway.tokens import Pace, Tokens
+from pipeline.gateway.informer import JobInformer
+from pipeline.gateway.tokens import RateLimiter, Tokens
 from pipeline.incluster import exit_handler, markers, stuck_pods
-from pipeline.jobs import failure, logs, records, status
-from pipeline.jobs import service as jobs
+from pipeline.jobs import failure, logs, records, service, status
 from steps.runtime.errors import StepError
 from tests.pipeline.finished import FAILURE, JOB, NAME, RECORD, VIEW_TYPES, head, with_record, workflow
 
@@ -44,22 +43,22 @@ FUZZ = settings(
 # -- what others may write ----------------------------------------------------------------------------------------------
 
 
-def paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Of every value within a value, and of itself."""
+def paths_in(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Paths of the value and of all values inside it."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [path, *(p for key, item in inner for p in paths(item, (*path, key)))]
+    return [path, *(p for key, item in inner for p in paths_in(item, (*path, key)))]
 
 
 def replaced(value: Any, path: tuple[Any, ...], by: Any) -> Any:
-    """A copy with another value at one place."""
+    """A copy with another value at a path."""
     if not path:
         return copy.deepcopy(by)
-    found = copy.deepcopy(value)
-    inner = found
+    result = copy.deepcopy(value)
+    parent = result
     for key in path[:-1]:
-        inner = inner[key]
-    inner[path[-1]] = copy.deepcopy(by)
-    return found
+        parent = parent[key]
+    parent[path[-1]] = copy.deepcopy(by)
+    return result
 
 
 ODD: list[Any] = [
@@ -102,8 +101,8 @@ ODD: list[Any] = [
     {"parameters": [{"name": "failure", "value": {}}, {"value": "x"}, {"name": "engine", "value": 7}]},
 ]
 GOOD = with_record(workflow())
-PATHS = paths(GOOD)
-odd = st.one_of(
+PATHS = paths_in(GOOD)
+odd_values = st.one_of(
     st.sampled_from(ODD),
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -114,88 +113,91 @@ odd = st.one_of(
 
 
 @st.composite
-def spoiled(draw: st.DrawFn) -> Any:
-    """A workflow with one to three values that do not belong there, of a job in any state. Name and version are the cluster's."""
-    found = workflow() if draw(st.booleans()) else with_record(workflow())
+def malformed_workflows(draw: st.DrawFn) -> Any:
+    """Workflows in any state with one to three malformed values; name and resourceVersion are valid, as the API server sets
+    them."""
+    wf = workflow() if draw(st.booleans()) else with_record(workflow())
     if draw(st.booleans()):
-        found["status"]["phase"] = draw(st.sampled_from(["", "Pending", "Running", "Succeeded", "Error"]))
-        found["metadata"]["labels"].pop("workflows.argoproj.io/completed")
+        wf["status"]["phase"] = draw(st.sampled_from(["", "Pending", "Running", "Succeeded", "Error"]))
+        wf["metadata"]["labels"].pop("workflows.argoproj.io/completed")
     for _ in range(draw(st.integers(1, 3))):
         path = draw(st.sampled_from(PATHS[1:]))
         try:
-            found = replaced(found, path, draw(odd))
+            wf = replaced(wf, path, draw(odd_values))
         except (KeyError, IndexError, TypeError):  # an earlier one has taken that place away
             continue
     added = draw(
-        st.sampled_from(["", status.ASKED, failure.ENDED_BY, "sixview.dev/drop", status.RECORD, "shutdown", "packed"])
+        st.sampled_from(
+            ["", status.CANCEL_REQUESTED, failure.ENDED_BY, "sixview.dev/drop", status.RECORD, "shutdown", "packed"]
+        )
     )
     if added == "packed":
-        found["status"] = {"compressedNodes": draw(odd)}
+        wf["status"] = {"compressedNodes": draw(odd_values)}
     elif added == "shutdown":
-        found["spec"] = {"shutdown": draw(odd)}
-    elif added and isinstance(found["metadata"], dict):
-        found["metadata"]["annotations"] = {added: draw(odd)}
-    if isinstance(found["metadata"], dict):
-        found["metadata"] |= {"name": "sixview-bad00000", "resourceVersion": "101"}
-    return found
+        wf["spec"] = {"shutdown": draw(odd_values)}
+    elif added and isinstance(wf["metadata"], dict):
+        wf["metadata"]["annotations"] = {added: draw(odd_values)}
+    if isinstance(wf["metadata"], dict):
+        wf["metadata"] |= {"name": "sixview-bad00000", "resourceVersion": "101"}
+    return wf
 
 
-def checked(view: Any) -> None:
-    """Every field with its type, and nothing that JSON cannot say."""
-    assert set(VIEW_TYPES) <= set(view)
+def check_status(job_status: Any) -> None:
+    """Asserts that every field of a job's status has its type and can be encoded as JSON."""
+    assert set(VIEW_TYPES) <= set(job_status)
     for name, kinds in VIEW_TYPES.items():
-        assert isinstance(view[name], kinds), (name, view[name])
-    assert view["status"] in status.STATUSES
-    assert 0 <= view["progress"] <= 100
-    assert all(datetime.fromisoformat(view[name]) for name in ("created_at", "updated_at"))
-    if view["error"] is not None:
-        assert {name: type(value) for name, value in view["error"].items()} == {
+        assert isinstance(job_status[name], kinds), (name, job_status[name])
+    assert job_status["status"] in status.STATUSES
+    assert 0 <= job_status["progress"] <= 100
+    assert all(datetime.fromisoformat(job_status[name]) for name in ("created_at", "updated_at"))
+    if job_status["error"] is not None:
+        assert {name: type(value) for name, value in job_status["error"].items()} == {
             "code": str,
             "message": str,
             "suggestion": str,
             "details": dict,
         }
-    json.dumps(view, allow_nan=False, ensure_ascii=False).encode()
+    json.dumps(job_status, allow_nan=False, ensure_ascii=False).encode()
 
 
 # -- every reader of workflows -------------------------------------------------------------------------------------------
 
 
 @FUZZ
-@given(spoiled())
-def test_whatever_stands_in_a_workflow_it_has_a_view(found: Any) -> None:
-    checked(status.view(found))
-    checked(status.view(head(found)))
-    status.is_job(found)
-    jobs.quiet_in(found, datetime.now(UTC))
-    values = failure.describe(found, [], "Failed")
+@given(malformed_workflows())
+def test_any_workflow_has_a_status(wf: Any) -> None:
+    check_status(status.of_workflow(wf))
+    check_status(status.of_workflow(head(wf)))
+    status.is_job(wf)
+    service.retry_delay(wf, datetime.now(UTC))
+    values = failure.describe(wf, [], "Failed")
     assert all(isinstance(value, str) for value in values.values())
-    assert set(values) == set(failure.RECORD)
-    records.annotation(found, exit_handler.ending(values))
-    console.explained(status.view(found)["error"] or FAILURE)
+    assert set(values) == set(failure.EXIT_HANDLER_OUTPUTS)
+    records.annotation(wf, exit_handler.ending(values))
+    console.print_failure(status.of_workflow(wf)["error"] or FAILURE)
 
 
 @FUZZ
-@given(spoiled())
-def test_a_retry_of_what_cannot_be_read_is_refused_in_words(found: Any) -> None:
+@given(malformed_workflows())
+def test_a_retry_of_a_malformed_workflow_is_refused_with_advice(wf: Any) -> None:
     try:
-        again, gone = retries.restarted(found)
+        restarted, deleted_pods = retries.restarted(wf)
     except StepError as error:
         assert error.suggestion
     else:
-        assert isinstance(again["status"]["nodes"], dict)
-        assert all(isinstance(pod, str) for pod in gone)
+        assert isinstance(restarted["status"]["nodes"], dict)
+        assert all(isinstance(pod, str) for pod in deleted_pods)
 
 
 @FUZZ
-@given(odd, st.booleans())
-def test_whatever_lies_in_a_record_it_has_a_view(value: Any, whole: bool) -> None:
-    for name in [""] if whole else list(RECORD):
-        checked(status.of_record(value if whole else RECORD | {name: value}))
+@given(odd_values, st.booleans())
+def test_any_record_has_a_status(value: Any, entirely: bool) -> None:
+    for name in [""] if entirely else list(RECORD):
+        check_status(status.of_record(value if entirely else RECORD | {name: value}))
 
 
 class Store:
-    """Of the bucket: one object of any content; what is written there."""
+    """A bucket in which every read returns `data`. written: key -> JSON."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.data: bytes | None = None
@@ -205,7 +207,9 @@ class Store:
         there = {"Key": s3.record_key(JOB), "LastModified": datetime(2026, 1, 1, tzinfo=UTC)}
         monkeypatch.setattr(s3, "listed", lambda prefix: iter([there] if there["Key"].startswith(prefix) else []))
         monkeypatch.setattr(s3, "purge", lambda *args, **more: None)
-        monkeypatch.setattr(markers, "mark", lambda name: isinstance(name, str) or pytest.fail(str(name)))
+        monkeypatch.setattr(
+            markers, "write_result_marker", lambda name: isinstance(name, str) or pytest.fail(str(name))
+        )
 
 
 @pytest.fixture
@@ -214,36 +218,36 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Store:
 
 
 @FUZZ
-@given(spoiled())
-def test_a_record_is_written_of_any_workflow(store: Store, found: Any) -> None:
-    checked(records.settle(found))
+@given(malformed_workflows())
+def test_a_record_is_written_of_any_workflow(store: Store, wf: Any) -> None:
+    check_status(exit_handler.finalize(wf))
     assert store.written
 
 
 @pytest.mark.parametrize(
     "data", [b"", b"null", b"7", b"[]", b"{", b"\xff\xfe", DEEP.encode(), b'{"status": ' + DEEP.encode() + b"}"]
 )
-def test_a_record_that_cannot_be_read_says_so_in_its_own_view(store: Store, data: bytes) -> None:
+def test_a_malformed_record_says_so_in_its_own_status(store: Store, data: bytes) -> None:
     store.data = data
-    found = records.read(JOB)
-    checked(found)
-    assert found and found["job_id"] == JOB
-    assert "cannot be read" in found["error"]["message"]
+    job_status = records.read(JOB)
+    check_status(job_status)
+    assert job_status and job_status["job_id"] == JOB
+    assert "cannot be read" in job_status["error"]["message"]
     assert s3.read_json("records/x.json") is None or isinstance(s3.read_json("x"), dict | list | int)
 
 
 @FUZZ
-@given(spoiled())
-def test_the_logs_of_any_workflow_have_their_headings(store: Store, found: Any) -> None:
+@given(malformed_workflows())
+def test_the_logs_of_any_workflow_have_their_headings(store: Store, wf: Any) -> None:
     try:
-        assert all(isinstance(heading, str) for heading, _ in logs.of_job(Listed(found), JOB))
+        assert all(isinstance(heading, str) for heading, _ in logs.of_job(Listed(wf), JOB))
     except StepError as error:
         assert error.suggestion
 
 
 @FUZZ
-@given(odd)
-def test_a_pod_of_any_content_does_not_end_the_reconciler_s_look(value: Any) -> None:
+@given(odd_values)
+def test_no_pod_s_content_ends_the_reconciler(value: Any) -> None:
     pod = {
         "metadata": {"name": "x", "creationTimestamp": "2026-01-01T00:00:00Z"},
         "spec": {},
@@ -252,33 +256,33 @@ def test_a_pod_of_any_content_does_not_end_the_reconciler_s_look(value: Any) -> 
             "containerStatuses": [{"image": "x", "state": {"waiting": {"reason": "ErrImagePull", "message": value}}}],
         },
     }
-    told = stuck_pods.Reconciler.of_pod(cast(stuck_pods.Reconciler, None), pod, [])
-    assert told is None or told.reason
+    wait = stuck_pods.Reconciler.wait_of_pod(cast(stuck_pods.Reconciler, None), pod, [])
+    assert wait is None or wait.reason
 
 
 # -- one bad one among good ones ----------------------------------------------------------------------------------------
 
 
 class Listed:
-    """A cluster with some workflows."""
+    """A cluster client with these workflows."""
 
     namespace = "sixview"
 
-    def __init__(self, *found: Any) -> None:
-        self.found = [reading.decoded(json.dumps(one)) for one in found]
+    def __init__(self, *objects: Any) -> None:
+        self.workflows = [reading.decoded(json.dumps(one)) for one in objects]
 
     def get(self, name: str) -> Any:
-        named = [one for one in self.found if reading.mapping(one["metadata"]).get("name") == name]
-        return named[0] if named else self.found[0]
+        of_name = [one for one in self.workflows if reading.mapping(one["metadata"]).get("name") == name]
+        return of_name[0] if of_name else self.workflows[0]
 
-    def pages(self, selector: str = "", whole: bool = True) -> Any:
-        for one in self.found:
+    def pages(self, selector: str = "", full: bool = True) -> Any:
+        for one in self.workflows:
             ended = reading.mapping(one["metadata"]).get("labels") == workflow()["metadata"]["labels"]
             if not selector.endswith("=true") or ended != ("!=" in selector):
-                yield Page([one if whole else head(one)], "200")
+                yield Page([one if full else head(one)], "200")
 
     def watch(self, selector: str, version: str, seconds: int) -> Any:
-        return ((kind, copy.deepcopy(one)) for one in self.found for kind in ("ADDED", "MODIFIED"))
+        return ((kind, copy.deepcopy(one)) for one in self.workflows for kind in ("ADDED", "MODIFIED"))
 
 
 def good(name: str) -> dict[str, Any]:
@@ -286,45 +290,46 @@ def good(name: str) -> dict[str, Any]:
 
 
 @FUZZ
-@given(spoiled())
-def test_one_bad_workflow_hides_no_other_from_the_watch(found: Any) -> None:
+@given(malformed_workflows())
+def test_one_bad_workflow_hides_no_other_from_the_watch(wf: Any) -> None:
     names = {"good1111", "good2222"}
-    watched = Watched(Listed(good("good1111"), found, good("good2222")))  # type: ignore[arg-type]
-    watched._follow()
-    assert names <= set(watched.jobs)
-    assert watched.is_well()
-    assert sum(watched.counts().values()) == len(watched.jobs)
-    watched.active_of("alice")
-    for view in watched.jobs.values():
-        checked(watched.get(view["job_id"]))
+    informer = JobInformer(Listed(good("good1111"), wf, good("good2222")))  # type: ignore[arg-type]
+    informer._sync()
+    assert names <= set(informer.jobs)
+    assert informer.is_healthy()
+    assert sum(informer.counts().values()) == len(informer.jobs)
+    informer.active_of("alice")
+    for job_status in informer.jobs.values():
+        check_status(informer.get(job_status["job_id"]))
 
 
 @pytest.fixture(scope="module")
 def api() -> FastAPI:
-    return service.create(Options(), Listed())  # type: ignore[arg-type]
+    return gateway_app.create(Options(), Listed())  # type: ignore[arg-type]
 
 
 @FUZZ
-@given(found=spoiled())
-def test_one_bad_workflow_hides_no_other_from_http(api: FastAPI, found: Any) -> None:
-    watched = Watched(Listed(good("good1111"), found, good("good2222")))  # type: ignore[arg-type]
-    watched._follow()
-    api.state.gateway = Gateway(Options(), watched.cluster, watched, Tokens(None), Pace(10**9), None)  # type: ignore[arg-type]
-    answer = asyncio.run(asked(api, "/jobs"))
-    assert answer.status_code == 200
-    assert {"good1111", "good2222"} <= {job["job_id"] for job in answer.json()}
+@given(wf=malformed_workflows())
+def test_one_bad_workflow_hides_no_other_from_http(api: FastAPI, wf: Any) -> None:
+    informer = JobInformer(Listed(good("good1111"), wf, good("good2222")))  # type: ignore[arg-type]
+    informer._sync()
+    api.state.gateway = Gateway(Options(), informer.cluster, informer, Tokens(None), RateLimiter(10**9), None)  # type: ignore[arg-type]
+    response = asyncio.run(http_get(api, "/jobs"))
+    assert response.status_code == 200
+    assert {"good1111", "good2222"} <= {job["job_id"] for job in response.json()}
 
 
-async def asked(api: FastAPI, path: str) -> httpx.Response:
+async def http_get(api: FastAPI, path: str) -> httpx.Response:
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=api), base_url="http://gateway") as session:
         return await session.get(path)
 
 
 @FUZZ
-@given(found=spoiled())
-def test_one_bad_workflow_hides_no_other_from_the_command(monkeypatch: pytest.MonkeyPatch, found: Any) -> None:
+@given(wf=malformed_workflows())
+def test_one_bad_workflow_hides_no_other_from_the_command(monkeypatch: pytest.MonkeyPatch, wf: Any) -> None:
     monkeypatch.setattr(
-        "pipeline.cli.cluster_commands.cluster_of", lambda chosen: chosen.clear() or Listed(good("good1111"), found)
+        "pipeline.cli.cluster_commands.connect_cluster",
+        lambda chosen: chosen.clear() or Listed(good("good1111"), wf),
     )
     for words in (["list"], ["list", "--json"], ["status", "bad00000"], ["status", "--json", "bad00000"]):
         done = CliRunner().invoke(remote, words)
@@ -335,49 +340,49 @@ def test_one_bad_workflow_hides_no_other_from_the_command(monkeypatch: pytest.Mo
 # -- single cases -------------------------------------------------------------------------------------------------------
 
 
-def test_a_cancellation_that_names_no_time_is_told_in_the_view() -> None:
+def test_a_cancellation_request_without_a_time_is_named_in_the_status() -> None:
     running = workflow()
     running["status"]["phase"] = "Running"
-    running["metadata"]["annotations"] = {status.ASKED: "soon"}
-    view = status.view(running)
-    assert view["status"] == "processing"
-    assert "sixview.dev/cancel-requested='soon' is no time" in view["note"]
+    running["metadata"]["annotations"] = {status.CANCEL_REQUESTED: "soon"}
+    job_status = status.of_workflow(running)
+    assert job_status["status"] == "processing"
+    assert "sixview.dev/cancel-requested='soon' is no time" in job_status["note"]
 
 
-def test_a_failure_record_that_cannot_be_read_is_told_in_the_error() -> None:
-    found = workflow()
-    found["status"]["nodes"][f"{NAME}-8"]["outputs"]["parameters"] = [{"name": "failure", "value": DEEP}]
-    view = status.view(found)
-    assert (view["status"], view["error"]["code"]) == ("failed", "UNKNOWN_ERROR")
-    assert "cannot be read" in view["error"]["message"]
+def test_a_malformed_failure_record_is_named_in_the_error() -> None:
+    wf = workflow()
+    wf["status"]["nodes"][f"{NAME}-8"]["outputs"]["parameters"] = [{"name": "failure", "value": DEEP}]
+    job_status = status.of_workflow(wf)
+    assert (job_status["status"], job_status["error"]["code"]) == ("failed", "UNKNOWN_ERROR")
+    assert "cannot be read" in job_status["error"]["message"]
 
 
-def test_packed_nodes_that_unpack_to_more_than_memory_are_not_unpacked() -> None:
-    found = workflow()
+def test_compressed_nodes_beyond_the_limit_are_not_decompressed() -> None:
+    wf = workflow()
     bomb = base64.b64encode(gzip.compress(b" " * (64 << 20) + b"{}")).decode()
-    found["status"] = {"phase": "Running", "compressedNodes": bomb}
-    assert status.view(found)["status"] == "queued"
-    assert "compressedNodes" in status.view(found)["note"]
+    wf["status"] = {"phase": "Running", "compressedNodes": bomb}
+    assert status.of_workflow(wf)["status"] == "queued"
+    assert "compressedNodes" in status.of_workflow(wf)["note"]
 
 
-def test_what_is_nested_too_deep_is_null_and_the_rest_is_read() -> None:
+def test_values_nested_too_deep_become_null_and_the_rest_is_decoded() -> None:
     text = (
         '{"items": [{"a": "]}\\"[{"}, {"b": ' + DEEP + ', "c": 1}, {"d": ' + '{"x":' * 9000 + "1" + "}" * 9000 + "}]}"
     )
-    found = reading.decoded(text)["items"]
-    assert found[0] == {"a": ']}"[{'}
-    assert found[1]["c"] == 1
-    assert reading.depth_of(found, 1000) <= reading.DEEPEST + 1
+    items = reading.decoded(text)["items"]
+    assert items[0] == {"a": ']}"[{'}
+    assert items[1]["c"] == 1
+    assert reading.depth_of(items, 1000) <= reading.MAX_DEPTH + 1
     with pytest.raises(ValueError):
         reading.decoded(DEEP[:-1])
 
 
-def test_a_job_that_has_ended_is_shown_by_its_metadata_alone_as_by_the_whole() -> None:
-    found = with_record(workflow())
-    assert status.view(head(found)) == status.view(found)
-    assert status.is_job(head(found))
-    whole = status.view(workflow())
-    differs = {name for name in VIEW_TYPES if status.view(found)[name] != whole[name]}
+def test_the_status_of_a_finished_job_is_the_same_from_its_metadata() -> None:
+    wf = with_record(workflow())
+    assert status.of_workflow(head(wf)) == status.of_workflow(wf)
+    assert status.is_job(head(wf))
+    in_full = status.of_workflow(workflow())
+    differs = {name for name in VIEW_TYPES if status.of_workflow(wf)[name] != in_full[name]}
     assert differs <= {"progress", "updated_at"}
 
 
@@ -386,6 +391,6 @@ def test_a_job_that_has_ended_is_shown_by_its_metadata_alone_as_by_the_whole() -
     [{"job_id": "other"}, {"status": "completed"}, {"ended_at": "2025-12-31T00:00:00Z"}, {"ended_at": "soon"}],
 )
 def test_the_record_of_another_end_is_not_taken_for_this_one(stale: dict[str, Any]) -> None:
-    found = with_record(workflow(), **stale)
-    assert status.recorded(found) is None
-    assert status.view(found)["error"]["code"] == FAILURE["code"]
+    wf = with_record(workflow(), **stale)
+    assert status.of_annotation(wf) is None
+    assert status.of_workflow(wf)["error"]["code"] == FAILURE["code"]

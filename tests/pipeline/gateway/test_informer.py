@@ -1,4 +1,4 @@
-"""What the gateway knows of the jobs, by the changes that it is told."""
+"""The informer's cache after lists, watch events and patches."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from pipeline.clients.kubernetes import Expired, Kubernetes, Page
-from pipeline.gateway.informer import Watched
+from pipeline.gateway.informer import JobInformer
 from steps.runtime.errors import ClusterUnavailable
 from tests.pipeline.finished import head, with_record
 from tests.pipeline.finished import workflow as finished
@@ -27,95 +27,95 @@ def workflow(version: int, phase: str = "Pending", **spec: Any) -> dict[str, Any
     }
 
 
-def watched() -> Watched:
-    return Watched(cast(Kubernetes, None))
+def new_informer() -> JobInformer:
+    return JobInformer(cast(Kubernetes, None))
 
 
-def test_a_change_that_arrives_late_undoes_nothing() -> None:
-    seen = watched()
-    seen.see(workflow(7))
-    seen.see(workflow(9, shutdown="Stop"))  # the answer to our own order
-    seen.see(workflow(8))  # what the watch brings of the time before
-    found = seen.get("abc12345")
-    assert found and found["status"] == "cancelled"
-    assert found["error"]["code"] == "CANCELLED"
+def test_an_older_resource_version_is_ignored() -> None:
+    informer = new_informer()
+    informer.apply(workflow(7))
+    informer.apply(workflow(9, shutdown="Stop"))  # the answer to our own order
+    informer.apply(workflow(8))  # what the watch brings of the time before
+    job_status = informer.get("abc12345")
+    assert job_status and job_status["status"] == "cancelled"
+    assert job_status["error"]["code"] == "CANCELLED"
 
 
-def test_what_is_deleted_is_forgotten_and_may_come_again() -> None:
-    seen = watched()
-    seen.see(workflow(7))
-    seen.see(workflow(8), gone=True)
-    assert seen.get("abc12345") is None
-    seen.see(workflow(3))
-    assert seen.counts() == {"queued": 1}
-    assert seen.active_of("") == 1
+def test_a_deleted_workflow_is_removed_and_may_be_created_again() -> None:
+    informer = new_informer()
+    informer.apply(workflow(7))
+    informer.apply(workflow(8), deleted=True)
+    assert informer.get("abc12345") is None
+    informer.apply(workflow(3))
+    assert informer.counts() == {"queued": 1}
+    assert informer.active_of("") == 1
 
 
 # -- listings and watches -----------------------------------------------------------------------------------------------
 
 
 class Cluster:
-    """A cluster that notes what it is asked for. events: what its watches bring, one list for each; an exception is raised."""
+    """A cluster client that records its requests. events: of each watch, one list per watch; exceptions in it are raised."""
 
-    def __init__(self, *found: dict[str, Any], events: list[list[Any]] | None = None, version: int = 200) -> None:
-        self.found = {one["metadata"]["name"]: one for one in found}
+    def __init__(self, *workflows: dict[str, Any], events: list[list[Any]] | None = None, version: int = 200) -> None:
+        self.workflows = {one["metadata"]["name"]: one for one in workflows}
         self.events = events or []
         self.version = version
-        self.asked: list[str] = []
+        self.requests: list[str] = []
 
     def get(self, name: str) -> dict[str, Any] | None:
-        self.asked.append(name)
-        return self.found.get(name)
+        self.requests.append(name)
+        return self.workflows.get(name)
 
-    def pages(self, selector: str, whole: bool) -> Iterator[Page]:
-        assert not whole
-        self.asked.append("list")
-        for one in self.found.values():
+    def pages(self, selector: str, full: bool) -> Iterator[Page]:
+        assert not full
+        self.requests.append("list")
+        for one in self.workflows.values():
             yield Page([head(one)], str(self.version))
 
     def watch(self, selector: str, version: str, seconds: int) -> Iterator[Any]:
-        self.asked.append(f"watch from {version}")
+        self.requests.append(f"watch from {version}")
         for event in self.events.pop(0):
             if isinstance(event, Exception):
                 raise event
             yield event
 
 
-def following(cluster: Cluster, *rounds: type[Exception] | None) -> Watched:
-    """After so many rounds, each of which ends in that exception or of itself."""
-    seen = Watched(cast(Kubernetes, cluster))
+def synced(cluster: Cluster, *rounds: type[Exception] | None) -> JobInformer:
+    """An informer after `_sync` was called once per round; a round is the exception that it raises, or None."""
+    informer = JobInformer(cast(Kubernetes, cluster))
     for ends in rounds:
         if ends is None:
-            seen._follow()
+            informer._sync()
         else:
             with pytest.raises(ends):
-                seen._follow()
-    return seen
+                informer._sync()
+    return informer
 
 
 def named(job: str, version: int = 100) -> dict[str, Any]:
     return finished(f"sixview-{job}", version)
 
 
-def test_a_workflow_is_read_whole_only_where_its_metadata_is_not_enough() -> None:
+def test_a_workflow_is_read_in_full_only_where_its_metadata_is_not_enough() -> None:
     running = workflow(9)
     cluster = Cluster(with_record(named("done1111")), named("done2222"), running, events=[[]])
-    seen = following(cluster, None)
-    assert cluster.asked == ["list", "sixview-done2222", "sixview-abc12345", "watch from 200"]
-    assert {job: view["status"] for job, view in seen.jobs.items()} == {
+    informer = synced(cluster, None)
+    assert cluster.requests == ["list", "sixview-done2222", "sixview-abc12345", "watch from 200"]
+    assert {job: job_status["status"] for job, job_status in informer.jobs.items()} == {
         "done1111": "failed",
         "done2222": "failed",
         "abc12345": "queued",
     }
-    assert seen.is_well()
+    assert informer.is_healthy()
 
 
-def test_a_watch_that_ended_goes_on_where_it_was() -> None:
+def test_a_watch_resumes_from_the_last_resource_version() -> None:
     bookmark = {"metadata": {"resourceVersion": "300"}}
     cut = ClusterUnavailable("The API server does not answer.")
     cluster = Cluster(workflow(9), events=[[("BOOKMARK", bookmark)], [("MODIFIED", workflow(310)), cut], []])
-    following(cluster, None, ClusterUnavailable, None)
-    assert [asked for asked in cluster.asked if "-" not in asked] == [
+    synced(cluster, None, ClusterUnavailable, None)
+    assert [request for request in cluster.requests if "-" not in request] == [
         "list",
         "watch from 200",
         "watch from 300",
@@ -123,41 +123,41 @@ def test_a_watch_that_ended_goes_on_where_it_was() -> None:
     ]
 
 
-def test_a_listing_after_one_that_expired_reads_what_has_changed_and_forgets_what_is_gone() -> None:
+def test_a_list_after_one_that_expired_applies_changes_and_deletions() -> None:
     cluster = Cluster(
         workflow(9), named("stays111"), named("goes1111"), named("changes1"), events=[[Expired("gone")], []]
     )
-    seen = following(cluster, Expired)
-    seen.since = ""  # as the thread does
-    seen.see(named("justmade", 999))  # an answer to our own order, newer than the listing
-    del cluster.found["sixview-goes1111"]
-    cluster.found["sixview-changes1"] = named("changes1", 205)
+    informer = synced(cluster, Expired)
+    informer.watch_from = ""  # as the thread does
+    informer.apply(named("justmade", 999))  # an answer to our own order, newer than the listing
+    del cluster.workflows["sixview-goes1111"]
+    cluster.workflows["sixview-changes1"] = named("changes1", 205)
     cluster.version = 210
-    cluster.asked.clear()
-    seen._follow()
-    assert cluster.asked == ["list", "sixview-changes1", "watch from 210"]
-    assert set(seen.jobs) == {"abc12345", "stays111", "changes1", "justmade"}
+    cluster.requests.clear()
+    informer._sync()
+    assert cluster.requests == ["list", "sixview-changes1", "watch from 210"]
+    assert set(informer.jobs) == {"abc12345", "stays111", "changes1", "justmade"}
 
 
 def test_jobs_are_not_shown_before_all_are_known() -> None:
-    seen = Watched(cast(Kubernetes, Cluster(events=[[]])))
-    seen.see(workflow(7))
-    assert not seen.complete
-    assert not seen.is_well()
-    seen._follow()
-    assert seen.complete
-    assert seen.is_well()
+    informer = JobInformer(cast(Kubernetes, Cluster(events=[[]])))
+    informer.apply(workflow(7))
+    assert not informer.has_listed
+    assert not informer.is_healthy()
+    informer._sync()
+    assert informer.has_listed
+    assert informer.is_healthy()
 
 
-def test_one_whose_watches_are_all_refused_is_not_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A watch that could be begun is a word from the API server; a listing alone is none."""
+def test_an_informer_whose_watches_are_all_refused_is_unhealthy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a watch that was accepted resets the time of failure; a list alone does not."""
 
     def refused(selector: str, version: str, seconds: int) -> Any:
         raise ClusterUnavailable("no right to watch")
 
     cluster = Cluster()
     cluster.watch = refused  # type: ignore[method-assign]
-    seen = following(cluster, ClusterUnavailable)
-    assert seen.trouble_since is not None
-    monkeypatch.setattr("pipeline.gateway.informer.PATIENCE_SECONDS", 0.0)
-    assert not seen.is_well()
+    informer = synced(cluster, ClusterUnavailable)
+    assert informer.failing_since is not None
+    monkeypatch.setattr("pipeline.gateway.informer.STALE_SECONDS", 0.0)
+    assert not informer.is_healthy()

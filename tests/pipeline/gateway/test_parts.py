@@ -1,4 +1,4 @@
-"""Parts of the gateway that need no cluster: the multipart parser, ranges, tokens, pace."""
+"""Parts of the gateway without a cluster: multipart parser, ranges, tokens, rate limiter."""
 
 from __future__ import annotations
 
@@ -22,26 +22,28 @@ TYPE = f"multipart/form-data; boundary={BOUNDARY}"
 def body(*parts: tuple[str, str | None, bytes]) -> bytes:
     data = b""
     for name, filename, content in parts:
-        more = f'; filename="{filename}"' if filename is not None else ""
+        filename_field = f'; filename="{filename}"' if filename is not None else ""
         data += (
-            f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"{more}\r\n\r\n'.encode() + content + b"\r\n"
+            f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"{filename_field}\r\n\r\n'.encode()
+            + content
+            + b"\r\n"
         )
     return data + f"--{BOUNDARY}--\r\n".encode()
 
 
 def parsed(data: bytes, sizes: random.Random | None = None) -> list[tuple[str, str | None, int, bytes]]:
-    parser, found, place = uploads.Parser(TYPE), [], 0
+    parser, parsed_parts, place = uploads.FormParser(TYPE), [], 0
     while place < len(data):
         size = sizes.randint(1, 50) if sizes else len(data)
         parser.feed(data[place : place + size])
         place += size
-        while parser.whole:
-            part = parser.whole.pop(0)
+        while parser.complete_parts:
+            part = parser.complete_parts.pop(0)
             with part.file:
                 part.file.seek(0)
-                found.append((part.name, part.filename, part.size, part.file.read()))
-    assert parser.ended
-    return found
+                parsed_parts.append((part.name, part.filename, part.size, part.file.read()))
+    assert parser.has_ended
+    return parsed_parts
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -57,14 +59,14 @@ def test_a_part_beyond_its_limit_is_counted_and_not_kept() -> None:
     part = uploads.Part(name="options")
     with part.file:
         for _ in range(100):
-            part.add(bytes(uploads.MOST_TEXT // 10))
-        assert part.size > 9 * uploads.MOST_TEXT
-        assert len(part.text()) <= uploads.MOST_TEXT
+            part.add(bytes(uploads.MAX_TEXT // 10))
+        assert part.size > 9 * uploads.MAX_TEXT
+        assert len(part.text()) <= uploads.MAX_TEXT
 
 
 def test_a_body_of_too_many_parts_is_refused_early() -> None:
-    with pytest.raises(InvalidFileCount), contextlib.closing(uploads.Parser(TYPE)) as parser:
-        parser.feed(body(*[("views", "a.png", b"x")] * (uploads.MOST_PARTS + 1)))
+    with pytest.raises(InvalidFileCount), contextlib.closing(uploads.FormParser(TYPE)) as parser:
+        parser.feed(body(*[("views", "a.png", b"x")] * (uploads.MAX_PARTS + 1)))
 
 
 def test_a_client_that_sends_nothing_loses_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,12 +82,12 @@ def test_a_client_that_sends_nothing_loses_its_place(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("content_type", ["", "text/plain", "multipart/form-data", "application/zip"])
 def test_what_is_no_form_is_refused(content_type: str) -> None:
     with pytest.raises(ValidationFailed):
-        uploads.Parser(content_type)
+        uploads.FormParser(content_type)
 
 
 @pytest.mark.parametrize("name", ["../../front.png", "..\\front.png", "/etc/front.png", "a/b/front.png"])
 def test_a_path_in_a_file_name_leads_nowhere(name: str) -> None:
-    arrived = uploads.Set("abc12345")
+    arrived = uploads.Upload("abc12345")
     part = uploads.Part("views", name)
     with part.file:
         key = uploads._key(part, arrived)
@@ -118,43 +120,43 @@ def test_a_path_in_a_file_name_leads_nowhere(name: str) -> None:
     ],
 )
 def test_ranges_as_rfc_9110_reads_them(header: str, span: object) -> None:
-    assert results.span(header, 100) == span
+    assert results.byte_range(header, 100) == span
 
 
 def test_a_token_is_known_by_its_digest_alone(tmp_path: Path) -> None:
-    token, digest = tokens.issue()
+    token, digest = tokens.new_token()
     (tmp_path / "alice").write_text(digest)
     (tmp_path / "operator").write_text(f"{tokens.digest('other')} all\n")
     (tmp_path / "..data").mkdir()
     known = tokens.Tokens(tmp_path)
-    alice, operator = known.client(f"Bearer {token}"), known.client("bearer other")
+    alice, operator = known.principal(f"Bearer {token}"), known.principal("bearer other")
     assert (
         alice and not alice.sees_all and alice.may_see("alice") and not alice.may_see("bob") and not alice.may_see("")
     )
     assert operator and operator.may_see("alice") and operator.may_see("")
     for wrong in ("", "Bearer", f"Basic {token}", f"Bearer {digest}", "Bearer ", f"Bearer {token}x"):
-        assert known.client(wrong) is None
+        assert known.principal(wrong) is None
 
 
 def test_nobody_is_known_where_the_folder_is_empty_and_everybody_where_there_is_none(tmp_path: Path) -> None:
-    assert tokens.Tokens(tmp_path).client("Bearer x") is None
-    assert tokens.Tokens(None).client("") is tokens.ANYBODY
+    assert tokens.Tokens(tmp_path).principal("Bearer x") is None
+    assert tokens.Tokens(None).principal("") is tokens.ANONYMOUS
 
 
-def test_a_pace_lets_a_minute_s_worth_through_at_once() -> None:
-    pace = tokens.Pace(60)
-    assert [pace.wait("a") for _ in range(60)] == [0.0] * 60
-    assert 0 < pace.wait("a") <= 1
-    assert pace.wait("b") == 0.0
+def test_the_rate_limiter_allows_bursts_of_a_minute_s_requests() -> None:
+    rate_limiter = tokens.RateLimiter(60)
+    assert [rate_limiter.wait("a") for _ in range(60)] == [0.0] * 60
+    assert 0 < rate_limiter.wait("a") <= 1
+    assert rate_limiter.wait("b") == 0.0
 
 
-def test_an_order_s_options_are_text_and_numbers_alone() -> None:
+def test_a_job_request_s_options_are_text_and_numbers_alone() -> None:
     """`true` is not taken for 1. In a process of its own: the gateway adds failures to the tree that other tests look at."""
     code = """
-from pipeline.gateway.submit import Order
+from pipeline.gateway.submit import JobRequest
 def taken(value):
     try:
-        return bool(Order.model_validate_json('{"input": "s3://b/k", "options": {"seed": %s}}' % value))
+        return bool(JobRequest.model_validate_json('{"input": "s3://b/k", "options": {"seed": %s}}' % value))
     except ValueError:
         return False
 print([value for value in ("true", "null", "[1]", "{}", "1", "2.5", '"1"') if taken(value)])

@@ -1,4 +1,4 @@
-"""The whole service over doubles of cluster and store: whatever a request holds, the answer is one of the API's own."""
+"""The HTTP API over doubles of cluster and S3: every request gets a documented response."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pipeline.clients import json_text, s3
 from pipeline.gateway import app, errors, health, metrics, results, tokens, uploads
 from pipeline.gateway import submit as submission
 from pipeline.gateway.dependencies import Gateway, Options
+from pipeline.gateway.informer import JobInformer
 from pipeline.jobs import ids
 from steps.runtime.errors import IncompleteResults, ValidationFailed
 from tests.pipeline.doubles import Bucket, Namespace, bucket
@@ -27,68 +28,58 @@ STRANGE = ["", " ", "\x7f", "é", "ÿ" * 300, "%00", "{{workflow.name}}", HUGE, 
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (64).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0" + bytes(8)
 
 
-class Watch:
-    """The informer, of a cluster without jobs."""
-
-    complete = True
-
-    def __init__(self) -> None:
-        self.jobs: dict[str, dict[str, Any]] = {}
-
-    def get(self, job: str) -> dict[str, Any] | None:
-        return self.jobs.get(job)
-
-    def see(self, workflow: dict[str, Any]) -> None: ...
-
-    def is_well(self) -> bool:
-        return True
-
-    def counts(self) -> Counter[str]:
-        return Counter()
-
-    def active_of(self, owner: str) -> int:
-        return 0
+def listed_informer(cluster: Any) -> JobInformer:
+    """The informer after its first list, which was empty; its watch brings nothing."""
+    informer = JobInformer(cluster)
+    informer.has_listed, informer.failing_since = True, None
+    return informer
 
 
 class Service:
-    """A client of the whole app. as_: whose token it sends."""
+    """An HTTP client of the application. token_name: whose token a request has."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, jobs_per_token: int = 200) -> None:
         self.cluster = Namespace()
         for name in ("alice", "bob"):
             (folder / name).write_text(tokens.digest(f"token-of-{name}"))
-        options = Options(tokens=folder, input_buckets=("shared", "sixview"))
+        options = Options(tokens=folder, input_buckets=("shared", "sixview"), jobs_per_token=jobs_per_token)
         self.app = app.create(options, self.cluster)  # type: ignore[arg-type]
-        shared: tuple[Any, ...] = (options, self.cluster, Watch(), tokens.Tokens(folder), tokens.Pace(10**6))
+        shared: tuple[Any, ...] = (
+            options,
+            self.cluster,
+            listed_informer(self.cluster),
+            tokens.Tokens(folder),
+            tokens.RateLimiter(10**6),
+        )
         self.app.state.gateway = Gateway(*shared, asyncio.Semaphore(8))
 
-    def ask(self, method: str, path: str, who: str = "alice", **more: Any) -> Any:
-        headers = {"Authorization": f"Bearer token-of-{who}"} | more.pop("headers", {})
-        return self.send(method, path, headers=headers, **more)
+    def ask(self, method: str, path: str, token_name: str = "alice", **options: Any) -> Any:
+        headers = {"Authorization": f"Bearer token-of-{token_name}"} | options.pop("headers", {})
+        return self.send(method, path, headers=headers, **options)
 
-    def send(self, method: str, path: str, **more: Any) -> httpx.Response:
+    def send(self, method: str, path: str, **options: Any) -> httpx.Response:
         async def sent() -> httpx.Response:
             transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://sixview") as client:
-                return await client.request(method, path, **more)
+                return await client.request(method, path, **options)
 
         return asyncio.run(sent())
 
-    def submit(self, key: str | bytes | None, who: str = "alice", **fields: str) -> Any:
+    def submit(self, key: str | bytes | None, token_name: str = "alice", **fields: str) -> Any:
         files = [(field, (f"{view}.png", PNG, "image/png")) for field in ("views", "depth_renders") for view in VIEWS]
         headers = {} if key is None else {"Idempotency-Key": key}
-        return self.ask("POST", "/jobs", who, files=files, data=fields, headers=headers)
+        return self.ask("POST", "/jobs", token_name, files=files, data=fields, headers=headers)
 
 
 @pytest.fixture
 def service(tmp_path: Path, bucket: Bucket) -> Service:
-    health._last.clear()
+    health._cache.clear()
     return Service(tmp_path)
 
 
-def refused(answer: Any, status: int, code: str) -> dict[str, Any]:
-    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code), answer.text[:500]
-    error: dict[str, Any] = answer.json()["error"]
+def check_error(response: Any, status: int, code: str) -> dict[str, Any]:
+    assert (response.status_code, response.json()["error"]["code"]) == (status, code), response.text[:500]
+    error: dict[str, Any] = response.json()["error"]
     return error
 
 
@@ -99,7 +90,7 @@ def test_the_same_key_twice_is_the_same_job_and_another_s_is_another(service: Se
     first, again = service.submit("k").json(), service.submit("k").json()
     assert first == again
     assert len(first["job_id"]) == ids.ID_LENGTH
-    assert service.submit("k", who="bob").json()["job_id"] != first["job_id"]
+    assert service.submit("k", token_name="bob").json()["job_id"] != first["job_id"]
 
 
 def test_files_that_count_from_one_keep_their_numbers_in_whatever_order_they_come(
@@ -108,8 +99,17 @@ def test_files_that_count_from_one_keep_their_numbers_in_whatever_order_they_com
     views = [("views", (f"view_{i}.png", PNG + bytes([i]), "image/png")) for i in (3, 1, 2, 6, 5, 4)]
     depths = [("depth_renders", (f"depth_{i}.png", PNG, "image/png")) for i in range(6)]
     assert service.ask("POST", "/jobs", files=views + depths, data={"model_type": "reconviagen"}).status_code == 200
-    kept = {key: found[-1]["data"] for key, found in bucket.objects.items() if "/multi_views/" in key}
-    assert {key.rpartition("/")[2]: data[-1] for key, data in kept.items()} == {f"view_{i}.png": i for i in range(1, 7)}
+    stored = {key: versions[-1]["data"] for key, versions in bucket.objects.items() if "/multi_views/" in key}
+    assert {key.rpartition("/")[2]: data[-1] for key, data in stored.items()} == {
+        f"view_{i}.png": i for i in range(1, 7)
+    }
+
+
+def test_a_submitted_job_counts_before_the_watch_has_seen_it(tmp_path: Path, bucket: Bucket) -> None:
+    service = Service(tmp_path, jobs_per_token=1)
+    assert service.submit(None).status_code == 200
+    check_error(service.submit(None), 429, "RATE_LIMITED")
+    assert service.submit(None, "bob").status_code == 200
 
 
 @pytest.mark.parametrize("key", ["", " ", "\t"])
@@ -119,10 +119,10 @@ def test_an_empty_key_is_no_key(service: Service, key: str) -> None:
 
 def test_which_job_a_key_leads_to_cannot_be_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     ids.secret.cache_clear()
-    monkeypatch.setenv(ids.KEY, "a" * 32)
+    monkeypatch.setenv(ids.KEY_VARIABLE, "a" * 32)
     one = ids.keyed_id("http", "alice", "k")
     ids.secret.cache_clear()
-    monkeypatch.setenv(ids.KEY, "b" * 32)
+    monkeypatch.setenv(ids.KEY_VARIABLE, "b" * 32)
     assert len({one, ids.keyed_id("http", "alice", "k"), ids.id_from("http", "alice", "k")}) == 3
     ids.secret.cache_clear()
 
@@ -134,7 +134,7 @@ def test_a_key_that_leads_to_another_s_job_writes_and_shows_nothing(
     job = service.submit("k").json()["job_id"]
     monkeypatch.setattr(ids, "keyed_id", lambda *_: job)
     before = {key: len(versions) for key, versions in bucket.objects.items()}
-    error = refused(service.submit("other", who="bob"), 422, "VALIDATION_FAILED")
+    error = check_error(service.submit("other", token_name="bob"), 422, "VALIDATION_FAILED")
     assert job not in json.dumps(error)
     assert {key: len(versions) for key, versions in bucket.objects.items()} == before
 
@@ -146,9 +146,9 @@ def test_a_conflict_that_comes_late_shows_nothing_and_touches_no_other_s_files(
 
     job = service.submit("k").json()["job_id"]
     monkeypatch.setattr(ids, "keyed_id", lambda *_: job)
-    monkeypatch.setattr(submission, "earlier", unknown)
+    monkeypatch.setattr(submission, "existing_job", unknown)
     before = {key: versions[-1]["VersionId"] for key, versions in bucket.objects.items()}
-    refused(service.submit("other", who="bob"), 422, "VALIDATION_FAILED")
+    check_error(service.submit("other", token_name="bob"), 422, "VALIDATION_FAILED")
     assert {key: bucket.objects[key][-1]["VersionId"] for key in before} == before
 
 
@@ -158,8 +158,9 @@ def test_a_request_that_fails_takes_no_files_of_the_same_job_away(
     monkeypatch.setattr(ids, "keyed_id", lambda *_: "abcdefghijklm")
     service.submit("k")
     there = {key for key in bucket.objects if key.startswith("inputs/")}
-    service.cluster.workflows.clear()  # the second comes before the first is known
-    refused(service.submit("k", options="["), 422, "VALIDATION_FAILED")
+    service.cluster.workflows.clear()
+    service.app.state.gateway.informer.jobs.clear()  # the second comes to a replica that does not know the first
+    check_error(service.submit("k", options="["), 422, "VALIDATION_FAILED")
     assert there <= set(bucket.objects)
 
 
@@ -173,8 +174,8 @@ def test_a_request_that_fails_takes_no_files_of_the_same_job_away(
 )
 def test_no_header_breaks_the_service(service: Service, header: str, text: str) -> None:
     for method, path in (("POST", "/jobs"), ("GET", "/jobs/nothing0/download"), ("GET", "/health")):
-        answer = service.ask(method, path, headers={header: text.encode("latin-1")}, content=b"")
-        assert answer.status_code in (200, 401, 404, 413, 422, 429), answer.text
+        response = service.ask(method, path, headers={header: text.encode("latin-1")}, content=b"")
+        assert response.status_code in (200, 401, 404, 413, 422, 429), response.text
 
 
 @pytest.mark.parametrize("text", [*STRANGE, "\x00", "\x1b[2J", "\ud800", "日本", "../..", "a/b"])
@@ -191,10 +192,10 @@ def test_no_path_or_query_breaks_the_service(service: Service, text: str) -> Non
         f"/jobs/{word}/report",
         f"/api/jobs/{word}/download",
     ):
-        answer = service.ask("GET", path)
-        assert answer.status_code in (200, 400, 404, 405, 422), (path[:100], answer.text)
-    answer = service.ask("POST", f"/jobs?model_type={word}", json={"input": "s3://shared/x"})
-    assert answer.status_code == 422 or (answer.status_code == 200 and not text), answer.text
+        response = service.ask("GET", path)
+        assert response.status_code in (200, 400, 404, 405, 422), (path[:100], response.text)
+    response = service.ask("POST", f"/jobs?model_type={word}", json={"input": "s3://shared/x"})
+    assert response.status_code == 422 or (response.status_code == 200 and not text), response.text
 
 
 DEEP = "[" * 100_000 + "]" * 100_000
@@ -231,22 +232,22 @@ def test_no_field_of_a_form_breaks_the_service(service: Service, field: str, tex
         "",
     ],
 )
-def test_no_order_in_json_breaks_the_service(service: Service, data: str) -> None:
+def test_no_json_request_breaks_the_service(service: Service, data: str) -> None:
     body = data.encode("utf-8", "surrogateescape")
     for path in ("/jobs", "/jobs/nothing0/cancel"):
-        answer = service.ask("POST", path, content=body, headers={"Content-Type": "application/json"})
-        assert answer.status_code in (400, 404, 413, 422), answer.text
+        response = service.ask("POST", path, content=body, headers={"Content-Type": "application/json"})
+        assert response.status_code in (400, 404, 413, 422), response.text
 
 
 def test_a_body_that_nobody_asked_for_is_not_held(service: Service) -> None:
     body = b'{"confirm": true, "x": "' + b"x" * 200_000 + b'"}'
-    answer = service.ask("POST", "/jobs/nothing0/cancel", content=body, headers={"Content-Type": "application/json"})
-    refused(answer, 413, "REQUEST_TOO_LARGE")
+    response = service.ask("POST", "/jobs/nothing0/cancel", content=body, headers={"Content-Type": "application/json"})
+    check_error(response, 413, "REQUEST_TOO_LARGE")
 
 
 def test_a_part_s_header_has_an_end() -> None:
     with (
-        contextlib.closing(uploads.Parser("multipart/form-data; boundary=x")) as parser,
+        contextlib.closing(uploads.FormParser("multipart/form-data; boundary=x")) as parser,
         pytest.raises(ValidationFailed),
     ):
         for _ in range(1000):
@@ -255,7 +256,7 @@ def test_a_part_s_header_has_an_end() -> None:
 
 def test_a_model_that_there_is_not_is_told_with_those_that_there_are(service: Service, bucket: Bucket) -> None:
     job = service.submit(None).json()["job_id"]
-    error = refused(service.ask("GET", f"/jobs/{job}/mesh?model=nonsense"), 422, "VALIDATION_FAILED")
+    error = check_error(service.ask("GET", f"/jobs/{job}/mesh?model=nonsense"), 422, "VALIDATION_FAILED")
     assert error["details"]["choices"] == ["reconviagen", "nvdiffrec"]
 
 
@@ -271,7 +272,7 @@ def test_methods_that_clients_invent_get_no_series_of_their_own(service: Service
 
 
 def test_json_has_a_form_for_what_others_wrote() -> None:
-    body = errors.Json({"a": float("nan"), "b": "\ud800", "c": [1.5, "ä"]}).body
+    body = errors.SafeJSONResponse({"a": float("nan"), "b": "\ud800", "c": [1.5, "ä"]}).body
     assert json.loads(body) == {"a": None, "b": "\\xd800", "c": [1.5, "ä"]}
 
 
@@ -312,11 +313,11 @@ def test_a_token_file_that_holds_no_digest_locks_nobody_out(tmp_path: Path, buck
 )
 def test_what_is_no_object_is_refused_whatever_it_is(text: str) -> None:
     with pytest.raises(ValidationFailed):
-        json_text.parsed(text, "It", "Correct it.")
+        json_text.parse_object(text, "It", "Correct it.")
 
 
 @pytest.mark.parametrize(
     "text", ["{}", ' {"a": [[1.5, "[[[["]]}\n', '{"a": "\\"[{"}', '{"a": ' + "[" * 49 + "]" * 49 + "}"]
 )
 def test_an_object_is_read_as_json_reads_it(text: str) -> None:
-    assert json_text.parsed(text.encode(), "It", "Correct it.") == json.loads(text)
+    assert json_text.parse_object(text.encode(), "It", "Correct it.") == json.loads(text)

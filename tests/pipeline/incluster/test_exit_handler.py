@@ -1,4 +1,4 @@
-"""The exit handler's record, from workflows as Argo writes them. On a real controller: tests/cluster."""
+"""The exit handler's record of workflows as Argo writes them. With a real controller: tests/cluster."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import pytest
 
 from pipeline.incluster import exit_handler
 from pipeline.jobs import nodes, status
-from pipeline.jobs.failure import ENDED_BY, RECORD, describe
+from pipeline.jobs.failure import ENDED_BY, EXIT_HANDLER_OUTPUTS, describe
 from steps.runtime.errors import ModelConvergenceFailed, StepError
 
 Node = dict[str, Any]
 
 
 def node(template: str, phase: str = "Succeeded", message: str = "", number: int = 0, **outputs: str) -> Node:
-    given = [{"name": name.replace("_", "-"), "value": value} for name, value in outputs.items()]
+    parameters = [{"name": name.replace("_", "-"), "value": value} for name, value in outputs.items()]
     return {
         "id": f"wf-{template}-{number}",
         "type": "Pod",
@@ -29,7 +29,7 @@ def node(template: str, phase: str = "Succeeded", message: str = "", number: int
         "phase": phase,
         "message": message,
         "startedAt": f"2026-01-01T00:00:{number:02d}Z",
-        "outputs": {"parameters": given},
+        "outputs": {"parameters": parameters},
     }
 
 
@@ -49,47 +49,47 @@ def workflow(*nodes: Node, model: str = "reconviagen", source: str = "s3://b/k",
     }
 
 
-def code(found: dict[str, Any], pods: list[dict[str, Any]] | None = None) -> str:
-    return describe(found, pods or [], "Failed")["error-code"]
+def error_code(wf: dict[str, Any], pods: list[dict[str, Any]] | None = None) -> str:
+    return describe(wf, pods or [], "Failed")["error-code"]
 
 
 def test_a_job_that_succeeded_names_model_and_engine() -> None:
-    found = workflow(
+    wf = workflow(
         node("validate"), node("reconviagen-pod", engine="fusion"), node("reconviagen-quality", engine="fusion")
     )
-    values = describe(found, [], "Succeeded")
-    assert values == {**RECORD, "status": "completed", "model": "reconviagen", "engine": "fusion"}
+    values = describe(wf, [], "Succeeded")
+    assert values == {**EXIT_HANDLER_OUTPUTS, "status": "completed", "model": "reconviagen", "engine": "fusion"}
 
 
-def test_what_the_steps_warn_of_is_told_once_each_and_labelled_with_its_number() -> None:
-    said = "The pictures of left and right are exchanged.\nThe mesh is not closed."
-    found = workflow(
-        node("validate", number=1, warnings=said),
+def test_warnings_are_listed_once_each_and_counted_in_a_label() -> None:
+    warnings = "The pictures of left and right are exchanged.\nThe mesh is not closed."
+    wf = workflow(
+        node("validate", number=1, warnings=warnings),
         node("reconviagen-pod"),
         node("reconviagen-quality", number=2, warnings="The mesh is not closed."),
     )
-    values = describe(found, [], "Succeeded")
-    assert values["warnings"] == said and values["status"] == "completed"
+    values = describe(wf, [], "Succeeded")
+    assert values["warnings"] == warnings and values["status"] == "completed"
 
     class Api:
         def patch_namespaced_custom_object(self, *words: Any) -> None:
             self.patch = words[-1]["metadata"]
 
     api = Api()
-    exit_handler.label(values, "", "sixview", "sixview-a", api)
+    exit_handler.label_workflow(values, "", "sixview", "sixview-a", api)
     assert api.patch["labels"]["sixview.dev/warnings"] == "2"
-    assert api.patch["annotations"]["sixview.dev/warnings"] == said
-    exit_handler.label({**values, "warnings": ""}, "", "sixview", "sixview-a", api)
+    assert api.patch["annotations"]["sixview.dev/warnings"] == warnings
+    exit_handler.label_workflow({**values, "warnings": ""}, "", "sixview", "sixview-a", api)
     assert api.patch["labels"]["sixview.dev/warnings"] is None
 
 
 def test_the_first_failure_counts_and_names_its_engine() -> None:
-    found = workflow(
+    wf = workflow(
         node("validate"),
         failed("reconviagen-pod", ModelConvergenceFailed("No surface."), stage="inference", engine="fusion"),
         node("package", number=2),
     )
-    values = describe(found, [], "Failed")
+    values = describe(wf, [], "Failed")
     assert (values["error-code"], values["stage"], values["engine"]) == (
         "MODEL_CONVERGENCE_FAILED",
         "inference",
@@ -99,10 +99,10 @@ def test_the_first_failure_counts_and_names_its_engine() -> None:
     assert (details["step"], details["model"], details["attempts"]) == ("reconviagen", "reconviagen", 1)
 
 
-def test_an_attempt_that_was_made_good_is_no_failure() -> None:
+def test_a_failed_attempt_before_a_successful_one_is_no_failure() -> None:
     first = failed("reconviagen-pod", ModelConvergenceFailed("x"))
-    found = workflow(first, node("reconviagen-pod", number=2), node("reconviagen-quality", "Failed", "pod deleted", 3))
-    assert code(found) == "NODE_LOST"
+    wf = workflow(first, node("reconviagen-pod", number=2), node("reconviagen-quality", "Failed", "pod deleted", 3))
+    assert error_code(wf) == "NODE_LOST"
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_an_attempt_that_was_made_good_is_no_failure() -> None:
     ],
 )
 def test_a_lost_pod_is_told_from_its_message(message: str) -> None:
-    assert code(workflow(node("validate", "Error", message))) == "NODE_LOST"
+    assert error_code(workflow(node("validate", "Error", message))) == "NODE_LOST"
 
 
 def test_a_kill_that_the_kubelet_calls_out_of_memory_is_that() -> None:
@@ -125,65 +125,65 @@ def test_a_kill_that_the_kubelet_calls_out_of_memory_is_that() -> None:
     values = describe(workflow(pod, model="nvdiffrec"), [], "Failed")
     assert (values["error-code"], values["oom-type"], values["stage"]) == ("MODEL_OOM", "ram", "inference")
     silent = node("nvdiffrec-pod", "Failed", "Error (exit code 137)", failure=killed)
-    assert code(workflow(silent)) == "KILLED"
+    assert error_code(workflow(silent)) == "KILLED"
     state = {"name": "main", "state": {"terminated": {"reason": "OOMKilled"}}}
     known = {
         "metadata": {"annotations": {"workflows.argoproj.io/node-id": silent["id"]}},
         "status": {"containerStatuses": [state]},
     }
-    assert code(workflow(silent), [known]) == "MODEL_OOM"
+    assert error_code(workflow(silent), [known]) == "MODEL_OOM"
 
 
 def test_a_stopped_job_is_cancelled_unless_the_reconciler_says_why() -> None:
-    found = workflow(node("validate", "Failed", "workflow shutdown with strategy: Stop"), shutdown="Stop")
-    assert (code(found), describe(found, [], "Failed")["status"]) == ("CANCELLED", "cancelled")
-    found["metadata"]["annotations"][ENDED_BY] = "The image x could not be had."
-    assert (code(found), describe(found, [], "Failed")["status"]) == ("IMAGE_UNAVAILABLE", "failed")
+    wf = workflow(node("validate", "Failed", "workflow shutdown with strategy: Stop"), shutdown="Stop")
+    assert (error_code(wf), describe(wf, [], "Failed")["status"]) == ("CANCELLED", "cancelled")
+    wf["metadata"]["annotations"][ENDED_BY] = "The image x could not be had."
+    assert (error_code(wf), describe(wf, [], "Failed")["status"]) == ("IMAGE_UNAVAILABLE", "failed")
 
 
 def test_a_job_that_was_stopped_before_any_pod_ran_stopped_in_its_first_step() -> None:
     """It waited for its turn: Argo makes all its nodes in the same second, to fail them."""
     message = "workflow shutdown with strategy: Stop"
-    found = workflow(node("package", "Failed", message), node("validate", "Failed", message), shutdown="Stop")
-    assert describe(found, [], "Failed")["stage"] == "validation"
+    wf = workflow(node("package", "Failed", message), node("validate", "Failed", message), shutdown="Stop")
+    assert describe(wf, [], "Failed")["stage"] == "validation"
     assert describe(workflow(shutdown="Stop"), [], "Failed")["error-code"] == "CANCELLED"
 
 
 def test_a_workflow_s_own_deadline_is_told_as_such() -> None:
-    found = workflow()
-    found["status"]["message"] = "retry exceeded workflow deadline 2026-11-26 22:03:39 +0000 UTC"
-    assert code(found) == "MODEL_TIMEOUT"
-    assert code(workflow(node("validate", "Failed", "Step exceeded its deadline"))) == "MODEL_TIMEOUT"
+    wf = workflow()
+    wf["status"]["message"] = "retry exceeded workflow deadline 2026-11-26 22:03:39 +0000 UTC"
+    assert error_code(wf) == "MODEL_TIMEOUT"
+    assert error_code(workflow(node("validate", "Failed", "Step exceeded its deadline"))) == "MODEL_TIMEOUT"
 
 
 def test_a_pod_that_kubernetes_ended_for_its_age_timed_out() -> None:
     message = "Pod was active on the node longer than the specified deadline"
-    assert code(workflow(node("nvdiffrec-pod", "Failed", message))) == "MODEL_TIMEOUT"
+    assert error_code(workflow(node("nvdiffrec-pod", "Failed", message))) == "MODEL_TIMEOUT"
 
 
 def test_a_server_that_did_not_answer_in_time_is_no_deadline_of_the_pod() -> None:
     message = "failed to put artifact 'result': context deadline exceeded"
-    assert code(workflow(node("package", "Error", message))) == "STORAGE_UNAVAILABLE"
+    assert error_code(workflow(node("package", "Error", message))) == "STORAGE_UNAVAILABLE"
 
 
 def test_an_input_that_is_no_address_is_the_user_s_to_mend() -> None:
-    found = workflow(node("validate", "Error", "failed to load artifact 'input': bucket name"), source="mug.zip")
-    assert code(found) == "VALIDATION_FAILED"
+    wf = workflow(node("validate", "Error", "failed to load artifact 'input': bucket name"), source="mug.zip")
+    assert error_code(wf) == "VALIDATION_FAILED"
     refused = node("validate", "Error", "failed to load artifact 'input' from images/mug: Access Denied")
-    assert code(workflow(refused)) == "STORAGE_UNAVAILABLE"
+    assert error_code(workflow(refused)) == "STORAGE_UNAVAILABLE"
 
 
-def test_large_workflows_keep_their_nodes_packed() -> None:
-    found = workflow(node("validate", "Error", "pod deleted"))
-    nodes = found["status"].pop("nodes")
-    found["status"]["compressedNodes"] = base64.b64encode(gzip.compress(json.dumps(nodes).encode())).decode()
-    assert code(found) == "NODE_LOST"
+def test_nodes_of_large_workflows_are_compressed() -> None:
+    wf = workflow(node("validate", "Error", "pod deleted"))
+    nodes = wf["status"].pop("nodes")
+    wf["status"]["compressedNodes"] = base64.b64encode(gzip.compress(json.dumps(nodes).encode())).decode()
+    assert error_code(wf) == "NODE_LOST"
 
 
 def test_failure_json_is_written_only_after_a_failure(tmp_path: Path) -> None:
-    exit_handler.publish({**RECORD, "status": "completed"}, tmp_path / "good")
-    assert sorted(p.name for p in (tmp_path / "good").iterdir()) == sorted(RECORD)
-    exit_handler.publish({**RECORD, "failure": '{"code": "X"}'}, tmp_path / "bad")
+    exit_handler.write_outputs({**EXIT_HANDLER_OUTPUTS, "status": "completed"}, tmp_path / "good")
+    assert sorted(p.name for p in (tmp_path / "good").iterdir()) == sorted(EXIT_HANDLER_OUTPUTS)
+    exit_handler.write_outputs({**EXIT_HANDLER_OUTPUTS, "failure": '{"code": "X"}'}, tmp_path / "bad")
     assert json.loads((tmp_path / "bad" / "failure.json").read_text()) == {"code": "X"}
 
 
@@ -194,16 +194,16 @@ def test_whatever_was_asked_for_the_labels_are_ones_that_kubernetes_takes(model:
 
 
 def test_a_validate_that_could_not_begin_still_has_its_job_s_wrong_options_named() -> None:
-    found = workflow(node("validate", "Error", "pods is forbidden: no PriorityClass urgent"), model="x")
-    found["spec"]["arguments"]["parameters"].append({"name": "grid", "value": 9999})
-    values = describe(found, [], "Failed")
+    wf = workflow(node("validate", "Error", "pods is forbidden: no PriorityClass urgent"), model="x")
+    wf["spec"]["arguments"]["parameters"].append({"name": "grid", "value": 9999})
+    values = describe(wf, [], "Failed")
     assert values["error-code"] == "VALIDATION_FAILED"
     assert values["message"] == "model is 'x'; grid is '9999'."
 
 
-def test_an_address_with_braces_is_none() -> None:
+def test_a_source_with_braces_is_invalid() -> None:
     assert (
-        code(workflow(node("validate", "Error", "no such key"), source="s3://b/{{workflow.name}}"))
+        error_code(workflow(node("validate", "Error", "no such key"), source="s3://b/{{workflow.name}}"))
         == "VALIDATION_FAILED"
     )
 
@@ -230,13 +230,13 @@ ENDINGS = {
 
 
 @pytest.mark.parametrize("name", ENDINGS)
-def test_every_way_in_which_a_workflow_ended_has_its_words(name: str) -> None:
-    """As the exit handler tells it, as a view does where no exit handler ran, and as the reconciler writes it down."""
-    found = json.loads((Path(__file__).parent / "endings.json").read_text())[name]
-    values = describe(found, [], nodes.tasks_phase(found))
+def test_every_recorded_ending_has_its_code_stage_and_status(name: str) -> None:
+    """In the exit handler's outputs, and in the status of a job whose exit handler did not run."""
+    wf = json.loads((Path(__file__).parent / "endings.json").read_text())[name]
+    values = describe(wf, [], nodes.tasks_phase(wf))
     details = json.loads(values["failure"])["details"]
     assert (values["error-code"], values["stage"], values["status"], details["attempts"]) == ENDINGS[name]
-    seen = status.view(found)
+    seen = status.of_workflow(wf)
     assert (seen["error"]["code"], seen["stage"], seen["status"]) == ENDINGS[name][:3]
 
 
@@ -256,4 +256,4 @@ def test_every_way_in_which_a_workflow_ended_has_its_words(name: str) -> None:
 def test_a_step_whose_outputs_were_lost_is_known_by_its_exit_code(message: str, expected: str) -> None:
     """Argo can fail a pod before its outputs have reached the controller."""
     lost = node("reconviagen-pod", "Failed", message) | {"outputs": {"exitCode": "21"}}
-    assert code(workflow(node("validate"), lost)) == expected
+    assert error_code(workflow(node("validate"), lost)) == expected

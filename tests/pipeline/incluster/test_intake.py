@@ -1,4 +1,4 @@
-"""Drops that are wrong in every way end as their own failures, and cost nobody else a turn; what is settled costs nothing."""
+"""Bad drops of every kind fail on their own and do not delay others; finished drops cost no requests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.incluster import dropped_files, intake, markers
 from pipeline.jobs import ids
 from steps.runtime.contract import VIEW_NAMES
 from steps.runtime.errors import ClusterUnavailable, ValidationFailed
-from tests.pipeline.doubles import START, Bucket, Namespace, bucket, refusal
+from tests.pipeline.doubles import START, Bucket, Namespace, bucket, client_error
 
 __all__ = ["bucket"]
 DEEP = b"[" * 100_000 + b"]" * 100_000
@@ -26,12 +26,12 @@ FILES = {f"{folder}/{view}.png": b"x" for folder in ("multi_views", "depth_rende
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Namespace:
-    monkeypatch.setattr(intake, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(intake, "RETRY_DELAY_SECONDS", 0.0)
     return Namespace()
 
 
 def drop_folder(bucket: Bucket, name: str, marker: bytes = b"{}", files: dict[str, bytes] = FILES) -> str:
-    """Returns the job that this has to become."""
+    """Uploads a folder drop and its marker. Returns the id of its job."""
     for path, data in files.items():
         bucket.put_object(f"drops/{name}/{path}", data)
     key = f"drops/{name}/_READY.json"
@@ -88,7 +88,7 @@ def test_a_marker_that_cannot_be_read_is_its_drop_s_own_failure(bucket: Bucket, 
 
 
 @pytest.mark.parametrize("files", [{}, {"readme.txt": b"x"}, {"cameras.json": b"{}"}])
-def test_a_marker_without_files_is_told_their_number(
+def test_a_marker_without_files_fails_by_their_number(
     bucket: Bucket, cluster: Namespace, files: dict[str, bytes]
 ) -> None:
     drop_folder(bucket, "mug", b"{}", files)
@@ -97,41 +97,41 @@ def test_a_marker_without_files_is_told_their_number(
 
 
 @pytest.mark.parametrize(
-    ("code", "told"), [("InvalidObjectState", "STORAGE_UNAVAILABLE"), ("AccessDenied", "STORAGE_UNAVAILABLE")]
+    ("code", "expected"), [("InvalidObjectState", "STORAGE_UNAVAILABLE"), ("AccessDenied", "STORAGE_UNAVAILABLE")]
 )
-def test_what_the_store_refuses_of_one_drop_is_tried_again_after_the_others_and_then_told(
-    bucket: Bucket, cluster: Namespace, code: str, told: str
+def test_a_drop_that_the_store_refuses_is_retried_after_the_others_and_then_failed(
+    bucket: Bucket, cluster: Namespace, code: str, expected: str
 ) -> None:
     drop_zip(bucket, "a-frozen")
     good = drop_zip(bucket, "b-good", b"another")
     bucket.refused["drops/a-frozen.zip"] = code
     done = intake.reconcile(cluster, "sixview")
     assert done[good] == "started"
-    assert failed(bucket, "a-frozen")["code"] == told
-    assert bucket.requests["head"] >= intake.TRIES
+    assert failed(bucket, "a-frozen")["code"] == expected
+    assert bucket.requests["head"] >= intake.MAX_ATTEMPTS
 
 
-def test_an_error_that_nobody_thought_of_is_told_as_such(
+def test_an_unexpected_error_is_an_unknown_error(
     bucket: Bucket, cluster: Namespace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken(*_: Any) -> None:
         raise RuntimeError("a\x1b[2Jb")
 
     job = drop_zip(bucket, "odd\x1b[2J")
-    monkeypatch.setattr(dropped_files, "prepared", broken)
+    monkeypatch.setattr(dropped_files, "prepare_input", broken)
     assert intake.reconcile(cluster, "sixview") == {job: "refused"}
     assert failed(bucket, "odd\x1b[2J")["code"] == "UNKNOWN_ERROR"
     assert "\x1b" not in capsys.readouterr().err
 
 
-def test_a_name_that_leaves_no_room_for_a_mark_has_its_record_and_costs_nobody_a_turn(
+def test_a_name_too_long_for_a_result_marker_has_its_record_and_delays_no_other_drop(
     bucket: Bucket, cluster: Namespace
 ) -> None:
     job = drop_folder(bucket, "long", b"hello")
     bucket.refused["drops/long/_FAILED.json"] = "KeyTooLongError"
     good = drop_zip(bucket, "z-good")
     assert intake.reconcile(cluster, "sixview") == {job: "refused", good: "started"}
-    assert s3.record_of(job)
+    assert s3.find_record(job)
 
 
 # -- what is nobody's own fault -----------------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ def test_a_store_that_is_away_ends_the_run_and_fails_no_drop(bucket: Bucket, clu
             bucket.away = True
             return None
 
-    with pytest.raises(type(refusal("x"))):
+    with pytest.raises(type(client_error("x"))):
         intake.reconcile(Leaving(), "sixview")
     assert "drops/mug/_FAILED.json" not in bucket.objects
 
@@ -157,9 +157,9 @@ def test_a_cluster_that_takes_no_workflow_fails_no_drop_but_the_run(
     cluster.refusing = ClusterUnavailable("exceeded quota")
     assert intake.reconcile(cluster, "sixview") == {job: "waiting"}
     monkeypatch.setattr(intake, "connect", lambda _: cluster)
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as exited:
         intake.main("here", "sixview")
-    assert ended.value.code == 40
+    assert exited.value.code == 40
     cluster.refusing = None
     assert intake.reconcile(cluster, "sixview") == {job: "started"}
 
@@ -187,19 +187,19 @@ def test_the_run_succeeds_whatever_is_wrong_with_drops(
 
 def test_what_was_done_under_an_id_of_eight_characters_is_not_done_again(bucket: Bucket, cluster: Namespace) -> None:
     job = drop_zip(bucket, "mug")
-    drop = intake.listed().drops[0]
+    drop = intake.read_bucket().drops[0]
     old = {"job_id": job[:8], "status": "completed", "error": None, "drop": asdict(drop)}
     s3.write_json(f"records/{job[:8]}.json", old)
     assert intake.reconcile(cluster, "sixview") == {job: "recorded"}
     done = json.loads(bucket.objects["drops/mug/_DONE.json"][-1]["data"])
     assert done["links"]["result.zip"] == f"s3://sixview/results/{job[:8]}/result.zip"
     for name in ("", "mug"):
-        assert intake.listed(name).unsettled() == []
+        assert intake.read_bucket(name).unfinished() == []
 
 
 def test_what_still_runs_under_an_id_of_eight_characters_is_not_begun_again(bucket: Bucket, cluster: Namespace) -> None:
     job = drop_zip(bucket, "mug")
-    annotations = {markers.ANNOTATION: json.dumps(asdict(intake.listed().drops[0]))}
+    annotations = {markers.ANNOTATION: json.dumps(asdict(intake.read_bucket().drops[0]))}
     cluster.workflows[f"sixview-{job[:8]}"] = {"metadata": {"name": "x", "annotations": annotations}, "status": {}}
     assert intake.reconcile(cluster, "sixview") == {}
     cluster.workflows[f"sixview-{job[:8]}"]["metadata"]["annotations"] = {markers.ANNOTATION: DEEP.decode()}
@@ -217,7 +217,7 @@ def test_a_workflow_that_took_a_drop_s_name_does_not_pass_for_it(bucket: Bucket,
 
 
 def versions(count: int) -> Iterator[dict[str, Any]]:
-    """As the store lists a bucket of drops that are all done."""
+    """Object versions of a bucket whose drops are all done."""
     for number in range(count):
         name = f"set-{number:06d}"
         etag = hashlib.md5(name.encode()).hexdigest()
@@ -232,19 +232,21 @@ def versions(count: int) -> Iterator[dict[str, Any]]:
             }
 
 
-def test_drops_are_looked_through_in_little_memory() -> None:
-    """2 KiB for each; the whole intake of 20,000 drops took 111 MiB."""
+def test_listing_drops_takes_little_memory() -> None:
+    """At most 2 KiB per drop."""
     tracemalloc.start()
-    found, marks = intake.sorted_out(versions(2_000))
-    records = ({"Key": f"records/{drop.old_job}.json", "LastModified": START + timedelta(days=1)} for drop in found[1:])
-    listing = intake.Listed(found, marks, intake.endings(found, records))
-    assert len(found) == 2_000
-    assert [drop.name for drop in listing.unsettled()][-1] == "set-001999"  # their marks are older than their records
+    drops, marked_at = intake.parse_versions(versions(2_000))
+    records = (
+        {"Key": f"records/{drop.legacy_job}.json", "LastModified": START + timedelta(days=1)} for drop in drops[1:]
+    )
+    listing = intake.BucketState(drops, marked_at, intake.record_times(drops, records))
+    assert len(drops) == 2_000
+    assert [drop.name for drop in listing.unfinished()][-1] == "set-001999"  # their marks are older than their records
     assert tracemalloc.get_traced_memory()[1] < 2_000 * 2048
     tracemalloc.stop()
 
 
-def test_what_is_settled_costs_no_request_of_its_own(bucket: Bucket, cluster: Namespace) -> None:
+def test_finished_drops_cost_no_requests_of_their_own(bucket: Bucket, cluster: Namespace) -> None:
     for number in range(50):
         drop_folder(bucket, f"bad-{number}", b"hello", {})
     intake.reconcile(cluster, "sixview")
@@ -254,8 +256,8 @@ def test_what_is_settled_costs_no_request_of_its_own(bucket: Bucket, cluster: Na
     assert sum(bucket.requests.values()) + sum(cluster.requests.values()) <= 4
 
 
-def test_a_mark_that_is_older_than_its_record_is_written_anew_once(bucket: Bucket, cluster: Namespace) -> None:
-    """Two that settle a job at once: record, mark, record again."""
+def test_a_result_marker_older_than_its_record_is_rewritten_once(bucket: Bucket, cluster: Namespace) -> None:
+    """Two processes that finalize a job at once: record, result marker, record again."""
     job = drop_folder(bucket, "mug", b"hello")
     intake.reconcile(cluster, "sixview")
     s3.write_json(s3.record_key(job), s3.read_json(s3.record_key(job)))
@@ -265,5 +267,5 @@ def test_a_mark_that_is_older_than_its_record_is_written_anew_once(bucket: Bucke
 
 def test_the_same_bytes_twice_are_one_drop_of_the_first_moment() -> None:
     first, second = ({**next(versions(1)), "LastModified": START + timedelta(days=n)} for n in (1, 2))
-    found, _ = intake.sorted_out([second, first])
-    assert [drop.dropped_at for drop in found] == [markers.text_of(datetime(2026, 1, 2, tzinfo=UTC))]
+    drops, _ = intake.parse_versions([second, first])
+    assert [drop.dropped_at for drop in drops] == [markers.timestamp(datetime(2026, 1, 2, tzinfo=UTC))]

@@ -1,4 +1,4 @@
-"""Every job leaves its record: also one that was deleted, terminated, or could not run its exit handler."""
+"""Every job gets a record, also when its workflow was deleted or terminated or its exit handler could not run."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from pipeline.clients import s3
-from pipeline.clients.kubernetes import COMPLETED, UNFINISHED, Page
+from pipeline.clients.kubernetes import COMPLETED_LABEL, UNFINISHED, Page
 from pipeline.incluster.ledger import Ledger
-from pipeline.jobs.status import view
+from pipeline.jobs.status import of_workflow
 
 NAME, UID = "sixview-abc12345", "5a0b2c6e-0000-4000-8000-0123456789ab"
 KEY = f"open/abc12345.{UID}.json"
@@ -20,14 +20,14 @@ BEFORE, AFTER = "2026-01-01T00:00:00Z", "2999-01-01T00:00:00Z"
 
 
 def job(phase: str = "", nodes: dict[str, Any] | None = None, release: str = "sixview", **spec: Any) -> dict[str, Any]:
-    ended = phase in ("Failed", "Error", "Succeeded")
+    is_finished = phase in ("Failed", "Error", "Succeeded")
     labels = {"app.kubernetes.io/name": "sixview", "sixview.dev/owner": "alice", "sixview.dev/source": "http"}
     return {
         "metadata": {
             "name": NAME,
             "uid": UID,
             "creationTimestamp": "2026-01-01T00:00:00Z",
-            "labels": labels | ({COMPLETED: "true"} if ended else {}),
+            "labels": labels | ({COMPLETED_LABEL: "true"} if is_finished else {}),
             "annotations": {},
             "managedFields": ["x" * 1000],
         },
@@ -38,12 +38,16 @@ def job(phase: str = "", nodes: dict[str, Any] | None = None, release: str = "si
             },
             **spec,
         },
-        "status": {"phase": phase, "nodes": nodes or {}, **({"finishedAt": "2026-01-01T00:05:00Z"} if ended else {})},
+        "status": {
+            "phase": phase,
+            "nodes": nodes or {},
+            **({"finishedAt": "2026-01-01T00:05:00Z"} if is_finished else {}),
+        },
     }
 
 
 class Cluster:
-    """A namespace with at most one workflow, as far as the ledger asks for it."""
+    """A cluster client for at most one workflow."""
 
     namespace = "sixview"
 
@@ -54,13 +58,13 @@ class Cluster:
     def get(self, name: str) -> dict[str, Any] | None:
         return copy.deepcopy(self.workflow) if self.workflow and self.workflow["metadata"]["name"] == name else None
 
-    def pages(self, selector: str, whole: bool) -> Iterator[Page]:
-        assert not whole
+    def pages(self, selector: str, full: bool) -> Iterator[Page]:
+        assert not full
         items = []
         if self.workflow:
             labels = self.workflow["metadata"]["labels"]
-            done, told = labels.get(COMPLETED) == "true", "sixview.dev/status" in labels
-            if done != (selector == UNFINISHED) and not (done and told):
+            is_finished, is_labelled = labels.get(COMPLETED_LABEL) == "true", "sixview.dev/status" in labels
+            if is_finished != (selector == UNFINISHED) and not (is_finished and is_labelled):
                 items = [{"metadata": self.workflow["metadata"]}]
         yield Page(items, "")
 
@@ -71,7 +75,7 @@ class Cluster:
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """key -> JSON: what lies in the bucket. purged: the prefixes that were taken away."""
+    """key -> JSON of the bucket's objects. purged: the prefixes that were deleted."""
     objects: dict[str, Any] = {}
     purged: list[str] = objects.setdefault("purged", [])
 
@@ -95,11 +99,11 @@ def has_record(store: dict[str, Any]) -> bool:
 
 
 def test_a_running_job_has_one_small_object_that_says_whose_it_is(store: dict[str, Any]) -> None:
-    Ledger(Cluster(job("Running")), "sixview").look()  # type: ignore[arg-type]
-    kept = store[KEY]["workflow"]
+    Ledger(Cluster(job("Running")), "sixview").reconcile()  # type: ignore[arg-type]
+    stored = store[KEY]["workflow"]
     assert len(json.dumps(store[KEY])) < 1000
-    found = view(kept)
-    assert (found["job_id"], found["owner"], found["source"], found["model_type"]) == (
+    job_status = of_workflow(stored)
+    assert (job_status["job_id"], job_status["owner"], job_status["source"], job_status["model_type"]) == (
         "abc12345",
         "alice",
         "http",
@@ -110,25 +114,25 @@ def test_a_running_job_has_one_small_object_that_says_whose_it_is(store: dict[st
 
 def test_a_job_whose_workflow_was_deleted_is_recorded_as_cancelled(store: dict[str, Any]) -> None:
     cluster = Cluster(job("Running"))
-    keeper = Ledger(cluster, "sixview")  # type: ignore[arg-type]
-    keeper.look()
+    ledger = Ledger(cluster, "sixview")  # type: ignore[arg-type]
+    ledger.reconcile()
     cluster.workflow = None
-    keeper.look()
-    found = record(store)
-    assert (found["status"], found["error"]["code"], found["owner"]) == ("cancelled", "CANCELLED", "alice")
-    assert "deleted" in found["error"]["message"]
-    assert {"step", "pipeline_stage", "oom_type", "attempts"} <= set(found["error"]["details"])
+    ledger.reconcile()
+    final = record(store)
+    assert (final["status"], final["error"]["code"], final["owner"]) == ("cancelled", "CANCELLED", "alice")
+    assert "deleted" in final["error"]["message"]
+    assert {"step", "pipeline_stage", "oom_type", "attempts"} <= set(final["error"]["details"])
     assert KEY not in store
     assert "jobs/abc12345" in "".join(store["purged"])  # as of any cancelled job
 
 
 def test_a_new_workflow_of_the_same_name_is_another_job(store: dict[str, Any]) -> None:
     cluster = Cluster(job("Running"))
-    keeper = Ledger(cluster, "sixview")  # type: ignore[arg-type]
-    keeper.look()
+    ledger = Ledger(cluster, "sixview")  # type: ignore[arg-type]
+    ledger.reconcile()
     cluster.workflow = job("Running")
     cluster.workflow["metadata"]["uid"] = UID.replace("5a0b", "ffff")
-    keeper.look()
+    ledger.reconcile()
     assert record(store)["error"]["code"] == "CANCELLED"
     assert [key for key in store if key.startswith("open/")] == [KEY.replace("5a0b", "ffff")]
 
@@ -149,13 +153,13 @@ def test_a_terminated_job_gets_record_and_labels_though_no_exit_handler_ran(stor
     }
     for seen_before in (True, False):
         cluster = Cluster(job("Running") if seen_before else job("Failed", nodes, shutdown="Terminate"))
-        keeper = Ledger(cluster, "sixview")  # type: ignore[arg-type]
-        keeper.look()
+        ledger = Ledger(cluster, "sixview")  # type: ignore[arg-type]
+        ledger.reconcile()
         cluster.workflow = job("Failed", nodes, shutdown="Terminate")
-        keeper.look()
-        found = record(store)
-        assert (found["status"], found["error"]["code"], found["stage"]) == ("cancelled", "CANCELLED", "validation")
-        assert found["ended_at"] == "2026-01-01T00:05:00Z"
+        ledger.reconcile()
+        final = record(store)
+        assert (final["status"], final["error"]["code"], final["stage"]) == ("cancelled", "CANCELLED", "validation")
+        assert final["ended_at"] == "2026-01-01T00:05:00Z"
         assert cluster.workflow["metadata"]["labels"]["sixview.dev/error-code"] == "CANCELLED" or not seen_before
         assert KEY not in store
         store.pop(next(key for key in store if key.startswith("records/")))
@@ -164,9 +168,9 @@ def test_a_terminated_job_gets_record_and_labels_though_no_exit_handler_ran(stor
 def test_a_job_of_which_only_the_exit_handler_failed_has_completed(store: dict[str, Any]) -> None:
     nodes = {NAME: {"id": NAME, "name": NAME, "type": "DAG", "phase": "Succeeded"}}
     cluster = Cluster(job("Failed", nodes))
-    Ledger(cluster, "sixview").look()  # type: ignore[arg-type]
+    Ledger(cluster, "sixview").reconcile()  # type: ignore[arg-type]
     assert (record(store)["status"], record(store)["error"]) == ("completed", None)
-    assert view(cluster.workflow or {})["status"] == "completed"
+    assert of_workflow(cluster.workflow or {})["status"] == "completed"
 
 
 @pytest.mark.parametrize(("ended_at", "kept"), [(AFTER, True), (BEFORE, False)])
@@ -174,12 +178,12 @@ def test_only_a_record_from_before_the_job_went_on_again_is_replaced(
     store: dict[str, Any], ended_at: str, kept: bool
 ) -> None:
     cluster = Cluster(job("Running"))
-    keeper = Ledger(cluster, "sixview")  # type: ignore[arg-type]
-    keeper.look()
+    ledger = Ledger(cluster, "sixview")  # type: ignore[arg-type]
+    ledger.reconcile()
     own = {"job_id": "abc12345", "status": "completed", "created_at": BEFORE, "ended_at": ended_at, "error": None}
     store[s3.record_key("abc12345")] = own
     cluster.workflow = None
-    keeper.look()
+    ledger.reconcile()
     assert (store[s3.record_key("abc12345")]["status"] == "completed") == kept
     assert KEY not in store
 
@@ -187,13 +191,13 @@ def test_only_a_record_from_before_the_job_went_on_again_is_replaced(
 def test_another_release_s_jobs_are_left_alone(store: dict[str, Any]) -> None:
     for phase in ("Running", "Failed"):
         cluster = Cluster(job(phase, release="sixview-other"))
-        keeper = Ledger(cluster, "sixview")  # type: ignore[arg-type]
-        keeper.look()
-        assert (list(store), keeper.foreign) == (["purged"], {UID})
+        ledger = Ledger(cluster, "sixview")  # type: ignore[arg-type]
+        ledger.reconcile()
+        assert (list(store), ledger.other_releases) == (["purged"], {UID})
 
 
 def test_what_cannot_be_read_costs_no_other_job_its_record(store: dict[str, Any]) -> None:
     store["open/broken.x.json"] = None
     store["open/other.y.json"] = {"workflow": {"metadata": {}}}
-    Ledger(Cluster(job("Running")), "sixview").look()  # type: ignore[arg-type]
+    Ledger(Cluster(job("Running")), "sixview").reconcile()  # type: ignore[arg-type]
     assert KEY in store

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from pipeline.incluster.stuck_pods import REPORT_SECONDS, Job, Limits, Reconciler, patch
+from pipeline.incluster.stuck_pods import EXIT_HANDLER_SECONDS, Job, Limits, Reconciler, workflow_patch
 from pipeline.jobs import failure, pending, placement, status
 from pipeline.jobs.failure import ENDED_BY, describe
 from pipeline.jobs.pending import Wait
@@ -23,7 +23,7 @@ GPU = "nvidia.com/gpu"
 
 
 def pod(message: str = "", node: str = "", memory: str = "8192Mi", gpus: int = 0, **spec: Any) -> dict[str, Any]:
-    """A pod of nvdiffrec, pending. message: of the scheduler; node: where it was put."""
+    """A pending pod of nvdiffrec. message: of the scheduler; node: spec.nodeName."""
     limits = {"memory": memory} | ({GPU: str(gpus)} if gpus else {})
     waits = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
     return {
@@ -45,14 +45,14 @@ def pod(message: str = "", node: str = "", memory: str = "8192Mi", gpus: int = 0
     }
 
 
-def node(name: str = "n1", memory: str = "32867328Ki", gpus: int = 0, **more: Any) -> placement.Node:
-    """A Node as the API server has it, read."""
-    gives = {"cpu": "8", "memory": memory, "pods": "110"} | ({GPU: str(gpus)} if gpus else {})
-    return placement.node(
+def node(name: str = "n1", memory: str = "32867328Ki", gpus: int = 0, **spec: Any) -> placement.Node:
+    """The scheduling data of a Node manifest."""
+    allocatable = {"cpu": "8", "memory": memory, "pods": "110"} | ({GPU: str(gpus)} if gpus else {})
+    return placement.parse_node(
         {
-            "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, **more.pop("labels", {})}},
-            "spec": more,
-            "status": {"allocatable": gives, "capacity": gives},
+            "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, **spec.pop("labels", {})}},
+            "spec": spec,
+            "status": {"allocatable": allocatable, "capacity": allocatable},
         }
     )
 
@@ -76,14 +76,14 @@ BUSY = [  # 1.28, 1.31, 1.34
 @pytest.mark.parametrize("message", BUSY)
 @pytest.mark.parametrize("nodes", [[node(gpus=1)], None], ids=["nodes", "words"])
 def test_a_node_that_is_merely_busy_is_no_fault(message: str, nodes: list[placement.Node] | None) -> None:
-    found = pending.of_pod(pod(message, gpus=1), nodes=nodes)
-    assert found is not None
-    assert found.code == ""
-    assert found.reason.startswith("nvdiffrec-pod waits: no node has enough ")
+    wait = pending.of_pod(pod(message, gpus=1), nodes=nodes)
+    assert wait is not None
+    assert wait.code == ""
+    assert wait.reason.startswith("nvdiffrec-pod waits: no node has enough ")
 
 
 def test_how_many_nodes_are_busy_does_not_change_the_sentence() -> None:
-    texts = [pending.busy("x", f"0/{n} nodes are available: {n} node(s) were unschedulable.") for n in (1, 7)]
+    texts = [pending.busy_reason("x", f"0/{n} nodes are available: {n} node(s) were unschedulable.") for n in (1, 7)]
     assert texts == ["x waits: no node takes it at the moment (node(s) were unschedulable)."] * 2
 
 
@@ -106,33 +106,33 @@ NEVER: list[tuple[str, dict[str, Any], list[placement.Node], str, str]] = [
 def test_what_no_node_can_ever_take_is_a_fault(
     kind: str, waiting: dict[str, Any], nodes: list[placement.Node], words: str, advice: str
 ) -> None:
-    found = pending.of_pod(waiting, nodes=nodes)
-    assert found is not None
-    assert found.code == "UNSCHEDULABLE"
-    assert words in found.reason
-    assert advice in found.advice
+    wait = pending.of_pod(waiting, nodes=nodes)
+    assert wait is not None
+    assert wait.code == "UNSCHEDULABLE"
+    assert words in wait.reason
+    assert advice in wait.advice
 
 
 def test_the_largest_node_is_named() -> None:
-    found = pending.of_pod(pod("m", memory="65536Mi"), nodes=[node("small", "8Gi"), node("large", "32Gi")])
-    assert found is not None
-    assert "the largest node, large, has 32 GiB of memory" in found.reason
+    wait = pending.of_pod(pod("m", memory="65536Mi"), nodes=[node("small", "8Gi"), node("large", "32Gi")])
+    assert wait is not None
+    assert "the largest node, large, has 32 GiB of memory" in wait.reason
 
 
 def test_a_node_that_is_drained_lost_or_under_pressure_comes_back() -> None:
     passing = [{"key": f"node.kubernetes.io/{k}", "effect": "NoSchedule"} for k in ("unschedulable", "disk-pressure")]
-    found = pending.of_pod(pod("0/1 nodes are available: 1 node(s) were unschedulable."), nodes=[node(taints=passing)])
-    assert found == Wait(
+    wait = pending.of_pod(pod("0/1 nodes are available: 1 node(s) were unschedulable."), nodes=[node(taints=passing)])
+    assert wait == Wait(
         "nvdiffrec-pod", "", "nvdiffrec-pod waits: no node takes it at the moment (node(s) were unschedulable)."
     )
 
 
 def test_a_device_plugin_that_restarts_takes_no_gpu_away() -> None:
-    given = {"cpu": "8", "memory": "32Gi", GPU: "1"}
-    restarting = {"metadata": {"name": "n"}, "status": {"capacity": given, "allocatable": {**given, GPU: "0"}}}
-    found = pending.of_pod(pod(BUSY[2], gpus=1), nodes=[placement.node(restarting)])
-    assert found is not None
-    assert found.code == ""
+    amounts = {"cpu": "8", "memory": "32Gi", GPU: "1"}
+    restarting = {"metadata": {"name": "n"}, "status": {"capacity": amounts, "allocatable": {**amounts, GPU: "0"}}}
+    wait = pending.of_pod(pod(BUSY[2], gpus=1), nodes=[placement.parse_node(restarting)])
+    assert wait is not None
+    assert wait.code == ""
 
 
 def test_a_toleration_opens_a_tainted_node() -> None:
@@ -142,15 +142,15 @@ def test_a_toleration_opens_a_tainted_node() -> None:
 
 
 def test_only_nodes_that_failed_it_are_left() -> None:
-    """What Argo's anti-affinity makes of the second attempt on a single node."""
+    """The second attempt on a single node, with Argo's retry anti-affinity."""
     rule = {"key": "kubernetes.io/hostname", "operator": "NotIn", "values": ["n1"]}
     required = {"nodeSelectorTerms": [{"matchExpressions": [rule]}]}
     again = pod("m", affinity={"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}})
-    found = pending.of_pod(again, nodes=[node()])
-    assert found is not None
-    assert found.code == "UNSCHEDULABLE"
-    assert "only nodes are left on which it failed before (n1)" in found.reason
-    assert "retries.anotherNode=false" in found.advice
+    wait = pending.of_pod(again, nodes=[node()])
+    assert wait is not None
+    assert wait.code == "UNSCHEDULABLE"
+    assert "only nodes are left on which it failed before (n1)" in wait.reason
+    assert "retries.anotherNode=false" in wait.advice
     assert pending.of_pod(again, nodes=[node(), node("n2")]).code == ""  # type: ignore[union-attr]
 
 
@@ -167,13 +167,13 @@ def test_only_nodes_that_failed_it_are_left() -> None:
     ],
 )
 def test_without_the_right_to_read_nodes_the_scheduler_s_words_tell(message: str) -> None:
-    found = pending.of_pod(pod(message), nodes=None)
-    assert found is not None
-    assert found.code == "UNSCHEDULABLE"
-    assert "reemption" not in found.reason
+    wait = pending.of_pod(pod(message), nodes=None)
+    assert wait is not None
+    assert wait.code == "UNSCHEDULABLE"
+    assert "reemption" not in wait.reason
 
 
-def test_a_scheduler_that_is_away_is_told() -> None:
+def test_an_unavailable_scheduler_is_reported() -> None:
     young = pending.of_pod(pod(), nodes=[], now=NOW - timedelta(hours=1))
     late = pending.of_pod(pod(), nodes=[], now=NOW)
     assert young is None
@@ -239,10 +239,10 @@ MISSING = [
 
 @pytest.mark.parametrize(("reason", "message", "words"), MISSING)
 def test_a_pod_that_has_a_node_and_no_containers_is_told_by_its_events(reason: str, message: str, words: str) -> None:
-    found = pending.of_pod(pod(node="n1"), [event("Scheduled", "ok", "2026-01-01T11:00:00Z"), event(reason, message)])
-    assert found is not None
-    assert found.code == "CONFIGURATION_ERROR"
-    assert words in found.reason
+    wait = pending.of_pod(pod(node="n1"), [event("Scheduled", "ok", "2026-01-01T11:00:00Z"), event(reason, message)])
+    assert wait is not None
+    assert wait.code == "CONFIGURATION_ERROR"
+    assert words in wait.reason
 
 
 def test_what_was_mended_in_the_meantime_is_past() -> None:
@@ -251,14 +251,16 @@ def test_what_was_mended_in_the_meantime_is_past() -> None:
 
 
 def waiting_container(reason: str, message: str) -> dict[str, Any]:
-    found = pod(node="n1")
+    manifest = pod(node="n1")
     state = {"waiting": {"reason": reason, "message": message}}
-    found["status"]["initContainerStatuses"] = [{"name": "init", "image": "x/argoexec:1", "state": {"terminated": {}}}]
-    found["status"]["containerStatuses"] = [
+    manifest["status"]["initContainerStatuses"] = [
+        {"name": "init", "image": "x/argoexec:1", "state": {"terminated": {}}}
+    ]
+    manifest["status"]["containerStatuses"] = [
         {"name": "wait", "image": "x/argoexec:1", "state": {"waiting": {"reason": "PodInitializing"}}},
         {"name": "main", "image": "x/y:1", "state": state},
     ]
-    return found
+    return manifest
 
 
 @pytest.mark.parametrize(
@@ -300,9 +302,9 @@ def waiting_container(reason: str, message: str) -> dict[str, Any]:
     ],
 )
 def test_a_container_that_cannot_be_made_is_told_by_its_state(reason: str, message: str, code: str, words: str) -> None:
-    found = pending.of_pod(waiting_container(reason, message))
-    assert found is not None
-    assert (found.code, words in found.reason) == (code, True)
+    wait = pending.of_pod(waiting_container(reason, message))
+    assert wait is not None
+    assert (wait.code, words in wait.reason) == (code, True)
 
 
 def test_a_pod_on_its_way_waits_for_nothing() -> None:
@@ -329,7 +331,7 @@ def test_a_claim_that_cannot_be_used_is_no_matter_of_nodes(message: str) -> None
 
 
 def refused(message: str, phase: str = "Error", retry: str = "Running") -> dict[str, Any]:
-    """A workflow one of whose pods the API server would not make."""
+    """A workflow with a pod that the API server rejected."""
     attempt = {
         "id": "a",
         "type": "Pod",
@@ -374,9 +376,9 @@ REFUSALS = [
 
 @pytest.mark.parametrize(("message", "words"), REFUSALS)
 def test_a_pod_that_was_refused_is_told_while_argo_tries_again_and_in_the_record(message: str, words: str) -> None:
-    (found,) = pending.of_workflow(refused(message))
-    assert found.code == "CONFIGURATION_ERROR"
-    assert words in found.reason
+    (wait,) = pending.of_workflow(refused(message))
+    assert wait.code == "CONFIGURATION_ERROR"
+    assert words in wait.reason
     values = describe(refused(message, retry="Error"), [], "Failed")
     assert values["error-code"] == "CONFIGURATION_ERROR"
     assert words in values["message"]
@@ -384,9 +386,9 @@ def test_a_pod_that_was_refused_is_told_while_argo_tries_again_and_in_the_record
 
 def test_an_exit_handler_that_was_refused_is_the_reason_where_nothing_else_failed() -> None:
     account = 'error looking up service account sixview/sixview-report: serviceaccount "sixview-report" not found'
-    found = refused(FORBIDDEN + account, retry="Error")
-    found["status"]["nodes"]["a"]["templateName"] = "report"
-    values = describe(found, [], "Error")
+    wf = refused(FORBIDDEN + account, retry="Error")
+    wf["status"]["nodes"]["a"]["templateName"] = "report"
+    values = describe(wf, [], "Error")
     assert values["error-code"] == "CONFIGURATION_ERROR"
     assert "the service account sixview-report is not there" in values["message"]
 
@@ -414,8 +416,8 @@ GPU_BUSY = Wait("nvdiffrec-pod", "", "nvdiffrec-pod waits: no node has enough nv
 
 
 def written(job: Job, at: datetime, limits: Limits = LIMITS, nodes: bool = True) -> dict[str, Any]:
-    """Applies what the reconciler changes of a job, and returns its annotations."""
-    change = patch(job, limits, nodes, at) or {"metadata": {"annotations": {}}}
+    """Applies the reconciler's patch to a job and returns its annotations."""
+    change = workflow_patch(job, limits, nodes, at) or {"metadata": {"annotations": {}}}
     for name, value in change["metadata"]["annotations"].items():
         job.annotations.pop(name, None) if value is None else job.annotations.update({name: value})
     job.shutdown = change.get("spec", {}).get("shutdown", job.shutdown)
@@ -424,8 +426,8 @@ def written(job: Job, at: datetime, limits: Limits = LIMITS, nodes: bool = True)
 
 def test_the_reason_is_there_at_once_written_once_and_taken_away() -> None:
     job = Job("sixview-j", {}, "", [SECRET])
-    told = json.loads(written(job, NOW)[WAITING])
-    assert told == {
+    annotation = json.loads(written(job, NOW)[WAITING])
+    assert annotation == {
         "step": "validate",
         "code": "CONFIGURATION_ERROR",
         "reason": SECRET.reason,
@@ -433,10 +435,10 @@ def test_the_reason_is_there_at_once_written_once_and_taken_away() -> None:
         "advice": "Make it.",
         "ends": "2026-01-01T12:05:00Z",
     }
-    assert patch(job, LIMITS, True, NOW + timedelta(seconds=10)) is None
+    assert workflow_patch(job, LIMITS, True, NOW + timedelta(seconds=10)) is None
     job.waits = []
     assert written(job, NOW) == {}
-    assert patch(job, LIMITS, True, NOW) is None
+    assert workflow_patch(job, LIMITS, True, NOW) is None
 
 
 @pytest.mark.parametrize(("wait", "seconds"), [(SECRET, 300), (LARGE, 1800)])
@@ -445,15 +447,15 @@ def test_a_fault_ends_the_job_after_the_limit_of_its_kind(wait: Wait, seconds: i
     written(job, NOW)
     written(job, NOW + timedelta(seconds=seconds - 1))
     assert not job.shutdown
-    found = written(job, NOW + timedelta(seconds=seconds))
-    assert (job.shutdown, WAITING in found) == ("Stop", False)
-    assert json.loads(found[ENDED_BY]) == {"code": wait.code, "reason": wait.reason, "suggestion": wait.advice}
+    annotations = written(job, NOW + timedelta(seconds=seconds))
+    assert (job.shutdown, WAITING in annotations) == ("Stop", False)
+    assert json.loads(annotations[ENDED_BY]) == {"code": wait.code, "reason": wait.reason, "suggestion": wait.advice}
 
 
 def test_what_is_busy_waits_for_ever() -> None:
     job = Job("sixview-j", {}, "", [GPU_BUSY])
     written(job, NOW)
-    assert patch(job, LIMITS, True, NOW + timedelta(days=7)) is None
+    assert workflow_patch(job, LIMITS, True, NOW + timedelta(days=7)) is None
 
 
 def test_the_time_in_the_queue_does_not_count_against_a_fault_that_comes_later() -> None:
@@ -488,19 +490,19 @@ def test_an_exit_handler_that_cannot_start_gives_the_place_free_too() -> None:
     ]  # the first pod is about to go
     written(job, NOW + timedelta(seconds=310))
     assert job.shutdown == "Stop"
-    change = patch(job, LIMITS, True, NOW + timedelta(seconds=310 + REPORT_SECONDS))
+    change = workflow_patch(job, LIMITS, True, NOW + timedelta(seconds=310 + EXIT_HANDLER_SECONDS))
     assert change is not None
     assert change["spec"] == {"shutdown": "Terminate", "suspend": None}
     assert change["metadata"]["labels"]["sixview.dev/error-code"] == "CONFIGURATION_ERROR"
     assert ENDED_BY not in change["metadata"]["annotations"], "the first reason stands"
     job.shutdown = "Terminate"
-    assert patch(job, LIMITS, True, NOW + timedelta(hours=1)) == {"metadata": {"annotations": {WAITING: None}}}
+    assert workflow_patch(job, LIMITS, True, NOW + timedelta(hours=1)) == {"metadata": {"annotations": {WAITING: None}}}
 
 
 def test_a_cancelled_job_whose_exit_handler_cannot_start_stays_cancelled() -> None:
     job = Job("sixview-j", {}, "Stop", [Wait("report", SECRET.code, "report does not start.")])
     written(job, NOW)
-    change = patch(job, LIMITS, True, NOW + timedelta(seconds=REPORT_SECONDS))
+    change = workflow_patch(job, LIMITS, True, NOW + timedelta(seconds=EXIT_HANDLER_SECONDS))
     assert change is not None
     assert change["spec"] == {"shutdown": "Terminate", "suspend": None}
     assert change["metadata"]["labels"]["sixview.dev/status"] == "cancelled"
@@ -508,34 +510,35 @@ def test_a_cancelled_job_whose_exit_handler_cannot_start_stays_cancelled() -> No
 
 
 @pytest.mark.parametrize(
-    "word", ["", "soon", "[]", "null", '{"step": 1}', '{"step":"validate","code":"CONFIGURATION_ERROR","since":"x"}']
+    "annotation",
+    ["", "soon", "[]", "null", '{"step": 1}', '{"step":"validate","code":"CONFIGURATION_ERROR","since":"x"}'],
 )
-def test_an_annotation_of_somebody_else_s_spoils_nothing(word: str) -> None:
-    job = Job("sixview-j", {WAITING: word}, "", [SECRET])
+def test_an_annotation_of_somebody_else_s_spoils_nothing(annotation: str) -> None:
+    job = Job("sixview-j", {WAITING: annotation}, "", [SECRET])
     assert json.loads(written(job, NOW)[WAITING])["since"] == "2026-01-01T12:00:00Z"
-    assert status.waiting({"metadata": {"annotations": {WAITING: word}}}) == ""
+    assert status.waiting_note({"metadata": {"annotations": {WAITING: annotation}}}) == ""
 
 
 def test_a_job_that_argo_does_not_begin_with_says_so_until_it_does() -> None:
-    found = {
+    wf = {
         "metadata": {"name": "sixview-j", "creationTimestamp": "2026-01-01T11:00:00Z"},
         "spec": {"workflowTemplateRef": {"name": "sixview"}},
     }
-    untaken = functools.partial(Reconciler.untaken, cast(Reconciler, SimpleNamespace(release="sixview")), found)
-    assert not list(untaken(datetime.fromisoformat("2026-01-01T11:00:59Z")))
-    (job,) = untaken(datetime.fromisoformat("2026-01-01T11:01:01Z"))
-    change = patch(job, LIMITS, True, NOW)
+    not_started = functools.partial(Reconciler.not_started, cast(Reconciler, SimpleNamespace(release="sixview")), wf)
+    assert not list(not_started(datetime.fromisoformat("2026-01-01T11:00:59Z")))
+    (job,) = not_started(datetime.fromisoformat("2026-01-01T11:01:01Z"))
+    change = workflow_patch(job, LIMITS, True, NOW)
     assert change is not None and "shutdown" not in str(change)
-    waiting = found | {"metadata": found["metadata"] | {"annotations": change["metadata"]["annotations"]}}
-    assert "Argo's controller has not begun" in status.waiting(waiting)
-    assert not status.waiting(waiting | {"status": {"phase": "Pending"}})
+    waiting = wf | {"metadata": wf["metadata"] | {"annotations": change["metadata"]["annotations"]}}
+    assert "Argo's controller has not begun" in status.waiting_note(waiting)
+    assert not status.waiting_note(waiting | {"status": {"phase": "Pending"}})
 
 
-def test_the_view_says_why_a_job_waits_and_when_it_ends() -> None:
+def test_the_status_says_why_a_job_waits_and_when_it_ends() -> None:
     job = Job("sixview-j", {}, "", [SECRET])
-    found = {"metadata": {"annotations": written(job, NOW)}}
+    wf = {"metadata": {"annotations": written(job, NOW)}}
     ends = "The job ends as CONFIGURATION_ERROR at 2026-01-01T12:05:00Z unless this changes."
-    assert status.note(found) == f"{SECRET.reason} Make it. {ends}"
+    assert status.note(wf) == f"{SECRET.reason} Make it. {ends}"
     job.waits = [GPU_BUSY]
     assert (
         status.note({"metadata": {"annotations": written(job, NOW)}})
@@ -544,7 +547,7 @@ def test_the_view_says_why_a_job_waits_and_when_it_ends() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "code", "message"),
+    ("annotation", "code", "message"),
     [
         (json.dumps({"code": "UNSCHEDULABLE", "reason": "r", "suggestion": "s"}), "UNSCHEDULABLE", "r"),
         (
@@ -556,7 +559,7 @@ def test_the_view_says_why_a_job_waits_and_when_it_ends() -> None:
         ("[" * 100000, "IMAGE_UNAVAILABLE", "[" * 100000),
     ],
 )
-def test_the_record_says_what_the_reconciler_ended_a_job_for(word: str, code: str, message: str) -> None:
-    found = failure.ended_by(word)
-    assert (found.code, found.message) == (code, message)
-    assert found.suggestion
+def test_the_record_says_what_the_reconciler_ended_a_job_for(annotation: str, code: str, message: str) -> None:
+    error = failure.of_annotation(annotation)
+    assert (error.code, error.message) == (code, message)
+    assert error.suggestion

@@ -1,4 +1,4 @@
-"""What Kubernetes, Argo and the store write of a pod, word by word, and what the exit handler makes of it."""
+"""Messages of Kubernetes, Argo and S3 stores, verbatim, and the error codes that follow from them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.jobs import pod_messages as says
+from pipeline.jobs import pod_messages
 from pipeline.jobs.failure import describe
 from pipeline.workflow.settings import Settings
-from pipeline.workflow.step_templates import infrastructure
+from pipeline.workflow.step_templates import retry_strategy
 from steps.runtime.errors import Interrupted, Killed, ModelFailed, StepError
 from tests.pipeline.incluster.test_exit_handler import failed, node, workflow
 
@@ -130,8 +130,8 @@ def described(one: dict[str, Any], pods: list[dict[str, Any]] | None = None) -> 
 
 
 def tried_again(message: str, exit_code: str = "-1", status: str = "Failed") -> bool:
-    """What the pods' retryStrategy.expression says, which Go evaluates in the cluster."""
-    expression = str(infrastructure(Settings()).expression)
+    """The value of the pods' retryStrategy.expression, which Go evaluates in the cluster."""
+    expression = str(retry_strategy(Settings()).expression)
     matches = re.findall(r"lastRetry.message matches '([^']*)'", expression)
     assert expression.endswith(
         f"lastRetry.message matches '{matches[0]}') && !(lastRetry.message matches '{matches[1]}')"
@@ -196,16 +196,16 @@ def test_a_deadline_is_no_lost_node(message: str) -> None:
 
 
 @pytest.mark.parametrize("message", UNUSABLE_INPUT)
-def test_an_input_that_cannot_be_had_says_why_at_once(message: str) -> None:
+def test_an_unusable_input_is_not_retried_and_says_why(message: str) -> None:
     code, words = UNUSABLE_INPUT[message]
-    for whole in (
+    for full_message in (
         INPUT + message,
         INPUT.replace("artifact input failed to load", "failed to load artifact 'input'") + message,
     ):
-        record = described(node("validate", "Error", whole))
+        record = described(node("validate", "Error", full_message))
         assert (record["code"], words in record["message"]) == (code, True), record
         assert (record["details"].get("field") == "input") == (code == "VALIDATION_FAILED")
-        assert not tried_again(whole, status="Error")
+        assert not tried_again(full_message, status="Error")
 
 
 @pytest.mark.parametrize("message", ANOTHER_TIME)
@@ -221,7 +221,7 @@ def test_a_file_between_the_steps_that_is_gone_is_not_the_user_s_input() -> None
     assert not tried_again(message, status="Error")
 
 
-def test_a_container_that_cannot_be_started_with_its_gpu_is_that() -> None:
+def test_a_container_that_cannot_start_with_its_gpu_is_gpu_unavailable() -> None:
     message = (
         "main: StartError (exit code 128): failed to create containerd task: failed to create shim task: OCI "
         "runtime create failed: "
@@ -240,7 +240,11 @@ def test_a_step_s_own_failure_is_neither_lost_nor_tried_again() -> None:
         assert not tried_again(message, str(error.exit_code))
 
 
-PATTERNS = [getattr(says, name) for name in dir(says) if name.isupper() and isinstance(getattr(says, name), str)]
+PATTERNS = [
+    getattr(pod_messages, name)
+    for name in dir(pod_messages)
+    if name.isupper() and isinstance(getattr(pod_messages, name), str)
+]
 
 
 def test_the_expressions_need_no_quoting_anywhere() -> None:

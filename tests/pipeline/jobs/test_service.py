@@ -1,4 +1,4 @@
-"""What jobs are called, what may be asked of them, and how a workflow reads as a job."""
+"""Job ids, addresses and options of users, a job's status from its workflow, lists and retries."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import pytest
 
 from pipeline.clients import retries, s3
 from pipeline.clients.kubernetes import FINISHED, Expired, Page
-from pipeline.incluster import markers
-from pipeline.jobs import ids, records, service
-from pipeline.jobs import status as job_status
+from pipeline.incluster import exit_handler, markers
+from pipeline.jobs import ids, service, status
 from steps.runtime.errors import ClusterUnavailable, JobExpired, JobFailed, JobNotFound, JobNotReady, ValidationFailed
 from tests.pipeline import finished
 from tests.pipeline.doubles import Bucket, bucket
@@ -36,9 +35,9 @@ WORKFLOW: dict[str, Any] = {
 
 def with_nodes(*nodes: tuple[str, str, str], **status: Any) -> dict[str, Any]:
     """A workflow with pods (template, phase, progress)."""
-    found = copy.deepcopy(WORKFLOW)
+    wf = copy.deepcopy(WORKFLOW)
     for i, (template, phase, progress) in enumerate(nodes):
-        found["status"]["nodes"][f"n{i}"] = {
+        wf["status"]["nodes"][f"n{i}"] = {
             "id": f"sixview-abc12345-{i}",
             "name": f"sixview-abc12345.{template}",
             "displayName": template,
@@ -48,17 +47,17 @@ def with_nodes(*nodes: tuple[str, str, str], **status: Any) -> dict[str, Any]:
             "progress": progress,
             "startedAt": f"2026-01-01T00:00:0{i}Z",
         }
-    found["status"].update(status)
-    return found
+    wf["status"].update(status)
+    return wf
 
 
 # -- ids ----------------------------------------------------------------------------------------------------------------
 
 
 def test_an_id_is_thirteen_characters_that_may_stand_in_every_name() -> None:
-    found = {ids.new_id() for _ in range(1000)}
-    assert len(found) == 1000
-    assert all(re.fullmatch("[0-9a-z]{13}", job) and service.checked(job) == job for job in found)
+    job_ids = {ids.new_id() for _ in range(1000)}
+    assert len(job_ids) == 1000
+    assert all(re.fullmatch("[0-9a-z]{13}", job) and service.check_id(job) == job for job in job_ids)
 
 
 def test_the_id_of_a_drop_follows_from_key_and_etag_alone() -> None:
@@ -68,14 +67,14 @@ def test_the_id_of_a_drop_follows_from_key_and_etag_alone() -> None:
 
 
 def test_the_ids_of_drops_go_on_from_those_of_eight_characters() -> None:
-    """What was done under one has its record under it."""
-    assert ids.old_id(ids.id_from("drops/a.zip", "1")) == "0076av1k"
+    """Records of drops from earlier versions are found by their legacy id."""
+    assert ids.legacy_id(ids.id_from("drops/a.zip", "1")) == "0076av1k"
 
 
 @pytest.mark.parametrize("job", ["", "../x", "a/b", "A", "a" * 60, "a.b", "a%2fb", "-a", "a\n", "{{workflow.name}}"])
 def test_what_never_was_an_id_reaches_neither_names_nor_keys(job: str) -> None:
     with pytest.raises(JobNotFound):
-        service.checked(job)
+        service.check_id(job)
 
 
 # -- input that others chose --------------------------------------------------------------------------------------------
@@ -123,7 +122,7 @@ def test_inputs_come_only_from_allowed_places(address: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "passed_on"),
+    ("address", "passed_on"),
     [
         ("s3://shared/sets/mug.zip", "s3://shared/sets/mug.zip"),
         ("S3://shared//sets///mug/", "s3://shared/sets/mug"),
@@ -132,8 +131,8 @@ def test_inputs_come_only_from_allowed_places(address: str) -> None:
         ("s3://shared/inputs/x", "s3://shared/inputs/x"),
     ],
 )
-def test_an_address_is_passed_on_as_it_was_judged(given: str, passed_on: str) -> None:
-    assert service.allowed_source(given, ("shared", "sixview")) == passed_on
+def test_an_address_is_used_in_the_form_that_was_checked(address: str, passed_on: str) -> None:
+    assert service.allowed_source(address, ("shared", "sixview")) == passed_on
 
 
 # -- where a job's files lie --------------------------------------------------------------------------------------------
@@ -146,47 +145,47 @@ def test_no_name_of_a_workflow_leads_into_another_job_s_folder() -> None:
     mine, theirs = copy.deepcopy(WORKFLOW), copy.deepcopy(WORKFLOW)
     for number, workflow in enumerate((mine, theirs)):
         workflow["metadata"]["uid"] = f"{number}{UID[1:]}"
-        workflow["metadata"]["labels"][job_status.FOLDER] = "uid"
+        workflow["metadata"]["labels"][status.FOLDER] = "uid"
     theirs["metadata"]["name"] = "abc12345"
-    assert job_status.view(mine)["folder"] == f"abc12345.0{UID[1:]}"
-    assert job_status.view(theirs)["folder"] == f"abc12345.1{UID[1:]}"
-    assert job_status.is_job(mine) and not job_status.is_job(theirs)
+    assert status.of_workflow(mine)["folder"] == f"abc12345.0{UID[1:]}"
+    assert status.of_workflow(theirs)["folder"] == f"abc12345.1{UID[1:]}"
+    assert status.is_job(mine) and not status.is_job(theirs)
     del theirs["metadata"]["labels"]  # nor does one that takes its mark away
-    assert job_status.folder_of(theirs) == f"abc12345.1{UID[1:]}"
+    assert status.folder_of(theirs) == f"abc12345.1{UID[1:]}"
 
 
 def test_what_a_template_without_uids_made_is_found_where_it_lies() -> None:
     old = copy.deepcopy(WORKFLOW)
     old["metadata"]["uid"] = UID
-    assert job_status.view(old)["folder"] == "abc12345"
+    assert status.of_workflow(old)["folder"] == "abc12345"
 
 
 def test_a_job_s_record_is_the_newest_of_its_own_workflow(bucket: Bucket) -> None:
-    assert s3.record_of("abc12345") is None
+    assert s3.find_record("abc12345") is None
     s3.write_json("records/abc12345.json", {"job_id": "abc12345", "status": "failed"})
-    assert s3.record_of("abc12345") == {"job_id": "abc12345", "status": "failed", "folder": "abc12345"}
+    assert s3.find_record("abc12345") == {"job_id": "abc12345", "status": "failed", "folder": "abc12345"}
     key = f"records/abc12345.{UID}.json"
     s3.write_json(key, {"workflow": "sixview-abc12345", "status": "completed", "folder": "elsewhere"})
     s3.write_json(f"records/abc12345.1{UID[1:]}.json", {"workflow": "abc12345", "status": "failed"})
     s3.write_json("records/abc12345.other.json", {"status": "cancelled"})
     s3.write_json("records/abc123456.json", {"status": "cancelled"})
-    found = s3.record_of("abc12345")
-    assert found and (found["status"], found["folder"]) == ("completed", f"abc12345.{UID}")
+    newest = s3.find_record("abc12345")
+    assert newest and (newest["status"], newest["folder"]) == ("completed", f"abc12345.{UID}")
 
 
 def test_a_cancelled_workflow_takes_no_other_job_s_inputs_away(bucket: Bucket) -> None:
     stopped = copy.deepcopy(WORKFLOW)
-    stopped["metadata"] |= {"name": "abc12345", "uid": UID, "labels": {job_status.FOLDER: "uid"}}
+    stopped["metadata"] |= {"name": "abc12345", "uid": UID, "labels": {status.FOLDER: "uid"}}
     stopped["spec"]["shutdown"] = "Stop"
     for key in ("inputs/abc12345/set.zip", "inputs/abc12345.x/set.zip", f"jobs/abc12345.{UID}/scene.tgz"):
         bucket.put_object(key, b"x")
-    records.settle(stopped)
+    exit_handler.finalize(stopped)
     assert [key for key in bucket.objects if not key.startswith("records/")] == [
         "inputs/abc12345/set.zip",
         "inputs/abc12345.x/set.zip",
     ]
     stopped["metadata"]["name"] = "sixview-abc12345"
-    records.settle(stopped)
+    exit_handler.finalize(stopped)
     assert not [key for key in bucket.objects if key.startswith("inputs/")]
 
 
@@ -194,7 +193,7 @@ KNOWN = {"input": {}, "model": {"enum": ["reconviagen", "nvdiffrec"]}, "grid": {
 
 
 @pytest.mark.parametrize(
-    "given",
+    "options",
     [
         {"input": "s3://x/y"},
         {"modle": "x"},
@@ -214,9 +213,9 @@ KNOWN = {"input": {}, "model": {"enum": ["reconviagen", "nvdiffrec"]}, "grid": {
         "x",
     ],
 )
-def test_options_are_those_of_the_template_and_nothing_else(given: Any) -> None:
+def test_options_are_those_of_the_template_and_nothing_else(options: Any) -> None:
     with pytest.raises(ValidationFailed):
-        service.options_from(given, KNOWN)
+        service.options_from(options, KNOWN)
     assert service.options_from({"model": "nvdiffrec", "grid": 64}, KNOWN) == {"model": "nvdiffrec", "grid": "64"}
 
 
@@ -235,56 +234,56 @@ def test_options_are_those_of_the_template_and_nothing_else(given: Any) -> None:
     ],
 )
 def test_one_marker_completes_a_drop(key: str, name: str) -> None:
-    assert markers.name_of(key) == name
+    assert markers.drop_name(key) == name
 
 
 # -- a workflow as a job ------------------------------------------------------------------------------------------------
 
 
 def test_a_job_is_queued_until_a_pod_of_it_has_begun() -> None:
-    assert job_status.view(with_nodes(phase="Pending"))["status"] == "queued"
-    assert job_status.view(with_nodes(("validate", "Pending", "0/1")))["status"] == "queued"
-    assert job_status.view(with_nodes(("validate", "Running", "0/1")))["status"] == "processing"
+    assert status.of_workflow(with_nodes(phase="Pending"))["status"] == "queued"
+    assert status.of_workflow(with_nodes(("validate", "Pending", "0/1")))["status"] == "queued"
+    assert status.of_workflow(with_nodes(("validate", "Running", "0/1")))["status"] == "processing"
 
 
 def test_progress_grows_from_0_to_100_across_both_models() -> None:
-    told = [("validate", "Succeeded", "1/1")]
-    seen = [job_status.view(with_nodes(*told))["progress"]]
+    pods = [("validate", "Succeeded", "1/1")]
+    progresses = [status.of_workflow(with_nodes(*pods))["progress"]]
     for model in ("reconviagen", "nvdiffrec"):
         for progress in ("0/10", "5/10"):
-            view = job_status.view(with_nodes(*told, (f"{model}-pod", "Running", progress)))
-            assert (view["current_model"], view["stage"]) == (model, "inference")
-            seen.append(view["progress"])
-        told += [(f"{model}-{part}", "Succeeded", "1/1") for part in ("pod", "quality", "preview")]
-        seen.append(job_status.view(with_nodes(*told))["progress"])
-    told.append(("package", "Succeeded", "1/1"))
-    seen.append(job_status.view(with_nodes(*told, phase="Succeeded"))["progress"])
-    assert seen == sorted(seen)
-    assert (seen[0], seen[-1]) == (5, 100)
-    assert seen[-2] > 90
+            job_status = status.of_workflow(with_nodes(*pods, (f"{model}-pod", "Running", progress)))
+            assert (job_status["current_model"], job_status["stage"]) == (model, "inference")
+            progresses.append(job_status["progress"])
+        pods += [(f"{model}-{part}", "Succeeded", "1/1") for part in ("pod", "quality", "preview")]
+        progresses.append(status.of_workflow(with_nodes(*pods))["progress"])
+    pods.append(("package", "Succeeded", "1/1"))
+    progresses.append(status.of_workflow(with_nodes(*pods, phase="Succeeded"))["progress"])
+    assert progresses == sorted(progresses)
+    assert (progresses[0], progresses[-1]) == (5, 100)
+    assert progresses[-2] > 90
 
 
 def test_an_attempt_that_failed_is_no_progress() -> None:
-    failed = job_status.view(with_nodes(("validate", "Succeeded", "1/1"), ("reconviagen-pod", "Failed", "9/10")))
+    failed = status.of_workflow(with_nodes(("validate", "Succeeded", "1/1"), ("reconviagen-pod", "Failed", "9/10")))
     assert failed["progress"] == 5
 
 
 def test_a_job_that_was_stopped_is_cancelled_at_once() -> None:
     stopped = with_nodes(("validate", "Running", "0/1"))
     stopped["spec"]["shutdown"] = "Stop"
-    view = job_status.view(stopped)
-    assert view["status"] == "cancelled"
-    assert view["error"]["code"] == "CANCELLED"
+    job_status = status.of_workflow(stopped)
+    assert job_status["status"] == "cancelled"
+    assert job_status["error"]["code"] == "CANCELLED"
     with pytest.raises(JobFailed, match="been cancelled"):
-        service.result(view)
+        service.result(job_status)
 
 
 def test_a_cancellation_that_nobody_confirmed_is_forgotten_after_an_hour() -> None:
-    asked = with_nodes(("validate", "Running", "0/1"))
-    asked["metadata"]["annotations"] = {job_status.ASKED: "2026-01-01T00:00:00+00:00"}
-    assert job_status.view(asked)["note"] is None
-    asked["metadata"]["annotations"] = {job_status.ASKED: service.datetime.now(service.UTC).isoformat()}
-    assert "waits for its confirmation" in job_status.view(asked)["note"]
+    wf = with_nodes(("validate", "Running", "0/1"))
+    wf["metadata"]["annotations"] = {status.CANCEL_REQUESTED: "2026-01-01T00:00:00+00:00"}
+    assert status.of_workflow(wf)["note"] is None
+    wf["metadata"]["annotations"] = {status.CANCEL_REQUESTED: service.datetime.now(service.UTC).isoformat()}
+    assert "waits for its confirmation" in status.of_workflow(wf)["note"]
 
 
 def test_the_queue_goes_by_priority_and_then_by_age() -> None:
@@ -298,88 +297,88 @@ def test_the_queue_goes_by_priority_and_then_by_age() -> None:
         job("d", "low", "0"),
         job("e", "high", "0", "failed"),
     ]
-    places = {one["job_id"]: job_status.with_queue(one, queue).get("queue_position") for one in queue}
+    places = {one["job_id"]: status.with_queue(one, queue).get("queue_position") for one in queue}
     assert places == {"c": 1, "a": 2, "b": 3, "d": 4, "e": None}
 
 
 def test_what_has_not_ended_has_no_result_and_cannot_be_tried_again() -> None:
-    view = job_status.view(with_nodes(("validate", "Running", "0/1")))
+    job_status = status.of_workflow(with_nodes(("validate", "Running", "0/1")))
     with pytest.raises(JobNotReady) as caught:
-        service.result(view)
+        service.result(job_status)
     assert caught.value.details == {"progress": 0}
-    assert service.may_cancel(view)
-    for ended in ("completed", "failed"):
+    assert service.may_cancel(job_status)
+    for final_status in ("completed", "failed"):
         with pytest.raises(JobNotReady):
-            service.may_cancel({**view, "status": ended})
+            service.may_cancel({**job_status, "status": final_status})
 
 
 def test_a_manifest_refers_to_the_template_and_says_who_asked() -> None:
-    found = service.manifest(
+    manifest = service.manifest(
         "abc12345", "s3://b/x", {"model": "both", "texture_size": 64}, "sixview", owner="alice", source="http"
     )
-    assert found["metadata"]["name"] == "sixview-abc12345"
-    assert found["spec"]["workflowTemplateRef"] == {"name": "sixview"}
-    assert {p["name"]: p["value"] for p in found["spec"]["arguments"]["parameters"]} == {
+    assert manifest["metadata"]["name"] == "sixview-abc12345"
+    assert manifest["spec"]["workflowTemplateRef"] == {"name": "sixview"}
+    assert {p["name"]: p["value"] for p in manifest["spec"]["arguments"]["parameters"]} == {
         "input": "s3://b/x",
         "model": "both",
         "texture-size": "64",
     }
-    assert found["metadata"]["labels"]["sixview.dev/owner"] == "alice"
+    assert manifest["metadata"]["labels"]["sixview.dev/owner"] == "alice"
 
 
 # -- listings -----------------------------------------------------------------------------------------------------------
 
 
 class Cluster:
-    """A cluster that counts what it hands out. expired: so many listings end before they are over."""
+    """A cluster client that records which workflows are read in full. expired: number of lists that raise Expired."""
 
     namespace = "sixview"
 
-    def __init__(self, *found: dict[str, Any], expired: int = 0) -> None:
-        self.found = {one["metadata"]["name"]: one for one in found}
-        self.whole: list[str] = []
+    def __init__(self, *workflows: dict[str, Any], expired: int = 0) -> None:
+        self.workflows = {one["metadata"]["name"]: one for one in workflows}
+        self.read_in_full: list[str] = []
         self.expired = expired
 
     def get(self, name: str) -> dict[str, Any] | None:
-        self.whole.append(name)
-        return self.found.get(name)
+        self.read_in_full.append(name)
+        return self.workflows.get(name)
 
-    def pages(self, selector: str, whole: bool) -> Iterator[Page]:
-        for name, one in self.found.items():
-            ended = one["metadata"].get("labels", {}).get("workflows.argoproj.io/completed") == "true"
-            if ended == (selector == FINISHED):
-                self.whole += [name] if whole else []
-                yield Page([one if whole else finished.head(one)], "1")
+    def pages(self, selector: str, full: bool) -> Iterator[Page]:
+        for name, one in self.workflows.items():
+            is_finished = one["metadata"].get("labels", {}).get("workflows.argoproj.io/completed") == "true"
+            if is_finished == (selector == FINISHED):
+                self.read_in_full += [name] if full else []
+                yield Page([one if full else finished.head(one)], "1")
         if self.expired:
             self.expired -= 1
             raise Expired("The provided continue parameter is too old")
 
 
 def made(job: str, created: str, recorded: bool) -> dict[str, Any]:
-    found = finished.workflow(f"sixview-{job}")
-    found["metadata"]["creationTimestamp"] = created
-    return finished.with_record(found) if recorded else found
+    wf = finished.workflow(f"sixview-{job}")
+    wf["metadata"]["creationTimestamp"] = created
+    return finished.with_record(wf) if recorded else wf
 
 
-def test_a_list_reads_only_those_whole_that_it_shows() -> None:
+def test_a_list_reads_in_full_only_the_jobs_that_it_returns() -> None:
     old = [made(f"old{i:05d}", "2025-01-01T00:00:00Z", recorded=False) for i in range(20)]
     new = [made(f"new{i:05d}", f"2026-01-01T00:00:0{i}Z", recorded=i != 1) for i in range(3)]
     cluster = Cluster(*old, *new, with_nodes(phase="Pending"))
-    found = service.listing(cluster, 4)  # type: ignore[arg-type]
-    assert [view["job_id"] for view in found] == ["new00002", "new00001", "new00000", "abc12345"]
-    assert [view["queue_position"] for view in found] == [None, None, None, 1]
-    assert cluster.whole == ["sixview-abc12345", "sixview-new00001"]
+    jobs = service.listing(cluster, 4)  # type: ignore[arg-type]
+    assert [job_status["job_id"] for job_status in jobs] == ["new00002", "new00001", "new00000", "abc12345"]
+    assert [job_status["queue_position"] for job_status in jobs] == [None, None, None, 1]
+    assert cluster.read_in_full == ["sixview-abc12345", "sixview-new00001"]
 
 
-def test_a_queued_job_s_place_costs_no_look_at_those_that_have_ended() -> None:
+def test_a_queue_position_reads_no_finished_jobs() -> None:
     cluster = Cluster(
         *(made(f"old{i:05d}", "2025-01-01T00:00:00Z", True) for i in range(9)), with_nodes(phase="Pending")
     )
     assert service.find(cluster, "abc12345")["queue_position"] == 1  # type: ignore[arg-type]
-    assert set(cluster.whole) == {"sixview-abc12345"}
+    assert set(cluster.read_in_full) == {"sixview-abc12345"}
 
 
-def test_a_listing_that_expires_begins_anew_and_never_for_ever() -> None:
+def test_a_list_that_expires_is_restarted_a_few_times() -> None:
     assert len(service.listing(Cluster(made("done1111", "2026-01-01T00:00:00Z", True), expired=2))) == 1  # type: ignore[arg-type]
     with pytest.raises(ClusterUnavailable, match="expired"):
         service.listing(Cluster(expired=9))  # type: ignore[arg-type]
@@ -389,19 +388,19 @@ def test_a_listing_that_expires_begins_anew_and_never_for_ever() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ended", "seconds"),
+    ("finished_at", "seconds"),
     [("12:00:00", 35.0), ("11:59:45", 20.0), ("11:59:00", 0.0), ("12:01:00", 35.0)],
 )
-def test_a_retry_comes_after_the_last_of_argos_late_kills(ended: str, seconds: float) -> None:
+def test_a_retry_comes_after_the_last_of_argos_late_kills(finished_at: str, seconds: float) -> None:
     """The controller ends what is left of a failed pod by its name, half a minute later: the retried pod has the same name."""
-    workflow = {"status": {"finishedAt": f"2026-01-01T{ended}Z"}}
-    assert service.quiet_in(workflow, datetime(2026, 1, 1, 12, tzinfo=UTC)) == seconds
+    workflow = {"status": {"finishedAt": f"2026-01-01T{finished_at}Z"}}
+    assert service.retry_delay(workflow, datetime(2026, 1, 1, 12, tzinfo=UTC)) == seconds
 
 
-def test_a_retry_keeps_what_succeeded_and_forgets_the_rest() -> None:
-    """A failed attempt within a task that then succeeded stays: it is part of how it was done."""
+def test_a_retry_keeps_succeeded_nodes_and_removes_the_others() -> None:
+    """A failed attempt of a task that then succeeded stays."""
     job = "sixview-abc12345"
-    told = [  # name, type, phase, boundary
+    rows = [  # name, type, phase, boundary
         ("", "DAG", "Failed", ""),
         (".validate", "Retry", "Succeeded", job),
         (".validate(0)", "Pod", "Failed", job),
@@ -417,10 +416,10 @@ def test_a_retry_keeps_what_succeeded_and_forgets_the_rest() -> None:
         (".onExit(0)", "Pod", "Succeeded", ""),
     ]
     failed = copy.deepcopy(WORKFLOW)
-    for i, (name, kind, phase, boundary) in enumerate(told):
+    for i, (name, kind, phase, boundary) in enumerate(rows):
         node = {"id": f"{job}-{i}", "name": job + name, "type": kind, "phase": phase, "boundaryID": boundary}
         failed["status"]["nodes"][node["id"] if i else job] = {**node, "templateName": name.strip(".").split("(")[0]}
-    failed["status"]["nodes"][job]["children"] = [f"{job}-{i}" for i in range(1, len(told))]
+    failed["status"]["nodes"][job]["children"] = [f"{job}-{i}" for i in range(1, len(rows))]
     failed["status"] |= {"phase": "Failed", "message": "x"}
     failed["metadata"]["labels"] |= {"workflows.argoproj.io/completed": "true", "sixview.dev/status": "failed"}
     failed["spec"]["shutdown"] = "Stop"
@@ -428,22 +427,22 @@ def test_a_retry_keeps_what_succeeded_and_forgets_the_rest() -> None:
         "shutdown": "Stop",
         "entrypoint": "job",
     }  # what the controller goes by
-    again, gone = retries.restarted(failed)
-    names = {node["name"].removeprefix(job) for node in again["status"]["nodes"].values()}
-    kept = {"", ".validate", ".validate(0)", ".validate(1)", ".reconviagen", ".reconviagen.again", ".nvdiffrec"}
-    assert names == kept
-    assert len(again["status"]["nodes"][job]["children"]) == len(kept) - 1
-    assert (again["status"]["phase"], again["status"]["nodes"][job]["phase"]) == ("Running", "Running")
-    assert set(again["metadata"]["labels"]) == {"sixview.dev/owner", "sixview.dev/source", retries.PHASE}
-    assert again["metadata"]["labels"][retries.PHASE] == again["status"]["phase"] == "Running"
-    assert "shutdown" not in again["spec"]
-    assert again["status"]["storedWorkflowTemplateSpec"] == {"entrypoint": "job"}
-    assert [pod.split("-")[-2] for pod in gone] == ["quality", "package", "onExit"]
+    restarted, deleted_pods = retries.restarted(failed)
+    names = {node["name"].removeprefix(job) for node in restarted["status"]["nodes"].values()}
+    expected = {"", ".validate", ".validate(0)", ".validate(1)", ".reconviagen", ".reconviagen.again", ".nvdiffrec"}
+    assert names == expected
+    assert len(restarted["status"]["nodes"][job]["children"]) == len(expected) - 1
+    assert (restarted["status"]["phase"], restarted["status"]["nodes"][job]["phase"]) == ("Running", "Running")
+    assert set(restarted["metadata"]["labels"]) == {"sixview.dev/owner", "sixview.dev/source", retries.PHASE_LABEL}
+    assert restarted["metadata"]["labels"][retries.PHASE_LABEL] == restarted["status"]["phase"] == "Running"
+    assert "shutdown" not in restarted["spec"]
+    assert restarted["status"]["storedWorkflowTemplateSpec"] == {"entrypoint": "job"}
+    assert [pod.split("-")[-2] for pod in deleted_pods] == ["quality", "package", "onExit"]
     assert failed["status"]["phase"] == "Failed"
 
 
 class Stopped:
-    """A cluster with one workflow that has ended."""
+    """A cluster client with one finished workflow. retried: the argument of `retry`."""
 
     def __init__(self, workflow: dict[str, Any]) -> None:
         self.workflow, self.retried = workflow, None
@@ -451,8 +450,8 @@ class Stopped:
     def get(self, name: str) -> dict[str, Any]:
         return self.workflow
 
-    def retry(self, name: str, anew: bool = False) -> None:
-        self.retried = anew
+    def retry(self, name: str, from_start: bool = False) -> None:
+        self.retried = from_start
 
 
 @pytest.mark.parametrize(
@@ -464,13 +463,13 @@ class Stopped:
     ],
 )
 @pytest.mark.parametrize("shutdown", ["Stop", "Terminate"])
-def test_whether_a_cancelled_job_can_be_tried_again_is_asked_of_the_store(
+def test_the_store_decides_whether_a_cancelled_job_can_be_retried(
     monkeypatch: pytest.MonkeyPatch, stored: set[str], retried: bool | None, shutdown: str
 ) -> None:
-    ended = with_nodes(("validate", "Succeeded", "1/1"), phase="Failed", finishedAt="2026-01-01T00:01:00Z")
-    ended["spec"] |= {"shutdown": shutdown}
-    ended["spec"]["arguments"]["parameters"].append({"name": "input", "value": "s3://sixview/inputs/mug"})
-    node = next(iter(ended["status"]["nodes"].values()))
+    wf = with_nodes(("validate", "Succeeded", "1/1"), phase="Failed", finishedAt="2026-01-01T00:01:00Z")
+    wf["spec"] |= {"shutdown": shutdown}
+    wf["spec"]["arguments"]["parameters"].append({"name": "input", "value": "s3://sixview/inputs/mug"})
+    node = next(iter(wf["status"]["nodes"].values()))
     logs = {"name": "main-logs", "s3": {"key": "logs/gone"}}
     node |= {
         "boundaryID": "sixview-abc12345",
@@ -479,7 +478,7 @@ def test_whether_a_cancelled_job_can_be_tried_again_is_asked_of_the_store(
     monkeypatch.setattr(service.s3, "listed", lambda prefix: iter([k for k in stored if k.startswith(prefix)]))
     monkeypatch.setattr(service.s3, "head", lambda key: {} if key in stored else None)
     monkeypatch.setattr(service.s3, "remove", lambda address: None)
-    cluster: Any = Stopped(ended)
+    cluster: Any = Stopped(wf)
     if retried is None:
         with pytest.raises(JobExpired, match="nothing lies at s3://sixview/inputs/mug"):
             service.retry(cluster, "abc12345")
@@ -488,23 +487,23 @@ def test_whether_a_cancelled_job_can_be_tried_again_is_asked_of_the_store(
     assert cluster.retried == retried
 
 
-def test_a_job_that_begins_anew_keeps_nothing() -> None:
-    ended = with_nodes(("validate", "Succeeded", "1/1"), phase="Failed")
-    ended["status"]["nodes"]["sixview-abc12345"] = {"name": "sixview-abc12345", "type": "DAG", "phase": "Failed"}
-    next(iter(ended["status"]["nodes"].values()))["boundaryID"] = "sixview-abc12345"
-    assert len(retries.restarted(ended)[0]["status"]["nodes"]) == 2
-    again, gone = retries.restarted(ended, anew=True)
-    assert (list(again["status"]["nodes"]), len(gone)) == (["sixview-abc12345"], 1)
+def test_a_retry_from_the_start_keeps_no_nodes() -> None:
+    wf = with_nodes(("validate", "Succeeded", "1/1"), phase="Failed")
+    wf["status"]["nodes"]["sixview-abc12345"] = {"name": "sixview-abc12345", "type": "DAG", "phase": "Failed"}
+    next(iter(wf["status"]["nodes"].values()))["boundaryID"] = "sixview-abc12345"
+    assert len(retries.restarted(wf)[0]["status"]["nodes"]) == 2
+    restarted, deleted_pods = retries.restarted(wf, from_start=True)
+    assert (list(restarted["status"]["nodes"]), len(deleted_pods)) == (["sixview-abc12345"], 1)
 
 
 def test_a_suspended_job_says_so_and_how_it_goes_on() -> None:
     suspended = with_nodes(("validate", "Running", "0/1"))
     suspended["spec"]["suspend"] = True
-    assert "argo resume sixview-abc12345" in job_status.view(suspended)["note"]
+    assert "argo resume sixview-abc12345" in status.of_workflow(suspended)["note"]
 
 
 def test_a_job_of_which_only_the_record_is_left_has_expired(monkeypatch: pytest.MonkeyPatch) -> None:
     record = {"job_id": "abc12345", "status": "completed", "created_at": "1", "ended_at": "2", "error": None}
     monkeypatch.setattr(service.s3, "head", lambda key: None)  # the bucket's lifecycle has been there
     with pytest.raises(JobExpired):
-        service.result(job_status.of_record(record))
+        service.result(status.of_record(record))

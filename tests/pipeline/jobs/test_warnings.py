@@ -1,4 +1,4 @@
-"""What a step warns of reaches everybody who looks at the job."""
+"""A step's warnings appear in status, HTTP, record, terminal and report."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def test_a_step_s_notes_that_begin_with_the_word_are_warnings(tmp_path: Path) ->
 
 
 def test_status_http_and_record_have_them(capsys: pytest.CaptureFixture[str]) -> None:
-    view = status.view(finished.workflow())
-    assert view["warnings"] == [finished.WARNING]
-    assert routes.shown(view)["warnings"] == [finished.WARNING]
+    job_status = status.of_workflow(finished.workflow())
+    assert job_status["warnings"] == [finished.WARNING]
+    assert routes.public_status(job_status)["warnings"] == [finished.WARNING]
     assert records.record(finished.workflow())["warnings"] == [finished.WARNING]
-    cluster_commands.told(view)
+    cluster_commands.print_status(job_status)
     assert f"WARNING: {finished.WARNING}" in capsys.readouterr().out
 
 
-def test_they_stay_when_only_the_record_is_left() -> None:
-    kept = status.of_record(json.loads(json.dumps(finished.RECORD)))
-    assert kept["warnings"] == [finished.WARNING]
+def test_the_record_keeps_them() -> None:
+    job_status = status.of_record(json.loads(json.dumps(finished.RECORD)))
+    assert job_status["warnings"] == [finished.WARNING]
     assert status.of_record({**finished.RECORD, "warnings": {"x": 1}})["warnings"] == []
     old = {name: value for name, value in finished.RECORD.items() if name != "warnings"}
     assert status.of_record(old)["warnings"] == []
@@ -51,7 +51,7 @@ def test_the_terminal_shows_them(capsys: pytest.CaptureFixture[str]) -> None:
         "report": None,
         "warnings": ["Views contradict."],
     }
-    local_commands.told(summary)
+    local_commands.print_summary(summary)
     assert "WARNING: Views contradict." in capsys.readouterr().out
 
 

@@ -121,7 +121,7 @@ ALL = ["validate", "reconviagen", "reconviagen.quality", "reconviagen.preview"]
 
 
 @pytest.mark.parametrize(
-    ("flags", "kept"),
+    ("flags", "reused"),
     [
         ([], ALL),
         (["--psnr-threshold", 21], [s for s in ALL if s != "reconviagen.quality"]),
@@ -131,10 +131,10 @@ ALL = ["validate", "reconviagen", "reconviagen.quality", "reconviagen.preview"]
     ids=["nothing changed", "another threshold", "another option of the model", "asked to forget"],
 )
 def test_only_what_depends_on_a_change_is_done_again(
-    duck: Path, copied: Path, flags: list[object], kept: list[str]
+    duck: Path, copied: Path, flags: list[object], reused: list[str]
 ) -> None:
     summary = json.loads(sixview("run", duck, "--out", copied, "--json", *flags).stdout)
-    assert summary["steps"]["reused"] == kept and summary["status"] == "completed"
+    assert summary["steps"]["reused"] == reused and summary["status"] == "completed"
 
 
 def test_a_changed_input_is_noticed(set_copy: Path, duck: Path, copied: Path) -> None:

@@ -87,12 +87,12 @@ def test_no_attempt_s_time_counts_against_the_next(name: str) -> None:
 
 
 def test_no_step_gets_what_it_does_not_read() -> None:
-    taken = {name: {a["name"] for a in t["inputs"].get("artifacts", [])} for name, t in STEP_PODS.items()}
-    assert taken["validate"] == {"input", "options"}
-    assert taken["reconviagen-pod"] == {"scene", "attempts"}
-    assert taken["nvdiffrec-pod"] == {"scene", "attempts", "checkpoint"}
-    assert taken["nvdiffrec-quality"] == taken["nvdiffrec-preview"] == {"scene", "mesh"}
-    assert "scene" not in taken["package"]
+    inputs = {name: {a["name"] for a in t["inputs"].get("artifacts", [])} for name, t in STEP_PODS.items()}
+    assert inputs["validate"] == {"input", "options"}
+    assert inputs["reconviagen-pod"] == {"scene", "attempts"}
+    assert inputs["nvdiffrec-pod"] == {"scene", "attempts", "checkpoint"}
+    assert inputs["nvdiffrec-quality"] == inputs["nvdiffrec-preview"] == {"scene", "mesh"}
+    assert "scene" not in inputs["package"]
 
 
 def test_every_input_is_some_other_pod_s_output() -> None:
@@ -134,7 +134,7 @@ def test_only_the_exit_handler_has_a_token() -> None:
 
 def test_every_value_of_an_installation_reaches_the_chart() -> None:
     """A setting that the chart's template does not mark would be the same in every installation."""
-    plain, marked = Settings(), helm_render.chart_settings()
+    plain, marked = Settings(), helm_render.placeholder_settings()
     unmarked = {f.name for f in dataclasses.fields(Settings) if getattr(plain, f.name) == getattr(marked, f.name)}
     assert unmarked == {"pull_policy", "gpus", "another_node", "weights_claim"}
     text = helm_render.chart_template()
@@ -169,9 +169,9 @@ def test_sizes_are_what_kubernetes_writes() -> None:
 
 
 def test_parameters_explain_themselves() -> None:
-    given: list[dict[str, Any]] = SPEC["arguments"]["parameters"]
-    assert all(p["description"].endswith(".") for p in given)
-    assert [p["name"] for p in given if "value" not in p] == ["input"]
+    parameters: list[dict[str, Any]] = SPEC["arguments"]["parameters"]
+    assert all(p["description"].endswith(".") for p in parameters)
+    assert [p["name"] for p in parameters if "value" not in p] == ["input"]
 
 
 # -- values that others choose ------------------------------------------------------------------------------------------
@@ -201,8 +201,8 @@ def tags(tree: Any, place: str = "") -> list[tuple[str, str]]:
         return [tag for value in tree for tag in tags(value, place)]
     if not isinstance(tree, str):
         return []
-    found = re.findall(r"\{\{(.*?)\}\}(?!\})", tree, re.DOTALL)
-    return [(place, tag) for tag in found] or (
+    matches = re.findall(r"\{\{(.*?)\}\}(?!\})", tree, re.DOTALL)
+    return [(place, tag) for tag in matches] or (
         [(place, "=" + tree)] if "parameters" in tree and "expression" in place else []
     )
 
@@ -213,7 +213,7 @@ def is_safe(place: str, tag: str) -> bool:
         return tag in ARGO_S
     if tag == substitution.all_options()[2:-2]:
         return place.endswith("raw.data")
-    if tag in [substitution.address_part(number)[2:-2] for number in (1, 2)]:
+    if tag in [substitution.url_part(number)[2:-2] for number in (1, 2)]:
         return place.endswith((".s3.bucket", ".s3.key"))
     if "workflow.parameters" in tag:
         return any(re.fullmatch(form, tag[1:]) for form in SAFE)
@@ -222,9 +222,9 @@ def is_safe(place: str, tag: str) -> bool:
 
 def test_no_parameter_is_pasted_anywhere_as_text() -> None:
     """Argo substitutes several times over: a value that may hold a tag or a quote is one that may do anything."""
-    found = tags(SPEC)
-    assert len([tag for _, tag in found if "workflow.parameters" in tag]) > 30
-    assert not [(place, tag) for place, tag in found if not is_safe(place, tag)]
+    found_tags = tags(SPEC)
+    assert len([tag for _, tag in found_tags if "workflow.parameters" in tag]) > 30
+    assert not [(place, tag) for place, tag in found_tags if not is_safe(place, tag)]
 
 
 @pytest.mark.parametrize(
@@ -260,12 +260,12 @@ def test_every_pod_s_priority_class_is_one_of_three() -> None:
 
 
 def test_the_parameters_are_the_options_of_a_job_with_their_choices_and_ranges() -> None:
-    given = {p["name"]: p for p in SPEC["arguments"]["parameters"]}
-    assert list(given) == ["input", *JOB_OPTIONS]
+    parameters = {p["name"]: p for p in SPEC["arguments"]["parameters"]}
+    assert list(parameters) == ["input", *JOB_OPTIONS]
     for name, option in JOB_OPTIONS.items():
-        assert given[name].get("enum", []) == list(option.choices)
-        assert option.choices or option.allowed().capitalize() in given[name]["description"]
-    assert not wrong({name: p["value"] for name, p in given.items() if name != "input"})
+        assert parameters[name].get("enum", []) == list(option.choices)
+        assert option.choices or option.allowed().capitalize() in parameters[name]["description"]
+    assert not wrong({name: p["value"] for name, p in parameters.items() if name != "input"})
 
 
 def test_doctor_knows_a_template_of_another_version() -> None:
@@ -273,5 +273,5 @@ def test_doctor_knows_a_template_of_another_version() -> None:
     assert doctor._declared("sixview", ours).ok
     others = copy.deepcopy(ours)
     others["spec"]["arguments"]["parameters"][-1] |= {"value": "3"}
-    found = doctor._declared("sixview", others)
-    assert found.ok is False and "iterations" in found.what
+    finding = doctor._declared("sixview", others)
+    assert finding.ok is False and "iterations" in finding.what
