@@ -42,6 +42,7 @@ ALLOWED = {
         "geometry.depth_curve",
         "geometry.frame",
         "geometry.pbr",
+        "geometry.uv_mesh",
     },
     "compute": {"compute"},
     "geometry": {"compute", "geometry"},

@@ -334,9 +334,8 @@ def between(placed: Array, mesh: mesh_files.Mesh, truth: GroundTruth, camera: Ca
 
 def render_view(vertices: Array, mesh: mesh_files.Mesh, camera: Camera) -> Array:
     """The mesh elsewhere: premultiplied RGBA."""
-    return render(
-        vertices.astype(np.float32), mesh.faces, mesh.uv, mesh.texture, camera, 3, mesh.material, mesh.normals
-    )
+    geometry = replace(mesh.geometry, vertices=vertices.astype(np.float32))
+    return render(geometry, mesh.texture, camera, 3, mesh.material)
 
 
 def aligned(vertices: Array, faces: Array, truth: GroundTruth, behind: bool) -> tuple[Array, float]:

@@ -23,6 +23,7 @@ from steps.fusion import signed_field, thin_parts
 from steps.fusion.marching_tetrahedra import march
 from steps.geometry import collapse, crossings, depth_ops
 from steps.geometry.cameras import Camera
+from steps.geometry.uv_mesh import UvMesh
 from steps.raster import antialias, interpolate, rasterize, render, texture
 from steps.registration.global_icp import Similarity
 from steps.registration.pointcloud import RegistrationView
@@ -178,8 +179,9 @@ def baked(mesh: Any, camera: Camera, size: tuple[int, int], bad: int) -> None:
     at = bake.texel_fragments(faces, uv, 8)
     bands, weight = np.zeros((8, 8, 6), np.float32), np.zeros((8, 8, 2), np.float32)
     seen, confidence = (spoilt(random, random.random(size) * 3, bad).astype(np.float32) for _ in range(2))
-    bake._add_photo(photo, seen, confidence, at, vertices, faces, normals, bake.ROUGH, bands, weight)
-    bake.bake(vertices, faces, uv, normals, [photo], 8)
+    surface = UvMesh(vertices, faces, uv, normals)
+    bake._add_photo(bake.SeenPhoto(photo, seen, confidence), at, surface, bake.ROUGH, bake.Sums(bands, weight))
+    bake.bake(surface, [photo], 8)
 
 
 @case({"camera": cameras([(1, 1), (1, 4), (5, 3)]), "seed": seeds, "scale": exponents, "bad": few})
