@@ -219,7 +219,7 @@ def registered(mesh: Any, camera: Camera, scale: int, bad: int) -> None:
         "cells": st.sampled_from([1, 2, 5]),
         "scale": st.integers(-12, 3),
         "bad": few,
-        "coding": st.integers(0, 3),
+        "encoding": st.integers(0, 3),
     }
 )
 def rigged(seed: int, cells: int, scale: int, bad: int, encoding: int) -> None:
