@@ -1,10 +1,11 @@
-"""Who may import whom, and what may be loaded when."""
+"""Who may import whom, what may be loaded when, and how large functions, files and folders may be."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,7 @@ ALLOWED = {
         "geometry.depth_curve",
         "geometry.frame",
         "geometry.pbr",
+        "geometry.uv_mesh",
     },
     "compute": {"compute"},
     "geometry": {"compute", "geometry"},
@@ -186,3 +188,46 @@ def test_the_contract_and_the_rig_name_the_same_views() -> None:
 
 def test_the_command_s_help_does_not_even_load_numpy() -> None:
     assert "numpy" not in loaded_by("import pipeline.cli.main")
+
+
+MOST_PARAMETERS, MOST_LINES, MOST_FILES = 7, 400, 12
+# decorators of what numba compiles: kernels take arrays and numbers one by one
+KERNELS = {"kernel", "inlined", "gpu_function", "njit", "cuda.jit"}
+
+
+def sources(*folders: str) -> list[Path]:
+    return [file for folder in folders for file in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def is_kernel(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    decorators = {ast.unparse(d.func if isinstance(d, ast.Call) else d) for d in function.decorator_list}
+    return bool({d.removeprefix("kernels.") for d in decorators} & KERNELS)
+
+
+def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
+    """Of every kind, without self and cls."""
+    given = function.args
+    kinds = [*given.posonlyargs, *given.args, given.vararg, *given.kwonlyargs, given.kwarg]
+    return [one.arg for one in kinds if one and one.arg not in ("self", "cls")]
+
+
+def test_no_function_has_more_than_seven_parameters() -> None:
+    for file in sources("pipeline", "steps", "tests", "docs"):
+        functions = [
+            n for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)
+        ]
+        wrong = [f.name for f in functions if not is_kernel(f) and len(parameters(f)) > MOST_PARAMETERS]
+        assert not wrong, f"{file.relative_to(ROOT)}: {wrong}"
+
+
+def test_no_file_is_longer_than_one_reads_in_one_go() -> None:
+    lines = {
+        str(file.relative_to(ROOT)): len(file.read_text().splitlines())
+        for file in sources("pipeline", "steps", "tests", "docs")
+    }
+    assert not {name: count for name, count in lines.items() if count > MOST_LINES}
+
+
+def test_no_folder_has_more_files_than_one_sees_at_a_glance() -> None:
+    folders = Counter(str(f.parent.relative_to(ROOT)) for f in sources("pipeline", "steps") if f.name != "__init__.py")
+    assert not {name: count for name, count in folders.items() if count > MOST_FILES}

@@ -9,7 +9,6 @@ options, digests of its inputs) and the digests of its results equal those in `d
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import math
 import shutil
 import signal
@@ -21,19 +20,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from pipeline.local.job_folder import PUBLISHED, acquire_lock, check_output_folder
 from pipeline.local.progress import Display
 from pipeline.local.step_cache import Task, cache_key, is_done, publish, remove
+from pipeline.local.step_process import failure_of, has_ended
 from steps.runtime import contract, reporter
 from steps.runtime.attempts import COMPLETED
 from steps.runtime.attempts import read as read_attempts
 from steps.runtime.contract import JOB_SECONDS, Nvdiffrec, Package, Preview, Quality, Reconviagen, Step, Validate
-from steps.runtime.errors import Interrupted, ModelVramOom, Record, UnknownError, ValidationFailed, as_record, by_code
+from steps.runtime.errors import Interrupted, ModelVramOom, Record, by_code
 from steps.runtime.files import read_json, read_text, tree_digests, write_json
 from steps.runtime.processes import end_session
-
-POLL_SECONDS = 0.1
-LOCK_SECONDS = 10.0
-PUBLISHED = ("result.zip", "report", "outputs.json")
 
 
 @dataclass(frozen=True)
@@ -108,10 +105,10 @@ class Job:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Locks the folder. Step processes inherit the lock, so that a new run waits for those of a killed one."""
-        _check_output_folder(self.options)
+        check_output_folder(self.options.out, self.options.models)
         self.state.mkdir(parents=True, exist_ok=True)
         with open(self.state / "lock", "w") as lock:
-            _acquire_lock(lock, self.options.out)
+            acquire_lock(lock, self.options.out)
             self.lock = lock
             yield
 
@@ -364,7 +361,7 @@ class Job:
                 pass_fds=[self.lock.fileno()] if self.lock else (),
             )
             try:
-                while not _poll(self.child):
+                while not has_ended(self.child):
                     if self.stopped:
                         self.child.terminate()
                     line.update(*(read_text(outputs / name) for name in ("stage", "progress", "seconds-left")))
@@ -372,7 +369,7 @@ class Job:
                 end_session(self.child.pid)  # needed where the step's supervisor itself was killed
                 code, self.child = self.child.wait(), None
             return line.finish(
-                _failure(outputs, code, self.state / "outputs" / f"{task.name}.stderr"), _seconds(outputs)
+                failure_of(outputs, code, self.state / "outputs" / f"{task.name}.stderr"), _seconds(outputs)
             )
 
     def publish(self, model: str, part: str, target: str) -> None:
@@ -388,35 +385,6 @@ class Job:
 # -- helpers ----------------------------------------------------------------------------------------------------------
 
 
-def _check_output_folder(options: Options) -> None:
-    """Raises ValidationFailed where --out is a file, or has files with the names of results but no .sixview: they are the
-    user's."""
-    existing = [name for name in (*PUBLISHED, *options.models) if (options.out / name).exists()]
-    if options.out.is_file() or (existing and not (options.out / ".sixview").is_dir()):
-        problem = f"holds {', '.join(existing)}, which no sixview run wrote" if existing else "is a file"
-        raise ValidationFailed(f"The output folder {options.out} {problem}.", "Name another folder with --out.")
-
-
-def _acquire_lock(lock: IO[str], out: Path) -> None:
-    deadline = time.monotonic() + LOCK_SECONDS
-    while True:
-        try:
-            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise ValidationFailed(
-                    f"Another sixview run is working in {out}.", "Wait for it to end, or name another folder."
-                ) from None
-            time.sleep(POLL_SECONDS)
-
-
-def _poll(child: subprocess.Popen[bytes]) -> bool:
-    """Waits POLL_SECONDS for the child; returns whether it has ended."""
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        child.wait(POLL_SECONDS)
-    return child.returncode is not None
-
-
 def _seconds(outputs: Path) -> float:
     """Duration of a step in seconds, from its outputs; 0 where it is missing or malformed."""
     try:
@@ -426,19 +394,7 @@ def _seconds(outputs: Path) -> float:
     return seconds if 0 <= seconds < math.inf else 0.0
 
 
-def _failure(outputs: Path, code: int, stderr: Path) -> Record | None:
-    if code == 0:
-        return None
-    last_line = (read_text(stderr).splitlines() or [""])[-1]
-    return (
-        as_record(read_json(outputs / "failure.json"))
-        or UnknownError(
-            f"The step ended with exit code {code} before it could say why. {last_line}".strip(), log=str(stderr)
-        ).record()
-    )
-
-
 def clear_cache(options: Options) -> None:
     """Deletes the cache keys of earlier runs, so that every step runs again. Raises ValidationFailed for a foreign folder."""
-    _check_output_folder(options)
+    check_output_folder(options.out, options.models)
     remove(options.out / ".sixview" / "done")

@@ -1,4 +1,5 @@
-"""The job as one Argo WorkflowTemplate. `step_templates` has the templates of its tasks."""
+"""The job as one Argo WorkflowTemplate. `step_templates` has the templates of its tasks,
+`oom_retry` the DAG of a model's attempts."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from hera.workflows import DAG, Parameter, Task, WorkflowTemplate
 from hera.workflows import models as argo
 
 from pipeline.jobs.status import FOLDER
-from pipeline.workflow import step_templates
+from pipeline.workflow import oom_retry, step_templates
 from pipeline.workflow.settings import Settings
 from pipeline.workflow.step_templates import MOUNTS
 from pipeline.workflow.substitution import any_of, conditional
@@ -102,7 +103,7 @@ def workflow_template(settings: Settings | None = None) -> dict[str, Any]:
         templates=[
             job(settings),
             step_templates.validate(settings),
-            *(step_templates.attempts(settings, model) for model in MODELS),
+            *(oom_retry.attempts(settings, model) for model in MODELS),
             *models,
             *evaluations,
             step_templates.package(settings),

@@ -1,4 +1,4 @@
-"""Container templates, one function per step, from the step's contract; and `attempts`, the DAG that repeats a model.
+"""Container templates, one function per step, from the step's contract.
 
 Every pod writes to /work, an emptyDir: Argo can read outputs on a volume even after all processes of the container were killed,
 but not those in the container's own file system. Artifact keys depend on the workflow only, not on the attempt that wrote them.
@@ -9,26 +9,17 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hera.workflows import (
-    DAG,
-    Container,
-    NoneArchiveStrategy,
-    Parameter,
-    RawArtifact,
-    S3Artifact,
-    Task,
-    UserContainer,
-)
+from hera.workflows import Container, NoneArchiveStrategy, Parameter, RawArtifact, S3Artifact, UserContainer
 from hera.workflows import models as argo
 
 from pipeline.clients.s3 import key_of
 from pipeline.jobs.failure import EXIT_HANDLER_OUTPUTS
-from pipeline.jobs.pod_messages import NOT_RETRYABLE, RETRYABLE, SIGKILLED
-from pipeline.workflow.resources import CONTROL, GROWTH, SIDECAR
+from pipeline.jobs.pod_messages import NOT_RETRYABLE, RETRYABLE
+from pipeline.workflow.resources import CONTROL, SIDECAR
 from pipeline.workflow.settings import Settings
 from pipeline.workflow.substitution import all_options, conditional, integer, option, safe_text, tag, url_part
 from steps.runtime.contract import MODELS, OUTPUTS, STEPS, arguments
-from steps.runtime.errors import DiskFull, GpuUnavailable, Interrupted, Killed, ModelOom
+from steps.runtime.errors import DiskFull, GpuUnavailable, Interrupted
 from steps.runtime.options import PRIORITIES
 
 # Command with which Argo signals a container. By default only process 1 gets the signal, which it may miss before its handler is
@@ -338,66 +329,6 @@ def templates_in_report() -> dict[str, str]:
         names |= {model: f"{model}-pod"} | {f"{model}.{part}": f"{model}-{part}" for part in ("quality", "preview")}
     return names
 
-
-# -- attempts ---------------------------------------------------------------------------------------------------------
-
-
-def attempts(settings: Settings, model: str) -> DAG:
-    """The DAG of a model's attempts: one attempt and, after an OOM that more memory or a lower level can avoid, this template
-    again, with arguments from the failed attempt's outputs. Argo's retryStrategy has only a count, which lost nodes also
-    raise."""
-    outputs = "tasks.attempt.outputs?.parameters?."  # missing where outputs were lost; so is exitCode of a deleted pod
-    error_code, exit_code = f"({outputs}['error-code'] ?? '')", "(tasks.attempt.exitCode ?? '')"
-    killed = f"{exit_code} in ['{Killed.exit_code}', '{SIGKILLED}']"
-    by_exit_code = f"{exit_code} == '{ModelOom.exit_code}' ? '{ModelOom.code}' : {killed} ? '{Killed.code}' : ''"
-    code = f"({error_code} != '' ? {error_code} : ({by_exit_code}))"
-    seconds_used = f"int(float({outputs}seconds ?? '0'))"
-    levels_left = f"int({outputs}['rungs-left'] ?? '0')"
-    is_ram_oom, is_vram_oom = f"({code} in ['MODEL_OOM', 'KILLED'])", f"({code} == 'MODEL_VRAM_OOM')"
-    memory = "int(inputs.parameters.memory)"
-    # `max`: the first attempt's size may exceed the limit for later ones
-    next_memory = f"max({memory}, min({settings.most_memory_mib}, {GROWTH} * {memory}))"
-    earlier = safe_text("earlier")
-    this_attempt = f"{code} + ' at ' + string({memory}) + ' MiB of memory'"
-    arguments = {
-        "memory": f"{is_ram_oom} ? {next_memory} : int(inputs.parameters.memory)",
-        "deadline": f"max(1, int(inputs.parameters.deadline) - {seconds_used})",
-        "earlier": f"{earlier} + ({earlier} == '' ? '' : ', ') + {this_attempt}",
-        "rams": f"int(inputs.parameters.rams) + ({is_ram_oom} ? 1 : 0)",
-        "vrams": f"int(inputs.parameters.vrams) + ({is_vram_oom} ? 1 : 0)",
-    }
-    is_retryable = (
-        f"({is_ram_oom} && int(inputs.parameters.rams) < {settings.ram_retries}) || "
-        f"({is_vram_oom} && {levels_left} > 0 && int(inputs.parameters.vrams) < {settings.vram_retries})"
-    )
-    next_attempt = Task(
-        name="again",
-        template=model,
-        depends="attempt.Failed || attempt.Errored",
-        when=f"{{{{={is_retryable}}}}}",
-        arguments=[Parameter(name=name, value=f"{{{{={expression}}}}}") for name, expression in arguments.items()],
-    )
-    passed_on = [
-        Parameter(name=name, value=tag(safe_text(name)) if name == "earlier" else integer(name))
-        for name in ATTEMPT_PARAMETERS
-    ]
-    defaults = {"earlier": "", "rams": "0", "vrams": "0"}
-    return DAG(
-        name=model,
-        inputs=[
-            Parameter(name="memory"),
-            Parameter(name="deadline"),
-            *(Parameter(name=n, value=v) for n, v in defaults.items()),
-        ],
-        tasks=[Task(name="attempt", template=f"{model}-pod", arguments=passed_on), next_attempt],
-        outputs=[Parameter(name="seconds-left", value_from=argo.ValueFrom(expression=SECONDS_LEFT, default="1"))],
-    )
-
-
-SECONDS_LEFT = (
-    "tasks.again.status == 'Succeeded' ? tasks.again.outputs.parameters['seconds-left'] : "
-    "string(max(1, int(inputs.parameters.deadline) - int(float(tasks.attempt.outputs.parameters.seconds))))"
-)
 
 # -- the exit handler ---------------------------------------------------------------------------------------------------
 

@@ -88,11 +88,8 @@ def _world_points(
     for i, (view, s) in enumerate(zip(views, samples, strict=True)):
         z, dv, dt = model.depth(s.value, model.view_params(params, i))
         rays = view.rays(s.x, s.y) * (s.to_z if model.ray else np.ones_like(z))[:, None]
-        slopes = (
-            rays[:, :, None] * _embed_view_params(model, len(views), i, dt)[:, None, :]
-            if jacobian
-            else np.zeros((len(z), 3, 0))
-        )
+        by_params = _embed_view_params(model, len(views), i, dt) if jacobian else np.zeros((len(z), 0))
+        slopes = rays[:, :, None] * by_params[:, None, :]
         points = view.camera.position + rays * z[:, None]
         parts.append((points, slopes, _normals(view, s, model, z, dv), np.full(len(z), i)))
     return WorldPoints(*(np.concatenate(p) for p in zip(*parts, strict=True)))
@@ -137,17 +134,27 @@ def rows_of(views: list[DepthView], samples: list[Sample], model: Model, params:
     return Rows(*(np.concatenate([getattr(p, f) for p in parts]) for f in Rows.__annotations__))
 
 
-def _project_with_jacobian(view: DepthView, points: Array) -> tuple[Array, Array, Array]:
-    """Pixel coordinates (n, 2) of world points, their depth (n,), and the derivatives of the former by the points [n, 2, 3]."""
-    pixels, z = project(points, view.camera)
+@dataclass(frozen=True)
+class ProjectedPoints:
+    """World points in a view: pixel coordinates (n, 2), depth (n,), and the derivatives of the former by the points [n, 2, 3]."""
+
+    world: WorldPoints
+    pixels: Array
+    z: Array
+    jacobian: Array
+
+
+def _project_with_jacobian(view: DepthView, world: WorldPoints) -> ProjectedPoints:
+    pixels, z = project(world.points, view.camera)
     safe = np.where(z > 1e-6, z, 1e-6)
     p = view.camera.projection[:, :3]
-    return pixels, z, (p[None, :2] - pixels[:, :, None] * p[None, 2:]) / safe[:, None, None]
+    return ProjectedPoints(world, pixels, z, (p[None, :2] - pixels[:, :, None] * p[None, 2:]) / safe[:, None, None])
 
 
 def _view_rows(view: DepthView, j: int, others: WorldPoints, model: Model, params: Array, views: int) -> list[Rows]:
     """Residuals in view j of the other views' points: outside its silhouette, off its surface, and short of its extent."""
-    pixels, z, pixel_jacobian = _project_with_jacobian(view, others.points)
+    projected = _project_with_jacobian(view, others)
+    pixels, z, pixel_jacobian = projected.pixels, projected.z, projected.jacobian
     height, width = view.value.shape
     c = np.clip(np.floor(np.nan_to_num(pixels[:, 0])), 0, width - 1).astype(int)
     r = np.clip(np.floor(np.nan_to_num(pixels[:, 1])), 0, height - 1).astype(int)
@@ -170,7 +177,7 @@ def _view_rows(view: DepthView, j: int, others: WorldPoints, model: Model, param
         shortfall, directions, unit[first], pixel_jacobian[first], others.jacobian[first], EXTENT_WEIGHT
     )
     inside = np.flatnonzero((distance <= 0.5) & view.smooth[r, c])
-    return [silhouette, extent, _surface_rows(view, j, others, inside, (pixels, z), model, params, views)]
+    return [silhouette, extent, _surface_rows(view, j, projected, inside, model, params, views)]
 
 
 def _silhouette_rows(error: Array, way: Array, unit: Array, moves: Array, slopes: Array, weight: float = 1.0) -> Rows:
@@ -182,19 +189,11 @@ def _silhouette_rows(error: Array, way: Array, unit: Array, moves: Array, slopes
 
 
 def _surface_rows(
-    view: DepthView,
-    j: int,
-    others: WorldPoints,
-    n: Array,
-    at: tuple[Array, Array],
-    model: Model,
-    params: Array,
-    views: int,
+    view: DepthView, j: int, projected: ProjectedPoints, n: Array, model: Model, params: Array, views: int
 ) -> Rows:
-    """Point-to-plane distances between the points `n` of other views and the surface that view j sees. at: pixel coordinates
-    and depth of all points."""
-    pixels, z = at
-    s, known = _sample_at(view, pixels[n])
+    """Point-to-plane distances between the points `n` of other views and the surface that view j sees."""
+    others, z = projected.world, projected.z
+    s, known = _sample_at(view, projected.pixels[n])
     n = n[known]
     depth, dv, dt = model.depth(s.value, model.view_params(params, j))
     factor = s.to_z if model.ray else np.ones_like(depth)

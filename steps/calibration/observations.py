@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_filter, map_coordinates
 
-from steps.calibration.solver import PER_VIEW, SHARED, EncodingModel, Observations, to_world, unit_directions
+from steps.calibration.rig_model import PER_VIEW, SHARED, EncodingModel, to_world
 from steps.compute.kernels import parallel_map
 from steps.geometry.depth_ops import dequantize
 
@@ -17,6 +17,39 @@ Array = NDArray[Any]
 MAX_CELLS = 128  # side of the maps that residuals are looked up in
 POINTS = 1000  # of each view
 RIM_PASSES = 30  # of dequantization along the silhouette, where levels are narrow
+DIRECTIONS = 16  # in which the extent of a silhouette is taken
+
+
+@dataclass(frozen=True)
+class Observations:
+    """What is measured in the six depth renders, before any camera is known. Half widths; s cells to a side.
+
+    points: (6, n, 5), x, y, normalized depth (0 at the lowest stored value, 1 at the highest) and its slopes along x and y;
+    values: (6, s, s), normalized depth, -1 where nothing is; slopes: (6, s, s), the length of its gradient;
+    silhouette_distance: (6, s, s), signed, positive outside; silhouette_extent: (6, DIRECTIONS), the silhouette's support
+    function; normalized_depths: at the pictures' size, six [side, side]; level: step between two stored values, normalized;
+    per_view_range: whether each view is normalized by its own range; extreme_points: (6, e, 5), more points, used in the
+    silhouette residuals alone."""
+
+    points: Array
+    values: Array
+    slopes: Array
+    silhouette_distance: Array
+    silhouette_extent: Array
+    normalized_depths: list[Array]
+    level: float
+    per_view_range: bool = False
+    extreme_points: Array = field(default_factory=lambda: np.empty((6, 0, 5)))
+
+    def __post_init__(self) -> None:
+        if self.values.shape[1] < 2 or not self.values.shape == self.slopes.shape == self.silhouette_distance.shape:
+            raise ValueError(f"Maps of {self.values.shape[1:]} cells cannot be interpolated in.")
+
+
+def unit_directions() -> Array:
+    """(DIRECTIONS, 2) unit vectors."""
+    angles = np.arange(DIRECTIONS) * 2 * np.pi / DIRECTIONS
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
 def observations_of(

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion, gaussian_filter, map_coordinates
 from scipy.spatial import cKDTree
 
-from steps.calibration.solver import EncodingModel, Observations, cross_view_projections, to_world
+from steps.calibration.observations import Observations
+from steps.calibration.rig_model import EncodingModel, to_world
+from steps.calibration.rig_residuals import cross_view_projections
 from steps.compute.kernels import parallel_map
 from steps.geometry.cameras import Placement
 

@@ -10,25 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steps.calibration.observations import all_points, points_of, with_extreme_points
+from steps.calibration.observations import DIRECTIONS, Observations, all_points, points_of, with_extreme_points
 from steps.calibration.presets import PRESETS
-from steps.calibration.solver import (
-    CURVE,
-    DIRECTIONS,
-    EXACT,
-    FINE,
-    FINEST,
-    PER_VIEW,
-    ROUGH,
-    SHARED,
-    EncodingModel,
-    Fit,
-    Observations,
-    Problem,
-    Tolerance,
-    initial_params,
-    to_world,
-)
+from steps.calibration.rig_model import CURVE, PER_VIEW, SHARED, EncodingModel, initial_params, to_world
+from steps.calibration.solver import EXACT, FINE, FINEST, ROUGH, Fit, Problem, Tolerance
 from steps.compute.kernels import parallel_map
 from steps.geometry.cameras import CANONICAL_AXES, VIEW_NAMES
 
@@ -102,6 +87,28 @@ class Candidate:
     encoding: EncodingModel
     fit: Fit
 
+    @property
+    def rig(self) -> Rig:
+        return Rig(self.hypothesis, self.encoding, self.fit.params)
+
+
+@dataclass(frozen=True)
+class Rig:
+    """Six cameras with their depth encoding: what a fit starts from. params: see `rig_model`."""
+
+    hypothesis: Hypothesis
+    encoding: EncodingModel
+    params: Array
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How thorough a fit is: every so many'th point, iterations, and scales of the loss."""
+
+    stride: int
+    rounds: int
+    tolerance: Tolerance = ROUGH
+
 
 def normals(observations: Observations, candidate: Candidate) -> Array:
     """(6, s, s, 3): world unit normals of each view's surface; zero where there is none."""
@@ -118,7 +125,7 @@ def search(observations: Observations, allowed: list[Hypothesis]) -> list[Candid
     rough = _rough_fits(observations, allowed)
     if observations.per_view_range:
         return _search_per_view(observations, rough)
-    refits = parallel_map(lambda c: _fit(observations, c.hypothesis, c.encoding, c.fit.params, 8, 8), rough[:6])
+    refits = parallel_map(lambda c: _fit(observations, c.rig, Schedule(8, 8)), rough[:6])
     best = min(refits, key=lambda c: c.fit.cost)
     refitted = parallel_map(lambda c: _fit_encoding(observations, best, c), ENCODINGS)
     refitted += parallel_map(
@@ -136,13 +143,13 @@ def _perspective(hypothesis: Hypothesis) -> float | None:
 
 
 def _fit(
-    observations: Observations, hypothesis: Hypothesis, encoding: EncodingModel, params: Array, stride: int, rounds: int,
-    used: Array = ALL, tolerance: Tolerance = ROUGH, shared_only: bool = False,
-) -> Candidate:  # fmt: skip
-    free = _free_params(observations, encoding, shared_only)
-    free[0] = _perspective(hypothesis) is None
-    problem = Problem(observations, axes_of(hypothesis), encoding, used, free, stride, tolerance)
-    return Candidate(hypothesis, encoding, problem.minimize(params, rounds))
+    observations: Observations, start: Rig, schedule: Schedule, used: Array = ALL, shared_only: bool = False
+) -> Candidate:
+    free = _free_params(observations, start.encoding, shared_only)
+    free[0] = _perspective(start.hypothesis) is None
+    axes, stride, tolerance = axes_of(start.hypothesis), schedule.stride, schedule.tolerance
+    problem = Problem(observations, axes, start.encoding, used, free, stride, tolerance)
+    return Candidate(start.hypothesis, start.encoding, problem.minimize(start.params, schedule.rounds))
 
 
 def _free_params(observations: Observations, encoding: EncodingModel, shared_only: bool = False) -> Array:
@@ -207,7 +214,9 @@ def _rough_fits(observations: Observations, allowed: list[Hypothesis]) -> list[C
             continue
         for params in _fit_upright(observations, first, upright):
             jobs += [(r, params) for r in similar]
-    fits = parallel_map(lambda j: _fit(observations, j[0], EncodingModel(), j[1], 12, 6, shared_only=True), jobs)
+    fits = parallel_map(
+        lambda j: _fit(observations, Rig(j[0], EncodingModel(), j[1]), Schedule(12, 6), shared_only=True), jobs
+    )
     best: dict[Hypothesis, Candidate] = {}
     for candidate in sorted(fits, key=lambda c: c.fit.cost):
         best.setdefault(candidate.hypothesis, candidate)
@@ -217,7 +226,7 @@ def _rough_fits(observations: Observations, allowed: list[Hypothesis]) -> list[C
 def _fit_upright(observations: Observations, hypothesis: Hypothesis, used: Array) -> list[Array]:
     """The best parameters by the views in use: two sets with larger values farther, two with larger values nearer."""
     candidates = parallel_map(
-        lambda t: _fit(observations, hypothesis, EncodingModel(), t, 8, 8, used, shared_only=True),
+        lambda t: _fit(observations, Rig(hypothesis, EncodingModel(), t), Schedule(8, 8), used, shared_only=True),
         _start_params(observations, hypothesis),
     )
     best = []
@@ -231,8 +240,8 @@ def _fit_encoding(observations: Observations, best: Candidate, encoding: Encodin
     """The candidate refitted with another encoding. rate: of the curve to start from."""
     params = best.fit.params.copy()
     params[CURVE.start] = rate
-    rough = _fit(observations, best.hypothesis, encoding, params, 8, 12)
-    return _fit(observations, best.hypothesis, encoding, rough.fit.params, 4, 8, ALL, EXACT)
+    rough = _fit(observations, Rig(best.hypothesis, encoding, params), Schedule(8, 12))
+    return _fit(observations, rough.rig, Schedule(4, 8, EXACT))
 
 
 def _search_per_view(observations: Observations, rough: list[Candidate]) -> list[Candidate]:
@@ -242,8 +251,7 @@ def _search_per_view(observations: Observations, rough: list[Candidate]) -> list
     candidates = parallel_map(lambda c: _fit_other_hypothesis(observations, c.hypothesis, best, FINE), rough)
     best = refine(observations, min(candidates, key=lambda c: c.fit.cost))
     candidates = parallel_map(
-        lambda c: _fit_fixed_perspective(observations, c.hypothesis, best.encoding, best.fit.params, (FINE,), 8, 6),
-        rough,
+        lambda c: _fit_fixed_perspective(observations, replace(best.rig, hypothesis=c.hypothesis), (FINE,), 8, 6), rough
     )
     return sorted(candidates, key=lambda c: c.fit.cost)
 
@@ -259,13 +267,14 @@ def _fit_encoding_per_view(observations: Observations, rough: list[Candidate]) -
             if _perspective(candidate.hypothesis) is not None
             else _with_perspective(candidate.fit.params, k)
         )
-        return _fit_fixed_perspective(observations, candidate.hypothesis, encoding, params, (ROUGH, EXACT, FINE), 8, 4)
+        start_rig = Rig(candidate.hypothesis, encoding, params)
+        return _fit_fixed_perspective(observations, start_rig, (ROUGH, EXACT, FINE), 8, 4)
 
     best = min(parallel_map(fit_fixed, product(rough, ENCODINGS[:1], PER_VIEW_PERSPECTIVES)), key=_penalized_cost)
     k = float(best.fit.params[0])
     refitted = parallel_map(fit_fixed, product([best], [*ENCODINGS[1:], CURVED_ENCODINGS[0]], [k]))
     candidate = min([best, *refitted], key=_penalized_cost)
-    return _fit(observations, candidate.hypothesis, candidate.encoding, candidate.fit.params, 4, 8, ALL, FINE)
+    return _fit(observations, candidate.rig, Schedule(4, 8, FINE))
 
 
 def _fit_other_hypothesis(
@@ -277,7 +286,7 @@ def _fit_other_hypothesis(
     before = cost(observations, hypothesis, best.encoding, params, tolerance)
     if before > HOPELESS_COST[0] * best.fit.cost + HOPELESS_COST[1]:
         return Candidate(hypothesis, best.encoding, Fit(params, before))
-    fit = _fit(observations, hypothesis, best.encoding, params, 8, 6, ALL, tolerance).fit
+    fit = _fit(observations, Rig(hypothesis, best.encoding, params), Schedule(8, 6, tolerance)).fit
     return Candidate(
         hypothesis, best.encoding, Fit(fit.params, cost(observations, hypothesis, best.encoding, fit.params, tolerance))
     )
@@ -306,18 +315,17 @@ def refine(observations: Observations, best: Candidate) -> Candidate:
     fits += _fit_starts(
         extended, best, product([c for c in CURVED_ENCODINGS if c != best.encoding], perspectives, _curve_rates(best))
     )
-    better = [(c.encoding, c.fit.params) for c in sorted(fits, key=_penalized_cost)[:N_REFINED]]
-    refits = parallel_map(lambda s: _fit_fixed_perspective(extended, best.hypothesis, *s, (FINEST,), 4, 5), better)
+    better = [c.rig for c in sorted(fits, key=_penalized_cost)[:N_REFINED]]
+    refits = parallel_map(lambda rig: _fit_fixed_perspective(extended, rig, (FINEST,), 4, 5), better)
     refined = min(refits, key=_penalized_cost)
     for stride in (4, 2):
         extended = _with_extreme_points(observations, points, refined)
-        refined = _fit(extended, best.hypothesis, refined.encoding, refined.fit.params, stride, 12, ALL, FINEST)
+        refined = _fit(extended, refined.rig, Schedule(stride, 12, FINEST))
     std_error = _std_error(extended, refined) if fixed_perspective is None else 0.0
     if refined.fit.params[0] < ORTHOGRAPHIC_SIGMAS * std_error:
         encoding = EncodingModel(curved=refined.encoding.curved)
-        refined = _fit_fixed_perspective(
-            extended, best.hypothesis, encoding, _with_perspective(refined.fit.params, 0.0), (FINEST,), 2, 12
-        )
+        start = Rig(best.hypothesis, encoding, _with_perspective(refined.fit.params, 0.0))
+        refined = _fit_fixed_perspective(extended, start, (FINEST,), 2, 12)
     final_cost = cost(observations, refined.hypothesis, refined.encoding, refined.fit.params, FINEST)
     return replace(refined, fit=Fit(refined.fit.params, best.fit.cost, std_error, final_cost))
 
@@ -332,7 +340,7 @@ def _fit_starts(
         params = _with_perspective(best.fit.params, perspective)
         if rate is not None or not encoding.curved:
             params[CURVE] = rate or 0.0, 0.0, 0.0
-        return _fit_fixed_perspective(observations, best.hypothesis, encoding, params, (EXACT, FINEST), 8, 2)
+        return _fit_fixed_perspective(observations, Rig(best.hypothesis, encoding, params), (EXACT, FINEST), 8, 2)
 
     return parallel_map(fit_start, starts)
 
@@ -366,27 +374,15 @@ def _std_error(observations: Observations, candidate: Candidate) -> float:
 
 
 def _fit_fixed_perspective(
-    observations: Observations, hypothesis: Hypothesis, encoding: EncodingModel, params: Array,
-    tolerances: tuple[Tolerance, ...], stride: int, rounds: int,
-) -> Candidate:  # fmt: skip
+    observations: Observations, start: Rig, tolerances: tuple[Tolerance, ...], stride: int, rounds: int
+) -> Candidate:
     """Fits with the perspective fixed, with one tolerance after the other."""
+    hypothesis, encoding, params = start.hypothesis, start.encoding, start.params
+    axes, free = axes_of(hypothesis), _free_params(observations, encoding) & (PARAMETERS > 0)
     for tolerance in tolerances:
-        params = (
-            Problem(
-                observations,
-                axes_of(hypothesis),
-                encoding,
-                ALL,
-                _free_params(observations, encoding) & (PARAMETERS > 0),
-                stride,
-                tolerance,
-            )
-            .minimize(params, rounds)
-            .params
-        )
-    return Candidate(
-        hypothesis, encoding, Fit(params, cost(observations, hypothesis, encoding, params, tolerances[-1]))
-    )
+        params = Problem(observations, axes, encoding, ALL, free, stride, tolerance).minimize(params, rounds).params
+    final_cost = cost(observations, hypothesis, encoding, params, tolerances[-1])
+    return Candidate(hypothesis, encoding, Fit(params, final_cost))
 
 
 def _penalized_cost(candidate: Candidate) -> float:

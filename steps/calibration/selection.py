@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steps.calibration import search
+from steps.calibration.observations import Observations
 from steps.calibration.photometric import (
     AppearanceDifference,
     ColourDifference,
@@ -19,7 +20,7 @@ from steps.calibration.photometric import (
     edge_difference,
 )
 from steps.calibration.search import Candidate, Hypothesis
-from steps.calibration.solver import EXACT, Fit, Observations
+from steps.calibration.solver import EXACT, Fit
 from steps.compute.kernels import parallel_map
 
 Array = NDArray[Any]

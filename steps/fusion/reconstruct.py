@@ -16,6 +16,7 @@ from steps.fusion import thin_parts
 from steps.fusion.isosurface import extract, vertex_normals
 from steps.fusion.signed_field import DepthView, Grid, downsample, grid_around, signed_field
 from steps.geometry.depth_ops import depth_noise, dequantize, inpaint_depth
+from steps.geometry.uv_mesh import UvMesh
 from steps.io.mesh_files import Mesh
 from steps.io.scene import SceneView
 from steps.runtime.errors import ModelConvergenceFailed
@@ -141,7 +142,8 @@ def texture_mesh(
     normals = vertex_normals(vertices, faces)[index]
     photos = [photo(view, settings.resolution) for view in views]
     visible = [p for p in photos if (p.coverage >= 0.5).any()]
-    baked = bake(vertices[index], cut, uv, normals, visible, size, EXACT if settings.exact else ROUGH, own_colours)
+    blend = EXACT if settings.exact else ROUGH
+    baked = bake(UvMesh(vertices[index], cut, uv, normals), visible, size, blend, own_colours)
     metadata = {
         "resolution": [photos[0].camera.width, photos[0].camera.height],
         "texture_size": size,

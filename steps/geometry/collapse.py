@@ -15,29 +15,16 @@ from scipy.spatial import cKDTree
 
 from steps.compute.kernels import for_bands, inlined, kernel
 from steps.geometry.crossings import Cells, bounding_boxes, crossing_faces, grid_of_boxes, triangles_cross
+from steps.geometry.quadrics import HalfEdgeMesh, add_quadrics, collapse_costs, double_area_normal
 from steps.geometry.soundness import twins
 
 Array = NDArray[Any]
 ROUND_SHARE = 0.3  # the share of the edges, the cheapest, that a round may take
 LEAST_REMOVED = 0.02  # of the faces: a round that removes fewer has used up the cheap ones
-# weight of an edge's middle against the quadrics: places on flat parts are not determined by these
-MIDPOINT_WEIGHT = 1e-4
 LEAST_NORMAL_COSINE = 0.2  # least cosine between a face's normal before and after
 LEAST_AREA = 1e-3  # least area of a face against the square of its longest side
 MAX_ATTEMPTS = 4  # the last one asks everywhere
 MAX_STAR = 64  # faces around an edge
-
-
-class HalfEdgeMesh(NamedTuple):
-    """Half-edges: number 3 f + k runs from corner k of face f to the next. points: (n + 1, 3) float64, the last row for the
-    trial position; faces: (m, 3) int32, -1 where removed; twin: (3 m,) int32, the opposite half-edge; out: (n,) int32, one
-    half-edge from each vertex; quadric: (n, 10) float64."""
-
-    points: Array
-    faces: Array
-    twin: Array
-    out: Array
-    quadric: Array
 
 
 class AddedFaces(NamedTuple):
@@ -107,7 +94,7 @@ def _half_edges(vertices: Array, faces: Array) -> HalfEdgeMesh:
     out = np.zeros(len(vertices), np.int32)
     out[corners.reshape(-1)] = np.arange(3 * len(corners))
     mesh = HalfEdgeMesh(points, corners, twins(corners), out, np.zeros((len(vertices), 10)))
-    _add_quadrics(mesh)
+    add_quadrics(mesh)
     return mesh
 
 
@@ -122,7 +109,7 @@ def _round(mesh: HalfEdgeMesh, share: float, most: int, watched: Array) -> int:
     edges = (3 * alive[:, None] + np.arange(3)).reshape(-1)
     edges = edges[edges < mesh.twin[edges]]
     cost, position = np.empty(len(edges)), np.empty((len(edges), 3))
-    for_bands(lambda a, b: _collapse_costs(mesh, edges, cost, position, a, b), len(edges))
+    for_bands(lambda a, b: collapse_costs(mesh, edges, cost, position, a, b), len(edges))
     order = _indices_of_least(cost, int(np.ceil(share * len(edges))))
     cells, added = _near_faces(mesh, alive, bool(watched.any()))
     star, left, right = np.empty((3, MAX_STAR), np.int32)
@@ -148,76 +135,6 @@ def _indices_of_least(cost: Array, count: int) -> Array:
     part = np.argpartition(cost, count - 1)[:count]
     part.sort()
     return np.asarray(part[np.argsort(cost[part], kind="stable")])
-
-
-# -- quadrics -----------------------------------------------------------------------------------------------------------
-
-
-@kernel
-def _add_quadrics(mesh):  # type: ignore[no-untyped-def]
-    """Each vertex's sum of the squared distances from the planes of its faces, weighted by their area."""
-    p = mesh.points
-    for f in range(len(mesh.faces)):
-        a, b, c = mesh.faces[f, 0], mesh.faces[f, 1], mesh.faces[f, 2]
-        x, y, z = _normal(p, a, b, c)
-        double = np.sqrt(x * x + y * y + z * z)
-        if double <= 0.0:
-            continue
-        x, y, z = x / double, y / double, z / double
-        d = -(x * p[a, 0] + y * p[a, 1] + z * p[a, 2])
-        for k in range(3):
-            q = mesh.quadric[mesh.faces[f, k]]
-            q[0] += double * x * x
-            q[1] += double * x * y
-            q[2] += double * x * z
-            q[3] += double * x * d
-            q[4] += double * y * y
-            q[5] += double * y * z
-            q[6] += double * y * d
-            q[7] += double * z * z
-            q[8] += double * z * d
-            q[9] += double * d * d
-
-
-@inlined
-def _normal(p, a, b, c):  # type: ignore[no-untyped-def]
-    """The normal of a face of the points' rows, as long as twice its area."""
-    ux, uy, uz = p[b, 0] - p[a, 0], p[b, 1] - p[a, 1], p[b, 2] - p[a, 2]
-    vx, vy, vz = p[c, 0] - p[a, 0], p[c, 1] - p[a, 1], p[c, 2] - p[a, 2]
-    return uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
-
-
-@kernel
-def _collapse_costs(mesh, edges, cost, position, start, stop):  # type: ignore[no-untyped-def]
-    """Cost of each edge's collapse, and the new vertex's position."""
-    p = mesh.points
-    for e in range(start, stop):
-        h = edges[e]
-        u, v = mesh.faces[h // 3, h % 3], mesh.faces[mesh.twin[h] // 3, mesh.twin[h] % 3]
-        q, r = mesh.quadric[u], mesh.quadric[v]
-        xx, xy, xz, xd, yy = q[0] + r[0], q[1] + r[1], q[2] + r[2], q[3] + r[3], q[4] + r[4]
-        yz, yd, zz, zd, dd = q[5] + r[5], q[6] + r[6], q[7] + r[7], q[8] + r[8], q[9] + r[9]
-        midpoint_weight = MIDPOINT_WEIGHT * (xx + yy + zz) + 1e-300
-        mx, my, mz = (p[u, 0] + p[v, 0]) / 2, (p[u, 1] + p[v, 1]) / 2, (p[u, 2] + p[v, 2]) / 2
-        # relative to the middle: the least of the quadric and of the distance from there
-        gx = xx * mx + xy * my + xz * mz + xd
-        gy = xy * mx + yy * my + yz * mz + yd
-        gz = xz * mx + yz * my + zz * mz + zd
-        a, b, c = xx + midpoint_weight, yy + midpoint_weight, zz + midpoint_weight
-        ca, cb, cc = b * c - yz * yz, xz * yz - xy * c, xy * yz - b * xz
-        det = a * ca + xy * cb + xz * cc
-        sx = -(ca * gx + cb * gy + cc * gz) / det
-        sy = -(cb * gx + (a * c - xz * xz) * gy + (xy * xz - a * yz) * gz) / det
-        sz = -(cc * gx + (xy * xz - a * yz) * gy + (a * b - xy * xy) * gz) / det
-        long = (p[u, 0] - p[v, 0]) ** 2 + (p[u, 1] - p[v, 1]) ** 2 + (p[u, 2] - p[v, 2]) ** 2
-        if not sx * sx + sy * sy + sz * sz <= long:  # nan, too
-            sx, sy, sz = 0.0, 0.0, 0.0
-        x, y, z = mx + sx, my + sy, mz + sz
-        error = (
-            x * (xx * x + 2 * (xy * y + xz * z + xd)) + y * (yy * y + 2 * (yz * z + yd)) + z * (zz * z + 2 * zd) + dd
-        )
-        position[e, 0], position[e, 1], position[e, 2] = x, y, z
-        cost[e] = max(error, 0.0) + midpoint_weight * long * 0.1
 
 
 # -- collapsing ---------------------------------------------------------------------------------------------------------
@@ -317,8 +234,8 @@ def _degenerates(mesh, scratch, count, trial):  # type: ignore[no-untyped-def]
     p = mesh.points
     for k in range(count):
         f, a, b = scratch.star[k], scratch.left[k], scratch.right[k]
-        x, y, z = _normal(p, trial, a, b)
-        i, j, n = _normal(p, mesh.faces[f, 0], mesh.faces[f, 1], mesh.faces[f, 2])
+        x, y, z = double_area_normal(p, trial, a, b)
+        i, j, n = double_area_normal(p, mesh.faces[f, 0], mesh.faces[f, 1], mesh.faces[f, 2])
         new, old = x * x + y * y + z * z, i * i + j * j + n * n
         if x * i + y * j + z * n <= LEAST_NORMAL_COSINE * np.sqrt(new * old):
             return True

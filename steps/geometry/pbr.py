@@ -13,7 +13,7 @@ Colours are sRGB-encoded outside and linear inside.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,16 @@ class Material:
     def is_plain(self) -> bool:
         """Whether the surface looks like its base colour from everywhere."""
         return self.specular == 0 and bool((self.light == WHITE).all()) and bool((self.orm[..., 2] == 0).all())
+
+
+class MetallicRoughness(NamedTuple):
+    """glTF's metallic-roughness model at surface points. base: (n, 3) sRGB; roughness, metalness: (n, 1); specular: number,
+    strength of dielectric reflections."""
+
+    base: Values
+    roughness: Values
+    metalness: Values
+    specular: Values
 
 
 def to_linear(colour: Values, xp: Any) -> Values:
@@ -73,21 +83,12 @@ def harmonics(direction: Values, xp: Any) -> Values:
     return xp.stack(bands, -1)
 
 
-def shade(
-    base: Values,
-    roughness: Values,
-    metalness: Values,
-    normal: Values,
-    view: Values,
-    specular: Values,
-    light: Values,
-    xp: Any,
-) -> Values:
-    """sRGB colours (n, 3) of surface points. base: (n, 3) sRGB; roughness, metalness: (n, 1); normal: unit, (n, 3); view:
-    unit, towards the camera, (n, 3); specular: number; light: (9, 3).
+def shade(surface: MetallicRoughness, normal: Values, view: Values, light: Values, xp: Any) -> Values:
+    """sRGB colours (n, 3) of surface points. normal: unit, (n, 3); view: unit, towards the camera, (n, 3); light: (9, 3).
 
     Reflections take the light blurred by a Gaussian lobe as wide as GGX's, and the environment's share of the BRDF as
     Karis fitted it ("Physically based shading on mobile", 2014)."""
+    base, roughness, metalness, specular = surface
     cosine = xp.clip((normal * view).sum(-1)[:, None], 1e-3, 1.0)
     mirrored = 2.0 * cosine * normal - view
     albedo = to_linear(base, xp)

@@ -20,6 +20,7 @@ from PIL import Image
 
 from steps.geometry.frame import Frame
 from steps.geometry.pbr import Material
+from steps.geometry.uv_mesh import UvMesh
 from steps.io.png import to_bytes, write
 from steps.runtime.errors import IncompleteResults, InvalidFileFormat, ModelConvergenceFailed
 
@@ -42,6 +43,11 @@ class Mesh:
     normals: Array
     texture: Array
     material: Material | None = None
+
+    @property
+    def geometry(self) -> UvMesh:
+        """The mesh without its textures."""
+        return UvMesh(self.vertices, self.faces, self.uv, self.normals)
 
 
 def save(folder: Path, mesh: Mesh, frame: Frame = _OWN) -> None:

@@ -81,7 +81,8 @@ def _shade(surface: Surface, appearance: Appearance, target: Target, base: Tenso
     normal = shading_normals(surface, appearance, uv, rast)[visible]
     positions, _ = torch_ops.interpolate(surface.positions, rast, surface.tri)
     view = torch.nn.functional.normalize(target.eye - positions[visible], dim=-1)
-    lit = pbr.shade(base[visible], orm[:, 1:2], orm[:, 2:3], normal, view, appearance.specular, appearance.light, torch)
+    points = pbr.MetallicRoughness(base[visible], orm[:, 1:2], orm[:, 2:3], appearance.specular)
+    lit = pbr.shade(points, normal, view, appearance.light, torch)
     return torch.zeros_like(base).masked_scatter(visible[..., None].expand_as(base), lit)
 
 

@@ -27,6 +27,15 @@ class MemoryLevel:
     grid: int
 
 
+@dataclass(frozen=True)
+class LevelChoice:
+    """The level that is tried, the one that was asked for, and why it is this one."""
+
+    level: MemoryLevel
+    requested: MemoryLevel
+    reason: str
+
+
 def memory_levels(batch: int, resolution: int, grid: int) -> list[MemoryLevel]:
     """From the requested level down to the least."""
     levels = [MemoryLevel(batch, resolution, grid)]

@@ -23,7 +23,7 @@ from steps.nvdiffrec.checkpoint import Checkpoint, fits
 from steps.nvdiffrec.clock import Clock
 from steps.nvdiffrec.drawing import Appearance, render_geometry, render_rgba
 from steps.nvdiffrec.first_pass import FirstPass
-from steps.nvdiffrec.ladder import SAMPLES, MemoryLevel
+from steps.nvdiffrec.ladder import SAMPLES, LevelChoice, MemoryLevel
 from steps.nvdiffrec.second_pass import STRONG, WEAK, SecondPass, surface_of
 from steps.nvdiffrec.targets import Target, targets
 from steps.raster.render import render, samples_for
@@ -103,8 +103,7 @@ def psnr(mesh: Mesh, loaded: Scene) -> float:
 
 def render_view(mesh: Mesh, camera: Camera, samples: int) -> Array:
     """The mesh rendered for a camera, [H, W, 4] premultiplied RGBA."""
-    geometry = mesh.vertices, mesh.faces, mesh.uv, mesh.texture
-    return render(*geometry, camera, samples, mesh.material, mesh.normals)
+    return render(mesh.geometry, mesh.texture, camera, samples, mesh.material)
 
 
 # -- the first pass -----------------------------------------------------------------------------------------------------
@@ -285,11 +284,8 @@ def restore(optimization: Any, state: dict[str, Any]) -> None:
     optimization.optimizer.load_state_dict(state["optimizer"])
 
 
-def level_metadata(level: MemoryLevel, requested: MemoryLevel, reason: str) -> dict[str, Any]:
+def level_metadata(choice: LevelChoice) -> dict[str, Any]:
     """The memory level for the report, with what was reduced from the request."""
-    given_up = {
-        key: [getattr(requested, key), value]
-        for key, value in asdict(level).items()
-        if value != getattr(requested, key)
-    }
-    return {**asdict(level), "reason": reason, "given_up": given_up}
+    level, requested = asdict(choice.level), asdict(choice.requested)
+    given_up = {key: [requested[key], value] for key, value in level.items() if value != requested[key]}
+    return {**level, "reason": choice.reason, "given_up": given_up}

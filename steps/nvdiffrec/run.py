@@ -15,7 +15,7 @@ import numpy as np
 
 from steps.io import mesh_files, scene
 from steps.nvdiffrec import ladder
-from steps.nvdiffrec.ladder import MemoryLevel
+from steps.nvdiffrec.ladder import LevelChoice, MemoryLevel
 from steps.runtime.attempts import Attempts
 from steps.runtime.contract import Nvdiffrec
 from steps.runtime.errors import GpuUnavailable, ModelFailed
@@ -41,32 +41,27 @@ def run(parameters: Nvdiffrec, out: Path, reporter: Reporter) -> None:
     levels = ladder.memory_levels(requested.batch, requested.resolution, requested.grid)
     index, reason = ladder.choose(levels, attempts, size, free_memory(device))
     reporter.value("rungs-left", len(levels) - 1 - index)
-    with _record_attempt(attempts, levels[index], device, reporter):
-        _run_level(parameters, loaded, levels[index], requested, reason, device, reporter, out)
+    choice = LevelChoice(levels[index], requested, reason)
+    with _record_attempt(attempts, choice.level, device, reporter):
+        _run_level(parameters, loaded, choice, device, reporter, out)
 
 
 def _run_level(
-    parameters: Nvdiffrec,
-    loaded: scene.Scene,
-    level: MemoryLevel,
-    requested: MemoryLevel,
-    reason: str,
-    device: str,
-    reporter: Reporter,
-    out: Path,
+    parameters: Nvdiffrec, loaded: scene.Scene, choice: LevelChoice, device: str, reporter: Reporter, out: Path
 ) -> None:
     from steps.nvdiffrec import reconstruct
     from steps.nvdiffrec.checkpoint import Checkpoint
     from steps.nvdiffrec.clock import Clock
 
-    checkpoint = Checkpoint(parameters.checkpoint, checkpoint_key(parameters, level), parameters.checkpoint_seconds)
+    key = checkpoint_key(parameters, choice.level)
+    checkpoint = Checkpoint(parameters.checkpoint, key, parameters.checkpoint_seconds)
     saved = checkpoint.load()
     if checkpoint.note:
         reporter.note(checkpoint.note)
     if saved:
         print(f"going on from the checkpoint {parameters.checkpoint}", file=sys.stderr)
     clock = Clock(reporter, 2 * parameters.iterations)
-    job = reconstruct.Job(loaded, loaded.views, parameters, level, device, checkpoint, clock, saved)
+    job = reconstruct.Job(loaded, loaded.views, parameters, choice.level, device, checkpoint, clock, saved)
     first, start_metadata = reconstruct.start(job)
     for note in start_metadata.get("notes", []):
         reporter.note(note)
@@ -82,7 +77,7 @@ def _run_level(
         "device": device,
         "device_name": device_name(device),
         "seed": parameters.seed,
-        "rung": reconstruct.level_metadata(level, requested, reason),
+        "rung": reconstruct.level_metadata(choice),
         **start_metadata,
         "voxel": loaded.frame.length_out(start_metadata["voxel"]),
         **metadata,

@@ -55,7 +55,7 @@ def write_view(mesh: Mesh, loaded: Scene, index: int, view: SceneView, size: int
 
 def render_view(mesh: Mesh, camera: Camera, samples: int = 3) -> Array:
     """The mesh rendered for a camera, [H, W, 4] premultiplied RGBA."""
-    return render(mesh.vertices, mesh.faces, mesh.uv, mesh.texture, camera, samples, mesh.material, mesh.normals)
+    return render(mesh.geometry, mesh.texture, camera, samples, mesh.material)
 
 
 def resized_camera(camera: Camera, size: int) -> Camera:

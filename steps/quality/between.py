@@ -73,7 +73,7 @@ def score(mesh: Mesh, views: list[HeldOut], background: Array) -> float:
     """Mean PSNR in dB over the views."""
 
     def one(view: HeldOut) -> float:
-        rgba = render(mesh.vertices, mesh.faces, mesh.uv, mesh.texture, view.camera, 3, mesh.material, mesh.normals)
+        rgba = render(mesh.geometry, mesh.texture, view.camera, 3, mesh.material)
         return metrics.psnr(view.picture, np.clip(over_premultiplied(rgba, background), 0, 1), view.counts)
 
     return float(np.mean(parallel_map(one, views)))

@@ -84,8 +84,7 @@ def score_view(mesh: Mesh, view: SceneView, loaded: Scene) -> dict[str, Any]:
 
 def render_view(mesh: Mesh, camera: Camera) -> Array:
     """The mesh rendered for a camera, [H, W, 4] premultiplied RGBA."""
-    geometry = mesh.vertices, mesh.faces, mesh.uv, mesh.texture
-    return render(*geometry, camera, samples_for(camera), mesh.material, mesh.normals)
+    return render(mesh.geometry, mesh.texture, camera, samples_for(camera), mesh.material)
 
 
 def summary(

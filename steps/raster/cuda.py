@@ -28,22 +28,32 @@ LOWER = np.int64(0xFFFFFFFF)
 THREADS = 128
 
 
+def gpu_function(function: Any) -> Any:
+    """Marks a function that is compiled for the GPU alone, by `device`."""
+    return function
+
+
+@gpu_function
 def _add(array, index, value):  # type: ignore[no-untyped-def]
     cuda.atomic.add(array, index, value)
 
 
+@gpu_function
 def _key(z, item):  # type: ignore[no-untyped-def]
     return (np.int64(min(max((z + 1.0) * DEPTH_SCALE, 0.0), DEEPEST)) << 32) | np.int64(item)
 
 
+@gpu_function
 def _depth_test(face, bary, depth, row, column, f, z, u, v):  # type: ignore[no-untyped-def]
     cuda.atomic.min(face, (row, column), _key(z, f))
 
 
+@gpu_function
 def _nearest_edge_test(edge_hits, depths, row, column, e, z):  # type: ignore[no-untyped-def]
     cuda.atomic.min(edge_hits, (row, column), _key(z, e))
 
 
+@gpu_function
 def _cross_in_order(p, q):  # type: ignore[no-untyped-def]
     """Edge function with operands in a fixed order: a fused multiply-add would break the exact antisymmetry under swapped
     ends on which watertight edges rest, so both faces of an edge compute the same one."""
@@ -73,6 +83,7 @@ def device(function: Any) -> Any:
     return cuda.jit(device=True)(types.FunctionType(source.__code__, scope, source.__name__))
 
 
+@gpu_function
 def resolve_pixel(row, column, keys, corners, faces, rast):  # type: ignore[no-untyped-def]
     """Barycentric weights and depth of a pixel, from the nearest face in its key."""
     if keys[row, column] == NOTHING:
@@ -98,6 +109,7 @@ def _edge(p, q, x, y):  # type: ignore[no-untyped-def]
     return a * x + b * y + c
 
 
+@gpu_function
 def decode_pixel(row, column, keys, edge_hits):  # type: ignore[no-untyped-def]
     """The edge of a key, -1 for none."""
     edge_hits[row, column] = -1 if keys[row, column] == NOTHING else keys[row, column] & LOWER
@@ -144,6 +156,7 @@ def _array(tensor: Tensor) -> Any:
     return cuda.as_cuda_array(tensor) if tensor.is_cuda else tensor.numpy()
 
 
+@gpu_function
 def _walk(position, corners, edges, chosen, rast, axis, edge_hits, depths, start, stop):  # type: ignore[no-untyped-def]
     _walk_edge(chosen[position], corners, edges, rast, axis, edge_hits, depths, start, stop)
 

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from steps.compute.kernels import cell, check_indices, for_bands, kernel
 from steps.geometry.cameras import Camera
 from steps.geometry.image_ops import box_down
-from steps.geometry.pbr import Material
+from steps.geometry.pbr import Material, MetallicRoughness
 from steps.geometry.pbr import shade as lit
+from steps.geometry.uv_mesh import UvMesh
 from steps.raster.rasterize import Fragments, rasterize
 
 Array = NDArray[Any]
@@ -25,51 +26,35 @@ def samples_for(camera: Camera) -> int:
     return next((samples for side, samples in ((256, 8), (512, 6), (1024, 4)) if longest <= side), 2)
 
 
-def render(
-    vertices: Array,
-    faces: Array,
-    uv: Array,
-    texture: Array,
-    camera: Camera,
-    samples: int = 3,
-    material: Material | None = None,
-    normals: Array | None = None,
-) -> Array:
+def render(mesh: UvMesh, texture: Array, camera: Camera, samples: int = 3, material: Material | None = None) -> Array:
     """The mesh rendered, [H, W, 4] float32, premultiplied RGBA, samples^2 samples per pixel. Unlit, unless a material that is
-    not plain is given with vertex normals: then under the material's light."""
+    not plain is given: then under its light."""
     out = []
     for row in range(0, camera.height, STRIP):
         strip = _strip(camera, row, samples)
-        fragments = rasterize(vertices, faces, strip)
-        shaded = shade(fragments, faces, uv, texture)
-        if material is not None and normals is not None and not material.is_plain:
-            _light(shaded, fragments, vertices, faces, uv, normals, material, camera)
+        fragments = rasterize(mesh.vertices, mesh.faces, strip)
+        shaded = shade(fragments, mesh.faces, mesh.uv, texture)
+        if material is not None and not material.is_plain:
+            _light(shaded, fragments, mesh, material, camera)
         out.append(box_down(shaded, samples))
     return np.concatenate(out)
 
 
-def _light(
-    shaded: Array,
-    fragments: Fragments,
-    vertices: Array,
-    faces: Array,
-    uv: Array,
-    normals: Array,
-    material: Material,
-    camera: Camera,
-) -> None:
+def _light(shaded: Array, fragments: Fragments, mesh: UvMesh, material: Material, camera: Camera) -> None:
     """Shades base colours [H, W, 4] in place."""
     visible = fragments.face >= 0
-    corners, first_weights = faces[fragments.face[visible]], fragments.bary[visible]
+    corners, first_weights = mesh.faces[fragments.face[visible]], fragments.bary[visible]
     weights = np.concatenate([first_weights, 1 - first_weights.sum(axis=1, keepdims=True)], axis=1)[:, :, None]
-    point, normal, tangent = ((a[corners] * weights).sum(axis=1) for a in (vertices, normals, material.tangents))
-    orm, mapped = (shade(fragments, faces, uv, image)[visible][:, :3] for image in (material.orm, material.normal))
+    point, normal, tangent = (
+        (a[corners] * weights).sum(axis=1) for a in (mesh.vertices, mesh.normals, material.tangents)
+    )
+    orm, mapped = (
+        shade(fragments, mesh.faces, mesh.uv, image)[visible][:, :3] for image in (material.orm, material.normal)
+    )
     normal = apply_normal_map(_unit(normal), _unit(tangent[:, :3]), np.sign(tangent[:, 3:]), mapped * 2 - 1)
     view = _unit(camera.position - point)
-    base = shaded[visible][:, :3]
-    shaded[visible, :3] = lit(base, orm[:, 1:2], orm[:, 2:3], normal, view, material.specular, material.light, np).clip(
-        0, 1
-    )
+    surface = MetallicRoughness(shaded[visible][:, :3], orm[:, 1:2], orm[:, 2:3], material.specular)
+    shaded[visible, :3] = lit(surface, normal, view, material.light, np).clip(0, 1)
 
 
 def apply_normal_map(normal: Array, tangent: Array, sign: Array, mapped: Array) -> Array:

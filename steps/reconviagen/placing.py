@@ -142,10 +142,11 @@ def write_coverage(mesh: Mesh, unseen: Array, path: Path) -> None:
     middle = (mesh.vertices.min(axis=0) + mesh.vertices.max(axis=0)) / 2
     vertices = mesh.vertices - middle
     radius = float(np.linalg.norm(vertices, axis=1).max())
+    centred = replace(mesh.geometry, vertices=vertices.astype(np.float32))
     tiles = []
     for direction in DIRECTIONS:
         back = np.array(direction) / np.linalg.norm(direction)
         camera = look_at("between", back * 3.2 * radius, np.array([0.0, 1.0, 0.0]), TILE, TILE * 1.45)
-        rgba = render(vertices.astype(np.float32), mesh.faces, mesh.uv, painted, camera, 3)
+        rgba = render(centred, painted, camera, 3)
         tiles.append(rgba[..., :3] + 1 - rgba[..., 3:])
     png.write(path, png.to_bytes(np.hstack(tiles)))

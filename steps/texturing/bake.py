@@ -27,6 +27,7 @@ from steps.compute.kernels import (
 )
 from steps.geometry.cameras import Camera
 from steps.geometry.image_ops import inpaint
+from steps.geometry.uv_mesh import UvMesh
 from steps.raster.rasterize import Fragments, rasterize, rasterize_homogeneous
 
 Array = NDArray[Any]
@@ -91,11 +92,26 @@ def texel_fragments(faces: Array, uv: Array, size: int) -> Fragments:
     return rasterize_homogeneous(flat, faces, size, size)
 
 
+@dataclass(frozen=True)
+class SeenPhoto:
+    """A photograph with the mesh's depth in it [H, W], and a weight per pixel [H, W] in (0, 1] that fades towards edges."""
+
+    photo: Photo
+    depth: Array
+    confidence: Array
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Weighted sums per texel over the views. bands: [S, S, 6] float32, low and high frequencies; weight: [S, S, 2] float32, of
+    each band."""
+
+    bands: Array
+    weight: Array
+
+
 def bake(
-    vertices: Array,
-    faces: Array,
-    uv: Array,
-    normals: Array,
+    mesh: UvMesh,
     photos: list[Photo],
     size: int,
     blend: Blend = EXACT,
@@ -103,75 +119,61 @@ def bake(
 ) -> TexturedMesh:
     """Bakes `photos` into a texture of size x size. Unseen texels are inpainted from the nearest seen ones; or, given
     own_colours, take the mesh's own colours at points (n, 3), matched to the photographs' tone and without a seam."""
-    check_indices(faces, min(len(vertices), len(normals)))
-    fragments = texel_fragments(faces, uv, size)
+    check_indices(mesh.faces, min(len(mesh.vertices), len(mesh.normals)))
+    fragments = texel_fragments(mesh.faces, mesh.uv, size)
     bands = np.zeros((size, size, 6), np.float32)
     weight = np.zeros((size, size, 2), np.float32)
-    for photo, (depth, confidence) in zip(
-        photos, parallel_map(lambda p: _depth_and_confidence(vertices, faces, p), photos), strict=True
-    ):
-        _add_photo(photo, depth, confidence, fragments, vertices, faces, normals, blend, bands, weight)
+    for seen_photo in parallel_map(lambda p: _seen_photo(mesh, p), photos):
+        _add_photo(seen_photo, fragments, mesh, blend, Sums(bands, weight))
     surface, seen = fragments.face >= 0, weight[..., 0] > 0
     bands[seen] /= np.repeat(weight[seen], 3, axis=1)
     colour = bands[..., :3] + bands[..., 3:]
-    unseen, base = (
-        surface & ~seen,
-        _tone_mapped_own_colours(own_colours, fragments, surface, surface & seen, colour, vertices, faces),
-    )
-    _inpaint_unseen(colour, base, unseen, surface & seen, fragments, vertices, faces, normals)
+    base = _tone_mapped_own_colours(own_colours, fragments, surface, surface & seen, colour, mesh)
+    unseen = surface & ~seen
+    _inpaint_unseen(colour, base, unseen, surface & seen, fragments, mesh)
     seen_fraction = float(seen.sum() / max(1, surface.sum()))
-    return TexturedMesh(vertices, faces, uv, normals, np.clip(inpaint(colour, surface), 0, 1), seen_fraction, unseen)
+    texture = np.clip(inpaint(colour, surface), 0, 1)
+    return TexturedMesh(mesh.vertices, mesh.faces, mesh.uv, mesh.normals, texture, seen_fraction, unseen)
 
 
 def _max_distance(vertices: Array) -> float:
     return MAX_DISTANCE * float(np.linalg.norm(np.ptp(vertices, axis=0)))
 
 
-def _depth_and_confidence(vertices: Array, faces: Array, photo: Photo) -> tuple[Array, Array]:
-    """The mesh's depth in the view [H, W], and a weight per pixel [H, W] in (0, 1] that fades towards edges."""
-    depth = rasterize(vertices, faces, photo.camera).depth
-    distance = max(min(float(depth.max()), _max_distance(vertices)), 1e-9)
+def _seen_photo(mesh: UvMesh, photo: Photo) -> SeenPhoto:
+    depth = rasterize(mesh.vertices, mesh.faces, photo.camera).depth
+    distance = max(min(float(depth.max()), _max_distance(mesh.vertices)), 1e-9)
     jump = maximum_filter(depth, 3) - minimum_filter(depth, 3) > OCCLUSION * 2 * distance
     edge = jump | (photo.coverage < 0.999) | (depth <= 0)
-    return depth, np.clip(distance_transform_edt(~edge) / EDGE_FADE, 1e-3, 1.0).astype(np.float32)
+    return SeenPhoto(photo, depth, np.clip(distance_transform_edt(~edge) / EDGE_FADE, 1e-3, 1.0).astype(np.float32))
 
 
-def _add_photo(
-    photo: Photo,
-    depth: Array,
-    confidence: Array,
-    at: Fragments,
-    vertices: Array,
-    faces: Array,
-    normals: Array,
-    blend: Blend,
-    bands: Array,
-    weight: Array,
-) -> None:
-    layers = _frequency_bands(photo)
-    projection, eye, max_distance = photo.camera.projection, photo.camera.position, _max_distance(vertices)
+def _add_photo(seen: SeenPhoto, fragments: Fragments, mesh: UvMesh, blend: Blend, sums: Sums) -> None:
+    """Adds a photograph to the sums, in place."""
+    layers, camera, max_distance = _frequency_bands(seen.photo), seen.photo.camera, _max_distance(mesh.vertices)
+    projection, eye = camera.projection, camera.position
     for_bands(
         lambda a, b: _accumulate(
             layers,
-            depth,
-            confidence,
+            seen.depth,
+            seen.confidence,
             projection,
             eye,
             max_distance,
-            at.face,
-            at.bary,
-            vertices,
-            faces,
-            normals,
+            fragments.face,
+            fragments.bary,
+            mesh.vertices,
+            mesh.faces,
+            mesh.normals,
             np.empty((2, 3)),
             float(blend.slow),
             float(blend.detail),
-            bands,
-            weight,
+            sums.bands,
+            sums.weight,
             a,
             b,
         ),
-        len(at.face),
+        len(fragments.face),
     )
 
 
@@ -285,15 +287,14 @@ def _tone_mapped_own_colours(
     surface: Array,
     seen: Array,
     colour: Array,
-    vertices: Array,
-    faces: Array,
+    mesh: UvMesh,
 ) -> Array | None:
     """The mesh's own colours of all surface texels, [S, S, 3], with contrast and brightness per channel fitted to the
     photographs where these see; None where it has none."""
     if own_colours is None or not seen.any():
         return None
     base = np.zeros_like(colour)
-    base[surface] = own_colours(_positions(fragments, surface, vertices, faces))
+    base[surface] = own_colours(_positions(fragments, surface, mesh.vertices, mesh.faces))
     for k in range(3):
         x, y = base[seen][:, k], colour[seen][:, k]
         gain = float(np.clip(np.cov(x, y)[0, 1] / max(float(x.var()), 1e-6), *GAIN_RANGE))
@@ -302,14 +303,7 @@ def _tone_mapped_own_colours(
 
 
 def _inpaint_unseen(
-    colour: Array,
-    base: Array | None,
-    unseen: Array,
-    seen: Array,
-    fragments: Fragments,
-    vertices: Array,
-    faces: Array,
-    normals: Array,
+    colour: Array, base: Array | None, unseen: Array, seen: Array, fragments: Fragments, mesh: UvMesh
 ) -> None:
     """Fills unseen texels with the mean of the eight nearest seen ones, weighted by 1 / distance, in place. Distance includes
     normals, so that the inside of a thin wall does not take colours of its outside. With a `base`, its correction is
@@ -317,12 +311,11 @@ def _inpaint_unseen(
     if not unseen.any() or not seen.any():
         return
     step = max(1, int(seen.sum()) // 100_000)  # a denser tree costs time and changes nothing visible
-    diagonal = float(np.linalg.norm(np.ptp(vertices, axis=0)))
+    diagonal = float(np.linalg.norm(np.ptp(mesh.vertices, axis=0)))
+    layers = mesh.vertices, NORMAL_DISTANCE * diagonal * mesh.normals
 
     def coordinates(where: Array) -> Array:
-        return np.hstack(
-            [_positions(fragments, where, part, faces) for part in (vertices, NORMAL_DISTANCE * diagonal * normals)]
-        )
+        return np.hstack([_positions(fragments, where, layer, mesh.faces) for layer in layers])
 
     tree = cKDTree(coordinates(seen)[::step])
     distance, nearest = tree.query(coordinates(unseen), k=8, workers=-1)

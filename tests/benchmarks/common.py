@@ -110,7 +110,7 @@ def between(mesh: Mesh, source: Path, seen: Inputs) -> tuple[float, float]:
     """Mean PSNR of the held-out views, leaving out what no input view saw: full frame, and object only."""
     scores = []
     for camera, reference, depth in sample_views(source):
-        rgba = render(mesh.vertices, mesh.faces, mesh.uv, mesh.texture, camera)
+        rgba = render(mesh.geometry, mesh.texture, camera)
         picture = np.clip(rgba[..., :3] + 1 - rgba[..., 3:], 0, 1)
         object_seen = np.zeros(depth.shape, bool)
         object_seen[depth > 0] = seen.saw(unproject(depth, camera))

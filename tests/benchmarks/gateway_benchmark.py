@@ -24,7 +24,7 @@ from pipeline.clients import s3
 from tests.cluster import client, web
 from tests.cluster.node import kubectl
 from tests.cluster.places import NAMESPACE
-from tests.cluster.test_gateway import png
+from tests.cluster.web import png
 
 UPLOADS, MEGABYTES, RATE = 100, 2.0, 50
 TEMPLATE = "sixview-idle"

@@ -19,8 +19,8 @@ from scipy.spatial import cKDTree
 
 from steps.io import mesh_files
 from tests import cases
-from tests.benchmarks.captures_benchmark import similarity
 from tests.benchmarks.common import WORK, table
+from tests.benchmarks.true_objects import similarity
 from tests.cases.kit import Case
 
 Array = np.ndarray[Any, Any]

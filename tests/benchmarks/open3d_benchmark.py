@@ -12,6 +12,7 @@ from steps.fusion import reconstruct
 from steps.fusion.isosurface import extract, quadric_decimation, vertex_normals
 from steps.fusion.signed_field import DepthView, grid_around
 from steps.geometry.soundness import is_closed
+from steps.geometry.uv_mesh import UvMesh
 from steps.io import scene
 from steps.io.mesh_files import Mesh
 from steps.texturing.atlas import unwrap
@@ -119,7 +120,7 @@ def textured(loaded: scene.Scene, vertices: Array, faces: Array) -> Mesh:
     index, cut, uv = unwrap(vertices, faces, size)
     normals = vertex_normals(vertices, faces)[index]
     photos = [reconstruct.photo(view, 0) for view in loaded.views]
-    baked = bake(vertices[index], cut, uv, normals, photos, size)
+    baked = bake(UvMesh(vertices[index], cut, uv, normals), photos, size)
     return Mesh(baked.vertices.astype(np.float32), cut, uv, normals.astype(np.float32), baked.texture)
 
 
@@ -127,7 +128,7 @@ def score(mesh: Mesh, source: Path, loaded: scene.Scene, out: Path) -> list[floa
     """PSNR at the input views, between them, Chamfer and F-score."""
     scores = []
     for view in loaded.views:
-        rgba = render(mesh.vertices, mesh.faces, mesh.uv, mesh.texture, view.camera, 4)
+        rgba = render(mesh.geometry, mesh.texture, view.camera, 4)
         scores.append(psnr(view.picture(), np.clip(scene.over_premultiplied(rgba, loaded.background), 0, 1)))
     seen = inputs(out / ".sixview" / "scene")
     in_frame = in_users_frame(mesh, loaded)

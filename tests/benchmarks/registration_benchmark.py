@@ -188,7 +188,7 @@ def scored(mesh: Any, loaded: scene.Scene) -> float:
 
 
 def _drawn(mesh: Any, view: scene.SceneView) -> Array:
-    rgba = render(mesh.vertices, mesh.faces, mesh.uv, mesh.texture, view.camera, 4)
+    rgba = render(mesh.geometry, mesh.texture, view.camera, 4)
     return np.asarray(rgba[..., :3] + view.background * (1 - rgba[..., 3:]), np.float32)
 
 

@@ -12,21 +12,14 @@ import pytest
 from PIL import Image
 
 from steps.calibration import observations, photometric, search
+from steps.calibration.observations import Observations
 from steps.calibration.presets import PRESETS
-from steps.calibration.search import Candidate, Hypothesis
-from steps.calibration.selection import EQUIVALENT_LOCAL, Choice
-from steps.calibration.solver import (
+from steps.calibration.rig_model import (
     CURVE,
-    DIFFERENCE_STEP,
     END_HEIGHTS,
-    FINEST,
-    PARAM_STD,
     PER_VIEW,
     SHARED,
     EncodingModel,
-    Fit,
-    Observations,
-    Problem,
     curve_is_monotone,
     height_of,
     project_to_view,
@@ -34,6 +27,10 @@ from steps.calibration.solver import (
     undo_curve,
     unpack_params,
 )
+from steps.calibration.rig_residuals import DIFFERENCE_STEP
+from steps.calibration.search import Candidate, Hypothesis
+from steps.calibration.selection import EQUIVALENT_LOCAL, Choice
+from steps.calibration.solver import FINEST, PARAM_STD, Fit, Problem
 from steps.geometry.cameras import Placement, project, ray_to_z, unproject
 from steps.geometry.depth_curve import is_monotone
 from steps.io import cameras_json, png

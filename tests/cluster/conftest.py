@@ -13,12 +13,13 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from PIL import Image
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-from tests.cluster import client, node
+from tests.cluster import client, node, web
 from tests.cluster.client import ended_pods, finished, kill_container, submit, working_pod
 from tests.cluster.node import kubectl
 from tests.cluster.places import CACHE, NAMESPACE, ROOT
@@ -30,7 +31,14 @@ PROCESS = os.environ.get("PYTEST_XDIST_WORKER", "")  # which of several this is
 # files whose tests use the same jobs, or the same gateway's tokens: they follow each other, on one of several processes
 GROUPS = {
     "succeeded": ("test_access", "test_published", "test_server", "test_success"),
-    "http": ("test_bad_objects", "test_gateway", "test_openapi", "test_page"),
+    "http": (
+        "test_bad_objects",
+        "test_gateway",
+        "test_gateway_bodies",
+        "test_gateway_results",
+        "test_openapi",
+        "test_page",
+    ),
     "commands": ("test_commands", "test_options", "test_waiting"),
 }
 
@@ -218,3 +226,34 @@ def succeeded(inputs: str, fault: object) -> Callable[[str], dict[str, Any]]:
     for wf in done.values():
         wf["pods"] = ended_pods(wf["metadata"]["name"])  # Kubernetes forgets them after a while
     return done.__getitem__
+
+
+# -- jobs over HTTP -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def mug(inputs: str, sample_set: Callable[..., Path]) -> Path:
+    return sample_set("mug")
+
+
+@pytest.fixture(scope="module")
+def alice(cluster: None) -> Iterator[httpx.Client]:
+    with web.client("alice") as session:
+        yield session
+
+
+@pytest.fixture(scope="session")
+def done(mug: Path) -> dict[str, Any]:
+    """A job that was submitted without cameras.json, by parts that are all called view.png, and has ended."""
+    with web.client("alice") as alice:
+        sent = alice.post("/api/jobs/", data=web.form(), files=web.parts(mug, names="view.png"))
+        assert sent.status_code == 200, sent.text
+        return web.wait_until_ended(alice, sent.json()["job_id"])
+
+
+@pytest.fixture(scope="session")
+def failed(mug: Path) -> dict[str, Any]:
+    """A job whose mesh does not pass the gate."""
+    with web.client("alice") as alice:
+        sent = alice.post("/jobs", data=web.form(**{"psnr-threshold": 99}), files=web.parts(mug))
+        return web.wait_until_ended(alice, sent.json()["job_id"])

@@ -178,7 +178,7 @@ def test_every_way_in_which_a_result_is_missing(finished_job: str) -> None:
 
 
 def test_everything_that_is_documented_has_happened(description: Any, finished_job: str) -> None:
-    """Over this file and test_gateway.py: every route with every status of its description."""
+    """Over this file and test_gateway*.py: every route with every status of its description."""
     documented = {
         (method.upper(), path, int(status))
         for path, methods in description.raw_schema["paths"].items()

@@ -8,10 +8,12 @@ import json
 import os
 import re
 import socket
+import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ import httpx
 
 from pipeline.clients.workflows import NAME_PREFIX
 from tests.cluster.client import SMALL, address, connect_to_store
-from tests.cluster.node import wait_for
+from tests.cluster.node import kubectl, wait_for
 from tests.cluster.places import KUBECONFIG, NAMESPACE, SLOWNESS
 
 VIEWS = ("front", "back", "left", "right", "top", "bottom")
@@ -71,6 +73,45 @@ def wait_until_ended(session: httpx.Client, job: str, seconds: float = 600) -> d
         if time.monotonic() > until:
             raise TimeoutError(f"{job} is still {job_status}")
         time.sleep(1)
+
+
+def refused(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """Asserts that the response is this error, in the common form. Returns the error."""
+    assert response.status_code == status, response.text
+    assert set(response.json()) == {"error"}
+    error: dict[str, Any] = response.json()["error"]
+    assert set(error) == {"code", "message", "details", "suggestion"}
+    assert error["code"] == code, error
+    assert error["message"] and error["suggestion"]
+    assert "Traceback" not in response.text
+    return error
+
+
+def png(width: int, height: int, data: bytes = b"") -> bytes:
+    """A PNG that announces a size; what it holds is another matter."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def gateways() -> list[str]:
+    selector = "app.kubernetes.io/component=gateway"
+    listed = json.loads(kubectl("-n", NAMESPACE, "get", "pods", "-l", selector, "-o", "json").stdout)["items"]
+    return [p["metadata"]["name"] for p in listed if "deletionTimestamp" not in p["metadata"]]
+
+
+def patiently(ask: Callable[[], httpx.Response]) -> httpx.Response:
+    """Repeats a request while no gateway responds, as a client does."""
+    for _ in range(30):
+        with contextlib.suppress(httpx.TransportError):
+            response = ask()
+            if response.status_code < 500:
+                return response
+        time.sleep(1)
+    raise TimeoutError("no gateway came back")
 
 
 # -- gateways of our own, to bring about what the cluster's does not do --------------------------------------------------

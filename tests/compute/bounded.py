@@ -17,12 +17,13 @@ from numba.core.dispatcher import Dispatcher
 from scipy.spatial.transform import Rotation
 
 from steps import calibration, compute, fusion, geometry, raster, registration, texturing
-from steps.calibration import solver
+from steps.calibration import observations, rig_model, rig_residuals, solver
 from steps.compute import kernels
 from steps.fusion import signed_field, thin_parts
 from steps.fusion.marching_tetrahedra import march
 from steps.geometry import collapse, crossings, depth_ops
 from steps.geometry.cameras import Camera
+from steps.geometry.uv_mesh import UvMesh
 from steps.raster import antialias, interpolate, rasterize, render, texture
 from steps.registration.global_icp import Similarity
 from steps.registration.pointcloud import RegistrationView
@@ -178,8 +179,9 @@ def baked(mesh: Any, camera: Camera, size: tuple[int, int], bad: int) -> None:
     at = bake.texel_fragments(faces, uv, 8)
     bands, weight = np.zeros((8, 8, 6), np.float32), np.zeros((8, 8, 2), np.float32)
     seen, confidence = (spoilt(random, random.random(size) * 3, bad).astype(np.float32) for _ in range(2))
-    bake._add_photo(photo, seen, confidence, at, vertices, faces, normals, bake.ROUGH, bands, weight)
-    bake.bake(vertices, faces, uv, normals, [photo], 8)
+    surface = UvMesh(vertices, faces, uv, normals)
+    bake._add_photo(bake.SeenPhoto(photo, seen, confidence), at, surface, bake.ROUGH, bake.Sums(bands, weight))
+    bake.bake(surface, [photo], 8)
 
 
 @case({"camera": cameras([(1, 1), (1, 4), (5, 3)]), "seed": seeds, "scale": exponents, "bad": few})
@@ -217,25 +219,25 @@ def registered(mesh: Any, camera: Camera, scale: int, bad: int) -> None:
         "cells": st.sampled_from([1, 2, 5]),
         "scale": st.integers(-12, 3),
         "bad": few,
-        "coding": st.integers(0, 3),
+        "encoding": st.integers(0, 3),
     }
 )
 def rigged(seed: int, cells: int, scale: int, bad: int, encoding: int) -> None:
     random = np.random.default_rng(seed)
     points, extreme_points = (spoilt(random, random.normal(size=(6, n, 5)), bad) for n in (4, 2))
     maps = [spoilt(random, random.normal(size=(6, cells, cells)), bad).astype(np.float32) for _ in range(3)]
-    extent = random.normal(size=(6, solver.DIRECTIONS))
-    observations = solver.Observations(points, *maps, extent, [], 0.01, extreme_points=extreme_points)
+    extent = random.normal(size=(6, observations.DIRECTIONS))
+    observed = observations.Observations(points, *maps, extent, [], 0.01, extreme_points=extreme_points)
     axes = Rotation.random(6, random_state=seed).as_matrix()
-    model = solver.EncodingModel(encoding & 1, encoding >> 1)
-    params = random.normal(size=solver.SHARED + 6 * solver.PER_VIEW) * 10.0**scale
-    params[solver.CURVE] = (
+    model = rig_model.EncodingModel(encoding & 1, encoding >> 1)
+    params = random.normal(size=rig_model.SHARED + 6 * rig_model.PER_VIEW) * 10.0**scale
+    params[rig_model.CURVE] = (
         (0.0, 0.0, 0.0) if seed % 2 else (3 * random.normal(), 0.1, 0.1)
     )  # others do not rise, and are left
     params = spoilt(random, params, bad)
     used = random.random(6) < 0.8
-    solver.cross_view_projections(observations, axes, model, params)
-    problem = solver.Problem(observations, axes, model, used, np.ones(len(params), bool), tolerance=solver.FINEST)
+    rig_residuals.cross_view_projections(observed, axes, model, params)
+    problem = solver.Problem(observed, axes, model, used, np.ones(len(params), bool), tolerance=solver.FINEST)
     state = problem.evaluate(params)
     if len(state.world_points):  # else the curve does not rise
         problem.jacobian(params, state)

@@ -24,6 +24,7 @@ from steps.geometry.cameras import VIEW_NAMES, canonical_camera, look_at
 from steps.geometry.depth_ops import dequantize, tangent_planes
 from steps.geometry.image_ops import box_down, inpaint
 from steps.geometry.soundness import is_closed
+from steps.geometry.uv_mesh import UvMesh
 from steps.raster.rasterize import rasterize
 from steps.raster.render import render, wireframe
 from steps.runtime.errors import ModelConvergenceFailed
@@ -224,7 +225,7 @@ def test_baking_six_photographs_of_a_painted_sphere_brings_back_its_paint(sphere
         colour = painted((corners * weights[..., None]).sum(axis=2)).astype(np.float32)
         inside = (seen.face >= 0).astype(np.float32)
         photos.append(Photo(camera, colour * inside[..., None], inside))
-    baked = bake(vertices[index], cut, uv, vertex_normals(vertices, faces)[index], photos, 256)
+    baked = bake(UvMesh(vertices[index], cut, uv, vertex_normals(vertices, faces)[index]), photos, 256)
     where = texel_fragments(cut, uv, 256)
     hit = where.face >= 0
     corners = vertices[index][cut[where.face[hit]]]
@@ -240,7 +241,7 @@ def patch(photos: list[Photo], blend: Blend) -> Array:
     faces = np.array([[0, 1, 2], [0, 2, 3]], np.int32)
     uv = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], np.float32)
     normals = np.tile([0.0, 0.0, 1.0], (4, 1))
-    return bake(corners, faces, uv, normals, photos, 128, blend).texture[..., 0]
+    return bake(UvMesh(corners, faces, uv, normals), photos, 128, blend).texture[..., 0]
 
 
 def slanted(shift: float, exposure: float, side: float) -> Photo:
@@ -282,7 +283,7 @@ def test_a_render_of_nothing_but_white_is_white_and_its_alpha_is_the_coverage(sp
     vertices, faces = sphere
     uv = np.zeros((len(vertices), 2), np.float32)
     camera = canonical_camera("front", SIZE, SIZE)
-    picture = render(vertices, faces, uv, np.ones((4, 4, 3)), camera, 4)
+    picture = render(UvMesh(vertices, faces, uv, vertex_normals(vertices, faces)), np.ones((4, 4, 3)), camera, 4)
     assert picture[..., 0] == pytest.approx(picture[..., 3], abs=1e-6)
     angular = RADIUS / np.sqrt(camera.position[2] ** 2 - RADIUS**2)
     assert picture[..., 3].sum() == pytest.approx(np.pi * (camera.fx * angular) ** 2, rel=0.005)
@@ -298,9 +299,10 @@ def test_drawing_in_strips_changes_no_pixel(sphere: tuple[Array, Array], monkeyp
     vertices, faces = sphere
     uv = np.random.default_rng(0).random((len(vertices), 2)).astype(np.float32)
     camera, texture = canonical_camera("front", SIZE, SIZE), np.random.default_rng(1).random((8, 8, 3))
-    whole = render(vertices, faces, uv, texture, camera, 2)
+    mesh = UvMesh(vertices, faces, uv, vertex_normals(vertices, faces))
+    whole = render(mesh, texture, camera, 2)
     monkeypatch.setattr("steps.raster.render.STRIP", 37)
-    assert np.array_equal(render(vertices, faces, uv, texture, camera, 2), whole)
+    assert np.array_equal(render(mesh, texture, camera, 2), whole)
 
 
 def test_a_thinned_view_sees_the_same_surface() -> None:
@@ -358,7 +360,7 @@ def test_texture_coordinates_that_are_no_numbers_are_the_corner_s_and_crash_noth
     mesh = ball(3)
     uv = np.full((len(mesh.vertices), 2), np.nan, np.float32)
     camera = canonical_camera("front", 64, 64)
-    picture = render(mesh.vertices, mesh.faces, uv, np.ones((8, 8, 3)), camera)
+    picture = render(UvMesh(mesh.vertices, mesh.faces, uv, mesh.vertex_normals), np.ones((8, 8, 3)), camera)
     assert np.isfinite(picture).all() and picture[32, 32] == pytest.approx(np.ones(4))
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
 
 from steps.geometry import pbr
-from steps.geometry.pbr import WHITE, harmonics, shade
+from steps.geometry.pbr import WHITE, MetallicRoughness, harmonics, shade
 
 Array = np.ndarray[Any, Any]
 N = 500
@@ -20,30 +20,33 @@ def directions(seed: int, count: int = N) -> Array:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def points(seed: int = 0) -> dict[str, Array]:
+class Points(NamedTuple):
+    surface: MetallicRoughness
+    normal: Array
+    view: Array
+
+
+def points(specular: float, seed: int = 0) -> Points:
     rng, normal = np.random.default_rng(seed), directions(seed)
     view = normal + 0.8 * directions(seed + 1)
     view /= np.linalg.norm(view, axis=1, keepdims=True)
-    return {
-        "base": rng.random((N, 3)),
-        "roughness": rng.uniform(0.1, 1, (N, 1)),
-        "metalness": rng.random((N, 1)),
-        "normal": normal,
-        "view": view,
-    }
+    base, roughness, metalness = rng.random((N, 3)), rng.uniform(0.1, 1, (N, 1)), rng.random((N, 1))
+    return Points(MetallicRoughness(base, roughness, metalness, specular), normal, view)
 
 
 def test_white_light_leaves_a_matt_surface_its_colour() -> None:
-    at = points()
-    at["metalness"] *= 0
-    assert shade(**at, specular=0.0, light=WHITE, xp=np) == pytest.approx(at["base"], abs=1e-6)
+    at = points(specular=0.0)
+    at.surface.metalness[:] = 0
+    assert shade(*at, WHITE, np) == pytest.approx(at.surface.base, abs=1e-6)
 
 
 def test_numpy_and_torch_agree() -> None:
-    at, light = points(), WHITE + 0.2 * np.random.default_rng(3).normal(size=(9, 3))
-    expected = shade(**at, specular=0.7, light=light, xp=np)
-    tensors = {name: torch.from_numpy(array) for name, array in at.items()}
-    shaded = shade(**tensors, specular=0.7, light=torch.from_numpy(light), xp=torch)
+    at, light = points(specular=0.7), WHITE + 0.2 * np.random.default_rng(3).normal(size=(9, 3))
+    expected = shade(*at, light, np)
+    *arrays, specular = at.surface
+    surface = MetallicRoughness(*(torch.from_numpy(array) for array in arrays), specular)
+    normal, view, light = (torch.from_numpy(array) for array in (at.normal, at.view, light))
+    shaded = shade(surface, normal, view, light, torch)
     assert shaded.numpy() == pytest.approx(expected, abs=1e-6)
 
 
@@ -66,14 +69,20 @@ def test_irradiance_is_the_cosine_weighted_mean_of_the_radiance() -> None:
 
 
 def test_no_surface_sends_back_more_white_light_than_falls_on_it() -> None:
-    at = points()
-    at["base"][:] = 1.0
-    assert shade(**at, specular=1.0, light=WHITE, xp=np).max() < 1.03  # the fitted BRDF's own error
+    at = points(specular=1.0)
+    at.surface.base[:] = 1.0
+    assert shade(*at, WHITE, np).max() < 1.03  # the fitted BRDF's own error
 
 
 def test_gradients_are_central_differences() -> None:
-    at = {name: torch.from_numpy(array[:20]) for name, array in points().items()}
-    light = torch.from_numpy(WHITE.astype(np.float64)) + 0.1
-    inputs = [at[k].clone().requires_grad_(k != "view") for k in ("base", "roughness", "metalness", "normal", "view")]
-    inputs += [torch.tensor(0.5, dtype=torch.float64, requires_grad=True), light.requires_grad_(True)]
-    assert torch.autograd.gradcheck(lambda *a: shade(*a, xp=torch), inputs, atol=1e-5)
+    at = points(specular=0.5)
+    *arrays, specular = at.surface
+    inputs = [torch.from_numpy(array[:20]).requires_grad_(True) for array in (*arrays, at.normal)]
+    inputs += [torch.tensor(specular, dtype=torch.float64, requires_grad=True)]
+    inputs += [(torch.from_numpy(WHITE.astype(np.float64)) + 0.1).requires_grad_(True)]
+    view = torch.from_numpy(at.view[:20])
+
+    def shaded(base: Any, roughness: Any, metalness: Any, normal: Any, specular: Any, light: Any) -> Any:
+        return shade(MetallicRoughness(base, roughness, metalness, specular), normal, view, light, torch)
+
+    assert torch.autograd.gradcheck(shaded, inputs, atol=1e-5)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
-from pipeline.local import runner
+from pipeline.local import runner, step_process
 from pipeline.local.progress import Display, parts
 from pipeline.local.step_cache import is_done
 from steps.package import evidence, report
@@ -163,7 +163,7 @@ def test_progress_that_is_none_is_not_shown(text: str) -> None:
 def test_a_failure_that_cannot_be_read_is_an_unknown_one(tmp_path: Path, text: str) -> None:
     (tmp_path / "failure.json").write_text(text)
     (tmp_path / "stderr").write_bytes(b"first\n\xff\xfe last\n")
-    record = runner._failure(tmp_path, 1, tmp_path / "stderr")
+    record = step_process.failure_of(tmp_path, 1, tmp_path / "stderr")
     assert record is not None and record["code"] == "UNKNOWN_ERROR" and "exit code 1" in record["message"]
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from steps.calibration import selection
+from steps.calibration.rig_model import PER_VIEW, SHARED
 from steps.calibration.search import Candidate, Hypothesis
 from steps.calibration.selection import Choice
-from steps.calibration.solver import PER_VIEW, SHARED
 from steps.geometry.cameras import VIEW_NAMES
 from steps.io import cameras_json
 from steps.io.depth_encoding import DepthEncoding

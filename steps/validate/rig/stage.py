@@ -10,20 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steps.calibration import observations, photometric, search, selection
+from steps.calibration.observations import Observations
+from steps.calibration.rig_model import CURVE, END_HEIGHTS, PER_VIEW, SHARED, EncodingModel, initial_params, undo_curve
 from steps.calibration.search import Candidate, Hypothesis
 from steps.calibration.selection import Choice
-from steps.calibration.solver import (
-    CURVE,
-    END_HEIGHTS,
-    PER_VIEW,
-    SHARED,
-    STRICT,
-    EncodingModel,
-    Fit,
-    Observations,
-    initial_params,
-    undo_curve,
-)
+from steps.calibration.solver import STRICT, Fit
 from steps.compute.kernels import parallel_map
 from steps.geometry.cameras import (
     CANONICAL_DISTANCE,

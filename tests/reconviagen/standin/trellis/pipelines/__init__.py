@@ -104,8 +104,6 @@ class TrellisVGGTTo3DPipeline:
     def run(
         self,
         image: list[Any],
-        coords: Any = None,
-        num_samples: int = 1,
         seed: int = 42,
         sparse_structure_sampler_params: dict[str, Any] | None = None,
         slat_sampler_params: dict[str, Any] | None = None,
