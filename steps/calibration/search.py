@@ -73,6 +73,9 @@ HOPELESS_COST = (
 )
 ENCODINGS = tuple(EncodingModel(inverse, ray) for inverse, ray in product((0, 1), (0, 1)))
 CURVED_ENCODINGS = (EncodingModel(curved=1), EncodingModel(ray=1, curved=1))
+# the same factor and constant, up to which a fit to an eighth of the points is repeated with a quarter: the true arrangement of a
+# symmetric shape can fit an eighth twice as badly as another one
+CLOSE_COST = (4.0, 0.1)
 N_PER_VIEW = 12  # hypotheses that are refined where each view has its own range
 PER_VIEW_PERSPECTIVES = (0.1, 0.29, 0.49)  # perspectives to begin from, of such
 CURVE_RATES = (-3.5, -1.5, 1.5, 3.5)  # of curves to begin from
@@ -253,7 +256,14 @@ def _search_per_view(observations: Observations, rough: list[Candidate]) -> list
     candidates = parallel_map(
         lambda c: _fit_fixed_perspective(observations, replace(best.rig, hypothesis=c.hypothesis), (FINE,), 8, 6), rough
     )
-    return sorted(candidates, key=lambda c: c.fit.cost)
+    limit = CLOSE_COST[0] * min(c.fit.cost for c in candidates) + CLOSE_COST[1]
+
+    def fit_closer(c: Candidate) -> Candidate:
+        if c.fit.cost > limit:
+            return c
+        return _fit_fixed_perspective(observations, c.rig, (FINE,), 4, 8)
+
+    return sorted(parallel_map(fit_closer, candidates), key=lambda c: c.fit.cost)
 
 
 def _fit_encoding_per_view(observations: Observations, rough: list[Candidate]) -> Candidate:
@@ -304,8 +314,8 @@ def cost(
 def refine(observations: Observations, best: Candidate) -> Candidate:
     """The final fit: all points, with tolerances that shrink, since residuals of outliers bias the perspective.
 
-    Starts from every perspective and, at the better ones, every encoding: these and the views' scales compensate for each
-    other. `Fit.cost` stays that of the comparison; final_cost is the refined one."""
+    Starts from every perspective and, at the better ones, every encoding, and from curves: these and the views' scales compensate
+    for each other. `Fit.cost` stays that of the comparison; final_cost is the refined one."""
     points, fixed_perspective = all_points(observations), _perspective(best.hypothesis)
     extended = _with_extreme_points(observations, points, best)
     perspectives = list(np.tan(np.radians(FIELDS_OF_VIEW) / 2)) if fixed_perspective is None else [fixed_perspective]
@@ -315,6 +325,8 @@ def refine(observations: Observations, best: Candidate) -> Candidate:
     fits += _fit_starts(
         extended, best, product([c for c in CURVED_ENCODINGS if c != best.encoding], perspectives, _curve_rates(best))
     )
+    closest = min(fits, key=_penalized_cost)
+    fits += parallel_map(lambda rate: _fit_from_curve(extended, closest, rate), CURVE_RATES)
     better = [c.rig for c in sorted(fits, key=_penalized_cost)[:N_REFINED]]
     refits = parallel_map(lambda rig: _fit_fixed_perspective(extended, rig, (FINEST,), 4, 5), better)
     refined = min(refits, key=_penalized_cost)
@@ -343,6 +355,18 @@ def _fit_starts(
         return _fit_fixed_perspective(observations, Rig(best.hypothesis, encoding, params), (EXACT, FINEST), 8, 2)
 
     return parallel_map(fit_start, starts)
+
+
+def _fit_from_curve(observations: Observations, closest: Candidate, rate: float) -> Candidate:
+    """The fit that this curve leads to: everything else adapts to it first. With all free at once, a strong curve such as Filmic's
+    ends in a local minimum near the straight one."""
+    encoding, params = CURVED_ENCODINGS[0], closest.fit.params.copy()
+    params[CURVE] = rate, 0.0, 0.0
+    free = _free_params(observations, encoding) & (PARAMETERS > 0)
+    free[CURVE] = False
+    axes = axes_of(closest.hypothesis)
+    params = Problem(observations, axes, encoding, ALL, free, 8, EXACT).minimize(params, 6).params
+    return _fit_fixed_perspective(observations, Rig(closest.hypothesis, encoding, params), (EXACT, FINEST), 8, 4)
 
 
 def _curve_rates(best: Candidate) -> list[float | None]:
