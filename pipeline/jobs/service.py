@@ -359,7 +359,8 @@ def offered(parameters: Mapping[str, Any]) -> dict[str, Option]:
     for name, option in JOB_OPTIONS.items():
         enum = [str(choice) for choice in parameters.get(name, {}).get("enum") or option.choices]
         choices = tuple(choice for choice in enum if choice in (option.choices or enum))
-        options |= {name: replace(option, choices=choices)} if name in parameters else {}
+        if name in parameters and (choices or not enum):
+            options[name] = replace(option, choices=choices)
     return options
 
 

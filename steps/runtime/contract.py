@@ -324,12 +324,14 @@ def _is_path(declared: Option | None) -> bool:
 
 
 def _unknown(step: str, rest: list[str]) -> dict[str, str]:
-    """The flags that a step does not have -> their values, out of what its parser has left over. Raises ValidationFailed for
-    words that are no flags."""
+    """The flags that a step does not have -> their values, out of what its parser has left over. Raises ValidationFailed where
+    it is something else: a word that is no flag, or one behind `--`."""
+    own = {spelled(item.name) for item in dataclasses.fields(STEPS[step])}
     flags = [word.removeprefix("--").partition("=") for word in rest if word.startswith("--")]
-    if rest and not flags:
+    unknown = {name: value for name, _, value in flags if name not in own}
+    if rest and not unknown:
         parser(step).error(f"unrecognized arguments: {' '.join(rest)}")
-    return {name: value for name, _, value in flags}
+    return unknown
 
 
 def places(argv: list[str] | None = None) -> Step | None:

@@ -105,9 +105,10 @@ def test_an_unknown_flag_and_a_missing_one_leave_a_record_too(tmp_path: Path) ->
     assert record["message"] == "There is no option 'nonsense'." and "structure-steps" in record["suggestion"]
 
 
-def test_a_word_that_is_no_flag_leaves_a_record_too(tmp_path: Path) -> None:
-    code, record, _ = refusal(tmp_path, "nonsense")
-    assert (code, record["code"]) == (10, "VALIDATION_FAILED") and "nonsense" in record["message"]
+@pytest.mark.parametrize("words", [["nonsense"], ["--", "--grid=64"], ["--refine=1"], ["--grid"]])
+def test_a_word_that_is_no_flag_leaves_a_record_too(tmp_path: Path, words: list[str]) -> None:
+    code, record, _ = refusal(tmp_path, *words)
+    assert (code, record["code"]) == (10, "VALIDATION_FAILED")
 
 
 def test_without_a_folder_for_the_record_there_is_a_usage_text() -> None:
