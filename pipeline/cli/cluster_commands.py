@@ -62,7 +62,7 @@ def remote() -> None:
     """Commands for a cluster."""
 
 
-@remote.command("submit")
+@remote.command("submit", cls=flags.CheckedCommand)
 @click.argument("input")
 @flags.of_job("model")
 @flags.of_job("engine", "Engine of reconviagen.", default=None)
@@ -83,11 +83,12 @@ def submit(
     """Submit INPUT: a folder or .zip of this machine, which is checked and uploaded, or s3://bucket/prefix."""
     from pipeline.jobs import ids, service
 
+    options = {k: v for k, v in flags.job_options(cli_options).items() if v} | parse_parameters(parameters)
+    service.options_from(options)
     remote = "://" in input
     if not remote:
         check_locally(Path(input))
     cluster = connect_cluster(cli_options)
-    options = {k: v for k, v in cli_options.items() if v} | parse_parameters(parameters)
     options = service.options_from(options, service.template_parameters(cluster, template))
     job = ids.new_id()
     source = s3_source(input) if remote else service.upload(Path(input), job)

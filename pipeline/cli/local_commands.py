@@ -17,8 +17,9 @@ from pipeline.cli import flags
 from pipeline.cli.console import ErrorReportingGroup, print_failure
 from steps.runtime import contract
 from steps.runtime.contract import MODELS, RIGS, Nvdiffrec, Reconviagen, Sample, Step
-from steps.runtime.errors import StepError, ValidationFailed
+from steps.runtime.errors import ValidationFailed
 from steps.runtime.files import read_json, write_json
+from steps.runtime.options import JOB_OPTIONS, refusal
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -38,12 +39,10 @@ def local() -> None:
     """Commands for this machine."""
 
 
-@local.command("run")
+@local.command("run", cls=flags.CheckedCommand)
 @click.argument("input", type=click.Path(path_type=Path))
 @click.option("--out", type=FOLDER, required=True, help="Folder for the results; a broken run in it is taken up again.")
-@flags.of_job("model")
-@flags.of_job("engine", "Engine of the model; auto says which it took and why.")
-@flags.of_job("device", "Where to compute.")
+@flags.of_whole_job(without=("rig", "priority"), device="Where to compute.")
 @click.option("--weights", type=FOLDER, help="Folder with the reconviagen engine's weights.")
 @click.option("--refine", is_flag=True, help="Engine reconviagen: go on from its mesh with the exact cameras.")
 @click.option(
@@ -53,21 +52,11 @@ def local() -> None:
 @flags.of_step(Reconviagen, "latent_steps", "Engine reconviagen: steps of the sampler of the surface's latents.")
 @click.option("--cameras", type=PATH, help=CAMERAS_HELP)
 @click.option("--rig", default="auto", show_default=True, metavar=f"[{'|'.join(RIGS)}|FILE]", help=RIG_HELP)
-@flags.of_job("seed")
-@flags.of_job("resolution")
-@flags.of_job("grid")
-@flags.of_job("faces")
-@flags.of_job("texture-size")
 @flags.of_step(Nvdiffrec, "grid", "nvdiffrec: cells of its lattice along the longest side.", "tet-grid")
 @flags.of_step(Nvdiffrec, "batch", "nvdiffrec: views in memory at a time; 0: 1 on CPU, 6 on GPU.")
-@flags.of_job("iterations")
 @click.option(
     "--held-out", type=FOLDER, help="Folder with held_out.json and views that no model sees, to judge by too."
 )
-@flags.of_job("psnr-threshold", "The gate on mean PSNR in dB.")
-@flags.of_job("ssim-threshold", "The gate on mean SSIM.")
-@flags.of_job("object-psnr-threshold")
-@flags.of_job("object-ssim-threshold")
 @flags.of_step(Step, "memory_limit_mib", "End a step as MODEL_OOM above this; 0: only the container's limit.")
 @click.option("--restart", is_flag=True, help="Forget what an earlier run in --out has finished.")
 @click.option("--json", "as_json", is_flag=True, help="Print outputs.json on stdout and nothing else.")
@@ -76,14 +65,12 @@ def run_job(model: str, restart: bool, as_json: bool, **values: Any) -> None:
     from pipeline.local import runner  # here, so that --help does not load what only a run needs
     from pipeline.local.progress import Display
 
-    try:
-        values |= rig_options(values["rig"], values["cameras"])
-        options = runner.Options(models=tuple(MODELS) if model == "both" else (model,), **values)
-        if restart:
-            runner.clear_cache(options)
-        summary, code = runner.run(options, Display(quiet=as_json))
-    except StepError as error:
-        raise SystemExit(report_error(error, as_json)) from None
+    values |= rig_options(values["rig"], values["cameras"])
+    job = flags.job_options(values)
+    options = runner.Options(models=tuple(MODELS) if model == "both" else (model,), job=job, **values)
+    if restart:
+        runner.clear_cache(options)
+    summary, code = runner.run(options, Display(quiet=as_json))
     click.echo(json.dumps(summary, indent=2, ensure_ascii=False)) if as_json else print_summary(summary)
     raise SystemExit(code)
 
@@ -93,27 +80,10 @@ def rig_options(rig: str, cameras: Path | None) -> dict[str, Any]:
     if rig in RIGS:
         return {"rig": rig, "cameras": cameras}
     if not Path(rig).exists():
-        raise ValidationFailed(
-            f"There is no rig {rig!r}.", f"Choose one of: {', '.join(RIGS)}; or name an existing file."
-        )
+        raise refusal({"rig": rig}, {"rig": f"{JOB_OPTIONS['rig'].allowed()}, or an existing file"})
     if cameras is not None:
         raise ValidationFailed("Both --rig and --cameras name cameras.", "Leave one of them out.")
     return {"rig": "auto", "cameras": Path(rig)}
-
-
-def report_error(error: StepError, as_json: bool) -> int:
-    """Prints the error of a job that could not start. Returns the exit code."""
-    if as_json:
-        click.echo(
-            json.dumps(
-                {"status": "failed", "exit_code": error.exit_code, "error": error.record()},
-                indent=2,
-                ensure_ascii=False,
-            )
-        )
-    else:
-        print_failure(error.record())
-    return error.exit_code
 
 
 def print_summary(summary: dict[str, Any]) -> None:
@@ -133,7 +103,7 @@ def print_summary(summary: dict[str, Any]) -> None:
             click.echo(f"{label + ':':8}{summary[label]}")
 
 
-@local.command("rig")
+@local.command("rig", cls=flags.CheckedCommand)
 @click.argument("input", type=click.Path(path_type=Path))
 @click.option("--cameras", type=PATH, help=CAMERAS_HELP)
 @click.option("--rig", default="auto", show_default=True, metavar=f"[{'|'.join(RIGS)}|FILE]", help=RIG_HELP)
@@ -149,10 +119,7 @@ def show_rig(
     input: Path, cameras: Path | None, rig: str, picture: Path | None, save: Path | None, as_json: bool
 ) -> None:
     """Say how the cameras of a set stand and what its depth means."""
-    try:
-        cameras_options = rig_options(rig, cameras)
-    except StepError as error:
-        raise SystemExit(report_error(error, as_json)) from None
+    cameras_options = rig_options(rig, cameras)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         parameters = contract.Validate(
@@ -216,7 +183,7 @@ def render(cpu: bool, insecure: bool, **values: Any) -> None:
     click.echo(manifest(settings), nl=False)
 
 
-@local.command()
+@local.command(cls=flags.CheckedCommand)
 @click.argument("dir", type=FOLDER)
 @click.option(
     "--object",
@@ -224,37 +191,17 @@ def render(cpu: bool, insecure: bool, **values: Any) -> None:
     show_default=True,
     help="mug, donut, duck, bowl or house; or a file with a textured mesh, y up.",
 )
-@click.option(
-    "--capture",
-    type=click.Choice(["clean", "real"]),
-    default="clean",
-    show_default=True,
-    help="Exact renders with their cameras, or pictures as shops have them, without.",
-)
+@flags.of_step(Sample, "capture", "Exact renders with their cameras, or pictures as shops have them, without.")
 @flags.of_step(Sample, "size", "Side of the pictures in pixels.")
-@click.option(
-    "--depth-bits", type=click.Choice(["8", "16"]), default="16", show_default=True, help="Bits of the depth renders."
-)
-@click.option(
-    "--views",
-    type=click.Choice(["named", "numbered"]),
-    default="named",
-    show_default=True,
-    help="File names: front.png or view_0.png.",
-)
-@click.option(
-    "--background",
-    type=click.Choice(["transparent", "white"]),
-    default="transparent",
-    show_default=True,
-    help="What is around the object.",
-)
+@flags.of_step(Sample, "depth_bits", "Bits of the depth renders.")
+@flags.of_step(Sample, "views", "File names: front.png or view_0.png.")
+@flags.of_step(Sample, "background", "What is around the object.")
 @flags.of_step(Sample, "held_out", "Further views to judge results by.")
 @flags.of_job("seed", "Seed of the held-out views and of a real capture.")
-def sample(dir: Path, depth_bits: str, **values: Any) -> None:
+def sample(dir: Path, **values: Any) -> None:
     """Write an input set of a known object into DIR, with its cameras (unless a real capture is wanted) and the true mesh."""
     with tempfile.TemporaryDirectory() as outputs:
-        parameters = contract.Sample(out=dir.absolute(), outputs=Path(outputs), depth_bits=int(depth_bits), **values)
+        parameters = contract.Sample(out=dir.absolute(), outputs=Path(outputs), **values)
         command = [sys.executable, "-m", "steps.sample", *contract.arguments(parameters)]
         code = subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode
         if code:

@@ -20,9 +20,10 @@ from pipeline.gateway.errors import RateLimited, RequestTooLarge, Unauthorized, 
 from pipeline.gateway.tokens import ANONYMOUS, Principal
 from pipeline.jobs import ids, service
 from pipeline.jobs.status import JobStatus
-from steps.runtime.contract import MODELS
 from steps.runtime.errors import FileTooLarge, InvalidFileCount, InvalidFileFormat, JobNotFound, ValidationFailed
+from steps.runtime.options import JOB_OPTIONS
 
+MODEL = JOB_OPTIONS["model"]
 BAD_INPUT = (InvalidFileCount, FileTooLarge, InvalidFileFormat, ValidationFailed)
 router = APIRouter()
 
@@ -32,7 +33,7 @@ class JobRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", title="Order")  # its public name in the OpenAPI schema
     input: str
-    model_type: str = MODELS[0]
+    model_type: str = MODEL.default
     options: dict[str, StrictStr | StrictInt | StrictFloat] = {}  # strict: `true` is not 1
 
 
@@ -58,7 +59,7 @@ _BODY = {
                     },
                     "depth_renders": {**_FILES, "description": "in the same order"},
                     "cameras": {"type": "string", "format": "binary", "description": "a cameras.json"},
-                    "model_type": {"type": "string", "enum": [*MODELS, "both"], "default": MODELS[0]},
+                    "model_type": {"type": "string", "enum": list(MODEL.choices), "default": MODEL.default},
                     "options": {"type": "string", "description": "JSON object with further parameters of the workflow"},
                 },
             }
@@ -98,7 +99,7 @@ async def submit(
     folder = f"{job}.{ids.new_id()}"  # unique per request: cleaning up after a failed one deletes no other files
     source, options = await receive_input(request, gateway, folder)
     model_option = options.pop("model_type", None)
-    options = {"model": model_type or model_option or MODELS[0], **options}
+    options = {"model": model_type or model_option or MODEL.default, **options}
     try:
         options = service.options_from(options, await gateway.parameters())
         arguments = (gateway.cluster, job, source, options, gateway.options.template)

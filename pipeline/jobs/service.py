@@ -10,7 +10,8 @@ import json
 import posixpath
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +33,7 @@ from steps.runtime.errors import (
     JobNotReady,
     ValidationFailed,
 )
-from steps.runtime.options import refusal, wrong
+from steps.runtime.options import JOB_OPTIONS, Option, parse
 
 BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}")
 MAX_ADDRESS = 1100  # characters; a key in S3 has 1024 bytes at most
@@ -340,24 +341,27 @@ def shortened(address: str) -> str:
     return address if len(address) <= 200 else f"{address[:200]}…"
 
 
-def options_from(options: Any, parameters: dict[str, Any]) -> dict[str, str]:
+def options_from(options: Any, parameters: Mapping[str, Any] | None = None) -> dict[str, str]:
     """Options as workflow parameters, names with hyphens, values as text. parameters: of the installed template, which may offer
-    fewer choices. Raises ValidationFailed naming every wrong option."""
+    fewer options and choices; None: whatever a job may have. Raises ValidationFailed naming every wrong option."""
     if not isinstance(options, dict):
         raise ValidationFailed("The options are not a JSON object.", 'Write {"model": "nvdiffrec"}, for example.')
     values = {str(name).replace("_", "-"): value for name, value in options.items()}
     if len(values) < len(options):
         raise ValidationFailed("An option is given twice, with hyphens and with underscores.", "Leave one out.")
-    faults = wrong(values)
-    for name, value in values.items():
-        choices = parameters.get(name, {}).get("enum")
-        if name not in parameters:
-            faults[name] = None
-        elif name not in faults and choices and str(value) not in choices:
-            faults[name] = f"one of {', '.join(choices)}"
-    if faults:
-        raise refusal(values, faults)
+    parse(values, JOB_OPTIONS if parameters is None else offered(parameters))
     return {name: str(value) for name, value in values.items()}
+
+
+def offered(parameters: Mapping[str, Any]) -> dict[str, Option]:
+    """The options that a template has, with those of their choices that it offers. parameters: the template's, by name."""
+    options: dict[str, Option] = {}
+    for name, option in JOB_OPTIONS.items():
+        enum = [str(choice) for choice in parameters.get(name, {}).get("enum") or option.choices]
+        choices = tuple(choice for choice in enum if choice in (option.choices or enum))
+        if name in parameters and (choices or not enum):
+            options[name] = replace(option, choices=choices)
+    return options
 
 
 def template_parameters(cluster: Cluster, template: str) -> dict[str, Any]:

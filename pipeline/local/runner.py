@@ -15,8 +15,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,35 +35,34 @@ from steps.runtime.processes import end_session
 
 @dataclass(frozen=True)
 class Options:
-    """Options of a local job; see the fields of the same name in `steps.runtime.contract`."""
+    """Options of a local job. job: those of JOB_OPTIONS, by name, as their types; the others are options of one step alone."""
 
     input: Path
     out: Path
     models: tuple[str, ...]
+    job: Mapping[str, Any] = field(default_factory=dict)
     cameras: Path | None = None
-    rig: str = "auto"
-    engine: str = "auto"
-    device: str = "auto"
     weights: Path | None = None
     refine: bool = False
     low_vram: bool = False
-    structure_steps: int = 30
-    latent_steps: int = 12
-    seed: int = 0
-    resolution: int = 0
-    grid: int = 256
-    faces: int = 20000
-    texture_size: int = 0
-    tet_grid: int = 64
-    batch: int = 0
-    iterations: int = 40
+    structure_steps: int = Reconviagen.structure_steps
+    latent_steps: int = Reconviagen.latent_steps
+    tet_grid: int = Nvdiffrec.grid
+    batch: int = Nvdiffrec.batch
     held_out: Path | None = None
-    psnr_threshold: float = 20.0
-    ssim_threshold: float = 0.75
-    object_psnr_threshold: float = 0.0
-    object_ssim_threshold: float = -1.0
-    preview_size: int = 512
-    memory_limit_mib: int = 0
+    preview_size: int = Preview.size
+    memory_limit_mib: int = Step.memory_limit_mib
+
+    def as_json(self) -> dict[str, Any]:
+        """All options by name, with underscores: the content of options.json."""
+        values: dict[str, Any] = {}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if item.name == "job":
+                values |= {name.replace("-", "_"): option for name, option in value.items()}
+            else:
+                values[item.name] = str(value) if isinstance(value, Path) else value
+        return values
 
 
 @dataclass
@@ -134,10 +133,7 @@ class Job:
         for name in (*PUBLISHED, *contract.MODELS):
             remove(self.options.out / name)
         (self.state / "done").mkdir(exist_ok=True)
-        write_json(
-            self.state / "options.json",
-            {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self.options).items()},
-        )
+        write_json(self.state / "options.json", self.options.as_json())
 
     def run_steps(self) -> None:
         """validate, then each model with its quality and preview, then package. Stops after the first failure, except that a mesh
@@ -222,8 +218,12 @@ class Job:
 
     # -- tasks -------------------------------------------------------------------------------------------------------
 
-    def common_parameters(self, name: str, out: Path, deadline: float = JOB_SECONDS) -> dict[str, Any]:
+    def common_parameters(
+        self, step: type[Step], name: str, out: Path, deadline: float = JOB_SECONDS
+    ) -> dict[str, Any]:
+        """Fields that every step has, and those that are options of the job."""
         return {
+            **contract.taken(step, self.options.job),
             "out": out,
             "outputs": self.state / "outputs" / name,
             "deadline_seconds": round(deadline, 1),
@@ -233,20 +233,17 @@ class Job:
     def validate_task(self) -> Task:
         o = self.options
         parameters = Validate(
-            **self.common_parameters("validate", self.state / "scene"),
-            input=o.input,
-            cameras=o.cameras,
-            rig=o.rig,
-            device=o.device,
+            **self.common_parameters(Validate, "validate", self.state / "scene"), input=o.input, cameras=o.cameras
         )
         return Task("validate", "validate", parameters, (o.input, *([o.cameras] if o.cameras else [])))
 
     def model_task(self, model: str) -> Task:
-        scene = self.state / "scene"
+        scene, step = self.state / "scene", contract.STEPS[model]
         used = sum(_seconds(self.state / "outputs" / m) for m in self.outcome.started if m != model)
         common = {
-            **self.common_parameters(model, self.state / model / "mesh", max(1.0, JOB_SECONDS - used)),
+            **self.common_parameters(step, model, self.state / model / "mesh", max(1.0, JOB_SECONDS - used)),
             "scene": scene,
+            "attempts": self.state / "attempts" / f"{model}.json",
         }
         make = {"reconviagen": self.reconviagen, "nvdiffrec": self.nvdiffrec}[model]
         return Task(model, model, make(common), (scene,))
@@ -255,49 +252,24 @@ class Job:
         o = self.options
         return Reconviagen(
             **common,
-            engine=o.engine,
-            device=o.device,
             weights=o.weights,
             refine=o.refine,
             low_vram=o.low_vram,
             structure_steps=o.structure_steps,
             latent_steps=o.latent_steps,
-            attempts=self.state / "attempts" / "reconviagen.json",
-            resolution=o.resolution,
-            grid=o.grid,
-            faces=o.faces,
-            texture_size=o.texture_size,
-            seed=o.seed,
         )
 
     def nvdiffrec(self, common: dict[str, Any]) -> Step:
-        o = self.options
-        return Nvdiffrec(
-            **common,
-            device=o.device,
-            resolution=o.resolution,
-            batch=o.batch,
-            grid=o.tet_grid,
-            iterations=o.iterations,
-            fusion_grid=o.grid,
-            faces=o.faces,
-            texture_size=o.texture_size,
-            seed=o.seed,
-            attempts=self.state / "attempts" / "nvdiffrec.json",
-            checkpoint=self.state / "checkpoints" / "nvdiffrec.pt",
-        )
+        checkpoint = self.state / "checkpoints" / "nvdiffrec.pt"
+        return Nvdiffrec(**common, batch=self.options.batch, grid=self.options.tet_grid, checkpoint=checkpoint)
 
     def quality_task(self, model: str) -> Task:
         name, scene, mesh = f"{model}.quality", self.state / "scene", self.state / model / "mesh"
         parameters = Quality(
-            **self.common_parameters(name, self.state / model / "quality"),
+            **self.common_parameters(Quality, name, self.state / model / "quality"),
             scene=scene,
             mesh=mesh,
             held_out=self.options.held_out,
-            psnr_threshold=self.options.psnr_threshold,
-            ssim_threshold=self.options.ssim_threshold,
-            object_psnr_threshold=self.options.object_psnr_threshold,
-            object_ssim_threshold=self.options.object_ssim_threshold,
         )
         more = (self.options.held_out,) if self.options.held_out else ()
         return Task(name, "quality", parameters, (scene, mesh, *more))
@@ -305,7 +277,7 @@ class Job:
     def preview_task(self, model: str) -> Task:
         name, scene, mesh = f"{model}.preview", self.state / "scene", self.state / model / "mesh"
         parameters = Preview(
-            **self.common_parameters(name, self.state / model / "preview"),
+            **self.common_parameters(Preview, name, self.state / model / "preview"),
             scene=scene,
             mesh=mesh,
             size=self.options.preview_size,
@@ -314,7 +286,8 @@ class Job:
 
     def package_task(self) -> Task:
         models = ",".join(self.outcome.started or self.options.models)
-        parameters = Package(**self.common_parameters("package", self.state / "package"), job=self.state, models=models)
+        common = self.common_parameters(Package, "package", self.state / "package")
+        parameters = Package(**common, job=self.state, models=models)
         return Task("package", "package", parameters, ())
 
     # -- running and reusing --------------------------------------------------------------------------------------------

@@ -18,9 +18,9 @@ from pipeline.jobs.pod_messages import NOT_RETRYABLE, RETRYABLE
 from pipeline.workflow.resources import CONTROL, SIDECAR
 from pipeline.workflow.settings import Settings
 from pipeline.workflow.substitution import all_options, conditional, integer, option, safe_text, tag, url_part
-from steps.runtime.contract import MODELS, OUTPUTS, STEPS, arguments
+from steps.runtime.contract import MODELS, OUTPUTS, STEPS, arguments, job_fields
 from steps.runtime.errors import DiskFull, GpuUnavailable, Interrupted
-from steps.runtime.options import PRIORITIES
+from steps.runtime.options import JOB_OPTIONS, PRIORITIES
 
 # Command with which Argo signals a container. By default only process 1 gets the signal, which it may miss before its handler is
 # set, and SIGKILL from inside does not reach it: so all other processes are signalled, too
@@ -38,8 +38,12 @@ SECURITY_CONTEXT = argo.SecurityContext(
 )
 # without `maxDuration`: it counts from the first attempt, including hours in the queue for a GPU, and would end later attempts
 BACKOFF = argo.Backoff(duration="5s", factor=argo.IntOrString(root="2"))
-GATES = ("psnr_threshold", "ssim_threshold", "object_psnr_threshold", "object_ssim_threshold")
-EARLIER_ATTEMPTS = {"earlier_attempts": tag(safe_text("earlier"))}
+MODEL_FLAGS: dict[str, Any] = {
+    "scene": f"{WORK}/scene",
+    "out": f"{WORK}/mesh",
+    "deadline_seconds": integer("deadline"),
+    "earlier_attempts": tag(safe_text("earlier")),
+}
 MEMORY = integer("memory") + "Mi"
 ATTEMPT_PARAMETERS = ("memory", "deadline", "earlier")  # passed from the DAG of attempts to the pod
 CHECKPOINT = "nvdiffrec/checkpoint.pt"
@@ -99,9 +103,9 @@ def pod(
     output_artifacts: list[S3Artifact],
     **options: Any,
 ) -> Container:
-    """A container template that runs `python -m steps.<step>`. name: of the template; flags: fields of the step's contract;
-    options: fields of Container."""
-    parameters = STEPS[step](outputs=f"{WORK}/outputs", **flags)  # type: ignore[arg-type]
+    """A container template that runs `python -m steps.<step>`. name: of the template; flags: fields of the step's contract that
+    are no options of the job; options: fields of Container."""
+    parameters = STEPS[step](outputs=f"{WORK}/outputs", **job_flags(step), **flags)  # type: ignore[arg-type]
     return Container(
         name=name,
         image=settings.image(step),
@@ -119,6 +123,15 @@ def pod(
         annotations={"sixview.dev/step": name, "workflows.argoproj.io/kill-cmd-main": KILL_COMMAND},
         **options,
     )
+
+
+def job_flags(step: str) -> dict[str, str]:
+    """Flags of a step that are options of the job. In validate, which checks all options by `options_file`, the default replaces
+    a value that could not be passed on, so that it can start."""
+    names = job_fields(STEPS[step])
+    if step == "validate":
+        return {field: option(name, default=str(JOB_OPTIONS[name].default)) for field, name in names.items()}
+    return {field: option(name) for field, name in names.items()}
 
 
 def retry_strategy(settings: Settings) -> argo.RetryStrategy:
@@ -151,9 +164,8 @@ def priority_class(settings: Settings) -> str:
 
 
 def validate(settings: Settings) -> Container:
-    """The step validate, which checks all options. Its own flags replace an invalid value by `auto`, so that it can start."""
+    """The step validate, which checks all options of the job."""
     flags = {"input": f"{WORK}/input", "out": f"{WORK}/scene", "options": f"{WORK}/options.json"}
-    flags |= {name: option(name, default="auto") for name in ("rig", "device")}
     output_artifacts = [
         output_artifact("scene", "scene", "scene.tgz"),
         output_artifact("about", "scene/scene.json", "scene.json"),
@@ -183,18 +195,9 @@ def secret(settings: Settings, name: str) -> argo.SecretKeySelector:
     return argo.SecretKeySelector(name=f"{settings.name}-s3", key=name)
 
 
-def model_flags(model: str) -> dict[str, Any]:
-    """Flags that both models have."""
-    flags = {name: option(name) for name in ("device", "resolution", "faces", "seed")}
-    flags |= {"texture_size": option("texture-size"), "scene": f"{WORK}/scene", "out": f"{WORK}/mesh"}
-    grid = "grid" if model == "reconviagen" else "fusion_grid"
-    return flags | {grid: option("grid"), "deadline_seconds": integer("deadline"), **EARLIER_ATTEMPTS}
-
-
 def reconviagen(settings: Settings) -> Container:
     """The step reconviagen. attempts.json persists between attempts in S3; /weights is empty without a claim."""
-    flags = model_flags("reconviagen") | {"engine": option("engine"), "weights": WEIGHTS}
-    flags |= {"attempts": f"{WORK}/state/attempts.json"}
+    flags = MODEL_FLAGS | {"attempts": f"{WORK}/state/attempts.json", "weights": WEIGHTS}
     attempts = ("attempts", "state/attempts.json", "reconviagen/attempts.json")
     mounts = [*MOUNTS, argo.VolumeMount(name="weights", mount_path=WEIGHTS, read_only=True)]
     return model_pod(
@@ -218,8 +221,8 @@ def weights_volume(settings: Settings) -> argo.Volume:
 def nvdiffrec(settings: Settings) -> Container:
     """The step nvdiffrec. attempts.json and the checkpoint persist between attempts in S3."""
     state = f"{WORK}/state"
-    flags = model_flags("nvdiffrec") | {"attempts": f"{state}/attempts.json", "checkpoint": f"{state}/checkpoint.pt"}
-    flags |= {"iterations": option("iterations"), "checkpoint_seconds": settings.checkpoint_seconds}
+    flags = MODEL_FLAGS | {"attempts": f"{state}/attempts.json", "checkpoint": f"{state}/checkpoint.pt"}
+    flags |= {"checkpoint_seconds": settings.checkpoint_seconds}
     attempts = ("attempts", "state/attempts.json", "nvdiffrec/attempts.json")
     input_artifacts = [
         input_artifact(*attempts, optional=True),
@@ -283,7 +286,6 @@ def store_environment(settings: Settings) -> list[Any]:
 
 def quality(settings: Settings, model: str) -> Container:
     flags = {"scene": f"{WORK}/scene", "mesh": f"{WORK}/mesh", "out": f"{WORK}/quality"}
-    flags |= {name: option(name.replace("_", "-")) for name in GATES}
     output_artifacts = [output_artifact("quality", "quality", f"{model}/quality.tgz")]
     return pod(settings, f"{model}-quality", "quality", flags, [SCENE, mesh_artifact(model)], output_artifacts)
 

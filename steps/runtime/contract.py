@@ -11,12 +11,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from steps.runtime import options as declarations
 from steps.runtime.errors import ValidationFailed
-from steps.runtime.options import DEVICES, ENGINES, JOB_OPTIONS, MODELS, PRESETS, RIGS, Option, refusal
+from steps.runtime.options import DEVICES, ENGINES, JOB_OPTIONS, MODELS, PRESETS, RIGS, Option
 
 __all__ = ["DEVICES", "ENGINES", "MODELS", "PRESETS", "RIGS"]
 
@@ -82,7 +84,7 @@ def option(
 def of_job(name: str, text: str = "") -> Any:
     """A flag that is an option of the whole job. text: what it means to this step, where that is more."""
     known = JOB_OPTIONS[name]
-    return field(default=known.default, metadata={"help": text or known.text, "option": known})
+    return field(default=known.default, metadata={"help": text or known.text, "option": known, "job": name})
 
 
 def required(text: str) -> Any:
@@ -229,7 +231,7 @@ class Sample(Step):
         ("clean", "real"),
     )
     size: int = option(512, "side of the pictures in pixels", least=8, most=4096)
-    depth_bits: int = option(16, "bits of the depth renders: 8 or 16", least=8, most=16)
+    depth_bits: int = option(16, "bits of the depth renders", ("8", "16"))
     views: str = option("named", "file names: front.png ... or view_0.png ...", ("named", "numbered"))
     background: str = option("transparent", "what is around the object", ("transparent", "white"))
     held_out: int = option(
@@ -249,9 +251,24 @@ STEPS: dict[str, type[Step]] = {
 }
 
 
+def job_fields(step: type[Step]) -> dict[str, str]:
+    """The fields of a step that are options of the job -> the option's name."""
+    return {item.name: item.metadata["job"] for item in dataclasses.fields(step) if "job" in item.metadata}
+
+
+def taken(step: type[Step], options: Mapping[str, Any]) -> dict[str, Any]:
+    """A step's fields with their values among the job's options. options: by name; one that is missing leaves the default."""
+    return {item: options[name] for item, name in job_fields(step).items() if name in options}
+
+
+def spelled(name: str) -> str:
+    """A field's name as an option's."""
+    return name.replace("_", "-")
+
+
 def flag(name: str) -> str:
     """The command line's spelling of a field."""
-    return "--" + name.replace("_", "-")
+    return f"--{spelled(name)}"
 
 
 def _bare(annotation: Any) -> Any:
@@ -288,23 +305,33 @@ def _escaped(text: str) -> str:
 
 def parse(step: str, argv: list[str] | None = None) -> Step:
     """The parameters given on the command line. Raises ValidationFailed, which names every value that is not taken."""
-    given = {name: value for name, value in vars(parser(step).parse_args(argv)).items() if value is not None}
-    options = {item.name: item.metadata["option"] for item in dataclasses.fields(STEPS[step])}
-    allowed: dict[str, str | None] = {}
-    for name, value in given.items():
-        known = options[name]
-        if isinstance(value, bool):
-            continue
-        if known is None or known.kind is type(None):
-            given[name] = Path(value)
-            continue
-        try:
-            given[name] = known.read(value)
-        except ValueError as error:
-            allowed[name] = str(error)
-    if allowed:
-        raise refusal({flag(n): given[n] for n in allowed}, {flag(n): text for n, text in allowed.items()})
-    return STEPS[step](**given)
+    known, rest = parser(step).parse_known_args(argv)
+    given = {name: value for name, value in vars(known).items() if value is not None}
+    declared = {item.name: item.metadata["option"] for item in dataclasses.fields(STEPS[step])}
+    texts = {
+        name: value for name, value in given.items() if not isinstance(value, bool) and not _is_path(declared[name])
+    }
+    values = declarations.parse(
+        {spelled(name): value for name, value in texts.items()} | _unknown(step, rest),
+        {spelled(name): option for name, option in declared.items() if option},
+    )
+    paths = {name: Path(value) for name, value in given.items() if _is_path(declared[name])}
+    return STEPS[step](**given | paths | {name: values[spelled(name)] for name in texts})
+
+
+def _is_path(declared: Option | None) -> bool:
+    return declared is None or declared.kind is type(None)
+
+
+def _unknown(step: str, rest: list[str]) -> dict[str, str]:
+    """The flags that a step does not have -> their values, out of what its parser has left over. Raises ValidationFailed where
+    it is something else: a word that is no flag, or one behind `--`."""
+    own = {spelled(item.name) for item in dataclasses.fields(STEPS[step])}
+    flags = [word.removeprefix("--").partition("=") for word in rest if word.startswith("--")]
+    unknown = {name: value for name, _, value in flags if name not in own}
+    if rest and not unknown:
+        parser(step).error(f"unrecognized arguments: {' '.join(rest)}")
+    return unknown
 
 
 def places(argv: list[str] | None = None) -> Step | None:

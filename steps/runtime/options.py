@@ -1,7 +1,8 @@
 """What may be given to a job, and to each of its steps: types, choices, ranges. One declaration for every way in.
 
 JOB_OPTIONS is what a whole job can be asked for. From it follow the parameters of the workflow, the flags of `sixview run`
-and `sixview submit`, and the checks in the gateway, in drops and in the step validate. Standard library only.
+and `sixview submit`, those that a step's pod gets, and the checks in the gateway, in drops and in the step validate. `parse` is
+the one parser of them all, so that each way in refuses a value with the same words. Standard library only.
 """
 
 from __future__ import annotations
@@ -46,9 +47,9 @@ class Option:
 
     def read(self, text: str) -> Any:
         """The value that a text stands for. Raises ValueError with what is allowed."""
+        if self.choices and text not in self.choices:
+            raise ValueError(self.allowed())
         if self.kind is str:
-            if self.choices and text not in self.choices:
-                raise ValueError(self.allowed())
             return text
         if len(text) > MOST_CHARACTERS or not NUMBERS[self.kind].fullmatch(text):
             raise ValueError(self.allowed())
@@ -104,15 +105,24 @@ JOB_OPTIONS = {
 SET = "input"  # the workflow's other parameter, which is no option but the set itself
 
 
-def wrong(given: Mapping[str, Any]) -> dict[str, str | None]:
-    """Of the given options those that cannot be taken -> what may be given instead; None where no job has such an option."""
+def parse(given: Mapping[str, Any], declared: Mapping[str, Option] = JOB_OPTIONS) -> dict[str, Any]:
+    """The given options as values of their types. given: texts, or numbers from JSON. Raises ValidationFailed, which names each
+    option that is wrong, its value and what may be given."""
+    wrong_options = wrong(given, declared)
+    if wrong_options:
+        raise refusal(given, wrong_options, declared)
+    return {name: declared[name].read(as_text(value)) for name, value in given.items()}
+
+
+def wrong(given: Mapping[str, Any], declared: Mapping[str, Option] = JOB_OPTIONS) -> dict[str, str | None]:
+    """Of the given options those that cannot be taken -> what may be given instead; None where there is no such option."""
     wrong_options: dict[str, str | None] = {}
     for name, value in given.items():
-        if name not in JOB_OPTIONS:
+        if name not in declared:
             wrong_options[name] = None
             continue
         try:
-            JOB_OPTIONS[name].read(as_text(value))
+            declared[name].read(as_text(value))
         except ValueError as error:
             wrong_options[name] = str(error)
     return wrong_options
@@ -125,12 +135,14 @@ def as_text(value: Any) -> str:
     return str(value)  # a ValueError, too, for an int of thousands of digits
 
 
-def refusal(given: Mapping[str, Any], allowed: Mapping[str, str | None]) -> ValidationFailed:
+def refusal(
+    given: Mapping[str, Any], allowed: Mapping[str, str | None], declared: Mapping[str, Option] = JOB_OPTIONS
+) -> ValidationFailed:
     """The failure that names every value that is not taken. allowed: what would be, as `wrong` has it."""
     reasons, advice = [], []
     for name, text in allowed.items():
         reasons.append(f"There is no option {_shown(name)}" if text is None else f"{name} is {_shown(given[name])}")
-        advice.append(f"Options are {', '.join(JOB_OPTIONS)}" if text is None else f"{name} may be {text}")
+        advice.append(f"Options are {', '.join(declared)}" if text is None else f"{name} may be {text}")
     options = [{"name": name, "value": _shown(given[name]), "allowed": text or ""} for name, text in allowed.items()]
     return ValidationFailed(
         f"{'; '.join(reasons)}.", f"{'; '.join(dict.fromkeys(advice))}.", field=next(iter(allowed)), options=options
@@ -138,9 +150,10 @@ def refusal(given: Mapping[str, Any], allowed: Mapping[str, str | None]) -> Vali
 
 
 def _shown(value: Any) -> str:
-    """A value in quotes, in ASCII and short enough for a message."""
+    """A value as it would be typed, in quotes, in ASCII and short enough for a message."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
     try:
-        text = ascii(value)
+        text = ascii(str(value) if is_number else value)
     except ValueError:
         return "an endless number"
     return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
@@ -156,6 +169,4 @@ def check_file(path: Path) -> None:
             "The job's options cannot be read: they are too long.",
             f"Options are {', '.join(JOB_OPTIONS)}.",
         ) from None
-    allowed = wrong(given)
-    if allowed:
-        raise refusal(given, allowed)
+    parse(given)

@@ -16,9 +16,16 @@ from botocore.exceptions import ClientError
 
 from pipeline.clients import s3
 from pipeline.clients.kubernetes import Conflict, Page
+from steps.runtime.options import JOB_OPTIONS
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-PARAMETERS = [{"name": "input"}, {"name": "model", "enum": ["reconviagen", "nvdiffrec"]}, {"name": "grid"}]
+PARAMETERS: list[dict[str, Any]] = [
+    {"name": "input"},
+    *(
+        {"name": name, "enum": [choice for choice in option.choices if choice != "both"]}
+        for name, option in JOB_OPTIONS.items()
+    ),
+]
 
 
 def client_error(code: str, operation: str = "GetObject") -> ClientError:

@@ -66,7 +66,7 @@ def example(step: str) -> contract.Step:
         elif kind == "str":
             values[item.name] = known.choices[-1] if known.choices else "--x y"
         elif kind == "int":
-            values[item.name] = int(known.most or 7)
+            values[item.name] = int(known.choices[0] if known.choices else known.most or 7)
         else:
             values[item.name] = 0.123456789
     return cls(**values)
@@ -92,8 +92,8 @@ def test_values_that_cannot_be_taken_are_a_record_of_bad_input_that_names_them_a
     )
     assert (code, record["code"], record["details"]["pipeline_stage"]) == (10, "VALIDATION_FAILED", "weight_loading")
     names = [option["name"] for option in record["details"]["options"]]
-    assert sorted(names) == ["--deadline-seconds", "--engine", "--grid", "--resolution", "--seed"]
-    assert "--grid may be a whole number from 32 to 768" in record["suggestion"]
+    assert sorted(names) == ["deadline-seconds", "engine", "grid", "resolution", "seed"]
+    assert "grid may be a whole number from 32 to 768" in record["suggestion"]
     assert (tmp_path / "outputs" / "error-code").read_text() == "VALIDATION_FAILED"
     assert "usage" not in told and "Traceback" not in told
     assert not (tmp_path / "out").exists()
@@ -102,7 +102,13 @@ def test_values_that_cannot_be_taken_are_a_record_of_bad_input_that_names_them_a
 def test_an_unknown_flag_and_a_missing_one_leave_a_record_too(tmp_path: Path) -> None:
     code, record, _ = refusal(tmp_path, "--nonsense=1")
     assert (code, record["code"]) == (10, "VALIDATION_FAILED")
-    assert "--nonsense=1" in record["message"]
+    assert record["message"] == "There is no option 'nonsense'." and "structure-steps" in record["suggestion"]
+
+
+@pytest.mark.parametrize("words", [["nonsense"], ["--", "--grid=64"], ["--refine=1"], ["--grid"]])
+def test_a_word_that_is_no_flag_leaves_a_record_too(tmp_path: Path, words: list[str]) -> None:
+    code, record, _ = refusal(tmp_path, *words)
+    assert (code, record["code"]) == (10, "VALIDATION_FAILED")
 
 
 def test_without_a_folder_for_the_record_there_is_a_usage_text() -> None:

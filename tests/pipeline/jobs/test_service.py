@@ -189,6 +189,19 @@ def test_options_are_those_of_the_template_and_nothing_else(options: Any) -> Non
     assert service.options_from({"model": "nvdiffrec", "grid": 64}, KNOWN) == {"model": "nvdiffrec", "grid": "64"}
 
 
+def test_a_template_offers_no_more_than_a_job_may_have() -> None:
+    parameters = {
+        "model": {"enum": ["nvdiffrec", "newer"]},
+        "grid": {"enum": ["64", "9999"]},
+        "rig": {"enum": ["newer"]},
+    }
+    assert service.options_from({"model": "nvdiffrec", "grid": 64}, parameters)
+    wrong: list[dict[str, Any]] = [{"model": "newer"}, {"grid": 128}, {"grid": 9999}, {"rig": "newer"}, {"seed": 1}]
+    for options in wrong:
+        with pytest.raises(ValidationFailed):
+            service.options_from(options, parameters)
+
+
 @pytest.mark.parametrize(
     ("key", "name"),
     [
