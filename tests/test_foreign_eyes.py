@@ -6,19 +6,17 @@ import ctypes.util
 import json
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import trimesh
 from PIL import Image
 
+from steps.compute.arrays import Array
 from steps.io import mesh_files
 from tests.conftest import Finished, need
 from tests.foreign import f3d_picture, mitsuba_pictures
 from tests.io.test_mesh_files import khronos_issues
-
-Array = np.ndarray[Any, Any]
 
 
 @pytest.fixture(scope="module")

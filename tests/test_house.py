@@ -38,6 +38,7 @@ ALLOWED = {
         "runtime.errors",
         "runtime.files",
         "io",
+        "compute.arrays",
         "geometry.cameras",
         "geometry.depth_curve",
         "geometry.frame",

@@ -8,16 +8,14 @@ weights with a width that shrinks. Lengths are in radii of the object."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from steps.calibration.depth_models import Model, depth_is_monotone
 from steps.calibration.depth_views import DepthView, unit_directions
+from steps.compute.arrays import Array
 from steps.geometry.cameras import project
 
-Array = NDArray[Any]
 SAMPLES = 1500  # pixels of each view
 WIDTHS = (0.2, 0.1, 0.05, 0.025)  # radii: of the robust loss; the last iterations take it from the noise
 ITERATIONS = 5  # of each width

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion, gaussian_filter, map_coordinates
 from scipy.spatial import cKDTree
 
 from steps.calibration.solver import EncodingModel, Observations, cross_view_projections, to_world
+from steps.compute.arrays import Array
 from steps.compute.kernels import parallel_map
 from steps.geometry.cameras import Placement
 
-Array = NDArray[Any]
 # grids of the alignment, coarse to fine: distance from the outline at which both sides are sampled, largest shift, steps of it
 # (half widths), and changes of scale. Far samples give a wide basin; near ones precision
 ALIGNMENT_GRIDS = (

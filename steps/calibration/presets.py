@@ -5,12 +5,10 @@ Zero123++ (Shi et al. 2023, its README's table of camera parameters); Wonder3D (
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from steps.compute.arrays import Array
 
 
 @dataclass(frozen=True)

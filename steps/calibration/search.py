@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from steps.calibration.observations import all_points, points_of, with_extreme_points
 from steps.calibration.presets import PRESETS
@@ -29,10 +27,10 @@ from steps.calibration.solver import (
     initial_params,
     to_world,
 )
+from steps.compute.arrays import Array
 from steps.compute.kernels import parallel_map
 from steps.geometry.cameras import CANONICAL_AXES, VIEW_NAMES
 
-Array = NDArray[Any]
 RING = np.array([True, True, True, True, False, False])
 ALL = np.ones(6, bool)
 

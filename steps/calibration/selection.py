@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from steps.calibration import search
 from steps.calibration.photometric import (
@@ -20,9 +18,9 @@ from steps.calibration.photometric import (
 )
 from steps.calibration.search import Candidate, Hypothesis
 from steps.calibration.solver import EXACT, Fit, Observations
+from steps.compute.arrays import Array
 from steps.compute.kernels import parallel_map
 
-Array = NDArray[Any]
 # a hypothesis whose cost is at most so many times the best one's, plus this, fits as well
 SHAPE_TIE, SHAPE_NOISE = 1.15, 0.06
 PER_VIEW_TIE = 1.5  # the same where each view has a range of its own, and the cost is that of finer errors

@@ -17,12 +17,11 @@ from typing import Any, TypeVar
 import numpy as np
 from numba import config, njit
 from numba.core import event
-from numpy.typing import NDArray
 
+from steps.compute.arrays import Array
 from steps.compute.cores import core_count
 from steps.compute.kernel_cache import fallback
 
-Array = NDArray[Any]
 SUMMED_BANDS = 8
 T = TypeVar("T")
 R = TypeVar("R")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import fast_simplification
 import numpy as np
-from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from skimage.measure import marching_cubes
 
+from steps.compute.arrays import Array
 from steps.fusion.marching_tetrahedra import march
 from steps.fusion.signed_field import Grid
 from steps.geometry.collapse import decimate_safely
@@ -18,7 +16,6 @@ from steps.geometry.crossings import resolve_crossings
 from steps.geometry.soundness import is_closed, soundness
 from steps.runtime.errors import ModelConvergenceFailed
 
-Array = NDArray[Any]
 SPECK = 0.01  # share of the faces below which a component is noise
 SMOOTHING = 10  # Taubin passes: removes the grain that 8-bit depth leaves, which would otherwise use up the faces
 # voxels: least magnitude of the field at lattice points, so that no two vertices coincide

@@ -7,17 +7,16 @@ contraction", 1999), no face flips or degenerates, and no new face intersects an
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from steps.compute.arrays import Array
 from steps.compute.kernels import for_bands, inlined, kernel
 from steps.geometry.crossings import Cells, bounding_boxes, crossing_faces, grid_of_boxes, triangles_cross
 from steps.geometry.soundness import twins
 
-Array = NDArray[Any]
 ROUND_SHARE = 0.3  # the share of the edges, the cheapest, that a round may take
 LEAST_REMOVED = 0.02  # of the faces: a round that removes fewer has used up the cheap ones
 # weight of an edge's middle against the quadrics: places on flat parts are not determined by these

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
+from steps.compute.arrays import Array
 from steps.compute.kernels import kernel
 from steps.geometry.cameras import Camera
 from steps.geometry.image_ops import inpaint
 
-Array = NDArray[Any]
 LEAST_NOISE = 0.02  # pixels: depth noise below this is below what triangles of a few pixels can follow
 RELAXATIONS = 60  # sweeps: holes of some tens of pixels come to rest
 

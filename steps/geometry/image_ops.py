@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from steps.compute.arrays import Array
+
 BEST_PSNR = 100.0  # written for identical pictures, whose PSNR has no end
 
 

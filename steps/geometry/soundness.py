@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from steps.compute.arrays import Array
 from steps.geometry.crossings import crossing_faces
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True)

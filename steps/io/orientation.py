@@ -6,16 +6,14 @@ orientations are compared, and the tag is applied unless the outlines match clea
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from steps.compute.arrays import Array
 from steps.geometry.cameras import VIEW_NAMES
 from steps.io import png_chunks
 from steps.io.png import Picture
 
-Array = NDArray[Any]
 Pictures = dict[tuple[str, int], Picture]
 SIDE = 96  # pixels at which outlines are compared
 STALE_GAIN = 0.05  # of the outlines' intersection over union: better than that as stored, the note is not believed

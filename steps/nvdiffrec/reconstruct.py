@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from steps.compute.arrays import Array
 from steps.compute.kernels import parallel_map
 from steps.fusion import reconstruct
 from steps.fusion.isosurface import sound_mesh, taubin, without_specks
@@ -29,7 +29,6 @@ from steps.nvdiffrec.targets import Target, targets
 from steps.raster.render import render, samples_for
 from steps.runtime.contract import Nvdiffrec
 
-Array = NDArray[Any]
 SHAPE_SIDE = 256  # pixels: side of the first pass's views; its cells are still several pixels wide
 SKIP_DEPTH_ERROR, SKIP_IOU = 0.5, 0.99  # pixels, IoU: a start this close is finer than the lattice
 # where views do not quite meet: outlines that contradict each other dent what is free

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from steps.compute.arrays import Array
 from steps.fusion import reconstruct
 from steps.geometry.cameras import Camera
 from steps.geometry.depth_ops import depth_noise, tangent_planes
@@ -17,7 +16,6 @@ from steps.geometry.image_ops import box_down
 from steps.io.scene import SceneView
 from steps.texturing.bake import Photo
 
-Array = NDArray[Any]
 WHOLE = 1 << 16  # a side that no picture has
 MARGIN = 8  # pixels kept around the object: outlines that are still off must be seen to be pulled in
 NEAR, FAR = 0.02, 50.0  # of the least and of the largest depth that a view shows

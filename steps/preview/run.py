@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from steps.compute.arrays import Array
 from steps.compute.kernels import parallel_map
 from steps.geometry.cameras import Camera, look_at
 from steps.io import mesh_files, png, scene
@@ -19,7 +18,6 @@ from steps.runtime.contract import Preview
 from steps.runtime.files import write_json
 from steps.runtime.reporter import Reporter
 
-Array = NDArray[Any]
 WHITE = np.ones(3, np.float32)
 FRAMES, FRAME_MS, FRAME_SIDE = 36, 70, 384
 ELEVATION = np.radians(20.0)

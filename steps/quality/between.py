@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from steps.compute.arrays import Array
 from steps.compute.kernels import parallel_map
 from steps.geometry.cameras import Camera, project, unproject
 from steps.io.mesh_files import Mesh
@@ -19,7 +19,6 @@ from steps.raster.render import render
 from steps.runtime.errors import ValidationFailed
 from steps.runtime.files import read_json
 
-Array = NDArray[Any]
 VISIBLE = 2.0  # pixels: a point this close to what an input view saw was seen by it
 
 

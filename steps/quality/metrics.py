@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 
+from steps.compute.arrays import Array
 from steps.geometry.image_ops import BEST_PSNR as BEST_PSNR
 from steps.geometry.image_ops import psnr as psnr
 
-Array = NDArray[Any]
 WINDOW = 7  # pixels, of the structural similarity
 
 

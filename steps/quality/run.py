@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from steps.compute.arrays import Array
 from steps.compute.kernels import parallel_map
 from steps.geometry.cameras import Camera
 from steps.geometry.frame import Frame
@@ -24,7 +24,6 @@ from steps.runtime.errors import QualityThresholdFailed
 from steps.runtime.files import read_json, write_json
 from steps.runtime.reporter import Reporter
 
-Array = NDArray[Any]
 FORMAT = "sixview-quality/1"
 LENGTHS = ("bounds", "offset", "depth_error", "voxel", "to_scene")  # in the user's unit, rounded for that
 START = "start.glb"  # what a model that starts from another mesh leaves of that

@@ -10,15 +10,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from steps.compute.arrays import Array
 from steps.compute.kernels import add, check_indices, for_bands, inlined, kernel, summed_bands
 from steps.raster.rasterize import LEAST_W, edge_function
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True)

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from steps.compute.arrays import Array
 from steps.compute.kernels import cell, check_indices, for_bands, kernel
 from steps.geometry.cameras import Camera
 from steps.geometry.image_ops import box_down
 from steps.geometry.pbr import Material
 from steps.geometry.pbr import shade as lit
 from steps.raster.rasterize import Fragments, rasterize
-
-Array = NDArray[Any]
 
 
 def samples_for(camera: Camera) -> int:

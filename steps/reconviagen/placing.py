@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from scipy.spatial import cKDTree
 
+from steps.compute.arrays import Array
 from steps.fusion.isosurface import decimate, quadric_decimation
 from steps.fusion.reconstruct import Settings, texture_mesh
 from steps.geometry.cameras import look_at
@@ -25,7 +25,6 @@ from steps.registration import pointcloud
 from steps.registration.refine import FULL_POINTS, Registration, register
 from steps.runtime.errors import ModelConvergenceFailed
 
-Array = NDArray[Any]
 SIDE = 512  # pixels of the longest side of the views that are registered with
 SEEN, GENERATED = (0.82, 0.84, 0.86), (0.93, 0.42, 0.13)
 DIRECTIONS = ((0.6, 0.5, 0.75), (-0.75, 0.5, -0.6), (0.7, -0.6, -0.6), (-0.6, -0.6, 0.75))

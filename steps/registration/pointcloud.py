@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from steps.compute.arrays import Array
 from steps.compute.kernels import inlined, kernel, project_point, within
 from steps.geometry.cameras import Camera, unproject
 from steps.geometry.depth_ops import tangent_planes
 from steps.runtime.errors import ModelConvergenceFailed
 
-Array = NDArray[Any]
 LEAST_COSINE = 0.25  # least cosine between normal and viewing ray
 
 

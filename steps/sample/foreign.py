@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from steps.compute.arrays import Array
 from steps.fusion.isosurface import vertex_normals
 from steps.runtime.errors import ValidationFailed
 from steps.sample.objects import shaded
 from steps.sample.render import GroundTruth, fit_to_radius, interpolate_vertices, unit
 
-Array = NDArray[Any]
 GREY = 0.7  # of what has neither texture nor colours
 
 

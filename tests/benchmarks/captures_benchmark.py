@@ -24,6 +24,7 @@ from scipy.spatial import cKDTree
 
 from steps.calibration.photometric import appearance_differences
 from steps.calibration.search import axes_of, hypotheses
+from steps.compute.arrays import Array
 from steps.geometry.cameras import Camera, look_at
 from steps.io import mesh_files
 from steps.quality.metrics import psnr
@@ -38,7 +39,6 @@ from steps.validate.rig.messages import hypothesis_json
 from tests.benchmarks import objects
 from tests.benchmarks.common import table
 
-Array = np.ndarray[Any, Any]
 FOLDER = Path("out/benchmarks/captures")
 COUNT = int(os.environ.get("SIXVIEW_CAPTURES", "300"))
 MESHES = int(os.environ.get("SIXVIEW_MESHES", "80"))

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from tests.benchmarks.common import NAMES, WORK, Array, job, over_white, sample, table
+from steps.compute.arrays import Array
+from tests.benchmarks.common import NAMES, WORK, job, over_white, sample, table
 from tests.foreign import mitsuba_pictures
 
 

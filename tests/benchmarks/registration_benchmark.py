@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from steps.compute.arrays import Array
 from steps.fusion import reconstruct
 from steps.io import scene
 from steps.quality.metrics import psnr
@@ -32,7 +33,6 @@ from tests.benchmarks import objects
 from tests.benchmarks.captures_benchmark import truth_of
 from tests.benchmarks.disturbed import Disturbed, dense, disturbed
 
-Array = np.ndarray[Any, Any]
 FOLDER = Path("out/benchmarks/registration")
 COUNT = int(os.environ.get("SIXVIEW_REGISTRATIONS", "300"))
 DEGREES, SHARE, OVERLAP = 1.0, 0.005, 0.97  # what is asked: rotation, mean displacement per diagonal, IoU of the masks

@@ -34,6 +34,7 @@ from steps.calibration.solver import (
     undo_curve,
     unpack_params,
 )
+from steps.compute.arrays import Array
 from steps.geometry.cameras import Placement, project, ray_to_z, unproject
 from steps.geometry.depth_curve import is_monotone
 from steps.io import cameras_json, png
@@ -47,7 +48,6 @@ from steps.sample.render import build
 from steps.validate import placement
 from steps.validate.rig import messages, stage
 
-Array = np.ndarray[Any, Any]
 SIDE = 64
 
 

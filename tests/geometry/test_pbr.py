@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 
+from steps.compute.arrays import Array
 from steps.geometry import pbr
 from steps.geometry.pbr import WHITE, harmonics, shade
 
-Array = np.ndarray[Any, Any]
 N = 500
 
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import jsonschema
 import numpy as np
 import pytest
 from skimage.metrics import structural_similarity
 
+from steps.compute.arrays import Array
 from steps.quality import metrics
 from steps.quality.run import failure
 from steps.runtime.errors import QualityThresholdFailed, by_code
 from tests.conftest import Finished
 
-Array = np.ndarray[Any, Any]
 SCHEMA = Path(__file__).parents[2] / "steps" / "quality" / "quality.schema.json"
 
 

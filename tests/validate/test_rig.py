@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +26,6 @@ from steps.sample.render import build, render
 from tests.benchmarks import captures_benchmark as captures
 from tests.conftest import sixview
 
-Array = np.ndarray[Any, Any]
 SIDE = 256
 SEEDS = range(100, 108)
 

@@ -7,18 +7,16 @@ full inside the object as matting leaves it, with a haze around it; and with col
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, maximum_filter, minimum_filter
 
+from steps.compute.arrays import Array
 from steps.io import png
 from steps.io.png import Picture
 from steps.runtime.contract import VIEW_NAMES
 from steps.validate.foreground import holes, masks
 
-Array = NDArray[Any]
 # share of pixels with depth from which depth has no outline to compare with
 EVERYWHERE = 0.9
 LEAST_IOU = 0.7  # intersection over union from which alpha and depth show one outline

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from steps.calibration import observations, photometric, search, selection
 from steps.calibration.search import Candidate, Hypothesis
@@ -24,6 +23,7 @@ from steps.calibration.solver import (
     initial_params,
     undo_curve,
 )
+from steps.compute.arrays import Array
 from steps.compute.kernels import parallel_map
 from steps.geometry.cameras import (
     CANONICAL_DISTANCE,
@@ -42,7 +42,6 @@ from steps.validate.depth.stored import FRAME, background_of, counts_of
 from steps.validate.rig import nominal as nominal_rig
 from steps.validate.rig.messages import ambiguous, metadata_of, note_of
 
-Array = NDArray[Any]
 ANY = Arrangement()
 UNIT = CANONICAL_DISTANCE / (
     2 * CANONICAL_FOCAL_PER_WIDTH
