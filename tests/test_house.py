@@ -42,6 +42,7 @@ ALLOWED = {
         "geometry.cameras",
         "geometry.depth_curve",
         "geometry.frame",
+        "geometry.image_ops",
         "geometry.pbr",
     },
     "compute": {"compute"},

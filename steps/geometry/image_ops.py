@@ -1,4 +1,4 @@
-"""Image operations: PSNR, box filter, inpainting."""
+"""Image operations: PSNR, intersection over union, box filter, inpainting."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ def psnr(reference: Array, picture: Array, where: Array | None = None) -> float:
     squared = (reference - picture) ** 2
     mean = float((squared if where is None else squared[where]).mean(dtype=np.float64))
     return BEST_PSNR if mean <= 10 ** (-BEST_PSNR / 10) else float(-10.0 * np.log10(mean))
+
+
+def iou(a: Array, b: Array) -> float:
+    """Intersection over union of two masks [H, W] bool; 0 where both are empty."""
+    return float((a & b).sum() / max(1, (a | b).sum()))
 
 
 def box_down(image: Array, factor: int) -> Array:

@@ -11,6 +11,7 @@ import numpy as np
 
 from steps.compute.arrays import Array
 from steps.geometry.cameras import VIEW_NAMES
+from steps.geometry.image_ops import iou
 from steps.io import png_chunks
 from steps.io.png import Picture
 
@@ -53,8 +54,7 @@ def _outline_iou(a: Picture, b: Picture) -> float:
     (ha, wa), (hb, wb) = a.pixels.shape[:2], b.pixels.shape[:2]
     if abs(wa * hb - ha * wb) > 0.01 * wa * hb:
         return -1.0
-    one, two = _outline(a), _outline(b)
-    return float((one & two).sum() / max(1, (one | two).sum()))
+    return iou(_outline(a), _outline(b))
 
 
 def _outline(picture: Picture) -> Array:

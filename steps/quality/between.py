@@ -12,9 +12,9 @@ from PIL import Image
 from steps.compute.arrays import Array
 from steps.compute.kernels import parallel_map
 from steps.geometry.cameras import Camera, project, unproject
+from steps.geometry.image_ops import psnr
 from steps.io.mesh_files import Mesh
 from steps.io.scene import Scene, over, over_premultiplied
-from steps.quality import metrics
 from steps.raster.render import render
 from steps.runtime.errors import ValidationFailed
 from steps.runtime.files import read_json
@@ -73,6 +73,6 @@ def score(mesh: Mesh, views: list[HeldOut], background: Array) -> float:
 
     def one(view: HeldOut) -> float:
         rgba = render(mesh.vertices, mesh.faces, mesh.uv, mesh.texture, view.camera, 3, mesh.material, mesh.normals)
-        return metrics.psnr(view.picture, np.clip(over_premultiplied(rgba, background), 0, 1), view.counts)
+        return psnr(view.picture, np.clip(over_premultiplied(rgba, background), 0, 1), view.counts)
 
     return float(np.mean(parallel_map(one, views)))

@@ -10,6 +10,7 @@ import numpy as np
 
 from steps.compute.arrays import Array
 from steps.compute.kernels import parallel_map
+from steps.geometry import image_ops
 from steps.geometry.cameras import Camera
 from steps.geometry.frame import Frame
 from steps.geometry.soundness import soundness
@@ -72,11 +73,11 @@ def score_view(mesh: Mesh, view: SceneView, loaded: Scene) -> dict[str, Any]:
     depth = rasterize(mesh.vertices, mesh.faces, view.depth_camera).depth
     return {
         "name": view.camera.name,
-        "psnr": metrics.psnr(reference, picture),
+        "psnr": image_ops.psnr(reference, picture),
         "ssim": full_ssim,
-        "object": {"psnr": metrics.psnr(reference, picture, inside), "ssim": object_ssim} if inside.any() else None,
-        "blank": {"psnr": metrics.psnr(reference, blank), "ssim": blank_ssim},
-        "iou": metrics.iou(inside, rgba[..., 3] >= 0.5) if inside.any() else None,
+        "object": {"psnr": image_ops.psnr(reference, picture, inside), "ssim": object_ssim} if inside.any() else None,
+        "blank": {"psnr": image_ops.psnr(reference, blank), "ssim": blank_ssim},
+        "iou": image_ops.iou(inside, rgba[..., 3] >= 0.5) if inside.any() else None,
         "depth_error": {k: loaded.frame.length_out(v) for k, v in metrics.depth_error(view.depth(), depth).items()},
     }
 

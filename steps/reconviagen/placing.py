@@ -14,6 +14,7 @@ from steps.compute.arrays import Array
 from steps.fusion.isosurface import decimate, quadric_decimation
 from steps.fusion.reconstruct import Settings, texture_mesh
 from steps.geometry.cameras import look_at
+from steps.geometry.image_ops import iou
 from steps.geometry.soundness import is_closed
 from steps.io import png
 from steps.io.mesh_files import Mesh
@@ -92,7 +93,7 @@ def silhouette_iou(mesh: Mesh, view: SceneView) -> float:
     camera = view.camera.resized(max(1, view.camera.width * 256 // view.camera.height), 256)
     mask = np.asarray(Image.fromarray(view.coverage()).resize((camera.width, 256), Image.Resampling.BOX)) > 0.5
     own = rasterize(mesh.vertices.astype(np.float64), mesh.faces, camera).face >= 0
-    return float((own & mask).sum() / max(1, (own | mask).sum()))
+    return iou(own, mask)
 
 
 def texture_registered(

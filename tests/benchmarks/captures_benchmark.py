@@ -26,8 +26,8 @@ from steps.calibration.photometric import appearance_differences
 from steps.calibration.search import axes_of, hypotheses
 from steps.compute.arrays import Array
 from steps.geometry.cameras import Camera, look_at
+from steps.geometry.image_ops import psnr
 from steps.io import mesh_files
-from steps.quality.metrics import psnr
 from steps.raster.render import render
 from steps.runtime.contract import Sample
 from steps.sample import capture as realistic
