@@ -20,14 +20,13 @@ from steps.io.scene import Scene, SceneView
 from steps.quality import between, judgement, metrics
 from steps.raster.rasterize import rasterize
 from steps.raster.render import render, samples_for
-from steps.runtime.contract import Quality
+from steps.runtime.contract import START_MESH, Quality
 from steps.runtime.errors import QualityThresholdFailed
 from steps.runtime.files import read_json, write_json
 from steps.runtime.reporter import Reporter
 
 FORMAT = "sixview-quality/1"
 LENGTHS = ("bounds", "offset", "depth_error", "voxel", "to_scene")  # in the user's unit, rounded for that
-START = "start.glb"  # what a model that starts from another mesh leaves of that
 
 
 def run(parameters: Quality, out: Path, reporter: Reporter) -> None:
@@ -35,7 +34,8 @@ def run(parameters: Quality, out: Path, reporter: Reporter) -> None:
     model_metadata = read_json(parameters.mesh / "model.json", {})
     loaded = scene.load(parameters.scene)
     mesh = mesh_files.load(parameters.mesh, loaded.frame)
-    start = mesh_files.load_glb(parameters.mesh / START, loaded.frame) if (parameters.mesh / START).is_file() else None
+    start_file = parameters.mesh / START_MESH
+    start = mesh_files.load_glb(start_file, loaded.frame) if start_file.is_file() else None
     views = parallel_map(lambda view: score_view(mesh, view, loaded), loaded.views)
     report = summary(views, mesh, model_metadata, parameters, loaded.frame)
     report["before"] = before(start, loaded) if start else None
