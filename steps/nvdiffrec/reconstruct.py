@@ -9,12 +9,10 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
 
-from steps.compute.arrays import Array
 from steps.compute.kernels import parallel_map
 from steps.fusion import reconstruct
 from steps.fusion.isosurface import sound_mesh, taubin, without_specks
 from steps.geometry import image_ops
-from steps.geometry.cameras import Camera
 from steps.io import scene
 from steps.io.mesh_files import Mesh, as_stored
 from steps.io.scene import Scene, SceneView
@@ -26,7 +24,7 @@ from steps.nvdiffrec.first_pass import FirstPass
 from steps.nvdiffrec.ladder import SAMPLES, MemoryLevel
 from steps.nvdiffrec.second_pass import STRONG, WEAK, SecondPass, surface_of
 from steps.nvdiffrec.targets import Target, targets
-from steps.raster.render import render, samples_for
+from steps.raster.render import render_mesh, samples_for
 from steps.runtime.contract import Nvdiffrec
 
 SHAPE_SIDE = 256  # pixels: side of the first pass's views; its cells are still several pixels wide
@@ -94,16 +92,10 @@ def psnr(mesh: Mesh, loaded: Scene) -> float:
     written = as_stored(mesh, loaded.frame)
 
     def one(view: SceneView) -> float:
-        rgba = render_view(written, view.camera, samples_for(view.camera))
+        rgba = render_mesh(written, view.camera, samples_for(view.camera))
         return image_ops.psnr(view.picture(), scene.as_stored(rgba, view.behind()))
 
     return float(np.mean(parallel_map(one, loaded.views)))
-
-
-def render_view(mesh: Mesh, camera: Camera, samples: int) -> Array:
-    """The mesh rendered for a camera, [H, W, 4] premultiplied RGBA."""
-    geometry = mesh.vertices, mesh.faces, mesh.uv, mesh.texture
-    return render(*geometry, camera, samples, mesh.material, mesh.normals)
 
 
 # -- the first pass -----------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from steps.geometry.cameras import Camera, project, unproject
 from steps.geometry.image_ops import psnr
 from steps.io.mesh_files import Mesh
 from steps.io.scene import Scene, over, over_premultiplied
-from steps.raster.render import render
+from steps.raster.render import render_mesh
 from steps.runtime.errors import ValidationFailed
 from steps.runtime.files import read_json
 
@@ -72,7 +72,7 @@ def score(mesh: Mesh, views: list[HeldOut], background: Array) -> float:
     """Mean PSNR in dB over the views."""
 
     def one(view: HeldOut) -> float:
-        rgba = render(mesh.vertices, mesh.faces, mesh.uv, mesh.texture, view.camera, 3, mesh.material, mesh.normals)
+        rgba = render_mesh(mesh, view.camera)
         return psnr(view.picture, np.clip(over_premultiplied(rgba, background), 0, 1), view.counts)
 
     return float(np.mean(parallel_map(one, views)))

@@ -8,10 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from steps.compute.arrays import Array
 from steps.compute.kernels import parallel_map
 from steps.geometry import image_ops
-from steps.geometry.cameras import Camera
 from steps.geometry.frame import Frame
 from steps.geometry.soundness import soundness
 from steps.io import mesh_files, scene
@@ -19,7 +17,7 @@ from steps.io.mesh_files import Mesh
 from steps.io.scene import Scene, SceneView
 from steps.quality import between, judgement, metrics
 from steps.raster.rasterize import rasterize
-from steps.raster.render import render, samples_for
+from steps.raster.render import render_mesh, samples_for
 from steps.runtime.contract import START_MESH, Quality
 from steps.runtime.errors import QualityThresholdFailed
 from steps.runtime.files import read_json, write_json
@@ -65,7 +63,7 @@ def run(parameters: Quality, out: Path, reporter: Reporter) -> None:
 def score_view(mesh: Mesh, view: SceneView, loaded: Scene) -> dict[str, Any]:
     """All scores of one view; None for those of an object too thin to be seen in it."""
     reference, inside = view.picture(), view.coverage() >= 0.5
-    rgba = render_view(mesh, view.camera)
+    rgba = render_mesh(mesh, view.camera, samples_for(view.camera))
     picture = scene.as_stored(rgba, view.behind())
     blank = np.broadcast_to(view.behind(), picture.shape).astype(np.float32)
     full_ssim, object_ssim = metrics.ssim(reference, picture, inside)
@@ -80,12 +78,6 @@ def score_view(mesh: Mesh, view: SceneView, loaded: Scene) -> dict[str, Any]:
         "iou": image_ops.iou(inside, rgba[..., 3] >= 0.5) if inside.any() else None,
         "depth_error": {k: loaded.frame.length_out(v) for k, v in metrics.depth_error(view.depth(), depth).items()},
     }
-
-
-def render_view(mesh: Mesh, camera: Camera) -> Array:
-    """The mesh rendered for a camera, [H, W, 4] premultiplied RGBA."""
-    geometry = mesh.vertices, mesh.faces, mesh.uv, mesh.texture
-    return render(*geometry, camera, samples_for(camera), mesh.material, mesh.normals)
 
 
 def summary(

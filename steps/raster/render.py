@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 
@@ -43,6 +44,28 @@ def render(
             _light(shaded, fragments, vertices, faces, uv, normals, material, camera)
         out.append(box_down(shaded, samples))
     return np.concatenate(out)
+
+
+class TexturedMesh(Protocol):
+    """What `render_mesh` draws, such as `io.mesh_files.Mesh`; the arrays are those of `render`."""
+
+    @property
+    def vertices(self) -> Array: ...
+    @property
+    def faces(self) -> Array: ...
+    @property
+    def uv(self) -> Array: ...
+    @property
+    def normals(self) -> Array: ...
+    @property
+    def texture(self) -> Array: ...
+    @property
+    def material(self) -> Material | None: ...
+
+
+def render_mesh(mesh: TexturedMesh, camera: Camera, samples: int = 3) -> Array:
+    """The mesh rendered under its material's light: [H, W, 4] float32, premultiplied RGBA, samples^2 samples per pixel."""
+    return render(mesh.vertices, mesh.faces, mesh.uv, mesh.texture, camera, samples, mesh.material, mesh.normals)
 
 
 def _light(

@@ -28,7 +28,7 @@ from steps.compute.arrays import Array
 from steps.geometry.cameras import Camera, look_at
 from steps.geometry.image_ops import psnr
 from steps.io import mesh_files
-from steps.raster.render import render
+from steps.raster.render import render_mesh
 from steps.runtime.contract import Sample
 from steps.sample import capture as realistic
 from steps.sample import capture_depth
@@ -321,7 +321,7 @@ def measured(seed: int, model: str, summary: dict[str, Any]) -> Whole:
 def between(placed: Array, mesh: mesh_files.Mesh, truth: GroundTruth, camera: Camera) -> float:
     """PSNR on the object, as if all light were the same: what each picture's light made of it is set apart by its median."""
     expected, _ = true_render(truth, camera, 4)
-    found = render_view(placed, mesh, camera)
+    found = render_mesh(replace(mesh, vertices=placed.astype(np.float32)), camera)
     inside = (expected[..., 3] > 0.5) | (found[..., 3] > 0.5)
     over = [
         p[..., :3] * (p[..., 3:] if straight else 1) + 1 - p[..., 3:] for p, straight in ((expected, 1), (found, 0))
@@ -330,13 +330,6 @@ def between(placed: Array, mesh: mesh_files.Mesh, truth: GroundTruth, camera: Ca
     light = np.median(over[0][both] / np.maximum(over[1][both], 1e-3)) if both.any() else 1.0
     lit = np.where(both[..., None], over[1] * light, over[1])
     return psnr(over[0].astype(np.float32), np.clip(lit, 0, 1).astype(np.float32), inside)
-
-
-def render_view(vertices: Array, mesh: mesh_files.Mesh, camera: Camera) -> Array:
-    """The mesh elsewhere: premultiplied RGBA."""
-    return render(
-        vertices.astype(np.float32), mesh.faces, mesh.uv, mesh.texture, camera, 3, mesh.material, mesh.normals
-    )
 
 
 def aligned(vertices: Array, faces: Array, truth: GroundTruth, behind: bool) -> tuple[Array, float]:
@@ -393,13 +386,13 @@ def _seen(seed: int, model: str, side: int = 256) -> Array:
         return np.full((side, 2 * side, 3), 255, np.uint8)
     mesh = mesh_files.load(run_folder(seed, model) / model)
     middle = (mesh.vertices.min(axis=0) + mesh.vertices.max(axis=0)) / 2
-    centred = mesh.vertices - middle
-    radius = float(np.linalg.norm(centred, axis=1).max())
+    centred = replace(mesh, vertices=mesh.vertices - middle)
+    radius = float(np.linalg.norm(centred.vertices, axis=1).max())
     tiles = []
     for direction in ((0.6, 0.45, 0.75), (-0.7, -0.35, -0.65)):
         back = np.array(direction) / np.linalg.norm(direction)
         camera = look_at("between", back * 3.2 * radius, UP, 2 * side, 2 * side * 1.45)
-        rgba = render_view(centred, mesh, camera)
+        rgba = render_mesh(centred, camera)
         pixels = np.clip(rgba[..., :3] + 1 - rgba[..., 3:], 0, 1)
         tiles.append(np.asarray(Image.fromarray(np.rint(pixels * 255).astype(np.uint8)).resize((side, side))))
     return np.hstack(tiles)
