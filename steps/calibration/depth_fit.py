@@ -15,6 +15,7 @@ from steps.calibration.depth_models import Model, depth_is_monotone
 from steps.calibration.depth_views import DepthView, unit_directions
 from steps.compute.arrays import Array
 from steps.geometry.cameras import project
+from steps.geometry.depth_ops import surface_normals
 
 SAMPLES = 1500  # pixels of each view
 WIDTHS = (0.2, 0.1, 0.05, 0.025)  # radii: of the robust loss; the last iterations take it from the noise
@@ -106,7 +107,7 @@ def _embed_view_params(model: Model, views: int, i: int, slope: Array) -> Array:
 
 
 def _normals(view: DepthView, s: Sample, model: Model, z: Array, dv: Array) -> Array:
-    """World normals of the surface z(x, y) in a view: cross product of its derivatives. dv: dz by the stored value."""
+    """World normals of the surface z(x, y) in a view; 0 beside edges. dv: dz by the stored value."""
     c = view.camera
     x, y = (s.x - c.cx) / c.fx, (s.y - c.cy) / c.fy
     dx, dy = dv * s.slopes[:, 0], dv * s.slopes[:, 1]
@@ -114,12 +115,7 @@ def _normals(view: DepthView, s: Sample, model: Model, z: Array, dv: Array) -> A
         t = s.to_z
         dx, dy = dx * t - z * t**3 * x / c.fx, dy * t - z * t**3 * y / c.fy
         z = z * t
-    u = np.stack([dx * x + z / c.fx, dx * y, dx], axis=1)
-    v = np.stack([dy * x, dy * y + z / c.fy, dy], axis=1)
-    normal = np.cross(v, u)  # towards the camera, in OpenCV's axes
-    normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-30)
-    world = (normal * [1, -1, -1]) @ np.asarray(c.camera_to_world)[:3, :3].T
-    return np.asarray(world * s.smooth[:, None])
+    return surface_normals(x, y, z, (dx, dy), c) * s.smooth[:, None]
 
 
 def rows_of(views: list[DepthView], samples: list[Sample], model: Model, params: Array, jacobian: bool = True) -> Rows:

@@ -127,6 +127,18 @@ def _tangent_planes(depth, fx, fy, cx, cy, planes):  # type: ignore[no-untyped-d
             planes[r, c, 2] = abs(nx * x + ny * y + nz) / np.sqrt(nx * nx + ny * ny + nz * nz)
 
 
+def surface_normals(x: Array, y: Array, depth: Array, slopes: tuple[Array, Array], camera: Camera) -> Array:
+    """World unit normals (..., 3), towards the camera, of the surface of these depths on the rays (x, y, 1); 0 where depth is.
+    slopes: derivatives of depth by column and by row, as in `tangent_planes`. All arrays have one shape, or broadcast."""
+    dx, dy = slopes
+    across = np.stack([dx * x + depth / camera.fx, dx * y, dx], axis=-1)
+    down = np.stack([dy * x, dy * y + depth / camera.fy, dy], axis=-1)
+    normal = np.cross(down, across)
+    normal /= np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-30)
+    opencv_to_world = np.asarray(camera.camera_to_world)[:3, :3] * [1.0, -1.0, -1.0]
+    return np.asarray(normal @ opencv_to_world.T)
+
+
 def depth_noise(depth: Array, step: Array, pixel: Array) -> float:
     """Standard deviation of depth [H, W] in pixels, from the median of second differences (after Donoho's estimator), at least
     that of quantization."""

@@ -11,7 +11,7 @@ import numpy as np
 from steps.compute.arrays import Array
 from steps.compute.kernels import inlined, kernel, project_point, within
 from steps.geometry.cameras import Camera, unproject
-from steps.geometry.depth_ops import tangent_planes
+from steps.geometry.depth_ops import surface_normals, tangent_planes
 from steps.runtime.errors import ModelConvergenceFailed
 
 LEAST_COSINE = 0.25  # least cosine between normal and viewing ray
@@ -172,9 +172,4 @@ def _points_and_normals(view: RegistrationView) -> tuple[Array, Array]:
     z = depth[rows, columns].astype(np.float64)
     across, down = tangent_planes(depth, camera)[rows, columns, :2].astype(np.float64).T
     x, y = (columns + 0.5 - camera.cx) / camera.fx, (rows + 0.5 - camera.cy) / camera.fy
-    u = np.stack([across * x + z / camera.fx, across * y, across], axis=1)
-    v = np.stack([down * x, down * y + z / camera.fy, down], axis=1)
-    normal = np.cross(v, u)
-    normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-30)
-    to_world = np.asarray(camera.camera_to_world)[:3, :3] @ np.diag([1.0, -1.0, -1.0])
-    return unproject(depth, camera), normal @ to_world.T
+    return unproject(depth, camera), surface_normals(x, y, z, (across, down), camera)
