@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from steps.compute.arrays import Array
-from steps.compute.kernels import cell, for_bands, inlined, kernel
+from steps.compute.kernels import blend, cell, for_bands, inlined, kernel
 
 END_HEIGHTS = slice(1, 3)  # of the shared parameters: height at the lowest stored value, height at the highest
 CURVE = slice(3, 6)  # of the shared parameters: the curve of stored values, see `undo_curve`
@@ -145,9 +145,7 @@ def _cell(s, x, y):  # type: ignore[no-untyped-def]
 
 @inlined
 def _interpolated(values, r, c, u, v):  # type: ignore[no-untyped-def]
-    above = values[r, c] * (1 - u) + values[r, c + 1] * u
-    below = values[r + 1, c] * (1 - u) + values[r + 1, c + 1] * u
-    return above * (1 - v) + below * v
+    return blend(values[r, c], values[r, c + 1], values[r + 1, c], values[r + 1, c + 1], u, v)
 
 
 @inlined

@@ -65,6 +65,14 @@ def cell(x, size):  # type: ignore[no-untyped-def]
 
 
 @inlined
+def blend(a, b, c, d, u, v):  # type: ignore[no-untyped-def]
+    """Bilinear interpolation between the samples a, b and, below them, c, d. u: weight of the right ones; v: of the lower ones.
+    `image_ops.sample_bilinear` does the same for whole arrays."""
+    above = a * (1 - u) + b * u
+    return above * (1 - v) + (c * (1 - u) + d * u) * v
+
+
+@inlined
 def within(x, y, width, height):  # type: ignore[no-untyped-def]
     """Whether pixel coordinates lie in a picture; false for nan. To be tested before the conversion to int, which could
     overflow."""

@@ -22,7 +22,7 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt, maximum_filter
 
 from steps.compute.arrays import Array
-from steps.compute.kernels import cell, for_bands, kernel, parallel_map, within
+from steps.compute.kernels import blend, cell, for_bands, kernel, parallel_map, within
 from steps.geometry.cameras import Camera, project, unproject
 from steps.geometry.depth_ops import tangent_planes
 from steps.geometry.image_ops import box_down
@@ -269,8 +269,7 @@ def _bilinear(image, x, y):  # type: ignore[no-untyped-def]
     height, width = image.shape
     c, c1, u = cell(x - 0.5, width)
     r, r1, v = cell(y - 0.5, height)
-    above = image[r, c] * (1 - u) + image[r, c1] * u
-    return above * (1 - v) + (image[r1, c] * (1 - u) + image[r1, c1] * u) * v
+    return blend(image[r, c], image[r, c1], image[r1, c], image[r1, c1], u, v)
 
 
 @kernel

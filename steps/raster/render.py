@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from steps.compute.arrays import Array
-from steps.compute.kernels import cell, check_indices, for_bands, kernel
+from steps.compute.kernels import blend, cell, check_indices, for_bands, kernel
 from steps.geometry.cameras import Camera
 from steps.geometry.image_ops import box_down
 from steps.geometry.pbr import Material
@@ -137,9 +137,9 @@ def _shade(face, bary, faces, uv, texture, out, start, stop):  # type: ignore[no
             c, c1, u = cell(x, width)
             r, r1, v = cell(y, height)
             for a in range(3):
-                above = texture[r, c, a] * (1 - u) + texture[r, c1, a] * u
-                below = texture[r1, c, a] * (1 - u) + texture[r1, c1, a] * u
-                out[row, column, a] = above * (1 - v) + below * v
+                out[row, column, a] = blend(
+                    texture[r, c, a], texture[r, c1, a], texture[r1, c, a], texture[r1, c1, a], u, v
+                )
             out[row, column, 3] = 1.0
 
 
