@@ -77,10 +77,14 @@ def test_a_job_is_submitted_followed_and_fetched(alice: httpx.Client, mug: Path)
     assert (sent.status_code, sent.json()["status"], sent.json()["model_type"]) == (200, "queued", "nvdiffrec")
     job = sent.json()["job_id"]
     seen: list[dict[str, Any]] = []
-    end = time.monotonic() + 900
-    while not seen or (seen[-1]["status"] in ("queued", "processing") and time.monotonic() < end):
+
+    def has_ended() -> bool:
         seen.append(alice.get(f"/jobs/{job}").json())
-        refused(alice.get(f"/jobs/{job}/download"), 409, "JOB_NOT_READY") if len(seen) == 1 else time.sleep(0.5)
+        return seen[-1]["status"] not in ("queued", "processing")
+
+    assert not has_ended()
+    refused(alice.get(f"/jobs/{job}/download"), 409, "JOB_NOT_READY")
+    wait_for(has_ended, 900, f"the end of {job}", 0.5)
     assert {s["status"] for s in seen} >= {"processing", "completed"}
     assert [s["progress"] for s in seen] == sorted(s["progress"] for s in seen)
     assert seen[-1]["progress"] == 100
@@ -493,13 +497,14 @@ def test_a_gateway_that_dies_mid_upload_costs_a_repetition_and_nothing_else(alic
 
 def patiently(ask: Callable[[], httpx.Response]) -> httpx.Response:
     """Repeats a request while no gateway responds, as a client does."""
-    for _ in range(30):
+
+    def answered() -> httpx.Response | None:
         with contextlib.suppress(httpx.TransportError):
             response = ask()
-            if response.status_code < 500:
-                return response
-        time.sleep(1)
-    raise TimeoutError("no gateway came back")
+            return response if response.status_code < 500 else None
+        return None
+
+    return wait_for(answered, 60, "a gateway to come back", 1)
 
 
 def test_a_gateway_that_dies_mid_download_costs_the_rest_of_it(done: dict[str, Any]) -> None:
