@@ -16,6 +16,7 @@ from steps.calibration.depth_views import DepthView, unit_directions
 from steps.compute.arrays import Array
 from steps.geometry.cameras import project
 from steps.geometry.depth_ops import surface_normals
+from steps.geometry.sampling import sample_bilinear
 
 SAMPLES = 1500  # pixels of each view
 WIDTHS = (0.2, 0.1, 0.05, 0.025)  # radii: of the robust loss; the last iterations take it from the noise
@@ -217,20 +218,11 @@ def _surface_rows(
 def _sample_at(view: DepthView, pixels: Array) -> tuple[Sample, Array]:
     """The view at pixel coordinates (n, 2), bilinear, for those whose four neighbours are smooth; and which these are."""
     height, width = view.value.shape
-    x, y = pixels[:, 0] - 0.5, pixels[:, 1] - 0.5
-    c, r = np.clip(np.floor(x), 0, width - 2).astype(int), np.clip(np.floor(y), 0, height - 2).astype(int)
+    c, r = (np.clip(np.floor(pixels[:, k] - 0.5), 0, n - 2).astype(int) for k, n in ((0, width), (1, height)))
     is_smooth = view.smooth[r, c] & view.smooth[r, c + 1] & view.smooth[r + 1, c] & view.smooth[r + 1, c + 1]
-    r, c, x, y = r[is_smooth], c[is_smooth], x[is_smooth], y[is_smooth]
-    u, v = np.clip(x - c, 0, 1), np.clip(y - r, 0, 1)
-    four = [(r, c), (r, c + 1), (r + 1, c), (r + 1, c + 1)]
-    weights = [(1 - u) * (1 - v), u * (1 - v), (1 - u) * v, u * v]
-
-    def blended(layer: Array) -> Array:
-        return np.asarray(sum(layer[q].T * w for w, q in zip(weights, four, strict=True))).T
-
-    return Sample(
-        x + 0.5, y + 0.5, blended(view.value), blended(view.slopes), np.ones(len(x), bool), blended(view.to_z)
-    ), is_smooth
+    x, y = pixels[is_smooth, 0], pixels[is_smooth, 1]
+    value, slopes, to_z = (sample_bilinear(layer, x, y) for layer in (view.value, view.slopes, view.to_z))
+    return Sample(x, y, value, slopes, np.ones(len(x), bool), to_z), is_smooth
 
 
 def with_extreme_points(p: Problem, model: Model, params: Array) -> Problem:

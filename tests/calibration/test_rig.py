@@ -133,7 +133,7 @@ def test_a_view_is_placed_on_its_depth_though_a_shadow_lies_beside_it() -> None:
     distance = observations._signed_distance(inside, 128)
     scale, dx, dy = 1.03, 0.05, -0.04
     u, v = (x + 0.5) / 100 - 1, 1 - (y + 0.5) / 100
-    seen = photometric.sample_bilinear(inside.astype(float), (u - dx) / scale, (v - dy) / scale) > 0.5
+    seen = photometric.sample_half_widths(inside.astype(float), (u - dx) / scale, (v - dy) / scale) > 0.5
     shadow = 0.2 * np.exp(-(((x - 100) / 60) ** 2 + ((y - 135) / 20) ** 2))
     colour = np.where(seen[..., None], [0.8, 0.3, 0.2], 0.97 - shadow[..., None])
     candidate = photometric.align_to_silhouette(colour, np.full(3, 0.97), distance)
