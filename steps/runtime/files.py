@@ -57,7 +57,7 @@ def sha256(source: Path | IO[bytes]) -> str:
     if isinstance(source, Path):
         with open(source, "rb") as file:
             return sha256(file)
-    return hashlib.file_digest(source, "sha256").hexdigest()
+    return hashlib.file_digest(source, "sha256").hexdigest()  # type: ignore[arg-type]  # IO lacks readinto, its binary kinds have it
 
 
 def tree_digests(folder: Path) -> dict[str, str]:
