@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import trimesh
 
-Array = np.ndarray[Any, Any]
+from steps.compute.arrays import Array
 
 
 def mitsuba_pictures(glb: Path, cameras: Path, samples: int = 36) -> dict[str, Array]:

@@ -6,19 +6,18 @@ import ctypes.util
 import json
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import trimesh
 from PIL import Image
 
+from steps.compute.arrays import Array
+from steps.geometry.image_ops import psnr
 from steps.io import mesh_files
 from tests.conftest import Finished, need
 from tests.foreign import f3d_picture, mitsuba_pictures
 from tests.io.test_mesh_files import khronos_issues
-
-Array = np.ndarray[Any, Any]
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +31,6 @@ def unzipped(job: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def view(duck: Path, name: str) -> Array:
     rgba = np.asarray(Image.open(duck / "multi_views" / f"{name}.png"), np.float32) / 255
     return rgba[..., :3] * rgba[..., 3:] + 1 - rgba[..., 3:]
-
-
-def psnr(a: Array, b: Array) -> float:
-    return float(-10 * np.log10(np.mean((a - b) ** 2)))
 
 
 def test_the_glb_has_neither_errors_nor_warnings(unzipped: Path) -> None:

@@ -8,15 +8,14 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageFilter, ImageOps
 
+from steps.compute.arrays import Array
 from steps.runtime.contract import VIEW_NAMES
 
 FOLDER = Path(__file__).parent.parent / "images"
 SIDE, GAP, FRAME = 150, 8, 4
 RIGHT, WRONG = "#1b7f4b", "#b3261e"
-Array = NDArray[np.float64]
 
 
 def sample(folder: Path, name: str) -> Path:

@@ -16,7 +16,6 @@ import functools
 import json
 import os
 import re
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -195,7 +194,3 @@ def ensure_bucket(name: str) -> None:
             if time.monotonic() > deadline:
                 raise SystemExit(f"The S3 store does not answer: {error}") from None
             time.sleep(2)
-
-
-if __name__ == "__main__":
-    ensure_bucket(sys.argv[1])

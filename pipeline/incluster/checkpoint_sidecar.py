@@ -10,6 +10,8 @@ import sys
 import threading
 from pathlib import Path
 
+import click
+
 from pipeline.clients import s3
 
 POLL_SECONDS = 2.0
@@ -50,11 +52,15 @@ def _version(path: Path) -> FileVersion | None:
     return stat.st_mtime_ns, stat.st_ino
 
 
-def main() -> None:
+@click.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("address", metavar="s3://BUCKET/KEY")
+def main(file: Path, address: str) -> None:
+    """Upload FILE to s3://BUCKET/KEY whenever it changes, until SIGTERM, and delete the object when FILE is deleted."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stop.set())
-    watch(Path(sys.argv[1]), sys.argv[2], stop)
+    watch(file, address, stop)
 
 
 if __name__ == "__main__":

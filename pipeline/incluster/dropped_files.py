@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 from pipeline.clients import json_text, s3
@@ -11,11 +10,11 @@ from pipeline.incluster.markers import Drop, timestamp
 from pipeline.jobs import service
 from steps.io.input_set import FIELDS, MAX_BYTES, named_as_cameras, sanitize
 from steps.runtime.errors import FileTooLarge, InvalidFileCount, ValidationFailed
+from steps.runtime.files import sha256
 
 MAX_FILES = 100
 MAX_ZIP_BYTES = 13 * MAX_BYTES
 MAX_MARKER_BYTES = 1_000_000
-CHUNK = 1 << 20
 MARKER_FORM = (
     'Write {"options": {"model": "reconviagen"}, "checksums": {"multi_views/front.png": "<sha256>"}}, or just {}.'
 )
@@ -106,11 +105,7 @@ def verify_checksums(files: dict[str, tuple[str, str]], expected: dict[str, Any]
 
 
 def _sha256(key: str, version: str) -> str:
-    digest = hashlib.sha256()
-    body = s3.client().get_object(Bucket=s3.bucket(), Key=key, VersionId=version)["Body"]
-    for chunk in body.iter_chunks(CHUNK):
-        digest.update(chunk)
-    return digest.hexdigest()
+    return sha256(s3.client().get_object(Bucket=s3.bucket(), Key=key, VersionId=version)["Body"])
 
 
 def _copy(files: dict[str, tuple[str, str]], job: str) -> str:

@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import click
+
 from pipeline.clients import reading, workflows
 from pipeline.incluster import markers
 from pipeline.jobs import records
@@ -48,7 +50,13 @@ def write_outputs(values: dict[str, str], folder: Path) -> None:
         (folder / "failure.json").write_text(json.dumps(json.loads(values["failure"]), indent=1))
 
 
-def main(namespace: str, name: str, status: str, folder: str) -> None:
+@click.command()
+@click.argument("namespace")
+@click.argument("name", metavar="WORKFLOW")
+@click.argument("status")
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+def main(namespace: str, name: str, status: str, folder: Path) -> None:
+    """Record how WORKFLOW in NAMESPACE ended. STATUS is Argo's workflow.status; FOLDER gets the output parameters."""
     from kubernetes import client, config
 
     config.load_incluster_config()  # type: ignore[no-untyped-call]
@@ -61,7 +69,7 @@ def main(namespace: str, name: str, status: str, folder: str) -> None:
     pods = client.ApiClient().sanitize_for_serialization(pod_list)["items"]  # type: ignore[no-untyped-call]
     values = describe(workflow, pods, status)
     print(json.dumps(values), flush=True)
-    write_outputs(values, Path(folder))
+    write_outputs(values, folder)
     changes = ending(values)
     label_workflow(values, records.annotation(workflow, changes), namespace, name, api)
     try:
@@ -96,4 +104,4 @@ def finalize(workflow: dict[str, Any], changes: dict[str, Any] | None = None) ->
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -21,6 +21,8 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from urllib.parse import unquote_plus
 
+import click
+
 from pipeline.clients import s3, workflows
 from pipeline.clients.kubernetes import Cluster, Workflow, connect
 from pipeline.clients.s3 import DROPS, ZIP
@@ -219,8 +221,15 @@ def record_failure(drop: Drop, error: StepError) -> None:
     markers.write_result_marker(drop.name)
 
 
-def main(namespace: str, template: str, key: str = "") -> None:
-    """key: URL-encoded key in an S3 event; "": all drops."""
+@click.command(
+    context_settings={"ignore_unknown_options": True}
+)  # a KEY may begin with "-": whoever writes to the bucket chose it
+@click.argument("namespace")
+@click.argument("template")
+@click.argument("key", default="")
+def main(namespace: str, template: str, key: str) -> None:
+    """Create jobs of the WorkflowTemplate TEMPLATE in NAMESPACE for the drop of which KEY, encoded as in an S3 event, is the
+    marker; without a KEY for every drop."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     name = drop_name(unquote_plus(key)) if key else ""
@@ -239,4 +248,4 @@ def main(namespace: str, template: str, key: str = "") -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

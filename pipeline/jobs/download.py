@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import zipfile
@@ -12,6 +11,7 @@ from typing import Any
 from pipeline.clients import s3
 from pipeline.jobs import service
 from steps.runtime.errors import DiskFull, StorageUnavailable
+from steps.runtime.files import sha256
 
 CHUNK = 1 << 20
 
@@ -65,8 +65,5 @@ def verify(path: Path) -> None:
 
 
 def _sha256(archive: zipfile.ZipFile, name: str) -> str:
-    digest = hashlib.sha256()
     with archive.open(name) as member:
-        while piece := member.read(CHUNK):
-            digest.update(piece)
-    return digest.hexdigest()
+        return sha256(member)

@@ -351,7 +351,7 @@ class Job:
         if source not in self.outcome.current_folders:
             return
         for path in sorted(source.glob("*")) if source.is_dir() else []:
-            if path.name not in ("model.json", "preview.json", "start.glb"):
+            if path.name not in ("model.json", "preview.json", contract.START_MESH):
                 publish(path, self.options.out / target / path.name)
 
 

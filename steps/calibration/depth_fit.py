@@ -8,16 +8,16 @@ weights with a width that shrinks. Lengths are in radii of the object."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from steps.calibration.depth_models import Model, depth_is_monotone
 from steps.calibration.depth_views import DepthView, unit_directions
+from steps.compute.arrays import Array
 from steps.geometry.cameras import project
+from steps.geometry.depth_ops import surface_normals
+from steps.geometry.image_ops import sample_bilinear
 
-Array = NDArray[Any]
 SAMPLES = 1500  # pixels of each view
 WIDTHS = (0.2, 0.1, 0.05, 0.025)  # radii: of the robust loss; the last iterations take it from the noise
 ITERATIONS = 5  # of each width
@@ -105,7 +105,7 @@ def _embed_view_params(model: Model, views: int, i: int, slope: Array) -> Array:
 
 
 def _normals(view: DepthView, s: Sample, model: Model, z: Array, dv: Array) -> Array:
-    """World normals of the surface z(x, y) in a view: cross product of its derivatives. dv: dz by the stored value."""
+    """World normals of the surface z(x, y) in a view; 0 beside edges. dv: dz by the stored value."""
     c = view.camera
     x, y = (s.x - c.cx) / c.fx, (s.y - c.cy) / c.fy
     dx, dy = dv * s.slopes[:, 0], dv * s.slopes[:, 1]
@@ -113,12 +113,7 @@ def _normals(view: DepthView, s: Sample, model: Model, z: Array, dv: Array) -> A
         t = s.to_z
         dx, dy = dx * t - z * t**3 * x / c.fx, dy * t - z * t**3 * y / c.fy
         z = z * t
-    u = np.stack([dx * x + z / c.fx, dx * y, dx], axis=1)
-    v = np.stack([dy * x, dy * y + z / c.fy, dy], axis=1)
-    normal = np.cross(v, u)  # towards the camera, in OpenCV's axes
-    normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-30)
-    world = (normal * [1, -1, -1]) @ np.asarray(c.camera_to_world)[:3, :3].T
-    return np.asarray(world * s.smooth[:, None])
+    return surface_normals(x, y, z, (dx, dy), c) * s.smooth[:, None]
 
 
 def rows_of(views: list[DepthView], samples: list[Sample], model: Model, params: Array, jacobian: bool = True) -> Rows:
@@ -222,20 +217,11 @@ def _surface_rows(
 def _sample_at(view: DepthView, pixels: Array) -> tuple[Sample, Array]:
     """The view at pixel coordinates (n, 2), bilinear, for those whose four neighbours are smooth; and which these are."""
     height, width = view.value.shape
-    x, y = pixels[:, 0] - 0.5, pixels[:, 1] - 0.5
-    c, r = np.clip(np.floor(x), 0, width - 2).astype(int), np.clip(np.floor(y), 0, height - 2).astype(int)
+    c, r = (np.clip(np.floor(pixels[:, k] - 0.5), 0, n - 2).astype(int) for k, n in ((0, width), (1, height)))
     is_smooth = view.smooth[r, c] & view.smooth[r, c + 1] & view.smooth[r + 1, c] & view.smooth[r + 1, c + 1]
-    r, c, x, y = r[is_smooth], c[is_smooth], x[is_smooth], y[is_smooth]
-    u, v = np.clip(x - c, 0, 1), np.clip(y - r, 0, 1)
-    four = [(r, c), (r, c + 1), (r + 1, c), (r + 1, c + 1)]
-    weights = [(1 - u) * (1 - v), u * (1 - v), (1 - u) * v, u * v]
-
-    def blended(layer: Array) -> Array:
-        return np.asarray(sum(layer[q].T * w for w, q in zip(weights, four, strict=True))).T
-
-    return Sample(
-        x + 0.5, y + 0.5, blended(view.value), blended(view.slopes), np.ones(len(x), bool), blended(view.to_z)
-    ), is_smooth
+    x, y = pixels[is_smooth, 0], pixels[is_smooth, 1]
+    value, slopes, to_z = (sample_bilinear(layer, x, y) for layer in (view.value, view.slopes, view.to_z))
+    return Sample(x, y, value, slopes, np.ones(len(x), bool), to_z), is_smooth
 
 
 def with_extreme_points(p: Problem, model: Model, params: Array) -> Problem:

@@ -7,15 +7,13 @@ an offset of the depth that is a natural cubic spline."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 
+from steps.compute.arrays import Array
 from steps.geometry.depth_curve import Curve, invert_curve
 
-Array = NDArray[Any]
 EPSILON = 1e-9
 
 

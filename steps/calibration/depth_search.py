@@ -6,17 +6,15 @@ exponent gives starts; each model is fitted from the best of these. Per-view mod
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from steps.calibration.depth_fit import LEAST_WIDTH, SILHOUETTE_STD, WIDTHS, Fit, Problem, Scale, cost, problem, solve
 from steps.calibration.depth_models import Model, Offset
 from steps.calibration.depth_views import Frame
+from steps.compute.arrays import Array
 from steps.compute.kernels import parallel_map
 
-Array = NDArray[Any]
 N_DEPTHS = 10  # depths of the farthest value in the scan
 EXPONENTS = (0.45, 1.0, 2.2)  # of the curve in the scan
 SCAN_PIXELS, COMPARISON_PIXELS = 250, 350  # pixels of each view in the scan, and in the comparison of models

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
+from steps.compute.arrays import Array
 from steps.geometry.cameras import Camera, project, ray_to_z
 
-Array = NDArray[Any]
 MAX_SIDE = 512  # pixels to a side, larger pictures are subsampled
 HULL_GRID, FINE_HULL_GRID = 48, 96  # grid points to a side of the visual hull
 DIRECTIONS = 24  # of a silhouette's support function

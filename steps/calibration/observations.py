@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_filter, map_coordinates
 
 from steps.calibration.rig_model import PER_VIEW, SHARED, EncodingModel, to_world
+from steps.compute.arrays import Array
 from steps.compute.kernels import parallel_map
 from steps.geometry.depth_ops import dequantize
 
-Array = NDArray[Any]
 MAX_CELLS = 128  # side of the maps that residuals are looked up in
 POINTS = 1000  # of each view
 RIM_PASSES = 30  # of dequantization along the silhouette, where levels are narrow

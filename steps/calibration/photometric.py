@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.ndimage import binary_erosion, gaussian_filter, map_coordinates
+from scipy.ndimage import binary_erosion, gaussian_filter
 from scipy.spatial import cKDTree
 
 from steps.calibration.observations import Observations
 from steps.calibration.rig_model import EncodingModel, to_world
 from steps.calibration.rig_residuals import cross_view_projections
+from steps.compute.arrays import Array
 from steps.compute.kernels import parallel_map
 from steps.geometry.cameras import Placement
+from steps.geometry.image_ops import sample_bilinear
 
-Array = NDArray[Any]
 # grids of the alignment, coarse to fine: distance from the outline at which both sides are sampled, largest shift, steps of it
 # (half widths), and changes of scale. Far samples give a wide basin; near ones precision
 ALIGNMENT_GRIDS = (
@@ -41,14 +40,11 @@ BLUR_SIGMA = 2.0  # cells of half a map: standard deviation of the blur before t
 NORMALIZED_EXTENT = 2.0  # half side of what is compared around the silhouette's centroid, in square roots of its area
 
 
-def sample_bilinear(image: Array, x: Array, y: Array) -> Array:
+def sample_half_widths(image: Array, x: Array, y: Array) -> Array:
     """`image` [H, W, C] or [H, W] at coordinates in half widths, bilinear, clamped to the edge."""
     h, w = image.shape[:2]
     half = max(h, w) / 2
-    coordinates = [h / 2 - y * half - 0.5, w / 2 + x * half - 0.5]
-    layers = image[..., None] if image.ndim == 2 else image
-    channels = [map_coordinates(layers[..., k], coordinates, order=1, mode="nearest") for k in range(layers.shape[2])]
-    return channels[0] if image.ndim == 2 else np.stack(channels, axis=-1)
+    return sample_bilinear(image, w / 2 + x * half, h / 2 - y * half)
 
 
 def silhouette_points(distance: Array, count: int = 400) -> tuple[Array, Array]:
@@ -77,7 +73,7 @@ def align_to_silhouette(colour: Array, background: Array, distance: Array) -> Pl
         options = [(around.scale + s, around.x + dx, around.y + dy) for s, dx, dy in product(scales, shifts, shifts)]
         scale, dx, dy = (np.array(v)[:, None] for v in zip(*options, strict=True))
         sides = [
-            sample_bilinear(
+            sample_half_widths(
                 contrast_map,
                 scale * (points[:, 0] + a * normal[:, 0]) + dx,
                 scale * (points[:, 1] + a * normal[:, 1]) + dy,
@@ -99,7 +95,7 @@ def _refine_placement(colour: Array, points: Array, normal: Array, around: Place
     offsets = np.arange(-PROFILE_PIXELS, PROFILE_PIXELS + 0.25, 0.5)
     x = around.scale * points[:, :1] + around.x + offsets * step * normal[:, :1]
     y = around.scale * points[:, 1:] + around.y + offsets * step * normal[:, 1:]
-    profile = sample_bilinear(colour, x, y)
+    profile = sample_half_widths(colour, x, y)
     inside, outside = profile[:, :4].mean(axis=1), profile[:, -4:].mean(axis=1)
     contrast = inside - outside
     squared_contrast = (contrast**2).sum(axis=1)
@@ -124,7 +120,7 @@ def colour_map(colour: Array, placement: Placement) -> Array:
     axis = (np.arange(MAP_SIDE) + 0.5) * 2 / MAP_SIDE - 1
     x, y = np.meshgrid(axis, -axis)
     soft = gaussian_filter(colour, (max(colour.shape) / MAP_SIDE / 1.5,) * 2 + (0,))
-    return sample_bilinear(soft, placement.scale * x + placement.x, placement.scale * y + placement.y)
+    return sample_half_widths(soft, placement.scale * x + placement.x, placement.scale * y + placement.y)
 
 
 @dataclass(frozen=True)
@@ -145,13 +141,15 @@ def colour_difference(
     observations: Observations, maps: list[Array], axes: Array, encoding: EncodingModel, params: Array
 ) -> ColourDifference:
     projections, normals = cross_view_projections(observations, axes, encoding, params)
-    colours = [sample_bilinear(maps[i], observations.points[i, :, 0], observations.points[i, :, 1]) for i in range(6)]
+    colours = [
+        sample_half_widths(maps[i], observations.points[i, :, 0], observations.points[i, :, 1]) for i in range(6)
+    ]
     total, shared = np.zeros((6, 6)), np.zeros((6, 6), int)
     for i, j in product(range(6), range(6)):
         visible = projections[i, j, :, 2] > LEAST_COSINE
         if visible.sum() < LEAST_POINTS:
             continue
-        other = sample_bilinear(maps[j], projections[i, j, visible, 0], projections[i, j, visible, 1])
+        other = sample_half_widths(maps[j], projections[i, j, visible, 0], projections[i, j, visible, 1])
         total[i, j] = _sum_colour_difference(colours[i][visible], other, normals[i, visible])
         shared[i, j] = int(visible.sum())
     return ColourDifference(total, shared)
@@ -182,7 +180,7 @@ def edge_difference(
         _points_inside_silhouette(v, o)
         for v, o in zip(observations.values, observations.silhouette_distance, strict=True)
     ]
-    colours = [sample_bilinear(m, p[:, 0], p[:, 1]) for m, p in zip(maps, rim_points, strict=True)]
+    colours = [sample_half_widths(m, p[:, 0], p[:, 1]) for m, p in zip(maps, rim_points, strict=True)]
     world_points = [to_world(p, axes[i], encoding, params, i) for i, p in enumerate(rim_points)]
     trees = [cKDTree(p[:, :3]) for p in world_points]
     total, shared, correlations = np.zeros((6, 6)), np.zeros((6, 6), int), np.zeros((6, 6))
@@ -303,4 +301,4 @@ def _sample_normalized(colours: Array, mask: Array, x: Array, y: Array) -> tuple
     middle = float((weights.sum(axis=0) * axis).sum()), -float((weights.sum(axis=1) * axis).sum())
     length = NORMALIZED_EXTENT * float(np.sqrt(mask.mean()))
     at = middle[0] + length * x, middle[1] + length * y
-    return sample_bilinear(colours, *at), sample_bilinear(mask, *at) > 0.99
+    return sample_half_widths(colours, *at), sample_half_widths(mask, *at) > 0.99

@@ -9,14 +9,12 @@ measured towards a camera. A camera of perspective k = tan(half the field of vie
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from steps.compute.arrays import Array
 from steps.compute.kernels import inlined, kernel
 
-Array = NDArray[Any]
 END_HEIGHTS = slice(1, 3)  # of the shared parameters: height at the lowest stored value, height at the highest
 CURVE = slice(3, 6)  # of the shared parameters: the curve of stored values, see `undo_curve`
 SHARED = 6  # perspective, end heights, curve

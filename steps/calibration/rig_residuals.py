@@ -4,10 +4,7 @@ Lengths are in half picture widths, see `rig_model`."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from steps.calibration.observations import Observations
 from steps.calibration.rig_model import (
@@ -20,9 +17,9 @@ from steps.calibration.rig_model import (
     to_world_all,
     unpack_params,
 )
-from steps.compute.kernels import cell, inlined, kernel
+from steps.compute.arrays import Array
+from steps.compute.kernels import blend, cell, inlined, kernel
 
-Array = NDArray[Any]
 VISIBLE = 0.03  # half widths between a point and the surface in a view, up to which the point counts as visible there
 SILHOUETTE_WEIGHT = 3.0  # weight of a silhouette residual against a point's
 NO_EXTENT = -9.0  # extent of an empty set of points
@@ -43,9 +40,7 @@ def _cell(s, x, y):  # type: ignore[no-untyped-def]
 
 @inlined
 def _interpolated(values, r, c, u, v):  # type: ignore[no-untyped-def]
-    above = values[r, c] * (1 - u) + values[r, c + 1] * u
-    below = values[r + 1, c] * (1 - u) + values[r + 1, c + 1] * u
-    return above * (1 - v) + below * v
+    return blend(values[r, c], values[r, c + 1], values[r + 1, c], values[r + 1, c + 1], u, v)
 
 
 @inlined

@@ -5,58 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from steps.calibration.hypotheses import Hypothesis, axes_of, perspective_of
 from steps.calibration.observations import DIRECTIONS, Observations, all_points, points_of, with_extreme_points
-from steps.calibration.presets import PRESETS
 from steps.calibration.rig_model import CURVE, PER_VIEW, SHARED, EncodingModel, initial_params, to_world
 from steps.calibration.solver import EXACT, FINE, FINEST, ROUGH, Fit, Problem, Tolerance
+from steps.compute.arrays import Array
 from steps.compute.kernels import parallel_map
-from steps.geometry.cameras import CANONICAL_AXES, VIEW_NAMES
 
-Array = NDArray[Any]
 RING = np.array([True, True, True, True, False, False])
 ALL = np.ones(6, bool)
 
-
-@dataclass(frozen=True)
-class Hypothesis:
-    """What the view names mean. left_is: whose left; top, bottom: quarter turns of that picture, counter-clockwise. Or preset:
-    a named rig, whose views come in an order of its own. field_of_view: degrees, None to estimate it."""
-
-    left_is: str = "viewer"
-    top: int = 0
-    bottom: int = 0
-    preset: str = ""
-    field_of_view: float | None = None
-
-
-def axes_of(hypothesis: Hypothesis) -> Array:
-    """(6, 3, 3): right, up and back of each camera in the world."""
-    if hypothesis.preset:
-        return PRESETS[hypothesis.preset].axes
-    axes = []
-    for name in VIEW_NAMES:
-        back, up = (np.array(v, float) for v in CANONICAL_AXES[name])
-        if hypothesis.left_is == "object" and name in ("left", "right"):
-            back = -back
-        for _ in range({"top": hypothesis.top, "bottom": hypothesis.bottom}.get(name, 0)):
-            up = np.cross(up, back)
-        axes.append(np.stack([np.cross(up, back), up, back]))
-    return np.stack(axes)
-
-
-def hypotheses() -> list[Hypothesis]:
-    """All 32 meanings of the view names."""
-    return [
-        Hypothesis(left_is, top, bottom) for left_is, top, bottom in product(("viewer", "object"), range(4), range(4))
-    ]
-
-
-# -- the search ---------------------------------------------------------------------------------------------------------
 
 PARAMETERS = np.arange(SHARED + 6 * PER_VIEW)
 # factor on the cost of inverse depth, and of depth along rays, against linear depth along the axis
@@ -67,10 +28,7 @@ N_REFINED = 4  # of all these starts are refined
 # standard errors of perspective, below which it is taken for none: such cameras are common, very long lenses not
 ORTHOGRAPHIC_SIGMAS = 2.0
 # a cost so many times the best one's, and this more, from which no other parameters help a hypothesis
-HOPELESS_COST = (
-    6.0,
-    1.0,
-)
+HOPELESS_COST = (6.0, 1.0)
 ENCODINGS = tuple(EncodingModel(inverse, ray) for inverse, ray in product((0, 1), (0, 1)))
 CURVED_ENCODINGS = (EncodingModel(curved=1), EncodingModel(ray=1, curved=1))
 # the same factor and constant, up to which a fit to an eighth of the points is repeated with a quarter: the true arrangement of a
@@ -139,17 +97,11 @@ def search(observations: Observations, allowed: list[Hypothesis]) -> list[Candid
     return sorted(candidates, key=lambda c: c.fit.cost)
 
 
-def _perspective(hypothesis: Hypothesis) -> float | None:
-    """Tangent of half the field of view, where the hypothesis fixes it."""
-    angle = PRESETS[hypothesis.preset].field_of_view if hypothesis.preset else hypothesis.field_of_view
-    return None if angle is None else float(np.tan(np.radians(angle / 2)))
-
-
 def _fit(
     observations: Observations, start: Rig, schedule: Schedule, used: Array = ALL, shared_only: bool = False
 ) -> Candidate:
     free = _free_params(observations, start.encoding, shared_only)
-    free[0] = _perspective(start.hypothesis) is None
+    free[0] = perspective_of(start.hypothesis) is None
     axes, stride, tolerance = axes_of(start.hypothesis), schedule.stride, schedule.tolerance
     problem = Problem(observations, axes, start.encoding, used, free, stride, tolerance)
     return Candidate(start.hypothesis, start.encoding, problem.minimize(start.params, schedule.rounds))
@@ -166,7 +118,7 @@ def _free_params(observations: Observations, encoding: EncodingModel, shared_onl
 
 def _start_params(observations: Observations, hypothesis: Hypothesis) -> list[Array]:
     """Starting points: a grid over perspective and end heights, with larger values nearer and larger values farther."""
-    fixed = _perspective(hypothesis)
+    fixed = perspective_of(hypothesis)
     perspectives = (0.15, 0.45) if fixed is None else (fixed,)
     if observations.per_view_range:
         return [_per_view_start(observations, hypothesis, *s) for s in product(perspectives, (True, False))]
@@ -274,7 +226,7 @@ def _fit_encoding_per_view(observations: Observations, rough: list[Candidate]) -
         candidate, encoding, k = start
         params = (
             candidate.fit.params
-            if _perspective(candidate.hypothesis) is not None
+            if perspective_of(candidate.hypothesis) is not None
             else _with_perspective(candidate.fit.params, k)
         )
         start_rig = Rig(candidate.hypothesis, encoding, params)
@@ -316,7 +268,7 @@ def refine(observations: Observations, best: Candidate) -> Candidate:
 
     Starts from every perspective and, at the better ones, every encoding, and from curves: these and the views' scales compensate
     for each other. `Fit.cost` stays that of the comparison; final_cost is the refined one."""
-    points, fixed_perspective = all_points(observations), _perspective(best.hypothesis)
+    points, fixed_perspective = all_points(observations), perspective_of(best.hypothesis)
     extended = _with_extreme_points(observations, points, best)
     perspectives = list(np.tan(np.radians(FIELDS_OF_VIEW) / 2)) if fixed_perspective is None else [fixed_perspective]
     fits = _fit_starts(extended, best, product([best.encoding], perspectives, [None]))
@@ -358,8 +310,8 @@ def _fit_starts(
 
 
 def _fit_from_curve(observations: Observations, closest: Candidate, rate: float) -> Candidate:
-    """The fit that this curve leads to: everything else adapts to it first. With all free at once, a strong curve such as Filmic's
-    ends in a local minimum near the straight one."""
+    """The fit that this curve leads to: everything else adapts to it first. With all free at once, a strong curve such as
+    Filmic's ends in a local minimum near the straight one."""
     encoding, params = CURVED_ENCODINGS[0], closest.fit.params.copy()
     params[CURVE] = rate, 0.0, 0.0
     free = _free_params(observations, encoding) & (PARAMETERS > 0)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from steps.calibration import search
+from steps.calibration.hypotheses import Hypothesis, axes_of, hypotheses
 from steps.calibration.observations import Observations
 from steps.calibration.photometric import (
     AppearanceDifference,
@@ -19,11 +18,11 @@ from steps.calibration.photometric import (
     differing_pairs,
     edge_difference,
 )
-from steps.calibration.search import Candidate, Hypothesis
+from steps.calibration.search import Candidate
 from steps.calibration.solver import EXACT, Fit
+from steps.compute.arrays import Array
 from steps.compute.kernels import parallel_map
 
-Array = NDArray[Any]
 # a hypothesis whose cost is at most so many times the best one's, plus this, fits as well
 SHAPE_TIE, SHAPE_NOISE = 1.15, 0.06
 PER_VIEW_TIE = 1.5  # the same where each view has a range of its own, and the cost is that of finer errors
@@ -52,7 +51,7 @@ class Scored:
     def excludes(self, other: Scored) -> bool:
         """Whether colour rules out the other candidate, by the pairs of views in which the two differ. Edges count only where
         no surface is seen twice."""
-        pairs = differing_pairs(search.axes_of(self.candidate.hypothesis), search.axes_of(other.candidate.hypothesis))
+        pairs = differing_pairs(axes_of(self.candidate.hypothesis), axes_of(other.candidate.hypothesis))
         mine, others = self.colour_difference.mean(pairs), other.colour_difference.mean(pairs)
         if not np.isnan(mine + others):
             return others > COLOUR_TIE * mine + COLOUR_NOISE
@@ -114,14 +113,13 @@ def at_nominal(observations: Observations, nominal: Candidate) -> list[Candidate
     """All hypotheses with the nominal parameters, sorted by cost."""
     params, encoding = nominal.fit.params, nominal.encoding
     candidates = [
-        Candidate(r, encoding, Fit(params, search.cost(observations, r, encoding, params, EXACT)))
-        for r in search.hypotheses()
+        Candidate(r, encoding, Fit(params, search.cost(observations, r, encoding, params, EXACT))) for r in hypotheses()
     ]
     return sorted(candidates, key=lambda c: c.fit.cost)
 
 
 def _score(observations: Observations, candidate: Candidate, maps: list[Array]) -> Scored:
-    arguments = observations, maps, search.axes_of(candidate.hypothesis), candidate.encoding, candidate.fit.params
+    arguments = observations, maps, axes_of(candidate.hypothesis), candidate.encoding, candidate.fit.params
     return Scored(candidate, colour_difference(*arguments), edge_difference(*arguments))
 
 
@@ -129,8 +127,8 @@ def _appearance_differences(
     observations: Observations, best: Scored, others: list[Scored], maps: list[Array]
 ) -> list[AppearanceDifference]:
     masks = [(v >= 0).astype(np.float64) for v in observations.values]
-    normals, axes = search.normals(observations, best.candidate), search.axes_of(best.candidate.hypothesis)
-    return appearance_differences(maps, masks, normals, axes, [search.axes_of(j.candidate.hypothesis) for j in others])
+    normals, axes = search.normals(observations, best.candidate), axes_of(best.candidate.hypothesis)
+    return appearance_differences(maps, masks, normals, axes, [axes_of(j.candidate.hypothesis) for j in others])
 
 
 def _is_equivalent(difference: AppearanceDifference) -> bool:

@@ -5,10 +5,8 @@ Lengths are in half picture widths, see `rig_model`."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from steps.calibration.observations import DIRECTIONS, Observations, unit_directions
 from steps.calibration.rig_model import (
@@ -19,9 +17,9 @@ from steps.calibration.rig_model import (
     unpack_params,
 )
 from steps.calibration.rig_residuals import NO_EXTENT, finite_difference_jacobian, rig_residuals
+from steps.compute.arrays import Array
 from steps.compute.kernels import for_bands
 
-Array = NDArray[Any]
 PARAM_STD = np.array([0.025, 0.03, 0.03, 0.02, 0.02])  # prior standard deviations of the per-view parameters
 PER_VIEW_RANGE_STD = np.array([0.025, 0.03, 0.03, 0.5, 0.5])  # the same where each view stretched its values for itself
 CURVE_STD = np.array([2.5, 0.3, 0.15])  # prior standard deviations of the curve's parameters

@@ -17,12 +17,11 @@ from typing import Any, TypeVar
 import numpy as np
 from numba import config, njit
 from numba.core import event
-from numpy.typing import NDArray
 
+from steps.compute.arrays import Array
 from steps.compute.cores import core_count
 from steps.compute.kernel_cache import fallback
 
-Array = NDArray[Any]
 SUMMED_BANDS = 8
 T = TypeVar("T")
 R = TypeVar("R")
@@ -63,6 +62,14 @@ def cell(x, size):  # type: ignore[no-untyped-def]
     )  # false for nan, which no comparison after the conversion would find
     i = int(clamped)
     return i, min(i + 1, size - 1), clamped - i
+
+
+@inlined
+def blend(a, b, c, d, u, v):  # type: ignore[no-untyped-def]
+    """Bilinear interpolation between the samples a, b and, below them, c, d. u: weight of the right ones; v: of the lower ones.
+    `image_ops.sample_bilinear` does the same for whole arrays."""
+    above = a * (1 - u) + b * u
+    return above * (1 - v) + (c * (1 - u) + d * u) * v
 
 
 @inlined

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import fast_simplification
 import numpy as np
-from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from skimage.measure import marching_cubes
 
+from steps.compute.arrays import Array
 from steps.fusion.marching_tetrahedra import march
 from steps.fusion.signed_field import Grid
 from steps.geometry.collapse import decimate_safely
 from steps.geometry.crossings import resolve_crossings
+from steps.geometry.edges import half_edges, undirected_keys
 from steps.geometry.soundness import is_closed, soundness
 from steps.runtime.errors import ModelConvergenceFailed
 
-Array = NDArray[Any]
 SPECK = 0.01  # share of the faces below which a component is noise
 SMOOTHING = 10  # Taubin passes: removes the grain that 8-bit depth leaves, which would otherwise use up the faces
 # voxels: least magnitude of the field at lattice points, so that no two vertices coincide
@@ -74,7 +72,7 @@ def _by_tetrahedra(field: Array) -> tuple[Array, Array]:
 def taubin(vertices: Array, faces: Array, passes: int, down: float = 0.5, up: float = -0.53) -> Array:
     """Vertices (n, 3) smoothed without shrinking: alternate steps towards (down) and away from (up) the neighbours' mean
     (Taubin, "A signal processing approach to fair surface design", 1995)."""
-    edges = faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2)
+    edges = half_edges(faces)
     ones = np.ones(len(edges), np.float32)
     links = coo_array(
         (ones, (edges[:, 0], edges[:, 1])), shape=(len(vertices),) * 2
@@ -110,8 +108,7 @@ def quadric_decimation(vertices: Array, faces: Array, target_faces: int) -> tupl
 
 def without_specks(vertices: Array, faces: Array) -> tuple[Array, Array]:
     """Only components, connected across edges of two faces, with at least SPECK of all faces."""
-    edges = np.sort(faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1).astype(np.int64)
-    key = edges[:, 0] << 32 | edges[:, 1]
+    key = undirected_keys(half_edges(faces))
     order = np.argsort(key, kind="stable")
     starts = np.flatnonzero(np.r_[True, np.diff(key[order]) > 0])
     twice = starts[np.diff(np.r_[starts, len(order)]) == 2]

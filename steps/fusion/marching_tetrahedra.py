@@ -8,14 +8,11 @@ cube; its number is 8 * point + direction, with bits 4, 2 and 1 for a step along
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
+from steps.compute.arrays import Array
 from steps.compute.kernels import inlined, kernel
 
-Array = NDArray[Any]
 # the corners that a walk from (0, 0, 0) to (1, 1, 1) of a cube passes, one for each order of the axes
 TETRAHEDRA = np.array([[0, 4, 6, 7], [0, 4, 5, 7], [0, 2, 6, 7], [0, 2, 3, 7], [0, 1, 5, 7], [0, 1, 3, 7]], np.int64)
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
+from steps.compute.arrays import Array
 from steps.compute.kernels import parallel_map
 from steps.fusion import thin_parts
 from steps.fusion.isosurface import extract, vertex_normals
@@ -23,7 +23,6 @@ from steps.runtime.errors import ModelConvergenceFailed
 from steps.texturing.atlas import unwrap
 from steps.texturing.bake import EXACT, ROUGH, Photo, bake
 
-Array = NDArray[Any]
 LEAST_NOISE = 0.1  # voxels: less depth noise is left to the smoothing of the mesh
 # standard deviations of noise: width of the interval in which a depth is denoised
 BAND_SIGMAS = 3.0

@@ -17,19 +17,17 @@ and then nothing is averaged.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, maximum_filter
 
-from steps.compute.kernels import cell, for_bands, kernel, parallel_map, within
+from steps.compute.arrays import Array
+from steps.compute.kernels import blend, cell, for_bands, kernel, parallel_map, within
 from steps.geometry.cameras import Camera, project, unproject
 from steps.geometry.depth_ops import tangent_planes
 from steps.geometry.image_ops import box_down
 from steps.runtime.errors import ModelConvergenceFailed
 
-Array = NDArray[Any]
 TRUNCATION = 4.0  # voxels: the field is clipped there
 MAX_SLOPE = 6.0  # depth per width, of one surface: pixels of a block that differ by more see two
 # standard deviations in the half width of the consensus band; a band of fewer voxels than LEAST_BAND is none
@@ -271,8 +269,7 @@ def _bilinear(image, x, y):  # type: ignore[no-untyped-def]
     height, width = image.shape
     c, c1, u = cell(x - 0.5, width)
     r, r1, v = cell(y - 0.5, height)
-    above = image[r, c] * (1 - u) + image[r, c1] * u
-    return above * (1 - v) + (image[r1, c] * (1 - u) + image[r1, c1] * u) * v
+    return blend(image[r, c], image[r, c1], image[r1, c], image[r1, c1], u, v)
 
 
 @kernel

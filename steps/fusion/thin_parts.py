@@ -5,19 +5,16 @@ give its surface, and a union of balls of one voxel radius around points on that
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, binary_opening, map_coordinates
 
+from steps.compute.arrays import Array
 from steps.compute.kernels import kernel
 from steps.fusion.signed_field import TRUNCATION, DepthView, Grid, inside_silhouettes, silhouette_sdf
 from steps.geometry.cameras import project, unproject
 from steps.geometry.depth_ops import tangent_planes
 from steps.raster.rasterize import rasterize
 
-Array = NDArray[Any]
 THIN = 3.0  # voxels: thinner parts may be torn or missing
 RADIUS = 1.0  # voxels: of a shell; less might slip between the centres of voxels
 SPACING = 0.5  # voxels between its points

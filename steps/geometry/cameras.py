@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from steps.compute.arrays import Array
 
 # The canonical rig: six orthogonal cameras looking at the origin. `left` stands on the viewer's left (-x).
 CANONICAL_DISTANCE = 2.5

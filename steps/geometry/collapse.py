@@ -7,18 +7,17 @@ contraction", 1999), no face flips or degenerates, and no new face intersects an
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from steps.compute.arrays import Array
 from steps.compute.kernels import for_bands, inlined, kernel
 from steps.geometry.crossings import Cells, bounding_boxes, crossing_faces, grid_of_boxes, triangles_cross
 from steps.geometry.quadrics import HalfEdgeMesh, add_quadrics, collapse_costs, double_area_normal
 from steps.geometry.soundness import twins
 
-Array = NDArray[Any]
 ROUND_SHARE = 0.3  # the share of the edges, the cheapest, that a round may take
 LEAST_REMOVED = 0.02  # of the faces: a round that removes fewer has used up the cheap ones
 LEAST_NORMAL_COSINE = 0.2  # least cosine between a face's normal before and after

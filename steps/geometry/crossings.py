@@ -6,14 +6,13 @@ are recognized by index, not by coordinates: neighbours would otherwise always t
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from steps.compute.arrays import Array
 from steps.compute.kernels import check_indices, for_bands, inlined, kernel
 
-Array = NDArray[Any]
 ROUNDING = 1e-14  # of the cube of a pair's size: rounding error of a volume in float64
 COPLANAR = 1e-9  # likewise: flatter pairs count as coplanar, since coordinates are rounded, too
 PER_FACE = 16  # cells that a face may cover on average, before they are made larger

@@ -11,9 +11,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from steps.compute.arrays import Array
+
 Curve = str | dict[str, Any] | None
 SRGB_BEND = 0.04045  # stored value below which sRGB is straight
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
+from steps.compute.arrays import Array
 from steps.compute.kernels import kernel
 from steps.geometry.cameras import Camera
 from steps.geometry.image_ops import inpaint
 
-Array = NDArray[Any]
 LEAST_NOISE = 0.02  # pixels: depth noise below this is below what triangles of a few pixels can follow
 RELAXATIONS = 60  # sweeps: holes of some tens of pixels come to rest
 
@@ -128,6 +125,18 @@ def _tangent_planes(depth, fx, fy, cx, cy, planes):  # type: ignore[no-untyped-d
             planes[r, c, 0] = dx
             planes[r, c, 1] = dy
             planes[r, c, 2] = abs(nx * x + ny * y + nz) / np.sqrt(nx * nx + ny * ny + nz * nz)
+
+
+def surface_normals(x: Array, y: Array, depth: Array, slopes: tuple[Array, Array], camera: Camera) -> Array:
+    """World unit normals (..., 3), towards the camera, of the surface of these depths on the rays (x, y, 1); 0 where depth is.
+    slopes: derivatives of depth by column and by row, as in `tangent_planes`. All arrays have one shape, or broadcast."""
+    dx, dy = slopes
+    across = np.stack([dx * x + depth / camera.fx, dx * y, dx], axis=-1)
+    down = np.stack([dy * x, dy * y + depth / camera.fy, dy], axis=-1)
+    normal = np.cross(down, across)
+    normal /= np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-30)
+    opencv_to_world = np.asarray(camera.camera_to_world)[:3, :3] * [1.0, -1.0, -1.0]
+    return np.asarray(normal @ opencv_to_world.T)
 
 
 def depth_noise(depth: Array, step: Array, pixel: Array) -> float:

@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from steps.compute.arrays import Array
 from steps.geometry.cameras import Camera, unproject
 
-Array = NDArray[Any]
 Position = tuple[float, float, float]
 DIAGONAL = 2.25  # local units of the diagonal around the object's outline, in the median of the views
 PERCENTILES = (1.0, 99.0)  # percentiles between which the object's points are measured: single depths may be anything

@@ -1,13 +1,11 @@
-"""Image operations: PSNR, box filter, inpainting."""
+"""Image operations: PSNR, intersection over union, box filter, inpainting, bilinear samples."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from steps.compute.arrays import Array
+
 BEST_PSNR = 100.0  # written for identical pictures, whose PSNR has no end
 
 
@@ -16,6 +14,11 @@ def psnr(reference: Array, picture: Array, where: Array | None = None) -> float:
     squared = (reference - picture) ** 2
     mean = float((squared if where is None else squared[where]).mean(dtype=np.float64))
     return BEST_PSNR if mean <= 10 ** (-BEST_PSNR / 10) else float(-10.0 * np.log10(mean))
+
+
+def iou(a: Array, b: Array) -> float:
+    """Intersection over union of two masks [H, W] bool; 0 where both are empty."""
+    return float((a & b).sum() / max(1, (a | b).sum()))
 
 
 def box_down(image: Array, factor: int) -> Array:
@@ -40,3 +43,16 @@ def inpaint(image: Array, known: Array) -> Array:
     coarse = inpaint(coarse.astype(np.float32), coarse_weight[..., 0] > 0)
     pulled = coarse.repeat(2, axis=0).repeat(2, axis=1)[: known.shape[0], : known.shape[1]]
     return np.where(known[..., None], image, pulled)
+
+
+def sample_bilinear(image: Array, x: Array, y: Array, repeated: bool = False) -> Array:
+    """`image` [H, W] or [H, W, C] at pixel coordinates, bilinear: in the shape of `x` and `y`, with C. Outside of the outermost
+    pixels' centres: these pixels, or those of the opposite side where the image is repeated. `compute.kernels.blend` is the same
+    within kernels, `raster.texture` has the boundary modes and gradients of a renderer."""
+    from scipy.ndimage import map_coordinates  # only here: steps that need the rest of this module do without scipy
+
+    mode = "grid-wrap" if repeated else "nearest"
+    layers = image[..., None] if image.ndim == 2 else image
+    at = y - 0.5, x - 0.5
+    channels = [map_coordinates(layers[..., k], at, order=1, mode=mode) for k in range(layers.shape[2])]
+    return np.asarray(channels[0] if image.ndim == 2 else np.stack(channels, axis=-1))

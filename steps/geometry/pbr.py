@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from steps.compute.arrays import Array
+
 Values = Any  # an array or a tensor
 WHITE = np.concatenate([np.ones((1, 3)), np.zeros((8, 3))]).astype(np.float32)
 LAMBERT = (1.0, 2.0 / 3.0, 0.25)  # what a cosine lobe leaves of each band, over its share of band 0

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from steps.compute.arrays import Array
 from steps.compute.kernels import inlined, kernel
 
-Array = NDArray[Any]
 # weight of an edge's middle against the quadrics: places on flat parts are not determined by these
 MIDPOINT_WEIGHT = 1e-4
 

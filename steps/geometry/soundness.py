@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from steps.compute.arrays import Array
 from steps.geometry.crossings import crossing_faces
-
-Array = NDArray[Any]
+from steps.geometry.edges import directed_keys, half_edges, undirected_keys
 
 
 @dataclass(frozen=True)
@@ -45,8 +43,8 @@ def soundness(vertices: Array, faces: Array) -> Soundness:
 
 def is_closed(faces: Array) -> bool:
     """Whether every edge is shared by exactly two faces that run along it in opposite directions."""
-    edges = faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2).astype(np.int64)
-    forward, backward = edges[:, 0] << 32 | edges[:, 1], edges[:, 1] << 32 | edges[:, 0]
+    edges = half_edges(faces)
+    forward, backward = directed_keys(edges), directed_keys(edges[:, ::-1])
     forward.sort()
     backward.sort()
     return bool((forward == backward).all() and (np.diff(forward) > 0).all())
@@ -54,19 +52,18 @@ def is_closed(faces: Array) -> bool:
 
 def _edges_are_paired(faces: Array) -> bool:
     """Whether every edge is shared by exactly two faces, in any direction."""
-    edges = np.sort(faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
-    _, count = np.unique(edges, axis=0, return_counts=True)
+    _, count = np.unique(undirected_keys(half_edges(faces)), return_counts=True)
     return bool((count == 2).all())
 
 
 def twins(faces: Array) -> Array:
-    """The opposite half-edge of each, (3 m,) int32, of a closed mesh: half-edge 3 f + k runs from corner k of face f to the
-    next. Raises ValueError where it is not closed."""
+    """The opposite half-edge of each, (3 m,) int32, of a closed mesh (numbered as in `edges`). Raises ValueError where
+    it is not closed."""
     if not is_closed(faces):
         raise ValueError("The mesh is not closed.")
-    start, end = faces.reshape(-1).astype(np.int64), faces[:, [1, 2, 0]].reshape(-1).astype(np.int64)
-    twin = np.empty(len(start), np.int32)
-    twin[np.argsort(start << 32 | end)] = np.argsort(end << 32 | start)
+    edges = half_edges(faces)
+    twin = np.empty(len(edges), np.int32)
+    twin[np.argsort(directed_keys(edges))] = np.argsort(directed_keys(edges[:, ::-1]))
     return twin
 
 

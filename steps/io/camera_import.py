@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from steps.compute.arrays import Array
 from steps.geometry.cameras import VIEW_NAMES, Camera
 from steps.io import cameras_json
 from steps.io.cameras_json import Given, View
@@ -20,7 +20,6 @@ from steps.io.depth_encoding import DepthEncoding
 from steps.io.input_set import MAX_CAMERAS_BYTES, sanitize, view_indices
 from steps.runtime.errors import FileTooLarge, ValidationFailed
 
-Array = NDArray[Any]
 UNDISTORT = "Undistort the views before (colmap image_undistorter), or render them with a plain perspective camera."
 Sizes = list[tuple[int, int]]  # width and height of the six views
 OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])  # from OpenCV's axes, x right, y down, z forward

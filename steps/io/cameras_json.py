@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from steps.compute.arrays import Array
 from steps.geometry.cameras import VIEW_NAMES, Camera, Placement, canonical_camera
 from steps.geometry.depth_curve import is_monotone
 from steps.io.depth_encoding import DepthEncoding
 from steps.io.input_set import sanitize
 from steps.runtime.errors import ValidationFailed
 
-Array = NDArray[Any]
 SCHEMA = Path(__file__).with_name("cameras.schema.json")
 ROTATION_TOLERANCE = 1e-3
 _HELP = "See docs/cameras.md; `sixview sample` writes a valid one."

@@ -19,12 +19,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from steps.compute.arrays import Array
 from steps.geometry.depth_curve import Curve, invert_curve
 from steps.io.png import Picture
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from steps.compute.arrays import Array
 from steps.geometry.frame import Frame
 from steps.geometry.pbr import Material
 from steps.geometry.uv_mesh import UvMesh
 from steps.io.png import to_bytes, write
 from steps.runtime.errors import IncompleteResults, InvalidFileFormat, ModelConvergenceFailed
 
-Array = NDArray[Any]
 TEXTURE, ORM, NORMAL = "texture.png", "texture_orm.png", "texture_normal.png"
 _JSON, _BIN = 0x4E4F534A, 0x004E4942
 _FLOAT, _UNSIGNED = 5126, 5125

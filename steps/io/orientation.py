@@ -6,16 +6,15 @@ orientations are compared, and the tag is applied unless the outlines match clea
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from steps.compute.arrays import Array
 from steps.geometry.cameras import VIEW_NAMES
+from steps.geometry.image_ops import iou
 from steps.io import png_chunks
 from steps.io.png import Picture
 
-Array = NDArray[Any]
 Pictures = dict[tuple[str, int], Picture]
 SIDE = 96  # pixels at which outlines are compared
 STALE_GAIN = 0.05  # of the outlines' intersection over union: better than that as stored, the note is not believed
@@ -55,8 +54,7 @@ def _outline_iou(a: Picture, b: Picture) -> float:
     (ha, wa), (hb, wb) = a.pixels.shape[:2], b.pixels.shape[:2]
     if abs(wa * hb - ha * wb) > 0.01 * wa * hb:
         return -1.0
-    one, two = _outline(a), _outline(b)
-    return float((one & two).sum() / max(1, (one | two).sum()))
+    return iou(_outline(a), _outline(b))
 
 
 def _outline(picture: Picture) -> Array:

@@ -14,13 +14,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from steps.compute.arrays import Array
 from steps.io import png_chunks
 from steps.runtime.errors import InvalidFileFormat, ValidationFailed
 
-Array = NDArray[Any]
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_PIXELS = 4096 * 4096  # twelve such pictures still fit into a gigabyte
 MIN_SIDE = 32

@@ -5,12 +5,11 @@ Specification: W3C PNG, third edition, 8 (interlacing), 9 (filtering), 11.3.2.2 
 from __future__ import annotations
 
 import struct
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from steps.compute.arrays import Array
+
 Chunks = list[tuple[bytes, bytes]]
 ORIENTATION = 0x0112
 DISPLAY = 0.45455  # gAMA of pictures that are meant for a display, as sRGB is

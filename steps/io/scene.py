@@ -17,15 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from steps.compute.arrays import Array
 from steps.geometry.cameras import VIEW_NAMES, Camera
 from steps.geometry.frame import Frame
 from steps.io.cameras_json import camera_json
 from steps.runtime.files import read_json
 
-Array = NDArray[Any]
 FORMAT = "sixview-scene/1"
 
 

@@ -5,16 +5,13 @@ opposite side."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
+from steps.compute.arrays import Array
 from steps.geometry.cameras import VIEW_NAMES
 from steps.io.png import Picture
 from steps.runtime.errors import BadInput, ValidationFailed
 
-Array = NDArray[Any]
 OPPOSITE = (1, 0, 3, 2, 5, 4)  # of each of VIEW_NAMES
 CONTRAST = 0.1  # RGB, largest channel: from the colour around a picture, from which a pixel may be of the object
 FULL = 0.95  # of a picture, that the object fills, for its depth render of one value to be of a face seen head-on

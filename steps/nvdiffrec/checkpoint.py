@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from steps.compute.arrays import Array
 from steps.io.mesh_files import Mesh
 
 FORMAT = "sixview-checkpoint/2"
@@ -41,7 +41,7 @@ NONSENSE = (
     zipfile.BadZipFile,
 )
 State = dict[str, Any]
-Arrays = dict[str, NDArray[Any]]
+Arrays = dict[str, Array]
 
 
 class Unusable(Exception):
@@ -180,7 +180,7 @@ def _is_mesh(mesh: Any) -> bool:
     return triangles and bool((faces >= 0).all()) and int(faces.max()) < n[0]
 
 
-def _is_floats(array: NDArray[Any], shape: tuple[int, ...]) -> bool:
+def _is_floats(array: Array, shape: tuple[int, ...]) -> bool:
     return array.dtype == np.float32 and array.shape == shape and array.size > 0 and bool(np.isfinite(array).all())
 
 

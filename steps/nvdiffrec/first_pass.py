@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from steps.compute.arrays import Array
 from steps.fusion.marching_tetrahedra import lattice, march
 from steps.fusion.signed_field import Grid
 from steps.geometry.cameras import project
@@ -18,7 +16,6 @@ from steps.nvdiffrec.targets import Target
 from steps.raster import torch_ops
 from steps.runtime.errors import ModelConvergenceFailed
 
-Array = NDArray[Any]
 FIELD_RATE, SHIFT_RATE, COLOUR_RATE = 0.05, 0.02, 0.03  # cells, cells, colour, per iteration at first
 MAX_SHIFT = 0.45  # cells that a lattice point may be shifted
 SIGN_WEIGHT = 0.02, 0.002  # weight of the field's regulariser, first and last

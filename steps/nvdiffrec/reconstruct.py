@@ -7,14 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from steps.compute.kernels import parallel_map
 from steps.fusion import reconstruct
 from steps.fusion.isosurface import sound_mesh, taubin, without_specks
 from steps.geometry import image_ops
-from steps.geometry.cameras import Camera
 from steps.io import scene
 from steps.io.mesh_files import Mesh, as_stored
 from steps.io.scene import Scene, SceneView
@@ -26,10 +24,9 @@ from steps.nvdiffrec.first_pass import FirstPass
 from steps.nvdiffrec.ladder import SAMPLES, LevelChoice, MemoryLevel
 from steps.nvdiffrec.second_pass import STRONG, WEAK, SecondPass, surface_of
 from steps.nvdiffrec.targets import Target, targets
-from steps.raster.render import render, samples_for
+from steps.raster.render import render_mesh, samples_for
 from steps.runtime.contract import Nvdiffrec
 
-Array = NDArray[Any]
 SHAPE_SIDE = 256  # pixels: side of the first pass's views; its cells are still several pixels wide
 SKIP_DEPTH_ERROR, SKIP_IOU = 0.5, 0.99  # pixels, IoU: a start this close is finer than the lattice
 # where views do not quite meet: outlines that contradict each other dent what is free
@@ -95,15 +92,10 @@ def psnr(mesh: Mesh, loaded: Scene) -> float:
     written = as_stored(mesh, loaded.frame)
 
     def one(view: SceneView) -> float:
-        rgba = render_view(written, view.camera, samples_for(view.camera))
+        rgba = render_mesh(written, view.camera, samples_for(view.camera))
         return image_ops.psnr(view.picture(), scene.as_stored(rgba, view.behind()))
 
     return float(np.mean(parallel_map(one, loaded.views)))
-
-
-def render_view(mesh: Mesh, camera: Camera, samples: int) -> Array:
-    """The mesh rendered for a camera, [H, W, 4] premultiplied RGBA."""
-    return render(mesh.geometry, mesh.texture, camera, samples, mesh.material)
 
 
 # -- the first pass -----------------------------------------------------------------------------------------------------

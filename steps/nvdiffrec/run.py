@@ -17,16 +17,14 @@ from steps.io import mesh_files, scene
 from steps.nvdiffrec import ladder
 from steps.nvdiffrec.ladder import LevelChoice, MemoryLevel
 from steps.runtime.attempts import Attempts
-from steps.runtime.contract import Nvdiffrec
+from steps.runtime.contract import START_MESH, Nvdiffrec
 from steps.runtime.errors import GpuUnavailable, ModelFailed
 from steps.runtime.files import program, tree_digests, write_json
 from steps.runtime.reporter import Reporter
 
-START = "start.glb"  # the fused mesh, for the quality step to compare with
-
 
 def run(parameters: Nvdiffrec, out: Path, reporter: Reporter) -> None:
-    """Writes mesh.obj, .mtl, .ply, .glb, texture.png, texture_orm.png, texture_normal.png, start.glb and model.json to `out`."""
+    """Writes mesh.obj, .mtl, .ply, .glb, texture.png, texture_orm.png, texture_normal.png, START_MESH and model.json to `out`."""
     reporter.value("engine", "nvdiffrec")
     keep_freed_memory()
     device = device_for(parameters.device)
@@ -69,7 +67,7 @@ def _run_level(
     mesh, metadata = reconstruct.optimize(job, first, start_metadata["voxel"])
     reporter.stage("export")
     mesh_files.save(out, mesh, loaded.frame)
-    mesh_files.save_glb(out / START, first, loaded.frame)
+    mesh_files.save_glb(out / START_MESH, first, loaded.frame)
     summary = {
         "model": "nvdiffrec",
         "engine": "nvdiffrec",

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from steps.compute.arrays import Array
 from steps.geometry import pbr
 from steps.geometry.crossings import resolve_crossings
 from steps.geometry.depth_ops import LEAST_NOISE
@@ -22,7 +22,6 @@ from steps.raster.torch_ops import antialias_construct_topology_hash
 from steps.runtime.contract import VIEW_NAMES
 from steps.runtime.errors import ModelConvergenceFailed
 
-Array = NDArray[Any]
 VERTEX_RATE = 0.008  # edge lengths per iteration, at first
 COLOUR_RATE, LIGHT_RATE, MATERIAL_RATE, NORMAL_RATE = 0.01, 0.05, 0.05, 0.02
 FINE_COLOUR = 0.01

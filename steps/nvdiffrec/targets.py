@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from steps.compute.arrays import Array
 from steps.fusion import reconstruct
 from steps.geometry.cameras import Camera
-from steps.geometry.depth_ops import depth_noise, tangent_planes
+from steps.geometry.depth_ops import depth_noise, surface_normals, tangent_planes
 from steps.geometry.image_ops import box_down
 from steps.io.scene import SceneView
 from steps.texturing.bake import Photo
 
-Array = NDArray[Any]
 WHOLE = 1 << 16  # a side that no picture has
 MARGIN = 8  # pixels kept around the object: outlines that are still off must be seen to be pulled in
 NEAR, FAR = 0.02, 50.0  # of the least and of the largest depth that a view shows
@@ -127,10 +125,5 @@ def normals(depth: Array, camera: Camera) -> Array:
     planes = tangent_planes(np.ascontiguousarray(depth, np.float32), camera)
     x = ((np.arange(depth.shape[1]) + 0.5 - camera.cx) / camera.fx)[None, :]
     y = ((np.arange(depth.shape[0]) + 0.5 - camera.cy) / camera.fy)[:, None]
-    dx, dy = planes[..., 0], planes[..., 1]
-    u = np.stack([dx * x + depth / camera.fx, dx * y, dx], axis=-1)
-    v = np.stack([dy * x, dy * y + depth / camera.fy, dy], axis=-1)
-    normal = np.cross(v, u)
-    normal /= np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-20)
-    world = (normal * [1.0, -1.0, -1.0]) @ np.asarray(camera.camera_to_world)[:3, :3].T
+    world = surface_normals(x, y, depth, (planes[..., 0], planes[..., 1]), camera)
     return np.where(depth[..., None] > 0, world, 0.0)

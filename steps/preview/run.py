@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from steps.compute.arrays import Array
 from steps.compute.kernels import parallel_map
 from steps.geometry.cameras import Camera, look_at
 from steps.io import mesh_files, png, scene
 from steps.io.mesh_files import Mesh
 from steps.io.scene import Scene, SceneView
-from steps.raster.render import render, wireframe
+from steps.raster.render import render_mesh, wireframe
 from steps.runtime.contract import Preview
 from steps.runtime.files import write_json
 from steps.runtime.reporter import Reporter
 
-Array = NDArray[Any]
 WHITE = np.ones(3, np.float32)
 FRAMES, FRAME_MS, FRAME_SIDE = 36, 70, 384
 ELEVATION = np.radians(20.0)
@@ -44,18 +42,13 @@ def run(parameters: Preview, out: Path, reporter: Reporter) -> None:
 def write_view(mesh: Mesh, loaded: Scene, index: int, view: SceneView, size: int, out: Path) -> None:
     """The three pictures of one view."""
     camera = resized_camera(view.camera, size)
-    rgba = render_view(mesh, camera)
+    rgba = render_mesh(mesh, camera)
     png.write(out / f"textured_{index:02d}.png", png.to_bytes(scene.over_premultiplied(rgba, WHITE)))
     lines = wireframe(mesh.vertices, mesh.faces, camera)
     png.write(out / f"wireframe_{index:02d}.png", png.to_bytes(scene.over_premultiplied(lines, WHITE)))
     behind = view.behind() if view.behind().ndim == 1 else _resized(view.behind(), camera)
     picture = scene.over_premultiplied(rgba, behind)
     png.write(out / f"compare_{index:02d}.png", png.to_bytes(comparison(_resized(view.picture(), camera), picture)))
-
-
-def render_view(mesh: Mesh, camera: Camera, samples: int = 3) -> Array:
-    """The mesh rendered for a camera, [H, W, 4] premultiplied RGBA."""
-    return render(mesh.geometry, mesh.texture, camera, samples, mesh.material)
 
 
 def resized_camera(camera: Camera, size: int) -> Camera:
@@ -94,7 +87,7 @@ def _orbit_camera(centre: Array, angle: float, distance: float, focal: float) ->
 def write_turntable(mesh: Mesh, path: Path) -> None:
     """An animated WebP that loops."""
     pictures = parallel_map(
-        lambda c: scene.over_premultiplied(render_view(mesh, c, 2), WHITE),
+        lambda c: scene.over_premultiplied(render_mesh(mesh, c, 2), WHITE),
         orbit(mesh),
     )
     frames = [Image.fromarray(png.to_bytes(p)) for p in pictures]

@@ -7,19 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from steps.compute.arrays import Array
 from steps.compute.kernels import parallel_map
 from steps.geometry.cameras import Camera, project, unproject
+from steps.geometry.image_ops import psnr
 from steps.io.mesh_files import Mesh
 from steps.io.scene import Scene, over, over_premultiplied
-from steps.quality import metrics
-from steps.raster.render import render
+from steps.raster.render import render_mesh
 from steps.runtime.errors import ValidationFailed
 from steps.runtime.files import read_json
 
-Array = NDArray[Any]
 VISIBLE = 2.0  # pixels: a point this close to what an input view saw was seen by it
 
 
@@ -73,7 +72,7 @@ def score(mesh: Mesh, views: list[HeldOut], background: Array) -> float:
     """Mean PSNR in dB over the views."""
 
     def one(view: HeldOut) -> float:
-        rgba = render(mesh.geometry, mesh.texture, view.camera, 3, mesh.material)
-        return metrics.psnr(view.picture, np.clip(over_premultiplied(rgba, background), 0, 1), view.counts)
+        rgba = render_mesh(mesh, view.camera)
+        return psnr(view.picture, np.clip(over_premultiplied(rgba, background), 0, 1), view.counts)
 
     return float(np.mean(parallel_map(one, views)))

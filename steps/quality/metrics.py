@@ -1,17 +1,12 @@
-"""Image similarity and geometric error. Pictures are [H, W, 3] float32 in [0, 1], sRGB."""
+"""Structural similarity and geometric error. Pictures are [H, W, 3] float32 in [0, 1], sRGB."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 
-from steps.geometry.image_ops import BEST_PSNR as BEST_PSNR
-from steps.geometry.image_ops import psnr as psnr
+from steps.compute.arrays import Array
 
-Array = NDArray[Any]
 WINDOW = 7  # pixels, of the structural similarity
 
 
@@ -40,12 +35,6 @@ def _differing(a: Array, b: Array) -> tuple[slice, slice] | None:
     ]
     first, second = (slice(max(0, low), min(n, high)) for low, high, n in ranges)
     return first, second
-
-
-def iou(a: Array, b: Array) -> float:
-    """Intersection over union of two masks [H, W] bool; 1 where both are empty."""
-    union = int((a | b).sum())
-    return float((a & b).sum() / union) if union else 1.0
 
 
 def depth_error(reference: Array, depth: Array) -> dict[str, float]:

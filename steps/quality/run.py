@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from steps.compute.kernels import parallel_map
-from steps.geometry.cameras import Camera
+from steps.geometry import image_ops
 from steps.geometry.frame import Frame
 from steps.geometry.soundness import soundness
 from steps.io import mesh_files, scene
@@ -18,16 +17,14 @@ from steps.io.mesh_files import Mesh
 from steps.io.scene import Scene, SceneView
 from steps.quality import between, judgement, metrics
 from steps.raster.rasterize import rasterize
-from steps.raster.render import render, samples_for
-from steps.runtime.contract import Quality
+from steps.raster.render import render_mesh, samples_for
+from steps.runtime.contract import START_MESH, Quality
 from steps.runtime.errors import QualityThresholdFailed
 from steps.runtime.files import read_json, write_json
 from steps.runtime.reporter import Reporter
 
-Array = NDArray[Any]
 FORMAT = "sixview-quality/1"
 LENGTHS = ("bounds", "offset", "depth_error", "voxel", "to_scene")  # in the user's unit, rounded for that
-START = "start.glb"  # what a model that starts from another mesh leaves of that
 
 
 def run(parameters: Quality, out: Path, reporter: Reporter) -> None:
@@ -35,7 +32,8 @@ def run(parameters: Quality, out: Path, reporter: Reporter) -> None:
     model_metadata = read_json(parameters.mesh / "model.json", {})
     loaded = scene.load(parameters.scene)
     mesh = mesh_files.load(parameters.mesh, loaded.frame)
-    start = mesh_files.load_glb(parameters.mesh / START, loaded.frame) if (parameters.mesh / START).is_file() else None
+    start_file = parameters.mesh / START_MESH
+    start = mesh_files.load_glb(start_file, loaded.frame) if start_file.is_file() else None
     views = parallel_map(lambda view: score_view(mesh, view, loaded), loaded.views)
     report = summary(views, mesh, model_metadata, parameters, loaded.frame)
     report["before"] = before(start, loaded) if start else None
@@ -65,7 +63,7 @@ def run(parameters: Quality, out: Path, reporter: Reporter) -> None:
 def score_view(mesh: Mesh, view: SceneView, loaded: Scene) -> dict[str, Any]:
     """All scores of one view; None for those of an object too thin to be seen in it."""
     reference, inside = view.picture(), view.coverage() >= 0.5
-    rgba = render_view(mesh, view.camera)
+    rgba = render_mesh(mesh, view.camera, samples_for(view.camera))
     picture = scene.as_stored(rgba, view.behind())
     blank = np.broadcast_to(view.behind(), picture.shape).astype(np.float32)
     full_ssim, object_ssim = metrics.ssim(reference, picture, inside)
@@ -73,18 +71,13 @@ def score_view(mesh: Mesh, view: SceneView, loaded: Scene) -> dict[str, Any]:
     depth = rasterize(mesh.vertices, mesh.faces, view.depth_camera).depth
     return {
         "name": view.camera.name,
-        "psnr": metrics.psnr(reference, picture),
+        "psnr": image_ops.psnr(reference, picture),
         "ssim": full_ssim,
-        "object": {"psnr": metrics.psnr(reference, picture, inside), "ssim": object_ssim} if inside.any() else None,
-        "blank": {"psnr": metrics.psnr(reference, blank), "ssim": blank_ssim},
-        "iou": metrics.iou(inside, rgba[..., 3] >= 0.5) if inside.any() else None,
+        "object": {"psnr": image_ops.psnr(reference, picture, inside), "ssim": object_ssim} if inside.any() else None,
+        "blank": {"psnr": image_ops.psnr(reference, blank), "ssim": blank_ssim},
+        "iou": image_ops.iou(inside, rgba[..., 3] >= 0.5) if inside.any() else None,
         "depth_error": {k: loaded.frame.length_out(v) for k, v in metrics.depth_error(view.depth(), depth).items()},
     }
-
-
-def render_view(mesh: Mesh, camera: Camera) -> Array:
-    """The mesh rendered for a camera, [H, W, 4] premultiplied RGBA."""
-    return render(mesh.geometry, mesh.texture, camera, samples_for(camera), mesh.material)
 
 
 def summary(

@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from steps.compute.arrays import Array
 from steps.compute.kernels import add, check_indices, for_bands, inlined, kernel, summed_bands
+from steps.geometry.edges import half_edges, opposite_corners, undirected_keys
 from steps.raster.rasterize import LEAST_W, edge_function
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -35,14 +33,14 @@ def edges_of(faces: Array) -> Array:
     than two faces the first two count."""
     if not len(faces):
         return np.empty((0, 4), np.int32)
-    ends = np.sort(faces[:, [1, 2, 2, 0, 0, 1]].reshape(-1, 2), axis=1).astype(np.int64)
-    key = ends[:, 0] << 32 | ends[:, 1]
+    ends = half_edges(faces)
+    key = undirected_keys(ends)
     order = np.argsort(key, kind="stable")
     starts = np.flatnonzero(np.r_[True, np.diff(key[order]) != 0])
     shared = np.diff(np.r_[starts, len(order)]) > 1
-    opposite = faces.reshape(-1)[order]
+    opposite = opposite_corners(faces)[order]
     second = np.where(shared, opposite[np.minimum(starts + 1, len(order) - 1)], -1)
-    return np.column_stack([ends[order[starts]], opposite[starts], second]).astype(np.int32)
+    return np.column_stack([np.sort(ends[order[starts]], axis=1), opposite[starts], second]).astype(np.int32)
 
 
 def find_edge_hits(corners: Array, edges: Array, rast: Array) -> EdgeHits:

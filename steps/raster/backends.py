@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from steps.compute.arrays import Array
 from steps.raster import antialias, interpolate, texture
 from steps.raster import rasterize as rasterizer
 from steps.raster.antialias import EdgeHits
-
-Array = NDArray[Any]
 
 
 class Backend(Protocol):

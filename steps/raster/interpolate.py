@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
+from steps.compute.arrays import Array
 from steps.compute.kernels import add, check_indices, for_bands, inlined, kernel, summed_bands
 from steps.raster.rasterize import face_of
-
-Array = NDArray[Any]
 
 
 def interpolate(attributes: Array, faces: Array, rast: Array) -> Array:

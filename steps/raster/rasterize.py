@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from steps.compute.arrays import Array
 from steps.compute.kernels import add, check_indices, for_bands, inlined, kernel, summed_bands
 from steps.geometry.cameras import Camera
 
-Array = NDArray[Any]
 NEAR = 1e-4  # of the farthest corner's depth: the near plane
 # relative determinant below which a face is degenerate and has no gradient
 DEGENERATE = 1e-12

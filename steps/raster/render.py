@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from steps.compute.kernels import cell, check_indices, for_bands, kernel
+from steps.compute.arrays import Array
+from steps.compute.kernels import blend, cell, check_indices, for_bands, kernel
 from steps.geometry.cameras import Camera
 from steps.geometry.image_ops import box_down
 from steps.geometry.pbr import Material, MetallicRoughness
 from steps.geometry.pbr import shade as lit
 from steps.geometry.uv_mesh import UvMesh
 from steps.raster.rasterize import Fragments, rasterize
-
-Array = NDArray[Any]
 
 
 def samples_for(camera: Camera) -> int:
@@ -38,6 +36,22 @@ def render(mesh: UvMesh, texture: Array, camera: Camera, samples: int = 3, mater
             _light(shaded, fragments, mesh, material, camera)
         out.append(box_down(shaded, samples))
     return np.concatenate(out)
+
+
+class TexturedMesh(Protocol):
+    """What `render_mesh` draws, such as `io.mesh_files.Mesh`."""
+
+    @property
+    def geometry(self) -> UvMesh: ...
+    @property
+    def texture(self) -> Array: ...
+    @property
+    def material(self) -> Material | None: ...
+
+
+def render_mesh(mesh: TexturedMesh, camera: Camera, samples: int = 3) -> Array:
+    """The mesh rendered under its material's light: [H, W, 4] float32, premultiplied RGBA, samples^2 samples per pixel."""
+    return render(mesh.geometry, mesh.texture, camera, samples, mesh.material)
 
 
 def _light(shaded: Array, fragments: Fragments, mesh: UvMesh, material: Material, camera: Camera) -> None:
@@ -102,9 +116,9 @@ def _shade(face, bary, faces, uv, texture, out, start, stop):  # type: ignore[no
             c, c1, u = cell(x, width)
             r, r1, v = cell(y, height)
             for a in range(3):
-                above = texture[r, c, a] * (1 - u) + texture[r, c1, a] * u
-                below = texture[r1, c, a] * (1 - u) + texture[r1, c1, a] * u
-                out[row, column, a] = above * (1 - v) + below * v
+                out[row, column, a] = blend(
+                    texture[r, c, a], texture[r, c1, a], texture[r1, c, a], texture[r1, c1, a], u, v
+                )
             out[row, column, 3] = 1.0
 
 

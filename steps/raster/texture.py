@@ -6,15 +6,12 @@ callers whose v starts at the bottom flip it (see `steps.geometry`). A texture a
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
+from steps.compute.arrays import Array
 from steps.compute.cores import core_count
 from steps.compute.kernels import add, floor_int, for_bands, inlined, kernel
 
-Array = NDArray[Any]
 BOUNDARIES = ("wrap", "clamp", "zero")
 NEAREST, LINEAR, MIPMAP_NEAREST, MIPMAP_LINEAR = range(4)
 FILTERS = ("nearest", "linear", "linear-mipmap-nearest", "linear-mipmap-linear")

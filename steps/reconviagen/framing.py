@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from steps.compute.arrays import Array
 from steps.io import png
 from steps.io.scene import SceneView
 from steps.registration.global_icp import Similarity
 
-Array = NDArray[Any]
 SIDE = 518  # pixels: 37 patches of DINOv2
 MARGIN = 1.1  # of the object's own extent in the picture, as the model was trained
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from steps.compute.arrays import Array
 from steps.io import weights_manifest
 from steps.io.scene import SceneView
 from steps.reconviagen import framing
@@ -25,8 +25,6 @@ from steps.runtime.contract import Reconviagen
 from steps.runtime.errors import STAGES, ModelFailed, as_record, by_code
 from steps.runtime.files import read_json, write_json
 from steps.runtime.reporter import Reporter
-
-Array = NDArray[Any]
 
 ADAPTER = Path(__file__).with_name("adapter.py")
 POLL_SECONDS = 0.2

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from scipy.spatial import cKDTree
 
+from steps.compute.arrays import Array
 from steps.fusion.isosurface import decimate, quadric_decimation
 from steps.fusion.reconstruct import Settings, texture_mesh
 from steps.geometry.cameras import look_at
+from steps.geometry.image_ops import iou
 from steps.geometry.soundness import is_closed
 from steps.io import png
 from steps.io.mesh_files import Mesh
@@ -25,7 +26,6 @@ from steps.registration import pointcloud
 from steps.registration.refine import FULL_POINTS, Registration, register
 from steps.runtime.errors import ModelConvergenceFailed
 
-Array = NDArray[Any]
 SIDE = 512  # pixels of the longest side of the views that are registered with
 SEEN, GENERATED = (0.82, 0.84, 0.86), (0.93, 0.42, 0.13)
 DIRECTIONS = ((0.6, 0.5, 0.75), (-0.75, 0.5, -0.6), (0.7, -0.6, -0.6), (-0.6, -0.6, 0.75))
@@ -93,7 +93,7 @@ def silhouette_iou(mesh: Mesh, view: SceneView) -> float:
     camera = view.camera.resized(max(1, view.camera.width * 256 // view.camera.height), 256)
     mask = np.asarray(Image.fromarray(view.coverage()).resize((camera.width, 256), Image.Resampling.BOX)) > 0.5
     own = rasterize(mesh.vertices.astype(np.float64), mesh.faces, camera).face >= 0
-    return float((own & mask).sum() / max(1, (own | mask).sum()))
+    return iou(own, mask)
 
 
 def texture_registered(

@@ -7,17 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
+from steps.compute.arrays import Array
 from steps.registration.pointcloud import PointCloud
 
-Array = NDArray[Any]
 ROTATIONS = 960  # starts: every rotation is within about 17 degrees of one of them
 COARSE, MIDDLE, FINE = 160, 700, 1500  # points of each side: for all rotations, for some, for one
 N_KEPT = 48  # rotations that are refined

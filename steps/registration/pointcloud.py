@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from steps.compute.kernels import inlined, kernel, project_point, within
+from steps.compute.arrays import Array
+from steps.compute.kernels import blend, cell, kernel, project_point, within
 from steps.geometry.cameras import Camera, unproject
-from steps.geometry.depth_ops import tangent_planes
+from steps.geometry.depth_ops import surface_normals, tangent_planes
 from steps.runtime.errors import ModelConvergenceFailed
 
-Array = NDArray[Any]
 LEAST_COSINE = 0.25  # least cosine between normal and viewing ray
 
 
@@ -75,12 +73,6 @@ class RegistrationView:
         return np.concatenate([self.colour, down, right], axis=2).astype(np.float32)
 
 
-@inlined
-def _bilinear(upper, lower, down, across, k):  # type: ignore[no-untyped-def]
-    above = upper[0][k] + across * (upper[1][k] - upper[0][k])
-    return above + down * (lower[0][k] + across * (lower[1][k] - lower[0][k]) - above)
-
-
 @kernel
 def _sample_colours(points, normals, m, eye, depth, layers, max_distance, seen, colours, slopes):  # type: ignore[no-untyped-def]
     height, width = depth.shape
@@ -96,13 +88,13 @@ def _sample_colours(points, normals, m, eye, depth, layers, max_distance, seen, 
         if not (there > 0 and abs(far - there) < max_distance and turned):
             continue
         seen[i] = True
-        row, column = min(max(down - 0.5, 0.0), height - 1.0), min(max(across - 0.5, 0.0), width - 1.0)
-        r, c = min(int(row), max(height - 2, 0)), min(int(column), max(width - 2, 0))
-        r1, c1, fr, fc = min(r + 1, height - 1), min(c + 1, width - 1), row - r, column - c
-        upper, lower = (layers[r, c], layers[r, c1]), (layers[r1, c], layers[r1, c1])
+        r, r1, lower = cell(down - 0.5, height)
+        c, c1, right = cell(across - 0.5, width)
+        at, beside, below, diagonal = layers[r, c], layers[r, c1], layers[r1, c], layers[r1, c1]
         for k in range(3):
-            colours[i, k] = _bilinear(upper, lower, fr, fc, k)
-            by_row, by_column = _bilinear(upper, lower, fr, fc, k + 3), _bilinear(upper, lower, fr, fc, k + 6)
+            colours[i, k] = blend(at[k], beside[k], below[k], diagonal[k], right, lower)
+            by_row = blend(at[k + 3], beside[k + 3], below[k + 3], diagonal[k + 3], right, lower)
+            by_column = blend(at[k + 6], beside[k + 6], below[k + 6], diagonal[k + 6], right, lower)
             for axis in range(3):
                 slopes[i, k, axis] = (
                     by_column * (m[0, axis] - across * m[2, axis]) + by_row * (m[1, axis] - down * m[2, axis])
@@ -122,7 +114,7 @@ def _point_to_plane(points, m, depth, max_distance, known, gap, normals):  # typ
         if min(min(a, b), min(c, d)) <= 0 or max(max(a, b), max(c, d)) - min(min(a, b), min(c, d)) > max_distance:
             continue
         by_column, by_row = (1 - fr) * (b - a) + fr * (d - c), (1 - fc) * (c - a) + fc * (d - b)
-        off = far - (a + fc * (b - a) + fr * (c - a) + fr * fc * (a - b - c + d))
+        off = far - blend(a, b, c, d, fc, fr)
         square = 0.0
         for axis in range(3):
             normals[i, axis] = (
@@ -174,9 +166,4 @@ def _points_and_normals(view: RegistrationView) -> tuple[Array, Array]:
     z = depth[rows, columns].astype(np.float64)
     across, down = tangent_planes(depth, camera)[rows, columns, :2].astype(np.float64).T
     x, y = (columns + 0.5 - camera.cx) / camera.fx, (rows + 0.5 - camera.cy) / camera.fy
-    u = np.stack([across * x + z / camera.fx, across * y, across], axis=1)
-    v = np.stack([down * x, down * y + z / camera.fy, down], axis=1)
-    normal = np.cross(v, u)
-    normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-30)
-    to_world = np.asarray(camera.camera_to_world)[:3, :3] @ np.diag([1.0, -1.0, -1.0])
-    return unproject(depth, camera), normal @ to_world.T
+    return unproject(depth, camera), surface_normals(x, y, z, (across, down), camera)

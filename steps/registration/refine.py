@@ -9,14 +9,13 @@ has do not bias the pose. Reflections are never tried: a mirrored model is anoth
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
+from steps.compute.arrays import Array
 from steps.compute.kernels import kernel, parallel_map
 from steps.geometry.image_ops import inpaint
 from steps.registration.global_icp import (
@@ -35,7 +34,6 @@ from steps.registration.global_icp import (
 )
 from steps.registration.pointcloud import PointCloud, RegistrationView, pointcloud_of_views
 
-Array = NDArray[Any]
 COLOUR_POINTS, FULL_POINTS = 2500, 6000  # points of each side that a round looks at with colours, and at the end
 # a pose ties with the best up to so many times its cost, plus this
 TIE, NOISE = 1.25, 0.02

@@ -24,6 +24,7 @@ __all__ = ["DEVICES", "ENGINES", "MODELS", "PRESETS", "RIGS"]
 
 VIEW_NAMES = ("front", "back", "left", "right", "top", "bottom")
 OUTLINES = "outlines.webp"  # among validate's outputs: which pixels it took for the object
+START_MESH = "start.glb"  # among a model's results: the mesh that it started from, to compare with
 MODES = ("stochastic", "multidiffusion")  # of the published model
 JOB_SECONDS = 7200.0  # the models' running time together, after which a job ends as MODEL_TIMEOUT
 

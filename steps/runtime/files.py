@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
@@ -52,10 +52,12 @@ def program() -> str:
     return hashlib.sha256(repr(sources).encode()).hexdigest()
 
 
-def sha256(path: Path) -> str:
-    """Hex digest of a file, read in pieces."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def sha256(source: Path | IO[bytes]) -> str:
+    """Hex digest of a file, or of what is left of a stream, read in pieces."""
+    if isinstance(source, Path):
+        with open(source, "rb") as file:
+            return sha256(file)
+    return hashlib.file_digest(source, "sha256").hexdigest()  # type: ignore[arg-type]  # IO lacks readinto, its binary kinds have it
 
 
 def tree_digests(folder: Path) -> dict[str, str]:

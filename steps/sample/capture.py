@@ -5,20 +5,18 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from steps.compute.arrays import Array
 from steps.geometry.cameras import CANONICAL_AXES, VIEW_NAMES, Camera, look_at
 from steps.io import png
 from steps.raster.rasterize import rasterize
 from steps.sample import capture_depth
 from steps.sample.render import GroundTruth, barycentric, render
 
-Array = NDArray[Any]
 FAR_AWAY = 400.0  # half picture widths to the camera where it stands for an orthographic one
 FULLEST = 0.93  # of the half picture that the object may reach
 SIDES = ((512, 512), (640, 512), (512, 384), (768, 512), (512, 640))  # of colour and depth

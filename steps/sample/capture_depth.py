@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from steps.compute.arrays import Array
 from steps.geometry.cameras import Camera, ray_to_z
 from steps.raster.rasterize import rasterize
 from steps.sample.render import GroundTruth
 
 if TYPE_CHECKING:
     from steps.sample.capture import Capture, ViewNoise
-
-Array = NDArray[Any]
 
 
 def srgb(v: Array) -> Array:

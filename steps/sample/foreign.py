@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from steps.compute.arrays import Array
 from steps.fusion.isosurface import vertex_normals
+from steps.geometry.image_ops import sample_bilinear
 from steps.runtime.errors import ValidationFailed
 from steps.sample.objects import shaded
 from steps.sample.render import GroundTruth, fit_to_radius, interpolate_vertices, unit
 
-Array = NDArray[Any]
 GREY = 0.7  # of what has neither texture nor colours
 
 
@@ -72,10 +72,4 @@ def _image(visual: Any) -> Array | None:
 def _looked_up(image: Array, uv: Array) -> Array:
     """Bilinear, repeated beyond [0, 1]; uv with its origin at the bottom left."""
     height, width = image.shape[:2]
-    x, y = (uv[:, 0] % 1) * width - 0.5, (1 - uv[:, 1] % 1) * height - 0.5
-    c, r = np.floor(x).astype(int), np.floor(y).astype(int)
-    u, v = (x - c)[:, None], (y - r)[:, None]
-    above, below = (
-        image[(r + k) % height, c % width] * (1 - u) + image[(r + k) % height, (c + 1) % width] * u for k in (0, 1)
-    )
-    return np.asarray(above * (1 - v) + below * v)
+    return sample_bilinear(image, (uv[:, 0] % 1) * width, (1 - uv[:, 1] % 1) * height, repeated=True)

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from skimage.measure import marching_cubes
 
+from steps.compute.arrays import Array
 from steps.geometry.cameras import Camera
 from steps.geometry.image_ops import box_down
 from steps.raster.rasterize import rasterize
 from steps.sample.objects import Field, SampleObject, shaded
 
-Array = NDArray[Any]
 RADIUS = 0.95  # every object is scaled into this sphere around the origin
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from steps.compute.arrays import Array
 from steps.compute.kernels import parallel_map
 from steps.geometry.cameras import CANONICAL_DISTANCE, CANONICAL_FOCAL_PER_WIDTH, VIEW_NAMES, Camera, look_at
 from steps.io import png
@@ -23,7 +22,6 @@ from steps.sample import capture, foreign
 from steps.sample.objects import OBJECTS
 from steps.sample.render import GroundTruth, build, render
 
-Array = NDArray[Any]
 UP = np.array([0.0, 1.0, 0.0])
 CANONICAL_DEPTH = DepthEncoding()
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import xatlas
-from numpy.typing import NDArray
 
+from steps.compute.arrays import Array
 from steps.runtime.errors import ModelConvergenceFailed
 
-Array = NDArray[Any]
 PADDING = 4  # texels between charts
 # xatlas' max_cost of growing a chart; its default of 2.0 takes up to four times as long for hardly fewer charts
 CHART_COST = 0.3

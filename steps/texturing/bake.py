@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, gaussian_filter, maximum_filter, minimum_filter
 from scipy.spatial import cKDTree
 
+from steps.compute.arrays import Array
 from steps.compute.kernels import (
     check_indices,
     floor_int,
@@ -30,7 +29,6 @@ from steps.geometry.image_ops import inpaint
 from steps.geometry.uv_mesh import UvMesh
 from steps.raster.rasterize import Fragments, rasterize, rasterize_homogeneous
 
-Array = NDArray[Any]
 BLUR = 64  # longest side of a picture over the standard deviation of the blur that separates the bands
 LEAST_WEIGHT = 1e-25  # of a view that sees a texel at all: not zero in 32 bits
 LEAST_COSINE = 0.05  # between normal and viewing ray, below which a view does not count

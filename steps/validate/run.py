@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from steps.compute.arrays import Array
 from steps.geometry.cameras import ray_to_z
 from steps.io import cameras_json, input_checks, png, scene, unseen
 from steps.io.cameras_json import Arrangement, Given, View
@@ -18,8 +18,6 @@ from steps.runtime.errors import RigAmbiguous, ValidationFailed
 from steps.runtime.files import write_json
 from steps.runtime.reporter import Reporter
 from steps.validate import devices, placement
-
-Array = NDArray[Any]
 
 
 def run(parameters: Validate, out: Path, reporter: Reporter) -> None:

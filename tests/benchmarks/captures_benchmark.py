@@ -20,10 +20,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from steps.calibration.hypotheses import axes_of, hypotheses
 from steps.calibration.photometric import appearance_differences
-from steps.calibration.search import axes_of, hypotheses
+from steps.compute.arrays import Array
 from steps.geometry.cameras import look_at
 from steps.io import mesh_files
+from steps.raster.render import render_mesh
 from steps.runtime.contract import Sample
 from steps.sample import capture as realistic
 from steps.sample import capture_depth
@@ -33,10 +35,9 @@ from steps.sample.render import render as true_render
 from steps.validate.rig.messages import hypothesis_json
 from tests.benchmarks import objects
 from tests.benchmarks.common import table
-from tests.benchmarks.true_objects import aligned, between, render_view
+from tests.benchmarks.true_objects import aligned, between
 from tests.benchmarks.true_objects import similarity as similarity  # for who looks for it here
 
-Array = np.ndarray[Any, Any]
 FOLDER = Path("out/benchmarks/captures")
 COUNT = int(os.environ.get("SIXVIEW_CAPTURES", "300"))
 MESHES = int(os.environ.get("SIXVIEW_MESHES", "80"))
@@ -343,13 +344,13 @@ def _seen(seed: int, model: str, side: int = 256) -> Array:
         return np.full((side, 2 * side, 3), 255, np.uint8)
     mesh = mesh_files.load(run_folder(seed, model) / model)
     middle = (mesh.vertices.min(axis=0) + mesh.vertices.max(axis=0)) / 2
-    centred = mesh.vertices - middle
-    radius = float(np.linalg.norm(centred, axis=1).max())
+    centred = replace(mesh, vertices=mesh.vertices - middle)
+    radius = float(np.linalg.norm(centred.vertices, axis=1).max())
     tiles = []
     for direction in ((0.6, 0.45, 0.75), (-0.7, -0.35, -0.65)):
         back = np.array(direction) / np.linalg.norm(direction)
         camera = look_at("between", back * 3.2 * radius, UP, 2 * side, 2 * side * 1.45)
-        rgba = render_view(centred, mesh, camera)
+        rgba = render_mesh(centred, camera)
         pixels = np.clip(rgba[..., :3] + 1 - rgba[..., 3:], 0, 1)
         tiles.append(np.asarray(Image.fromarray(np.rint(pixels * 255).astype(np.uint8)).resize((side, side))))
     return np.hstack(tiles)

@@ -13,14 +13,14 @@ import numpy as np
 import trimesh
 from PIL import Image
 
+from steps.compute.arrays import Array
 from steps.geometry.cameras import Camera, project, unproject
+from steps.geometry.image_ops import psnr
 from steps.io import mesh_files, scene
 from steps.io.mesh_files import Mesh
-from steps.quality.metrics import psnr
 from steps.raster.render import render
 from steps.sample.objects import OBJECTS
 
-Array = np.ndarray[Any, Any]
 WORK = Path("out/benchmarks")
 HELD_OUT = 12
 POINTS = 300_000

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import trimesh
 from scipy.spatial.transform import Rotation
 
+from steps.compute.arrays import Array
 from steps.registration.global_icp import Similarity
 from steps.sample.render import GroundTruth
 
-Array = np.ndarray[Any, Any]
 NOISE = 0.02  # standard deviation of each vertex along its normal, as a share of the diagonal
 SHARE = 0.2  # of the surface that is missing or added
 

@@ -29,7 +29,7 @@ from pipeline.jobs import failure, records
 from pipeline.jobs import status as job_status
 from tests.benchmarks import servers
 from tests.cluster import client
-from tests.cluster.node import kubectl
+from tests.cluster.node import kubectl, wait_for
 from tests.cluster.places import NAMESPACE
 from tests.cluster.web import free_port
 
@@ -150,9 +150,7 @@ def serving(config: Path) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Clien
 def gateway(config: Path) -> Iterator[Row]:
     began = time.monotonic()
     with serving(config) as (process, session):
-        while not _lists(session):
-            assert time.monotonic() - began < 600, "the gateway did not start"
-            time.sleep(0.1)
+        wait_for(lambda: _lists(session), 600, "the gateway to start", 0.1)
         yield ["gateway: start until GET /jobs answers", f"{time.monotonic() - began:.1f} s", "30 s"]
         yield ["its memory at its most", f"{peak(process.pid):.0f} MiB", "200 MiB"]
         yield [f"GET /jobs, p95 of {REQUESTS}", f"{p95(waits(session, '/jobs')):.0f} ms", "150 ms"]

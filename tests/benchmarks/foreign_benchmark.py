@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from tests.benchmarks.common import NAMES, WORK, Array, job, over_white, sample, table
+from steps.geometry.image_ops import psnr
+from tests.benchmarks.common import NAMES, WORK, job, over_white, sample, table
 from tests.foreign import mitsuba_pictures
 
 
@@ -30,10 +31,4 @@ def measured(name: str) -> list[Any]:
 def foreign_psnr(out: Path, source: Path) -> float:
     """Mean full-frame PSNR of Mitsuba's pictures of the GLB at the input views."""
     pictures = mitsuba_pictures(out / "reconviagen" / "mesh.glb", source / "cameras.json")
-    return float(
-        np.mean([_psnr(over_white(source / "multi_views" / f"{view}.png"), p) for view, p in pictures.items()])
-    )
-
-
-def _psnr(a: Array, b: Array) -> float:
-    return float(-10 * np.log10(np.mean((a - b) ** 2)))
+    return float(np.mean([psnr(over_white(source / "multi_views" / f"{view}.png"), p) for view, p in pictures.items()]))

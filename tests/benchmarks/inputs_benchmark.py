@@ -17,13 +17,13 @@ import numpy as np
 import trimesh
 from scipy.spatial import cKDTree
 
+from steps.compute.arrays import Array
 from steps.io import mesh_files
 from tests import cases
 from tests.benchmarks.common import WORK, table
 from tests.benchmarks.true_objects import similarity
 from tests.cases.kit import Case
 
-Array = np.ndarray[Any, Any]
 FOLDER = WORK / "inputs"
 HEADER = ["case", "PSNR", "object", "clean", "Chamfer %", "clean", "closed", "warnings", "ended", "is"]
 POINTS = 40_000

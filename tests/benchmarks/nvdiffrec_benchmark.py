@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.ndimage import grey_erosion
 
+from steps.compute.arrays import Array
 from steps.geometry.cameras import Camera
 from steps.io import scene
 from steps.io.mesh_files import Mesh
@@ -37,7 +37,6 @@ from tests.benchmarks.common import (
     table,
 )
 
-Array = NDArray[Any]
 DEPTH_NOISE, MASK_PIXELS, DEGREES = 0.01, 2, 0.5
 NOISY = ("mug",)
 

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from steps.compute.arrays import Array
 from steps.fusion import reconstruct
+from steps.geometry.image_ops import iou, psnr
 from steps.io import scene
-from steps.quality.metrics import psnr
 from steps.raster.rasterize import rasterize
 from steps.raster.render import render
 from steps.reconviagen.model import GeneratedMesh
@@ -32,7 +33,6 @@ from tests.benchmarks import objects
 from tests.benchmarks.captures_benchmark import truth_of
 from tests.benchmarks.disturbed import Disturbed, dense, disturbed
 
-Array = np.ndarray[Any, Any]
 FOLDER = Path("out/benchmarks/registration")
 COUNT = int(os.environ.get("SIXVIEW_REGISTRATIONS", "300"))
 DEGREES, SHARE, OVERLAP = 1.0, 0.005, 0.97  # what is asked: rotation, mean displacement per diagonal, IoU of the masks
@@ -113,7 +113,7 @@ def tried(name: str, seed: int, size: int = 512, folder: Path = FOLDER) -> Resul
     seconds = time.perf_counter() - began
     pose = Similarity(loaded.frame.scale, np.eye(3), np.array(loaded.frame.offset)).after(found.pose)
     turned = float(np.degrees(angle(pose.rotation, mesh.back.rotation)))
-    return Result(turned, displaced(mesh, pose), iou(truth, mesh, pose, loaded), seconds, found)
+    return Result(turned, displaced(mesh, pose), silhouette_iou(truth, mesh, pose, loaded), seconds, found)
 
 
 def displaced(mesh: Disturbed, pose: Similarity) -> float:
@@ -121,13 +121,12 @@ def displaced(mesh: Disturbed, pose: Similarity) -> float:
     return float(np.sqrt(((there - true) ** 2).sum(axis=1).mean()) / np.linalg.norm(np.ptp(true, axis=0)))
 
 
-def iou(truth: GroundTruth, mesh: Disturbed, pose: Similarity, loaded: scene.Scene) -> float:
+def silhouette_iou(truth: GroundTruth, mesh: Disturbed, pose: Similarity, loaded: scene.Scene) -> float:
     vertices = loaded.frame.points_in(pose(mesh.back.inverse()(truth.vertices)))
     found = []
     for view in loaded.views:
         own = rasterize(vertices, truth.faces, view.camera).face >= 0
-        mask = view.coverage() > 0.5
-        found.append((own & mask).sum() / max(1, (own | mask).sum()))
+        found.append(iou(own, view.coverage() > 0.5))
     return float(np.mean(found))
 
 

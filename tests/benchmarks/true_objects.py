@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import trimesh
 from scipy.spatial import cKDTree
 
+from steps.compute.arrays import Array
 from steps.geometry.cameras import Camera
+from steps.geometry.image_ops import psnr
 from steps.io import mesh_files
-from steps.quality.metrics import psnr
-from steps.raster.render import render
+from steps.raster.render import render_mesh
 from steps.sample.render import GroundTruth
 from steps.sample.render import render as true_render
-
-Array = np.ndarray[Any, Any]
 
 
 def between(placed: Array, mesh: mesh_files.Mesh, truth: GroundTruth, camera: Camera) -> float:
     """PSNR on the object, as if all light were the same: what each picture's light made of it is set apart by its median."""
     expected, _ = true_render(truth, camera, 4)
-    found = render_view(placed, mesh, camera)
+    found = render_mesh(replace(mesh, vertices=placed.astype(np.float32)), camera)
     inside = (expected[..., 3] > 0.5) | (found[..., 3] > 0.5)
     over = [
         p[..., :3] * (p[..., 3:] if straight else 1) + 1 - p[..., 3:] for p, straight in ((expected, 1), (found, 0))
@@ -31,12 +29,6 @@ def between(placed: Array, mesh: mesh_files.Mesh, truth: GroundTruth, camera: Ca
     light = np.median(over[0][both] / np.maximum(over[1][both], 1e-3)) if both.any() else 1.0
     lit = np.where(both[..., None], over[1] * light, over[1])
     return psnr(over[0].astype(np.float32), np.clip(lit, 0, 1).astype(np.float32), inside)
-
-
-def render_view(vertices: Array, mesh: mesh_files.Mesh, camera: Camera) -> Array:
-    """The mesh elsewhere: premultiplied RGBA."""
-    geometry = replace(mesh.geometry, vertices=vertices.astype(np.float32))
-    return render(geometry, mesh.texture, camera, 3, mesh.material)
 
 
 def aligned(vertices: Array, faces: Array, truth: GroundTruth, behind: bool) -> tuple[Array, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,12 +11,12 @@ from steps.calibration import depth_fit, depth_search
 from steps.calibration.depth_fit import Fit
 from steps.calibration.depth_models import Model
 from steps.calibration.depth_views import Frame, depth_view, normalize_cameras
-from steps.calibration.presets import PRESETS
+from steps.calibration.hypotheses import PRESETS
+from steps.compute.arrays import Array
 from steps.geometry.cameras import Camera, look_at, ray_to_z
 from steps.raster.rasterize import rasterize
 from tests.raster.shapes import ball
 
-Array = np.ndarray[Any, Any]
 SIZE = 128
 DISTANCE = 3.0
 FITS = 2.5

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from steps.calibration import observations, photometric, search
+from steps.calibration.hypotheses import PRESETS, Hypothesis, axes_of, hypotheses
 from steps.calibration.observations import Observations
-from steps.calibration.presets import PRESETS
 from steps.calibration.rig_model import (
     CURVE,
     END_HEIGHTS,
@@ -28,9 +28,10 @@ from steps.calibration.rig_model import (
     unpack_params,
 )
 from steps.calibration.rig_residuals import DIFFERENCE_STEP
-from steps.calibration.search import Candidate, Hypothesis
+from steps.calibration.search import Candidate
 from steps.calibration.selection import EQUIVALENT_LOCAL, Choice
 from steps.calibration.solver import FINEST, PARAM_STD, Fit, Problem
+from steps.compute.arrays import Array
 from steps.geometry.cameras import Placement, project, ray_to_z, unproject
 from steps.geometry.depth_curve import is_monotone
 from steps.io import cameras_json, png
@@ -44,7 +45,6 @@ from steps.sample.render import build
 from steps.validate import placement
 from steps.validate.rig import messages, stage
 
-Array = np.ndarray[Any, Any]
 SIDE = 64
 
 
@@ -53,14 +53,14 @@ def random_candidate(seed: int, curved: bool = False) -> Candidate:
     params = np.zeros(SHARED + 6 * PER_VIEW)
     params[0], params[END_HEIGHTS] = random.uniform(0.1, 0.6), (0.6, -0.4)
     params[SHARED:] = (random.uniform(-1, 1, (6, PER_VIEW)) * PARAM_STD).ravel()
-    hypothesis = search.hypotheses()[int(random.integers(32))]
+    hypothesis = hypotheses()[int(random.integers(32))]
     if curved:
         params[CURVE] = random.uniform(-3, 3), *random.uniform(-0.2, 0.2, 2)
     return Candidate(hypothesis, EncodingModel(curved=int(curved)), Fit(params, 0.0))
 
 
 def test_all_32_hypotheses_differ_and_none_is_a_mirror_image() -> None:
-    rigs = [search.axes_of(hypothesis) for hypothesis in search.hypotheses()]
+    rigs = [axes_of(hypothesis) for hypothesis in hypotheses()]
     assert all(np.linalg.det(axes) == pytest.approx(np.ones(6)) for axes in rigs)
     assert len({axes.round().tobytes() for axes in rigs}) == 32
 
@@ -111,7 +111,7 @@ def test_the_cameras_that_come_out_are_those_that_were_fitted(seed: int, curved:
     pixels, distance = project(unproject(depth, views[i].camera), views[j].camera)
     place = (20.5 * 2 / SIDE - 1, 1 - 20.5 * 2 / SIDE)
     point = np.array([*place, (140 - 40) / 200, 0.0, 0.0])
-    axes = search.axes_of(candidate.hypothesis)
+    axes = axes_of(candidate.hypothesis)
     place = to_world(point[None], axes[i], candidate.encoding, candidate.fit.params, i)[0]
     _, _, height, x, y, _ = project_to_view(place, axes[j], unpack_params(candidate.fit.params), j)
     assert ((x + 1) * SIDE / 2, (1 - y) * SIDE / 2) == pytest.approx(tuple(pixels[0]), abs=1e-3)
@@ -130,7 +130,7 @@ def test_a_view_is_placed_on_its_depth_though_a_shadow_lies_beside_it() -> None:
     distance = observations._signed_distance(inside, 128)
     scale, dx, dy = 1.03, 0.05, -0.04
     u, v = (x + 0.5) / 100 - 1, 1 - (y + 0.5) / 100
-    seen = photometric.sample_bilinear(inside.astype(float), (u - dx) / scale, (v - dy) / scale) > 0.5
+    seen = photometric.sample_half_widths(inside.astype(float), (u - dx) / scale, (v - dy) / scale) > 0.5
     shadow = 0.2 * np.exp(-(((x - 100) / 60) ** 2 + ((y - 135) / 20) ** 2))
     colour = np.where(seen[..., None], [0.8, 0.3, 0.2], 0.97 - shadow[..., None])
     candidate = photometric.align_to_silhouette(colour, np.full(3, 0.97), distance)
@@ -213,7 +213,7 @@ def test_hypotheses_are_described_in_words() -> None:
 def test_a_world_point_s_normal_is_that_of_the_surface(inverse: int, ray: int) -> None:
     """Of a curved surface under perspective: the cross product of two steps along it, taken by differences."""
     candidate = random_candidate(5)
-    axes = search.axes_of(candidate.hypothesis)[1]
+    axes = axes_of(candidate.hypothesis)[1]
 
     def position(u: float, v: float) -> Array:
         value, dx, dy = 0.4 + 0.3 * u - 0.2 * v + 0.5 * u * v, 0.3 + 0.5 * v, -0.2 + 0.5 * u
@@ -239,12 +239,12 @@ def ball_views() -> tuple[list[Array], list[Array], Array]:
     return (
         [np.full((SIDE, SIDE, 3), 0.5)] * 6,
         [mask] * 6,
-        np.stack([own @ axes for axes in search.axes_of(Hypothesis())]),
+        np.stack([own @ axes for axes in axes_of(Hypothesis())]),
     )
 
 
 def turned_top(quarters: int) -> Array:
-    return search.axes_of(Hypothesis(top=quarters))
+    return axes_of(Hypothesis(top=quarters))
 
 
 def test_light_from_another_side_is_no_difference_of_appearance() -> None:
@@ -270,7 +270,7 @@ def test_the_normals_of_what_is_seen_point_out_of_it() -> None:
     params = np.zeros(SHARED + 6 * PER_VIEW)
     params[END_HEIGHTS] = [0.8 * h for h in (height[inside].min() / 0.8, 1.0)]
     candidate = search.normals(observed, Candidate(Hypothesis(), EncodingModel(0, 0), Fit(params, 0.0)))
-    wanted = np.stack([np.stack([x, y, height], axis=2) / 0.8 @ axes for axes in search.axes_of(Hypothesis())])
+    wanted = np.stack([np.stack([x, y, height], axis=2) / 0.8 @ axes for axes in axes_of(Hypothesis())])
     cosine = (candidate * wanted).sum(axis=3)[:, x**2 + y**2 < 0.4]
     assert cosine.min() > 0.98
 
@@ -284,7 +284,7 @@ def test_extreme_points_touch_the_silhouettes_of_the_others() -> None:
     observed = observations.observations_of([np.rint(height * 200)] * 6, [root > 0] * 6)
     params = np.zeros(SHARED + 6 * PER_VIEW)
     params[0], params[END_HEIGHTS] = k, [np.rint(h * 200) / 200 for h in (height[root > 0].min(), height.max())]
-    axes = search.axes_of(Hypothesis())
+    axes = axes_of(Hypothesis())
     extended = observations.with_extreme_points(
         observed, observations.all_points(observed), axes, EncodingModel(), params
     )
@@ -299,13 +299,13 @@ def captured(seed: int, **changes: Any) -> tuple[Observations, Candidate]:
     truth = build(OBJECTS["donut"], 100)
     counts = capture.depth_counts(truth, capture.cameras(truth, settings), settings)
     observed = observations.observations_of([c.astype(float) for c in counts], [c > 0 for c in counts])
-    return observed, search.search(observed, search.hypotheses())[0]
+    return observed, search.search(observed, hypotheses())[0]
 
 
 def test_wherever_the_last_fit_begins_it_ends_at_the_same_field_of_view() -> None:
     """Residuals have kinks at silhouettes: derivatives over long steps would stop the fit halfway."""
     observed, best = captured(11)
-    params, axes = search.refine(observed, best).fit.params, search.axes_of(best.hypothesis)
+    params, axes = search.refine(observed, best).fit.params, axes_of(best.hypothesis)
     extended = observations.with_extreme_points(
         observed, observations.all_points(observed), axes, best.encoding, params
     )
@@ -328,9 +328,7 @@ def test_a_perspective_below_its_standard_error_is_set_to_none() -> None:
 def test_the_jacobian_is_the_finite_difference_by_each_parameter_alone() -> None:
     """For a per-view parameter only the residuals of pairs with that view are recomputed."""
     observed, best = captured(11)
-    problem = Problem(
-        observed, search.axes_of(best.hypothesis), best.encoding, search.ALL, search.PARAMETERS >= 0, stride=8
-    )
+    problem = Problem(observed, axes_of(best.hypothesis), best.encoding, search.ALL, search.PARAMETERS >= 0, stride=8)
     before = problem.evaluate(best.fit.params)
     for index, changes in enumerate(problem.jacobian(best.fit.params, before)):
         perturbed = best.fit.params + DIFFERENCE_STEP * (index == search.PARAMETERS)
@@ -349,7 +347,7 @@ def test_a_wall_seen_edge_on_turns_away_from_a_camera_that_stands_before_its_mid
     """The side of a box is hidden from above by its lid, though it is upright: with perspective it faces away."""
     params = np.zeros(SHARED + 6 * PER_VIEW)
     params[0] = 0.4
-    above = search.axes_of(Hypothesis())[4]
+    above = axes_of(Hypothesis())[4]
     side = np.array([0.5, 0.0, 0.0, 1.0, 0.0, 0.0])  # at x = 0.5, facing +x
     assert project_to_view(side, above, unpack_params(params), 4)[5] < -0.1
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from steps.compute.arrays import Array
 from steps.runtime.contract import VIEW_NAMES
 from tests.cases import kit
-from tests.cases.kit import Array, Case
+from tests.cases.kit import Case
 
 NEAR, FAR = 1.5, 3.5  # of the samples
 WORSE = 1.3  # times the clean Chamfer-L1

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
+from steps.compute.arrays import Array
 from steps.runtime.contract import VIEW_NAMES
 from tests.cases import kit
-from tests.cases.kit import Array, Case
+from tests.cases.kit import Case
 from tests.cases.pictures import over_white, vignettes
 
 Spoil = Callable[[Array, np.random.Generator], Array]  # counts [H, W] uint16 to what is stored

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from steps.compute.arrays import Array
 from steps.runtime.contract import VIEW_NAMES
 from tests.damage import chunk
 
-Array = np.ndarray[Any, Any]
 MUG = ("--object", "mug", "--size", "256")
 
 

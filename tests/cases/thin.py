@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import trimesh
 
+from steps.compute.arrays import Array
 from tests.cases import kit
-from tests.cases.kit import Array, Case
+from tests.cases.kit import Case
 
 FOLDER = Path(tempfile.gettempdir()) / "sixview-thin-objects"
 

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from steps.compute.arrays import Array
 from steps.geometry.cameras import Camera
 from steps.io.depth_encoding import encode_linear
 from steps.io.png import to_bytes
 from steps.raster.rasterize import rasterize
 from steps.sample.render import GroundTruth, render
 from steps.sample.run import truth_of
-from tests.cases.kit import MUG, Array, Case, cameras, write_cameras, write_depth, write_view
+from tests.cases.kit import MUG, Case, cameras, write_cameras, write_depth, write_view
 
 UTM = (431200.0, 5812300.0, 112.0)  # metres, as photogrammetry has them: east, north, height
 UTM_Y_UP = (500000.0, 120.0, 4649776.0)

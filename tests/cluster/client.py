@@ -18,7 +18,7 @@ from pipeline.clients import s3
 from pipeline.jobs import status
 from pipeline.jobs.nodes import outputs, step_nodes
 from tests.cluster.node import CGROUP, CGROUPS, kubectl, wait_for
-from tests.cluster.places import BIN, KUBECONFIG, NAMESPACE, SLOWNESS
+from tests.cluster.places import BIN, KUBECONFIG, NAMESPACE
 
 BUCKET = "sixview"
 ENDED = ("Succeeded", "Failed", "Error")
@@ -51,13 +51,12 @@ def workflow(name: str) -> dict[str, Any]:
 
 def finished(name: str, seconds: float = 600) -> dict[str, Any]:
     """The workflow after it and its exit handler have ended. Raises TimeoutError after `seconds` times SLOWNESS."""
-    seconds *= SLOWNESS
-    end = time.monotonic() + seconds
-    while (wf := workflow(name)).get("status", {}).get("phase") not in ENDED:
-        if time.monotonic() > end:
-            raise TimeoutError(f"{name} still runs after {seconds:.0f} s:\n{argo('get', name, check=False)}")
-        time.sleep(1)
-    return wf
+
+    def ended() -> dict[str, Any] | None:
+        wf = workflow(name)
+        return wf if wf.get("status", {}).get("phase") in ENDED else None
+
+    return wait_for(ended, seconds, lambda: f"the end of {name}:\n{argo('get', name, check=False)}", 1)
 
 
 def ended_without_pods(name: str, template: str, end_pod: Callable[[str], object]) -> dict[str, Any]:
@@ -96,20 +95,17 @@ def pods_of(name: str, template: str = "") -> list[dict[str, Any]]:
 
 def running_pod(name: str, template: str, besides: tuple[str, ...] = (), seconds: float = 300) -> dict[str, Any]:
     """A pod of that template whose main container runs."""
-    chosen: list[dict[str, Any]] = []
 
-    def there() -> bool:
-        chosen[:] = [
+    def running() -> list[dict[str, Any]]:
+        return [
             pod
             for pod in pods_of(name, template)
             if pod["metadata"]["uid"] not in besides
             and "running" in main_state(pod)
             and "deletionTimestamp" not in pod["metadata"]
         ]
-        return bool(chosen)
 
-    wait_for(there, seconds, f"a running pod {template} of {name}")
-    return chosen[0]
+    return wait_for(running, seconds, f"a running pod {template} of {name}")[0]
 
 
 def ended_pods(name: str) -> list[dict[str, Any]]:

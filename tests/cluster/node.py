@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tests.cluster.places import BIN, KEY, KUBECONFIG, NODE, ROOT, SLOWNESS
 
@@ -28,6 +28,7 @@ OUTSIDE, INSIDE = "10.199.0.1", "10.199.0.2"
 PODS, SERVICES, DNS = "10.244.0.0/16", "10.96.0.0/16", "10.96.0.10"
 NAME = "node1"
 CGROUPS = Path("/sys/fs/cgroup")
+T = TypeVar("T")
 CGROUP = "sixview"  # all pods' cgroups lie below it
 # what the kubelet sets for the whole machine: put back by `down`
 SYSCTLS = ("vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops")
@@ -344,14 +345,19 @@ def kubectl(*arguments: str, check: bool = True, given: str | None = None) -> su
     return done
 
 
-def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
-    """Asks until the condition holds; raises TimeoutError, which says for what, after `seconds` times SLOWNESS."""
+def wait_for(
+    condition: Callable[[], T | None], seconds: float, what: str | Callable[[], str], interval: float = 0.2
+) -> T:
+    """Asks every `interval` seconds until the condition's value is true, and returns it. Raises TimeoutError after `seconds`
+    times SLOWNESS. what: what was waited for, or a function that says so at that time."""
     seconds *= SLOWNESS
     end = time.monotonic() + seconds
-    while not condition():
+    while not (value := condition()):
         if time.monotonic() > end:
-            raise TimeoutError(f"waited {seconds:.0f} s for {what}; the servers' logs are in {NODE}/log")
-        time.sleep(0.2)
+            awaited = what if isinstance(what, str) else what()
+            raise TimeoutError(f"waited {seconds:.0f} s for {awaited}; the servers' logs are in {NODE}/log")
+        time.sleep(interval)
+    return value
 
 
 def read_json(path: Path, default: Any) -> Any:

@@ -31,10 +31,14 @@ def test_a_job_is_submitted_followed_and_fetched(alice: httpx.Client, mug: Path)
     assert (sent.status_code, sent.json()["status"], sent.json()["model_type"]) == (200, "queued", "nvdiffrec")
     job = sent.json()["job_id"]
     seen: list[dict[str, Any]] = []
-    end = time.monotonic() + 900
-    while not seen or (seen[-1]["status"] in ("queued", "processing") and time.monotonic() < end):
+
+    def has_ended() -> bool:
         seen.append(alice.get(f"/jobs/{job}").json())
-        refused(alice.get(f"/jobs/{job}/download"), 409, "JOB_NOT_READY") if len(seen) == 1 else time.sleep(0.5)
+        return seen[-1]["status"] not in ("queued", "processing")
+
+    assert not has_ended()
+    refused(alice.get(f"/jobs/{job}/download"), 409, "JOB_NOT_READY")
+    wait_for(has_ended, 900, f"the end of {job}", 0.5)
     assert {s["status"] for s in seen} >= {"processing", "completed"}
     assert [s["progress"] for s in seen] == sorted(s["progress"] for s in seen)
     assert seen[-1]["progress"] == 100

@@ -11,7 +11,6 @@ import socket
 import struct
 import subprocess
 import sys
-import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +21,7 @@ import httpx
 from pipeline.clients.workflows import NAME_PREFIX
 from tests.cluster.client import SMALL, address, connect_to_store
 from tests.cluster.node import kubectl, wait_for
-from tests.cluster.places import KUBECONFIG, NAMESPACE, SLOWNESS
+from tests.cluster.places import KUBECONFIG, NAMESPACE
 
 VIEWS = ("front", "back", "left", "right", "top", "bottom")
 WORK = {name: int(value) for name, value in SMALL.items()}  # the options of a small job
@@ -65,14 +64,13 @@ def form(**options: Any) -> dict[str, str]:
 
 def wait_until_ended(session: httpx.Client, job: str, seconds: float = 600) -> dict[str, Any]:
     """A job's status, once it has ended and its record is there."""
-    until = time.monotonic() + seconds * SLOWNESS
-    while True:
-        job_status: dict[str, Any] = session.get(f"/jobs/{job}").raise_for_status().json()
-        if job_status["status"] in ("completed", "failed", "cancelled"):
-            return job_status
-        if time.monotonic() > until:
-            raise TimeoutError(f"{job} is still {job_status}")
-        time.sleep(1)
+    latest: dict[str, Any] = {}
+
+    def ended() -> dict[str, Any] | None:
+        latest.update(session.get(f"/jobs/{job}").raise_for_status().json())
+        return latest if latest["status"] in ("completed", "failed", "cancelled") else None
+
+    return wait_for(ended, seconds, lambda: f"the end of {job}, which is {latest}", 1)
 
 
 def refused(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
@@ -105,13 +103,14 @@ def gateways() -> list[str]:
 
 def patiently(ask: Callable[[], httpx.Response]) -> httpx.Response:
     """Repeats a request while no gateway responds, as a client does."""
-    for _ in range(30):
+
+    def answered() -> httpx.Response | None:
         with contextlib.suppress(httpx.TransportError):
             response = ask()
-            if response.status_code < 500:
-                return response
-        time.sleep(1)
-    raise TimeoutError("no gateway came back")
+            return response if response.status_code < 500 else None
+        return None
+
+    return wait_for(answered, 60, "a gateway to come back", 1)
 
 
 # -- gateways of our own, to bring about what the cluster's does not do --------------------------------------------------

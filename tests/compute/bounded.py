@@ -19,6 +19,7 @@ from scipy.spatial.transform import Rotation
 from steps import calibration, compute, fusion, geometry, raster, registration, texturing
 from steps.calibration import observations, rig_model, rig_residuals, solver
 from steps.compute import kernels
+from steps.compute.arrays import Array
 from steps.fusion import signed_field, thin_parts
 from steps.fusion.marching_tetrahedra import march
 from steps.geometry import collapse, crossings, depth_ops
@@ -31,7 +32,6 @@ from steps.registration.refine import NormalEquations
 from steps.runtime.errors import StepError
 from steps.texturing import bake
 
-Array = np.ndarray[Any, Any]
 LAYERS = (calibration, compute, fusion, geometry, raster, registration, texturing)
 NOT_NUMBERS = np.array([np.nan, np.inf, -np.inf])
 SIZES = [(1, 1), (1, 2), (2, 1), (3, 5), (17, 9), (4096, 2), (3, 4096)]

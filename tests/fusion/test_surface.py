@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 import trimesh
 
+from steps.compute.arrays import Array
 from steps.fusion.isosurface import decimate, extract, taubin, vertex_normals, without_specks
 from steps.fusion.signed_field import (
     DepthView,
@@ -31,7 +31,6 @@ from steps.runtime.errors import ModelConvergenceFailed
 from steps.texturing.atlas import unwrap
 from steps.texturing.bake import EXACT, ROUGH, Blend, Photo, bake, texel_fragments
 
-Array = np.ndarray[Any, Any]
 SIZE, RADIUS = 128, 0.8
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import trimesh
 
+from steps.compute.arrays import Array
 from steps.fusion import reconstruct
 from steps.fusion.reconstruct import Settings, Surface
 from steps.geometry.cameras import VIEW_NAMES, Camera, canonical_camera
@@ -17,7 +18,6 @@ from steps.geometry.soundness import soundness
 from steps.raster.rasterize import rasterize
 from tests.cases.thin import leaf
 
-Array = np.ndarray[Any, Any]
 SIZE, CELLS = 128, 64
 
 

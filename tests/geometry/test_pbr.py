@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from steps.compute.arrays import Array
 from steps.geometry import pbr
 from steps.geometry.pbr import WHITE, MetallicRoughness, harmonics, shade
 
-Array = np.ndarray[Any, Any]
 N = 500
 
 

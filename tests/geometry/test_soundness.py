@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import trimesh
 
+from steps.compute.arrays import Array
 from steps.fusion.isosurface import extract, sound_mesh
 from steps.fusion.signed_field import Grid
 from steps.geometry.collapse import decimate_safely
 from steps.geometry.crossings import crossing_faces, resolve_crossings
 from steps.geometry.soundness import Soundness, soundness
 
-Array = np.ndarray[Any, Any]
 SOUND = Soundness(watertight=True, oriented=True, vertex_manifold=True, crossing_faces=0)
 TETRAHEDRON = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32)
 SIDES = np.array([[0, 2, 1], [0, 1, 3], [1, 2, 3], [0, 3, 2]], np.int32)

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from steps.compute.arrays import Array
 from steps.geometry.cameras import VIEW_NAMES, Camera, look_at, project
 from steps.io import camera_import
 from steps.io.cameras_json import View
 from steps.io.depth_encoding import DepthEncoding
 from steps.runtime.errors import ValidationFailed
 
-Array = np.ndarray[Any, Any]
 SIZE = 320
 Y_TO_Z = np.array([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])  # Blender's importer
 OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])

@@ -10,6 +10,7 @@ import jsonschema
 import numpy as np
 import pytest
 
+from steps.compute.arrays import Array
 from steps.geometry.cameras import canonical_camera, ray_to_z
 from steps.io import cameras_json
 from steps.io.cameras_json import SCHEMA, Arrangement, canonical_views, document, parse
@@ -21,7 +22,7 @@ DEPTH = np.linspace(1.6, 3.4, 32 * 32).reshape(32, 32)
 FLAT = np.ones((32, 32))
 
 
-def picture(counts: np.ndarray[Any, Any], maximum: int = 65535) -> Picture:
+def picture(counts: Array, maximum: int = 65535) -> Picture:
     return Picture(np.rint(counts).astype(np.uint16)[..., None], maximum)
 
 
@@ -39,7 +40,7 @@ def encoded(e: DepthEncoding) -> Picture:
 SQUARE = [[v / 200, (v / 200) ** 2 / 2 + v / 400] for v in range(201)]
 
 
-def through(e: DepthEncoding, w: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def through(e: DepthEncoding, w: Array) -> Array:
     """What a tool makes of a share w that is stored: the curve, the other way round."""
     if e.curve is None:
         return w

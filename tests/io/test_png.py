@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps, PngImagePlugin
 
+from steps.compute.arrays import Array
 from steps.io import png, png_chunks
 from steps.runtime.errors import InvalidFileFormat, ValidationFailed
 from tests import damage
@@ -25,7 +26,7 @@ def saved(image: Image.Image, **options: Any) -> bytes:
     return out.getvalue()
 
 
-def gradient(*shape: int, top: int = 255) -> np.ndarray[Any, Any]:
+def gradient(*shape: int, top: int = 255) -> Array:
     return np.linspace(0, top, int(np.prod(shape))).reshape(shape)
 
 
@@ -39,7 +40,7 @@ def gradient(*shape: int, top: int = 255) -> np.ndarray[Any, Any]:
         (gradient(SIDE, SIDE, top=65535).astype(np.uint16), "I;16"),
     ],
 )
-def test_decoding_inverts_encoding(pixels: np.ndarray[Any, Any], mode: str) -> None:
+def test_decoding_inverts_encoding(pixels: Array, mode: str) -> None:
     picture = png.decode(saved(Image.fromarray(pixels)))
     assert (picture.pixels.reshape(pixels.shape) == pixels).all()
     assert picture.maximum == (65535 if mode == "I;16" else 255)
@@ -112,7 +113,7 @@ def test_a_file_without_one_of_its_critical_chunks_is_damage(missing: int) -> No
         png.decode(png.SIGNATURE + b"".join(p for i, p in enumerate(pieces) if i != missing))
 
 
-def filtered(pixels: np.ndarray[Any, Any], kinds: np.ndarray[Any, Any]) -> bytes:
+def filtered(pixels: Array, kinds: Array) -> bytes:
     """The scanlines of [H, W, C] uint16, each with its own filter, written down from the specification."""
     width = 2 * pixels.shape[2]
     raw = pixels.astype(">u2").view(np.uint8).reshape(len(pixels), -1).astype(int)

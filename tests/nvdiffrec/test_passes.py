@@ -122,6 +122,7 @@ def test_white_light_and_a_matt_surface_stay_where_colour_explains_everything(st
         optimization.step(i, views, 2, 6)
     material = optimization.result(True).material
     assert material is not None and material.specular < 0.2 and np.abs(material.light[1:]).max() < 0.2
+    assert np.abs(material.light - pbr.WHITE).max() > 0  # they were free to go
 
 
 def test_light_and_reflections_are_found_where_the_colours_are_known(start: Mesh, views: list[Target]) -> None:
@@ -171,7 +172,9 @@ def test_the_laplacian_charges_bends_and_not_shifts() -> None:
     edges = torch.tensor([[0, 1, 0, 0], [1, 2, 0, 0], [2, 3, 0, 0], [3, 0, 0, 0]])
     shifted = torch.ones((4, 3))
     assert float(losses.laplacian(shifted, edges, 1.0)) == pytest.approx(0, abs=1e-12)
-    assert float(losses.laplacian(torch.eye(4)[:, :3], edges, 1.0)) > 0.1
+    bent = torch.eye(4)[:, :3]  # squares of what each vertex is off its neighbours' mean: 5/4, 3/2, 5/4, 1/2
+    assert float(losses.laplacian(bent, edges, 1.0)) == pytest.approx(4.5 / 4)
+    assert float(losses.laplacian(bent, edges, 3.0)) == pytest.approx(4.5 / 4 / 9)
 
 
 def test_ripples_are_charged_and_shifts_of_all_texels_are_not() -> None:

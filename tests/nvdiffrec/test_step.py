@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from steps.io import mesh_files
+from steps.runtime.contract import START_MESH
 from tests.conftest import Finished, sixview
 
 SCHEMA = Path(__file__).parents[2] / "steps" / "quality" / "quality.schema.json"
@@ -39,7 +40,7 @@ def test_both_models_stand_side_by_side(both: Finished) -> None:
         names = set(archive.namelist())
     for name in ("mesh.obj", "mesh.glb", "quality.json", "texture.png", "texture_orm.png", "texture_normal.png"):
         assert f"nvdiffrec/{name}" in names
-    assert "reconviagen/texture_orm.png" not in names and "nvdiffrec/start.glb" not in names
+    assert "reconviagen/texture_orm.png" not in names and f"nvdiffrec/{START_MESH}" not in names
     page = (both.out / "report" / "index.html").read_text()
     assert "nvdiffrec: what it started from" in page and "between the views" in page
 

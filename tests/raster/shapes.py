@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from skimage.measure import marching_cubes
 from torch import Tensor
 
+from steps.compute.arrays import Array
 from steps.geometry.cameras import Camera, look_at
 from steps.nvdiffrec.targets import FAR, NEAR, clip_matrix
 from steps.raster import torch_ops as dr
 
-Array = np.ndarray[Any, Any]
 UP = np.array([0.0, 1.0, 0.0])
 
 

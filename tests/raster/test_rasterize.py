@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 from scipy.spatial import Delaunay
 
 from steps.compute import kernels
+from steps.compute.arrays import Array
 from steps.geometry.cameras import CANONICAL_FOCAL_PER_WIDTH, Camera, look_at, project, unproject
 from steps.raster.rasterize import rasterize, rasterize_homogeneous
 
-Array = np.ndarray[Any, Any]
 SIZE = 64
 UP = np.array([0.0, 1.0, 0.0])
 

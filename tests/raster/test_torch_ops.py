@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from steps.compute import kernels
+from steps.compute.arrays import Array
 from steps.raster import torch_ops as dr
 from tests.raster.shapes import ball, camera, clip_of, likeness, rendered, supersampled, waves
 
-Array = np.ndarray[Any, Any]
 SIZE = 64
 STEP = 4e-3  # scene units, a tenth of a pixel
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from steps.compute.arrays import Array
 from steps.geometry.cameras import project, unproject
 from steps.registration import pointcloud
 from steps.registration.global_icp import (
@@ -28,7 +28,6 @@ from steps.sample.objects import OBJECTS
 from tests.benchmarks import registration_benchmark as benchmark
 from tests.benchmarks.disturbed import disturbed
 
-Array = np.ndarray[Any, Any]
 RANDOM = np.random.default_rng(3)
 SIDE = 192
 SEEDS = range(5)

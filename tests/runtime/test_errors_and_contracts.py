@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from steps.runtime import contract
+from steps.runtime import contract, errors
 from steps.runtime.contract import FIRST_STAGE, OUTPUTS, RESULT_FILE, STEPS
 from steps.runtime.errors import STAGES, ModelOom, StepError, by_code
 
@@ -133,5 +133,18 @@ def test_outputs_are_valid_names_for_argo_parameters() -> None:
     assert all(re.fullmatch(r"[a-z0-9-]+", name) for name in OUTPUTS)
 
 
-def test_bad_input_is_a_step_error() -> None:
-    assert issubclass(codes()["INVALID_FILE_COUNT"], StepError)
+def test_the_tree_in_the_docstring_is_that_of_the_classes() -> None:
+    """With its branches, by which callers catch, and the exit codes that a branch shares."""
+    written, branch = {}, ("StepError", 1)
+    for indent, name, text in re.findall(r"^(│   |    |)[├└]── (\w+) +(.+)$", errors.__doc__ or "", re.MULTILINE):
+        if indent:
+            written[name] = (*branch, text)
+        else:
+            exit_code, code = re.findall(r"^exit (\d+)(?:, ([A-Z_]+))?", text)[0]
+            branch = (name, int(exit_code))
+            written[name] = ("StepError", int(exit_code), code)
+    classes = {cls.__name__: cls for cls in (*codes().values(), errors.BadInput, errors.OutsideError)}
+    assert written == {
+        name: (cls.__bases__[0].__name__, cls.exit_code, "" if name in ("BadInput", "OutsideError") else cls.code)
+        for name, cls in classes.items()
+    }

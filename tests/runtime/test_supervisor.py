@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from steps.runtime import supervisor
 from steps.runtime.errors import by_code
-from steps.runtime.memory import own_cgroups
+from steps.runtime.memory import Cgroup, MemoryGuard, own_cgroups
 from tests.conftest import need
 
 MIB = 1 << 20
@@ -310,6 +311,18 @@ def test_the_guard_sees_the_container_s_limit(trouble: Trouble, small_cgroup: Pa
     assert trouble.run("eat_memory", preexec_fn=lambda: enter(small_cgroup)) == 21
     record = trouble.assert_failed("MODEL_OOM", oom="ram")
     assert "256 MiB" in str(record["message"])
+
+
+@pytest.mark.parametrize(("kills", "code"), [(0, "KILLED"), (1, "MODEL_OOM")])
+def test_a_sigkill_is_for_want_of_memory_where_the_kernel_s_counter_has_moved(
+    tmp_path: Path, kills: int, code: str
+) -> None:
+    for name, text in {"memory.max": "max", "memory.events": "oom 9\noom_kill 3"}.items():
+        (tmp_path / name).write_text(f"{text}\n")
+    guard = MemoryGuard(0, [Cgroup(tmp_path, 2)])
+    (tmp_path / "memory.events").write_text(f"oom 9\noom_kill {3 + kills}\n")
+    record = supervisor._failure_record(None, signal.SIGKILL, tmp_path, guard)
+    assert record is not None and record["code"] == code
 
 
 def test_a_kill_by_the_kernel_is_told_from_its_counter(trouble: Trouble, small_cgroup: Path) -> None:

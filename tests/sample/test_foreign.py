@@ -10,13 +10,13 @@ import pytest
 import trimesh
 from PIL import Image
 
+from steps.compute.arrays import Array
 from steps.runtime.errors import ValidationFailed
 from steps.sample import foreign
 from steps.sample.objects import shaded
 from steps.sample.render import RADIUS
 from tests.conftest import sixview
 
-Array = np.ndarray[Any, Any]
 QUARTERS = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 0]]], np.uint8)  # the upper row first
 
 

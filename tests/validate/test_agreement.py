@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import trimesh
 
+from steps.compute.arrays import Array
 from steps.geometry.cameras import VIEW_NAMES, canonical_camera
 from steps.raster.rasterize import rasterize
 from steps.sample.objects import OBJECTS
@@ -26,7 +27,6 @@ from tests.cases.kit import Case
 
 SIDE = 96
 GREY = exchanged.sample_picture(np.full((SIDE, SIDE, 3), 128, np.uint8), None)
-Array = np.ndarray  # type: ignore[type-arg]
 THIN = {  # parts of a pixel or less, as the canonical cameras see them at 96 pixels
     "a sheet": lambda: trimesh.creation.box((1.2, 1.2, 0.01)),
     "a leaf askew": lambda: _turned(trimesh.creation.box((1.2, 0.6, 0.01)), 0.5),

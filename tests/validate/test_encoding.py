@@ -6,13 +6,13 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from steps.calibration import depth_search
 from steps.calibration.depth_views import silhouette_shortfall
+from steps.compute.arrays import Array
 from steps.geometry.cameras import ray_to_z
 from steps.io import cameras_json, input_checks
 from steps.io.cameras_json import View
@@ -24,7 +24,6 @@ from steps.validate.rig import nominal
 from tests.cases import depths, holes
 from tests.cases.kit import Case
 
-Array = np.ndarray[Any, Any]
 CASES = {case.name: case for case in depths.CASES}
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 import trimesh
 
+from steps.compute.arrays import Array
 from steps.fusion import reconstruct
 from steps.fusion.signed_field import DepthView, grid_around, signed_field
 from steps.geometry.cameras import VIEW_NAMES, canonical_camera
@@ -21,7 +21,6 @@ from steps.raster.rasterize import rasterize
 from steps.runtime.errors import ValidationFailed
 from steps.validate.foreground import outside
 
-Array = np.ndarray[Any, Any]
 SIZE, CELLS = 96, 64
 
 

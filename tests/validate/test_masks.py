@@ -4,11 +4,11 @@ are to be looked at. Every case is compared with what becomes of the clean set."
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
+from steps.compute.arrays import Array
 from steps.io import scene
 from steps.io.png import Picture
 from steps.io.scene import Scene
@@ -20,7 +20,6 @@ from tests.cases import holes as sensor
 from tests.cases.kit import Case
 from tests.cases.pictures import CASES, full_alpha, over_white, screens, sensor_holes
 
-Array = np.ndarray[Any, Any]
 BY_ALPHA = [c for c in CASES if "opaque" not in c.name and "over" not in c.name and "screen" not in c.name]
 BY_COLOUR = [c for c in CASES if c not in BY_ALPHA]
 

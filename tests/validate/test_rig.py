@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ import trimesh
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from steps.calibration.presets import PRESETS
+from steps.calibration.hypotheses import PRESETS
 from steps.geometry.cameras import VIEW_NAMES, Camera, canonical_camera
 from steps.io import png
 from steps.io.depth_encoding import encode_linear
@@ -27,7 +26,6 @@ from steps.sample.render import build, render
 from tests.benchmarks import captures_benchmark as captures
 from tests.conftest import sixview
 
-Array = np.ndarray[Any, Any]
 SIDE = 256
 SEEDS = range(100, 108)
 

@@ -18,8 +18,6 @@ from steps.validate import devices
 from steps.validate.foreground import masks
 from tests.conftest import sixview
 
-Array = np.ndarray[Any, Any]
-
 
 def validated(source: Path, work: Path, *flags: object) -> scene.Scene:
     words = ["--input", source, "--out", work / "scene", "--outputs", work / "outputs", *flags]

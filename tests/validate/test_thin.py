@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
+from steps.compute.arrays import Array
 from steps.io import png, scene, unseen
 from steps.io.png import Picture
 from steps.runtime.contract import VIEW_NAMES, Validate
@@ -19,7 +19,6 @@ from tests.cases import kit
 from tests.cases.kit import Case
 from tests.cases.thin import CASES, blank, file_of
 
-Array = np.ndarray[Any, Any]
 BY_NAME = {case.name: case for case in CASES}
 
 

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from steps.compute.arrays import Array
 from steps.geometry.cameras import Camera, project
 
-Array = NDArray[Any]
 SIDE = 192  # pixels to which depth maps are pooled
 POINTS = 800  # of each view
 TOLERANCE = 0.03  # of the object's diagonal: tolerance in front of a surface and outside an outline

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import permutations
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from steps.compute.arrays import Array
 from steps.geometry.cameras import Camera
 from steps.geometry.frame import Frame
 from steps.validate.consistency import conventions, exchanged
@@ -25,7 +24,6 @@ from steps.validate.consistency.agreement import (
 )
 from steps.validate.consistency.exchanged import Fits, PictureSample
 
-Array = NDArray[Any]
 SIX = tuple(range(6))
 MAX_REMAINING = 0.3  # of the contradictions, after a hypothesis that is reported
 FEW = 200  # points of each view in the table of all orders

@@ -7,14 +7,12 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import permutations, product
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from steps.compute.arrays import Array
 from steps.geometry.cameras import Camera
 
-Array = NDArray[Any]
 Hypothesis = tuple[str, list[Camera]]  # what the cameras are, as the end of "these cameras look like ...", and read so
 OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 NAMED_AXES = {

@@ -6,15 +6,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import permutations
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from steps.compute.arrays import Array
 from steps.validate.consistency.agreement import DepthView, ViewPoints, minimum_filter, overlapping_points
 
-Array = NDArray[Any]
 SIDE = 96  # pixels to which pictures are reduced: two views do not agree in finer detail
 MAX_DIFFERENCE = 0.35  # colour differences (0 to sqrt 3) are clipped here
 CONTRAST = 0.12  # of a channel, from which a pixel is not the background

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from steps.compute.arrays import Array
 from steps.geometry.cameras import Camera, ray_to_z
 from steps.io import png
 from steps.io.cameras_json import View
@@ -25,7 +25,6 @@ from steps.validate.consistency.agreement import Agreement, DepthView, compare, 
 from steps.validate.consistency.causes import Cause, Evidence, Trial
 from steps.validate.foreground import masks
 
-Array = NDArray[Any]
 # the share of denied points from which it is seen whether views are exchanged; exact renders have none
 EXCHANGE_SHARE = 0.01
 WARNING_SHARE, FAILURE_SHARE = 0.05, 0.25  # the same, from which there is a warning, and from which the job fails

@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from steps.calibration import depth_fit
 from steps.calibration.depth_fit import Fit, Problem
 from steps.calibration.depth_models import Model, Offset
 from steps.calibration.depth_views import EmptyVisualHull, Frame, depth_view, normalize_cameras
+from steps.compute.arrays import Array
 from steps.geometry.depth_curve import Curve
 from steps.io.cameras_json import View
 from steps.io.depth_encoding import DepthEncoding
@@ -23,7 +22,6 @@ from steps.validate.depth.messages import describe, factor_between
 from steps.validate.depth.steadied import denoise
 from steps.validate.depth.stored import background_of, counts_of
 
-Array = NDArray[Any]
 MAX_COST = 2.5  # the largest cost of an encoding that is believed
 REPLACEMENT_COST = 1.5  # the same of one that replaces a given one
 DENIED_COST = 4.0  # cost from which a given encoding is rejected

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
+from steps.compute.arrays import Array
 from steps.geometry.depth_curve import Curve, invert_curve
 from steps.io.depth_encoding import DepthEncoding
 
-Array = NDArray[Any]
 GAMMAS = (0.45, 1.4, 1.8, 2.2, 2.6)
 ALIKE = 0.02  # of a curve's range: by how much it may miss the one that it is called like
 SAME = 2e-3  # relative difference up to which two numbers are one

@@ -5,16 +5,13 @@ any, values from a median filter, and outliers against it are left out."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 from scipy.ndimage import binary_closing, binary_erosion, binary_fill_holes, distance_transform_edt, median_filter
 
+from steps.compute.arrays import Array
 from steps.io.png import Picture
 from steps.validate.foreground import masks
 
-Array = NDArray[Any]
 WINDOW = 5  # pixels, of the median
 RIM = 2  # pixels inside an outline where depth may be mixed with what is beside
 # times the median deviation, and of the range of values: a pixel that deviates more is not asked

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
+from steps.compute.arrays import Array
 from steps.io import png
 from steps.io.depth_encoding import DepthEncoding, foreground
 
-Array = NDArray[Any]
 FRAME = (np.s_[:1], np.s_[-1:], np.s_[:, :1], np.s_[:, -1:])  # of a picture, its outermost pixels
 
 

@@ -7,18 +7,17 @@ full inside the object as matting leaves it, with a haze around it; and with col
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, maximum_filter, minimum_filter
 
+from steps.compute.arrays import Array
+from steps.geometry.image_ops import iou
 from steps.io import png
 from steps.io.png import Picture
 from steps.runtime.contract import VIEW_NAMES
 from steps.validate.foreground import holes, masks
 
-Array = NDArray[Any]
 # share of pixels with depth from which depth has no outline to compare with
 EVERYWHERE = 0.9
 LEAST_IOU = 0.7  # intersection over union from which alpha and depth show one outline
@@ -78,7 +77,7 @@ def _without_useless_alpha(view: Picture, inside: Array, name: str, notes: Notes
         notes.add("Alpha is the same everywhere and says nothing: the object is told by depth and colour", name)
         return Picture(view.colour, 255)
     solid, object_ = alpha >= 0.5, inside >= 0.5
-    if object_.mean() < EVERYWHERE and _iou(~solid, object_) > LEAST_IOU > _iou(solid, object_):
+    if object_.mean() < EVERYWHERE and iou(~solid, object_) > LEAST_IOU > iou(solid, object_):
         notes.add("Alpha is full outside the object and was turned round", name)
         return _with(view, 1 - alpha)
     behind = solid & ~object_
@@ -99,10 +98,6 @@ def _without_useless_alpha(view: Picture, inside: Array, name: str, notes: Notes
             name,
         )
     return view
-
-
-def _iou(a: Array, b: Array) -> float:
-    return float((a & b).sum() / max(1, (a | b).sum()))
 
 
 def _with(view: Picture, alpha: Array, colour: Array | None = None) -> Picture:
@@ -197,7 +192,7 @@ def _normalize_level(alpha: Array, deep: Array) -> Array:
 def _without_gaps(alpha: Array, inside: Array, name: str, notes: Notes) -> Array:
     """Alpha with holes filled where the depth render has a surface."""
     solid = alpha >= 0.5
-    if _iou(solid, inside >= 0.5) < LEAST_IOU:
+    if iou(solid, inside >= 0.5) < LEAST_IOU:
         return alpha
     gaps, count = holes.enclosed(solid)
     mostly_depth = np.bincount(gaps.ravel(), inside.ravel(), count + 1) > 0.9 * np.bincount(

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import (
     binary_dilation,
@@ -19,13 +17,13 @@ from scipy.ndimage import (
     median_filter,
 )
 
+from steps.compute.arrays import Array
 from steps.geometry.image_ops import inpaint
 from steps.io.cameras_json import Given
 from steps.io.depth_encoding import DepthEncoding, foreground
 from steps.io.input_checks import Pictures
 from steps.io.png import Picture
 
-Array = NDArray[Any]
 # of the object's range of values: an extreme value that differs by more from its surroundings is invalid
 LEAST_JUMP = 0.1
 MOSTLY = 0.8  # of the extreme values, that must differ so: a near plane cutting the object does not

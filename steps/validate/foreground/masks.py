@@ -7,19 +7,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from steps.compute.arrays import Array
 from steps.geometry.image_ops import inpaint
 from steps.io import png
 from steps.io.png import Picture
 from steps.runtime.contract import VIEW_NAMES
 from steps.validate.foreground import holes
 
-Array = NDArray[Any]
 CONTRAST = 0.1  # least distance (in RGB, 0 to sqrt 3) between object and background by which an edge pixel can be split
 UNIFORM_SPREAD = 0.04  # largest spread of a background that counts as even
 WHITE = np.ones(3, np.float32)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from steps.compute.arrays import Array
 from steps.runtime.contract import VIEW_NAMES
 
-Array = NDArray[Any]
 TILE = 300  # pixels at the most, each way
 LEFT_OUT = np.array([226, 60, 150])  # drawn over what is not the object
 UNKNOWN = np.array([255, 150, 0])  # over the object where it has no depth

@@ -4,11 +4,10 @@ views' outlines say where the object is."""
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from steps.compute.arrays import Array
 from steps.io.depth_encoding import DepthEncoding, MetricDepth, foreground
 from steps.io.png import Picture
 from steps.runtime.errors import ValidationFailed
@@ -16,7 +15,6 @@ from steps.runtime.reporter import WARNING
 from steps.validate.consistency import exchanged
 from steps.validate.foreground import masks
 
-Array = NDArray[Any]
 FULL, HALF = 0.996, 0.5  # the object's share of a pixel: all, and most of it
 SMEAR_PIXELS = 2  # pixels inside the outline that may be mixed with the surroundings
 SURELY = 0.25  # of the difference from the inside: what is closer to the surroundings than this is surely theirs

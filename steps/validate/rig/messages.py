@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from steps.calibration import selection
+from steps.calibration.hypotheses import Hypothesis
 from steps.calibration.rig_model import PER_VIEW, SHARED
-from steps.calibration.search import Candidate, Hypothesis
+from steps.calibration.search import Candidate
 from steps.calibration.selection import Choice
 from steps.geometry.cameras import VIEW_NAMES
 from steps.io import cameras_json

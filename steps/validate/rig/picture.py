@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from steps.compute.arrays import Array
 from steps.geometry.cameras import Camera, ray_to_z, unproject
 from steps.io.cameras_json import View
 from steps.io.depth_encoding import metric_depth
 from steps.io.input_checks import Pictures
 from steps.io.scene import Scene
 
-Array = NDArray[Any]
 SIDE = 900
 POINTS = 30_000  # of each view
 AROUND = 2.3  # radii of the object between its middle and the views that stand around it

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from steps.calibration import observations, photometric, search, selection
+from steps.calibration.hypotheses import Hypothesis, axes_of, hypotheses
 from steps.calibration.observations import Observations
 from steps.calibration.rig_model import CURVE, END_HEIGHTS, PER_VIEW, SHARED, EncodingModel, initial_params, undo_curve
-from steps.calibration.search import Candidate, Hypothesis
+from steps.calibration.search import Candidate
 from steps.calibration.selection import Choice
 from steps.calibration.solver import STRICT, Fit
+from steps.compute.arrays import Array
 from steps.compute.kernels import parallel_map
 from steps.geometry.cameras import (
     CANONICAL_DISTANCE,
@@ -33,7 +34,6 @@ from steps.validate.depth.stored import FRAME, background_of, counts_of
 from steps.validate.rig import nominal as nominal_rig
 from steps.validate.rig.messages import ambiguous, metadata_of, note_of
 
-Array = NDArray[Any]
 ANY = Arrangement()
 UNIT = CANONICAL_DISTANCE / (
     2 * CANONICAL_FOCAL_PER_WIDTH
@@ -124,7 +124,7 @@ def hypotheses_left_open(arrangement: Arrangement) -> list[Hypothesis]:
     wanted = (arrangement.left_is, arrangement.top_turned, arrangement.bottom_turned)
     return [
         replace(r, field_of_view=arrangement.field_of_view)
-        for r in search.hypotheses()
+        for r in hypotheses()
         if all(w is None or w == v for w, v in zip(wanted, (r.left_is, 90 * r.top, 90 * r.bottom), strict=True))
     ]
 
@@ -214,7 +214,7 @@ def views_of(
     placements: list[Placement],
 ) -> list[cameras_json.View]:
     """Cameras and encodings of the depth renders, and where the views' colours lie on them."""
-    axes, params = search.axes_of(candidate.hypothesis), candidate.fit.params
+    axes, params = axes_of(candidate.hypothesis), candidate.fit.params
     k = max(float(params[0]), LEAST_PERSPECTIVE)
     result = []
     for i, (name, picture) in enumerate(zip(VIEW_NAMES, pictures.depths, strict=True)):

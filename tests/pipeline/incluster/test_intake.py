@@ -150,6 +150,10 @@ def test_a_store_that_is_away_ends_the_run_and_fails_no_drop(bucket: Bucket, clu
     assert "drops/mug/_FAILED.json" not in bucket.objects
 
 
+def run_intake(*key: str) -> None:
+    intake.main(["here", "sixview", *key], standalone_mode=False)
+
+
 def test_a_cluster_that_takes_no_workflow_fails_no_drop_but_the_run(
     bucket: Bucket, cluster: Namespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,7 +162,7 @@ def test_a_cluster_that_takes_no_workflow_fails_no_drop_but_the_run(
     assert intake.reconcile(cluster, "sixview") == {job: "waiting"}
     monkeypatch.setattr(intake, "connect", lambda _: cluster)
     with pytest.raises(SystemExit) as exited:
-        intake.main("here", "sixview")
+        run_intake()
     assert exited.value.code == 40
     cluster.refusing = None
     assert intake.reconcile(cluster, "sixview") == {job: "started"}
@@ -177,9 +181,9 @@ def test_the_run_succeeds_whatever_is_wrong_with_drops(
 ) -> None:
     drop_folder(bucket, "mug", DEEP)
     monkeypatch.setattr(intake, "connect", lambda _: cluster)
-    intake.main("here", "sixview")
-    intake.main("here", "sixview", "drops%2Fmug%2F_READY.json")
-    intake.main("here", "sixview", "drops/else\n")
+    run_intake()
+    run_intake("drops%2Fmug%2F_READY.json")
+    run_intake("drops/else\n")
 
 
 # -- ids ----------------------------------------------------------------------------------------------------------------
