@@ -84,7 +84,7 @@ def test_every_benchmark_can_be_asked_for_and_has_a_main() -> None:
 def test_a_name_that_has_moved_is_noticed(tmp_path: Path) -> None:
     source = "from steps.fusion import reconstruct\nfrom steps.runtime.files import gone\nfrom steps.reconviagen import fusion\n"
     (tmp_path / "some_benchmark.py").write_text(
-        source + "from tests.benchmarks.common import nobody\nreconstruct.moved()\nreconstruct.fused()\n"
+        source + "from tests.benchmarks.common import nobody\nreconstruct.moved()\nreconstruct.fuse()\n"
     )
     assert [line.split(": ", 1)[1] for line in unknown(tmp_path / "some_benchmark.py")] == [
         "steps.runtime.files has no gone",
