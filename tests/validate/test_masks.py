@@ -3,19 +3,22 @@ are to be looked at. Every case is compared with what becomes of the clean set."
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from steps.io import scene
+from steps.io.depth_encoding import MetricDepth
 from steps.io.png import Picture
 from steps.io.scene import Scene
 from steps.runtime.contract import OUTLINES, VIEW_NAMES, Validate
 from steps.runtime.reporter import Reporter
 from steps.validate import run
-from steps.validate.foreground import alpha, holes, masks
+from steps.validate.foreground import alpha, holes, masks, outside
 from tests.cases import holes as sensor
 from tests.cases.kit import Case
 from tests.cases.pictures import CASES, full_alpha, over_white, screens, sensor_holes
@@ -148,6 +151,65 @@ def rgba(colour: Array | tuple[float, ...], share: Array) -> Picture:
 def test_what_a_jpeg_smears_beside_the_object_is_no_floor(case: Case, duck: Path, tmp_path: Path) -> None:
     loaded = validated(case.write(duck, tmp_path / "set"), tmp_path)
     assert not any("behind the object" in note for note in loaded.metadata["notes"])
+
+
+NARROW = 0.86  # of the picture's width, that a disc fills
+
+
+def beside(side: int, depth: Array) -> tuple[list[MetricDepth], list[Array], list[str]]:
+    """Six depth maps [side, side] in 8 bits with a disc before `depth`; what is left of them, and notes."""
+    share = disc(NARROW * side / 2, side)
+    y, x = np.mgrid[0:side, 0:side] / side - 0.5
+    counts = np.rint(np.where(share >= 0.5, 90 + 160 * (x**2 + y**2), depth)).astype(np.uint8)
+    return _six_maps(counts, share)
+
+
+def _six_maps(counts: Array, share: Array) -> tuple[list[MetricDepth], list[Array], list[str]]:
+    depth = MetricDepth(counts.astype(np.float32) / 100, np.where(counts > 0, np.float32(0.01), np.float32(0)))
+    left, notes = outside.remove_outside([depth] * 6, [np.rint(255 * share).astype(np.uint8)] * 6)
+    return left, [share] * 6, notes
+
+
+@pytest.mark.parametrize("side", [128, 192, 256])
+def test_a_floor_in_narrow_margins_is_no_smear(side: int) -> None:
+    """All of it lies within a JPEG's blocks of the outline, or nearly."""
+    rows = np.arange(side)[:, None] / side + np.zeros((side, side))
+    left, shares, notes = beside(side, np.where(rows > 0.5, 200 - 100 * (rows - 0.5), 0))
+    assert notes and outside.BESIDE in notes[0]
+    assert all((depth.depth[share <= 0] == 0).all() for depth, share in zip(left, shares, strict=True))
+
+
+@pytest.mark.parametrize("quality", [50, 75, 90, 97])
+@pytest.mark.parametrize("side", [128, 192, 256])
+def test_what_a_jpeg_smears_into_narrow_margins_is_one(side: int, quality: int) -> None:
+    share = disc(NARROW * side / 2, side)
+    y, x = np.mgrid[0:side, 0:side] / side - 0.5
+    counts = np.where(share >= 0.5, 257 * np.rint(90 + 160 * (x**2 + y**2)), 0)
+    stored = sensor.as_jpeg(quality)(counts, np.random.default_rng(0))
+    assert ((stored > 0) & (share <= 0)).any()
+    assert _six_maps(stored, share)[2] in ([outside.SMEARS], [])
+
+
+def ripples(side: int, radius: float) -> Array:
+    """[side, side] uint8: what a filter that overshoots leaves of a disc's depth."""
+    depth = Image.fromarray(np.rint(150 * disc(radius, side)).astype(np.uint8))
+    half = depth.resize((side // 2, side // 2), Image.Resampling.LANCZOS)
+    return np.asarray(half.resize((side, side), Image.Resampling.LANCZOS))
+
+
+@pytest.mark.parametrize("side", [128, 192, 256])
+def test_what_a_filter_smears_is_a_smear(side: int) -> None:
+    radius = NARROW * side / 2
+    assert _six_maps(ripples(side, radius), disc(radius, side))[2] in ([outside.SMEARS], [])
+
+
+@pytest.mark.parametrize("size", [128, 192])
+def test_a_plinth_in_a_small_picture_is_told(size: int, sample_set: Callable[..., Path], tmp_path: Path) -> None:
+    """Under a house it nowhere reaches beyond a JPEG's blocks."""
+    source = sample_set("house", "--size", size)
+    loaded = validated(Case("", lambda f: sensor.floor(f, 0.6)).write(source, tmp_path / "set"), tmp_path)
+    notes = loaded.metadata["notes"]
+    assert outside.SMEARS not in notes and any("behind the object" in n or outside.BESIDE in n for n in notes), notes
 
 
 def six(view: Picture, inside: Array) -> tuple[list[Picture], list[str]]:
