@@ -31,9 +31,10 @@ MAX_REMAINING = 0.3  # of the contradictions, after a hypothesis that is reporte
 FEW = 200  # points of each view in the table of all orders
 # absolute and relative decrease of `Fits.cost` from which another order of the pictures is reported
 LEAST_GAIN, LEAST_RELATIVE_GAIN = 0.03, 0.3
-# the same of contrast: a lamp at the camera shades each surface differently in each view, which alone fits other orders better by
-# up to half; white cartons, each view under a light of its own, by up to 0.15
-LEAST_CONTRAST_GAIN, LEAST_RELATIVE_CONTRAST_GAIN = 0.2, 0.6
+# the same of contrast, for each picture that stands elsewhere, and relative: a lamp at the camera shades each surface differently
+# in each view, which alone fits other orders better by up to half; white cartons, each view under a light of its own and the rig
+# found by it, fit with four pictures elsewhere better by up to 0.15
+LEAST_CONTRAST_GAIN, LEAST_RELATIVE_CONTRAST_GAIN = 0.05, 0.6
 OUTLINE_GAIN = 0.008  # of `Fits.outline_cost`, where it also becomes less than half of what it was
 RARER = 0.015  # penalty in `Fits.cost` of a rotation of all pictures against an exchange of some
 
@@ -234,6 +235,7 @@ def of_pictures(evidence: Evidence, fits: Fits, suspected: bool = True) -> Cause
             fits.cost(order),
             fits.outline_cost(order),
             fits.unlit_cost(order),
+            sum(a != p for a, p in enumerate(order)),
             f"The pictures of {words}: exchanging them mends it.",
         )
     ]
@@ -245,18 +247,18 @@ def of_pictures(evidence: Evidence, fits: Fits, suspected: bool = True) -> Cause
         ]
         turned = fits_of(replace(evidence, pictures=pictures))
         sentence = f"The pictures stand {words} against their depth renders: turning one or the other mends it."
-        candidates.append((turned.cost(SIX) + RARER, turned.outline_cost(SIX), turned.unlit_cost(SIX), sentence))
-    cost, outline, unlit, sentence = min(candidates)
-    return Cause(sentence, 0.0) if _gains(fits, cost, outline, unlit) else None
+        candidates.append((turned.cost(SIX) + RARER, turned.outline_cost(SIX), turned.unlit_cost(SIX), 6, sentence))
+    cost, outline, unlit, moved, sentence = min(candidates)
+    return Cause(sentence, 0.0) if _gains(fits, cost, outline, unlit, moved) else None
 
 
-def _gains(fits: Fits, cost: float, outline: float, unlit: float) -> bool:
+def _gains(fits: Fits, cost: float, outline: float, unlit: float, moved: int) -> bool:
     """Whether another order fits significantly better, also in what light does not change: different lighting in each view must
-    not count."""
+    not count. moved: pictures that stand elsewhere."""
     given, now, unlit_now = fits.outline_cost(SIX), fits.cost(SIX), fits.unlit_cost(SIX)
-    least, relative = (
-        (LEAST_CONTRAST_GAIN, LEAST_RELATIVE_CONTRAST_GAIN) if fits.is_grey else (0.0, LEAST_RELATIVE_GAIN)
-    )
+    least, relative = 0.0, LEAST_RELATIVE_GAIN
+    if fits.is_grey:
+        least, relative = moved * LEAST_CONTRAST_GAIN, LEAST_RELATIVE_CONTRAST_GAIN
     in_unlit = unlit_now - unlit > max(least, relative * unlit_now)
     # among grey pictures without outlines the cost is of contrast, too
     in_cost = now - cost > LEAST_RELATIVE_GAIN * now and not (fits.is_grey and fits.colours is fits.unlit)
