@@ -3,19 +3,22 @@ are to be looked at. Every case is compared with what becomes of the clean set."
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image, ImageFilter
 
 from steps.compute.arrays import Array
 from steps.io import scene
+from steps.io.depth_encoding import MetricDepth
 from steps.io.png import Picture
 from steps.io.scene import Scene
 from steps.runtime.contract import OUTLINES, VIEW_NAMES, Validate
 from steps.runtime.reporter import Reporter
 from steps.validate import run
-from steps.validate.foreground import alpha, holes, masks
+from steps.validate.foreground import alpha, holes, masks, outside
 from tests.cases import holes as sensor
 from tests.cases.kit import Case
 from tests.cases.pictures import CASES, full_alpha, over_white, screens, sensor_holes
@@ -147,6 +150,67 @@ def rgba(colour: Array | tuple[float, ...], share: Array) -> Picture:
 def test_what_a_jpeg_smears_beside_the_object_is_no_floor(case: Case, duck: Path, tmp_path: Path) -> None:
     loaded = validated(case.write(duck, tmp_path / "set"), tmp_path)
     assert not any("behind the object" in note for note in loaded.metadata["notes"])
+
+
+MARGIN = 9  # pixels around the object: all of them lie within a JPEG's blocks of its outline
+
+
+def box(side: int) -> tuple[Array, Array]:
+    """[side, side]: a block that fills the picture but for MARGIN, as coverage, and as a curved surface's depth in 8 bits."""
+    share = np.zeros((side, side))
+    share[MARGIN:-MARGIN, MARGIN:-MARGIN] = 1
+    y, x = np.mgrid[0:side, 0:side] / side - 0.5
+    return share, np.where(share > 0, np.rint(90 + 160 * (x**2 + y**2)), 0).astype(np.uint8)
+
+
+def without_outside(counts: Array, share: Array) -> tuple[list[MetricDepth], list[str]]:
+    """What is left of six such depth renders, and notes."""
+    depth = MetricDepth(counts.astype(np.float32) / 100, np.where(counts > 0, np.float32(0.01), np.float32(0)))
+    return outside.remove_outside([depth] * 6, [np.rint(255 * share).astype(np.uint8)] * 6)
+
+
+@pytest.mark.parametrize("side", [128, 192, 256])
+def test_a_floor_in_narrow_margins_is_no_smear(side: int) -> None:
+    share, counts = box(side)
+    rows = np.arange(side)[:, None] / side + np.zeros((side, side))
+    floor = np.where(rows > 0.5, 200 - 100 * (rows - 0.5), 0)
+    left, notes = without_outside(np.rint(np.where(share > 0, counts, floor)).astype(np.uint8), share)
+    assert notes and outside.BESIDE in notes[0]
+    assert all((depth.depth[share <= 0] == 0).all() for depth in left)
+
+
+def jpeg(quality: int) -> Callable[[Array], Array]:
+    return lambda counts: sensor.as_jpeg(quality)(257.0 * counts, np.random.default_rng(0))
+
+
+def lanczos(counts: Array) -> Array:
+    half = Image.fromarray(counts).resize((len(counts) // 2,) * 2, Image.Resampling.LANCZOS)
+    return np.asarray(half.resize(counts.shape, Image.Resampling.LANCZOS))
+
+
+def blurred(counts: Array) -> Array:
+    return np.asarray(Image.fromarray(counts).filter(ImageFilter.GaussianBlur(1.5)))
+
+
+SMEARING = {"JPEG 50": jpeg(50), "JPEG 75": jpeg(75), "JPEG 90": jpeg(90), "Lanczos": lanczos, "blur": blurred}
+
+
+@pytest.mark.parametrize("kind", SMEARING)
+@pytest.mark.parametrize("side", [128, 192, 256])
+def test_what_smears_into_narrow_margins_is_no_floor(side: int, kind: str) -> None:
+    share, counts = box(side)
+    assert ((SMEARING[kind](counts) > 0) & (share == 0)).any()
+    notes = without_outside(SMEARING[kind](counts), share)[1]
+    assert notes == [outside.SMEARS] or (notes == [] and "JPEG" in kind), notes  # where it is too little to be said
+
+
+@pytest.mark.parametrize("size", [128, 192])
+def test_a_plinth_in_a_small_picture_is_told(size: int, sample_set: Callable[..., Path], tmp_path: Path) -> None:
+    """Under a house it nowhere reaches beyond a JPEG's blocks."""
+    source = sample_set("house", "--size", size)
+    loaded = validated(Case("", lambda f: sensor.floor(f, 0.6)).write(source, tmp_path / "set"), tmp_path)
+    notes = loaded.metadata["notes"]
+    assert outside.SMEARS not in notes and any("behind the object" in n or outside.BESIDE in n for n in notes), notes
 
 
 def six(view: Picture, inside: Array) -> tuple[list[Picture], list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import permutations
+from itertools import combinations, permutations
 
 import numpy as np
 
@@ -29,10 +29,12 @@ MAX_REMAINING = 0.3  # of the contradictions, after a hypothesis that is reporte
 FEW = 200  # points of each view in the table of all orders
 # absolute and relative decrease of `Fits.cost` from which another order of the pictures is reported
 LEAST_GAIN, LEAST_RELATIVE_GAIN = 0.03, 0.3
+# the same of contrast, for each picture that stands elsewhere, and relative: a lamp at the camera shades each surface differently
+# in each view, which alone fits other orders better by up to half; white cartons, each view under a light of its own and the rig
+# found by it, fit with four pictures elsewhere better by up to 0.15
+LEAST_CONTRAST_GAIN, LEAST_RELATIVE_CONTRAST_GAIN = 0.05, 0.6
 OUTLINE_GAIN = 0.008  # of `Fits.outline_cost`, where it also becomes less than half of what it was
 RARER = 0.015  # penalty in `Fits.cost` of a rotation of all pictures against an exchange of some
-# mean difference of a picture and its copy; two sides of a bowl, with noise, differ by twice as much
-SAME_PICTURE = 0.5 / 255
 
 
 @dataclass(frozen=True)
@@ -230,7 +232,8 @@ def of_pictures(evidence: Evidence, fits: Fits, suspected: bool = True) -> Cause
         (
             fits.cost(order),
             fits.outline_cost(order),
-            fits.hue_cost(order),
+            fits.unlit_cost(order),
+            sum(a != p for a, p in enumerate(order)),
             f"The pictures of {words}: exchanging them mends it.",
         )
     ]
@@ -242,42 +245,54 @@ def of_pictures(evidence: Evidence, fits: Fits, suspected: bool = True) -> Cause
         ]
         turned = fits_of(replace(evidence, pictures=pictures))
         sentence = f"The pictures stand {words} against their depth renders: turning one or the other mends it."
-        candidates.append((turned.cost(SIX) + RARER, turned.outline_cost(SIX), turned.hue_cost(SIX), sentence))
-    cost, outline, hue, sentence = min(candidates)
-    return Cause(sentence, 0.0) if _gains(fits, cost, outline, hue) else None
+        candidates.append((turned.cost(SIX) + RARER, turned.outline_cost(SIX), turned.unlit_cost(SIX), 6, sentence))
+    cost, outline, unlit, moved, sentence = min(candidates)
+    return Cause(sentence, 0.0) if _gains(fits, cost, outline, unlit, moved) else None
 
 
-def _gains(fits: Fits, cost: float, outline: float, hue: float) -> bool:
-    """Whether another order fits significantly better, also in chromaticity: different lighting in each view must not count."""
-    given, now, hue_now = fits.outline_cost(SIX), fits.cost(SIX), fits.hue_cost(SIX)
-    if now - cost > LEAST_GAIN and (
-        now - cost > LEAST_RELATIVE_GAIN * now or hue_now - hue > LEAST_RELATIVE_GAIN * hue_now
-    ):
+def _gains(fits: Fits, cost: float, outline: float, unlit: float, moved: int) -> bool:
+    """Whether another order fits significantly better, also in what light does not change: different lighting in each view must
+    not count. moved: pictures that stand elsewhere."""
+    given, now, unlit_now = fits.outline_cost(SIX), fits.cost(SIX), fits.unlit_cost(SIX)
+    least, relative = 0.0, LEAST_RELATIVE_GAIN
+    if fits.is_grey:
+        least, relative = moved * LEAST_CONTRAST_GAIN, LEAST_RELATIVE_CONTRAST_GAIN
+    in_unlit = unlit_now - unlit > max(least, relative * unlit_now)
+    # among grey pictures without outlines the cost is of contrast, too
+    in_cost = now - cost > LEAST_RELATIVE_GAIN * now and not (fits.is_grey and fits.colours is fits.unlit)
+    if now - cost > LEAST_GAIN and (in_cost or in_unlit):
         return True
     return given - outline > OUTLINE_GAIN and outline < given / 2
 
 
 def _duplicated_picture(evidence: Evidence, fits: Fits) -> str:
-    """A sentence about one picture under two names of places that differ; empty where there is none."""
-    for a, b in ((a, b) for a in SIX for b in SIX if a < b):
-        if np.abs(evidence.pictures[a].colour - evidence.pictures[b].colour).mean() > SAME_PICTURE:
+    """A sentence about one picture under two names of places that differ; empty where there is none. Two sides of a symmetric
+    object may have one picture: that is no error as long as it fits both places equally."""
+    costs = [_picture_cost(fits, k) for k in SIX]
+    for a, b in combinations(SIX, 2):
+        if not exchanged.is_copy(evidence.pictures[a], evidence.pictures[b]):
             continue
         if exchanged.is_thin(evidence.pictures[a].object):
             continue
-        worse = max((a, b), key=lambda k: (_picture_cost(fits, k), k))
+        known = [costs[k] for k in SIX if k not in (a, b) and np.isfinite(costs[k])]
+        usual = float(np.median(known)) if known else np.inf  # of a picture that nothing tells of
+        own = {k: usual if np.isnan(costs[k]) else costs[k] for k in (a, b)}
+        worse = max((a, b), key=lambda k: (own[k], k))
         other = a if worse == b else b
-        if _picture_cost(fits, worse) - _picture_cost(fits, other) > LEAST_GAIN:
+        if own[worse] - own[other] > LEAST_GAIN:
             name = evidence.names[worse]
             return f"The picture of {name} is that of {evidence.names[other]} once more: put the view of {name} in its place."
     return ""
 
 
 def _picture_cost(fits: Fits, k: int) -> float:
-    """How badly picture k fits depth render k and the pictures of overlapping views."""
+    """How badly picture k fits depth render k and the pictures of overlapping views, NaN where neither tells."""
     outline = 1 - fits.outlines[k, k]
     weights = fits.weights[k] + fits.weights[:, k]
     total = float(weights.sum())
     pairs = sum(
         fits.weights[k, b] * fits.colours[k, b, k, b] + fits.weights[b, k] * fits.colours[b, k, b, k] for b in SIX
     )
-    return float(np.nan_to_num(outline)) + (float(pairs) / total if total else 0.0)
+    if not total:
+        return float(outline)
+    return float(np.nan_to_num(outline)) + float(pairs) / total

@@ -21,6 +21,15 @@ FAINT_CONTRAST, MAX_FAINT_SHARE = 0.03, 0.4
 LEAST_SIZE = 40  # pixels of two outlines together, below which they are not compared
 DARK = 0.1  # brightness below which a pixel has hardly a colour
 LEAST_POINTS = 12  # points that two views must both see for their colours to count
+# difference of a pixel's channels, 0 to 1, up to which it has no hue; share of a picture's pixels that may have more
+MAX_CHROMA, MAX_COLOURED_SHARE = 0.02, 0.005
+# A picture and its copy that was a JPEG have nearly the same means of blocks, and differ in detail. Mean square of the means'
+# difference over their variance: copies of 128 pixels have up to 0.0004, two sides of a bowl or a carton 0.0015 or more.
+SAME_MEANS = 8e-4
+# RMS difference of the means over that of all pixels: of copies up to 0.41, of two sides under lights of their own from 0.54
+DETAIL = 0.45
+EQUAL_MEANS = 0.3 / 255  # RMS difference of the means up to which the latter does not count
+BLOCKS = 12  # to a side of a picture, whose means are compared
 
 
 @dataclass(frozen=True)
@@ -31,17 +40,26 @@ class PictureSample:
     colour: Array
     object: Array | None
 
+    @property
+    def is_grey(self) -> bool:
+        """Whether the object has no hue in the picture."""
+        chroma = np.ptp(self.colour, axis=-1)
+        inside = np.full(chroma.shape, True) if self.object is None else self.object > 0.5
+        return bool((chroma[inside] > MAX_CHROMA).sum() <= MAX_COLOURED_SHARE * inside.sum())
+
 
 @dataclass(frozen=True)
 class Fits:
     """outlines: (6, 6), IoU of each picture's object (row) with each depth render's (column), NaN where unknown; colours: (6,
     6, 6, 6), [a, b, p, q]: colour difference, 0 to 1, of picture p at depth render a and picture q at b, at points that both
-    see; hues: the same of chromaticity; weights: (6, 6), number of these points."""
+    see; unlit: the same of what a view's own light leaves as it is, chromaticity or, among grey pictures, contrast; weights: (6,
+    6), number of these points; is_grey: whether no picture has any hue."""
 
     outlines: Array
     colours: Array
-    hues: Array
+    unlit: Array
     weights: Array
+    is_grey: bool = False
 
     def cost(self, order: tuple[int, ...]) -> float:
         """How badly the pictures fit where picture order[a] lies on depth render a, 0 to 2."""
@@ -55,8 +73,8 @@ class Fits:
         """The mean over all points that two views see."""
         return self._mean(self.colours, order)
 
-    def hue_cost(self, order: tuple[int, ...]) -> float:
-        return self._mean(self.hues, order)
+    def unlit_cost(self, order: tuple[int, ...]) -> float:
+        return self._mean(self.unlit, order)
 
     def _mean(self, differences: Array, order: tuple[int, ...]) -> float:
         a, b = np.nonzero(self.weights)
@@ -77,6 +95,23 @@ def sample_picture(colour: Array, object_share: Array | None) -> PictureSample:
     object_coverage = _resize(object_share[..., None])
     straight = _resize(colour.astype(np.float32) / 255 * object_share[..., None]) / np.maximum(object_coverage, 1e-3)
     return PictureSample(np.where(object_coverage > 0.02, straight, 1.0), object_coverage[..., 0])
+
+
+def is_copy(one: PictureSample, other: PictureSample) -> bool:
+    """Whether two pictures are one, but for what JPEG changes."""
+    difference = one.colour - other.colour
+    means = _block_means(difference)
+    off = float((means**2).mean())
+    contrast = float(np.mean([_block_means(each.colour).var(axis=(0, 1)).mean() for each in (one, other)]))
+    if off > SAME_MEANS * 2 * contrast:
+        return False
+    return off <= max(EQUAL_MEANS**2, DETAIL**2 * float((difference**2).mean()))
+
+
+def _block_means(image: Array) -> Array:
+    """[BLOCKS, BLOCKS, C]: of an image [SIDE, SIDE, C]."""
+    step = SIDE // BLOCKS
+    return np.asarray(image.reshape(BLOCKS, step, BLOCKS, step, -1).mean(axis=(1, 3)))
 
 
 def outline(view: DepthView) -> Array:
@@ -131,10 +166,12 @@ def _resize(image: Array) -> Array:
 def fits(pictures: list[PictureSample], samples: list[ViewPoints], tolerance: float) -> Fits:
     """Scores of each picture at each depth render. tolerance: distance up to which two surfaces are the same, scene units.
     Where a picture does not show its outline, only chromaticity is compared: for a white object over white, brightness would
-    only show lighting."""
+    only show lighting. Grey pictures all have one chromaticity: of these, contrasts are compared."""
     shapes = [outline(one.view) for one in samples]
     outlines = np.array([[_soft_iou(view.object, shape) for shape in shapes] for view in pictures])
-    colours, hues, weights = np.zeros((6, 6, 6, 6)), np.zeros((6, 6, 6, 6)), np.zeros((6, 6))
+    is_grey = all(one.is_grey for one in pictures)
+    normalized = _contrast if is_grey else _chromaticity
+    colours, unlit, weights = np.zeros((6, 6, 6, 6)), np.zeros((6, 6, 6, 6)), np.zeros((6, 6))
     for a in range(6):
         for b in range(6):
             if a == b:
@@ -145,10 +182,10 @@ def fits(pictures: list[PictureSample], samples: list[ViewPoints], tolerance: fl
             here = _colours(pictures, samples[a].pixels[index], samples[a].view.depth.shape)
             there = _colours(pictures, cells, samples[b].view.depth.shape)
             colours[a, b] = _colour_difference(here, there)
-            hues[a, b] = _colour_difference(_chromaticity(here), _chromaticity(there))
+            unlit[a, b] = _colour_difference(normalized(here), normalized(there))
             weights[a, b] = len(index)
     without_outline = any(one.object is None for one in pictures)
-    return Fits(outlines, hues if without_outline else colours, hues, weights)
+    return Fits(outlines, unlit if without_outline else colours, unlit, weights, is_grey)
 
 
 def _colour_difference(here: Array, there: Array) -> Array:
@@ -160,6 +197,11 @@ def _colour_difference(here: Array, there: Array) -> Array:
 def _chromaticity(colour: Array) -> Array:
     """[..., 3]: colours in [0, 1] over their mean; grey for dark ones, whose hue is noise."""
     return np.asarray(colour + DARK) / (colour.mean(axis=-1, keepdims=True) + DARK)
+
+
+def _contrast(colour: Array) -> Array:
+    """[6, n, 3]: colours in [0, 1] over the mean of each picture's, which its exposure does not change."""
+    return np.asarray(colour / np.maximum(colour.mean(axis=(1, 2), keepdims=True), DARK))
 
 
 def _soft_iou(object_share: Array | None, shape: Array) -> float:

@@ -29,6 +29,10 @@ OTHER = (
     0.03  # of the object's pixels in a view, without depth: with more, view and depth render show different outlines
 )
 BLOCK = 12  # pixels: how far from the outline a block of a JPEG, or a filter, smears depth
+# A floor is a surface, even where margins are narrower than BLOCK. Pixels from the outline from which it begins; second
+# difference of neighbours, of the object's range of depth; least share of such pixels in depth beside the object (smears: up to
+# 0.03, a small plinth under a house: 0.36)
+CLEAR, FLAT, SURFACE_SHARE = 3, 0.05, 0.1
 # least share of outside depth within BLOCK, and largest share missing on the object, of smeared depth
 ALONG, MISSING = 0.99, 0.1
 COARSE = 1e-3  # of the object's range of depth: least level of a picture that may have been a JPEG
@@ -59,7 +63,7 @@ def without_surroundings(
     coverages = [masks.resize_mask(o, k.shape) for o, k in zip(outlines, known, strict=True) if o is not None]
     missing = [((s >= HALF) & ~k).sum() / max(1, (s >= HALF).sum()) for s, k in zip(coverages, known, strict=True)]
     walls = _are_walls(known, [s > 0 for s in coverages], MOSTLY) and max(missing) < MAX_MISSING
-    if not walls and (max(missing) > OTHER or not _are_floors(known, coverages)):
+    if not walls and (max(missing) > OTHER or not _are_floors(depths, known, coverages)):
         return depths, []
     return [_mask_out(*each) for each in zip(depths, known, coverages, strict=True)], [WALL]
 
@@ -77,14 +81,18 @@ def _are_walls(known: list[Array], shown: list[Array], least: float) -> bool:
     return beside > least * max(1, sum(int((~s).sum()) for s in shown))
 
 
-def _are_floors(known: list[Array], coverages: list[Array]) -> bool:
+def _are_floors(depths: list[Picture], known: list[Array], coverages: list[Array]) -> bool:
     """Whether several views have more depth than the object, on some sides of it and well beyond its outline. All around it, it
     would be a larger object; along its outline, smearing by JPEG or a filter."""
     from scipy.ndimage import binary_dilation  # only now: it loads slowly
 
     beside = [k & (s <= 0) for k, s in zip(known, coverages, strict=True)]
+    counts = [p.pixels[..., 0].astype(np.float64) for p in depths]
     much = [int(b.sum()) > FLOOR_SHARE * int((s > 0).sum()) for b, s in zip(beside, coverages, strict=True)]
-    if sum(more and not _is_near(b, s) for more, b, s in zip(much, beside, coverages, strict=True)) < FLOOR_VIEWS:
+    floors = (
+        more and not _is_smear(b, s, values) for more, b, s, values in zip(much, beside, coverages, counts, strict=True)
+    )
+    if sum(floors) < FLOOR_VIEWS:
         return False
     rings = [binary_dilation(s > 0, np.ones((3, 3)), SMEAR_PIXELS) & (s <= 0) for s in coverages]
     around = sum(int((b & r).sum()) for b, r in zip(beside, rings, strict=True))
@@ -142,14 +150,32 @@ def _is_smeared(depth: MetricDepth, coverage: Array) -> bool:
     if not stray.any():
         return True
     missing = int(((coverage >= FULL) & (depth.depth <= 0)).sum())
-    return bool(_is_near(stray, coverage) and missing < MISSING * stray.sum())
+    return bool(_is_smear(stray, coverage, depth.depth) and missing < MISSING * stray.sum())
 
 
-def _is_near(stray: Array, coverage: Array) -> bool:
-    """Whether what is beside the object, [H, W] bool, lies along its outline. share: [H, W], the object's of each pixel."""
+def _is_smear(stray: Array, coverage: Array, depth: Array) -> bool:
+    """Whether what is beside the object, [H, W] bool, lies along its outline and is no surface. coverage: [H, W], the object's of
+    each pixel; depth: [H, W], of any monotone kind."""
     from scipy.ndimage import distance_transform_edt
 
-    return bool((distance_transform_edt(coverage <= 0)[stray] <= BLOCK).mean() > ALONG)
+    distance = distance_transform_edt(coverage <= 0)
+    if (distance[stray] <= BLOCK).mean() <= ALONG:
+        return False
+    inside = depth[(coverage >= FULL) & (depth > 0)]
+    span = float(np.ptp(np.percentile(inside, [1, 99]))) if len(inside) else 0.0
+    return bool(_surface(stray & (distance > CLEAR), depth, FLAT * span).sum() < SURFACE_SHARE * stray.sum())
+
+
+def _surface(known: Array, depth: Array, flat: float) -> Array:
+    """[H, W] bool: pixels whose eight neighbours are known, with second differences of depth of at most `flat` along row and
+    column. What a JPEG leaves around an outline is ripples with gaps between."""
+    from scipy.ndimage import binary_erosion
+
+    bend = np.zeros(depth.shape)
+    for axis in (0, 1):
+        beside = np.roll(depth, 1, axis) + np.roll(depth, -1, axis)
+        bend = np.maximum(bend, np.abs(beside - 2 * depth.astype(np.float64)))
+    return np.asarray(binary_erosion(known, np.ones((3, 3))) & (bend <= flat))
 
 
 def _without_ringing(depth: MetricDepth, coverage: Array) -> MetricDepth:
