@@ -37,6 +37,9 @@ CLOSE_COST = (4.0, 0.1)
 N_PER_VIEW = 12  # hypotheses that are refined where each view has its own range
 PER_VIEW_PERSPECTIVES = (0.1, 0.29, 0.49)  # perspectives to begin from, of such
 CURVE_RATES = (-3.5, -1.5, 1.5, 3.5)  # of curves to begin from
+# of curves that a search begins from, since no fit that is straight at first leads to a curve as strong as Filmic's: view
+# transforms compress what is bright, so that undone they are convex
+STRONG_RATES = (3.0,)
 CURVE_PENALTY = 1.03  # factor on the cost of a curve against none
 
 
@@ -86,15 +89,19 @@ def search(observations: Observations, allowed: list[Hypothesis]) -> list[Candid
     rough = _rough_fits(observations, allowed)
     if observations.per_view_range:
         return _search_per_view(observations, rough)
-    refits = parallel_map(lambda c: _fit(observations, c.rig, Schedule(8, 8)), rough[:6])
-    best = min(refits, key=lambda c: c.fit.cost)
+    best = _best_refit(observations, rough)
+    curved = _best_refit(observations, _rough_fits(observations, allowed, STRONG_RATES))
     refitted = parallel_map(lambda c: _fit_encoding(observations, best, c), ENCODINGS)
-    refitted += parallel_map(
-        lambda c: _fit_encoding(observations, *c), product([best], CURVED_ENCODINGS[:1], CURVE_RATES)
-    )
+    curves = [*product([best], CURVE_RATES), (curved, float(curved.fit.params[CURVE.start]))]
+    refitted += parallel_map(lambda c: _fit_encoding(observations, c[0], CURVED_ENCODINGS[0], c[1]), curves)
     best_encoded = min(refitted, key=_penalized_cost)
     candidates = parallel_map(lambda c: _fit_other_hypothesis(observations, c.hypothesis, best_encoded), rough)
     return sorted(candidates, key=lambda c: c.fit.cost)
+
+
+def _best_refit(observations: Observations, rough: list[Candidate]) -> Candidate:
+    refits = parallel_map(lambda c: _fit(observations, c.rig, Schedule(8, 8)), rough[:6])
+    return min(refits, key=lambda c: c.fit.cost)
 
 
 def _fit(
@@ -157,9 +164,11 @@ def _silhouette_extent(observations: Observations, axes: Array, direction: Array
     return float(np.median(extent[side_on] if side_on.any() else observations.silhouette_extent))
 
 
-def _rough_fits(observations: Observations, allowed: list[Hypothesis]) -> list[Candidate]:
-    """A rough fit of every hypothesis. The upright views, whose cameras many hypotheses share, determine perspective and depth
-    for all of these; top and bottom are added afterwards."""
+def _rough_fits(
+    observations: Observations, allowed: list[Hypothesis], rates: tuple[float, ...] = (0.0,)
+) -> list[Candidate]:
+    """A rough fit of every hypothesis, sorted by cost. The upright views, whose cameras many hypotheses share, determine
+    perspective and depth for all of these; top and bottom are added afterwards. rates: of the curve, which stays as it is."""
     jobs = []
     for first in {(r.left_is, r.preset): r for r in allowed}.values():
         upright = ALL if first.preset else RING
@@ -167,7 +176,7 @@ def _rough_fits(observations: Observations, allowed: list[Hypothesis]) -> list[C
         if observations.per_view_range:  # four views do not determine perspective and all ranges
             jobs += [(r, params) for r in similar for params in _start_params(observations, r)]
             continue
-        for params in _fit_upright(observations, first, upright):
+        for params in _fit_upright(observations, first, upright, rates):
             jobs += [(r, params) for r in similar]
     fits = parallel_map(
         lambda j: _fit(observations, Rig(j[0], EncodingModel(), j[1]), Schedule(12, 6), shared_only=True), jobs
@@ -178,11 +187,14 @@ def _rough_fits(observations: Observations, allowed: list[Hypothesis]) -> list[C
     return list(best.values())
 
 
-def _fit_upright(observations: Observations, hypothesis: Hypothesis, used: Array) -> list[Array]:
+def _fit_upright(
+    observations: Observations, hypothesis: Hypothesis, used: Array, rates: tuple[float, ...]
+) -> list[Array]:
     """The best parameters by the views in use: two sets with larger values farther, two with larger values nearer."""
+    starts = [_with_curve(params, rate) for params, rate in product(_start_params(observations, hypothesis), rates)]
     candidates = parallel_map(
         lambda t: _fit(observations, Rig(hypothesis, EncodingModel(), t), Schedule(8, 8), used, shared_only=True),
-        _start_params(observations, hypothesis),
+        starts,
     )
     best = []
     for larger_is_farther in (True, False):
@@ -193,9 +205,7 @@ def _fit_upright(observations: Observations, hypothesis: Hypothesis, used: Array
 
 def _fit_encoding(observations: Observations, best: Candidate, encoding: EncodingModel, rate: float = 0.0) -> Candidate:
     """The candidate refitted with another encoding. rate: of the curve to start from."""
-    params = best.fit.params.copy()
-    params[CURVE.start] = rate
-    rough = _fit(observations, Rig(best.hypothesis, encoding, params), Schedule(8, 12))
+    rough = _fit(observations, Rig(best.hypothesis, encoding, _with_curve(best.fit.params, rate)), Schedule(8, 12))
     return _fit(observations, rough.rig, Schedule(4, 8, EXACT))
 
 
@@ -266,8 +276,8 @@ def cost(
 def refine(observations: Observations, best: Candidate) -> Candidate:
     """The final fit: all points, with tolerances that shrink, since residuals of outliers bias the perspective.
 
-    Starts from every perspective and, at the better ones, every encoding, and from curves: these and the views' scales compensate
-    for each other. `Fit.cost` stays that of the comparison; final_cost is the refined one."""
+    Starts from every perspective and, at the better ones, every encoding: these and the views' scales compensate for each
+    other. `Fit.cost` stays that of the comparison; final_cost is the refined one."""
     points, fixed_perspective = all_points(observations), perspective_of(best.hypothesis)
     extended = _with_extreme_points(observations, points, best)
     perspectives = list(np.tan(np.radians(FIELDS_OF_VIEW) / 2)) if fixed_perspective is None else [fixed_perspective]
@@ -277,8 +287,6 @@ def refine(observations: Observations, best: Candidate) -> Candidate:
     fits += _fit_starts(
         extended, best, product([c for c in CURVED_ENCODINGS if c != best.encoding], perspectives, _curve_rates(best))
     )
-    closest = min(fits, key=_penalized_cost)
-    fits += parallel_map(lambda rate: _fit_from_curve(extended, closest, rate), CURVE_RATES)
     better = [c.rig for c in sorted(fits, key=_penalized_cost)[:N_REFINED]]
     refits = parallel_map(lambda rig: _fit_fixed_perspective(extended, rig, (FINEST,), 4, 5), better)
     refined = min(refits, key=_penalized_cost)
@@ -303,22 +311,10 @@ def _fit_starts(
         encoding, perspective, rate = start
         params = _with_perspective(best.fit.params, perspective)
         if rate is not None or not encoding.curved:
-            params[CURVE] = rate or 0.0, 0.0, 0.0
+            params = _with_curve(params, rate or 0.0)
         return _fit_fixed_perspective(observations, Rig(best.hypothesis, encoding, params), (EXACT, FINEST), 8, 2)
 
     return parallel_map(fit_start, starts)
-
-
-def _fit_from_curve(observations: Observations, closest: Candidate, rate: float) -> Candidate:
-    """The fit that this curve leads to: everything else adapts to it first. With all free at once, a strong curve such as
-    Filmic's ends in a local minimum near the straight one."""
-    encoding, params = CURVED_ENCODINGS[0], closest.fit.params.copy()
-    params[CURVE] = rate, 0.0, 0.0
-    free = _free_params(observations, encoding) & (PARAMETERS > 0)
-    free[CURVE] = False
-    axes = axes_of(closest.hypothesis)
-    params = Problem(observations, axes, encoding, ALL, free, 8, EXACT).minimize(params, 6).params
-    return _fit_fixed_perspective(observations, Rig(closest.hypothesis, encoding, params), (EXACT, FINEST), 8, 4)
 
 
 def _curve_rates(best: Candidate) -> list[float | None]:
@@ -328,6 +324,11 @@ def _curve_rates(best: Candidate) -> list[float | None]:
 
 def _with_perspective(params: Array, perspective: float) -> Array:
     return np.concatenate([[perspective], params[1:]])
+
+
+def _with_curve(params: Array, rate: float) -> Array:
+    """With an exponential curve of this rate."""
+    return np.concatenate([params[: CURVE.start], [rate, 0.0, 0.0], params[CURVE.stop :]])
 
 
 def _with_extreme_points(observations: Observations, points: list[Array], candidate: Candidate) -> Observations:
