@@ -293,13 +293,36 @@ def test_extreme_points_touch_the_silhouettes_of_the_others() -> None:
     assert shorter.mean() < 0.7 * short.mean()
 
 
+def observed_capture(seed: int, name: str, per_view_range: bool = False, **changes: Any) -> Observations:
+    """What a real capture of an object of the samples shows."""
+    settings = replace(capture.random_capture(seed), side=(SIDE * 3, SIDE * 3), background="0", **changes)
+    truth = build(OBJECTS[name], 100)
+    counts = capture.depth_counts(truth, capture.cameras(truth, settings), settings)
+    return observations.observations_of([c.astype(float) for c in counts], [c > 0 for c in counts], per_view_range)
+
+
 def captured(seed: int, **changes: Any) -> tuple[Observations, Candidate]:
     """What a real capture of a donut shows, and the rig that the search finds for it."""
-    settings = replace(capture.random_capture(seed), side=(SIDE * 3, SIDE * 3), background="0", **changes)
-    truth = build(OBJECTS["donut"], 100)
-    counts = capture.depth_counts(truth, capture.cameras(truth, settings), settings)
-    observed = observations.observations_of([c.astype(float) for c in counts], [c > 0 for c in counts])
+    observed = observed_capture(seed, "donut", **changes)
     return observed, search.search(observed, hypotheses())[0]
+
+
+def test_a_curve_as_strong_as_filmic_s_is_found_with_the_field_of_view() -> None:
+    """A straight start ends 45 degrees off, at a cost of 0.9."""
+    settings = {"levels": 148, "lowest": 3, "curve": "filmic", "bits": 8, "encoding": "linear", "distance": "z"}
+    observed = observed_capture(5, "house", **settings)
+    found = search.refine(observed, search.search(observed, hypotheses())[0])
+    true = capture.random_capture(5).field_of_view
+    assert found.encoding.curved
+    assert 2 * np.degrees(np.arctan(found.fit.params[0])) == pytest.approx(true, abs=3)
+    assert found.fit.final_cost < 0.3
+
+
+def test_all_arrangements_fit_a_bowl_alike_where_each_view_has_a_range_of_its_own() -> None:
+    """With too few points the true one fits a third worse than the best, or twice as badly in larger pictures."""
+    observed = observed_capture(253, "bowl", per_view_range=True, curve="normalised", levels=96)
+    costs = [c.fit.cost for c in search.search(observed, hypotheses())]
+    assert len(costs) == 32 and max(costs) < 1.25 * min(costs)
 
 
 def test_wherever_the_last_fit_begins_it_ends_at_the_same_field_of_view() -> None:
