@@ -1,1 +1,1 @@
-"""How work is arranged: the command line, the runs on one machine, and later the cluster. What is heavy runs as a step."""
+"""How work is arranged: the command line, jobs on one machine and in a cluster. What is heavy runs as a step."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -233,3 +234,27 @@ def test_no_file_is_longer_than_one_reads_in_one_go() -> None:
 def test_no_folder_has_more_files_than_one_sees_at_a_glance() -> None:
     folders = Counter(str(f.parent.relative_to(ROOT)) for f in sources("pipeline", "steps") if f.name != "__init__.py")
     assert not {name: count for name, count in folders.items() if count > MOST_FILES}
+
+
+# -- docstrings ---------------------------------------------------------------------------------------------------------
+
+# `name: what it is`, as docstrings explain parameters and fields
+NAMED = re.compile(r"(?:^|[.;] )([a-z_][a-z_0-9]*(?:, [a-z_][a-z_0-9]*)*): ")
+
+
+def names_of(node: ast.ClassDef | ast.FunctionDef) -> set[str]:
+    """A function's parameters, or all that a class has."""
+    if isinstance(node, ast.FunctionDef):
+        return {a.arg for a in ast.walk(node.args) if isinstance(a, ast.arg)}
+    parts = [n for n in ast.walk(node) if isinstance(n, ast.Attribute | ast.arg | ast.Name | ast.FunctionDef)]
+    return {getattr(n, "attr", None) or getattr(n, "arg", None) or getattr(n, "id", None) or n.name for n in parts}  # type: ignore[union-attr]
+
+
+def test_what_a_docstring_explains_is_there() -> None:
+    for file in sources("pipeline", "steps"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.ClassDef | ast.FunctionDef) or is_kernel(node):
+                continue
+            text = " ".join((ast.get_docstring(node) or "").split())
+            named = {name for words in NAMED.findall(text) for name in words.split(", ")}
+            assert named <= names_of(node), f"{file.relative_to(ROOT)}, {node.name}: {named - names_of(node)}"

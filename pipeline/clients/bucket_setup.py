@@ -54,7 +54,7 @@ def client() -> Any:
 def setup(bucket: str, lifetimes: Lifetimes, target: str = "") -> list[str]:
     """Creates the bucket if it is missing and sets versioning, lifecycle rules and notifications; rules of others stay.
 
-    target: ARN of MinIO's webhook for drops, as `arn:minio:sqs::DROP:webhook`, or of an SQS queue; empty: no notifications.
+    target: ARN of MinIO's webhook for drops, as `arn:minio:sqs::DROP:webhook`, or of an SQS queue; "": no notifications.
     Returns a sentence for each setting. Raises StorageUnavailable."""
     from minio.error import MinioException
 

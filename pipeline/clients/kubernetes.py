@@ -62,7 +62,7 @@ class Cluster(Protocol):
 
 
 def connect(namespace: str, server: str = "", token: str = "", insecure: bool = False) -> Cluster:
-    """A client for the namespace. server: URL of an Argo Server, `https://host:2746`; empty: the API server of the kubeconfig or,
+    """A client for the namespace. server: URL of an Argo Server, `https://host:2746`; "": the API server of the kubeconfig or,
     in a pod, of its service account. Raises ClusterUnavailable."""
     try:
         return ArgoServer(namespace, server, token, insecure) if server else Kubernetes(namespace)

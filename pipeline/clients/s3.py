@@ -1,6 +1,6 @@
 """The S3 client and the key layout. Environment: S3_ENDPOINT (empty: AWS), AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, S3_BUCKET.
 
-Prefixes of the bucket; each has a lifecycle rule of its own (see `bucket_setup`):
+Prefixes of the bucket; each but records/ has a lifecycle rule of its own (see `bucket_setup`):
   inputs/<job>…/       uploads                                 records/<folder>.json     a job's final record; never expires
   jobs/<folder>/       artifacts between its steps             logs/sixview-<folder>/    logs of its pods
   results/<folder>/    result.zip, report.html, failure.json   drops/                    sets to become jobs, see `intake`

@@ -15,7 +15,7 @@ from steps.raster.antialias import EdgeHits
 
 
 class Backend(Protocol):
-    """The operations on one picture. rast: [H, W, 4]; corners: [V, 4] float64; edges: [E, 4]; found: [2, H, W] int32."""
+    """The operations on one picture. rast: [H, W, 4]; corners: [V, 4] float64; edges: [E, 4]; edge_hits: [2, H, W] int32."""
 
     def rasterize(self, corners: Tensor, tri: Tensor, height: int, width: int) -> Tensor: ...
     def derivatives(self, corners: Tensor, tri: Tensor, rast: Tensor) -> Tensor: ...

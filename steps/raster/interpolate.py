@@ -10,7 +10,7 @@ from steps.raster.rasterize import face_of
 
 
 def interpolate(attributes: Array, faces: Array, rast: Array) -> Array:
-    """`attributes` (n, C) at each pixel of `rast` (see `rasterize.packed`), [H, W, C] float32; 0 where nothing is seen."""
+    """`attributes` (n, C) at each pixel of `rast` (see `rasterize.pack_fragments`), [H, W, C] float32; 0 where there is none."""
     check_indices(faces, len(attributes))
     out = np.zeros((*rast.shape[:2], attributes.shape[1]), np.float32)
     for_bands(lambda a, b: _forward_band(attributes, faces, rast, out, a, b), len(out))

@@ -45,8 +45,8 @@ def frame_object(view: SceneView, folder: Path) -> FramedPicture:
 
 
 def cameras(views: list[SceneView], pictures: list[FramedPicture], to_scene: Similarity) -> dict[str, Any]:
-    """The exact cameras in the model's object frame. extrinsics: (6, 4, 4), world to camera, x right, y down, z forward;
-    intrinsics: (6, 3, 3), as shares of the framed picture's side. to_scene: from the model's frame to the scene's."""
+    """The exact cameras in the model's object frame: `extrinsics` (6, 4, 4), world to camera, x right, y down, z forward;
+    `intrinsics` (6, 3, 3), as shares of the framed picture's side. to_scene: from the model's frame to the scene's."""
     return {
         "extrinsics": [_extrinsic(view, to_scene).tolist() for view in views],
         "intrinsics": [_intrinsic(view, picture).tolist() for view, picture in zip(views, pictures, strict=True)],

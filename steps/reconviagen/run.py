@@ -27,9 +27,7 @@ def run(parameters: Reconviagen, out: Path, reporter: Reporter) -> None:
     reporter.value("engine", choice.engine)
     reporter.value("device", choice.device)
     loaded = scene.load(parameters.scene)
-    mesh, engine_metadata = (run_published_model if choice.engine == "reconviagen" else run_fusion)(
-        parameters, choice, loaded, reporter, out
-    )
+    mesh, engine_metadata = RUNS[choice.engine](parameters, choice, loaded, reporter, out)
     mesh_files.save(out, mesh, loaded.frame)
     metadata = {
         "model": "reconviagen",
@@ -87,3 +85,6 @@ def run_published_model(p: Reconviagen, choice: Choice, loaded: scene.Scene, rep
             "registration": placing.metadata(registration, mesh, loaded),
         }
         return mesh, {**metadata, **published.metadata(), **registration_metadata}
+
+
+RUNS = {"reconviagen": run_published_model, "fusion": run_fusion}

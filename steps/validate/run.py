@@ -75,7 +75,7 @@ def clean_set(pictures: input_checks.Pictures, given: Given | None) -> input_che
 @dataclass(frozen=True)
 class Cameras:
     """views: None for the canonical rig; source: where they come from; notes: what to say about it; exact: whether views are
-    known to meet, with each other and with their depth; facts: the numbers behind a rig that was found."""
+    known to meet, with each other and with their depth; metadata: the numbers behind a rig that was found."""
 
     views: list[View] | None
     source: str

@@ -215,7 +215,7 @@ def meshed(v: Verdict) -> Verdict:
 
 
 def _chamfer(seed: int, curve: str) -> float:
-    """Percent of the true diagonal, of the mesh fused from the scene that `judged` left."""
+    """Percent of the true diagonal, of the mesh fused from the scene that `judge_capture` left."""
     folder = capture(seed, curve=curve)
     scene, out = folder.with_suffix(".scene"), folder.with_suffix(".mesh")
     code = _step(

@@ -39,8 +39,8 @@ RARER = 0.015  # penalty in `Fits.cost` of a rotation of all pictures against an
 
 @dataclass(frozen=True)
 class Evidence:
-    """views: the six depth maps with their cameras; looks: the six pictures; users: the cameras as they were given, in the user's
-    frame, None where that is the views'; unit: user units per unit of the views."""
+    """views: the six depth maps with their cameras; pictures: the six pictures; users: the cameras as they were given, in the
+    user's frame, None where that is the views'; unit: user units per unit of the views."""
 
     views: list[DepthView]
     pictures: list[PictureSample]

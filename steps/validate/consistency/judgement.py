@@ -61,7 +61,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Findings:
-    """warnings: notes for scene.json; facts: the numbers behind them, for scene.json too."""
+    """warnings: notes for scene.json; metadata: the numbers behind them, for scene.json too."""
 
     warnings: list[str]
     metadata: dict[str, Any]
@@ -179,7 +179,7 @@ def warnings(judgement: Judgement, names: list[str], source: str) -> list[str]:
             f"({max(judgement.outlines):.0%} of it)."
         )
     if cause and not sentences:
-        sentences.append("The pictures fit each other much better otherwise.")
+        sentences.append("The pictures match each other much better in another order or orientation.")
     if not sentences:
         return []
     return [f"WARNING: {' '.join(sentences)}" + (f" {cause.sentence}" if cause else "")]

@@ -144,8 +144,8 @@ SMEARS = (
 
 
 def _is_smeared(depth: MetricDepth, coverage: Array) -> bool:
-    """Whether all that a depth render has beside the object lies along its outline, all around. share: [H, W], the object's of
-    each pixel."""
+    """Whether all that a depth render has beside the object lies along its outline, all around. coverage: [H, W], how much of
+    each pixel the object covers."""
     stray = (coverage <= 0) & (depth.depth > 0)
     if not stray.any():
         return True

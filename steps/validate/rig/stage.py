@@ -51,7 +51,7 @@ SMALL_SIDE, NOMINAL_COST_SMALL = 64, 2.5  # the same for pictures below so many 
 
 @dataclass(frozen=True)
 class Rig:
-    """views: cameras and encodings for the depth renders' sizes, and where the views' colours lie on those; facts: for
+    """views: cameras and encodings for the depth renders' sizes, and where the views' colours lie on those; metadata: for
     scene/rig.json; note: a sentence for the report, none for the nominal rig."""
 
     views: list[cameras_json.View]
