@@ -102,10 +102,10 @@ def test_why_a_job_waits_is_told_while_it_does(stuck: dict[str, str]) -> None:
     """In the command's status, which HTTP and the page show too, and in doctor's findings."""
     name = stuck["memory"]
     wait_for(lambda: bool(status.waiting_note(workflow(name))), 60, "the reason to be told")
-    status = sixview("status", job(name)).stdout
+    shown = sixview("status", job(name)).stdout
     if workflow(name)["status"]["phase"] not in ENDED:
-        assert FAULTS["memory"][3] in status
-        assert "The job ends as UNSCHEDULABLE at" in status
+        assert FAULTS["memory"][3] in shown
+        assert "The job ends as UNSCHEDULABLE at" in shown
 
 
 @pytest.mark.parametrize("fault", FAULTS)
