@@ -122,18 +122,19 @@ def apply_update(pose: Similarity, change: Array, middle: Array) -> Similarity:
     return step.after(pose)
 
 
+def point_to_plane_equations(correspondences: Correspondences, pose: Similarity, weights: Array) -> NormalEquations:
+    """The normal equations of the point-to-plane distances under these weights (n,), about the pose's position."""
+    equations = NormalEquations(pose.shift, 1e-6 * len(correspondences.points))
+    equations.add(correspondences.points, correspondences.normals, correspondences.residual, weights)
+    return equations
+
+
 def point_to_plane_icp(pair: Pair, pose: Similarity, widths: tuple[float, ...]) -> tuple[float, Similarity]:
     """Point-to-plane ICP, one round for each width of the robust loss. Returns cost, in [0, 1], and pose."""
     for width in widths:
         correspondences = pair.correspondences(pose)
-        equations = NormalEquations(pose.shift, 1e-6 * len(correspondences.points))
-        equations.add(
-            correspondences.points,
-            correspondences.normals,
-            correspondences.residual,
-            1 / (1 + correspondences.squared_distance / width**2) ** 2,
-        )
-        pose = equations.solve(pose)
+        weights = 1 / (1 + correspondences.squared_distance / width**2) ** 2
+        pose = point_to_plane_equations(correspondences, pose, weights).solve(pose)
     return shape_cost(pair, pose), pose
 
 
@@ -212,14 +213,11 @@ def colored_icp(
     for _ in range(rounds):
         samples = colour_samples(pair, pose, views)
         correspondences = pair.correspondences(pose)
-        equations = NormalEquations(pose.shift, 1e-6 * len(correspondences.points))
-        equations.add(
-            correspondences.points,
-            correspondences.normals,
-            correspondences.residual,
+        weights = (
             robust_weights(correspondences.residual)
-            / (1 + correspondences.squared_distance / MAX_COLOUR_DISTANCE**2) ** 2,
+            / (1 + correspondences.squared_distance / MAX_COLOUR_DISTANCE**2) ** 2
         )
+        equations = point_to_plane_equations(correspondences, pose, weights)
         if exact:
             points, normals, gap = depth_correspondences(pair, pose, views)
             equations.add(points, normals, gap, robust_weights(gap))
