@@ -166,13 +166,20 @@ def of_node(node: Node, pods: list[dict[str, Any]], workflow: dict[str, Any]) ->
         disruption = pod_messages.disruption(pod)
         if disruption and not timed_out:
             return NodeLost(f"The pod was lost: {disruption.strip().rstrip('.')}.")
-    if step_record and step_record["code"] == "INTERRUPTED" and not timed_out:  # the job itself was not stopped
+    if step_record and _was_terminated(step_record, message) and not timed_out:  # the job itself was not stopped
         return NodeLost("The pod was lost: Kubernetes ended it (SIGTERM) while its step was working.")
     if step_record and step_record["code"] != "INTERRUPTED":
         return step_record
     if timed_out:
         return ModelTimeout(f"Kubernetes ended the pod: {message}.")
     return _of_message(message, node, workflow)
+
+
+def _was_terminated(step_record: Record, message: str) -> bool:
+    """Whether a step got SIGTERM: it says so, or had not set its handler yet and left the record that it wrote at its start."""
+    return step_record["code"] == "INTERRUPTED" or (
+        step_record["code"] == "KILLED" and f"(exit code {pod_messages.SIGTERMED})" in message
+    )
 
 
 def _of_message(message: str, node: Node, workflow: dict[str, Any]) -> StepError:
@@ -208,7 +215,7 @@ def _of_exit_code(message: str) -> StepError | None:
     reason, exit_code = match[1], int(match[2])
     if reason == "OOMKilled":
         return ModelOom("The kernel killed the container for want of memory.")
-    if exit_code == Interrupted.exit_code:
+    if exit_code in (Interrupted.exit_code, pod_messages.SIGTERMED):
         return NodeLost("The pod was lost: Kubernetes ended it (SIGTERM) while its step was working.")
     if exit_code == pod_messages.SIGKILLED:  # killed before the step wrote failure.json
         return Killed("The container was killed as a whole.")

@@ -10,7 +10,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-SIGKILLED = 137  # a container's exit code when its first process was killed: 128 + 9
+# a container's exit code when a signal ended its first process: 128 + its number
+SIGKILLED = 137
+SIGTERMED = 143  # before the step could set its handler
 
 # -- of Kubernetes and Argo ---------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hera.workflows import DAG, Parameter, Task
 from hera.workflows import models as argo
 
-from pipeline.jobs.pod_messages import SIGKILLED
+from pipeline.jobs.pod_messages import SIGKILLED, SIGTERMED
 from pipeline.workflow.resources import GROWTH
 from pipeline.workflow.settings import Settings
 from pipeline.workflow.step_templates import ATTEMPT_PARAMETERS
@@ -29,7 +29,9 @@ def attempts(settings: Settings, model: str) -> DAG:
     code = f"({error_code} != '' ? {error_code} : ({by_exit_code}))"
     seconds_used = f"int(float({outputs}seconds ?? '0'))"
     levels_left = f"int({outputs}['rungs-left'] ?? '0')"
-    is_ram_oom, is_vram_oom = f"({code} in ['MODEL_OOM', 'KILLED'])", f"({code} == 'MODEL_VRAM_OOM')"
+    # a deleted pod's node is an Error, and 143 an early SIGTERM: KILLED, from the record written at the start, is no OOM there
+    was_killed = f"({code} == '{Killed.code}' && tasks.attempt.status == 'Failed' && {exit_code} != '{SIGTERMED}')"
+    is_ram_oom, is_vram_oom = f"({code} == '{ModelOom.code}' || {was_killed})", f"({code} == 'MODEL_VRAM_OOM')"
     memory = "int(inputs.parameters.memory)"
     # `max`: the first attempt's size may exceed the limit for later ones
     next_memory = f"max({memory}, min({settings.most_memory_mib}, {GROWTH} * {memory}))"

@@ -14,7 +14,7 @@ from hera.workflows import models as argo
 
 from pipeline.clients.s3 import key_of
 from pipeline.jobs.failure import EXIT_HANDLER_OUTPUTS
-from pipeline.jobs.pod_messages import NOT_RETRYABLE, RETRYABLE
+from pipeline.jobs.pod_messages import NOT_RETRYABLE, RETRYABLE, SIGTERMED
 from pipeline.workflow.resources import CONTROL, SIDECAR
 from pipeline.workflow.settings import Settings
 from pipeline.workflow.substitution import all_options, conditional, integer, option, safe_text, tag, url_part
@@ -140,7 +140,8 @@ def retry_strategy(settings: Settings) -> argo.RetryStrategy:
     Failures that the step reports are not retried, nor those that repeat on every node (a pod's limit, a missing input). Argo can
     only require another node, not prefer it, and a small pool is soon used up: so the anti-affinity is off by default, and taints
     keep pods from nodes that are lost, drained or under pressure."""
-    codes = ", ".join(f"'{error.exit_code}'" for error in (GpuUnavailable, DiskFull, Interrupted))
+    exit_codes = [error.exit_code for error in (GpuUnavailable, DiskFull, Interrupted)]
+    codes = ", ".join(f"'{code}'" for code in (*exit_codes, SIGTERMED))
     lost, not_retryable = (f"lastRetry.message matches '{pattern}'" for pattern in (RETRYABLE, NOT_RETRYABLE))
     affinity = argo.RetryAffinity(node_anti_affinity=argo.RetryNodeAntiAffinity()) if settings.another_node else None
     return argo.RetryStrategy(

@@ -126,6 +126,8 @@ def test_a_kill_that_the_kubelet_calls_out_of_memory_is_that() -> None:
     assert (values["error-code"], values["oom-type"], values["stage"]) == ("MODEL_OOM", "ram", "inference")
     silent = node("nvdiffrec-pod", "Failed", "Error (exit code 137)", failure=killed)
     assert error_code(workflow(silent)) == "KILLED"
+    early = node("nvdiffrec-pod", "Failed", "main: Error (exit code 143)", failure=killed)  # SIGTERM before its handler
+    assert error_code(workflow(early)) == "NODE_LOST"
     state = {"name": "main", "state": {"terminated": {"reason": "OOMKilled"}}}
     known = {
         "metadata": {"annotations": {"workflows.argoproj.io/node-id": silent["id"]}},
@@ -249,6 +251,7 @@ def test_every_recorded_ending_has_its_code_stage_and_status(name: str) -> None:
         ("main: Error (exit code 20)", "MODEL_VRAM_OOM"),
         ("main: Error (exit code 25)", "DISK_FULL"),
         ("main: Error (exit code 30)", "NODE_LOST"),
+        ("main: Error (exit code 143)", "NODE_LOST"),
         ("main: Error (exit code 1)", "UNKNOWN_ERROR"),
         ("main: Error (exit code 10)", "UNKNOWN_ERROR"),
     ],

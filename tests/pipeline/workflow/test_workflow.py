@@ -246,6 +246,18 @@ def test_another_attempt_is_weighed_where_the_first_left_no_outputs(model: str) 
     assert f"(tasks.attempt.exitCode ?? '') in ['{Killed.exit_code}', '137'] ? 'KILLED'" in again["when"]
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_a_pod_that_was_deleted_or_terminated_did_not_run_out_of_memory(model: str) -> None:
+    """Its node is an Error, or its exit code 143; the KILLED in its outputs was written at the step's start."""
+    again = next(task for task in TEMPLATES[model]["dag"]["tasks"] if task["name"] == "again")
+    guarded = "== 'KILLED' && tasks.attempt.status == 'Failed' && (tasks.attempt.exitCode ?? '') != '143')"
+    for text in (
+        again["when"],
+        *(p["value"] for p in again["arguments"]["parameters"] if p["name"] in ("memory", "rams")),
+    ):
+        assert guarded in text
+
+
 def test_no_patch_holds_more_than_numbers() -> None:
     assert "podSpecPatch" not in SPEC
     for template in TEMPLATES.values():
