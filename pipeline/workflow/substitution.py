@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from steps.runtime.options import JOB_OPTIONS, MOST_CHARACTERS
+from steps.runtime.options import JOB_OPTIONS, MAX_OPTIONS, MOST_CHARACTERS
 
 INVALID = "invalid"  # replaces values that are not allowed in a command; every option rejects it
-MAX_OPTIONS = 65536  # characters of all parameters as JSON
 
 
 def parameter(name: str) -> str:
