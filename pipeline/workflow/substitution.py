@@ -4,6 +4,8 @@ Argo substitutes tags in a template's JSON in several passes, and each pass eval
 `{{=...}}` would be evaluated, and in the last pass, where the template is a string inside the pod's JSON, a quote would end that
 string. So every value passes through an expression whose result contains neither braces nor quotes: a constant, a number, or JSON
 with escaped braces. Only `==` and `matches` are used on values: a parameter may have any type, a map if its name has a dot.
+
+Expressions are text rather than `hera.expr`, which has no `?.`, `??`, `int`, `max` or `replace` and never adds parentheses.
 """
 
 from __future__ import annotations
