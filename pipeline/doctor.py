@@ -138,7 +138,10 @@ def _rights(cluster: Kubernetes) -> Iterator[Finding]:
 
 def _store() -> Finding:
     """Whether the bucket can be listed; a response to HEAD would have no error code."""
-    bucket = s3.bucket()
+    try:
+        bucket = s3.bucket()
+    except StepError as error:
+        return Finding(f"the store: {error.message}", False, error.suggestion)
     try:
         s3.client().list_objects_v2(Bucket=bucket, MaxKeys=1)
     except Exception as error:  # any error is a finding

@@ -185,6 +185,32 @@ def test_only_the_differentiable_model_loads_torch(module: str) -> None:
     assert "torch" not in loaded_by(f"import steps.{module}")
 
 
+def test_a_job_on_one_machine_needs_nothing_of_the_cluster_s_or_the_gateway_s_extras() -> None:
+    loaded = loaded_by("import pipeline.cli.main, pipeline.local.runner, steps.validate.run, steps.package.run")
+    assert not loaded & {"boto3", "fastapi", "hera", "kubernetes", "minio", "pydantic", "pydantic_settings", "yaml"}
+
+
+# what only these files may name: clients of S3, and environment variables (the last also the one that shows tracebacks)
+NAMED_BY = {
+    "boto3": {"clients/s3.py"},
+    "minio": {"clients/bucket_setup.py"},
+    "pydantic_settings": {"clients/environment.py"},
+    "os.environ": {"cli/console.py"},
+    "os.getenv": set(),
+}
+
+
+@pytest.mark.parametrize("name", NAMED_BY)
+def test_one_module_talks_to_the_store_by_each_client_and_one_reads_settings(name: str) -> None:
+    files = sources("pipeline", "steps") if name in ("boto3", "minio") else sources("pipeline")
+    found = set()
+    for file in files:
+        attributes = {ast.unparse(n) for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.Attribute)}
+        if any(f"{n}.".startswith(f"{name}.") for n in imports(file) | attributes):
+            found.add(str(file.relative_to(ROOT / "pipeline")))
+    assert found == NAMED_BY[name]
+
+
 def test_the_contract_and_the_rig_name_the_same_views() -> None:
     assert contract.VIEW_NAMES == cameras.VIEW_NAMES
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -48,10 +47,10 @@ def connect_cluster(options: dict[str, Any]) -> Cluster:
     """Removes the options of `with_cluster` from `cli_options`, and connects. Raises ClusterUnavailable."""
     from pipeline.clients.kubernetes import connect
 
-    server, token = options.pop("argo_server"), os.environ.get("ARGO_TOKEN", "")
+    server = options.pop("argo_server")
     if server and "://" not in server:
         server = f"https://{server}"
-    return connect(options.pop("namespace"), server, token, options.pop("insecure_skip_verify"))
+    return connect(options.pop("namespace"), server, options.pop("insecure_skip_verify"))
 
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout and nothing else.")

@@ -1,8 +1,10 @@
-"""Bucket configuration by the MinIO SDK, which works with any S3: versioning, lifecycle rules, event notifications."""
+"""Bucket configuration: versioning, lifecycle rules, event notifications.
+
+By MinIO's SDK, which works with any S3: it has these documents as typed objects, where boto3 takes untyped dictionaries, and
+sends the Content-MD5 that some stores require with them. boto3 moves the data, see `s3`."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -38,16 +40,19 @@ class Lifetimes:
 
 
 def client() -> Any:
-    """MinIO client for S3_ENDPOINT, with the keys of the environment; see `clients.s3`."""
+    """MinIO client for S3_ENDPOINT, with the keys of the environment. Raises ConfigurationError."""
     from minio import Minio
 
-    address = urlsplit(os.environ.get("S3_ENDPOINT") or "https://s3.amazonaws.com")
+    from pipeline.clients import environment
+
+    settings = environment.store()
+    address = urlsplit(settings.s3_endpoint or "https://s3.amazonaws.com")
     return Minio(
         address.netloc,
-        access_key=os.environ.get("AWS_ACCESS_KEY_ID", ""),
-        secret_key=os.environ.get("AWS_SECRET_ACCESS_KEY", ""),
+        access_key=settings.aws_access_key_id,
+        secret_key=settings.aws_secret_access_key.get_secret_value(),
         secure=address.scheme == "https",
-        region=os.environ.get("AWS_REGION", "us-east-1"),
+        region=settings.aws_region,
     )
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -61,11 +60,15 @@ class Cluster(Protocol):
     def template(self, name: str) -> dict[str, Any] | None: ...
 
 
-def connect(namespace: str, server: str = "", token: str = "", insecure: bool = False) -> Cluster:
-    """A client for the namespace. server: URL of an Argo Server, `https://host:2746`; "": the API server of the kubeconfig or,
-    in a pod, of its service account. Raises ClusterUnavailable."""
+def connect(namespace: str, server: str = "", insecure: bool = False) -> Cluster:
+    """A client for the namespace. server: URL of an Argo Server, `https://host:2746`, its token in ARGO_TOKEN; "": the API server
+    of the kubeconfig or, in a pod, of its service account. Raises ClusterUnavailable."""
     try:
-        return ArgoServer(namespace, server, token, insecure) if server else Kubernetes(namespace)
+        if not server:
+            return Kubernetes(namespace)
+        from pipeline.clients import environment
+
+        return ArgoServer(namespace, server, environment.cluster().argo_token.get_secret_value(), insecure)
     except ImportError as error:
         raise ClusterUnavailable(
             f"{error.name} is not installed.", "Install the extra: pip install 'sixview[cluster]'."
@@ -78,8 +81,11 @@ class Kubernetes:
     def __init__(self, namespace: str) -> None:
         from kubernetes import client, config
 
+        from pipeline.clients import environment
+
+        variables = environment.cluster()
         try:
-            in_cluster = "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ
+            in_cluster = variables.kubernetes_service_host is not None and variables.kubeconfig is None
             config.load_incluster_config() if in_cluster else config.load_kube_config()  # type: ignore[no-untyped-call]
         except (config.ConfigException, OSError) as error:
             raise ClusterUnavailable(f"There is no way to the cluster: {error}") from None

@@ -1,4 +1,7 @@
-"""The S3 client and the key layout. Environment: S3_ENDPOINT (empty: AWS), AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, S3_BUCKET.
+"""The S3 client and the key layout. Settings: `environment.StoreSettings`.
+
+boto3 moves all data: it has multipart uploads with a SHA-256 per part, retries, and every source of keys, such as a role. Only
+`bucket_setup` uses MinIO's SDK.
 
 Prefixes of the bucket; each but records/ has a lifecycle rule of its own (see `bucket_setup`):
   inputs/<job>…/       uploads                                 records/<folder>.json     a job's final record; never expires
@@ -14,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import os
 import re
 import time
 from collections.abc import Iterator
@@ -39,9 +41,11 @@ UID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 @functools.cache
 def client(endpoint: str = "") -> Any:
-    """A thread-safe boto3 client with retries. endpoint: URL in place of S3_ENDPOINT."""
+    """A thread-safe boto3 client with retries. endpoint: URL in place of S3_ENDPOINT. Raises ConfigurationError."""
     import boto3
     from botocore.config import Config
+
+    from pipeline.clients import environment
 
     config = Config(
         retries={"mode": "standard", "max_attempts": 5},
@@ -50,10 +54,9 @@ def client(endpoint: str = "") -> Any:
         max_pool_connections=32,
         signature_version="s3v4",
     )
-    endpoint = endpoint or os.environ.get("S3_ENDPOINT") or ""
-    return boto3.client(
-        "s3", endpoint_url=endpoint or None, region_name=os.environ.get("AWS_REGION", "us-east-1"), config=config
-    )
+    settings = environment.store()
+    endpoint = endpoint or settings.s3_endpoint
+    return boto3.client("s3", endpoint_url=endpoint or None, region_name=settings.aws_region, config=config)
 
 
 def split(address: str) -> tuple[str, str]:
@@ -66,8 +69,10 @@ def split(address: str) -> tuple[str, str]:
 
 
 def bucket() -> str:
-    """The installation's bucket: S3_BUCKET."""
-    return os.environ.get("S3_BUCKET") or "sixview"
+    """The installation's bucket: S3_BUCKET. Raises ConfigurationError."""
+    from pipeline.clients import environment
+
+    return environment.store().s3_bucket
 
 
 def key_of(folder: str, name: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -22,6 +21,7 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from pipeline.clients import environment
 from pipeline.clients.kubernetes import Kubernetes
 from pipeline.gateway import errors, health, metrics, routes, submit
 from pipeline.gateway.dependencies import CurrentGateway, Gateway, Options
@@ -94,7 +94,8 @@ def add_public_routes(app: FastAPI) -> None:
 
 
 def create(options: Options, cluster: Kubernetes) -> FastAPI:
-    """The FastAPI application of an installation."""
+    """The FastAPI application of an installation. Raises ConfigurationError for a setting that cannot be used."""
+    environment.store()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -104,7 +105,7 @@ def create(options: Options, cluster: Kubernetes) -> FastAPI:
             options, cluster, informer, Tokens(options.tokens), RateLimiter(options.requests_per_minute), slots
         )
         informer.start()
-        if not os.environ.get(ids.KEY_VARIABLE):
+        if not environment.cluster().sixview_id_key:
             print(
                 f"{ids.KEY_VARIABLE} is not set: an Idempotency-Key is known until this process ends.",
                 file=sys.stderr,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 import zipfile
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from typing import Any
 
 from fastapi.responses import RedirectResponse, Response, StreamingResponse
 
-from pipeline.clients import s3
+from pipeline.clients import environment, s3
 from steps.runtime.errors import IncompleteResults
 
 CHUNK = 1 << 18
@@ -75,9 +74,8 @@ def chunks(body: Any) -> Iterator[bytes]:
 def redirect(key: str, name: str) -> Response:
     """307 to a presigned URL, valid for LINK_SECONDS. Environment: S3_PUBLIC_ENDPOINT, if clients cannot use S3_ENDPOINT."""
     parameters = {"Bucket": s3.bucket(), "Key": key, "ResponseContentDisposition": f"attachment; filename={name}"}
-    link = s3.client(os.environ.get("S3_PUBLIC_ENDPOINT", "")).generate_presigned_url(
-        "get_object", parameters, LINK_SECONDS
-    )
+    store = s3.client(environment.store().s3_public_endpoint)
+    link = store.generate_presigned_url("get_object", parameters, LINK_SECONDS)
     return RedirectResponse(link, 307)
 
 

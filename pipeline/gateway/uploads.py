@@ -1,4 +1,7 @@
-"""Streams a multipart upload of twelve files to S3: at most one file per request on disk, and small buffers in memory."""
+"""Streams a multipart upload of twelve files to S3: at most one file per request on disk, and small buffers in memory.
+
+python-multipart parses it. What Starlette's `form()` does around that parser is own code here, since it would hold all twelve
+files before the first is checked."""
 
 from __future__ import annotations
 

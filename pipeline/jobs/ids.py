@@ -7,7 +7,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import hmac
-import os
 import secrets
 
 ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
@@ -39,7 +38,9 @@ def legacy_id(job: str) -> str:
 @functools.cache
 def secret() -> bytes:
     """The HMAC key of the environment; without one, a random key for this process."""
-    return os.environ.get(KEY_VARIABLE, "").encode() or secrets.token_bytes(32)
+    from pipeline.clients import environment
+
+    return environment.cluster().sixview_id_key.get_secret_value().encode() or secrets.token_bytes(32)
 
 
 def _base36(digest: bytes) -> str:

@@ -4,16 +4,17 @@ Argo substitutes tags in a template's JSON in several passes, and each pass eval
 `{{=...}}` would be evaluated, and in the last pass, where the template is a string inside the pod's JSON, a quote would end that
 string. So every value passes through an expression whose result contains neither braces nor quotes: a constant, a number, or JSON
 with escaped braces. Only `==` and `matches` are used on values: a parameter may have any type, a map if its name has a dot.
+
+Expressions are text rather than `hera.expr`, which has no `?.`, `??`, `int`, `max` or `replace` and never adds parentheses.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from steps.runtime.options import JOB_OPTIONS, MOST_CHARACTERS
+from steps.runtime.options import JOB_OPTIONS, MAX_OPTIONS, MOST_CHARACTERS
 
 INVALID = "invalid"  # replaces values that are not allowed in a command; every option rejects it
-MAX_OPTIONS = 65536  # characters of all parameters as JSON
 
 
 def parameter(name: str) -> str:

@@ -1,4 +1,8 @@
-"""Signed field to a closed, manifold mesh of a target size."""
+"""Signed field to a closed, manifold mesh of a target size.
+
+Components are scipy's. The edges between faces are found here, since trimesh's `graph.face_adjacency` gives the same in 1.4 times
+the time, and importing it takes a second. Taubin's smoothing is own code, in float32: trimesh's, in float64, gives vertices that
+differ by up to 1e-4 voxels, and is no faster. `tests/geometry/test_soundness.py` compares them."""
 
 from __future__ import annotations
 

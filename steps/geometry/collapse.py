@@ -3,7 +3,9 @@
 Edges collapse in the order of their quadric error (Garland and Heckbert, "Surface simplification using quadric error
 metrics", 1997), in rounds: the cheapest first, each vertex at most once a round, so that no cost is stale. An edge
 collapses where its ends have exactly two common neighbours (the link condition: Dey et al., "Topology preserving edge
-contraction", 1999), no face flips or degenerates, and no new face intersects another."""
+contraction", 1999), no face flips or degenerates, and no new face intersects another.
+
+Own code, since fast_simplification keeps neither a mesh closed nor its faces apart."""
 
 from __future__ import annotations
 

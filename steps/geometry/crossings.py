@@ -2,7 +2,9 @@
 
 Two triangles intersect where an edge of one meets the other (Moeller, "A fast triangle-triangle intersection test", 1997,
 does the same with intervals; the signs of tetrahedra's volumes are those of Guigue and Devillers, 2003). Shared corners
-are recognized by index, not by coordinates: neighbours would otherwise always touch. Candidates come from a uniform grid."""
+are recognized by index, not by coordinates: neighbours would otherwise always touch. Candidates come from a uniform grid.
+
+Own code, since trimesh tests no mesh against itself."""
 
 from __future__ import annotations
 

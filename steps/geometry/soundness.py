@@ -1,4 +1,7 @@
-"""Whether a mesh bounds a solid: four checks that any program can repeat."""
+"""Whether a mesh bounds a solid: four checks that any program can repeat.
+
+Own code, since trimesh's `graph.is_watertight` takes four times as long (59 ms instead of 15 for 346,000 faces) and importing it
+a second. It has no check of vertices or of intersections. `tests/geometry/test_soundness.py` compares both."""
 
 from __future__ import annotations
 

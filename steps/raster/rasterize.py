@@ -5,6 +5,8 @@ Triangles are rasterized in 2D homogeneous coordinates (Olano and Greer, "Triang
 coordinates", 1997): an edge function is the cross product of two projected corners, which needs no division, so that a
 triangle crossing the near plane needs no clipping. Swapping an edge's ends negates its function exactly; two triangles
 that share an edge therefore never both miss, nor both hit, a pixel centre.
+
+Own code, since nvdiffrast runs on CUDA alone, and a job must give the same pictures and gradients without a GPU.
 """
 
 from __future__ import annotations

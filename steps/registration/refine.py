@@ -4,7 +4,9 @@ First all rotations by batched ICP (Besl and McKay 1992, scaled by Umeyama 1991)
 best by point-to-plane ICP with all points; then, since symmetric shapes fit in several poses, by the views' colours, which
 also fix the rotation of a solid of revolution about its axis. Correspondences go both ways, mesh to depth and back, so that
 neither a shrunken nor an enlarged mesh fits well. The loss is Geman and McClure's, so that parts that only one of the two
-has do not bias the pose. Reflections are never tried: a mirrored model is another object."""
+has do not bias the pose. Reflections are never tried: a mirrored model is another object.
+
+Own code, since trimesh and Open3D find a scale point to point only, and Open3D's ICP with colours is rigid."""
 
 from __future__ import annotations
 

@@ -200,7 +200,8 @@ class ImageUnavailable(OutsideError):
 
 
 class ConfigurationError(OutsideError):
-    """A pod cannot start for want of something that belongs to the installation: a secret, a claim, an account, a quota."""
+    """A pod cannot start for want of something that belongs to the installation: a secret, a claim, an account, a quota. Or an
+    environment variable of a command cannot be used."""
 
     code = "CONFIGURATION_ERROR"
     advice = "`sixview doctor` tells what is missing; mend it, then submit the job again."

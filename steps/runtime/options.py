@@ -32,6 +32,7 @@ NUMBERS = {
 }
 KINDS = {int: "a whole number", float: "a number", str: "text"}
 MOST_SHOWN = 60  # characters of a wrong value in a message
+MAX_OPTIONS = 65536  # characters of a workflow's parameters as JSON; above it the file that validate gets is empty
 
 
 @dataclass(frozen=True)
@@ -162,11 +163,16 @@ def _shown(value: Any) -> str:
 def check_file(path: Path) -> None:
     """Checks the options of a job as somebody gave them, in a JSON object. Raises ValidationFailed."""
     try:
-        given = json.loads(path.read_text())
-        given = {name: value for name, value in given.items() if name != SET}
+        text = path.read_text()
+        given = {name: value for name, value in json.loads(text).items() if name != SET} if text else None
     except (ValueError, AttributeError, OSError, RecursionError):
         raise ValidationFailed(
-            "The job's options cannot be read: they are too long.",
-            f"Options are {', '.join(JOB_OPTIONS)}.",
+            f"The job's options cannot be read: {path.name} is missing or holds no JSON object.",
+            f"Give each option as one name and one value. Options are {', '.join(JOB_OPTIONS)}.",
         ) from None
+    if given is None:
+        raise ValidationFailed(
+            f"The job's parameters are longer than {MAX_OPTIONS} characters in all.",
+            f"Leave out what is no option, and shorten the input's address. Options are {', '.join(JOB_OPTIONS)}.",
+        )
     parse(given)

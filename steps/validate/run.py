@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,11 @@ from steps.runtime.errors import RigAmbiguous, ValidationFailed
 from steps.runtime.files import write_json
 from steps.runtime.reporter import Reporter
 from steps.validate import devices, placement
+
+if TYPE_CHECKING:  # they load scipy and kernels, which a faulty set must not wait for
+    from steps.validate.consistency.judgement import Findings
+    from steps.validate.foreground.masks import Masks
+    from steps.validate.local_frame import LocalFrame
 
 
 def run(parameters: Validate, out: Path, reporter: Reporter) -> None:
@@ -141,70 +146,98 @@ def _thin_views_error(hidden: list[int], given: Given | None) -> RigAmbiguous:
     )
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What the views show, in the local frame. depths: without what lies outside the outlines; all_depths: with it; user_views:
+    the cameras in the user's frame; notes: what was decided."""
+
+    views: list[View]
+    user_views: list[View]
+    depths: list[MetricDepth]
+    all_depths: list[MetricDepth]
+    local: LocalFrame
+    segmentation: Masks
+    notes: list[str]
+
+
 def write_scene(pictures: input_checks.Pictures, cameras: Cameras, out: Path, reporter: Reporter) -> None:
     """Masks, and in the local frame metric depth and cameras, of a set that passed the checks. Raises ValidationFailed where the
     views contradict each other too much."""
-    from steps.validate import local_frame
-    from steps.validate.consistency import judgement
-    from steps.validate.foreground import holes, masks, outside
+    from steps.validate.foreground import outside
 
-    source, notes = cameras.source, cameras.notes
-    views = [_view_of(i, picture, cameras.views) for i, picture in enumerate(pictures.views)]
-    local = local_frame.local_frame_of(pictures.depths, views)
-    notes = [*notes, *local_frame.notes(local)]
-    depths = [local.depth(i, _metric(p, v)) for i, (p, v) in enumerate(zip(pictures.depths, views, strict=True))]
-    user_views, views = views, local.cameras(views)
-    insides = [masks.resize_mask(d.depth > 0, p.pixels.shape[:2]) for d, p in zip(depths, pictures.views, strict=True)]
-    segmentation = masks.segment(pictures.views, insides)
-    notes = [*notes, *segmentation.notes, *holes.unknown(segmentation.coverages, insides)]
-    metric_depths = depths
-    depths, outside_notes = outside.remove_outside(metric_depths, segmentation.coverages)
-    # pictures that are exchanged leave out depth that is right: unless it lies along outlines, all is judged
-    judged_depths = depths if outside.SMEARS in outside_notes else metric_depths
-    notes = [*notes, *outside_notes]
-    visible = [
-        (c >= 128) & (masks.resize_mask(d.depth > 0, c.shape) >= 0.5)
-        for c, d in zip(segmentation.coverages, depths, strict=True)
-    ]
-    input_checks.raise_all([_empty(index) for index in unseen.unexpectedly_empty(visible)])
-    notes = [*notes, *unseen.notes([i for i, mask in enumerate(visible) if not mask.any()])]
-    for folder in ("views", "masks", "depth", "steps", "backgrounds"):
-        (out / folder).mkdir()
-    for index, (view, picture, depth) in enumerate(zip(views, pictures.views, depths, strict=True)):
-        coverage, behind = segmentation.coverages[index], segmentation.behind[index]
-        _write_view(out, view.camera.name, picture, coverage, depth)
-        if behind is not None:
-            png.write(out / "backgrounds" / f"{view.camera.name}.png", behind, level=1)
-    local_cameras, user_cameras = (
-        [v.camera.resized(*d.depth.shape[::-1]) for v, d in zip(each, depths, strict=True)]
-        for each in (views, user_views)
-    )
-    coverages = [c / np.float32(255) for c in segmentation.coverages]
-    background = segmentation.background if all(b is None for b in segmentation.behind) else None
-    # pictures that are exchanged leave out depth that is right: the views are judged by all of it
-    evidence = judgement.evidence_of(
-        local_cameras, [d.depth for d in judged_depths], pictures.views, coverages, background
-    )
-    evidence = replace(evidence, users=user_cameras, unit=local.frame.scale)
+    seen = _seen(pictures, cameras)
+    _write_views(out, pictures, seen)
     try:
-        agreement = judgement.judge_given(evidence, pictures, source, reporter)
+        agreement = _judged(pictures, seen, cameras.source, reporter)
     except ValidationFailed as error:
-        raise outside.with_notes(error, notes) from None
-    notes = [*notes, *agreement.warnings]
+        raise outside.with_notes(error, seen.notes) from None
+    notes = [*seen.notes, *agreement.warnings]
     for note in notes:
         reporter.warn(note)
     metadata = {
-        "rig": source,
-        "depth": [v.depth.to_json() for v in views if v.depth],
-        "mask": segmentation.source,
+        "rig": cameras.source,
+        "depth": [v.depth.to_json() for v in seen.views if v.depth],
+        "mask": seen.segmentation.source,
         "exact": cameras.exact,
         "found": cameras.metadata,
         "agreement": agreement.metadata,
         "notes": notes,
     }
-    write_json(
-        out / "scene.json", scene.describe([v.camera for v in views], segmentation.background, local.frame, **metadata)
+    background, frame = seen.segmentation.background, seen.local.frame
+    write_json(out / "scene.json", scene.describe([v.camera for v in seen.views], background, frame, **metadata))
+
+
+def _seen(pictures: input_checks.Pictures, cameras: Cameras) -> Seen:
+    """Depth and outlines of all views. Raises ValidationFailed where a view that should show the object does not."""
+    from steps.validate import local_frame
+    from steps.validate.foreground import holes, masks, outside
+
+    user_views = [_view_of(i, picture, cameras.views) for i, picture in enumerate(pictures.views)]
+    local = local_frame.local_frame_of(pictures.depths, user_views)
+    depths = [local.depth(i, _metric(p, v)) for i, (p, v) in enumerate(zip(pictures.depths, user_views, strict=True))]
+    insides = [masks.resize_mask(d.depth > 0, p.pixels.shape[:2]) for d, p in zip(depths, pictures.views, strict=True)]
+    segmentation = masks.segment(pictures.views, insides)
+    inner_depths, outside_notes = outside.remove_outside(depths, segmentation.coverages)
+    notes = [*cameras.notes, *local_frame.notes(local), *segmentation.notes]
+    notes += [*holes.unknown(segmentation.coverages, insides), *outside_notes]
+    visible = [
+        (c >= 128) & (masks.resize_mask(d.depth > 0, c.shape) >= 0.5)
+        for c, d in zip(segmentation.coverages, inner_depths, strict=True)
+    ]
+    input_checks.raise_all([_empty(index) for index in unseen.unexpectedly_empty(visible)])
+    notes += unseen.notes([i for i, mask in enumerate(visible) if not mask.any()])
+    return Seen(local.cameras(user_views), user_views, inner_depths, depths, local, segmentation, notes)
+
+
+def _write_views(out: Path, pictures: input_checks.Pictures, seen: Seen) -> None:
+    """The files of each view: picture, mask, depth, and the picture of its background where there is one."""
+    for folder in ("views", "masks", "depth", "steps", "backgrounds"):
+        (out / folder).mkdir()
+    for index, (view, picture, depth) in enumerate(zip(seen.views, pictures.views, seen.depths, strict=True)):
+        coverage, behind = seen.segmentation.coverages[index], seen.segmentation.behind[index]
+        _write_view(out, view.camera.name, picture, coverage, depth)
+        if behind is not None:
+            png.write(out / "backgrounds" / f"{view.camera.name}.png", behind, level=1)
+
+
+def _judged(pictures: input_checks.Pictures, seen: Seen, source: str, reporter: Reporter) -> Findings:
+    """How well the views agree. Raises ValidationFailed where they contradict each other too much."""
+    from steps.validate.consistency import judgement
+    from steps.validate.foreground import outside
+
+    local_cameras, user_cameras = (
+        [v.camera.resized(*d.depth.shape[::-1]) for v, d in zip(views, seen.depths, strict=True)]
+        for views in (seen.views, seen.user_views)
     )
+    # pictures that are exchanged leave out depth that is right: unless it lies along outlines, all is judged
+    judged_depths = seen.depths if outside.SMEARS in seen.notes else seen.all_depths
+    coverages = [c / np.float32(255) for c in seen.segmentation.coverages]
+    background = seen.segmentation.background if all(b is None for b in seen.segmentation.behind) else None
+    evidence = judgement.evidence_of(
+        local_cameras, [d.depth for d in judged_depths], pictures.views, coverages, background
+    )
+    evidence = replace(evidence, users=user_cameras, unit=seen.local.frame.scale)
+    return judgement.judge_given(evidence, pictures, source, reporter)
 
 
 def _view_of(index: int, picture: png.Picture, given: list[View] | None) -> View:

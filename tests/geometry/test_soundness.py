@@ -7,11 +7,11 @@ import pytest
 import trimesh
 
 from steps.compute.arrays import Array
-from steps.fusion.isosurface import extract, sound_mesh
+from steps.fusion.isosurface import extract, sound_mesh, taubin, without_specks
 from steps.fusion.signed_field import Grid
 from steps.geometry.collapse import decimate_safely
 from steps.geometry.crossings import crossing_faces, resolve_crossings
-from steps.geometry.soundness import Soundness, soundness
+from steps.geometry.soundness import Soundness, is_closed, soundness
 
 SOUND = Soundness(watertight=True, oriented=True, vertex_manifold=True, crossing_faces=0)
 TETRAHEDRON = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32)
@@ -50,6 +50,22 @@ def test_a_face_turned_over_is_watertight_and_not_oriented() -> None:
     turned[0] = turned[0, ::-1]
     result = soundness(TETRAHEDRON, turned)
     assert result.watertight and not result.oriented and not result.sound
+
+
+@pytest.mark.parametrize("missing", [0, 1, 400])
+def test_components_closedness_and_smoothing_are_trimesh_s(missing: int) -> None:
+    """trimesh's are not used, since they are slower; see `isosurface` and `soundness`."""
+    made = trimesh.util.concatenate([ball(4), ball(0, (3, 0, 0)), ball(3, (0, 3, 0))])
+    faces = np.roll(made.faces[missing:], 1, axis=1).astype(np.int32)
+    vertices, kept = without_specks(made.vertices, faces)
+    parts = trimesh.graph.connected_components(trimesh.graph.face_adjacency(faces), nodes=np.arange(len(faces)))
+    large = np.sort(np.concatenate([part for part in parts if len(part) >= 0.01 * len(faces)]))
+    assert np.array_equal(vertices[kept], made.vertices[faces[large]])
+    both = trimesh.graph.is_watertight(trimesh.geometry.faces_to_edges(kept))
+    assert is_closed(kept) == all(both) == (not missing)
+    if not missing:
+        smooth = trimesh.smoothing.filter_taubin(trimesh.Trimesh(vertices, kept, process=False), 0.5, 0.53, 20)
+        assert np.allclose(taubin(vertices, kept, 10), smooth.vertices, atol=1e-5)
 
 
 def test_two_solids_that_touch_in_a_corner_are_no_manifold_there() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from steps.runtime.errors import ValidationFailed
-from steps.runtime.options import JOB_OPTIONS, MOST_SHOWN, check_file, refusal, wrong
+from steps.runtime.options import JOB_OPTIONS, MAX_OPTIONS, MOST_SHOWN, check_file, refusal, wrong
 
 DEFAULTS = {name: option.default for name, option in JOB_OPTIONS.items()}
 
@@ -96,7 +96,13 @@ def test_the_file_that_validate_checks_is_the_workflow_s_parameters(tmp_path: Pa
     file = tmp_path / "options.json"
     file.write_text(json.dumps({"input": "s3://anything", **{name: str(value) for name, value in DEFAULTS.items()}}))
     check_file(file)
-    for text in (json.dumps({"grid": "{{=1}}"}), json.dumps({"seeed": "1"}), "", "[]", "{", "[" * 100_000, "\xff"):
+    unreadable, too_long = "holds no JSON object", f"longer than {MAX_OPTIONS} characters"
+    wrong_texts = {
+        json.dumps({"grid": "{{=1}}"}): "grid is",
+        json.dumps({"seeed": "1"}): "no option 'seeed'",
+        "": too_long,
+    }
+    for text, words in wrong_texts.items() | dict.fromkeys(["[]", "{", "[" * 100_000, "\xff"], unreadable).items():
         file.write_text(text, encoding="latin-1")
-        with pytest.raises(ValidationFailed):
+        with pytest.raises(ValidationFailed, match=words):
             check_file(file)
