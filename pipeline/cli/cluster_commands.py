@@ -64,10 +64,10 @@ def remote() -> None:
 
 @remote.command("submit", cls=flags.CheckedCommand)
 @click.argument("input")
-@flags.of_job("model")
-@flags.of_job("engine", "Engine of reconviagen.", default=None)
-@flags.of_job("device", "Where to compute; the template's default where left out.", default=None)
-@flags.of_job("priority", "Which jobs go first.", default=None)
+@flags.job_option("model")
+@flags.job_option("engine", "Engine of reconviagen.", default=None)
+@flags.job_option("device", "Where to compute; the template's default where left out.", default=None)
+@flags.job_option("priority", "Which jobs go first.", default=None)
 @click.option(
     "--parameter", "-p", "parameters", multiple=True, metavar="NAME=VALUE", help="Any other parameter of the template."
 )
@@ -83,7 +83,7 @@ def submit(
     """Submit INPUT: a folder or .zip of this machine, which is checked and uploaded, or s3://bucket/prefix."""
     from pipeline.jobs import ids, service
 
-    options = {k: v for k, v in flags.job_options(cli_options).items() if v} | parse_parameters(parameters)
+    options = {k: v for k, v in flags.pop_job_options(cli_options).items() if v} | parse_parameters(parameters)
     service.options_from(options)
     remote = "://" in input
     if not remote:
@@ -217,7 +217,7 @@ def logs(job: str, step: str | None, follow: bool, **cli_options: Any) -> None:
     from pipeline.jobs import logs, service
 
     cluster = connect_cluster(cli_options)
-    for heading, lines in logs.of_job(cluster, service.check_id(job), step, follow):
+    for heading, lines in logs.job_logs(cluster, service.check_id(job), step, follow):
         click.secho(f"--- {heading}", bold=True)
         for line in lines:
             click.echo(line)

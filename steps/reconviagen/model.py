@@ -34,7 +34,7 @@ LINES = 20  # of the program's last words go into a failure's details
 
 @dataclass(frozen=True)
 class MemoryLevel:
-    """What is given up, in this order, where the device's memory does not suffice; never a step of a sampler."""
+    """One level of the memory fallback: settings that change memory only, but for `refine`; never a sampler's steps."""
 
     batch: int  # views that go through the image encoder at a time
     low_vram: bool  # whether networks wait in main memory until it is their turn
@@ -42,7 +42,7 @@ class MemoryLevel:
 
 
 def memory_levels(parameters: Reconviagen) -> list[MemoryLevel]:
-    """The memory fallback: from the options down to the least."""
+    """All levels from the requested settings down: one view at a time, then low_vram, then without refine."""
     levels = [MemoryLevel(parameters.batch or 6, parameters.low_vram, parameters.refine)]
     for change in ({"batch": 1}, {"low_vram": True}, {"refine": False}):
         lower = replace(levels[-1], **change)

@@ -32,7 +32,7 @@ EVERY = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCh
 
 
 @dataclass(frozen=True)
-class Rung:
+class Level:
     batch: int
 
 
@@ -93,8 +93,8 @@ def attempts(folder: Path, text: str) -> Attempts:
 @pytest.mark.parametrize("text", [t for t in TEXTS if t != "[]"])
 def test_damaged_attempts_are_told_and_count_for_nothing(tmp_path: Path, text: str) -> None:
     result = attempts(tmp_path, text)
-    assert result.first([Rung(2), Rung(1)]) == 0 and "attempts.json, was damaged" in result.note
-    with result.recorded(Rung(2), MemoryError, lambda: 5):
+    assert result.first([Level(2), Level(1)]) == 0 and "attempts.json, was damaged" in result.note
+    with result.recorded(Level(2), MemoryError, lambda: 5):
         pass
     again = Attempts(tmp_path / "attempts.json")
     assert [a["outcome"] for a in again.earlier] == [COMPLETED] and again.note == ""
@@ -102,14 +102,14 @@ def test_damaged_attempts_are_told_and_count_for_nothing(tmp_path: Path, text: s
 
 def test_attempts_beside_a_damaged_one_still_count(tmp_path: Path) -> None:
     result = attempts(tmp_path, json.dumps([{"batch": 2, "outcome": OOM}, {"outcome": "?"}, {"batch": 1}, 7]))
-    assert result.first([Rung(2), Rung(1)]) == 1 and result.note
+    assert result.first([Level(2), Level(1)]) == 1 and result.note
 
 
 @EVERY
 @given(some.lists(some.fixed_dictionaries({"outcome": some.sampled_from([OOM, STOPPED]) | JSON, "batch": JSON})) | JSON)
 def test_no_attempts_break_the_ladder(tmp_path: Path, value: Any) -> None:
     try:
-        assert attempts(tmp_path, json.dumps(value)).first([Rung(2), Rung(1)]) in (0, 1)
+        assert attempts(tmp_path, json.dumps(value)).first([Level(2), Level(1)]) in (0, 1)
     except StepError as error:
         assert error.code == OOM
 
@@ -120,7 +120,7 @@ def test_no_attempts_are_nothing_to_say(tmp_path: Path) -> None:
 
 def test_a_folder_in_the_place_of_attempts_is_left_alone(tmp_path: Path) -> None:
     result = Attempts(tmp_path)
-    with result.recorded(Rung(1), MemoryError, lambda: 0):
+    with result.recorded(Level(1), MemoryError, lambda: 0):
         pass
     assert result.note and list(tmp_path.iterdir()) == []
 

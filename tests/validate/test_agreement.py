@@ -182,7 +182,7 @@ def test_two_sides_that_look_alike_are_no_copies(levels: float) -> None:
     """Each has its own light and noise."""
     pictures = [noisy(view, levels, 0.02 * view) for view in range(6)]
     evidence = Evidence(sample("bowl"), pictures)
-    cause = causes.of_pictures(evidence, causes.fits_of(evidence))
+    cause = causes.picture_cause(evidence, causes.score_assignments(evidence))
     assert cause is None or "once more" not in cause.sentence
 
 
@@ -220,7 +220,7 @@ def test_a_copy_that_was_a_jpeg_is_named(quality: int, sample_set: Callable[...,
     pictures = over_white(sample_set("duck"))
     pictures[2] = as_jpeg(pictures[3], quality)
     evidence = Evidence(sample("duck"), [exchanged.sample_picture(picture, None) for picture in pictures])
-    cause = causes.of_pictures(evidence, causes.fits_of(evidence))
+    cause = causes.picture_cause(evidence, causes.score_assignments(evidence))
     assert cause is not None and "The picture of left is that of right once more" in cause.sentence
 
 
@@ -233,7 +233,7 @@ def test_one_picture_of_two_sides_that_are_alike_is_no_error() -> None:
     pictures = [ringed(view, np.random.default_rng(k)) for k, view in enumerate(views)]
     assert exchanged.is_copy(pictures[0], pictures[1]) and exchanged.is_copy(pictures[0], pictures[2])
     evidence = Evidence(views, pictures)
-    assert causes.of_pictures(evidence, causes.fits_of(evidence)) is None
+    assert causes.picture_cause(evidence, causes.score_assignments(evidence)) is None
 
 
 def ringed(view: DepthView, rng: np.random.Generator) -> exchanged.PictureSample:
@@ -264,15 +264,15 @@ def test_white_things_over_white_under_a_light_of_each_view_s_own_are_not_exchan
 ) -> None:
     pictures = [white(view, light, 0.0) for view, light in zip(sample("house"), brightness, strict=True)]
     evidence = Evidence(sample("house"), pictures)
-    assert causes.of_pictures(evidence, causes.fits_of(evidence), suspected=False) is None
+    assert causes.picture_cause(evidence, causes.score_assignments(evidence), suspected=False) is None
 
 
 def test_what_is_printed_on_them_tells_that_they_are() -> None:
     pictures = [white(view, light, 1.0) for view, light in zip(sample("house"), LIGHT, strict=True)]
     evidence = Evidence(sample("house"), pictures)
-    assert causes.of_pictures(evidence, causes.fits_of(evidence), suspected=False) is None
+    assert causes.picture_cause(evidence, causes.score_assignments(evidence), suspected=False) is None
     exchanged_ = Evidence(sample("house"), [pictures[k] for k in (0, 1, 3, 2, 4, 5)])
-    cause = causes.of_pictures(exchanged_, causes.fits_of(exchanged_), suspected=False)
+    cause = causes.picture_cause(exchanged_, causes.score_assignments(exchanged_), suspected=False)
     assert cause is not None and "left and right are exchanged" in cause.sentence
 
 
@@ -304,7 +304,7 @@ def grey_set(name: str, exposures: tuple[float, ...], print_: float, at_camera: 
 def said_of(evidence: Evidence, order: tuple[int, ...], suspected: bool = False) -> str:
     """What is said of the evidence where picture order[k] has the name of view k."""
     evidence = replace(evidence, pictures=[evidence.pictures[k] for k in order])
-    cause = causes.of_pictures(evidence, causes.fits_of(evidence), suspected)
+    cause = causes.picture_cause(evidence, causes.score_assignments(evidence), suspected)
     return cause.sentence if cause else ""
 
 
@@ -349,7 +349,7 @@ def test_the_convention_that_would_fit_is_named(says: str) -> None:
         view.with_camera(replace(view.camera, camera_to_world=CONVENTIONS[says](np.array(view.camera.camera_to_world))))
         for view in sample("duck")
     ]
-    cause = causes.of_depth(Evidence(views, [GREY] * 6), agreement.compare(views).denied_share)
+    cause = causes.depth_cause(Evidence(views, [GREY] * 6), agreement.compare(views).denied_share)
     assert cause and says in cause.sentence and cause.left < 0.01
 
 

@@ -240,7 +240,7 @@ def test_a_malformed_record_says_so_in_its_own_status(store: Store, data: bytes)
 @given(malformed_workflows())
 def test_the_logs_of_any_workflow_have_their_headings(store: Store, wf: Any) -> None:
     try:
-        assert all(isinstance(heading, str) for heading, _ in logs.of_job(Listed(wf), JOB))
+        assert all(isinstance(heading, str) for heading, _ in logs.job_logs(Listed(wf), JOB))
     except StepError as error:
         assert error.suggestion
 
