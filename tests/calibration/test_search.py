@@ -46,14 +46,14 @@ def test_a_curve_as_strong_as_filmic_s_is_found_with_the_field_of_view() -> None
     assert found.fit.final_cost < 0.3
 
 
-def test_all_arrangements_fit_a_bowl_alike_where_each_view_has_a_range_of_its_own() -> None:
+def test_all_hypotheses_fit_a_bowl_equally_with_per_view_ranges() -> None:
     """With too few points the true one fits a third worse than the best, or twice as badly in larger pictures."""
     observed = observed_capture(253, "bowl", per_view_range=True, curve="normalised", levels=96)
     costs = [c.fit.cost for c in search.search(observed, hypotheses())]
     assert len(costs) == 32 and max(costs) < 1.25 * min(costs)
 
 
-def test_wherever_the_last_fit_begins_it_ends_at_the_same_field_of_view() -> None:
+def test_the_final_fit_converges_to_one_field_of_view_from_any_start() -> None:
     """Residuals have kinks at silhouettes: derivatives over long steps would stop the fit halfway."""
     observed, best = captured(11)
     params, axes = search.refine(observed, best).fit.params, axes_of(best.hypothesis)
@@ -68,7 +68,7 @@ def test_wherever_the_last_fit_begins_it_ends_at_the_same_field_of_view() -> Non
     assert np.ptp(2 * np.degrees(np.arctan(ends))) < 0.5
 
 
-def test_a_perspective_below_its_standard_error_is_set_to_none() -> None:
+def test_a_perspective_below_its_standard_error_becomes_orthographic() -> None:
     observed, best = captured(11, field_of_view=0.0)
     candidate = search.refine(
         observed, replace(best, fit=replace(best.fit, params=best.fit.params + 0.01 * (search.PARAMETERS == 0)))

@@ -21,7 +21,7 @@ def read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "installed" / "kernels.py"
 
 
-def test_they_go_to_a_folder_that_nobody_else_can_write_to(read_only: Path) -> None:
+def test_the_cache_folder_is_writable_by_its_owner_only(read_only: Path) -> None:
     folder = kernel_cache.fallback(read_only)
     assert folder is not None and folder.stat().st_mode & 0o777 == 0o700
     assert kernel_cache.fallback(read_only) == folder

@@ -152,7 +152,7 @@ def test_a_wrong_colmap_model_is_refused_with_what_is_wrong(tmp_path: Path, lens
         camera_import.of_colmap(colmap(tmp_path, lens, names))
 
 
-def test_what_is_not_there_is_told_with_what_to_do(tmp_path: Path) -> None:
+def test_a_missing_camera_file_is_reported_with_advice(tmp_path: Path) -> None:
     with pytest.raises(ValidationFailed, match=r"no cameras.txt"):
         camera_import.read(tmp_path, None)
     with pytest.raises(ValidationFailed, match="no file"):

@@ -121,7 +121,7 @@ def _progress(folder: Path) -> int:
         return 0
 
 
-def test_a_gpu_that_is_not_there_is_said_and_nothing_stands_in(both: Finished, tmp_path: Path) -> None:
+def test_a_missing_gpu_is_an_error_and_not_replaced_by_the_cpu(both: Finished, tmp_path: Path) -> None:
     import torch
 
     if torch.cuda.is_available():

@@ -235,7 +235,7 @@ def test_masks_and_depth_are_those_of_mitsuba() -> None:
     assert np.abs(found - expected)[ours & theirs].max() < 1e-3
 
 
-def test_arguments_that_mean_nothing_are_refused_in_words() -> None:
+def test_invalid_arguments_raise_value_error() -> None:
     with pytest.raises(ValueError, match="no texture filter 'cubic'"):
         dr.texture(torch.zeros((1, 2, 2, 3)), torch.zeros((1, 1, 1, 2)), filter_mode="cubic")
     with pytest.raises(ValueError, match="diff_attrs"):

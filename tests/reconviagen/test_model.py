@@ -95,7 +95,7 @@ def test_what_the_program_leaves_behind_ends_with_it(program: Program) -> None:
         "\0\udcff",
     ],
 )
-def test_a_line_that_is_no_event_costs_nothing(line: str) -> None:
+def test_lines_that_are_no_events_are_dropped(line: str) -> None:
     assert model.event(line) == ("", 0, 0)
 
 
@@ -110,7 +110,7 @@ def test_events_are_passed_on_and_a_half_written_one_waits(program: Program) -> 
 
 
 @pytest.mark.parametrize("record", ["{", "7", {"code": "MADE_UP", "message": "x", "details": {}}, {"code": ["x"]}])
-def test_a_record_that_is_none_is_a_failure_of_the_model(program: Program, record: object) -> None:
+def test_a_malformed_failure_record_is_model_failed(program: Program, record: object) -> None:
     text = record if isinstance(record, str) else json.dumps(record)
     published = program(f"(out / 'failure.json').write_text({text!r}); print('last words'); sys.exit(20)")
     with pytest.raises(ModelFailed) as failure:

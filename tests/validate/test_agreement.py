@@ -66,7 +66,7 @@ def sample(name: str) -> list[DepthView]:
 
 
 @pytest.mark.parametrize("name", OBJECTS)
-def test_what_was_rendered_by_these_cameras_agrees(name: str) -> None:
+def test_renders_of_these_cameras_agree(name: str) -> None:
     result = agreement.compare(sample(name))
     assert result.denied_share < 0.002 and result.distance < 0.004
 
@@ -128,9 +128,7 @@ def validated(folder: Path, out: Path) -> tuple[int, str, Path]:
 
 
 @pytest.mark.parametrize(("name", "background"), [("duck", "transparent"), ("house", "white")])
-def test_of_a_good_set_nothing_is_said(
-    sample_set: Callable[..., Path], tmp_path: Path, name: str, background: str
-) -> None:
+def test_a_good_set_has_no_warning(sample_set: Callable[..., Path], tmp_path: Path, name: str, background: str) -> None:
     code, said, outputs = validated(sample_set(name, "--depth-bits", 8, "--background", background), tmp_path)
     assert code == 0 and "WARNING" not in said
     assert not (outputs / judgement.PICTURE).exists() and not (outputs / "warnings").read_text().strip()
@@ -158,7 +156,7 @@ def test_the_likeliest_cause_is_named(case: Case, sample_set: Callable[..., Path
         assert "WARNING: " in said and (outputs / "warnings").read_text().strip() in said
 
 
-def test_a_cameras_json_is_never_mended_in_silence(set_copy: Path, tmp_path: Path) -> None:
+def test_a_cameras_json_is_never_corrected_silently(set_copy: Path, tmp_path: Path) -> None:
     code, said, outputs = validated(cases.exchanged_cameras("left", "right")(set_copy), tmp_path)
     assert code == 10 and "cameras of left and right are exchanged" in said
     details = json.loads((outputs / "failure.json").read_text())["details"]
@@ -178,7 +176,7 @@ def noisy(view: int, levels: float, light: float = 0.0) -> exchanged.PictureSamp
 
 
 @pytest.mark.parametrize("levels", [1.0, 2.0])
-def test_two_sides_that_look_alike_are_no_copies(levels: float) -> None:
+def test_two_similar_sides_are_no_duplicate(levels: float) -> None:
     """Each has its own light and noise."""
     pictures = [noisy(view, levels, 0.02 * view) for view in range(6)]
     evidence = Evidence(sample("bowl"), pictures)
@@ -267,7 +265,7 @@ def test_white_things_over_white_under_a_light_of_each_view_s_own_are_not_exchan
     assert causes.picture_cause(evidence, causes.score_assignments(evidence), suspected=False) is None
 
 
-def test_what_is_printed_on_them_tells_that_they_are() -> None:
+def test_prints_on_white_objects_reveal_an_exchange() -> None:
     pictures = [white(view, light, 1.0) for view, light in zip(sample("house"), LIGHT, strict=True)]
     evidence = Evidence(sample("house"), pictures)
     assert causes.picture_cause(evidence, causes.score_assignments(evidence), suspected=False) is None

@@ -247,7 +247,7 @@ def test_the_logs_of_any_workflow_have_their_headings(store: Store, wf: Any) -> 
 
 @FUZZ
 @given(odd_values)
-def test_no_pod_s_content_ends_the_reconciler(value: Any) -> None:
+def test_no_malformed_pod_ends_the_reconciler(value: Any) -> None:
     pod = {
         "metadata": {"name": "x", "creationTimestamp": "2026-01-01T00:00:00Z"},
         "spec": {},

@@ -113,7 +113,7 @@ def test_a_failed_attempt_before_a_successful_one_is_no_failure() -> None:
         "Pod is terminated in response to imminent node shutdown",
     ],
 )
-def test_a_lost_pod_is_told_from_its_message(message: str) -> None:
+def test_a_lost_pod_is_recognized_by_its_message(message: str) -> None:
     assert error_code(workflow(node("validate", "Error", message))) == "NODE_LOST"
 
 
@@ -149,7 +149,7 @@ def test_a_job_that_was_stopped_before_any_pod_ran_stopped_in_its_first_step() -
     assert describe(workflow(shutdown="Stop"), [], "Failed")["error-code"] == "CANCELLED"
 
 
-def test_a_workflow_s_own_deadline_is_told_as_such() -> None:
+def test_exceeded_deadlines_of_workflow_and_step_are_model_timeout() -> None:
     wf = workflow()
     wf["status"]["message"] = "retry exceeded workflow deadline 2026-11-26 22:03:39 +0000 UTC"
     assert error_code(wf) == "MODEL_TIMEOUT"
@@ -166,7 +166,7 @@ def test_a_server_that_did_not_answer_in_time_is_no_deadline_of_the_pod() -> Non
     assert error_code(workflow(node("package", "Error", message))) == "STORAGE_UNAVAILABLE"
 
 
-def test_an_input_that_is_no_address_is_the_user_s_to_mend() -> None:
+def test_an_invalid_input_address_is_validation_failed() -> None:
     wf = workflow(node("validate", "Error", "failed to load artifact 'input': bucket name"), source="mug.zip")
     assert error_code(wf) == "VALIDATION_FAILED"
     refused = node("validate", "Error", "failed to load artifact 'input' from images/mug: Access Denied")

@@ -42,7 +42,7 @@ def test_the_ids_of_drops_go_on_from_those_of_eight_characters() -> None:
 
 
 @pytest.mark.parametrize("job", ["", "../x", "a/b", "A", "a" * 60, "a.b", "a%2fb", "-a", "a\n", "{{workflow.name}}"])
-def test_what_never_was_an_id_reaches_neither_names_nor_keys(job: str) -> None:
+def test_invalid_ids_reach_neither_names_nor_keys(job: str) -> None:
     with pytest.raises(JobNotFound):
         service.check_id(job)
 
