@@ -19,7 +19,7 @@ def command(source: Path, out: Path) -> list[str]:
 
 
 def killed(source: Path, out: Path, after: float, number: signal.Signals) -> str:
-    """Starts a run, kills it, and says where it was."""
+    """Starts a run, kills it after a delay, and returns the step it was in."""
     process = subprocess.Popen(command(source, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     time.sleep(after)
     process.send_signal(number)
@@ -30,7 +30,7 @@ def killed(source: Path, out: Path, after: float, number: signal.Signals) -> str
 
 
 def half_written(out: Path) -> list[str]:
-    """Files under a final name that cannot be what they say."""
+    """Paths of files with a final name and invalid content."""
     wrong = []
     for path in out.rglob("*"):
         if path.is_file() and ".sixview" not in path.parts and path.stat().st_size == 0:

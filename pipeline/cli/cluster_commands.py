@@ -136,7 +136,7 @@ def parse_parameters(pairs: tuple[str, ...]) -> dict[str, str]:
 @AS_JSON
 @with_cluster
 def status(job: str, watch: bool, as_json: bool, **cli_options: Any) -> None:
-    """How JOB is doing: status, progress, model, stage, place in the queue, and the failure record."""
+    """Print JOB's status: progress, model, stage, queue position, and the failure record."""
     from pipeline.jobs import service
 
     cluster = connect_cluster(cli_options)
@@ -192,7 +192,7 @@ def exit_code(job_status: dict[str, Any]) -> int:
 @AS_JSON
 @with_cluster
 def listing(limit: int, as_json: bool, **cli_options: Any) -> None:
-    """The jobs that the cluster knows, the newest first."""
+    """List the cluster's jobs, newest first."""
     from pipeline.jobs import service
 
     jobs = service.listing(connect_cluster(cli_options), limit)
@@ -213,7 +213,7 @@ def listing(limit: int, as_json: bool, **cli_options: Any) -> None:
 @click.option("--follow", "-f", is_flag=True, help="Go on while the step runs.")
 @with_cluster
 def logs(job: str, step: str | None, follow: bool, **cli_options: Any) -> None:
-    """What JOB's steps printed: from their pods while these are there, afterwards from S3."""
+    """Print the logs of JOB's steps: from their pods while these exist, afterwards from S3."""
     from pipeline.jobs import logs, service
 
     cluster = connect_cluster(cli_options)
@@ -228,7 +228,7 @@ def logs(job: str, step: str | None, follow: bool, **cli_options: Any) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @with_cluster
 def cancel(job: str, yes: bool, **cli_options: Any) -> None:
-    """Stop JOB. What it has made is lost; its record and its logs stay."""
+    """Stop JOB. Its results are deleted; its record and its logs stay."""
     from pipeline.jobs import service
 
     cluster = connect_cluster(cli_options)
@@ -246,7 +246,7 @@ def cancel(job: str, yes: bool, **cli_options: Any) -> None:
 @click.argument("job")
 @with_cluster
 def retry(job: str, **cli_options: Any) -> None:
-    """Go on with JOB from the step that failed, half a minute after its end at the earliest: until then Argo may still end pods
+    """Retry JOB from the step that failed, half a minute after its end at the earliest: until then Argo may still delete pods
     by the names that the new ones get."""
     from pipeline.jobs import service
 
@@ -259,7 +259,7 @@ def retry(job: str, **cli_options: Any) -> None:
 @AS_JSON
 @with_cluster
 def fetch(job: str, out: Path, as_json: bool, **cli_options: Any) -> None:
-    """Download JOB's result and report. A broken download goes on where it stopped; every file's SHA-256 is checked."""
+    """Download JOB's result and report. An interrupted download is resumed; every file's SHA-256 is checked."""
     from pipeline.jobs import download, service
 
     job_status = service.find(connect_cluster(cli_options), job)
@@ -274,7 +274,7 @@ def fetch(job: str, out: Path, as_json: bool, **cli_options: Any) -> None:
 )
 @with_cluster
 def doctor(template: str, **cli_options: Any) -> None:
-    """Look at cluster, Argo, template, S3, GPUs and rights, and say what is to be done about each."""
+    """Check cluster, Argo, template, S3, GPUs and permissions, with advice for each fault."""
     from pipeline import doctor
 
     is_healthy = True
@@ -289,7 +289,7 @@ def doctor(template: str, **cli_options: Any) -> None:
 
 @remote.group("bucket")
 def bucket() -> None:
-    """The bucket that jobs live in."""
+    """The S3 bucket of inputs, artifacts and results."""
 
 
 @bucket.command("setup")
@@ -309,7 +309,7 @@ def bucket() -> None:
 @click.option("--drops-days", type=click.IntRange(0), default=30, show_default=True)
 @click.option("--old-days", type=click.IntRange(0), default=7, show_default=True, help="Replaced and deleted versions.")
 def setup(name: str, target: str, **days: int) -> None:
-    """Make the bucket, keep versions in it, let things expire, and have drops announced. May be repeated."""
+    """Create the bucket and set its versioning, lifecycle rules and notifications of drops. May be repeated."""
     from pipeline.clients import bucket_setup
 
     lifetimes = bucket_setup.Lifetimes(**{key.removesuffix("_days"): value for key, value in days.items()})
@@ -321,7 +321,7 @@ def setup(name: str, target: str, **days: int) -> None:
 @click.argument("name")
 @click.option("--all", "sees_all", is_flag=True, help="A token that sees every job, not just its own.")
 def token(name: str, sees_all: bool) -> None:
-    """Make a bearer token for the HTTP API. Only its digest goes into the cluster."""
+    """Create a bearer token for the HTTP API. The cluster stores its digest only."""
     from pipeline.gateway.tokens import NAME, new_token
 
     if not NAME.fullmatch(name):

@@ -118,7 +118,7 @@ def print_summary(summary: dict[str, Any]) -> None:
 def show_rig(
     input: Path, cameras: Path | None, rig: str, picture: Path | None, save: Path | None, as_json: bool
 ) -> None:
-    """Say how the cameras of a set stand and what its depth means."""
+    """Print the cameras and the depth encoding of an input set, estimated where they are not given."""
     cameras_options = rig_options(rig, cameras)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)

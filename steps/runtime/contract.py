@@ -1,7 +1,8 @@
-"""What each step takes, writes and reports. Standard library only, so that everyone may import it.
+"""The contract of each step: flags, result file, stages and output values. Standard library only, so that every module may import
+it.
 
 A step is `python -m steps.<name> --flag value ...`; its flags are the fields of its dataclass here. It reads and writes
-files, and never appears finished under `--out` before it is. Beside its results it leaves a folder `--outputs` with one
+files; the folder `--out` is replaced atomically at the end. Beside its results it leaves a folder `--outputs` with one
 small file per value (OUTPUTS), `stages.json`, `log.txt`, `notes.json` where there is something to tell and, after a failure,
 `failure.json`.
 """

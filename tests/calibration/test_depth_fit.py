@@ -1,4 +1,4 @@
-"""Stored depth of known cameras: the curve that it went through is found again, whatever it is."""
+"""Estimation of the depth encoding, also with a nonlinear curve, under known cameras."""
 
 from __future__ import annotations
 

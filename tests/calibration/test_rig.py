@@ -1,4 +1,4 @@
-"""The rig: what stored values mean, and that the fit projects as the cameras do that come out of it."""
+"""The rig model: depth encodings, projection, and agreement of the fit with the exported cameras and encodings."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_a_moved_depth_render_has_its_values_where_the_view_has_its_colours() ->
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize("background", [0, 7, 200, "max", "alpha", None])
 def test_a_moved_depth_render_is_background_outside_its_frame(background: int | str | None, channels: int) -> None:
-    """The foreground keeps its pixels, whatever value says that there is none: 400 stay 400."""
+    """The foreground keeps its 400 pixels for each kind of background value."""
     empty = 255 if background == "max" else background if isinstance(background, int) else 90
     pixels = np.full((64, 64, channels), empty, np.uint8)
     pixels[20:40, 20:40] = 120
@@ -169,7 +169,7 @@ def test_a_moved_depth_render_is_background_outside_its_frame(background: int | 
 
 
 def _beyond(x: float, y: float) -> Any:
-    """Where a picture of 64 pixels, moved by so many half widths, shows what it never had."""
+    """[64, 64] bool: pixels of a picture, shifted by (x, y) half widths, outside its original frame."""
     places = np.arange(64) + 0.5
     across, down = places - 32 * x, places + 32 * y
     return ((down < 0) | (down >= 64))[:, None] | ((across < 0) | (across >= 64))[None]
@@ -331,7 +331,7 @@ def test_the_contract_and_the_schema_name_the_presets() -> None:
 
 
 def test_a_curve_is_inverted_where_a_view_spans_few_of_the_values() -> None:
-    """As a flat side does in 16 bits."""
+    """A flat side in 16 bits spans few stored values."""
     candidate = random_candidate(1, curved=True)
     depths = [_picture(np.full((SIDE, SIDE, 1), 140, np.uint8))] * 6
     depths = [replace(d, pixels=d.pixels.astype(np.uint16), maximum=65535) for d in depths]

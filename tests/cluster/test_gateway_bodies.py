@@ -66,10 +66,10 @@ def test_bad_input_is_refused_at_once_and_leaves_no_objects(alice: httpx.Client,
 
 def uploads_without_job() -> set[str]:
     """What lies in inputs/ for no workflow that is there. Others upload meanwhile, and have their job soon after."""
-    places = {version["Key"].split("/")[1] for version in s3.versions(s3.INPUTS)}
+    job_folders = {version["Key"].split("/")[1] for version in s3.versions(s3.INPUTS)}
     listed = kubectl("-n", NAMESPACE, "get", "workflows", "-o", "name").stdout
     names = {line.rpartition("/")[2].removeprefix(NAME_PREFIX) for line in listed.split()}
-    return {place for place in places if place.partition(".")[0] not in names}
+    return {folder for folder in job_folders if folder.partition(".")[0] not in names}
 
 
 def test_several_faults_are_reported_together_under_the_first_code(alice: httpx.Client, mug: Path) -> None:

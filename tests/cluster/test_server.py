@@ -1,4 +1,4 @@
-"""What people see in Argo's UI, asked of the argo-server pod as its pages ask it."""
+"""Argo's UI: what the argo-server pod returns to its pages."""
 
 from __future__ import annotations
 

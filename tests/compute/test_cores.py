@@ -1,4 +1,4 @@
-"""Kernels use no more threads than the container may, whichever version of cgroups says so."""
+"""Core count from CPU quotas of cgroup v1 and v2."""
 
 from __future__ import annotations
 

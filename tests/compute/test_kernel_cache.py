@@ -1,4 +1,4 @@
-"""Where compiled kernels go when the program cannot be written to."""
+"""Cache folder of compiled kernels for a read-only installation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from steps.compute import kernel_cache
 
 @pytest.fixture
 def read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An installation and a home that cannot be written to; the file of a kernel. Root may write anywhere, so it is said."""
+    """A kernel's source file in a read-only installation, with a read-only home. Patched, since root may write anywhere."""
     monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()

@@ -1,4 +1,4 @@
-"""From depth maps to a closed, textured surface, on shapes whose truth is a formula."""
+"""Depth fusion to a closed, textured surface, on analytic shapes."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_exact_and_eight_bit_views_agree_better_than_voxels_can_show() -> None:
 
 
 def test_noisy_views_are_averaged_within_the_consensus_band() -> None:
-    """A ball whose views have it too near or too far by a voxel: the greedy maximum eats what one of them denies."""
+    """A ball with depth off by a voxel in each view: the maximum over the views would carve at every error."""
     exact = views_of(ball())
     grid = grid_around(exact, 96)
     views = off(exact, [grid.voxel * sign for sign in (1, -1, 1, -1, 1, -1)])
@@ -249,9 +249,9 @@ def slanted(shift: float, exposure: float, side: float) -> Photo:
     rows, columns = np.mgrid[:256, :256]
     rays = np.stack([(columns + 0.5 - 128) / 512, -(rows + 0.5 - 128) / 512, -np.ones((256, 256))], -1)
     rays = rays @ np.asarray(camera.camera_to_world)[:3, :3].T
-    places = camera.position + rays * (-camera.position[2] / rays[..., 2:])
-    inside = (np.abs(places[..., :2]).max(axis=2) < 0.5).astype(np.float32)
-    stripes = exposure * (0.5 + 0.3 * np.sin(2 * np.pi * 16 * (places[..., 1] + shift)))
+    surface_points = camera.position + rays * (-camera.position[2] / rays[..., 2:])
+    inside = (np.abs(surface_points[..., :2]).max(axis=2) < 0.5).astype(np.float32)
+    stripes = exposure * (0.5 + 0.3 * np.sin(2 * np.pi * 16 * (surface_points[..., 1] + shift)))
     return Photo(camera, np.repeat((stripes * inside)[..., None], 3, axis=2).astype(np.float32), inside)
 
 

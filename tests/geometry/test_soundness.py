@@ -1,4 +1,4 @@
-"""Meshes that are the border of a solid: the checks, decimation that keeps them, and surfaces of any field."""
+"""Soundness of meshes: the checks, decimation that preserves it, and isosurfaces of any field."""
 
 from __future__ import annotations
 

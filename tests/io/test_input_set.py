@@ -1,4 +1,4 @@
-"""Sets as other programs leave them: names, archives, camera files. What is taken is the clean set, what is not is named."""
+"""Input sets as other programs write them: names, archives, camera files, each either equal to the clean set or refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mesh files: the same mesh comes out of all three formats, in readers that nobody here wrote."""
+"""Mesh files: all three formats have the same mesh, by independent readers."""
 
 from __future__ import annotations
 

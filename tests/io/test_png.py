@@ -1,4 +1,4 @@
-"""PNG: what is read, and what is refused before it can do harm."""
+"""The PNG reader: formats, and refusal of damaged and malicious files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The checkpoint: a file that others may have written, damaged or put there, and that is never more than numbers."""
+"""The checkpoint file, also damaged or written by others: it holds data only and is validated."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def mesh() -> Mesh:
 
 
 class Pass:
-    """Something that is fitted: as much of a pass as a checkpoint knows of."""
+    """A minimal optimization with the attributes of a pass that a checkpoint uses."""
 
     def __init__(self) -> None:
         tensors = {"offsets": torch.zeros((4, 3)), "light": torch.ones(3)}

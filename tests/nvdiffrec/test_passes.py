@@ -1,4 +1,4 @@
-"""The two passes: they find what they are shown, and say so when they cannot."""
+"""The two optimization passes: convergence to known shapes and materials, and errors without it."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_pass_goes_on_from_a_snapshot_as_if_it_had_not_stopped(start: Mesh, vi
 
 
 def test_losses_at_fewer_pixels_do_not_end_the_iterations_at_all_of_them(start: Mesh, views: list[Target]) -> None:
-    """They are lower, since small pictures are blurred: nothing after them would seem to gain."""
+    """Losses at fewer pixels are lower, since small pictures are blurred: early stopping must not compare across resolutions."""
     clock, checkpoint = SimpleNamespace(tick=lambda _=1: None), SimpleNamespace(due=lambda: False)
     job: Any = SimpleNamespace(saved={}, clock=clock, checkpoint=checkpoint)
     optimization = SecondPass(start, 8, views, "cpu")
@@ -138,9 +138,9 @@ def test_light_and_reflections_are_found_where_the_colours_are_known(start: Mesh
         lit = [replace(view, rgba=render_rgba(optimization.surface(), truth, view, 1)) for view in views]
     first = optimization.lit_from()
     history = [optimization.step(i, lit, 1, 6) for i in range(first, 96)]
-    found = s.light.detach().numpy()
+    light = s.light.detach().numpy()
     assert history[-1] < 0.2 * history[0]
-    assert found[[1, 3], :2] == pytest.approx(light[[1, 3], :2], abs=0.1)  # the duck reflects hardly any blue
+    assert light[[1, 3], :2] == pytest.approx(light[[1, 3], :2], abs=0.1)  # the duck reflects hardly any blue
 
 
 def test_memory_kept_for_the_backward_pass_is_as_estimated(start: Mesh, views: list[Target]) -> None:
@@ -216,7 +216,7 @@ def test_where_the_world_s_origin_lies_does_not_matter(job: Finished, start: Mes
 
 
 def test_the_candidates_psnr_equals_the_gate_s(job: Finished) -> None:
-    """To the last digit: a mesh that the judge keeps as passing cannot miss the gate by what rounding to 8 bits does."""
+    """Bit-identical: a candidate that passes here cannot miss the gate through rounding to 8 bits."""
     loaded = scene.load(job.out / ".sixview" / "scene")
     mesh = mesh_files.load(job.out / "reconviagen", loaded.frame)
     gate = json.loads((job.out / "reconviagen" / "quality.json").read_text())["psnr"]

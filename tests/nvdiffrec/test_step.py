@@ -72,7 +72,7 @@ def nvdiffrec(scene: Path, folder: Path, *flags: object) -> subprocess.Popen[byt
 
 @pytest.fixture(scope="module")
 def whole(both: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the undisturbed step leaves."""
+    """The output folder of an uninterrupted step."""
     folder = tmp_path_factory.mktemp("whole")
     assert nvdiffrec(both.out / ".sixview" / "scene", folder).wait(timeout=200) == 0
     return folder

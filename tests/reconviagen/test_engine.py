@@ -53,8 +53,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, sample_set: Callable[...,
 
 
 def model_json(out: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((out / ".sixview" / "reconviagen" / "mesh" / "model.json").read_text())
-    return found
+    metadata: dict[str, Any] = json.loads((out / ".sixview" / "reconviagen" / "mesh" / "model.json").read_text())
+    return metadata
 
 
 @pytest.mark.slow
@@ -137,11 +137,11 @@ def scene_of_duck(duck: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def step(tmp_path: Path, taken: Path, folder: Path, *words: str, **more: str) -> tuple[int, dict[str, Any]]:
+def step(tmp_path: Path, input_path: Path, folder: Path, *words: str, **more: str) -> tuple[int, dict[str, Any]]:
     """The step alone: its exit code and its record."""
     flags = [
         "--scene",
-        str(taken),
+        str(input_path),
         "--weights",
         str(folder),
         "--engine",
@@ -176,7 +176,7 @@ def test_out_of_memory_is_reported_with_its_kind_and_stage(
 
 @pytest.mark.slow
 def test_the_memory_level_is_lowered_until_the_memory_suffices(tmp_path: Path, duck: Path, given: Path) -> None:
-    """Six views at a time through the encoder are too many here: the next attempt takes one."""
+    """Encoding six views at a time runs out of memory here: the next attempt encodes one at a time."""
     summary = job(tmp_path / "out", duck, given, STANDIN_FAILS="oom at encoding 6")
     assert summary["error"] is None
     assert model_json(tmp_path / "out")["rung"]["stood_on"]["batch"] == 1
@@ -219,8 +219,7 @@ def test_each_attempt_is_one_level_below_those_that_failed_and_the_lowest_is_the
 
 
 def test_framed_pictures_and_cameras_belong_together(scene_of_duck: Path, tmp_path: Path) -> None:
-    """A point of the object falls on the same spot of the object, in the view and in the framed picture, whatever frame the model
-    has chosen."""
+    """A point of the object has the same colour in the view and in the framed picture, for any frame of the model."""
     views = scene.load(scene_of_duck).views
     pictures = [framing.frame_object(view, tmp_path) for view in views]
     to_scene = Similarity(1.7, np.array([[0, 0, 1.0], [1, 0, 0], [0, 1, 0]]), np.array([0.1, -0.2, 0.3]))

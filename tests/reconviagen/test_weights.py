@@ -1,4 +1,4 @@
-"""The manifest of the weights: nothing missing, nothing changed, nothing slipped in."""
+"""The manifest of the weights: missing, changed and additional files are reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Any mesh into the frame of six cameras. The full size is `python -m tests.benchmarks registration`."""
+"""Registration of meshes to six views. The full-size version is `python -m tests.benchmarks registration`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small files that steps and jobs leave for each other, and that others may have damaged: each spoils itself and nothing else."""
+"""Small files exchanged by steps and jobs, also damaged ones: each affects its own content only."""
 
 from __future__ import annotations
 

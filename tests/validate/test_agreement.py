@@ -1,4 +1,4 @@
-"""Views that contradict each other are said to, with the likeliest cause; views that do not, never."""
+"""Consistency of views: contradictions are reported with their most likely cause, without false positives."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _turned(mesh: trimesh.Trimesh, angle: float, axis: tuple[float, ...] = (0, 1
 
 
 def seen(vertices: Array, faces: Array) -> list[DepthView]:
-    """What the canonical cameras see of a mesh, and which pixels it only touches."""
+    """Depth views of a mesh by the canonical cameras, with partially covered pixels unknown."""
     views = []
     for camera in (canonical_camera(view, SIDE, SIDE) for view in VIEW_NAMES):
         depth, finer = (
@@ -129,8 +129,8 @@ def validated(folder: Path, out: Path) -> tuple[int, str, Path]:
 
 @pytest.mark.parametrize(("name", "background"), [("duck", "transparent"), ("house", "white")])
 def test_a_good_set_has_no_warning(sample_set: Callable[..., Path], tmp_path: Path, name: str, background: str) -> None:
-    code, said, outputs = validated(sample_set(name, "--depth-bits", 8, "--background", background), tmp_path)
-    assert code == 0 and "WARNING" not in said
+    code, message, outputs = validated(sample_set(name, "--depth-bits", 8, "--background", background), tmp_path)
+    assert code == 0 and "WARNING" not in message
     assert not (outputs / judgement.PICTURE).exists() and not (outputs / "warnings").read_text().strip()
 
 
@@ -147,18 +147,18 @@ PICKED = [
 @pytest.mark.parametrize("case", [c for c in cases.CASES if c.name in PICKED], ids=lambda case: case.name)
 def test_the_likeliest_cause_is_named(case: Case, sample_set: Callable[..., Path], tmp_path: Path) -> None:
     """The others of these cases are for `python -m tests.benchmarks inputs`."""
-    code, said, outputs = validated(case.write(sample_set(case.base[1]), tmp_path / "set"), tmp_path)
+    code, message, outputs = validated(case.write(sample_set(case.base[1]), tmp_path / "set"), tmp_path)
     assert code == 10 if case.code else code in (0, 10)
-    assert all(words in said for words in case.says), said
+    assert all(words in message for words in case.says), message
     if "transposed" not in case.name:  # what is refused by its numbers alone has no picture
         assert (outputs / judgement.PICTURE).is_file()
     if code == 0:
-        assert "WARNING: " in said and (outputs / "warnings").read_text().strip() in said
+        assert "WARNING: " in message and (outputs / "warnings").read_text().strip() in message
 
 
 def test_a_cameras_json_is_never_corrected_silently(set_copy: Path, tmp_path: Path) -> None:
-    code, said, outputs = validated(cases.exchanged_cameras("left", "right")(set_copy), tmp_path)
-    assert code == 10 and "cameras of left and right are exchanged" in said
+    code, message, outputs = validated(cases.exchanged_cameras("left", "right")(set_copy), tmp_path)
+    assert code == 10 and "cameras of left and right are exchanged" in message
     details = json.loads((outputs / "failure.json").read_text())["details"]
     assert (
         details["agreement"]["denied"] > judgement.FAILURE_SHARE and details["agreement"]["denied_of_each"]["left"] > 0
@@ -300,7 +300,7 @@ def grey_set(name: str, exposures: tuple[float, ...], print_: float, at_camera: 
 
 
 def said_of(evidence: Evidence, order: tuple[int, ...], suspected: bool = False) -> str:
-    """What is said of the evidence where picture order[k] has the name of view k."""
+    """The sentence of `picture_cause` where picture order[k] is given for view k; "" for none."""
     evidence = replace(evidence, pictures=[evidence.pictures[k] for k in order])
     cause = causes.picture_cause(evidence, causes.score_assignments(evidence), suspected)
     return cause.sentence if cause else ""
@@ -389,10 +389,10 @@ def test_an_object_of_even_colour_never_looks_exchanged() -> None:
     assert judgement.judge(Evidence(sample("donut"), [GREY] * 6)).cause is None
 
 
-@pytest.mark.parametrize(("shade", "told"), [(60, True), (235, False)])
-def test_a_white_object_over_white_tells_no_outline_by_its_colour(shade: int, told: bool) -> None:
+@pytest.mark.parametrize(("shade", "has_outline"), [(60, True), (235, False)])
+def test_a_white_object_over_white_tells_no_outline_by_its_colour(shade: int, has_outline: bool) -> None:
     """Its shadow is as clear as its sides."""
     picture = np.full((SIDE, SIDE, 3), 250, np.uint8)
     picture[30:60, 30:60] = shade
     picture[58:62, 30:60] = 150
-    assert (exchanged.object_by_colour(picture, np.full(3, 250 / 255)) is not None) == told
+    assert (exchanged.object_by_colour(picture, np.full(3, 250 / 255)) is not None) == has_outline

@@ -52,8 +52,8 @@ def test_a_plane_s_hole_is_bridged_by_the_plane() -> None:
     rows, columns = np.mgrid[:40, :40]
     depth = (1 / (0.4 + 0.002 * rows + 0.001 * columns)).astype(np.float32)
     unknown = (np.abs(rows - 20) < 6) & (np.abs(columns - 18) < 9)
-    found = inpaint_depth(np.where(unknown, np.float32(0), depth), unknown)
-    assert found == pytest.approx(depth, rel=1e-3) and np.array_equal(found[~unknown], depth[~unknown])
+    bridged = inpaint_depth(np.where(unknown, np.float32(0), depth), unknown)
+    assert bridged == pytest.approx(depth, rel=1e-3) and np.array_equal(bridged[~unknown], depth[~unknown])
 
 
 def test_a_hole_in_the_only_view_that_sees_a_hollow_does_not_fill_the_hollow(bowl: list[DepthView]) -> None:
@@ -90,8 +90,8 @@ def test_noise_is_smoothed_within_what_it_allows_and_exact_depth_is_left_alone()
     noisy = np.random.default_rng(0).normal(scale=0.005, size=exact.depth.shape)
     spoilt = replace(exact, depth=np.where(exact.depth > 0, exact.depth + noisy, 0).astype(np.float32))
     known = (exact.depth > 0) & (exact.depth < exact.depth[exact.depth > 0].min() + 0.3)  # seen squarely
-    found = reconstruct.denoise(spoilt, 0.01)
-    assert np.abs(found.depth - exact.depth)[known].mean() < 0.6 * np.abs(noisy[known]).mean()
+    smoothed = reconstruct.denoise(spoilt, 0.01)
+    assert np.abs(smoothed.depth - exact.depth)[known].mean() < 0.6 * np.abs(noisy[known]).mean()
     assert reconstruct.denoise(exact, 0.01) is exact
 
 
@@ -198,9 +198,9 @@ def test_jpeg_ringing_is_removed_and_the_rest_stays() -> None:
     ringing = np.random.default_rng(0).random(radius.shape) < 0.3
     spoilt = np.where(ringing & (radius > 12) & (radius < 26), np.float32(1.8), np.rint(depth.depth / level) * level)
     cleaned, _ = outside.remove_outside([MetricDepth(spoilt, np.full_like(spoilt, level))] * 6, [coverage] * 6)
-    on_object, found = depth.depth > 0, cleaned[0].depth
-    assert (found == np.float32(1.8)).sum() < 0.1 * (ringing & on_object & (radius > 12)).sum()
-    assert (found[on_object & (spoilt != np.float32(1.8))] > 0).mean() > 0.8
+    on_object, cleaned_depth = depth.depth > 0, cleaned[0].depth
+    assert (cleaned_depth == np.float32(1.8)).sum() < 0.1 * (ringing & on_object & (radius > 12)).sum()
+    assert (cleaned_depth[on_object & (spoilt != np.float32(1.8))] > 0).mean() > 0.8
 
 
 def test_depth_of_the_object_alone_is_unchanged_without_a_note() -> None:

@@ -1,4 +1,4 @@
-"""Neither the unit nor the place of the origin reaches the steps; what users get is in theirs."""
+"""The local frame: steps are invariant to the user's unit and origin, and results are in the user's."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def test_the_scene_of_a_set_in_another_unit_or_place_is_the_same_to_the_last_bit
     assert loaded.metadata["views"] == clean.metadata["views"]
     for a, b in zip(loaded.views, clean.views, strict=True):
         assert np.array_equal(a.depth(), b.depth()) and np.array_equal(a.step(), b.step())
-    told = " ".join(loaded.metadata["notes"])
-    assert all(word in told for word in case.says) and bool(told) == bool(case.says)
+    notes = " ".join(loaded.metadata["notes"])
+    assert all(word in notes for word in case.says) and bool(notes) == bool(case.says)
 
 
 def test_an_encoding_is_found_as_well_in_any_unit_and_place(duck: Path, tmp_path: Path) -> None:

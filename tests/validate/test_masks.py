@@ -1,5 +1,5 @@
-"""Which pixels are the object: alpha and background are judged, holes in depth are told from what is behind, pictures are as they
-are to be looked at. Every case is compared with what becomes of the clean set."""
+"""Foreground masks: interpretation of alpha and background, holes in depth, and orientation. Each case is compared with the clean
+set."""
 
 from __future__ import annotations
 

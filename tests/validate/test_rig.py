@@ -1,4 +1,4 @@
-"""Sets without a cameras.json: the rig is found, or it is said why not."""
+"""Sets without a cameras.json: estimated rigs, and errors where they are ambiguous."""
 
 from __future__ import annotations
 
@@ -225,8 +225,8 @@ def test_any_uniform_background_is_recognized_and_a_shadow_on_it_is_not_the_obje
     scene = load(validated(tmp_path / "set", tmp_path / "scene"))
     assert scene.background == pytest.approx(behind, abs=0.02)
     for view in scene.views:
-        found, true = view.coverage() > 0.5, coverage[view.camera.name] > 0.5
-        assert (found & true).sum() / (found | true).sum() > 0.985
+        mask, true = view.coverage() > 0.5, coverage[view.camera.name] > 0.5
+        assert (mask & true).sum() / (mask | true).sum() > 0.985
 
 
 def test_white_parts_before_white_keep_the_outline_that_depth_gives_them(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What validate makes of a good set."""
+"""The scene that validate writes for a good set."""
 
 from __future__ import annotations
 

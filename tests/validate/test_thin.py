@@ -1,4 +1,4 @@
-"""Views in which the object is too thin to be seen, and depth renders of one value: what is all right, and what is told."""
+"""Views in which the object is thinner than a pixel, and depth renders of one value: accepted and refused cases."""
 
 from __future__ import annotations
 

@@ -244,9 +244,17 @@ def picture_cause(evidence: Evidence, scores: AssignmentScores, suspected: bool 
         pictures = [
             PictureSample(turn(v.colour), None if v.object is None else turn(v.object)) for v in evidence.pictures
         ]
-        turned = score_assignments(replace(evidence, pictures=pictures))
+        turned_scores = score_assignments(replace(evidence, pictures=pictures))
         sentence = f"The pictures stand {words} against their depth renders: turning one or the other mends it."
-        candidates.append((turned.cost(SIX) + RARER, turned.outline_cost(SIX), turned.unlit_cost(SIX), 6, sentence))
+        candidates.append(
+            (
+                turned_scores.cost(SIX) + RARER,
+                turned_scores.outline_cost(SIX),
+                turned_scores.unlit_cost(SIX),
+                6,
+                sentence,
+            )
+        )
     cost, outline, unlit, n_moved, sentence = min(candidates)
     return Cause(sentence, 0.0) if _gains(scores, cost, outline, unlit, n_moved) else None
 

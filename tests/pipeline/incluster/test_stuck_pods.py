@@ -1,4 +1,4 @@
-"""What the reconciler makes of a job whose pod does not start: the reason on its workflow, and its end."""
+"""The reconciler on jobs whose pod does not start: annotations, limits, and shutdown."""
 
 from __future__ import annotations
 

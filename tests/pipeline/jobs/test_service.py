@@ -280,8 +280,8 @@ def test_the_queue_goes_by_priority_and_then_by_age() -> None:
         job("d", "low", "0"),
         job("e", "high", "0", "failed"),
     ]
-    places = {one["job_id"]: status.with_queue(one, queue).get("queue_position") for one in queue}
-    assert places == {"c": 1, "a": 2, "b": 3, "d": 4, "e": None}
+    queue_positions = {one["job_id"]: status.with_queue(one, queue).get("queue_position") for one in queue}
+    assert queue_positions == {"c": 1, "a": 2, "b": 3, "d": 4, "e": None}
 
 
 def test_what_has_not_ended_has_no_result_and_cannot_be_tried_again() -> None:

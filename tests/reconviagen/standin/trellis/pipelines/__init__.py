@@ -62,7 +62,7 @@ class MeshExtractResult:
 
 
 def fail_at(moment: str) -> None:
-    """What the tests ask for."""
+    """Raises or exits at a moment that the tests select."""
     if os.environ.get("STANDIN_FAILS") == f"oom at {moment}":
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
     if os.environ.get("STANDIN_FAILS") == f"killed at {moment}":
