@@ -311,7 +311,7 @@ class Verdict:
     peak_mib: int
 
     def complaints(self) -> list[str]:
-        """Violated expectations: code, message, time, memory, traceback."""
+        """Violated expectations: code, exit code, suggestion, traceback, time, memory."""
         wrong = []
         if self.record.get("code") not in self.expected or self.exit_code != 10:
             wrong.append(f"{self.record.get('code')} (exit {self.exit_code}) instead of {self.expected}")

@@ -228,7 +228,7 @@ def logs(job: str, step: str | None, follow: bool, **cli_options: Any) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @with_cluster
 def cancel(job: str, yes: bool, **cli_options: Any) -> None:
-    """Stop JOB. Its results are deleted; its record and its logs stay."""
+    """Stop JOB. Its uploads and intermediate files are deleted; its record and its logs stay."""
     from pipeline.jobs import service
 
     cluster = connect_cluster(cli_options)

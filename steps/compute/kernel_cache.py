@@ -35,5 +35,5 @@ def writable(folder: Path) -> bool:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return True
-    except (OSError, RuntimeError):  # without a home, its path cannot be told
+    except (OSError, RuntimeError):  # Path.home() raises RuntimeError without a home folder
         return False

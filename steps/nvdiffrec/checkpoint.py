@@ -68,7 +68,7 @@ class Checkpoint:
         except Unusable as problem:
             self.note = f"The checkpoint {self.path.name} {problem}: the work began anew."
         if self.path.is_dir():
-            self.path = None  # somebody else's: nothing is kept
+            self.path = None  # a folder of other content: no checkpoint is kept
         return {}
 
     def due(self) -> bool:

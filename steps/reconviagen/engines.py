@@ -41,7 +41,7 @@ def choose(parameters: Reconviagen) -> Choice:
             "reconviagen", device, "asked for by name" if is_requested else "chosen by auto: its weights were given"
         )
     if is_requested or parameters.device == "cuda":
-        raise missing  # whoever asked for a GPU did not ask for fusion
+        raise missing  # fusion would run on the CPU, which --device cuda excludes
     return Choice("fusion", "cpu", f"chosen by auto: {missing.message[0].lower()}{missing.message[1:]}")
 
 

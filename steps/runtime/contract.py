@@ -128,7 +128,7 @@ class Validate(Step):
     )
     options: Path | None = option(
         None,
-        "JSON file with the options of the whole job as somebody gave them, which are checked before anything else",
+        "JSON file with the options of the whole job as the user gave them, which are checked before anything else",
     )
 
 

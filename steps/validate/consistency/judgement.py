@@ -99,7 +99,7 @@ def unknown(depth: Array, coverage: Array) -> Array:
 def judge_given(evidence: Evidence, pictures: Pictures, source: str, reporter: Reporter) -> Findings:
     """Judges the set as given; writes a picture of the contradictions if there are any. source: where the cameras come from.
     Raises ValidationFailed above FAILURE_SHARE."""
-    # an encoding that was found with its cameras is not theirs alone: nobody can leave it out
+    # an encoding that was estimated with the cameras is no input: the advice to leave it out would not apply
     judgement = judge(evidence, lambda: iter(()) if source == "found" else encodings(evidence, pictures))
     words = warnings(judgement, evidence.names, source)
     if words or judgement.agreement.denied_share > FAILURE_SHARE:
