@@ -1,1 +1,1 @@
-"""How work is arranged: the command line, jobs on one machine and in a cluster. What is heavy runs as a step."""
+"""Orchestration: command line, local runs, Argo workflows, HTTP API and in-cluster services. Computation runs in steps."""

@@ -1,1 +1,1 @@
-"""What runs inside a pod, or as a child process of `sixview run`. Knows files and arrays, nothing of Argo or S3."""
+"""The steps of a job: each runs in a pod, or as a child process of `sixview run`. They use files and arrays, not Argo or S3."""

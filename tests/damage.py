@@ -300,7 +300,7 @@ DAMAGES: dict[Callable[[Path, Random], Path], tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """What `python -m steps.validate` made of a damaged set."""
+    """Outcome of `python -m steps.validate` for a damaged set."""
 
     kind: str
     expected: tuple[str, ...]
@@ -311,7 +311,7 @@ class Verdict:
     peak_mib: int
 
     def complaints(self) -> list[str]:
-        """Everything that is not as promised."""
+        """Violated expectations: code, exit code, suggestion, traceback, time, memory."""
         wrong = []
         if self.record.get("code") not in self.expected or self.exit_code != 10:
             wrong.append(f"{self.record.get('code')} (exit {self.exit_code}) instead of {self.expected}")
@@ -333,7 +333,7 @@ def case(number: int, seed: int) -> tuple[Callable[[Path, Random], Path], Random
 
 
 def tried(source: Path, work: Path, number: int, seed: int) -> Verdict:
-    """Damages a copy of `source` and hands it in."""
+    """Damages a copy of `source` and runs validate on it."""
     damage, rng = case(number, seed)
     folder = work / "set"
     for field in FIELDS:

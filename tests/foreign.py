@@ -1,4 +1,4 @@
-"""Pictures of our files by programs that nobody here wrote."""
+"""Renders of the result files by independent programs."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ def command(source: Path, out: Path) -> list[str]:
 
 
 def killed(source: Path, out: Path, after: float, number: signal.Signals) -> str:
-    """Starts a run, kills it, and says where it was."""
+    """Starts a run, sends it a signal `after` seconds, and returns the step and stage it was in."""
     process = subprocess.Popen(command(source, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     time.sleep(after)
     process.send_signal(number)
@@ -30,7 +30,7 @@ def killed(source: Path, out: Path, after: float, number: signal.Signals) -> str
 
 
 def half_written(out: Path) -> list[str]:
-    """Files under a final name that cannot be what they say."""
+    """Files with a final name that are empty. Raises where a JSON file cannot be decoded."""
     wrong = []
     for path in out.rglob("*"):
         if path.is_file() and ".sixview" not in path.parts and path.stat().st_size == 0:
@@ -42,7 +42,7 @@ def half_written(out: Path) -> list[str]:
 
 
 def finished(source: Path, out: Path) -> tuple[str, list[str]]:
-    """Runs to the end. Returns the content digest and which steps were kept."""
+    """Runs to the end. Returns the content digest and the steps that were reused."""
     done = subprocess.run(command(source, out), capture_output=True, text=True, timeout=300, check=False)
     summary = json.loads(done.stdout)
     assert done.returncode == 0, summary

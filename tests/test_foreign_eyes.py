@@ -1,4 +1,4 @@
-"""What a user opens: the unzipped files, in programs that nobody here wrote."""
+"""The unzipped result files in independent programs."""
 
 from __future__ import annotations
 

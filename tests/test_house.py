@@ -119,7 +119,7 @@ def files_of(package: str) -> dict[str, Path]:
 
 
 def layer_of(module: str, allowed: dict[str, set[str]]) -> str:
-    """The most particular entry that a module stands under, by its name without its package's; empty where there is none."""
+    """The longest entry of `allowed` that is a prefix of a module's name without its package; empty without one."""
     return max((a for a in allowed if f"{module}.".startswith(f"{a}.")), key=len, default="")
 
 

@@ -63,10 +63,10 @@ def remote() -> None:
 
 @remote.command("submit", cls=flags.CheckedCommand)
 @click.argument("input")
-@flags.of_job("model")
-@flags.of_job("engine", "Engine of reconviagen.", default=None)
-@flags.of_job("device", "Where to compute; the template's default where left out.", default=None)
-@flags.of_job("priority", "Which jobs go first.", default=None)
+@flags.job_option("model")
+@flags.job_option("engine", "Engine of reconviagen.", default=None)
+@flags.job_option("device", "Where to compute; the template's default where left out.", default=None)
+@flags.job_option("priority", "Which jobs go first.", default=None)
 @click.option(
     "--parameter", "-p", "parameters", multiple=True, metavar="NAME=VALUE", help="Any other parameter of the template."
 )
@@ -82,7 +82,7 @@ def submit(
     """Submit INPUT: a folder or .zip of this machine, which is checked and uploaded, or s3://bucket/prefix."""
     from pipeline.jobs import ids, service
 
-    options = {k: v for k, v in flags.job_options(cli_options).items() if v} | parse_parameters(parameters)
+    options = {k: v for k, v in flags.pop_job_options(cli_options).items() if v} | parse_parameters(parameters)
     service.options_from(options)
     remote = "://" in input
     if not remote:
@@ -135,7 +135,7 @@ def parse_parameters(pairs: tuple[str, ...]) -> dict[str, str]:
 @AS_JSON
 @with_cluster
 def status(job: str, watch: bool, as_json: bool, **cli_options: Any) -> None:
-    """How JOB is doing: status, progress, model, stage, place in the queue, and the failure record."""
+    """Print JOB's status: progress, model, stage, queue position, and the failure record."""
     from pipeline.jobs import service
 
     cluster = connect_cluster(cli_options)
@@ -191,7 +191,7 @@ def exit_code(job_status: dict[str, Any]) -> int:
 @AS_JSON
 @with_cluster
 def listing(limit: int, as_json: bool, **cli_options: Any) -> None:
-    """The jobs that the cluster knows, the newest first."""
+    """List the cluster's jobs, newest first."""
     from pipeline.jobs import service
 
     jobs = service.listing(connect_cluster(cli_options), limit)
@@ -212,11 +212,11 @@ def listing(limit: int, as_json: bool, **cli_options: Any) -> None:
 @click.option("--follow", "-f", is_flag=True, help="Go on while the step runs.")
 @with_cluster
 def logs(job: str, step: str | None, follow: bool, **cli_options: Any) -> None:
-    """What JOB's steps printed: from their pods while these are there, afterwards from S3."""
+    """Print the logs of JOB's steps: from their pods while these exist, afterwards from S3."""
     from pipeline.jobs import logs, service
 
     cluster = connect_cluster(cli_options)
-    for heading, lines in logs.of_job(cluster, service.check_id(job), step, follow):
+    for heading, lines in logs.job_logs(cluster, service.check_id(job), step, follow):
         click.secho(f"--- {heading}", bold=True)
         for line in lines:
             click.echo(line)
@@ -227,7 +227,7 @@ def logs(job: str, step: str | None, follow: bool, **cli_options: Any) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @with_cluster
 def cancel(job: str, yes: bool, **cli_options: Any) -> None:
-    """Stop JOB. What it has made is lost; its record and its logs stay."""
+    """Stop JOB. Its uploads and intermediate files are deleted; its record and its logs stay."""
     from pipeline.jobs import service
 
     cluster = connect_cluster(cli_options)
@@ -245,7 +245,7 @@ def cancel(job: str, yes: bool, **cli_options: Any) -> None:
 @click.argument("job")
 @with_cluster
 def retry(job: str, **cli_options: Any) -> None:
-    """Go on with JOB from the step that failed, half a minute after its end at the earliest: until then Argo may still end pods
+    """Retry JOB from the step that failed, half a minute after its end at the earliest: until then Argo may still delete pods
     by the names that the new ones get."""
     from pipeline.jobs import service
 
@@ -258,7 +258,7 @@ def retry(job: str, **cli_options: Any) -> None:
 @AS_JSON
 @with_cluster
 def fetch(job: str, out: Path, as_json: bool, **cli_options: Any) -> None:
-    """Download JOB's result and report. A broken download goes on where it stopped; every file's SHA-256 is checked."""
+    """Download JOB's result and report. An interrupted download is resumed; every file's SHA-256 is checked."""
     from pipeline.jobs import download, service
 
     job_status = service.find(connect_cluster(cli_options), job)
@@ -273,7 +273,7 @@ def fetch(job: str, out: Path, as_json: bool, **cli_options: Any) -> None:
 )
 @with_cluster
 def doctor(template: str, **cli_options: Any) -> None:
-    """Look at cluster, Argo, template, S3, GPUs and rights, and say what is to be done about each."""
+    """Check cluster, Argo, template, S3, GPUs and permissions, with advice for each fault."""
     from pipeline import doctor
 
     is_healthy = True
@@ -288,7 +288,7 @@ def doctor(template: str, **cli_options: Any) -> None:
 
 @remote.group("bucket")
 def bucket() -> None:
-    """The bucket that jobs live in."""
+    """The S3 bucket of inputs, artifacts and results."""
 
 
 @bucket.command("setup")
@@ -308,7 +308,7 @@ def bucket() -> None:
 @click.option("--drops-days", type=click.IntRange(0), default=30, show_default=True)
 @click.option("--old-days", type=click.IntRange(0), default=7, show_default=True, help="Replaced and deleted versions.")
 def setup(name: str, target: str, **days: int) -> None:
-    """Make the bucket, keep versions in it, let things expire, and have drops announced. May be repeated."""
+    """Create the bucket and set its versioning, lifecycle rules and notifications of drops. May be repeated."""
     from pipeline.clients import bucket_setup
 
     lifetimes = bucket_setup.Lifetimes(**{key.removesuffix("_days"): value for key, value in days.items()})
@@ -320,7 +320,7 @@ def setup(name: str, target: str, **days: int) -> None:
 @click.argument("name")
 @click.option("--all", "sees_all", is_flag=True, help="A token that sees every job, not just its own.")
 def token(name: str, sees_all: bool) -> None:
-    """Make a bearer token for the HTTP API. Only its digest goes into the cluster."""
+    """Create a bearer token for the HTTP API. The cluster stores its digest only."""
     from pipeline.gateway.tokens import NAME, new_token
 
     if not NAME.fullmatch(name):

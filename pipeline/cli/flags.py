@@ -1,7 +1,7 @@
 """Click options generated from the declarations in `steps.runtime.options` and `contract`, and the commands that check them.
 
-Click only takes the texts apart. The values are read by `steps.runtime.options.parse`, as those of HTTP and of drops are, so that
-every way in refuses a value with the same words, code and exit code.
+Click only splits the command line; values stay text until `steps.runtime.options.parse`, which also reads those of HTTP and of
+drops: all interfaces refuse a value with the same message, code and exit code.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from steps.runtime.contract import Step, spelled
+from steps.runtime.contract import Step, option_name
 from steps.runtime.errors import StepError, ValidationFailed
 from steps.runtime.options import JOB_OPTIONS, Option, parse
 
@@ -24,7 +24,7 @@ METAVARS = {int: "INTEGER", float: "FLOAT", str: "TEXT"}
 
 
 class OptionType(click.ParamType[Any]):
-    """Click type of a flag with a declared option. Leaves the text as it is: `CheckedCommand` reads it."""
+    """Click type of a flag with a declared option. Does not convert the text: `CheckedCommand` does."""
 
     def __init__(self, option: Option) -> None:
         self.option, self.name = option, METAVARS[option.kind].lower()
@@ -34,8 +34,8 @@ class OptionType(click.ParamType[Any]):
 
 
 class CheckedCommand(click.Command):
-    """A command that reads its generated flags together: a ValidationFailed names each that is wrong. With --json an error of the
-    command is JSON on stdout."""
+    """A click command that converts all generated flags at once, so that one ValidationFailed names every invalid one. With
+    --json its errors are JSON on stdout."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         with json_errors("--json" in args):
@@ -59,15 +59,15 @@ class CheckedCommand(click.Command):
         declared = {p.name: p.type.option for p in self.params if isinstance(p.type, OptionType)}
         given = {name: params[name] for name in declared if params[name] is not None}
         values = parse(
-            {spelled(name): value for name, value in given.items()},
-            {spelled(name): option for name, option in declared.items()},
+            {option_name(name): value for name, value in given.items()},
+            {option_name(name): option for name, option in declared.items()},
         )
-        return {name: values[spelled(name)] for name in given}
+        return {name: values[option_name(name)] for name in given}
 
 
 @contextlib.contextmanager
 def json_errors(is_json: bool) -> Iterator[None]:
-    """Ends the command with its error as JSON on stdout. is_json: False leaves that to the group, which prints a text."""
+    """Context that prints a StepError as JSON on stdout and exits with its code. is_json: False lets the group print text."""
     try:
         yield
     except StepError as error:
@@ -78,32 +78,32 @@ def json_errors(is_json: bool) -> Iterator[None]:
         raise SystemExit(error.exit_code) from None
 
 
-def of_job(name: str, text: str = "", **more: Any) -> Decorator:
-    """Click option of a job's option. text: help, default: the workflow parameter's description; more: of click.option."""
+def job_option(name: str, text: str = "", **more: Any) -> Decorator:
+    """Click option for an option of the job. text: help, default: the workflow parameter's description; more: of click.option."""
     return _flag(name, JOB_OPTIONS[name], text or JOB_OPTIONS[name].text, **more)
 
 
-def of_whole_job(without: tuple[str, ...], **texts: str) -> Decorator:
-    """Click options of all options of a job, in order. texts: help of some of them, instead of their descriptions."""
+def all_job_options(without: tuple[str, ...], **texts: str) -> Decorator:
+    """Click options for all options of the job but `without`, in order. texts: help of some, instead of their descriptions."""
 
     def decorate(command: Any) -> Any:
         for name in reversed([name for name in JOB_OPTIONS if name not in without]):
-            command = of_job(name, texts.get(name.replace("-", "_"), ""))(command)
+            command = job_option(name, texts.get(name.replace("-", "_"), ""))(command)
         return command
 
     return decorate
 
 
-def job_options(values: dict[str, Any]) -> dict[str, Any]:
-    """Takes the options of the job, by name, out of a command's values."""
+def pop_job_options(values: dict[str, Any]) -> dict[str, Any]:
+    """Removes the options of the job from a command's values and returns them, by option name."""
     names = {name.replace("-", "_"): name for name in JOB_OPTIONS}
     return {names[key]: values.pop(key) for key in list(values) if key in names}
 
 
-def of_step(step: type[Step], field: str, text: str, name: str = "") -> Decorator:
-    """Click option of a field of a step's dataclass. name: of the flag, default: the field's."""
+def step_option(step: type[Step], field: str, text: str, name: str = "") -> Decorator:
+    """Click option for a field of a step's dataclass. name: of the flag, default: the field's."""
     declared = next(item for item in dataclasses.fields(step) if item.name == field)
-    return _flag(name or spelled(field), declared.metadata["option"], text)
+    return _flag(name or option_name(field), declared.metadata["option"], text)
 
 
 def _flag(name: str, option: Option, text: str, **more: Any) -> Decorator:

@@ -42,22 +42,22 @@ def local() -> None:
 @local.command("run", cls=flags.CheckedCommand)
 @click.argument("input", type=click.Path(path_type=Path))
 @click.option("--out", type=FOLDER, required=True, help="Folder for the results; a broken run in it is taken up again.")
-@flags.of_whole_job(without=("rig", "priority"), device="Where to compute.")
+@flags.all_job_options(without=("rig", "priority"), device="Where to compute.")
 @click.option("--weights", type=FOLDER, help="Folder with the reconviagen engine's weights.")
 @click.option("--refine", is_flag=True, help="Engine reconviagen: go on from its mesh with the exact cameras.")
 @click.option(
     "--low-vram", is_flag=True, help="Engine reconviagen: networks wait in main memory until it is their turn."
 )
-@flags.of_step(Reconviagen, "structure_steps", "Engine reconviagen: steps of the sampler of the coarse structure.")
-@flags.of_step(Reconviagen, "latent_steps", "Engine reconviagen: steps of the sampler of the surface's latents.")
+@flags.step_option(Reconviagen, "structure_steps", "Engine reconviagen: steps of the sampler of the coarse structure.")
+@flags.step_option(Reconviagen, "latent_steps", "Engine reconviagen: steps of the sampler of the surface's latents.")
 @click.option("--cameras", type=PATH, help=CAMERAS_HELP)
 @click.option("--rig", default="auto", show_default=True, metavar=f"[{'|'.join(RIGS)}|FILE]", help=RIG_HELP)
-@flags.of_step(Nvdiffrec, "grid", "nvdiffrec: cells of its lattice along the longest side.", "tet-grid")
-@flags.of_step(Nvdiffrec, "batch", "nvdiffrec: views in memory at a time; 0: 1 on CPU, 6 on GPU.")
+@flags.step_option(Nvdiffrec, "grid", "nvdiffrec: cells of its lattice along the longest side.", "tet-grid")
+@flags.step_option(Nvdiffrec, "batch", "nvdiffrec: views in memory at a time; 0: 1 on CPU, 6 on GPU.")
 @click.option(
     "--held-out", type=FOLDER, help="Folder with held_out.json and views that no model sees, to judge by too."
 )
-@flags.of_step(Step, "memory_limit_mib", "End a step as MODEL_OOM above this; 0: only the container's limit.")
+@flags.step_option(Step, "memory_limit_mib", "End a step as MODEL_OOM above this; 0: only the container's limit.")
 @click.option("--restart", is_flag=True, help="Forget what an earlier run in --out has finished.")
 @click.option("--json", "as_json", is_flag=True, help="Print outputs.json on stdout and nothing else.")
 def run_job(model: str, restart: bool, as_json: bool, **values: Any) -> None:
@@ -66,7 +66,7 @@ def run_job(model: str, restart: bool, as_json: bool, **values: Any) -> None:
     from pipeline.local.progress import Display
 
     values |= rig_options(values["rig"], values["cameras"])
-    job = flags.job_options(values)
+    job = flags.pop_job_options(values)
     options = runner.Options(models=tuple(MODELS) if model == "both" else (model,), job=job, **values)
     if restart:
         runner.clear_cache(options)
@@ -118,7 +118,7 @@ def print_summary(summary: dict[str, Any]) -> None:
 def show_rig(
     input: Path, cameras: Path | None, rig: str, picture: Path | None, save: Path | None, as_json: bool
 ) -> None:
-    """Say how the cameras of a set stand and what its depth means."""
+    """Print the cameras and the depth encoding of an input set, estimated where they are not given."""
     cameras_options = rig_options(rig, cameras)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
@@ -191,13 +191,13 @@ def render(cpu: bool, insecure: bool, **values: Any) -> None:
     show_default=True,
     help="mug, donut, duck, bowl or house; or a file with a textured mesh, y up.",
 )
-@flags.of_step(Sample, "capture", "Exact renders with their cameras, or pictures as shops have them, without.")
-@flags.of_step(Sample, "size", "Side of the pictures in pixels.")
-@flags.of_step(Sample, "depth_bits", "Bits of the depth renders.")
-@flags.of_step(Sample, "views", "File names: front.png or view_0.png.")
-@flags.of_step(Sample, "background", "What is around the object.")
-@flags.of_step(Sample, "held_out", "Further views to judge results by.")
-@flags.of_job("seed", "Seed of the held-out views and of a real capture.")
+@flags.step_option(Sample, "capture", "Exact renders with their cameras, or pictures as shops have them, without.")
+@flags.step_option(Sample, "size", "Side of the pictures in pixels.")
+@flags.step_option(Sample, "depth_bits", "Bits of the depth renders.")
+@flags.step_option(Sample, "views", "File names: front.png or view_0.png.")
+@flags.step_option(Sample, "background", "What is around the object.")
+@flags.step_option(Sample, "held_out", "Further views to judge results by.")
+@flags.job_option("seed", "Seed of the held-out views and of a real capture.")
 def sample(dir: Path, **values: Any) -> None:
     """Write an input set of a known object into DIR, with its cameras (unless a real capture is wanted) and the true mesh."""
     with tempfile.TemporaryDirectory() as outputs:

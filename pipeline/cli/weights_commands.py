@@ -53,7 +53,7 @@ def verify(dir: Path) -> None:
     help="Which revision of its source a part is; may be given several times.",
 )
 def lock(dir: Path, revisions: tuple[str, ...]) -> None:
-    """Write weights.json for what is in DIR now: every file's size and SHA-256, every part's source, revision and licence."""
+    """Write weights.json for the files in DIR: every file's size and SHA-256, every part's source, revision and licence."""
     revision_of = dict(pair.partition("=")[::2] for pair in revisions)
     unknown = sorted(set(revision_of) - set(weights_manifest.PARTS))
     if unknown:

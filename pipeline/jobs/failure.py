@@ -176,10 +176,10 @@ def of_node(node: Node, pods: list[dict[str, Any]], workflow: dict[str, Any]) ->
 
 
 def _was_terminated(step_record: Record, message: str) -> bool:
-    """Whether a step got SIGTERM: it says so, or had not set its handler yet and left the record that it wrote at its start."""
-    return step_record["code"] == "INTERRUPTED" or (
-        step_record["code"] == "KILLED" and f"(exit code {pod_messages.SIGTERMED})" in message
-    )
+    """Whether SIGTERM ended the step, by its record or its exit code. The record may still be that of its start, KILLED: where
+    the step had not set its handler yet, or where the wait container was ended at the same time and read it too early."""
+    by_exit_code = re.search(rf"exit code ({Interrupted.exit_code}|{pod_messages.SIGTERMED})\b", message) is not None
+    return step_record["code"] == "INTERRUPTED" or (step_record["code"] == "KILLED" and by_exit_code)
 
 
 def _of_message(message: str, node: Node, workflow: dict[str, Any]) -> StepError:

@@ -14,10 +14,10 @@ from pipeline.jobs.status import folder_of
 from steps.runtime.errors import JobNotFound, ValidationFailed
 
 
-def of_job(
+def job_logs(
     cluster: Cluster, job: str, step: str | None = None, follow: bool = False
 ) -> Iterator[tuple[str, Iterator[str]]]:
-    """(heading, lines) for each pod, in order of start. Raises JobNotFound, ValidationFailed."""
+    """(heading, lines) for each pod of a job, in order of start. step: only its pods. Raises JobNotFound, ValidationFailed."""
     name = NAME_PREFIX + job
     workflow_json = cluster.get(name)
     if workflow_json is None:

@@ -17,7 +17,7 @@ SIGTERMED = 143  # before the step could set its handler
 # -- of Kubernetes and Argo ---------------------------------------------------------------------------------------------
 
 _LOST = (
-    "pod deleted",  # Argo, operator.go podReconciliation: the pod is gone and nobody saw how
+    "pod deleted",  # Argo, operator.go podReconciliation: the pod is gone, without a final status
     "find failed message for pod",  # Argo, inferFailedReason: a failed pod without a container's status
     "(main|wait) (container did not complete|nor wait container completed) successfully",  # the same: no container's end is known
     "container starts due to (ContainerCreating|PodInitializing)",  # the same: failed by others before it began

@@ -223,7 +223,7 @@ class Job:
     ) -> dict[str, Any]:
         """Fields that every step has, and those that are options of the job."""
         return {
-            **contract.taken(step, self.options.job),
+            **contract.job_field_values(step, self.options.job),
             "out": out,
             "outputs": self.state / "outputs" / name,
             "deadline_seconds": round(deadline, 1),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hera.workflows import DAG, Parameter, Task
 from hera.workflows import models as argo
 
-from pipeline.jobs.pod_messages import SIGKILLED, SIGTERMED
+from pipeline.jobs.pod_messages import SIGKILLED
 from pipeline.workflow.resources import GROWTH
 from pipeline.workflow.settings import Settings
 from pipeline.workflow.step_templates import ATTEMPT_PARAMETERS
@@ -24,13 +24,14 @@ def attempts(settings: Settings, model: str) -> DAG:
     raise."""
     outputs = "tasks.attempt.outputs?.parameters?."  # missing where outputs were lost; so is exitCode of a deleted pod
     error_code, exit_code = f"({outputs}['error-code'] ?? '')", "(tasks.attempt.exitCode ?? '')"
-    killed = f"{exit_code} in ['{Killed.exit_code}', '{SIGKILLED}']"
-    by_exit_code = f"{exit_code} == '{ModelOom.exit_code}' ? '{ModelOom.code}' : {killed} ? '{Killed.code}' : ''"
+    has_kill_code = f"{exit_code} in ['{Killed.exit_code}', '{SIGKILLED}']"
+    by_exit_code = f"{exit_code} == '{ModelOom.exit_code}' ? '{ModelOom.code}' : {has_kill_code} ? '{Killed.code}' : ''"
     code = f"({error_code} != '' ? {error_code} : ({by_exit_code}))"
     seconds_used = f"int(float({outputs}seconds ?? '0'))"
     levels_left = f"int({outputs}['rungs-left'] ?? '0')"
-    # a deleted pod's node is an Error, and 143 an early SIGTERM: KILLED, from the record written at the start, is no OOM there
-    was_killed = f"({code} == '{Killed.code}' && tasks.attempt.status == 'Failed' && {exit_code} != '{SIGTERMED}')"
+    # A step writes KILLED when it begins. The wait container of a deleted or evicted pod is ended at the same time, and may
+    # read that before the step writes INTERRUPTED: the node is an Error then, or has another exit code
+    was_killed = f"({code} == '{Killed.code}' && tasks.attempt.status == 'Failed' && {has_kill_code})"
     is_ram_oom, is_vram_oom = f"({code} == '{ModelOom.code}' || {was_killed})", f"({code} == 'MODEL_VRAM_OOM')"
     memory = "int(inputs.parameters.memory)"
     # `max`: the first attempt's size may exceed the limit for later ones

@@ -1,1 +1,1 @@
-"""Cameras and depth encoding from what six depth renders and views show."""
+"""Estimates cameras and depth encoding from six depth renders and views."""

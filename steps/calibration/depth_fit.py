@@ -1,7 +1,7 @@
 """Fits a model of stored depth, where the cameras are known.
 
-The points that one view sees lie inside the silhouettes of the others and touch them, and lie on the surfaces that these
-see, unless hidden. With exact cameras this determines any monotone curve. Point-to-plane least squares (Chen and Medioni
+The points of one view project into the silhouettes of the others, reach their outlines, and lie on their surfaces unless
+occluded. With exact cameras this determines any monotone curve. Point-to-plane least squares (Chen and Medioni
 1992) over pixels of all pairs of views, in the parameters of a depth model rather than poses; robust by Geman and McClure's
 weights with a width that shrinks. Lengths are in radii of the object."""
 
@@ -349,7 +349,7 @@ def solve(p: Problem, model: Model, params: Array, widths: tuple[float, ...] = W
 
 
 def evaluate(p: Problem, model: Model, params: Array) -> Fit:
-    """The fit of these parameters as they are."""
+    """The Fit (cost, noise, residuals) at these parameters, without optimization."""
     rows = with_extreme_points(p, model, params).rows(model, params, False)
     least_width = LEAST_WIDTH * p.pixel
     return Fit(

@@ -114,7 +114,7 @@ def _gradients(value: Array, known: Array, level: float) -> tuple[Array, Array]:
 
 
 class EmptyVisualHull(Exception):
-    """The six silhouettes have no point in common: these are not the cameras that took them."""
+    """The visual hull of the six silhouettes is empty: the cameras are wrong."""
 
 
 @dataclass(frozen=True)

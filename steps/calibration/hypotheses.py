@@ -1,4 +1,5 @@
-"""What the names of six views can mean, and named rigs: the poses of well-known multi-view generators, in their views' order.
+"""Hypotheses about the cameras of six named views, and named rigs: the poses of well-known multi-view generators, in the order
+of their views.
 
 Zero123++ (Shi et al. 2023, its README's table of camera parameters); Wonder3D (Long et al. 2023, its fixed poses)."""
 
@@ -71,13 +72,13 @@ def axes_of(hypothesis: Hypothesis) -> Array:
 
 
 def hypotheses() -> list[Hypothesis]:
-    """All 32 meanings of the view names."""
+    """All 32 hypotheses about the view names."""
     return [
         Hypothesis(left_is, top, bottom) for left_is, top, bottom in product(("viewer", "object"), range(4), range(4))
     ]
 
 
 def perspective_of(hypothesis: Hypothesis) -> float | None:
-    """Tangent of half the field of view, where the hypothesis fixes it."""
+    """Tangent of half the field of view, 0 for orthographic; None where the hypothesis leaves it open."""
     angle = PRESETS[hypothesis.preset].field_of_view if hypothesis.preset else hypothesis.field_of_view
     return None if angle is None else float(np.tan(np.radians(angle / 2)))

@@ -1,4 +1,4 @@
-"""What the six depth renders measure, for the search for a rig: points, silhouettes, extreme points."""
+"""Measurements from the six depth renders for the search for a rig: points, silhouettes, extreme points."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DIRECTIONS = 16  # in which the extent of a silhouette is taken
 
 @dataclass(frozen=True)
 class Observations:
-    """What is measured in the six depth renders, before any camera is known. Half widths; s cells to a side.
+    """Measurements from six depth renders, before any camera is known. Lengths in half picture widths; maps have s cells a side.
 
     points: (6, n, 5), x, y, normalized depth (0 at the lowest stored value, 1 at the highest) and its slopes along x and y;
     values: (6, s, s), normalized depth, -1 where nothing is; slopes: (6, s, s), the length of its gradient;

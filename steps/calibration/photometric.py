@@ -231,8 +231,8 @@ def _colour_residuals(one: Array, other: Array, normals: Array) -> Array:
 
 def differing_pairs(one: Array, other: Array) -> Array:
     """(6, 6) bool: pairs of views whose relative pose differs between two rigs (6, 3, 3). Only these can tell the rigs apart."""
-    turned = [np.einsum("iab,jcb->ijac", rig, rig) for rig in (one, other)]
-    return np.asarray(np.abs(turned[0] - turned[1]).max(axis=(2, 3)) > 1e-6)
+    relative_poses = [np.einsum("iab,jcb->ijac", rig, rig) for rig in (one, other)]
+    return np.asarray(np.abs(relative_poses[0] - relative_poses[1]).max(axis=(2, 3)) > 1e-6)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How far six depth renders contradict a rig: residuals across surfaces and silhouettes, and which points are visible where.
+"""Residuals of a rig over six depth renders, across surfaces and silhouettes, and the visibility of points across views.
 
 Lengths are in half picture widths, see `rig_model`."""
 

@@ -1,4 +1,5 @@
-"""Which rig took six pictures: what the view names mean, how top and bottom are turned, and the parameters of the cameras."""
+"""Search for the rig of six depth renders: the hypothesis about the view names, the in-plane rotation of top and bottom, and the
+camera parameters."""
 
 from __future__ import annotations
 
@@ -67,7 +68,7 @@ class Rig:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How thorough a fit is: every so many'th point, iterations, and scales of the loss."""
+    """Settings of a fit: stride over the points, iterations, and scales of the loss."""
 
     stride: int
     rounds: int
@@ -327,7 +328,7 @@ def _with_perspective(params: Array, perspective: float) -> Array:
 
 
 def _with_curve(params: Array, rate: float) -> Array:
-    """With an exponential curve of this rate."""
+    """The parameters with an exponential curve of this rate."""
     return np.concatenate([params[: CURVE.start], [rate, 0.0, 0.0], params[CURVE.stop :]])
 
 

@@ -1,4 +1,4 @@
-"""Which of the fitted rigs is the right one: by shape, then by colour, then by whether the difference matters."""
+"""Selects one of the fitted rigs: by shape residuals, then by colour, then by whether the remaining ones differ in the mesh."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""How compiled kernels are made, kept and spread over the cores."""
+"""Compilation, caching and multithreading of numba kernels."""

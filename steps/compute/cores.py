@@ -1,4 +1,4 @@
-"""How many cores this process may use: its affinity and its cgroup's share of the processors. Standard library only."""
+"""Number of cores this process may use, from its CPU affinity and its cgroup's CPU quota. Standard library only."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def _own_quota() -> float:
 
 
 def cpu_quota(root: Path = CGROUPS, membership: Path = MEMBERSHIP) -> float:
-    """The processors that this process's cgroup, and those around it, may use on average; infinite where nothing limits them.
-    More threads than that are all stopped together for the rest of every period. A container's `limits.cpu` becomes this."""
+    """CPU quota of this process's cgroup and its parents, the least, in cores; infinite without one. A container's `limits.cpu`.
+    With more threads than that the kernel throttles all of them for the rest of every period."""
     return min((_quota(folder) for folder in _groups(root, membership)), default=math.inf)
 
 
 def _groups(root: Path, membership: Path) -> Iterator[Path]:
-    """The folders of this process's cgroup and of those around it, of both versions. A container sees its own group at the top,
-    whatever path the host gave it."""
+    """Folders of this process's cgroup and its parents, for cgroup v1 and v2. In a container its own cgroup is the root, whatever
+    path the host has for it."""
     for line in _read(membership).splitlines():
         number, controllers, path = line.split(":", 2)
         tops = (
@@ -43,7 +43,7 @@ def _groups(root: Path, membership: Path) -> Iterator[Path]:
 
 
 def _quota(folder: Path) -> float:
-    """What one cgroup allows: `cpu.max` holds quota and period in version 2, two files do in version 1."""
+    """CPU quota of one cgroup, in cores: quota over period, from `cpu.max` (v2) or from two files (v1); infinite without one."""
     words = _read(folder / "cpu.max").split() or [
         _read(folder / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")
     ]

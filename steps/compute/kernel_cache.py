@@ -1,7 +1,7 @@
-"""Where compiled kernels are kept, also where the program is installed read-only.
+"""Folder of the compiled kernels' cache, also for a read-only installation.
 
-numba keeps them beside the source, else in the user's cache, and refuses to compile where it can write to neither. Then they go
-to a folder of this user's own under the system's temporary folder. NUMBA_CACHE_DIR, where it is set, goes before all that.
+numba caches beside the source, else in the user's cache folder, and refuses to compile where neither is writable. Then a folder
+of this user's own below the system's temporary folder is used. NUMBA_CACHE_DIR has precedence.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def fallback(source: Path) -> Path | None:
 
 
 def writable(folder: Path) -> bool:
-    """Whether files can be made in the folder, or in one that would be made for it."""
+    """Whether files can be written to the folder, which is created where it is missing."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return True
-    except (OSError, RuntimeError):  # without a home, its path cannot be told
+    except (OSError, RuntimeError):  # Path.home() raises RuntimeError without a home folder
         return False

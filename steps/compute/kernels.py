@@ -1,4 +1,4 @@
-"""How kernels are compiled and run.
+"""Compiles kernels with numba and runs them over bands of rows on all cores.
 
 Kernels are compiled without the GIL, so plain threads over bands of rows use all cores. numba's own threading layers are
 avoided on purpose: they abort on concurrent calls and do not survive a fork. Compiled code is cached beside the source, or

@@ -1,1 +1,1 @@
-"""Six depth renders to one closed mesh."""
+"""Depth fusion: six depth renders to one closed, textured mesh."""

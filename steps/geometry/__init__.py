@@ -1,6 +1,6 @@
-"""Pure array code. Kernels face numpy, run without the GIL and know nothing of files, steps or torch.
+"""Geometry over numpy arrays: cameras, meshes, depth maps, pictures. Kernels run without the GIL; no files, no torch.
 
-The project's one convention, written down here and nowhere else:
+The project's conventions, defined here only:
 
 World     right-handed, y up; from validate on the local frame (`steps.geometry.frame`): origin near the object, unit about its
           size. Files that users get are in the frame and the unit of their cameras.

@@ -68,8 +68,8 @@ class Camera:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a view's colours lie on its depth render: what the depth has at (x, y), in half widths from the middle, x right and y
-    up, the view has at scale (x, y) + (self.x, self.y)."""
+    """Registration of a view to its depth render: the depth's point (x, y), half widths from the centre, x right and y up, is at
+    scale (x, y) + (self.x, self.y) in the view."""
 
     scale: float = 1.0
     x: float = 0.0

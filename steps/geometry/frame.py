@@ -47,30 +47,30 @@ class Frame:
         x, y, z = (round(c, digits) for c in self.offset)
         return (x, y, z)
 
-    def less(self, origin: Position) -> Frame:
-        """From the same local frame to the user's coordinates minus `origin`."""
+    def relative_to(self, origin: Position) -> Frame:
+        """The frame whose user coordinates are relative to `origin`; local coordinates are the same."""
         x, y, z = (a - b for a, b in zip(self.offset, origin, strict=True))
         return Frame(self.scale, (x, y, z))
 
     def points_in(self, points: Array) -> Array:
-        """The user's points (n, 3) in the local frame, float64."""
+        """User points (n, 3) to local coordinates, float64."""
         return np.asarray((np.asarray(points, np.float64) - self.offset) / self.scale)
 
     def points_out(self, points: Array) -> Array:
-        """Local points (n, 3) in the user's frame, float64."""
+        """Local points (n, 3) to user coordinates, float64."""
         return np.asarray(np.asarray(points, np.float64) * self.scale + self.offset)
 
     def lengths_in(self, lengths: Array) -> Array:
-        """The user's lengths in local units, float32."""
+        """Lengths in user units to local units, float32."""
         return np.asarray(lengths / self.scale, np.float32)
 
     def depth_in(self, depth: Array, distance: float) -> Array:
         """The user's depth [H, W], 0 where nothing is, from where `camera_in` puts the camera; local units, float32."""
-        nearer = np.round((depth / self.scale - self.brought(distance)) / PRECISION) * PRECISION
+        nearer = np.round((depth / self.scale - self.camera_shift(distance)) / PRECISION) * PRECISION
         return np.where(depth > 0, np.maximum(nearer, 0), 0).astype(np.float32)
 
-    def brought(self, distance: float) -> float:
-        """Local units by which a user's `distance` exceeds MAX_DISTANCE, else 0."""
+    def camera_shift(self, distance: float) -> float:
+        """Local units by which a camera at `distance` (user units) is moved closer: the excess over MAX_DISTANCE, else 0."""
         return max(0.0, distance / self.scale - MAX_DISTANCE)
 
     def distance(self, camera: Camera) -> float:
@@ -79,29 +79,29 @@ class Frame:
         return float((pose[:3, 3] - self.offset) @ pose[:3, 2])
 
     def length_out(self, length: float) -> float:
-        """A local length in the user's units, rounded."""
+        """A local length in user units, rounded as by `rounded`."""
         return self.rounded(length * self.scale)
 
     def rounded(self, length: float) -> float:
         """A length or coordinate in the user's units, to a millionth of a local unit."""
         return round(float(length), 6 - round(np.log10(self.scale)))
 
-    def stored(self, points: Array) -> Array:
-        """Local points (n, 3) as files of 32-bit numbers have them, in the user's unit and relative to `origin`."""
-        return self.less(self.origin).points_out(points).astype(np.float32)
+    def to_stored(self, points: Array) -> Array:
+        """Local points (n, 3) as float32 files hold them: user units, relative to `origin`."""
+        return self.relative_to(self.origin).points_out(points).astype(np.float32)
 
-    def read(self, points: Array, origin: Position) -> Array:
-        """The local points (n, 3), float32, that such a file holds relative to `origin`."""
-        return self.less(origin).points_in(points).astype(np.float32)
+    def from_stored(self, points: Array, origin: Position) -> Array:
+        """Inverse of `to_stored`: local points (n, 3) float32 from user coordinates relative to `origin`."""
+        return self.relative_to(origin).points_in(points).astype(np.float32)
 
     def camera_in(self, camera: Camera, distance: float | None = None) -> Camera:
         """The user's camera in the local frame, at most MAX_DISTANCE away. distance: user units along its axis to the object,
         where known from depth; else to the frame's origin."""
-        brought = self.brought(self.distance(camera) if distance is None else distance)
+        camera_shift = self.camera_shift(self.distance(camera) if distance is None else distance)
         pose = np.array(camera.camera_to_world, np.float64)
-        place = self.points_in(pose[:3, 3]) - brought * pose[:3, 2]
+        place = self.points_in(pose[:3, 3]) - camera_shift * pose[:3, 2]
         pose[:3, 3] = np.round(place / PRECISION) * PRECISION
-        share = MAX_DISTANCE / (MAX_DISTANCE + brought) if brought else 1.0
+        share = MAX_DISTANCE / (MAX_DISTANCE + camera_shift) if camera_shift else 1.0
         return replace(camera, camera_to_world=pose, fx=camera.fx * share, fy=camera.fy * share)
 
     def camera_out(self, camera: Camera) -> Camera:

@@ -1,5 +1,5 @@
-"""How a material looks under distant light: a base colour with roughness and metalness, as glTF has them, lit by spherical
-harmonics. The same lines run on numpy's arrays and on torch's tensors (`xp` is the module).
+"""Physically based shading: glTF's metallic-roughness material under distant light in spherical harmonics. The same code runs on
+numpy arrays and torch tensors (`xp` is the module).
 
 The light is nine coefficients per channel (l <= 2) rather than a filtered environment map with split sums: irradiance from
 distant light lies in them to within 1 % (Ramamoorthi and Hanrahan, "An efficient representation for irradiance environment
@@ -28,7 +28,7 @@ DIELECTRIC = 0.04  # reflectance of a dielectric seen head on, at specular 1
 
 @dataclass(frozen=True)
 class Material:
-    """What a surface has beside its base colour. orm: [S, S, 3] float32 (occlusion, unused and 1; roughness; metalness);
+    """Material parameters beside the base colour. orm: [S, S, 3] float32 (occlusion, unused and 1; roughness; metalness);
     normal: [S, S, 3] float32 in [0, 1], tangent space, green towards larger v; tangents: (n, 4) float32 per vertex, w the
     bitangent's sign; specular: strength of dielectric reflections (KHR_materials_specular); light: (9, 3) float32."""
 
@@ -40,7 +40,7 @@ class Material:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the surface looks like its base colour from everywhere."""
+        """Whether shading leaves the base colour unchanged in all directions."""
         return self.specular == 0 and bool((self.light == WHITE).all()) and bool((self.orm[..., 2] == 0).all())
 
 

@@ -1,4 +1,4 @@
-"""Half-edge meshes with quadric error metrics (Garland and Heckbert 1997): what an edge's collapse costs, and where it leads."""
+"""Half-edge meshes with quadric error metrics (Garland and Heckbert 1997): cost and vertex position of each edge collapse."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a mesh bounds a solid: four checks that any program can repeat.
+"""Soundness of a mesh, whether it bounds a solid: watertight, oriented, vertex-manifold, without self-intersections.
 
 Own code, since trimesh's `graph.is_watertight` takes four times as long (59 ms instead of 15 for 346,000 faces) and importing it
 a second. It has no check of vertices or of intersections. `tests/geometry/test_soundness.py` compares both."""
@@ -33,14 +33,14 @@ class Soundness:
 
 def soundness(vertices: Array, faces: Array) -> Soundness:
     """The checks of a mesh (n, 3), (m, 3), after welding vertices at the same position, which texture seams separate."""
-    places, index = np.unique(vertices, axis=0, return_inverse=True)
+    positions, index = np.unique(vertices, axis=0, return_inverse=True)
     welded = index.reshape(-1)[faces].astype(np.int32)
     oriented = is_closed(welded)
     return Soundness(
         watertight=oriented or _edges_are_paired(welded),
         oriented=oriented,
         vertex_manifold=oriented and _vertices_are_manifold(welded),
-        crossing_faces=int(crossing_faces(places, welded).sum()),
+        crossing_faces=int(crossing_faces(positions, welded).sum()),
     )
 
 

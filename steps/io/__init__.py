@@ -1,1 +1,1 @@
-"""Files that go in and come out: pictures, cameras, depth encodings, meshes, and the scene between the steps."""
+"""File formats: input sets, PNG, cameras, depth encodings, meshes, and the scene that steps exchange."""

@@ -1,6 +1,6 @@
-"""Cameras as other programs write them: NeRF's transforms.json, and COLMAP's text model. Neither says how depth is stored.
+"""Importers of other programs' cameras: NeRF's transforms.json, and COLMAP's text model. Neither has the depth encoding.
 
-The pictures are told by their names, as in the input set: front.png or view_0.png, in whatever folder.
+Views are identified by file name, as in the input set: front.png or view_0.png, in any folder.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ COLMAP = {  # model: how many of its parameters are focal lengths; the principal
 
 
 def read(path: Path, sizes: Sizes | None) -> Given:
-    """A cameras.json, rig.json or transforms.json, or the folder of a COLMAP text model. sizes: of the views; None where those
-    cannot be read. Raises ValidationFailed."""
+    """The cameras in a cameras.json, rig.json or transforms.json, or in the folder of a COLMAP text model. sizes: of the views;
+    None where those cannot be read. Raises ValidationFailed."""
     if path.is_dir():
         return of_colmap(path)
     if not path.is_file():
@@ -44,7 +44,7 @@ def read(path: Path, sizes: Sizes | None) -> Given:
 
 
 def parse(data: bytes, sizes: Sizes | None) -> Given:
-    """What a cameras.json, rig.json or transforms.json holds, told apart by what is in them. Raises ValidationFailed."""
+    """The cameras in a cameras.json, rig.json or transforms.json; the format follows from its keys. Raises ValidationFailed."""
     if data.lstrip()[:1] == b"#":
         raise ValidationFailed(
             "is no JSON but looks like part of a COLMAP model",
@@ -60,8 +60,8 @@ def parse(data: bytes, sizes: Sizes | None) -> Given:
 
 
 def of_transforms(document: dict[str, Any], sizes: Sizes | None) -> list[View]:
-    """NeRF's and instant-ngp's: `transform_matrix` is OpenGL's camera to a world with z up, which becomes one with y up here, as
-    Blender's exporters do it. Intrinsics stand at the top or with the frame: fl_x, fl_y, cx, cy, w, h, or camera_angle_x."""
+    """The views of a transforms.json of NeRF or instant-ngp. `transform_matrix` is OpenGL camera-to-world in a world with z up,
+    converted to y up. Intrinsics are at the top level or per frame: fl_x, fl_y, cx, cy, w, h, or camera_angle_x."""
     try:
         frames = {str(f["file_path"]): {**document, **f} for f in document["frames"]}
         chosen = _views_by_index(frames)
@@ -74,7 +74,7 @@ def of_transforms(document: dict[str, Any], sizes: Sizes | None) -> list[View]:
 
 
 def _views_by_index(by_file: dict[str, Any]) -> dict[int, Any]:
-    """What belongs to each of the six views, by its index."""
+    """View index -> entry, from file name -> entry. Raises ValidationFailed."""
     by_index: dict[int, Any] = {}
     indices = view_indices("multi_views", list(by_file), VIEW_NAMES)
     for item, index in zip(by_file.values(), indices, strict=True):
@@ -110,7 +110,7 @@ def _of_frame(index: int, frame: dict[str, Any], size: tuple[int, int]) -> View:
 
 
 def _check_lens(name: str, frame: dict[str, Any]) -> None:
-    """Only a pinhole is what the six views can be of. Raises ValidationFailed with the lens's name."""
+    """Raises ValidationFailed with the lens model's name unless it is a pinhole without distortion."""
     model = str(frame.get("camera_model", "PINHOLE")).upper()
     fisheye = bool(frame.get("is_fisheye")) or "FISHEYE" in model
     if fisheye or model not in PINHOLES:
@@ -121,7 +121,7 @@ def _check_lens(name: str, frame: dict[str, Any]) -> None:
 
 
 def _positive(name: str, frame: dict[str, Any], key: str, default: float = 0.0) -> float:
-    """A number of the frame. Raises ValidationFailed where it is not above zero."""
+    """A positive number of the frame, the default where it is missing. Raises ValidationFailed for others."""
     value = float(frame.get(key, default))
     if not 0 < value < np.inf:
         raise ValidationFailed(f"has {key} {value:g} for {name}, which must be a number above zero", "Export it again.")
@@ -129,7 +129,7 @@ def _positive(name: str, frame: dict[str, Any], key: str, default: float = 0.0) 
 
 
 def _angle(name: str, frame: dict[str, Any]) -> float:
-    """camera_angle_x in radians. Raises ValidationFailed where no lens has it."""
+    """camera_angle_x, radians. Raises ValidationFailed outside (0, pi)."""
     angle = float(frame["camera_angle_x"])
     if not 0 < angle < np.pi:
         degrees = "; that looks like degrees, where radians are meant" if angle > 2 * np.pi else ""
@@ -141,7 +141,7 @@ def _angle(name: str, frame: dict[str, Any]) -> float:
 
 
 def _homogeneous(rows: Any) -> Any:
-    """A matrix as (4, 4) where its last row was left out, as some programs do."""
+    """A matrix (4, 4); to one of (3, 4), as some programs write it, the last row is added."""
     return [*rows, [0, 0, 0, 1]] if isinstance(rows, list) and len(rows) == 3 else rows
 
 
@@ -149,8 +149,8 @@ def _homogeneous(rows: Any) -> Any:
 
 
 def of_colmap(folder: Path) -> list[View]:
-    """cameras.txt and images.txt, whose poses are OpenCV's from the world to the camera. Its world lies anyhow: it is turned
-    until the front view is upright and looks along -z."""
+    """The views of cameras.txt and images.txt. Poses are world-to-camera in OpenCV's axes. COLMAP's world has an arbitrary
+    rotation: it is rotated so that the front view is upright and looks along -z."""
     folder = next(
         (f for f in (folder, folder / "sparse" / "0", folder / "sparse") if (f / "images.txt").is_file()), folder
     )
@@ -178,7 +178,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _images(path: Path) -> Iterator[list[str]]:
-    """The lines with poses. Between them stand lines of points, which may be empty, and hold numbers alone."""
+    """The fields of each pose line of images.txt, without the lines of 2D points, which may be empty."""
     for line in _lines(path):
         words = line.split(maxsplit=9)
         if len(words) == 10 and not re.fullmatch(r"[-+.\deE]+", words[9].split()[0]):
@@ -205,7 +205,7 @@ def _of_image(index: int, words: list[str], lens: list[str]) -> Camera:
 
 
 def _rotation(w: float, x: float, y: float, z: float) -> Array:
-    """(3, 3) of a quaternion."""
+    """Rotation matrix (3, 3) of a quaternion."""
     n = 2 / (w * w + x * x + y * y + z * z)
     return np.array(
         [

@@ -1,5 +1,5 @@
-"""cameras.json: where the six cameras stand and how the depth renders are encoded, or as much of it as is known. Its schema lies
-beside this file."""
+"""cameras.json: poses and intrinsics of the six cameras and the encoding of the depth renders, as far as known. Its JSON schema
+is beside this file."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class View:
 
 @dataclass(frozen=True)
 class Arrangement:
-    """How the cameras stand, without their numbers: by the name of a rig, or by what the views' names mean, None where that is
-    not known. left_is: `viewer` or `object`; top_turned, bottom_turned: degrees, counter-clockwise; field_of_view: degrees across
+    """The arrangement of cameras with unknown poses: the name of a rig, or the meaning of the views' names, each None where it is
+    unknown. left_is: `viewer` or `object`; top_turned, bottom_turned: degrees, counter-clockwise; field_of_view: degrees across
     the depth renders' longer side, 0 for orthographic."""
 
     preset: str = ""
@@ -51,18 +51,18 @@ Given = list[View] | Arrangement
 
 
 def canonical_views(width: int, height: int) -> list[View]:
-    """The rig and the encoding that hold where no cameras.json is given."""
+    """The six views of the canonical rig with its depth encoding, the default where no cameras.json is given."""
     return [View(canonical_camera(name, width, height), DepthEncoding()) for name in VIEW_NAMES]
 
 
 def parse(data: bytes) -> Given:
-    """The six views in the order of VIEW_NAMES, or how they stand; of a rig.json the cameras in it. Raises ValidationFailed with
-    the place and what is wrong there."""
+    """The six views in the order of VIEW_NAMES, or their arrangement, from a cameras.json or rig.json. Raises ValidationFailed
+    with the JSON path and the fault."""
     return of_document(load_json(data))
 
 
 def of_document(document: Any) -> Given:
-    """The same of its JSON."""
+    """As `parse`, from decoded JSON."""
     if isinstance(document, dict) and "decision" in document:
         document = document.get("cameras", document)
     if isinstance(document, dict) and ("views" in document) == ("rig" in document):
@@ -80,32 +80,32 @@ def of_document(document: Any) -> Given:
 
 
 def load_json(data: bytes) -> Any:
-    """The JSON, in any Unicode encoding. Raises ValidationFailed, also for numbers that are not finite."""
+    """Decoded JSON of any Unicode encoding. Raises ValidationFailed, also for numbers that are not finite."""
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise ValidationFailed(f"is not valid JSON: {error}", _HELP) from None
-    if places := list(_not_finite(document, "")):
+    if json_paths := list(_not_finite(document, "")):
         raise ValidationFailed(
-            f"has numbers that are not finite: {', '.join(places[:5])}",
+            f"has numbers that are not finite: {', '.join(json_paths[:5])}",
             "Export the cameras again, and look at these places.",
         )
     return document
 
 
 def _not_finite(value: Any, place: str) -> Iterator[str]:
-    """Where NaN and Infinity stand, as `views/2 (left)/intrinsics/fx: nan`."""
+    """JSON paths of NaN and Infinity, as `views/2 (left)/intrinsics/fx: nan`."""
     if isinstance(value, float) and not math.isfinite(value):
         yield f"{place.lstrip('/')}: {value}"
-    named = isinstance(value, dict) and isinstance(value.get("name", value.get("file_path")), str)
-    label = f" ({sanitize(value.get('name', value.get('file_path')))[:80]})" if named else ""
+    has_name = isinstance(value, dict) and isinstance(value.get("name", value.get("file_path")), str)
+    label = f" ({sanitize(value.get('name', value.get('file_path')))[:80]})" if has_name else ""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in items:
         yield from _not_finite(item, f"{place}{label}/{sanitize(key)[:80]}")
 
 
 def _check_lenses(document: Any) -> None:
-    """cameras.json has no words for a lens that is not a pinhole. Raises ValidationFailed where somebody has used others'."""
+    """Raises ValidationFailed for keys of lens distortion, which other formats have: cameras.json describes pinholes only."""
     views = document.get("views") if isinstance(document, dict) else None
     for item in views if isinstance(views, list) else []:
         inner = item.get("intrinsics") if isinstance(item, dict) else None
@@ -137,8 +137,10 @@ def _check_schema(document: Any) -> None:
     validator = jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text()))
     problems = sorted(validator.iter_errors(document), key=lambda e: list(map(str, e.absolute_path)))
     if problems:
-        places = [f"{'/'.join(map(str, e.absolute_path)) or 'the whole'}: {e.message[:200]}" for e in problems[:5]]
-        raise ValidationFailed(f"does not fit its schema: {'; '.join(places)}", _HELP)
+        faults_by_path = [
+            f"{'/'.join(map(str, e.absolute_path)) or 'the whole'}: {e.message[:200]}" for e in problems[:5]
+        ]
+        raise ValidationFailed(f"does not fit its schema: {'; '.join(faults_by_path)}", _HELP)
 
 
 def _view(item: dict[str, Any], common: dict[str, Any] | None) -> View:
@@ -153,7 +155,7 @@ def _view(item: dict[str, Any], common: dict[str, Any] | None) -> View:
 
 
 def check_pose(name: str, rows: Any) -> Array:
-    """A camera_to_world (4, 4). Raises ValidationFailed where it is none."""
+    """A rigid camera_to_world matrix (4, 4). Raises ValidationFailed for others."""
     pose = np.array(rows, dtype=np.float64)
     if pose.shape != (4, 4):
         raise ValidationFailed(f"has a camera_to_world for {name} that is no 4 x 4 matrix", _HELP)
@@ -196,7 +198,7 @@ def camera_json(camera: Camera) -> dict[str, Any]:
 
 
 def document(views: list[View]) -> dict[str, Any]:
-    """The cameras.json that `parse` turns back into `views`, each with its own depth encoding, if it is known."""
+    """The cameras.json of views, each with its own depth encoding if known; inverse of `parse`."""
     return {
         "format": "sixview-cameras/1",
         "views": [{**camera_json(v.camera), **_encoding_json(v.depth), **_placement_json(v.colour)} for v in views],

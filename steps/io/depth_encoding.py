@@ -1,4 +1,4 @@
-"""What the grey values of a depth render mean.
+"""Depth encodings: the mapping from a depth render's stored values to depth.
 
 With v the stored value divided by the largest the PNG can hold (255 or 65535):
 linear    depth = near + v * (far - near)
@@ -27,7 +27,7 @@ from steps.io.png import Picture
 
 @dataclass(frozen=True)
 class DepthEncoding:
-    """See the module's text. near, far: scene units, for all but metric; scale: for metric."""
+    """Parameters of an encoding, see the module's docstring. near, far: scene units, for all but metric; scale: for metric."""
 
     encoding: str = "linear"
     distance: str = "z"
@@ -63,7 +63,7 @@ def metric_depth(picture: Picture, encoding: DepthEncoding, to_z: Array) -> Metr
 
 
 def foreground(picture: Picture, encoding: DepthEncoding) -> Array:
-    """[H, W] bool: where the object is, by the background value and the picture's alpha."""
+    """Mask [H, W] bool of the object's pixels, by the background value and the picture's alpha."""
     counts = picture.pixels[..., 0]
     known = np.ones(counts.shape, bool)
     if encoding.background == "max":

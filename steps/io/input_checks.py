@@ -1,4 +1,4 @@
-"""Checks of an input set: all faults are reported together."""
+"""Reads and checks an input set; one error reports all faults."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Fault:
 
 
 def raise_all(faults: list[Fault]) -> None:
-    """Raises one error for all faults: with the code that comes first in ORDER, and details that list every one."""
+    """Raises one BadInput for all faults, with the first of their codes in ORDER and details of each; nothing without faults."""
     if not faults:
         return
     first = min(faults, key=lambda fault: next(i for i, kind in enumerate(ORDER) if isinstance(fault.error, kind)))
@@ -142,7 +142,7 @@ def _numbers(field: str, files: list[Entry]) -> str:
 
 
 def _name_fault(field: str, entry: Entry) -> str:
-    """What is wrong with a name that tells no view."""
+    """Message for a file name that identifies no view."""
     number = input_set.number_of_name(field, entry.path.name)
     if number is None:
         return "has a name that tells no view"
@@ -160,13 +160,17 @@ def _fault(error: BadInput, field: str, index: int | None, entry: Entry) -> Faul
 
 def check_pictures(slots: dict[str, dict[int, Entry]]) -> tuple[dict[tuple[str, int], png.Picture], list[Fault]]:
     """Every picture that can be read, and why the others cannot. Two files are read at a time."""
-    places = [(field, index, entry) for field, files in slots.items() for index, entry in sorted(files.items())]
+    slot_entries = [(field, index, entry) for field, files in slots.items() for index, entry in sorted(files.items())]
     with ThreadPoolExecutor(2) as pool:  # zlib works without the GIL; more threads would hold more files at a time
-        results = list(pool.map(lambda place: _read(place[0], place[2]), places))
+        results = list(pool.map(lambda slot: _read(slot[0], slot[2]), slot_entries))
     pictures = {
-        (field, index): p for (field, index, _), p in zip(places, results, strict=True) if isinstance(p, png.Picture)
+        (field, index): p
+        for (field, index, _), p in zip(slot_entries, results, strict=True)
+        if isinstance(p, png.Picture)
     }
-    return pictures, [_fault(p, *place) for place, p in zip(places, results, strict=True) if isinstance(p, BadInput)]
+    return pictures, [
+        _fault(p, *slot) for slot, p in zip(slot_entries, results, strict=True) if isinstance(p, BadInput)
+    ]
 
 
 def _read(field: str, entry: Entry) -> png.Picture | BadInput:
@@ -178,7 +182,7 @@ def _read(field: str, entry: Entry) -> png.Picture | BadInput:
 
 
 def depth_of(picture: png.Picture) -> png.Picture:
-    """A depth render as [H, W, 1], or [H, W, 2] with its alpha. It is grey in whatever kind of file. Raises ValidationFailed."""
+    """A depth render as [H, W, 1], or [H, W, 2] with alpha; RGB must be grey. Raises ValidationFailed."""
     channels = picture.pixels.shape[2] - (picture.alpha is not None)
     colours = picture.pixels[..., :channels]
     apart = np.ptp(colours, axis=2).max() if channels > 1 else 0
@@ -194,7 +198,7 @@ def depth_of(picture: png.Picture) -> png.Picture:
 
 
 def for_display(views: list[png.Picture]) -> tuple[list[png.Picture], list[str]]:
-    """The views with colours of 8 bits and sRGB's curve, and what was done to them."""
+    """The views as 8-bit sRGB, and notes on conversions."""
     gammas = {name: v.gamma for name, v in zip(VIEW_NAMES, views, strict=True) if _is_unlike_a_display(v)}
     names = ", ".join(f"{name} {gamma:g}" for name, gamma in gammas.items())
     note = f"Colours were brought to sRGB's curve, since the files say that theirs is another one (gAMA: {names})."
@@ -217,7 +221,7 @@ def _displayed(picture: png.Picture) -> png.Picture:
 
 
 def check_pairs(pictures: dict[tuple[str, int], png.Picture]) -> list[Fault]:
-    """View and depth of one camera show the same frame, so they have the same proportions."""
+    """Faults of views whose depth render has another aspect ratio."""
     faults = []
     for index, name in enumerate(VIEW_NAMES):
         view, depth = pictures.get(("multi_views", index)), pictures.get(("depth_renders", index))
@@ -236,26 +240,26 @@ def check_pairs(pictures: dict[tuple[str, int], png.Picture]) -> list[Fault]:
 def check_cameras(
     entries: list[Entry], cameras: Path | None, pictures: dict[tuple[str, int], png.Picture]
 ) -> tuple[Given | None, list[str], list[Fault]]:
-    """The cameras of a file that was named, else those in the set, if any; what is to be said about it; and what is wrong.
-    entries: the files in the set that hold cameras, or should by their names."""
+    """The cameras of the file given on the command line, else of the set, None without any; notes; and faults. entries: files in
+    the set that have cameras, by content or by name."""
     views = [pictures.get(("multi_views", i)) for i in range(len(VIEW_NAMES))]
     sizes = [(p.pixels.shape[1], p.pixels.shape[0]) for p in views if p is not None]
     known = sizes if len(sizes) == len(VIEW_NAMES) else None
-    places = [sanitize(e.path.as_posix()) for e in entries]
+    paths = [sanitize(e.path.as_posix()) for e in entries]
     try:
         if cameras is not None:
-            return camera_import.read(cameras, known), _not_read(sanitize(cameras.name), places), []
+            return camera_import.read(cameras, known), _not_read(sanitize(cameras.name), paths), []
         if not entries:
             return None, [], []
-        if len(entries) > 1 and places[0] != input_set.CAMERAS:
+        if len(entries) > 1 and paths[0] != input_set.CAMERAS:
             raise ValidationFailed(
-                f"and {', '.join(places[1:])} might both be the cameras",
+                f"and {', '.join(paths[1:])} might both be the cameras",
                 "Call the one that holds them cameras.json, beside multi_views; or name it with --cameras.",
             )
         given = camera_import.parse(entries[0].read(input_set.MAX_CAMERAS_BYTES), known)
-        return given, _not_read(places[0], places[1:]) + _misplaced(places[0]), []
+        return given, _not_read(paths[0], paths[1:]) + _misplaced(paths[0]), []
     except BadInput as error:
-        return None, [], [Fault(error, "cameras", None, sanitize(cameras.name) if cameras else places[0])]
+        return None, [], [Fault(error, "cameras", None, sanitize(cameras.name) if cameras else paths[0])]
 
 
 def _not_read(used: str, others: list[str]) -> list[str]:

@@ -113,12 +113,12 @@ def _is_side_file(name: str) -> bool:
 
 
 def named_as_cameras(name: str) -> bool:
-    """Whether a file has the name, or nearly the name, of a file with cameras."""
+    """Whether a file's name is, or resembles, that of a camera file."""
     return _CAMERA_NAME.fullmatch(name.lower()) is not None
 
 
 def _holds_cameras(entry: Entry) -> bool:
-    """By its name; beside the pictures also by what is in it."""
+    """Whether an entry is a camera file, by its name, or beside the pictures by its content."""
     lower = entry.path.name.lower()
     if named_as_cameras(lower):
         return True
@@ -191,10 +191,10 @@ def _of_zip(path: Path) -> InputSet:
         raise InvalidFileFormat(
             f"{sanitize(path.name)} is not a readable ZIP archive ({error}).", "Give a folder or a valid .zip."
         ) from None
-    named = [(info, info.filename.replace("\\", "/")) for info in infos]  # some programs on Windows write them so
-    named = [(info, name) for info, name in named if not name.endswith("/") and PurePosixPath(name).parts]
-    members = [Entry(PurePosixPath(name), info.file_size, _member_reader(path, info)) for info, name in named]
-    for info, name in named:
+    entries = [(info, info.filename.replace("\\", "/")) for info in infos]  # some programs on Windows write them so
+    entries = [(info, name) for info, name in entries if not name.endswith("/") and PurePosixPath(name).parts]
+    members = [Entry(PurePosixPath(name), info.file_size, _member_reader(path, info)) for info, name in entries]
+    for info, name in entries:
         _check_member(info, PurePosixPath(name))
     members = [m for m in members if not _is_side_folder(m.path.parent)]
     if len(members) > MAX_ENTRIES:
@@ -238,8 +238,8 @@ def _root(names: list[PurePosixPath]) -> tuple[PurePosixPath, set[PurePosixPath]
         raise InvalidFileCount("The archive has no folders multi_views and depth_renders with pictures in them.")
     root = min(roots, key=lambda r: len(r.parts))
     if not all(r.is_relative_to(root) for r in roots):
-        places = ", ".join(sanitize(r) for r in sorted(roots)[:5])
-        raise ValidationFailed(f"The archive holds more than one set: {places}.", "Pack one object per archive.")
+        root_names = ", ".join(sanitize(r) for r in sorted(roots)[:5])
+        raise ValidationFailed(f"The archive holds more than one set: {root_names}.", "Pack one object per archive.")
     return root, roots - {root}
 
 
@@ -261,10 +261,10 @@ _NUMBERED = re.compile(r"(view|depth)[ _.-]?(\d{1,6})", re.ASCII)
 
 
 def view_index(field: str, name: str, view_names: tuple[str, ...]) -> int | None:
-    """Which view a file name stands for: front.png, with a frame number front0001.png, with a word for what it is
-    front_depth.png; view_0.png, view_000.png, and depth_0.png in depth_renders. Folders before it do not matter."""
-    named = rf"(?:{_KIND}[_.-])?({'|'.join(view_names)})(?:[_.-]{_KIND})?(?:[_.-]?\d{{1,6}})?"
-    if match := re.fullmatch(named, _stem(name), re.ASCII):
+    """Index of the view in a file name, None without one: front.png, front0001.png (frame number), front_depth.png (kind);
+    view_0.png, view_000.png, and depth_0.png in depth_renders. Leading folders are ignored."""
+    pattern = rf"(?:{_KIND}[_.-])?({'|'.join(view_names)})(?:[_.-]{_KIND})?(?:[_.-]?\d{{1,6}})?"
+    if match := re.fullmatch(pattern, _stem(name), re.ASCII):
         return view_names.index(match.group(1))
     number = number_of_name(field, name)
     return number if number is not None and number < len(view_names) else None
@@ -279,8 +279,7 @@ def number_of_name(field: str, name: str) -> int | None:
 
 
 def first_number(field: str, names: list[str], view_names: tuple[str, ...]) -> int:
-    """0 or 1: from where the files of one folder count. From 1 where they are numbered 1 to 6, each once, and none is called as a
-    view."""
+    """First number, 0 or 1, of the numbered files of a folder: 1 where they are 1 to 6, each once, and none has a view's name."""
     numbers = [number_of_name(field, name) for name in names]
     if any(
         view_index(field, name, view_names) is not None for n, name in zip(numbers, names, strict=True) if n is None
@@ -290,7 +289,7 @@ def first_number(field: str, names: list[str], view_names: tuple[str, ...]) -> i
 
 
 def view_indices(field: str, names: list[str], view_names: tuple[str, ...]) -> list[int | None]:
-    """Which view each file name of one folder stands for: see `view_index`, but that files may count from one."""
+    """Index of the view in each file name of a folder, as by `view_index`, also for numbers from 1."""
     if not first_number(field, names, view_names):
         return [view_index(field, name, view_names) for name in names]
     return [None if (n := number_of_name(field, name)) is None else n - 1 for name in names]

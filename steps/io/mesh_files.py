@@ -51,7 +51,7 @@ class Mesh:
 
 def save(folder: Path, mesh: Mesh, frame: Frame = _OWN) -> None:
     """Writes mesh.obj, mesh.mtl, mesh.ply, mesh.glb and texture.png into `folder`, with a material also texture_orm.png and
-    texture_normal.png. frame: the mesh's. Raises ModelConvergenceFailed where the mesh is none that a reader could use."""
+    texture_normal.png. frame: the mesh's. Raises ModelConvergenceFailed for a mesh with a `fault_of`."""
     if fault := fault_of(mesh):
         raise ModelConvergenceFailed(f"The mesh that was made {fault}.")
     for name, image in _images(mesh).items():
@@ -62,12 +62,12 @@ def save(folder: Path, mesh: Mesh, frame: Frame = _OWN) -> None:
 
 
 def as_stored(mesh: Mesh, frame: Frame) -> Mesh:
-    """The mesh as `load` finds what `save` has written of it: what is scored has to be what users get."""
-    return replace(mesh, vertices=frame.read(frame.stored(mesh.vertices), frame.origin))
+    """The mesh after a round trip through `save` and `load`, so that what is scored is what users get."""
+    return replace(mesh, vertices=frame.from_stored(frame.to_stored(mesh.vertices), frame.origin))
 
 
 def fault_of(mesh: Mesh) -> str | None:
-    """What is wrong with a mesh so that it cannot be drawn; None where nothing is."""
+    """Why a mesh cannot be rendered (no faces, non-finite values, indices out of range); None where it can."""
     count = len(mesh.vertices)
     if not len(mesh.faces):
         return "has no faces"
@@ -125,7 +125,7 @@ def _write_obj(folder: Path, mesh: Mesh, frame: Frame) -> None:
 
 
 def _digits(frame: Frame) -> str:
-    """How an OBJ's vertices are printed: as exactly as 32 bits hold them, or vertices might fall into one and open the mesh."""
+    """printf format of an OBJ's vertices with float32 precision: with fewer digits vertices might coincide and open the mesh."""
     more = int(np.ceil(np.log10(max(map(abs, frame.offset)) / frame.scale))) if frame.is_far else 0
     return "v" + f" %.{min(9 + more, 17)}g" * 3
 
@@ -163,7 +163,7 @@ def write_ply(path: Path, properties: list[str], rows: Array, faces: Array, comm
 def write_glb(path: Path, mesh: Mesh, images: list[bytes], frame: Frame = _OWN) -> None:
     """images: the textures as PNG files, in the order of `_images`."""
     flipped = np.stack([mesh.uv[:, 0], 1.0 - mesh.uv[:, 1]], axis=1)  # glTF counts rows from the top
-    arrays = {"POSITION": frame.stored(mesh.vertices), "NORMAL": mesh.normals, "TEXCOORD_0": flipped}
+    arrays = {"POSITION": frame.to_stored(mesh.vertices), "NORMAL": mesh.normals, "TEXCOORD_0": flipped}
     if mesh.material:
         arrays["TANGENT"] = mesh.material.tangents
     parts = {name: np.ascontiguousarray(array, "<f4") for name, array in arrays.items()}
@@ -279,5 +279,5 @@ def _parse(data: bytes, frame: Frame) -> Mesh:
         material = Material(image(1), image(2), array(attributes["TANGENT"], 4), specular, light)
     faces = array(primitive["indices"], 3).astype(np.int32)
     x, y, z = map(float, document["nodes"][0].get("translation", (0, 0, 0)))
-    vertices = frame.read(array(attributes["POSITION"], 3), (x, y, z))
+    vertices = frame.from_stored(array(attributes["POSITION"], 3), (x, y, z))
     return Mesh(vertices, faces, uv, array(attributes["NORMAL"], 3), image(0), material)

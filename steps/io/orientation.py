@@ -24,7 +24,7 @@ FRAME_DIFFERENCE = 0.1  # of the range: a pixel that differs so much from the fr
 def upright(pictures: Pictures) -> tuple[Pictures, list[str]]:
     """The pictures by field and index, upright, and notes. Those without the tag are unchanged."""
     result = dict(pictures)
-    turned: list[str] = []
+    turned_names: list[str] = []
     stale: list[str] = []
     for (field, index), picture in pictures.items():
         if picture.orientation == 1:
@@ -38,8 +38,8 @@ def upright(pictures: Pictures) -> tuple[Pictures, list[str]]:
             <= _outline_iou(candidate, _turned_upright(other)) + STALE_GAIN
         )
         result[field, index] = candidate if believed else replace(picture, orientation=1)
-        (turned if believed else stale).append(place)
-    notes = [f"Turned upright as the files' eXIf orientation says: {', '.join(turned)}."] if turned else []
+        (turned_names if believed else stale).append(place)
+    notes = [f"Turned upright as the files' eXIf orientation says: {', '.join(turned_names)}."] if turned_names else []
     if stale:
         notes.append(f"Taken as stored, since turned by their eXIf orientation they fit less: {', '.join(stale)}.")
     return result, notes

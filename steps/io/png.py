@@ -1,4 +1,4 @@
-"""PNG files, checked before they are believed. Specification: W3C PNG, third edition.
+"""PNG reader and writer for untrusted files. Specification: W3C PNG, third edition.
 
 A file is judged by its bytes: signature, chunk structure, CRC of every chunk, and the compressed data unpacked under a
 bound. Only the chunks that make the picture are handed to the decoder: text, profiles and animations are left out, so that
@@ -42,7 +42,7 @@ _OTHERS = {
 
 @dataclass(frozen=True)
 class Header:
-    """What IHDR says. bits: per channel; channels: as stored (1 for a palette)."""
+    """The IHDR chunk. bits: per channel; channels: as stored (1 for a palette)."""
 
     width: int
     height: int
@@ -85,14 +85,14 @@ def decode(data: bytes) -> Picture:
     body = b"".join(content for kind, content in chunks if kind == b"IDAT")
     if not header.interlaced:
         _check_stream(header, body)
-    turned, gamma = png_chunks.orientation_of(chunks), png_chunks.gamma_of(chunks)
+    orientation, gamma = png_chunks.orientation_of(chunks), png_chunks.gamma_of(chunks)
     if header.bits == 16 and header.channels > 1:
-        return replace(_decode_deep(header, body, dict(chunks).get(b"tRNS")), orientation=turned, gamma=gamma)
+        return replace(_decode_deep(header, body, dict(chunks).get(b"tRNS")), orientation=orientation, gamma=gamma)
     clean = SIGNATURE + b"".join(_pack_chunk(kind, content) for kind, content in chunks if kind in _KEPT)
     try:
         with Image.open(io.BytesIO(clean), formats=["PNG"]) as image:
             image.load()
-            return replace(_picture(image), orientation=turned, gamma=gamma)
+            return replace(_picture(image), orientation=orientation, gamma=gamma)
     except (OSError, ValueError, SyntaxError, zlib.error, Image.DecompressionBombError) as error:
         raise InvalidFileFormat(f"is a damaged PNG: {error}") from None
 
@@ -116,7 +116,7 @@ def _chunks(data: bytes) -> tuple[Header, list[tuple[bytes, bytes]]]:
 
 
 def peek(head: bytes) -> Header:
-    """What the first 33 bytes of a file say, without reading on. Raises as `decode` does."""
+    """The header, from the first 33 bytes of a file. Raises as `decode` does."""
     _check_signature(head)
     if len(head) < 33:
         raise InvalidFileFormat("is cut off before its end")
@@ -159,7 +159,7 @@ def _check_size(header: Header) -> None:
 
 
 def _check_stream(header: Header, body: bytes) -> None:
-    """Unpacks the data piece by piece and counts: it must be whole, and no more than the header asks for."""
+    """Decompresses the data in pieces and checks that it has exactly the length that the header implies."""
     expected = header.height * (1 + (header.width * header.channels * header.bits + 7) // 8)
     unpack, size, rest = zlib.decompressobj(), 0, body
     try:

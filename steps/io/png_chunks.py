@@ -1,5 +1,5 @@
-"""What a PNG's own chunks hold: pixels of 16 bits per channel, unpacked whole, since Pillow keeps only the upper eight bits of
-colours and of grey with alpha; how the picture is to be turned (eXIf); and what light its samples stand for (gAMA).
+"""Decoders of PNG chunks that Pillow lacks: IDAT with 16 bits per channel, of which Pillow keeps the upper eight for colours and
+for grey with alpha; orientation (eXIf); transfer function (gAMA).
 Specification: W3C PNG, third edition, 8 (interlacing), 9 (filtering), 11.3.2.2 and 11.3.4.4; Exif 2.32, tag 0x0112."""
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (
 
 
 def orientation_of(chunks: Chunks) -> int:
-    """1 to 8 as Exif counts them; 1, as stored, where the file says nothing, or nothing that can be read."""
+    """Exif orientation, 1 to 8; 1 (as stored) where it is missing or unreadable."""
     data = next((content for kind, content in chunks if kind == b"eXIf"), b"")
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
     try:
@@ -37,7 +37,7 @@ def orientation_of(chunks: Chunks) -> int:
 
 
 def gamma_of(chunks: Chunks) -> float | None:
-    """The exponent that gAMA names, None where the file names none, or says by sRGB or a profile what its colours are."""
+    """The exponent in gAMA; None without the chunk, and where sRGB or iCCP has precedence."""
     kinds = dict(chunks)
     if b"sRGB" in kinds or b"iCCP" in kinds or b"cICP" in kinds or len(kinds.get(b"gAMA", b"")) != 4:
         return None
@@ -46,15 +46,15 @@ def gamma_of(chunks: Chunks) -> float | None:
 
 
 def upright(pixels: Array, orientation: int) -> Array:
-    """[H, W, C] or [W, H, C] upright."""
-    turned = np.swapaxes(pixels, 0, 1) if orientation >= 5 else pixels
+    """Pixels [H, W, C] rotated and mirrored by an Exif orientation, [H, W, C] or [W, H, C]."""
+    transposed = np.swapaxes(pixels, 0, 1) if orientation >= 5 else pixels
     mirrored_rows, mirrored_columns = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
-    turned = turned[::-1] if mirrored_rows else turned
-    return np.ascontiguousarray(turned[:, ::-1] if mirrored_columns else turned)
+    transposed = transposed[::-1] if mirrored_rows else transposed
+    return np.ascontiguousarray(transposed[:, ::-1] if mirrored_columns else transposed)
 
 
 def for_display(samples: Array, maximum: int, gamma: float) -> Array:
-    """Samples [...] uint8 or uint16 of light ** gamma, as the same type with sRGB's curve."""
+    """Samples [...] uint8 or uint16 of linear light ** gamma, converted to sRGB of the same type."""
     light = (np.arange(maximum + 1) / maximum) ** (1 / gamma)
     curve = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
     return np.rint(curve * maximum).astype(samples.dtype)[samples]

@@ -1,4 +1,4 @@
-"""The scene: what validate writes and every later step reads.
+"""The scene: files that the step validate writes and every later step reads.
 
 scene.json          cameras, background, where they came from, notes, and the local frame that the scene is in
 views/<name>.png    the view as given, 8-bit RGB, or RGBA where it had transparency (straight alpha)
@@ -55,7 +55,7 @@ class SceneView:
         return over(pixels[..., :3], pixels[..., 3], self.background) if pixels.shape[2] == 4 else pixels
 
     def behind(self) -> Array:
-        """What is behind the object, over which renders are compared with the picture: (3,), or [H, W, 3] float32."""
+        """Background over which renders are composited for comparison with the picture: (3,), or [H, W, 3] float32."""
         path = self.folder / "backgrounds" / f"{self.camera.name}.png"
         return np.asarray(Image.open(path), np.float32) / np.float32(255) if path.is_file() else self.background
 
@@ -94,7 +94,7 @@ class Scene:
 
 
 def load(folder: Path) -> Scene:
-    """A scene that validate wrote."""
+    """The scene in a folder that validate wrote."""
     metadata = read_json(folder / "scene.json")
     background = np.array(metadata["background"], np.float32)
     return Scene([_view(folder, item, background) for item in metadata["views"]], background, metadata)

@@ -1,4 +1,4 @@
-"""Views in which the object cannot be seen: a sheet edge-on, thinner than a pixel. The depth render then has one value.
+"""Views in which the object is thinner than a pixel, such as a sheet seen edge-on: their depth render has a single value.
 
 This is valid where the other views show the object, unless the view's picture shows it, or the depth render from the
 opposite side."""
@@ -50,13 +50,14 @@ def faults(pictures: dict[tuple[str, int], Picture]) -> dict[int, BadInput]:
 
 
 def empty_of(depths: dict[int, Picture]) -> list[int]:
-    """The views whose depth renders show nothing."""
+    """Indices of the views whose depth renders are all background."""
     flat = [i for i, p in depths.items() if np.ptp(p.pixels[..., 0]) == 0]
     return [i for i in flat if _is_background(depths[i], [p for k, p in depths.items() if k not in flat])]
 
 
 def unexpectedly_empty(masks: list[Array]) -> list[int]:
-    """Views that show nothing though the object should be visible there. masks: [H, W] bool, the object in each of the six."""
+    """Indices of views with an empty mask whose opposite view shows more than a thin part; all where all are empty. masks: six
+    [H, W] bool."""
     empty = [i for i, mask in enumerate(masks) if not mask.any()]
     if len(empty) == len(masks):
         return empty

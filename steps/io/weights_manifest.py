@@ -1,4 +1,4 @@
-"""The manifest of a model's weights: which files there are, what they are, whose they are, and under which terms.
+"""The manifest of a model's weights: files, checksums, sources, revisions and licences.
 
 weights.json at the top of the folder:
     {"format": "sixview-weights/1",
@@ -49,7 +49,7 @@ def lock(folder: Path, revisions: dict[str, str] | None = None) -> dict[str, Any
 
 
 def verify(folder: Path) -> list[Fault]:
-    """What differs from the manifest; nothing if all is well. Raises WeightsMissing where there is no manifest."""
+    """Differences between the files and their manifest, empty for none. Raises WeightsMissing without a manifest."""
     listed = {item["path"]: item for item in manifest_of(folder)["files"]}
     there = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
     faults = [Fault(name, "is missing") for name in listed if name not in there]
@@ -65,9 +65,9 @@ def check_weights(folder: Path) -> dict[str, Any]:
     _need_parts(folder)
     faults = verify(folder)
     if faults:
-        named = "; ".join(f"{f.path} {f.what}" for f in faults[:5]) + ("; …" if len(faults) > 5 else "")
+        fault_list = "; ".join(f"{f.path} {f.what}" for f in faults[:5]) + ("; …" if len(faults) > 5 else "")
         raise WeightsMissing(
-            f"The weights in {folder} are not those of their manifest: {named}.",
+            f"The weights in {folder} are not those of their manifest: {fault_list}.",
             "Copy the files named in the details again; if they are meant to be so, run `sixview weights lock` on the folder.",
             faults=[{"file": f.path, "fault": f.what} for f in faults],
         )

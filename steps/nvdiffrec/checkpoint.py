@@ -1,7 +1,7 @@
-"""What a step needs to go on where it was stopped: written every so often, read when the same step starts again.
+"""Checkpoints of an optimization: written periodically, read when the same step starts again.
 
-The file may come from a store where others can write, so it holds numbers and plain values only, and nothing of it is ever
-run: an archive of NumPy arrays (NPY in ZIP, each with its checksum), of which one, HEADER, is JSON as bytes: {"format", "key",
+The file may come from a store where others can write, so it holds numbers and plain values only, and no code (no pickle): an
+archive of NumPy arrays (NPY in ZIP, each with its checksum), of which one, HEADER, is JSON as bytes: {"format", "key",
 "state"}. In a state an array stands as {"array": its name}, a tensor as {"tensor": its name}, a mesh as {"mesh": its fields}, a
 dict as {"dict": [[key, value], ...]}, a tuple as {"tuple": [...]}.
 """
@@ -45,7 +45,7 @@ Arrays = dict[str, Array]
 
 
 class Unusable(Exception):
-    """A checkpoint, or a part of it, that the work cannot go on from."""
+    """A checkpoint, or a part of one, from which the work cannot be resumed."""
 
 
 class Checkpoint:
@@ -58,7 +58,7 @@ class Checkpoint:
         self._last = time.monotonic()
 
     def load(self) -> State:
-        """What was saved, {} where there is nothing of this work."""
+        """The saved state; {} where there is no checkpoint with this key."""
         if self.path is None or not self.path.exists():
             return {}
         try:
@@ -68,14 +68,14 @@ class Checkpoint:
         except Unusable as problem:
             self.note = f"The checkpoint {self.path.name} {problem}: the work began anew."
         if self.path.is_dir():
-            self.path = None  # somebody else's: nothing is kept
+            self.path = None  # a folder of other content: no checkpoint is kept
         return {}
 
     def due(self) -> bool:
         return self.path is not None and time.monotonic() - self._last >= self.seconds
 
     def save(self, **state: Any) -> None:
-        """Writes `state`, whole or not at all."""
+        """Writes `state` atomically."""
         if self.path is None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ class Checkpoint:
         self._last = time.monotonic()
 
     def clear(self) -> None:
-        """The work is done."""
+        """Deletes the checkpoint, after the work is done."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
 
@@ -99,7 +99,7 @@ def write(path: Path, key: str, state: State) -> None:
 
 
 def read(path: Path, key: str) -> State:
-    """The state in a checkpoint. Raises Unusable where it is damaged, or of other work or another version of the program."""
+    """The state in a checkpoint. Raises Unusable where it is damaged, or has another key or format."""
     try:
         with zipfile.ZipFile(path) as archive:
             stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
@@ -117,7 +117,7 @@ def read(path: Path, key: str) -> State:
 
 
 def _packed(value: Any, arrays: Arrays) -> Any:
-    """`value` for JSON; its arrays are put beside it."""
+    """`value` as JSON; its arrays are added to `arrays`."""
     if isinstance(value, torch.Tensor | np.ndarray):
         name = f"a{len(arrays)}"
         tensor = isinstance(value, torch.Tensor)
@@ -136,7 +136,7 @@ def _packed(value: Any, arrays: Arrays) -> Any:
 
 
 def _unpacked(value: Any, arrays: Any) -> Any:
-    """What `_packed` was given."""
+    """Inverse of `_packed`."""
     if isinstance(value, list):
         return [_unpacked(item, arrays) for item in value]
     if not isinstance(value, dict):
@@ -159,7 +159,7 @@ def _unpacked(value: Any, arrays: Any) -> Any:
 
 
 def _check(state: Any) -> None:
-    """Raises Unusable unless the parts are what the work takes them for: native code reads them without looking."""
+    """Raises Unusable unless all parts have the expected types and shapes: native code reads them without checks."""
     if not isinstance(state, dict) or not {"start", "facts"} <= state.keys():
         raise Unusable("lacks its start")
     if ("shaped" in state) != ("first_pass" in state):
@@ -185,7 +185,7 @@ def _is_floats(array: Array, shape: tuple[int, ...]) -> bool:
 
 
 def _is_told(value: Any) -> bool:
-    """Whether it can stand in model.json."""
+    """Whether a value is plain JSON, as model.json needs."""
     if isinstance(value, dict):
         return all(isinstance(key, str) and _is_told(item) for key, item in value.items())
     if isinstance(value, list | tuple):
@@ -202,7 +202,7 @@ def _is_first_pass(value: Any) -> bool:
 
 
 def _is_progress(value: Any) -> bool:
-    """How far a pass has come: that it fits the pass only the pass can tell, see `fits`."""
+    """Whether a value has the form of a pass's progress. Whether it matches the pass is checked by `same_structure`."""
     if not isinstance(value, dict) or value.keys() != {"iteration", "history", "tensors", "optimizer"}:
         return False
     history = value["history"]
@@ -216,12 +216,16 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def fits(saved: Any, own: Any) -> bool:
+def same_structure(saved: Any, own: Any) -> bool:
     """Whether two values have the same structure: keys, lengths, kinds, and of tensors shape and type."""
     if isinstance(own, torch.Tensor):
         return isinstance(saved, torch.Tensor) and (saved.shape, saved.dtype) == (own.shape, own.dtype)
     if isinstance(own, dict):
-        return isinstance(saved, dict) and saved.keys() == own.keys() and all(fits(saved[k], own[k]) for k in own)
+        return (
+            isinstance(saved, dict)
+            and saved.keys() == own.keys()
+            and all(same_structure(saved[k], own[k]) for k in own)
+        )
     if isinstance(own, list | tuple):
-        return type(saved) is type(own) and len(saved) == len(own) and all(map(fits, saved, own))
+        return type(saved) is type(own) and len(saved) == len(own) and all(map(same_structure, saved, own))
     return _is_number(saved) if _is_number(own) else type(saved) is type(own)

@@ -25,7 +25,7 @@ class Surface:
     welded: Tensor
 
     def at(self, positions: Tensor) -> Surface:
-        """The same mesh with its vertices elsewhere."""
+        """The same mesh with these vertex positions (n, 3)."""
         return replace(self, positions=positions)
 
 

@@ -1,4 +1,4 @@
-"""The memory fallback: which settings are reduced, in which order, when device memory does not suffice.
+"""Memory fallback: the levels of settings to try, from the requested one down, where device memory does not suffice.
 
 Batch first (which costs time only), then resolution, then the lattice."""
 
@@ -20,7 +20,8 @@ OBJECT_SHARE = 0.6  # of a picture lies within the crop around the object
 
 @dataclass(frozen=True)
 class MemoryLevel:
-    """batch: views in memory at a time; resolution: longest side in pixels; grid: cells along the lattice's longest side."""
+    """One level. batch: views in memory at a time; resolution: longest side, pixels; grid: cells along the lattice's longest
+    side."""
 
     batch: int
     resolution: int
@@ -29,7 +30,7 @@ class MemoryLevel:
 
 @dataclass(frozen=True)
 class LevelChoice:
-    """The level that is tried, the one that was asked for, and why it is this one."""
+    """The level of this attempt, the requested one, and the reason for the choice, a sentence for the report."""
 
     level: MemoryLevel
     requested: MemoryLevel
@@ -37,7 +38,7 @@ class LevelChoice:
 
 
 def memory_levels(batch: int, resolution: int, grid: int) -> list[MemoryLevel]:
-    """From the requested level down to the least."""
+    """All levels from the requested one down: batch to 1, then resolution and grid to their minima."""
     levels = [MemoryLevel(batch, resolution, grid)]
     while levels[-1].batch > 1:
         levels.append(MemoryLevel(levels[-1].batch // 2, resolution, grid))
@@ -50,15 +51,14 @@ def memory_levels(batch: int, resolution: int, grid: int) -> list[MemoryLevel]:
 
 
 def estimate(level: MemoryLevel, texture_size: int) -> int:
-    """Peak memory of a level, bytes."""
+    """Estimated peak device memory of a level, bytes. texture_size: side, texels."""
     samples = OBJECT_SHARE * (level.resolution * SAMPLES) ** 2
     return int(level.batch * samples * PER_SAMPLE + texture_size**2 * PER_TEXEL + level.grid**3 * PER_POINT)
 
 
 def choose(levels: list[MemoryLevel], attempts: Attempts, texture_size: int, free: int | None) -> tuple[int, str]:
-    """Index of the level to start at, and the reason. free: bytes free on the device, None where unknown.
-
-    Raises ModelVramOom where none is left."""
+    """Index of the level to start at, and the reason. free: bytes free on the device, None where unknown. Raises ModelVramOom
+    where every level has failed, or needs more than is free."""
     first = attempts.first(levels)
     reason = f"after {len(attempts.failed())} attempts that ran out of memory" if first else "as asked for"
     if free is None:

@@ -1,4 +1,4 @@
-"""The method as a whole: fused depth as the start, two passes of optimization, and the best of the results by PSNR."""
+"""nvdiffrec's optimization: fused depth as the start, two passes, and the best of the resulting meshes by PSNR."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from steps.io import scene
 from steps.io.mesh_files import Mesh, as_stored
 from steps.io.scene import Scene, SceneView
 from steps.nvdiffrec import losses
-from steps.nvdiffrec.checkpoint import Checkpoint, fits
+from steps.nvdiffrec.checkpoint import Checkpoint, same_structure
 from steps.nvdiffrec.clock import Clock
 from steps.nvdiffrec.drawing import Appearance, render_geometry, render_rgba
 from steps.nvdiffrec.first_pass import FirstPass
@@ -38,7 +38,7 @@ SMOOTHING = 4  # Taubin passes over what marching tetrahedra leave
 
 @dataclass
 class Job:
-    """What all parts share. start_views: what the start is fused from; the scene's views, but in experiments."""
+    """Shared inputs of all parts. start_views: views that the start is fused from; the scene's, except in experiments."""
 
     scene: Scene
     start_views: list[SceneView]
@@ -255,7 +255,7 @@ def resumable(optimization: Any, state: dict[str, Any]) -> bool:
     """Whether `state` matches this pass in structure, shapes and types."""
     expected, saved = optimization.optimizer.state_dict(), state["optimizer"]
     if (
-        not fits(state["tensors"], _tensors(optimization))
+        not same_structure(state["tensors"], _tensors(optimization))
         or not isinstance(saved, dict)
         or saved.keys() != expected.keys()
     ):
@@ -263,9 +263,10 @@ def resumable(optimization: Any, state: dict[str, Any]) -> bool:
     params = [tensor for group in optimization.optimizer.param_groups for tensor in group["params"]]
     moments = [{"step": torch.zeros(()), "exp_avg": tensor, "exp_avg_sq": tensor} for tensor in params]
     known = isinstance(saved["state"], dict) and all(
-        isinstance(i, int) and 0 <= i < len(params) and fits(entry, moments[i]) for i, entry in saved["state"].items()
+        isinstance(i, int) and 0 <= i < len(params) and same_structure(entry, moments[i])
+        for i, entry in saved["state"].items()
     )
-    return known and fits(saved["param_groups"], expected["param_groups"])
+    return known and same_structure(saved["param_groups"], expected["param_groups"])
 
 
 def restore(optimization: Any, state: dict[str, Any]) -> None:

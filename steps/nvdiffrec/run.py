@@ -38,7 +38,7 @@ def run(parameters: Nvdiffrec, out: Path, reporter: Reporter) -> None:
         reporter.note(attempts.note)
     levels = ladder.memory_levels(requested.batch, requested.resolution, requested.grid)
     index, reason = ladder.choose(levels, attempts, size, free_memory(device))
-    reporter.value("rungs-left", len(levels) - 1 - index)
+    reporter.value("rungs-left", len(levels) - 1 - index)  # levels below: a public name
     choice = LevelChoice(levels[index], requested, reason)
     with _record_attempt(attempts, choice.level, device, reporter):
         _run_level(parameters, loaded, choice, device, reporter, out)
@@ -75,7 +75,7 @@ def _run_level(
         "device": device,
         "device_name": device_name(device),
         "seed": parameters.seed,
-        "rung": reconstruct.level_metadata(choice),
+        "rung": reconstruct.level_metadata(choice),  # the memory level: a public name
         **start_metadata,
         "voxel": loaded.frame.length_out(start_metadata["voxel"]),
         **metadata,

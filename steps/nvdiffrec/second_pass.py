@@ -223,12 +223,12 @@ def unit(normal: Tensor) -> Tensor:
 
 
 def _bytes(image: Tensor) -> Array:
-    """As the PNG will hold it: what is judged is what is written."""
+    """Image [..., C] rounded to 8 bits, as the PNG stores it, so that the scored texture is the written one."""
     return np.asarray(np.rint(image.detach().clamp(0, 1).cpu().numpy() * 255) / np.float32(255), np.float32)
 
 
 def _resized(image: Tensor, size: int) -> Tensor:
-    """[s, s, C] at another size, bilinear."""
+    """Texture [s, s, C] resized, bilinear."""
     layers = image.detach().permute(2, 0, 1)[None]
     return torch.nn.functional.interpolate(layers, (size, size), mode="bilinear")[0].permute(1, 2, 0)
 

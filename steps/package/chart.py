@@ -1,4 +1,4 @@
-"""The chart of time and memory per stage, as SVG: bars for seconds, a figure for the most memory."""
+"""Chart of time and memory per stage as SVG: bars of seconds, peak memory in numbers."""
 
 from __future__ import annotations
 

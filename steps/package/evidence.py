@@ -31,7 +31,7 @@ class Model:
     quality: dict[str, Any]
 
     def files(self) -> dict[str, Path]:
-        """Where each of the ZIP's files of this model lies, whether or not it is there."""
+        """File name in the ZIP -> path, for all files of this model, existing or not."""
         files = {name: self.folder / "mesh" / name for name in MESHES}
         files |= {f"previews/{name}": self.folder / "preview" / name for name in PREVIEWS}
         return files | {"quality.json": self.folder / "quality" / "quality.json"}
@@ -42,7 +42,7 @@ class Model:
         return lost if self.quality or "quality.json" in lost else [*lost, "quality.json"]
 
     def missing_required(self) -> list[str]:
-        """Those without which there is no result: a mesh, and its quality.json."""
+        """Missing or damaged files without which there is no result: a mesh, and its quality.json."""
         missing = self.missing()
         mesh = [] if "mesh.obj" not in missing or "mesh.glb" not in missing else ["mesh.obj or mesh.glb"]
         return mesh + [name for name in missing if name == "quality.json"]
@@ -63,8 +63,8 @@ class StepRun:
 
 @dataclass(frozen=True)
 class Job:
-    """Everything. folder: where it lies; options: what was asked for; scene: scene.json or {}; preflight: what validate found of
-    GPUs."""
+    """All outputs of a job's steps. folder: of the job; options: as requested; scene: scene.json or {}; preflight: validate's
+    report on GPUs."""
 
     folder: Path
     models: list[Model]

@@ -1,4 +1,4 @@
-"""report/index.html: one page that needs nothing else, without scripts."""
+"""report/index.html: one self-contained page, without scripts."""
 
 from __future__ import annotations
 
@@ -62,15 +62,15 @@ def _model(model: Model) -> dict[str, Any]:
 
 
 def _hypotheses(job: Job) -> list[dict[str, str]]:
-    """The rigs that remain possible, each with its picture and the line that would settle it."""
+    """The remaining rig hypotheses, each with its picture and the cameras.json line that selects it."""
     remaining = (job.failure or {}).get("details", {}).get("hypotheses", [])
     entries = [(h, _embedded(job.folder / "outputs" / "validate" / h["picture"])) for h in remaining]
     return [{"words": h["in_words"], "line": h["line"], "src": src} for h, src in entries]
 
 
 def _pictures(folder: Path, kind: str) -> list[dict[str, str]]:
-    named = [(name, _embedded(folder / f"{kind}_{i:02d}.png")) for i, name in enumerate(VIEW_NAMES)]
-    return [{"name": name, "src": src} for name, src in named if src]
+    named_pictures = [(name, _embedded(folder / f"{kind}_{i:02d}.png")) for i, name in enumerate(VIEW_NAMES)]
+    return [{"name": name, "src": src} for name, src in named_pictures if src]
 
 
 def _embedded(path: Path) -> str:
@@ -81,7 +81,7 @@ def _embedded(path: Path) -> str:
 
 
 def job_facts(job: Job) -> list[tuple[str, str]]:
-    """What a reader needs to tell this result from another: engine, device, seed, options, cameras, versions, machine."""
+    """(label, value) rows that identify the result: engine, device, seed, options, cameras, versions, machine."""
     rows = []
     for model in job.models:
         settings = model.quality.get("settings", {})
@@ -110,7 +110,7 @@ def job_facts(job: Job) -> list[tuple[str, str]]:
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    """With what is within another under both names."""
+    """Nested settings flattened: keys joined with their parent's."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
         flat |= {f"{key}: {k}": v for k, v in _flat(value).items()} if isinstance(value, dict) else {key: value}
@@ -118,7 +118,7 @@ def _flat(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _background(scene: dict[str, Any]) -> str:
-    """The colour that views and renders are compared over."""
+    """Text of the background over which views and renders are composited for comparison."""
     if "background" not in scene:
         return ""
     code = "".join(f"{round(255 * c):02x}" for c in scene["background"])
@@ -130,11 +130,11 @@ def _background(scene: dict[str, Any]) -> str:
 
 
 def versions() -> dict[str, str]:
-    """The installed versions of what has a part in the result."""
-    found = {}
+    """Installed versions of the packages that can affect the result."""
+    package_versions = {}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            package_versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return package_versions

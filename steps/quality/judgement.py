@@ -1,4 +1,4 @@
-"""Whether a mesh matches its object as well as its views allow. Scores over the full frame overrate small objects."""
+"""Warnings about a mesh whose scores are below what the views' consistency allows. Full-frame scores overrate small objects."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def before(start: Mesh, loaded: Scene) -> dict[str, Any]:
 
 
 def between_views(mesh: Mesh, start: Mesh | None, loaded: Scene, folder: Path | None) -> dict[str, Any] | None:
-    """The scores at views that no model saw, where there are some."""
+    """Scores at held-out views; None without any."""
     if folder is None:
         return None
     views = between.load(folder, loaded)
@@ -160,7 +160,7 @@ def _below_threshold(report: dict[str, Any]) -> dict[str, str]:
 
 
 def failure(report: dict[str, Any]) -> QualityThresholdFailed:
-    """The record of a mesh below the gate."""
+    """The error of a mesh below the thresholds, with details of each score."""
     below, thresholds = _below_threshold(report), report["thresholds"]
     scores: dict[str, Any] = {
         name: {"actual": report[name], "threshold": thresholds[name]} for name in ("psnr", "ssim")

@@ -136,13 +136,13 @@ def walk_edge(e, corners, edges, rast, axis, edge_hits, depths, start, stop):  #
     if not t0 <= t1:  # not numbers: a corner at infinity, or at the camera
         return
     slope = (z1 - z0) / (t1 - t0) if t1 > t0 else 0.0
-    lines, places = (rast.shape[0], rast.shape[1]) if axis == 0 else (rast.shape[1], rast.shape[0])
+    lines, n_along = (rast.shape[0], rast.shape[1]) if axis == 0 else (rast.shape[1], rast.shape[0])
     inner_side = _side((a, b, c), corners[edges[e, 2]])
     first, last = max(float(start), t0 - 0.5), min(float(stop), t1 - 0.5)
     for line in range(int(math.ceil(min(first, float(stop)))), int(math.ceil(max(last, float(start))))):
         middle = line + 0.5
         place = -(b * middle + c) / a if axis == 0 else -(a * middle + c) / b
-        if not 0.5 <= place < places - 0.5:
+        if not 0.5 <= place < n_along - 0.5:
             continue
         at = int(math.floor(place - 0.5))
         z = z0 + slope * (middle - t0)

@@ -1,4 +1,4 @@
-"""Where the operations of `steps.raster.torch_ops` run: the CPU's kernels, or the same ones on CUDA. Tensors in, tensors out."""
+"""Backends of `steps.raster.torch_ops`: the CPU's kernels, or the same ones on CUDA, over torch tensors."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Backend(Protocol):
 
 
 def backend_of(tensor: Tensor) -> Backend:
-    """The one for the device that the tensor lies on."""
+    """The backend for a tensor's device."""
     if tensor.device.type == "cpu":
         return Cpu()
     if tensor.device.type == "cuda":

@@ -19,7 +19,7 @@ from steps.compute import kernels
 from steps.raster import antialias, interpolate, texture
 from steps.raster import rasterize as rasterizer
 
-cuda: Any = _cuda  # its types are not told
+cuda: Any = _cuda  # numba.cuda has no type hints
 
 NOTHING = np.int64(np.iinfo(np.int64).max)  # in a buffer of keys, where the smallest wins
 DEPTH_SCALE = float(1 << 30)  # z / w in [-1, 1] becomes the upper half of a key, which has

@@ -39,7 +39,7 @@ def render(mesh: UvMesh, texture: Array, camera: Camera, samples: int = 3, mater
 
 
 class TexturedMesh(Protocol):
-    """What `render_mesh` draws, such as `io.mesh_files.Mesh`."""
+    """Protocol of the meshes that `render_mesh` renders, such as `io.mesh_files.Mesh`."""
 
     @property
     def geometry(self) -> UvMesh: ...

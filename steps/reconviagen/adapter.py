@@ -1,7 +1,6 @@
 """The program that runs the published model, in the environment of its package: Python 3.10 and the model's own torch.
 
-It knows nothing of the rest of this project and imports none of it. It is told what to do by a JSON file and answers by files and
-an exit code:
+It imports nothing of this project. Input is a JSON file, output are files and an exit code:
 
     python adapter.py JOB.json
 
@@ -39,7 +38,7 @@ class Failure(Exception):
 
 
 class Events:
-    """What the watching step reads while this program works."""
+    """Writer of events.jsonl, which the supervising step reads meanwhile."""
 
     def __init__(self, out: Path) -> None:
         self.path = out / "events.jsonl"
@@ -68,8 +67,7 @@ def main(path: str) -> int:
 
 
 def end_with(parent: int) -> None:
-    """Nobody waits for the mesh, and nothing else ends this program, once the step is gone: not even a SIGKILL may leave it on
-    the device."""
+    """Ends this program when the process `parent` ends, even by SIGKILL: otherwise it would keep the device's memory."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:  # it was gone before
@@ -138,7 +136,7 @@ def loaded(job: dict[str, Any], torch: Any) -> Any:
 
 
 def answered_locally(folders: dict[str, Path], torch: Any) -> None:
-    """Has everybody who asks a hub get the local folder. What is not there is an error, never a download."""
+    """Patches hub downloads to return local folders. A missing one is an error, never a download."""
 
     def place(name: str) -> str:
         if name in folders:
@@ -166,7 +164,7 @@ def answered_locally(folders: dict[str, Path], torch: Any) -> None:
 
 
 def strictly(torch: Any) -> list[tuple[str, list[str], list[str]]]:
-    """Notes for each load of parameters which the file lacks and which it has too many, whatever the caller thinks of them."""
+    """Patches load_state_dict to record missing and unexpected parameters of each load, also with strict=False."""
     key_differences: list[tuple[str, list[str], list[str]]] = []
     official = torch.nn.Module.load_state_dict
 
@@ -205,7 +203,7 @@ def listed(key: str, patterns: dict[str, list[str]]) -> bool:
 
 
 def counted(pipe: Any, events: Events, total: int) -> None:
-    """Tells of each step of the samplers."""
+    """Patches the samplers to write an event for each step."""
     done = [0]
     for sampler in (pipe.sparse_structure_sampler, pipe.slat_sampler):
 
@@ -219,7 +217,7 @@ def counted(pipe: Any, events: Events, total: int) -> None:
 
 
 def encoded_in_batches(pipe: Any, torch: Any, batch: int) -> None:
-    """So many views at a time through the image encoder."""
+    """Patches the image encoder to process `batch` views at a time."""
     official = pipe.encode_image
 
     def encode(images: Any) -> Any:
@@ -231,7 +229,7 @@ def encoded_in_batches(pipe: Any, torch: Any, batch: int) -> None:
 
 
 def one_at_a_time(pipe: Any, torch: Any, device: str) -> None:
-    """Only the network that works is on the device, the others in main memory."""
+    """Keeps only the running network on the device, the others in main memory."""
     on_device: list[Any] = []
 
     def fetch(module: Any, _inputs: Any) -> None:
@@ -272,7 +270,7 @@ def generate(pipe: Any, images: list[Any], job: dict[str, Any], torch: Any) -> A
 
 
 def refine(pipe: Any, images: list[Any], job: dict[str, Any], torch: Any) -> Any:
-    """From what generate left, with the cameras in the object's frame."""
+    """Refines the mesh that generate left, with the cameras in the object's frame."""
     state = torch.load(job["out"] / "state.pt", map_location=job["device"])
     cameras = {k: torch.tensor(v, dtype=torch.float32, device=job["device"]) for k, v in job["cameras"].items()}
     wanted = dict(
@@ -294,7 +292,7 @@ def refine(pipe: Any, images: list[Any], job: dict[str, Any], torch: Any) -> Any
 
 
 def saved(outputs: Any, out: Path) -> None:
-    """The mesh of the first sample, whose vertices carry colours and normals in [0, 1], or colours alone."""
+    """Writes the first sample's mesh, whose vertices have colours and normals in [0, 1], or colours alone."""
     import numpy as np
 
     mesh = outputs["mesh"][0]

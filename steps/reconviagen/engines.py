@@ -1,4 +1,4 @@
-"""Which engine makes the mesh. The choice, and why, is recorded; no engine ever stands in for another that was named."""
+"""Chooses the engine of reconviagen and records the reason. A requested engine is never replaced by another."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Choice:
 
 
 def choose(parameters: Reconviagen) -> Choice:
-    """The engine for these parameters. Raises WeightsMissing, ModelFailed, GpuUnavailable or ValidationFailed for what cannot be
-    had."""
+    """The engine for these parameters. Raises WeightsMissing, ModelFailed, GpuUnavailable or ValidationFailed where the requested
+    one cannot run."""
     if parameters.engine == "fusion":
         if parameters.device == "cuda":
             raise ValidationFailed(
@@ -34,12 +34,14 @@ def choose(parameters: Reconviagen) -> Choice:
             )
         return Choice("fusion", "cpu", "asked for by name")
     missing = _missing_requirement(parameters)
-    named = parameters.engine == "reconviagen"
+    is_requested = parameters.engine == "reconviagen"
     if missing is None:
         device = "cpu" if parameters.device == "cpu" else "cuda"
-        return Choice("reconviagen", device, "asked for by name" if named else "chosen by auto: its weights were given")
-    if named or parameters.device == "cuda":
-        raise missing  # whoever asked for a GPU did not ask for fusion
+        return Choice(
+            "reconviagen", device, "asked for by name" if is_requested else "chosen by auto: its weights were given"
+        )
+    if is_requested or parameters.device == "cuda":
+        raise missing  # fusion would run on the CPU, which --device cuda excludes
     return Choice("fusion", "cpu", f"chosen by auto: {missing.message[0].lower()}{missing.message[1:]}")
 
 

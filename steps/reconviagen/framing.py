@@ -1,4 +1,4 @@
-"""The views and cameras as the published model takes them."""
+"""Converts views and cameras to the published model's input conventions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The published model: its program is run beside us, in the environment of its package, and its mesh is brought home."""
+"""Runs the published model as a child process, in the environment of its package, and reads its mesh."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LINES = 20  # of the program's last words go into a failure's details
 
 @dataclass(frozen=True)
 class MemoryLevel:
-    """What is given up, in this order, where the device's memory does not suffice; never a step of a sampler."""
+    """One level of the memory fallback: settings that change memory only, but for `refine`; never a sampler's steps."""
 
     batch: int  # views that go through the image encoder at a time
     low_vram: bool  # whether networks wait in main memory until it is their turn
@@ -42,7 +42,7 @@ class MemoryLevel:
 
 
 def memory_levels(parameters: Reconviagen) -> list[MemoryLevel]:
-    """The memory fallback: from the options down to the least."""
+    """All levels from the requested settings down: one view at a time, then low_vram, then without refine."""
     levels = [MemoryLevel(parameters.batch or 6, parameters.low_vram, parameters.refine)]
     for change in ({"batch": 1}, {"low_vram": True}, {"refine": False}):
         lower = replace(levels[-1], **change)
@@ -82,12 +82,12 @@ class Model:
         return self._run_task({"task": "generate"}, 0, GENERATE)
 
     def refined(self, to_scene: Similarity) -> GeneratedMesh:
-        """The mesh again, started from the first one, with the cameras in the model's frame."""
+        """The mesh refined with the cameras converted to the model's frame. to_scene: from that frame to the scene's."""
         cameras = framing.cameras(self.views, self.pictures, to_scene)
         return self._run_task({"task": "refine", "cameras": cameras}, PLACE, REFINE)
 
     def metadata(self) -> dict[str, Any]:
-        """What ran, for the report."""
+        """Versions and settings of the run, for model.json."""
         p = self.parameters
         parts = {name: f"{part['source']} at {part['revision']}" for name, part in self.manifest["parts"].items()}
         return {
@@ -196,7 +196,7 @@ class Model:
 
 
 def event(line: str) -> tuple[str, int, int]:
-    """A line of events.jsonl: the stage it enters, or "" and how much is done of how much; ("", 0, 0) where it says neither."""
+    """(stage, done, total) of a line of events.jsonl: a stage and zeros, or "" and progress; ("", 0, 0) for other lines."""
     try:
         content = json.loads(line)
     except (ValueError, RecursionError):
@@ -212,11 +212,11 @@ def event(line: str) -> tuple[str, int, int]:
 
 
 def interpreter() -> str:
-    """Of the environment that the model's package is installed in."""
+    """Path of the Python interpreter that has the model's package."""
     return os.environ[PYTHON]
 
 
 def environment() -> dict[str, str]:
-    """What that interpreter sees: none of our own packages, and what PATHS names instead."""
+    """Environment variables of that interpreter: PYTHONPATH without this project, and with PATHS."""
     variables = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
     return variables | ({"PYTHONPATH": os.environ[PATHS]} if PATHS in os.environ else {})

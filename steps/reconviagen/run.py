@@ -67,7 +67,7 @@ def run_published_model(p: Reconviagen, choice: Choice, loaded: scene.Scene, rep
     if attempts.note:
         reporter.note(attempts.note)
     index = attempts.first(levels)
-    reporter.value("rungs-left", len(levels) - 1 - index)
+    reporter.value("rungs-left", len(levels) - 1 - index)  # levels below: a public name
     with tempfile.TemporaryDirectory(prefix="reconviagen-") as folder:
         published = model.Model(p, choice.device, levels[index], loaded.views, Path(folder), reporter)
         with attempts.recorded(levels[index], ModelVramOom, lambda: published.peak_vram_mib):
@@ -81,6 +81,7 @@ def run_published_model(p: Reconviagen, choice: Choice, loaded: scene.Scene, rep
             mesh, metadata, unseen = placing.texture_registered(generated, registration, loaded.views, settings)
             placing.write_coverage(mesh, unseen, out / COVERAGE)
         registration_metadata = {
+            # memory levels, requested and used ("stood_on"): public names
             "rung": asdict(levels[0]) | {"stood_on": asdict(levels[index])},
             "registration": placing.metadata(registration, mesh, loaded),
         }

@@ -1,1 +1,1 @@
-"""Any mesh into the frame of the six cameras."""
+"""Registration of a mesh in an arbitrary frame to the six cameras."""

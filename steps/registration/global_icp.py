@@ -202,7 +202,7 @@ def same_pose(one: Similarity, other: Similarity) -> bool:
 
 
 def angle(one: Array, other: Array) -> float:
-    """Between two rotations, in radians."""
+    """Angle between two rotations (3, 3), radians."""
     return float(np.arccos(np.clip((np.trace(one.T @ other) - 1) / 2, -1, 1)))
 
 

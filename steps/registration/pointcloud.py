@@ -82,10 +82,10 @@ def _sample_colours(points, normals, m, eye, depth, layers, max_distance, seen, 
             continue
         there = depth[int(down), int(across)]
         u, v, w = eye[0] - points[i, 0], eye[1] - points[i, 1], eye[2] - points[i, 2]
-        turned = u * normals[i, 0] + v * normals[i, 1] + w * normals[i, 2] > LEAST_COSINE * math.sqrt(
+        faces_camera = u * normals[i, 0] + v * normals[i, 1] + w * normals[i, 2] > LEAST_COSINE * math.sqrt(
             u * u + v * v + w * w
         )
-        if not (there > 0 and abs(far - there) < max_distance and turned):
+        if not (there > 0 and abs(far - there) < max_distance and faces_camera):
             continue
         seen[i] = True
         r, r1, lower = cell(down - 0.5, height)

@@ -1,1 +1,1 @@
-"""The life of one step: its contract, its errors, and the process that watches it. Standard library only."""
+"""Runtime of a step: parameters and outputs (contract), errors, and the supervising process. Standard library only."""

@@ -29,13 +29,13 @@ class Attempts:
         return [attempt for attempt in self.earlier if attempt.get("outcome") == OOM]
 
     def first(self, levels: Sequence[Any]) -> int:
-        """Index of the first level below all that failed. Raises ModelVramOom where there is none."""
+        """Index of the highest memory level below all that ran out of memory. Raises ModelVramOom where there is none."""
         failed_levels = [
             i for i, level in enumerate(levels) if any(asdict(level).items() <= a.items() for a in self.failed())
         ]
         index = max(failed_levels, default=-1) + 1
         if index >= len(levels):
-            raise ModelVramOom("Every rung of the memory ladder was tried, and the last ran out of memory too.")
+            raise ModelVramOom("Every memory level was tried, and the lowest ran out of memory too.")
         return index
 
     @contextlib.contextmanager

@@ -1,7 +1,8 @@
-"""What each step takes, writes and reports. Standard library only, so that everyone may import it.
+"""The contract of each step: flags, result file, stages and output values. Standard library only, so that every module may import
+it.
 
 A step is `python -m steps.<name> --flag value ...`; its flags are the fields of its dataclass here. It reads and writes
-files, and never appears finished under `--out` before it is. Beside its results it leaves a folder `--outputs` with one
+files; the folder `--out` is replaced atomically at the end. Beside its results it leaves a folder `--outputs` with one
 small file per value (OUTPUTS), `stages.json`, `log.txt`, `notes.json` where there is something to tell and, after a failure,
 `failure.json`.
 """
@@ -50,7 +51,7 @@ OUTPUTS = {
     "peak-vram-mib": "0",
     "seconds-left": "",
     "earlier-attempts": "",  # how attempts of the same step ended before this one
-    "rungs-left": "0",  # of the memory ladder, below the one that this attempt stood on
+    "rungs-left": "0",  # number of memory levels below this attempt's; the name is public, so it keeps the old word
 }
 
 # The file that each step's result folder always holds: by it a step knows a folder that it may replace.
@@ -77,25 +78,25 @@ FIRST_STAGE = {
 def option(
     default: Any, text: str, choices: tuple[str, ...] = (), least: float | None = None, most: float | None = None
 ) -> Any:
-    """A flag with a default."""
+    """Dataclass field of a step's flag with a default, and its bounds or choices."""
     known = Option(type(default), default, text, choices, least, most)
     return field(default=default, metadata={"help": text, "option": known})
 
 
-def of_job(name: str, text: str = "") -> Any:
-    """A flag that is an option of the whole job. text: what it means to this step, where that is more."""
+def job_option_field(name: str, text: str = "") -> Any:
+    """Dataclass field of a step's flag that is also an option of the job. text: its help, default: the job option's."""
     known = JOB_OPTIONS[name]
     return field(default=known.default, metadata={"help": text or known.text, "option": known, "job": name})
 
 
 def required(text: str) -> Any:
-    """A flag that must be given: a path."""
+    """Dataclass field of a required flag: a path."""
     return field(metadata={"help": text, "option": None})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """The flags that every step has."""
+    """Flags of every step."""
 
     out: Path = required("folder for the results; it appears, or changes, only when the step has finished")
     outputs: Path = required("folder for the small output files, failure.json, stages.json and log.txt")
@@ -116,16 +117,18 @@ class Validate(Step):
         "cameras.json, rig.json, transforms.json or folder of a COLMAP text model; without it the input's own cameras.json, "
         "else what --rig says",
     )
-    rig: str = of_job(
+    rig: str = job_option_field(
         "rig",
         "without cameras: auto finds out how they stand and what the depth means, nominal takes the canonical rig, and a rig "
         "with a name is that of six views in its own order, of which the rest is found",
     )
     picture: bool = option(False, "also draw rig.png: the six views standing around what their depth shows")
-    device: str = of_job("device", "the device that the job wants; cuda fails here where no usable GPU is found")
+    device: str = job_option_field(
+        "device", "the device that the job wants; cuda fails here where no usable GPU is found"
+    )
     options: Path | None = option(
         None,
-        "JSON file with the options of the whole job as somebody gave them, which are checked before anything else",
+        "JSON file with the options of the whole job as the user gave them, which are checked before anything else",
     )
 
 
@@ -134,10 +137,10 @@ class Reconviagen(Step):
     """Makes a textured mesh of a scene."""
 
     scene: Path = required("folder that validate wrote")
-    engine: str = of_job(
+    engine: str = job_option_field(
         "engine", "reconviagen: the published model; fusion: depth fusion on the CPU; auto: the model where it can run"
     )
-    device: str = of_job("device", "where to compute")
+    device: str = job_option_field("device", "where to compute")
     weights: Path | None = option(None, "folder with the reconviagen engine's weights and their weights.json")
     mode: str = option("multidiffusion", "engine reconviagen: how the views are taken together", MODES)
     structure_steps: int = option(
@@ -156,32 +159,38 @@ class Reconviagen(Step):
     attempts: Path | None = option(
         None, "file with the earlier attempts' memory; read, and written again with this one"
     )
-    resolution: int = of_job("resolution")
-    grid: int = of_job("grid", "voxels along the longest side of the fusion grid")
-    faces: int = of_job("faces")
-    texture_size: int = of_job("texture-size", TEXTURE_HELP)
-    seed: int = of_job("seed")
+    resolution: int = job_option_field("resolution")
+    grid: int = job_option_field("grid", "voxels along the longest side of the fusion grid")
+    faces: int = job_option_field("faces")
+    texture_size: int = job_option_field("texture-size", TEXTURE_HELP)
+    seed: int = job_option_field("seed")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Nvdiffrec(Step):
     """Makes a textured mesh of a scene by differentiable rendering, starting from fused depth."""
 
+    # Two grids: `grid` counts the cells of the tetrahedral lattice that the first pass optimizes; it is no option of the job
+    # (`sixview run` has it as --tet-grid). `fusion_grid` counts the voxels of the depth fusion that gives the start: the job's
+    # option `grid`, which Reconviagen, too, has as `grid`.
+
     scene: Path = required("folder that validate wrote")
-    device: str = of_job("device", "where to compute; auto: a GPU where torch finds one")
-    resolution: int = of_job("resolution")
+    device: str = job_option_field("device", "where to compute; auto: a GPU where torch finds one")
+    resolution: int = job_option_field("resolution")
     batch: int = option(
         0, "views held in memory at a time, which changes only time and memory; 0: 1 on CPU, 6 on GPU", least=0, most=6
     )
     grid: int = option(64, "cells along the longest side of the first pass's tetrahedral lattice", least=16, most=256)
-    iterations: int = of_job(
+    iterations: int = job_option_field(
         "iterations", "iterations of each pass, over all six views; a pass that gains nothing more ends earlier"
     )
     always_first_pass: bool = option(False, "run the first pass even where the start already fits the views")
-    fusion_grid: int = of_job("grid", "voxels along the longest side of the fusion grid that the start comes from")
-    faces: int = of_job("faces")
-    texture_size: int = of_job("texture-size", TEXTURE_HELP)
-    seed: int = of_job("seed", "seed of everything random (nothing is, so far)")
+    fusion_grid: int = job_option_field(
+        "grid", "voxels along the longest side of the fusion grid that the start comes from"
+    )
+    faces: int = job_option_field("faces")
+    texture_size: int = job_option_field("texture-size", TEXTURE_HELP)
+    seed: int = job_option_field("seed", "seed of everything random (nothing is, so far)")
     attempts: Path | None = option(
         None, "file with the earlier attempts' memory; read, and written again with this one"
     )
@@ -196,10 +205,10 @@ class Quality(Step):
     scene: Path = required("folder that validate wrote")
     mesh: Path = required("folder that a model wrote")
     held_out: Path | None = option(None, "folder with held_out.json and views that no model saw, to judge by as well")
-    psnr_threshold: float = of_job("psnr-threshold", "mean full-frame PSNR in dB below which the job fails")
-    ssim_threshold: float = of_job("ssim-threshold", "mean full-frame SSIM below which the job fails")
-    object_psnr_threshold: float = of_job("object-psnr-threshold")
-    object_ssim_threshold: float = of_job("object-ssim-threshold")
+    psnr_threshold: float = job_option_field("psnr-threshold", "mean full-frame PSNR in dB below which the job fails")
+    ssim_threshold: float = job_option_field("ssim-threshold", "mean full-frame SSIM below which the job fails")
+    object_psnr_threshold: float = job_option_field("object-psnr-threshold")
+    object_ssim_threshold: float = job_option_field("object-ssim-threshold")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,7 +247,9 @@ class Sample(Step):
     held_out: int = option(
         0, "further views, from random directions, to judge results by: written to ground_truth/", least=0, most=100
     )
-    seed: int = of_job("seed", "seed of the held-out directions, and of everything that is random in a real capture")
+    seed: int = job_option_field(
+        "seed", "seed of the held-out directions, and of everything that is random in a real capture"
+    )
 
 
 STEPS: dict[str, type[Step]] = {
@@ -253,27 +264,27 @@ STEPS: dict[str, type[Step]] = {
 
 
 def job_fields(step: type[Step]) -> dict[str, str]:
-    """The fields of a step that are options of the job -> the option's name."""
+    """Field name -> option name, for the fields of a step that are options of the job."""
     return {item.name: item.metadata["job"] for item in dataclasses.fields(step) if "job" in item.metadata}
 
 
-def taken(step: type[Step], options: Mapping[str, Any]) -> dict[str, Any]:
-    """A step's fields with their values among the job's options. options: by name; one that is missing leaves the default."""
+def job_field_values(step: type[Step], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Field name -> value, for the fields of a step that are options of the job and are in `options` (by option name)."""
     return {item: options[name] for item, name in job_fields(step).items() if name in options}
 
 
-def spelled(name: str) -> str:
-    """A field's name as an option's."""
+def option_name(name: str) -> str:
+    """The option name of a field: hyphens for underscores."""
     return name.replace("_", "-")
 
 
 def flag(name: str) -> str:
-    """The command line's spelling of a field."""
-    return f"--{spelled(name)}"
+    """The command-line flag of a field: `--` and its option name."""
+    return f"--{option_name(name)}"
 
 
 def _bare(annotation: Any) -> Any:
-    """The type without None."""
+    """T of an annotation T | None; other annotations unchanged."""
     return next((a for a in typing.get_args(annotation) if a is not type(None)), annotation)
 
 
@@ -285,7 +296,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser(step: str) -> argparse.ArgumentParser:
-    """The step's command line. All values are text, which `parse` reads."""
+    """The argparse parser of a step. Values stay text: `parse` converts and checks them."""
     cls = STEPS[step]
     hints = typing.get_type_hints(cls)
     result = _Parser(prog=f"python -m steps.{step}", description=cls.__doc__, allow_abbrev=False)
@@ -305,7 +316,7 @@ def _escaped(text: str) -> str:
 
 
 def parse(step: str, argv: list[str] | None = None) -> Step:
-    """The parameters given on the command line. Raises ValidationFailed, which names every value that is not taken."""
+    """A step's parameters from argv, by default sys.argv. Raises ValidationFailed, which names every invalid value."""
     known, rest = parser(step).parse_known_args(argv)
     given = {name: value for name, value in vars(known).items() if value is not None}
     declared = {item.name: item.metadata["option"] for item in dataclasses.fields(STEPS[step])}
@@ -313,11 +324,11 @@ def parse(step: str, argv: list[str] | None = None) -> Step:
         name: value for name, value in given.items() if not isinstance(value, bool) and not _is_path(declared[name])
     }
     values = declarations.parse(
-        {spelled(name): value for name, value in texts.items()} | _unknown(step, rest),
-        {spelled(name): option for name, option in declared.items() if option},
+        {option_name(name): value for name, value in texts.items()} | _unknown(step, rest),
+        {option_name(name): option for name, option in declared.items() if option},
     )
     paths = {name: Path(value) for name, value in given.items() if _is_path(declared[name])}
-    return STEPS[step](**given | paths | {name: values[spelled(name)] for name in texts})
+    return STEPS[step](**given | paths | {name: values[option_name(name)] for name in texts})
 
 
 def _is_path(declared: Option | None) -> bool:
@@ -325,9 +336,9 @@ def _is_path(declared: Option | None) -> bool:
 
 
 def _unknown(step: str, rest: list[str]) -> dict[str, str]:
-    """The flags that a step does not have -> their values, out of what its parser has left over. Raises ValidationFailed where
-    it is something else: a word that is no flag, or one behind `--`."""
-    own = {spelled(item.name) for item in dataclasses.fields(STEPS[step])}
+    """Unknown flag -> value, of the words that the step's parser did not consume. Raises ValidationFailed for other words:
+    positional arguments, and all after `--`."""
+    own = {option_name(item.name) for item in dataclasses.fields(STEPS[step])}
     flags = [word.removeprefix("--").partition("=") for word in rest if word.startswith("--")]
     unknown = {name: value for name, _, value in flags if name not in own}
     if rest and not unknown:
@@ -335,13 +346,14 @@ def _unknown(step: str, rest: list[str]) -> dict[str, str]:
     return unknown
 
 
-def places(argv: list[str] | None = None) -> Step | None:
-    """Where a step whose other flags cannot be read shall leave its record; None where not even that is said."""
-    named = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+def output_folders(argv: list[str] | None = None) -> Step | None:
+    """A Step with only --out and --outputs, to write the failure record of a command line that `parse` refuses. None without
+    --outputs."""
+    folder_flags = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for name in ("out", "outputs"):
-        named.add_argument(flag(name), type=Path)
+        folder_flags.add_argument(flag(name), type=Path)
     try:
-        arguments, _ = named.parse_known_args(argv)
+        arguments, _ = folder_flags.parse_known_args(argv)
     except argparse.ArgumentError:
         return None
     return (
@@ -350,8 +362,8 @@ def places(argv: list[str] | None = None) -> Step | None:
 
 
 def arguments(parameters: Step) -> list[str]:
-    """The command line that `parse` turns back into `parameters`. A flag and its value are one word, so that a value that begins
-    with a hyphen is no flag."""
+    """The command line from which `parse` reads these parameters: `--flag=value` words, since in two words a value with a leading
+    hyphen would be parsed as a flag."""
     words: list[str] = []
     for item in dataclasses.fields(parameters):
         value = getattr(parameters, item.name)

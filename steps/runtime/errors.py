@@ -1,4 +1,4 @@
-"""Every way in which a step can fail, as one tree. Standard library only.
+"""Error classes of steps and jobs, with code, exit code and advice. Standard library only.
 
 StepError
 ├── BadInput                   exit 10
@@ -254,7 +254,7 @@ def by_code() -> dict[str, type[StepError]]:
 
 
 def as_record(value: Any) -> Record | None:
-    """A failure record that somebody has read, whole; None where it is none, or of a code that nobody knows."""
+    """A decoded failure record with every field; None where it is malformed or its code is unknown."""
     if not isinstance(value, dict):
         return None
     code, message, details = value.get("code"), value.get("message"), value.get("details", {})

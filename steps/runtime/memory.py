@@ -1,4 +1,4 @@
-"""How much memory this container or process may use and uses: cgroup v1, cgroup v2 and /proc. Standard library only."""
+"""Memory limit and usage of this container and process, from cgroup v1 and v2 and /proc. Standard library only."""
 
 from __future__ import annotations
 

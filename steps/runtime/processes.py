@@ -42,13 +42,13 @@ def descendants(of: int, spared: Collection[int] = ()) -> set[int]:
     children: dict[int, list[int]] = {}
     for process in processes():
         children.setdefault(process.parent, []).append(process.pid)
-    found: set[int] = set()
+    pids: set[int] = set()
     waiting = [of]
     while waiting:
         below = [pid for pid in children.get(waiting.pop(), []) if pid not in spared]
-        found.update(below)
+        pids.update(below)
         waiting += below
-    return found
+    return pids
 
 
 def adopt_orphans() -> None:

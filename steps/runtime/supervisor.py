@@ -20,7 +20,17 @@ import traceback
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from steps.runtime.contract import FIRST_STAGE, MODELS, OUTPUTS, RESULT_FILE, Step, Validate, parse, parser, places
+from steps.runtime.contract import (
+    FIRST_STAGE,
+    MODELS,
+    OUTPUTS,
+    RESULT_FILE,
+    Step,
+    Validate,
+    output_folders,
+    parse,
+    parser,
+)
 from steps.runtime.errors import (
     OOM_TYPES,
     DiskFull,
@@ -67,7 +77,7 @@ def main(step: str, argv: list[str] | None = None) -> int:
 def reject(step: str, argv: list[str] | None, error: ValidationFailed) -> int:
     """Reports flags that cannot be parsed: as a failure record where --outputs is given, else with the usage. Returns the exit
     code."""
-    parameters = places(argv)
+    parameters = output_folders(argv)
     if parameters is None:
         parser(step).print_usage(sys.stderr)
         print(f"{error.message}\n{error.suggestion}", file=sys.stderr)

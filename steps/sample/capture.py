@@ -206,7 +206,7 @@ def _normals(truth: GroundTruth, camera: Camera) -> Array:
 
 
 def _shadow(alpha: Array) -> Array:
-    """A soft one, on the ground below the object: [H, W] in [0, 1]."""
+    """Opacity [H, W] in [0, 1] of a soft shadow on the ground below the object. alpha: [H, W], the object's."""
     side = len(alpha)
     wide = gaussian_filter(alpha, side / 40)
     lower = np.roll(gaussian_filter(alpha, (side / 60, side / 25)), side // 40, axis=0)

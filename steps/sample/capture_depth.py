@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def srgb(v: Array) -> Array:
-    """As a view transform left on stores it (IEC 61966-2-1)."""
+    """sRGB's transfer function (IEC 61966-2-1) of v in [0, 1], as a view transform left on stores depth."""
     return np.where(v <= 0.0031308, 12.92 * v, 1.055 * np.maximum(v, 0.0031308) ** (1 / 2.4) - 0.055)
 
 
@@ -25,7 +25,7 @@ def gamma22(v: Array) -> Array:
 
 
 def filmic(v: Array) -> Array:
-    """Exposure on a scale of stops, then a soft S: the shape of Blender's Filmic and AgX."""
+    """A filmic tone curve of v in [0, 1], logarithmic exposure and a sigmoid, in the shape of Blender's Filmic and AgX."""
     stops = np.clip((np.log2(np.maximum(v, 1e-6) / 0.18) + 10) / 16.5, 0, 1)
     return np.asarray(stops * stops * (3 - 2 * stops))
 

@@ -1,4 +1,4 @@
-"""An object from a file of somebody else's, as a sample."""
+"""Sample objects from mesh files of other programs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _unusable(path: Path, why: str) -> ValidationFailed:
 
 
 def _normals(mesh: Any, vertices: Array, faces: Array) -> Array:
-    """The file's own, which know its sharp edges, where it has any."""
+    """Vertex normals (n, 3): the file's own, which keep sharp edges, where it has any."""
     own = np.asarray(mesh.vertex_normals) if "vertex_normals" in mesh._cache.cache else None
     return unit(own if own is not None and own.shape == vertices.shape else vertex_normals(vertices, faces))
 
@@ -63,13 +63,13 @@ def _colour(mesh: Any, faces: Array) -> Callable[[Array, Array], Array]:
 
 
 def _image(visual: Any) -> Array | None:
-    """[H, W, 3] in [0, 1]."""
+    """The texture of a trimesh visual, [H, W, 3] in [0, 1]; None without one."""
     material = getattr(visual, "material", None)
     picture = getattr(material, "baseColorTexture", None) or getattr(material, "image", None)
     return None if picture is None else np.asarray(picture.convert("RGB"), np.float64) / 255
 
 
 def _looked_up(image: Array, uv: Array) -> Array:
-    """Bilinear, repeated beyond [0, 1]; uv with its origin at the bottom left."""
+    """Bilinear texture samples at uv (..., 2), origin bottom left, repeated beyond [0, 1]."""
     height, width = image.shape[:2]
     return sample_bilinear(image, (uv[:, 0] % 1) * width, (1 - uv[:, 1] % 1) * height, repeated=True)

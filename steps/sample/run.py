@@ -60,7 +60,7 @@ def run(parameters: Sample, out: Path, reporter: Reporter) -> None:
 
 
 def truth_of(name: str) -> GroundTruth:
-    """The object called so, or in the file of that name."""
+    """The sample object of that name, or the one in the file of that path."""
     return build(OBJECTS[name]) if name in OBJECTS else foreign.read(Path(name))
 
 
@@ -70,7 +70,7 @@ def write_capture(truth: GroundTruth, parameters: Sample, out: Path) -> None:
 
 
 def write_settings(truth: GroundTruth, chosen: capture.Capture, parameters: Sample, out: Path) -> None:
-    """A set as this capture has it."""
+    """Writes an input set with the settings of a capture; ground truth goes to ground_truth/."""
     settings = replace(chosen, side=(chosen.side[0] * parameters.size // 512, chosen.side[1] * parameters.size // 512))
     ideal = capture.cameras(truth, settings)
     counts = capture.depth_counts(truth, ideal, settings)
@@ -91,7 +91,7 @@ def write_settings(truth: GroundTruth, chosen: capture.Capture, parameters: Samp
 
 
 def check(parameters: Sample) -> None:
-    """Raises ValidationFailed for what cannot be made."""
+    """Raises ValidationFailed for parameters of which no sample can be made."""
     if parameters.object not in OBJECTS and not Path(parameters.object).is_file():
         raise ValidationFailed(
             f"There is no object called {parameters.object!r}.",

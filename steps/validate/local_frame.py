@@ -56,7 +56,9 @@ def notes(local: LocalFrame) -> list[str]:
 
 
 def _of_cameras(local: LocalFrame) -> list[str]:
-    far = [name for name, distance in zip(VIEW_NAMES, local.distances, strict=True) if local.frame.brought(distance)]
+    far = [
+        name for name, distance in zip(VIEW_NAMES, local.distances, strict=True) if local.frame.camera_shift(distance)
+    ]
     if not far:
         return []
     return [

@@ -1,4 +1,4 @@
-"""Stored depth of known cameras: the curve that it went through is found again, whatever it is."""
+"""Estimation of the depth encoding, also with a nonlinear curve, under known cameras."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_the_simplest_of_those_that_fit_is_taken() -> None:
     assert frame.radius * plain.params == pytest.approx([NEAR, FAR - NEAR], abs=0.01)
 
 
-def test_distance_along_the_ray_is_told_from_depth() -> None:
+def test_ray_distance_and_axial_depth_are_distinguished() -> None:
     true = depths()
     values = [
         np.where(z > 0, normalized_depth(z / ray_to_z(c, z.shape)), -1.0) for z, c in zip(true, cameras(), strict=True)
@@ -104,7 +104,7 @@ def test_distance_along_the_ray_is_told_from_depth() -> None:
     assert fit.model.ray and worst(fit, frame, values, true) < 0.02
 
 
-def test_views_stretched_to_their_own_range_get_a_curve_each() -> None:
+def test_views_normalized_to_their_own_range_get_a_curve_each() -> None:
     true = depths()
     values = []
     for z in true:
@@ -117,7 +117,7 @@ def test_views_stretched_to_their_own_range_get_a_curve_each() -> None:
 
 
 @pytest.mark.parametrize("unit", [1e-6, 1e6])
-def test_no_unit_and_no_place_matters(unit: float) -> None:
+def test_the_fit_is_invariant_to_unit_and_origin(unit: float) -> None:
     true = depths()
     values = [np.where(z > 0, normalized_depth(z), -1.0) for z in true]
     moved_cameras = []

@@ -1,4 +1,4 @@
-"""The rig: what stored values mean, and that the fit projects as the cameras do that come out of it."""
+"""The rig model: depth encodings, projection, and agreement of the fit with the exported cameras and encodings."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_curve_keeps_its_ends_and_rises_as_its_slope_says(curve: tuple[float, 
     assert np.gradient(values, shares)[1:-1] == pytest.approx(slopes[1:-1], rel=2e-3)
 
 
-def test_a_curve_that_falls_is_no_fit() -> None:
+def test_a_curve_that_is_not_monotone_is_rejected() -> None:
     params = random_candidate(0).fit.params
     params[CURVE] = 0.0, 2.0, 0.0
     assert not curve_is_monotone(params)
@@ -93,7 +93,7 @@ def test_a_curve_that_falls_is_no_fit() -> None:
 
 @pytest.mark.parametrize("curved", [False, True])
 @pytest.mark.parametrize("seed", range(4))
-def test_the_cameras_that_come_out_are_those_that_were_fitted(seed: int, curved: bool) -> None:
+def test_the_exported_cameras_project_as_the_fit_does(seed: int, curved: bool) -> None:
     """A point of one depth render, taken into another by the fit's arithmetic and by the cameras and encodings written; each
     view has a range of values of its own."""
     candidate = random_candidate(seed, curved)
@@ -151,8 +151,8 @@ def test_a_moved_depth_render_has_its_values_where_the_view_has_its_colours() ->
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize("background", [0, 7, 200, "max", "alpha", None])
-def test_what_a_moved_depth_render_does_not_know_is_background(background: int | str | None, channels: int) -> None:
-    """The foreground keeps its pixels, whatever value says that there is none: 400 stay 400."""
+def test_a_moved_depth_render_is_background_outside_its_frame(background: int | str | None, channels: int) -> None:
+    """The foreground keeps its 400 pixels for each kind of background value."""
     empty = 255 if background == "max" else background if isinstance(background, int) else 90
     pixels = np.full((64, 64, channels), empty, np.uint8)
     pixels[20:40, 20:40] = 120
@@ -169,13 +169,13 @@ def test_what_a_moved_depth_render_does_not_know_is_background(background: int |
 
 
 def _beyond(x: float, y: float) -> Any:
-    """Where a picture of 64 pixels, moved by so many half widths, shows what it never had."""
+    """[64, 64] bool: pixels of a picture, shifted by (x, y) half widths, outside its original frame."""
     places = np.arange(64) + 0.5
     across, down = places - 32 * x, places + 32 * y
     return ((down < 0) | (down >= 64))[:, None] | ((across < 0) | (across >= 64))[None]
 
 
-def test_a_moved_pixel_is_the_one_that_its_middle_falls_into_before_the_first_as_after_it() -> None:
+def test_a_moved_pixel_takes_the_nearest_source_pixel_also_at_negative_coordinates() -> None:
     ramp = png.Picture(np.arange(1, 65, dtype=np.uint8)[None, :, None].repeat(64, axis=0), 255)
     for x in (0.5 / 32, 0.75 / 32, -0.75 / 32):
         columns = np.floor(np.arange(64) + 0.5 - 32 * x).astype(int)
@@ -183,7 +183,7 @@ def test_a_moved_pixel_is_the_one_that_its_middle_falls_into_before_the_first_as
         assert np.array_equal(placement.move_depth(ramp, Placement(1.0, x, 0.0), 0).pixels[0, :, 0], expected)
 
 
-def test_who_knows_the_lens_is_asked_for_it_where_the_pictures_hardly_tell() -> None:
+def test_the_note_asks_for_the_field_of_view_where_its_standard_error_is_large() -> None:
     candidate = random_candidate(3)
     for degrees, extended in ((0.5, False), (4.0, True)):
         std_error = np.radians(degrees) / 2 * (1 + candidate.fit.params[0] ** 2)
@@ -243,21 +243,21 @@ def turned_top(quarters: int) -> Array:
     return axes_of(Hypothesis(top=quarters))
 
 
-def test_light_from_another_side_is_no_difference_of_appearance() -> None:
+def test_lighting_from_another_side_gives_no_appearance_difference() -> None:
     maps, masks, normals = ball_views()
     lit = [m * (1 + 0.2 * n[..., :1] - 0.1 * n[..., 1:2]) for m, n in zip(maps, normals, strict=True)]
     difference = photometric.appearance_differences(lit, masks, normals, turned_top(0), [turned_top(1)])[0]
     assert difference.overall < 1e-4 and difference.local < 1e-3
 
 
-def test_paint_that_light_could_not_have_made_is_one() -> None:
+def test_paint_that_no_lighting_explains_gives_an_appearance_difference() -> None:
     maps, masks, normals = ball_views()
     spotted = [m * np.where(n[..., :1] > 0.5, 0.2, 1.0) for m, n in zip(maps, normals, strict=True)]
     difference = photometric.appearance_differences(spotted, masks, normals, turned_top(0), [turned_top(2)])[0]
     assert difference.local > 2 * EQUIVALENT_LOCAL
 
 
-def test_the_normals_of_what_is_seen_point_out_of_it() -> None:
+def test_surface_normals_point_outwards() -> None:
     axis = (np.arange(SIDE) + 0.5) * 2 / SIDE - 1
     x, y = np.meshgrid(axis, -axis)
     inside = x**2 + y**2 < 0.5
@@ -271,7 +271,7 @@ def test_the_normals_of_what_is_seen_point_out_of_it() -> None:
     assert cosine.min() > 0.98
 
 
-def test_extreme_points_touch_the_silhouettes_of_the_others() -> None:
+def test_extreme_points_touch_the_silhouettes_of_the_other_views() -> None:
     """A ball with perspective, whose outlines are circles on its near half. Random points fall short of them."""
     k, axis = 0.5, (np.arange(SIDE) + 0.5) * 2 / SIDE - 1
     q = axis**2 + axis[:, None] ** 2
@@ -330,8 +330,8 @@ def test_the_contract_and_the_schema_name_the_presets() -> None:
     assert tuple(PRESETS) == contract.PRESETS == tuple(schema["properties"]["rig"]["oneOf"][0]["enum"])
 
 
-def test_a_curve_can_be_undone_where_a_view_shows_hardly_any_of_all_values() -> None:
-    """As a flat side does in 16 bits."""
+def test_a_curve_is_inverted_where_a_view_spans_few_of_the_values() -> None:
+    """A flat side in 16 bits spans few stored values."""
     candidate = random_candidate(1, curved=True)
     depths = [_picture(np.full((SIDE, SIDE, 1), 140, np.uint8))] * 6
     depths = [replace(d, pixels=d.pixels.astype(np.uint16), maximum=65535) for d in depths]

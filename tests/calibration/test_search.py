@@ -1,4 +1,4 @@
-"""The search for a rig in what real captures show."""
+"""Search for the rig of simulated real captures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SIDE = 192  # pixels
 
 
 def observed_capture(seed: int, name: str, per_view_range: bool = False, **changes: Any) -> Observations:
-    """What a real capture of an object of the samples shows."""
+    """Observations of a simulated real capture of a sample object."""
     settings = replace(capture.random_capture(seed), side=(SIDE, SIDE), background="0", **changes)
     truth = build(OBJECTS[name], 100)
     counts = capture.depth_counts(truth, capture.cameras(truth, settings), settings)
@@ -30,7 +30,7 @@ def observed_capture(seed: int, name: str, per_view_range: bool = False, **chang
 
 
 def captured(seed: int, **changes: Any) -> tuple[Observations, Candidate]:
-    """What a real capture of a donut shows, and the rig that the search finds for it."""
+    """Observations of a simulated real capture of a donut, and the best rig of the search."""
     observed = observed_capture(seed, "donut", **changes)
     return observed, search.search(observed, hypotheses())[0]
 
@@ -39,21 +39,21 @@ def test_a_curve_as_strong_as_filmic_s_is_found_with_the_field_of_view() -> None
     """A straight start ends 45 degrees off, at a cost of 0.9."""
     settings = {"levels": 148, "lowest": 3, "curve": "filmic", "bits": 8, "encoding": "linear", "distance": "z"}
     observed = observed_capture(5, "house", **settings)
-    found = search.refine(observed, search.search(observed, hypotheses())[0])
+    candidate = search.refine(observed, search.search(observed, hypotheses())[0])
     true = capture.random_capture(5).field_of_view
-    assert found.encoding.curved
-    assert 2 * np.degrees(np.arctan(found.fit.params[0])) == pytest.approx(true, abs=3)
-    assert found.fit.final_cost < 0.3
+    assert candidate.encoding.curved
+    assert 2 * np.degrees(np.arctan(candidate.fit.params[0])) == pytest.approx(true, abs=3)
+    assert candidate.fit.final_cost < 0.3
 
 
-def test_all_arrangements_fit_a_bowl_alike_where_each_view_has_a_range_of_its_own() -> None:
+def test_all_hypotheses_fit_a_bowl_equally_with_per_view_ranges() -> None:
     """With too few points the true one fits a third worse than the best, or twice as badly in larger pictures."""
     observed = observed_capture(253, "bowl", per_view_range=True, curve="normalised", levels=96)
     costs = [c.fit.cost for c in search.search(observed, hypotheses())]
     assert len(costs) == 32 and max(costs) < 1.25 * min(costs)
 
 
-def test_wherever_the_last_fit_begins_it_ends_at_the_same_field_of_view() -> None:
+def test_the_final_fit_converges_to_one_field_of_view_from_any_start() -> None:
     """Residuals have kinks at silhouettes: derivatives over long steps would stop the fit halfway."""
     observed, best = captured(11)
     params, axes = search.refine(observed, best).fit.params, axes_of(best.hypothesis)
@@ -68,7 +68,7 @@ def test_wherever_the_last_fit_begins_it_ends_at_the_same_field_of_view() -> Non
     assert np.ptp(2 * np.degrees(np.arctan(ends))) < 0.5
 
 
-def test_a_perspective_below_its_standard_error_is_set_to_none() -> None:
+def test_a_perspective_below_its_standard_error_becomes_orthographic() -> None:
     observed, best = captured(11, field_of_view=0.0)
     candidate = search.refine(
         observed, replace(best, fit=replace(best.fit, params=best.fit.params + 0.01 * (search.PARAMETERS == 0)))

@@ -1,4 +1,4 @@
-"""Inputs as people's tools really write them, each with the right value. The tests take
+"""Inputs as other tools write them, each with the expected outcome. The tests take
 a few of each kind, `python -m tests.benchmarks inputs` prints the whole table."""
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ TOPICS = ("units", "files", "pictures", "depths", "cameras", "holes", "thin")
 
 def by_topic() -> dict[str, list[Case]]:
     """The cases of each topic."""
-    found = {topic: importlib.import_module(f"tests.cases.{topic}").CASES for topic in TOPICS}
-    names = Counter(case.name for cases in found.values() for case in cases)
+    cases_by_topic = {topic: importlib.import_module(f"tests.cases.{topic}").CASES for topic in TOPICS}
+    names = Counter(case.name for cases in cases_by_topic.values() for case in cases)
     twice = [name for name, count in names.items() if count > 1]
     if twice:
         raise ValueError(f"Several cases are called {', '.join(twice)}.")
-    return found
+    return cases_by_topic

@@ -1,4 +1,4 @@
-"""Cameras in another convention, and views that are mixed up."""
+"""Cases: cameras in other conventions, and exchanged views."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def scaled_positions(factor: float) -> Make:
 
 
 def near_and_far(near: float, far: float) -> Make:
-    """The range of depth as it is not."""
+    """A wrong near and far of the depth encoding."""
 
     def make(folder: Path) -> Path:
         document = cameras(folder)
@@ -96,7 +96,7 @@ def one_camera(folder: Path) -> Path:
 
 
 def renamed(order: dict[str, str], views: bool = False, depths: bool = False) -> Make:
-    """Under each name what belongs to another one."""
+    """Views, depth renders or both permuted among the names."""
 
     def make(folder: Path) -> Path:
         seen = {name: (view(folder, name), depth(folder, name)) for name in VIEW_NAMES}
@@ -130,7 +130,7 @@ def swap(a: str, b: str) -> dict[str, str]:
 
 
 def without_encoding(make: Make) -> Make:
-    """The same, and nothing is said of depth."""
+    """The same case without the depth encoding in cameras.json."""
 
     def made(folder: Path) -> Path:
         document = cameras(make(folder))

@@ -1,4 +1,4 @@
-"""Depth renders whose values follow another curve, or have another kind of file."""
+"""Cases: depth renders with other curves, encodings, bit depths and file types."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _stored(folder: Path, encode: Callable[[Array], Array], bits: int, lowest: i
 
 
 def _given(folder: Path, how: str) -> Path:
-    """What of cameras.json stays: keep (all, which may now be wrong), nodepth or none."""
+    """Keeps cameras.json (`keep`, though it may now be wrong), removes its depth encoding (`nodepth`), or removes it (`none`)."""
     if how == "none":
         (folder / "cameras.json").unlink()
     elif how == "nodepth":

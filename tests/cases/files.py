@@ -1,4 +1,4 @@
-"""Names, archives and camera files as other tools write them."""
+"""Cases: file names, archives and camera files of other tools."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ BOXES = (
 
 
 def needed_cameras(folder: Path, place: str, encoding: str = "utf-8") -> Path:
-    """Each view cropped anyhow, so that the cameras must be read; their file lies at another place, or is called otherwise."""
+    """Each view cropped differently, so that the cameras must be read, from a file with another path or name."""
     document = cameras(folder)
     for box, item in zip(BOXES, document["views"], strict=True):
         name, k = item["name"], item["intrinsics"]

@@ -1,4 +1,4 @@
-"""Depth with holes, speckles and noise; things that are thin."""
+"""Cases: depth with holes, speckles, noise, and surfaces that are not the object."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Spoil = Callable[[Array, np.random.Generator], Array]  # counts [H, W] uint16 to
 
 
 def spoilt(change: Spoil, seed: int = 1) -> Callable[[Path], Path]:
-    """The set with each depth render changed, at random but always alike."""
+    """The set with each depth render changed by `change`, with a seeded random generator."""
     rng = np.random.default_rng(seed)
     return lambda folder: kit.each_depth(folder, lambda counts: change(counts, rng))
 
@@ -79,8 +79,8 @@ def salt_and_pepper(share: float) -> Spoil:
     """So many of the object's pixels are the nearest or the farthest."""
 
     def change(counts: Array, rng: np.random.Generator) -> Array:
-        at, drawn = counts > 0, rng.random(counts.shape)
-        return np.where(at & (drawn < share / 2), 65535, np.where(at & (drawn > 1 - share / 2), 1, counts)).astype(
+        at, uniform = counts > 0, rng.random(counts.shape)
+        return np.where(at & (uniform < share / 2), 65535, np.where(at & (uniform > 1 - share / 2), 1, counts)).astype(
             np.uint16
         )
 

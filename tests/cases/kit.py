@@ -1,4 +1,4 @@
-"""What the cases share: a set as `sixview sample` wrote it, copied and changed."""
+"""Shared by the cases: `Case`, and functions that read and write the pictures of a copied sample."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MUG = ("--object", "mug", "--size", "256")
 
 @dataclass(frozen=True)
 class Case:
-    """One input and its right value.
+    """One input and its expected outcome.
 
     make: changes the copy of a sample; returns what to hand in (mostly the folder itself).
     base: the flags of `sixview sample` that write the sample.

@@ -126,12 +126,12 @@ def sensor_holes(folder: Path, seed: int = 1, share: float = 0.08, block: int = 
 def invalid_values(folder: Path, value: int, background: int | str) -> Path:
     """2 % of the object's depth has a value that is no distance."""
     rng, document = np.random.default_rng(5), cameras(folder)
-    for name, told in zip(VIEW_NAMES, document["views"], strict=True):
+    for name, entry in zip(VIEW_NAMES, document["views"], strict=True):
         pixels = depth(folder, name).copy()
         known = pixels > 0
         pixels[~known] = 65535 if background == "max" else 0
         pixels[known & (rng.random(pixels.shape) < 0.02)] = value
-        told["depth"]["background"] = background
+        entry["depth"]["background"] = background
         write_depth(folder, name, pixels)
     write_cameras(folder, document)
     return folder
@@ -203,8 +203,8 @@ def metric_in_alpha(folder: Path) -> Path:
             folder / "depth_renders" / f"{name}.png", np.dstack([counts] * 3 + [np.full_like(counts, 65535)]), 16, 6
         )
     document = cameras(folder)
-    for told in document["views"]:
-        told["depth"] = {"encoding": "metric", "scale": 0.0001}
+    for entry in document["views"]:
+        entry["depth"] = {"encoding": "metric", "scale": 0.0001}
     write_cameras(folder, document)
     return folder
 

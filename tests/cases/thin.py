@@ -1,4 +1,4 @@
-"""Objects that are thin: sheets that are nothing, or next to it, in views of their edge, and wires."""
+"""Cases: thin objects, sheets that vanish in views of their edge, and wires."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def painted(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
 
 
 def card(thickness: float) -> trimesh.Trimesh:
-    """Upright, facing the front."""
+    """An upright card of this thickness that faces the front view."""
     return trimesh.creation.box((1.0, 1.4, thickness))
 
 
 def tile(thickness: float) -> trimesh.Trimesh:
-    """Lying flat."""
+    """A horizontal tile of this thickness."""
     return trimesh.creation.box((1.0, thickness, 1.4))
 
 
@@ -82,7 +82,7 @@ def without_cameras(folder: Path) -> Path:
 
 
 def masks(folder: Path) -> Path:
-    """In place of depth: where the object is."""
+    """Depth renders replaced by masks of the object."""
     return kit.each_depth(without_cameras(folder), lambda counts: np.where(counts > 0, 255, 0).astype(np.uint8))
 
 

@@ -1,4 +1,4 @@
-"""Scenes in other units and in other places. The mesh is the same one, so its picture is, too; its files are in the user's
+"""Cases: scenes in other units and with other origins. The mesh and its renders are the same; its files are in the user's
 coordinates."""
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def exact_depth(truth: GroundTruth, camera: Camera) -> Array:
     seen = rasterize(truth.vertices, truth.faces, camera)
     weights = np.concatenate([seen.bary, 1 - seen.bary.sum(axis=2, keepdims=True)], axis=2).astype(np.float64)
     corners = np.asarray(truth.vertices, np.float64)[truth.faces[np.maximum(seen.face, 0)]]
-    places = (corners * weights[..., None]).sum(axis=2)
-    depth = places @ camera.projection[2, :3] + camera.projection[2, 3]
+    points = (corners * weights[..., None]).sum(axis=2)
+    depth = points @ camera.projection[2, :3] + camera.projection[2, 3]
     return np.where(seen.face >= 0, depth, 0.0)
 
 

@@ -83,7 +83,9 @@ def test_the_namespace_admits_no_pod_with_more_rights(cluster: None) -> None:
     assert "violates PodSecurity" in refused.stderr
 
 
-def test_every_container_of_a_step_is_locked(succeeded: Callable[[str], dict[str, Any]]) -> None:
+def test_every_container_of_a_step_has_the_restricted_security_context(
+    succeeded: Callable[[str], dict[str, Any]],
+) -> None:
     """As they ran: Argo's own containers too, the GPU requested, no token where the step is."""
     for pod in succeeded("both")["pods"]:
         for container in [*pod["spec"]["containers"], *pod["spec"].get("initContainers", [])]:
@@ -134,7 +136,7 @@ def test_every_scenario_passes_helm_s_argo_s_and_the_api_server_s_checks(
     kubectl("-n", "dry", "apply", "--dry-run=server", "-f", "-", given=everything)
 
 
-def test_values_that_cannot_be_meant_are_refused(cluster: None) -> None:
+def test_chart_values_outside_the_schema_are_refused(cluster: None) -> None:
     for wrong in (
         "device=gpu",
         "steps.quality.gpus=-1",
@@ -149,7 +151,7 @@ def test_values_that_cannot_be_meant_are_refused(cluster: None) -> None:
             rendered("--set", wrong)
 
 
-def test_what_one_node_cannot_show_is_there_as_rendered(cluster: None) -> None:
+def test_scheduling_constraints_and_network_policy_are_rendered(cluster: None) -> None:
     """Another node for a retry, the NetworkPolicy, GPU nodes: this cluster has one node, and its bridge enforces no policy."""
     documents = {
         (d["kind"], d["metadata"]["name"]): d

@@ -151,14 +151,14 @@ def test_a_bad_set_costs_a_second_and_no_workflow(mug: Path, tmp_path: Path) -> 
         (("fetch", "nothing0", "--out", "x"), "JOB_NOT_FOUND"),
     ],
 )
-def test_what_cannot_be_done_is_told_in_plain_words(inputs: str, words: tuple[str, ...], expected: str) -> None:
+def test_commands_that_cannot_succeed_explain_the_error(inputs: str, words: tuple[str, ...], expected: str) -> None:
     done = sixview(*words)
     assert done.returncode != 0
     assert expected in done.stderr
     assert "What to do" in done.stderr
 
 
-def test_a_cluster_or_store_that_is_not_there_is_told(inputs: str, tmp_path: Path) -> None:
+def test_an_unreachable_cluster_or_store_is_reported(inputs: str, tmp_path: Path) -> None:
     for words, environment, code in (
         (("status", "abc12345"), {"KUBECONFIG": str(tmp_path / "none")}, "CLUSTER_UNAVAILABLE"),
         (("status", "abc12345"), {"S3_ENDPOINT": "http://127.0.0.1:9"}, "STORAGE_UNAVAILABLE"),
@@ -180,7 +180,7 @@ def test_a_list_a_status_and_logs(done: dict[str, Any]) -> None:
     assert "has no step" in sixview("logs", done["job_id"], "--step", "nothing").stderr
 
 
-def test_a_result_is_fetched_checked_and_taken_up_again(done: dict[str, Any], tmp_path: Path) -> None:
+def test_a_download_is_verified_and_resumed(done: dict[str, Any], tmp_path: Path) -> None:
     files = sixview_json("fetch", done["job_id"], "--out", str(tmp_path))
     result = Path(files["result"]).read_bytes()
     assert zipfile.is_zipfile(files["result"])
@@ -226,7 +226,7 @@ def test_a_job_that_has_ended_cannot_be_cancelled(done: dict[str, Any]) -> None:
     assert (refused.returncode, refused.stderr.split()[0]) == (40, "JOB_NOT_READY")
 
 
-def test_a_retry_goes_on_from_the_step_that_failed(mug: Path, tmp_path: Path) -> None:
+def test_a_retry_repeats_the_failed_step_and_those_after_it(mug: Path, tmp_path: Path) -> None:
     """The gate is missed; with the threshold put right in the workflow itself, only what failed and what follows runs again."""
     failed = sixview_json("submit", str(mug), *TEMPLATE, *OPTIONS, "-p", "psnr-threshold=99", "--wait", code=12)
     name = workflow_of(failed["job_id"])

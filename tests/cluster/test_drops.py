@@ -208,7 +208,7 @@ def restart(selector: str) -> None:
     kubectl("-n", NAMESPACE, "delete", "pod", "-l", selector, "--grace-period=0", "--force", "--wait=false")
 
 
-def test_what_was_dropped_while_nothing_listened_is_found_by_the_clock(mug: dict[str, bytes]) -> None:
+def test_the_cronworkflow_finds_drops_without_notifications(mug: dict[str, bytes]) -> None:
     """Without announcements at all: the CronWorkflow compares the bucket with the records every minute here."""
     before = s3.client().get_bucket_notification_configuration(Bucket=BUCKET)
     s3.client().put_bucket_notification_configuration(Bucket=BUCKET, NotificationConfiguration={})

@@ -179,7 +179,7 @@ def test_another_token_s_job_is_as_unknown_as_none(done: dict[str, Any]) -> None
         "é",
     ],
 )
-def test_names_lead_to_jobs_and_nowhere_else(alice: httpx.Client, job: str) -> None:
+def test_job_names_in_urls_cannot_address_other_objects(alice: httpx.Client, job: str) -> None:
     for path in (f"/jobs/{job}", f"/jobs/{job}/download"):
         response = alice.get(path)
         if job == "../health":  # the client itself resolves that
@@ -208,7 +208,7 @@ def test_sets_are_taken_from_allowed_buckets_only(alice: httpx.Client, source: s
     refused(alice.post("/jobs", json={"input": source}), 422, "VALIDATION_FAILED")
 
 
-def test_what_fastapi_says_itself_has_the_same_form(alice: httpx.Client) -> None:
+def test_fastapi_s_own_errors_have_the_common_form(alice: httpx.Client) -> None:
     refused(alice.get("/nothing/here"), 404, "NOT_FOUND")
     refused(alice.delete("/jobs/abc12345"), 405, "METHOD_NOT_ALLOWED")
     refused(alice.get("/jobs?limit=many"), 422, "VALIDATION_FAILED")

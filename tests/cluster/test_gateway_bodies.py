@@ -56,7 +56,7 @@ def zip_bomb() -> bytes:
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_bad_input_is_told_at_once_and_leaves_nothing(alice: httpx.Client, mug: Path, what: str) -> None:
+def test_bad_input_is_refused_at_once_and_leaves_no_objects(alice: httpx.Client, mug: Path, what: str) -> None:
     code, make = BAD[what]
     request = {"data": form(), "files": parts(mug), **make(mug)}
     before = uploads_without_job()
@@ -66,13 +66,13 @@ def test_bad_input_is_told_at_once_and_leaves_nothing(alice: httpx.Client, mug: 
 
 def uploads_without_job() -> set[str]:
     """What lies in inputs/ for no workflow that is there. Others upload meanwhile, and have their job soon after."""
-    places = {version["Key"].split("/")[1] for version in s3.versions(s3.INPUTS)}
+    job_folders = {version["Key"].split("/")[1] for version in s3.versions(s3.INPUTS)}
     listed = kubectl("-n", NAMESPACE, "get", "workflows", "-o", "name").stdout
     names = {line.rpartition("/")[2].removeprefix(NAME_PREFIX) for line in listed.split()}
-    return {place for place in places if place.partition(".")[0] not in names}
+    return {folder for folder in job_folders if folder.partition(".")[0] not in names}
 
 
-def test_several_faults_are_told_together_and_the_first_of_the_order_names_them(alice: httpx.Client, mug: Path) -> None:
+def test_several_faults_are_reported_together_under_the_first_code(alice: httpx.Client, mug: Path) -> None:
     files = changed(mug, 0, b"GIF89a")
     files[4] = (files[4][0], ("top.png", bytes(20_000_001), "image/png"))
     error = refused(alice.post("/jobs", data=form(), files=files), 422, "FILE_TOO_LARGE")

@@ -55,7 +55,7 @@ def test_the_mesh_and_the_report_can_be_looked_at(
     assert error["details"]["choices"] == ["reconviagen", "nvdiffrec"]
 
 
-def test_a_failure_is_told_with_its_record(alice: httpx.Client, failed: dict[str, Any]) -> None:
+def test_the_status_of_a_failed_job_has_its_record(alice: httpx.Client, failed: dict[str, Any]) -> None:
     assert failed["error"]["code"] == "QUALITY_THRESHOLD_FAILED"
     error = refused(alice.get(f"/jobs/{failed['job_id']}/download"), 500, "JOB_FAILED")
     assert error["details"]["failure"] == failed["error"]

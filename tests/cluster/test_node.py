@@ -1,4 +1,4 @@
-"""The node itself: taken over, replaced, ended without a trace. Last, since the cluster is gone after it."""
+"""The node itself: reused, replaced, and removed completely. Runs last, since it ends the cluster."""
 
 from __future__ import annotations
 

@@ -113,7 +113,9 @@ def test_a_token_has_a_rate_limit_and_a_number_of_jobs(
         ask(session, "POST", "/jobs/{job}/cancel", job, json={"confirm": True})
 
 
-def test_a_store_that_is_away_is_told(cluster: None, tmp_path: Path, sample_set: Callable[..., Path]) -> None:
+def test_an_unreachable_store_is_a_documented_error(
+    cluster: None, tmp_path: Path, sample_set: Callable[..., Path]
+) -> None:
     with web.serving(tmp_path, probe="/live", S3_ENDPOINT="http://127.0.0.1:9") as session:
         for method, route in ROUTES:
             if (method, route) == ("GET", "/jobs"):
@@ -125,7 +127,7 @@ def test_a_store_that_is_away_is_told(cluster: None, tmp_path: Path, sample_set:
         assert (health.status_code, health.json()["status"], health.json()["s3"]["ok"]) == (503, "unhealthy", False)
 
 
-def test_a_cluster_that_is_away_is_told(cluster: None, tmp_path: Path) -> None:
+def test_an_unreachable_cluster_is_a_documented_error(cluster: None, tmp_path: Path) -> None:
     """Nothing is listed before the first listing is whole: a part of it would look like all."""
     config = yaml.safe_load(Path(os.environ.get("KUBECONFIG") or KUBECONFIG).read_text())
     config["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:9"

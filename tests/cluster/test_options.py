@@ -96,7 +96,9 @@ def test_each_value_out_of_its_range_is_named_in_the_first_step(
 
 
 @pytest.mark.parametrize("name", [*HOSTILE, "chain"])
-def test_no_value_is_more_than_a_value(finished_workflow: Callable[[str], dict[str, Any]], name: str) -> None:
+def test_hostile_option_values_are_refused_and_not_interpreted(
+    finished_workflow: Callable[[str], dict[str, Any]], name: str
+) -> None:
     wf = finished_workflow(name)
     failure = refused(wf)
     assert {option["name"] for option in failure["details"]["options"]} >= set(JOB_OPTIONS)
@@ -107,7 +109,7 @@ def test_no_value_is_more_than_a_value(finished_workflow: Callable[[str], dict[s
     check_pods(wf)
 
 
-def test_a_name_that_the_template_does_not_have_is_told(finished_workflow: Callable[[str], dict[str, Any]]) -> None:
+def test_an_unknown_parameter_name_is_refused(finished_workflow: Callable[[str], dict[str, Any]]) -> None:
     wf = finished_workflow("unknown")
     failure = refused(wf)
     assert "There is no option 'seeed'" in failure["message"] and "Options are model" in failure["suggestion"]

@@ -1,4 +1,4 @@
-"""The page, in a real browser: what a person does and sees."""
+"""The web page in a real browser."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_person_drops_twelve_files_and_sees_the_mesh_turn(
     page.press("#token", "Tab")
     until(page, "!document.querySelector('#no-jobs').textContent.includes('UNAUTHORIZED')", 30)
     problems.clear()  # the browser itself reports the refusal
-    page.set_input_files("#files", named(sample_set("mug"), tmp_path))
+    page.set_input_files("#files", upload_files(sample_set("mug"), tmp_path))
     assert page.locator("#slots .slot").count() == 12
     assert page.locator("#slots .missing").count() == 0
     page.click("#submit")
@@ -65,7 +65,7 @@ def test_a_person_drops_twelve_files_and_sees_the_mesh_turn(
     progress.append(seen(page, job))
     assert progress[-1] == 100 > progress[0]
     until(page, "document.querySelector('#viewer').modelIsVisible", 120)
-    assert turned(page) > 1.0
+    assert frame_difference(page) > 1.0
     if SCREENSHOTS:
         page.screenshot(path=f"{SCREENSHOTS}/page.png")
     with page.expect_download() as caught:
@@ -83,7 +83,7 @@ def until(page: Any, expression: str, seconds: float) -> None:
     wait_for(lambda: bool(page.evaluate(expression)), seconds, expression)
 
 
-def named(folder: Path, out: Path) -> list[str]:
+def upload_files(folder: Path, out: Path) -> list[str]:
     """The twelve files under names that tell field and view, as a file dialog hands them over."""
     names = []
     for inner, prefix in (("multi_views", "view"), ("depth_renders", "depth")):
@@ -97,7 +97,7 @@ def seen(page: Any, job: str) -> float:
     return float(page.eval_on_selector(f"tr[data-job='{job}'] progress", "bar => bar.value"))
 
 
-def turned(page: Any) -> float:
+def frame_difference(page: Any) -> float:
     """The mean difference of two pictures of the viewer, in levels of 255: it turns by itself, and shows something."""
     pictures = []
     for _ in range(2):
@@ -112,7 +112,7 @@ def test_a_bad_set_is_explained_on_the_page(
     page: Any, inputs: str, sample_set: Callable[..., Path], tmp_path: Path
 ) -> None:
     page.goto(web.address_of())
-    files = named(sample_set("mug"), tmp_path)
+    files = upload_files(sample_set("mug"), tmp_path)
     page.set_input_files("#files", files[1:])
     assert page.is_disabled("#submit")
     assert "Missing" in page.inner_text("#problem")

@@ -11,10 +11,10 @@ import pytest
 
 from pipeline.clients import s3
 from pipeline.jobs.nodes import outputs, step_nodes
-from pipeline.jobs.pod_messages import SIGKILLED
+from pipeline.jobs.pod_messages import RETRYABLE, SIGKILLED, matches
 from pipeline.workflow.dag import workflow_template
 from pipeline.workflow.settings import Settings
-from steps.runtime.errors import Killed, ModelOom
+from steps.runtime.errors import Interrupted, Killed, ModelOom
 from tests.cluster.client import (
     BUCKET,
     describe_nodes,
@@ -34,10 +34,16 @@ from tests.cluster.places import NAMESPACE
 Fault = Callable[[str], dict[str, Any]]
 
 
+def model_attempts(wf: dict[str, Any], model: str) -> list[dict[str, Any]]:
+    """The attempts of a model whose pods were not lost: a busy node may lose one, which is tried again for itself."""
+    nodes = [node for node in step_nodes(wf) if node["templateName"] == f"{model}-pod"]
+    return [node for node in nodes if not matches(RETRYABLE, node.get("message", ""))]
+
+
 def test_a_job_that_ran_out_of_memory_succeeds_with_more_and_says_so(fault: Fault) -> None:
     wf = fault("hungry")
     assert wf["status"]["phase"] == "Succeeded", describe_nodes(wf)
-    first, second = (node for node in step_nodes(wf) if node["templateName"] == "reconviagen-pod")
+    first, second = model_attempts(wf, "reconviagen")
     assert (outputs(first)["error-code"], outputs(second)["error-code"]) == ("MODEL_OOM", "")
     assert int(outputs(second)["peak-ram-mib"]) > 1024
     assert record_of(wf)["earlier-attempts"] == "reconviagen: MODEL_OOM at 1024 MiB of memory"
@@ -47,7 +53,7 @@ def test_a_job_that_ran_out_of_memory_succeeds_with_more_and_says_so(fault: Faul
 def test_a_job_that_ran_out_of_vram_succeeds_on_the_next_level_and_records_what_was_reduced(fault: Fault) -> None:
     wf = fault("lower_rung")
     assert wf["status"]["phase"] == "Succeeded", describe_nodes(wf)
-    first, second = (node for node in step_nodes(wf) if node["templateName"] == "nvdiffrec-pod")
+    first, second = model_attempts(wf, "nvdiffrec")
     assert (outputs(first)["error-code"], outputs(second)["error-code"]) == ("MODEL_VRAM_OOM", "")
     attempts = json.loads(read_key(wf["metadata"]["name"], "nvdiffrec/attempts.json"))
     assert [a["outcome"] for a in attempts] == ["MODEL_VRAM_OOM", "completed"]
@@ -55,44 +61,53 @@ def test_a_job_that_ran_out_of_vram_succeeds_on_the_next_level_and_records_what_
     assert "after 1 attempts that ran out of memory" in read_key(wf["metadata"]["name"], "report.html").decode()
 
 
-def test_a_ladder_without_more_rungs_is_not_climbed_down_further(fault: Fault) -> None:
-    tries = [node for node in step_nodes(fault("vram")) if node["templateName"] == "nvdiffrec-pod"]
+def test_exhausted_memory_levels_are_not_retried(fault: Fault) -> None:
+    tries = model_attempts(fault("vram"), "nvdiffrec")
     assert [outputs(node)["rungs-left"] for node in tries] == ["1", "0"]
 
 
 @pytest.mark.parametrize("exit_code", [ModelOom.exit_code, Killed.exit_code, SIGKILLED])
 def test_an_attempt_whose_outputs_were_lost_is_tried_again_by_its_exit_code(exit_code: int, inputs: str) -> None:
     """Its wait container ends at once, so Argo never gets the step's outputs."""
-    settings = Settings(name="sixview-cpu")
-    spec = workflow_template(settings)["spec"]
-    of_pod = next(t for t in spec["templates"] if t["name"] == "reconviagen-pod")["container"]
-    lost = {
-        "name": "reconviagen-pod",
-        "container": {
-            "image": "localhost/sixview/slim:test",
-            "command": ["sh", "-c", f"sleep 5; exit {exit_code}"],
-            "securityContext": of_pod["securityContext"],
-        },
-        "inputs": {"parameters": [{"name": name} for name in ("memory", "deadline", "earlier")]},
-        "podSpecPatch": json.dumps({"containers": [{"name": "wait", "command": ["argoexec", "no-such-command"]}]}),
+    patch = json.dumps({"containers": [{"name": "wait", "command": ["argoexec", "no-such-command"]}]})
+    wf = attempts_of_a_pod_that_exits(exit_code, podSpecPatch=patch)
+    expected = 1 + Settings(name="sixview-cpu").ram_retries
+    assert len(step_nodes(wf)) == expected, describe_nodes(wf)
+
+
+def test_a_terminated_pod_s_record_that_was_read_too_early_is_no_oom(inputs: str) -> None:
+    """SIGTERM reaches the step and the wait container at once: what was read is the KILLED that the step wrote when it began."""
+    early = {"name": "error-code", "valueFrom": {"path": "/work/outputs/error-code", "default": Killed.code}}
+    wf = attempts_of_a_pod_that_exits(Interrupted.exit_code, outputs={"parameters": [early]})
+    assert [outputs(node)["error-code"] for node in step_nodes(wf)] == [Killed.code], describe_nodes(wf)
+
+
+def attempts_of_a_pod_that_exits(exit_code: int, **fields: Any) -> dict[str, Any]:
+    """The finished workflow of a model's DAG of attempts whose pod only exits. fields: of that pod's template."""
+    spec = workflow_template(Settings(name="sixview-cpu"))["spec"]
+    templates = {template["name"]: template for template in spec["templates"]}
+    container = {
+        "image": "localhost/sixview/slim:test",
+        "command": ["sh", "-c", f"sleep 5; exit {exit_code}"],
+        "securityContext": templates["reconviagen-pod"]["container"]["securityContext"],
     }
+    names = [{"name": name} for name in ("memory", "deadline", "earlier")]
+    exiting = {"name": "reconviagen-pod", "container": container, "inputs": {"parameters": names}, **fields}
     parameters = [{"name": "memory", "value": "64"}, {"name": "deadline", "value": "60"}]
     call = {"name": "reconviagen", "template": "reconviagen", "arguments": {"parameters": parameters}}
-    attempts = next(t for t in spec["templates"] if t["name"] == "reconviagen")
-    templates = [{"name": "job", "dag": {"tasks": [call]}}, attempts, lost]
+    job = {"name": "job", "dag": {"tasks": [call]}}
     alike = {name: spec[name] for name in ("serviceAccountName", "executor", "securityContext")}
     manifest = {
         "apiVersion": "argoproj.io/v1alpha1",
         "kind": "Workflow",
-        "metadata": {"generateName": "lost-outputs-"},
-        "spec": {"entrypoint": "job", "templates": templates, **alike},
+        "metadata": {"generateName": "attempts-"},
+        "spec": {"entrypoint": "job", "templates": [job, templates["reconviagen"], exiting], **alike},
     }
     made = kubectl("-n", NAMESPACE, "create", "-f", "-", "-o", "name", given=json.dumps(manifest)).stdout
     wf = finished(made.strip().rpartition("/")[2], 180)
-    assert [node["templateName"] for node in step_nodes(wf)] == ["reconviagen-pod"] * (1 + settings.ram_retries), (
-        describe_nodes(wf)
-    )
+    assert {node["templateName"] for node in step_nodes(wf)} == {"reconviagen-pod"}, describe_nodes(wf)
     assert wf["status"]["phase"] == "Failed", describe_nodes(wf)
+    return wf
 
 
 def test_a_preempted_job_goes_on_from_its_checkpoint(inputs: str) -> None:

@@ -1,4 +1,4 @@
-"""What people see in Argo's UI, asked of the argo-server pod as its pages ask it."""
+"""Argo's UI: what the argo-server pod returns to its pages."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_the_list_shows_labels_and_the_node_its_outputs(server: Server, succeede
     assert float(outputs["psnr"]) > 20
 
 
-def test_nobody_looks_without_a_token(cluster: None) -> None:
+def test_argo_server_refuses_requests_without_a_token(cluster: None) -> None:
     request = urllib.request.Request(f"https://{address('argo-server', 2746, 'argo')}/api/v1/workflows/{NAMESPACE}")
     with pytest.raises(urllib.error.HTTPError, match="401"):
         urllib.request.urlopen(request, context=ssl._create_unverified_context(), timeout=60)

@@ -98,7 +98,7 @@ def submitted(fault: str, patch: dict[str, Any], priority: str) -> str:
     return str(json.loads(created)["metadata"]["name"])
 
 
-def test_why_a_job_waits_is_told_while_it_does(stuck: dict[str, str]) -> None:
+def test_a_waiting_job_shows_its_reason(stuck: dict[str, str]) -> None:
     """In the command's status, which HTTP and the page show too, and in doctor's findings."""
     name = stuck["memory"]
     wait_for(lambda: bool(status.waiting_note(workflow(name))), 60, "the reason to be told")
@@ -130,7 +130,7 @@ def test_the_doctor_names_what_the_installation_cannot_do(cluster: None) -> None
     assert "the secret sixview-stuck-s3" in process.stdout
 
 
-def test_keys_that_the_store_does_not_know_are_told_from_a_bucket_that_is_not_there(cluster: None) -> None:
+def test_unknown_access_keys_and_a_missing_bucket_are_distinguished(cluster: None) -> None:
     wrong = sixview("doctor", "--template", "sixview-cpu", AWS_ACCESS_KEY_ID="nobody")
     assert "the store does not know the access key" in wrong.stdout
     forged = sixview("doctor", "--template", "sixview-cpu", AWS_SECRET_ACCESS_KEY="wrong")

@@ -46,7 +46,7 @@ few = st.integers(0, 3)
 
 
 def spoilt(random: np.random.Generator, values: Array, count: int) -> Array:
-    """`values` with `count` of them at random replaced by what is no number, or infinite."""
+    """`values` with `count` of them at random replaced by NaN or infinity."""
     out = np.array(values)
     if out.size:
         out.reshape(-1)[random.integers(0, out.size, count)] = random.choice(NOT_NUMBERS, count)
@@ -55,8 +55,8 @@ def spoilt(random: np.random.Generator, values: Array, count: int) -> Array:
 
 @st.composite
 def meshes(draw: st.DrawFn) -> tuple[Array, Array, np.random.Generator]:
-    """Vertices, faces, and a source of more numbers: none, one, many; without area; as small and as large as doubles allow; with
-    vertices that are no numbers, or at the world's origin."""
+    """Vertices, faces, and a random generator: no face, one, many; without area; as small and as large as float64 allows; with
+    non-finite vertices, or all at the origin."""
     random = np.random.default_rng(draw(seeds))
     vertices = random.normal(size=(draw(st.integers(3, 9)), 3)) * 10.0 ** draw(exponents)
     faces = random.integers(0, len(vertices), (draw(st.sampled_from([0, 1, 2, 12])), 3)).astype(np.int32)
@@ -67,7 +67,7 @@ def meshes(draw: st.DrawFn) -> tuple[Array, Array, np.random.Generator]:
 
 @st.composite
 def cameras(draw: st.DrawFn, sizes: list[tuple[int, int]] = SIZES) -> Camera:
-    """Anywhere, the meshes in front of them, behind them, and all around."""
+    """Cameras at random positions, with the meshes in front, behind, and around them."""
     random = np.random.default_rng(draw(seeds))
     width, height = draw(st.sampled_from(sizes))
     pose = np.eye(4)
@@ -78,7 +78,7 @@ def cameras(draw: st.DrawFn, sizes: list[tuple[int, int]] = SIZES) -> Camera:
 
 
 def case(strategy: dict[str, Any], examples: int = 50) -> Callable[[Callable[..., None]], Callable[[], None]]:
-    """A case: the function over so many examples. A clear error is an answer, an index out of bounds is none."""
+    """A case: the function over this many hypothesis examples. Documented exceptions pass, IndexError fails."""
 
     def made(function: Callable[..., None]) -> Callable[[], None]:
         def tried(**given: Any) -> None:
@@ -276,13 +276,13 @@ def reduced(seed: int, scale: int, rough: float, target: int) -> None:
 
 
 def modules() -> list[Any]:
-    """All that holds array code, but what needs a GPU or torch, which `test_cuda` is about."""
+    """All modules with array code, except those that need a GPU or torch: see `test_cuda`."""
     names = [m.name for layer in LAYERS for m in pkgutil.iter_modules(layer.__path__, f"{layer.__name__}.")]
     return [importlib.import_module(n) for n in names if n.rpartition(".")[2] not in ("cuda", "torch_ops", "backends")]
 
 
 def every_kernel() -> dict[str, Dispatcher]:
-    """By name, in the modules that define them."""
+    """Name -> kernel, for the kernels that these modules define."""
     return {
         f"{module.__name__}.{name}": value
         for module in modules()
@@ -292,7 +292,7 @@ def every_kernel() -> dict[str, Dispatcher]:
 
 
 def calls(kernel: Dispatcher) -> set[Dispatcher]:
-    """The kernel and all that it calls."""
+    """The kernel and all kernels that it calls, directly or not."""
     fragments, waiting = set(), [kernel]
     while waiting:
         one = waiting.pop()

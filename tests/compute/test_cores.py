@@ -1,4 +1,4 @@
-"""Kernels use no more threads than the container may, whichever version of cgroups says so."""
+"""Core count from CPU quotas of cgroup v1 and v2."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def quota_told(folder: Path, membership: str, **files: str) -> float:
     return cores.cpu_quota(folder / "cgroup", folder / "self")
 
 
-def test_version_two_says_quota_and_period(tmp_path: Path) -> None:
+def test_cgroup_v2_quota_is_read_from_cpu_max(tmp_path: Path) -> None:
     assert quota_told(tmp_path, "0::/kube/pod\n", kube__pod__cpu_max="150000 100000\n") == 1.5
 
 
-def test_the_least_of_the_groups_around_a_process_counts(tmp_path: Path) -> None:
+def test_the_smallest_quota_of_all_parent_cgroups_counts(tmp_path: Path) -> None:
     files = {"kube__pod__cpu_max": "max 100000\n", "kube__cpu_max": "300000 100000\n", "cpu_max": "max 100000\n"}
     assert quota_told(tmp_path, "0::/kube/pod\n", **files) == 3.0
 
@@ -34,7 +34,7 @@ def test_a_container_sees_its_own_group_at_the_top(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["/kubepods/pod7", "/"])
-def test_version_one_says_them_in_two_files(tmp_path: Path, path: str) -> None:
+def test_cgroup_v1_quota_is_read_from_two_files(tmp_path: Path, path: str) -> None:
     top = "cpu__kubepods__pod7__" if path != "/" else "cpu__"
     files = {f"{top}cfs_quota_us": "200000\n", f"{top}cfs_period_us": "100000\n"}
     assert quota_told(tmp_path, f"4:cpu,cpuacct:{path}\n2:memory:/\n0::/\n", **files) == 2.0
@@ -46,7 +46,7 @@ def test_version_one_s_folder_may_have_all_its_controllers_names(tmp_path: Path)
 
 
 @pytest.mark.parametrize("text", ["max 100000\n", "", "nonsense", "0 0", "100000 0"])
-def test_no_limit_and_no_sense_limit_nothing(tmp_path: Path, text: str) -> None:
+def test_missing_and_malformed_limits_are_no_limit(tmp_path: Path, text: str) -> None:
     assert quota_told(tmp_path, "0::/\n", cpu_max=text) == math.inf
 
 

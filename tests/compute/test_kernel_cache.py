@@ -1,4 +1,4 @@
-"""Where compiled kernels go when the program cannot be written to."""
+"""Cache folder of compiled kernels for a read-only installation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from steps.compute import kernel_cache
 
 @pytest.fixture
 def read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An installation and a home that cannot be written to; the file of a kernel. Root may write anywhere, so it is said."""
+    """A kernel's source file in a read-only installation, with a read-only home. Patched, since root may write anywhere."""
     monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
@@ -21,7 +21,7 @@ def read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "installed" / "kernels.py"
 
 
-def test_they_go_to_a_folder_that_nobody_else_can_write_to(read_only: Path) -> None:
+def test_the_cache_folder_is_writable_by_its_owner_only(read_only: Path) -> None:
     folder = kernel_cache.fallback(read_only)
     assert folder is not None and folder.stat().st_mode & 0o777 == 0o700
     assert kernel_cache.fallback(read_only) == folder

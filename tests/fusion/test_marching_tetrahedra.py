@@ -1,4 +1,4 @@
-"""Marching tetrahedra: closed whatever the signs, and where it should be."""
+"""Marching tetrahedra: closed for any signs, and at the field's zero level."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From depth maps to a closed, textured surface, on shapes whose truth is a formula."""
+"""Depth fusion to a closed, textured surface, on analytic shapes."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ def test_exact_and_eight_bit_views_agree_better_than_voxels_can_show() -> None:
     assert depth_sigma(views) < 0.05 * voxel
 
 
-def test_views_that_are_only_roughly_right_vote_instead_of_carving_at_every_error() -> None:
-    """A ball whose views have it too near or too far by a voxel: the greedy maximum eats what one of them denies."""
+def test_noisy_views_are_averaged_within_the_consensus_band() -> None:
+    """A ball with depth off by a voxel in each view: the maximum over the views would carve at every error."""
     exact = views_of(ball())
     grid = grid_around(exact, 96)
     views = off(exact, [grid.voxel * sign for sign in (1, -1, 1, -1, 1, -1)])
@@ -114,7 +114,7 @@ def test_depth_opens_a_hollow_that_silhouettes_cannot_see() -> None:
     assert signed_field(without_depth, grid)[tuple(middle)] < 0
 
 
-def test_what_agrees_on_nothing_is_no_surface() -> None:
+def test_a_field_without_a_surface_raises_model_convergence_failed() -> None:
     with pytest.raises(ModelConvergenceFailed, match="encloses nothing"):
         extract(np.ones((8, 8, 8), np.float32), Grid(np.zeros(3), 1.0, (8, 8, 8)), 100)
 
@@ -249,9 +249,9 @@ def slanted(shift: float, exposure: float, side: float) -> Photo:
     rows, columns = np.mgrid[:256, :256]
     rays = np.stack([(columns + 0.5 - 128) / 512, -(rows + 0.5 - 128) / 512, -np.ones((256, 256))], -1)
     rays = rays @ np.asarray(camera.camera_to_world)[:3, :3].T
-    places = camera.position + rays * (-camera.position[2] / rays[..., 2:])
-    inside = (np.abs(places[..., :2]).max(axis=2) < 0.5).astype(np.float32)
-    stripes = exposure * (0.5 + 0.3 * np.sin(2 * np.pi * 16 * (places[..., 1] + shift)))
+    surface_points = camera.position + rays * (-camera.position[2] / rays[..., 2:])
+    inside = (np.abs(surface_points[..., :2]).max(axis=2) < 0.5).astype(np.float32)
+    stripes = exposure * (0.5 + 0.3 * np.sin(2 * np.pi * 16 * (surface_points[..., 1] + shift)))
     return Photo(camera, np.repeat((stripes * inside)[..., None], 3, axis=2).astype(np.float32), inside)
 
 
@@ -270,7 +270,7 @@ def test_views_that_do_not_meet_show_their_detail_once_and_no_seam() -> None:
     assert np.abs(np.diff(level)).max() < 0.02
 
 
-def test_filling_holes_keeps_what_is_known_and_invents_nothing_beyond_it() -> None:
+def test_inpainting_keeps_known_pixels_and_stays_within_their_range() -> None:
     rng = np.random.default_rng(0)
     image, known = rng.uniform(0.2, 0.6, (37, 50, 3)).astype(np.float32), rng.random((37, 50)) > 0.7
     out = inpaint(image, known)
@@ -338,13 +338,13 @@ def test_a_surface_torn_into_specks_is_unwrapped_too() -> None:
 
 
 @pytest.mark.parametrize("vertices", [np.zeros((3, 3)), np.full((3, 3), np.nan), np.array([[0, 0, np.inf]] * 3)])
-def test_what_has_no_extent_has_not_converged(vertices: Array) -> None:
+def test_a_mesh_without_extent_raises_model_convergence_failed(vertices: Array) -> None:
     with pytest.raises(ModelConvergenceFailed, match="no extent"):
         unwrap(vertices, np.array([[0, 1, 2]]), 64)
 
 
 @pytest.mark.parametrize("known", [0, 1])
-def test_depth_that_shows_a_point_or_nothing_has_not_converged(known: int) -> None:
+def test_depth_of_a_point_or_none_raises_model_convergence_failed(known: int) -> None:
     depth = np.zeros((32, 32), np.float32)
     depth[10, :known] = 2.0
     view = DepthView(canonical_camera("front", 32, 32), depth, np.zeros_like(depth), np.zeros_like(depth))

@@ -84,7 +84,7 @@ def test_a_thin_fin_that_the_usual_grid_loses_is_kept_by_a_finer_one() -> None:
     assert notes == [f"Parts of the object are thinner than voxels of a grid of {CELLS}: it was made {2 * CELLS}."]
 
 
-def test_what_is_thick_is_not_made_finer() -> None:
+def test_thick_objects_keep_the_requested_grid() -> None:
     views = views_of(ball_with_fin(0.15))
     surface_found, notes = surface(views)
     assert notes == [] and max(surface_found.grid.shape) == CELLS

@@ -1,4 +1,4 @@
-"""Meshes that are the border of a solid: the checks, decimation that keeps them, and surfaces of any field."""
+"""Soundness of meshes: the checks, decimation that preserves it, and isosurfaces of any field."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_an_open_mesh_is_refused() -> None:
 # -- faces that would cross ----------------------------------------------------------------------------------------------
 
 
-def test_vertices_go_back_only_where_faces_would_cross() -> None:
+def test_only_vertices_of_intersecting_faces_move_back() -> None:
     safe, faces = np.array(ball().vertices), ball().faces
     wanted = safe * 1.1
     wanted[7] = -wanted[7]  # through the ball
@@ -148,7 +148,7 @@ def test_vertices_go_back_only_where_faces_would_cross() -> None:
     assert (result == wanted).all(axis=1).sum() == len(safe) - n_held_back
 
 
-def test_what_is_rounded_to_32_bits_is_checked_as_such() -> None:
+def test_soundness_is_checked_after_rounding_to_float32() -> None:
     """Two vertices that 32 bits cannot tell apart, far from the origin, open what was closed: the place is not delivered."""
     far = np.array(ball(2).vertices) * 1e-6 + 5.0
     assert sound_mesh(far, far, ball(2).faces.astype(np.int32), 300) is None

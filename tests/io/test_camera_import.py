@@ -25,10 +25,10 @@ POINTS = np.random.default_rng(1).normal(size=(20, 3)) * 0.3
 
 
 def cameras() -> list[Camera]:
-    places = np.random.default_rng(0).normal(size=(6, 3))
-    places *= 3 / np.linalg.norm(places, axis=1, keepdims=True)
+    positions = np.random.default_rng(0).normal(size=(6, 3))
+    positions *= 3 / np.linalg.norm(positions, axis=1, keepdims=True)
     return [
-        look_at(name, p, np.array([0.0, 1.0, 0.0]), SIZE, 400.0) for name, p in zip(VIEW_NAMES, places, strict=True)
+        look_at(name, p, np.array([0.0, 1.0, 0.0]), SIZE, 400.0) for name, p in zip(VIEW_NAMES, positions, strict=True)
     ]
 
 
@@ -51,11 +51,11 @@ def read(folder: Path, made: dict[str, Any]) -> list[View]:
 
 
 def assert_same_pictures(views: list[View], world: Array | None = None) -> None:
-    """The cameras draw points of their world where the ones they were made of draw those."""
-    turned = POINTS if world is None else POINTS @ world.T
+    """Asserts that the views project world points to the pixels of the original cameras. world: (3, 3), rotation between both."""
+    rotated_points = POINTS if world is None else POINTS @ world.T
     for view, camera in zip(views, cameras(), strict=True):
         assert view.camera.name == camera.name and (view.camera.width, view.camera.height) == (SIZE, SIZE)
-        for there, here in zip(project(turned, view.camera), project(POINTS, camera), strict=True):
+        for there, here in zip(project(rotated_points, view.camera), project(POINTS, camera), strict=True):
             assert there == pytest.approx(here, abs=1e-6)
 
 
@@ -97,7 +97,7 @@ def test_a_wrong_transforms_json_is_refused_with_what_is_wrong(tmp_path: Path, c
 def colmap(
     folder: Path, lens: str = f"PINHOLE {SIZE} {SIZE} 400 400 {SIZE / 2} {SIZE / 2}", names: str = "{}.png"
 ) -> Path:
-    """A text model in a world that lies anyhow. Every other line of points is empty."""
+    """A COLMAP text model in an arbitrarily rotated world. Every other line of 2D points is empty."""
     world = np.eye(4)
     world[:3, :3], world[:3, 3] = Rotation.random(random_state=4).as_matrix(), (0.3, -2.0, 1.0)
     lines = ["# Image list with two lines of data per image:"]
@@ -152,7 +152,7 @@ def test_a_wrong_colmap_model_is_refused_with_what_is_wrong(tmp_path: Path, lens
         camera_import.of_colmap(colmap(tmp_path, lens, names))
 
 
-def test_what_is_not_there_is_told_with_what_to_do(tmp_path: Path) -> None:
+def test_a_missing_camera_file_is_reported_with_advice(tmp_path: Path) -> None:
     with pytest.raises(ValidationFailed, match=r"no cameras.txt"):
         camera_import.read(tmp_path, None)
     with pytest.raises(ValidationFailed, match="no file"):

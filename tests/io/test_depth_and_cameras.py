@@ -1,4 +1,4 @@
-"""Depth encodings and cameras.json: what is written comes back."""
+"""Depth encodings and cameras.json: decoding, parsing and round trips."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def picture(counts: Array, maximum: int = 65535) -> Picture:
 
 
 def encoded(e: DepthEncoding) -> Picture:
-    """The formulas of the module's text, the other way round."""
+    """A depth render in this encoding: the inverse of the formulas in `depth_encoding`."""
     if e.encoding == "metric":
         return picture(DEPTH / e.scale)
     if e.encoding == "linear":
@@ -41,7 +41,7 @@ SQUARE = [[v / 200, (v / 200) ** 2 / 2 + v / 400] for v in range(201)]
 
 
 def through(e: DepthEncoding, w: Array) -> Array:
-    """What a tool makes of a share w that is stored: the curve, the other way round."""
+    """Stored value of w: the inverse of the encoding's curve."""
     if e.curve is None:
         return w
     if e.curve == "srgb":

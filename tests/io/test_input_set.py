@@ -1,4 +1,4 @@
-"""Sets as other programs leave them: names, archives, camera files. What is taken is the clean set, what is not is named."""
+"""Input sets as other programs write them: names, archives, camera files, each either equal to the clean set or refused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.cases.kit import Case
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if not c.code and "misplaced" not in c.name], ids=lambda c: c.name)
-def test_what_is_understood_is_the_clean_set(case: Case, duck: Path, tmp_path: Path) -> None:
+def test_every_accepted_variant_equals_the_clean_set(case: Case, duck: Path, tmp_path: Path) -> None:
     pictures, given = check_set(case.write(duck, tmp_path / "set"))
     clean, own = check_set(duck)
     assert isinstance(given, list) and isinstance(own, list)
@@ -36,7 +36,7 @@ def assert_same_camera(a: View, b: View) -> None:
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.code], ids=lambda c: c.name)
-def test_what_is_not_is_refused_by_name(case: Case, duck: Path, tmp_path: Path) -> None:
+def test_every_other_variant_is_refused_and_its_file_named(case: Case, duck: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput) as caught:
         check_set(case.write(duck, tmp_path / "set"))
     record = caught.value.record()
@@ -65,7 +65,7 @@ def test_two_files_called_nearly_so_beside_the_right_one_are_named_and_not_read(
     assert any("not read: rig.json" in note for note in check_set(set_copy)[0].notes)
 
 
-def test_a_json_that_holds_no_cameras_is_nobody_s_business(set_copy: Path) -> None:
+def test_a_json_file_without_cameras_is_ignored(set_copy: Path) -> None:
     (set_copy / "notes.json").write_text('{"weight": 3}')
     assert check_set(set_copy)[0].notes == []
 
@@ -80,7 +80,7 @@ def test_a_camera_file_that_cannot_be_understood_is_refused_and_never_left_out(s
 @pytest.mark.parametrize(
     "name", ["frontal.png", "view_6.png", "view_0x1.png", "0.png", "front_back.png", "depth_0.png"]
 )
-def test_a_name_that_tells_no_view_tells_none(name: str) -> None:
+def test_names_without_a_view_give_none(name: str) -> None:
     assert input_set.view_index("multi_views", name, VIEW_NAMES) is None
 
 
@@ -95,7 +95,7 @@ def test_a_name_that_tells_no_view_tells_none(name: str) -> None:
         ("VIEW005.png", 5),
     ],
 )
-def test_a_name_with_a_number_or_a_word_tells_its_view(name: str, view: int) -> None:
+def test_names_with_a_number_or_suffix_give_their_view(name: str, view: int) -> None:
     assert input_set.view_index("multi_views", name, VIEW_NAMES) == view
 
 
@@ -107,7 +107,7 @@ def test_other_formats_count_where_the_pngs_are_not_all_there(set_copy: Path) ->
     assert any(f["file"].endswith("front.exr") for f in caught.value.details["faults"])
 
 
-def test_what_is_uploaded_of_a_folder_is_what_would_be_read(set_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_upload_sends_exactly_the_files_that_would_be_read(set_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline.clients import s3
     from pipeline.jobs import service
 

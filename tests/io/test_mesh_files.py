@@ -1,4 +1,4 @@
-"""Mesh files: the same mesh comes out of all three formats, in readers that nobody here wrote."""
+"""Mesh files: all three formats have the same mesh, by independent readers."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ NONE = "are not finite numbers"
 
 
 @pytest.mark.parametrize(("name", "value"), [("vertices", np.nan), ("uv", np.nan), ("uv", np.inf), ("normals", np.nan)])
-def test_a_mesh_with_what_is_no_number_is_neither_written_nor_read(
+def test_a_mesh_with_non_finite_values_is_neither_written_nor_read(
     mesh: Mesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: float
 ) -> None:
     array = getattr(mesh, name).copy()

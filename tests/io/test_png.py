@@ -1,4 +1,4 @@
-"""PNG: what is read, and what is refused before it can do harm."""
+"""The PNG reader: formats, and refusal of damaged and malicious files."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_an_interlaced_file_is_read() -> None:
     assert (png.decode(png.SIGNATURE + b"".join(parts)).pixels[..., 0] == plain).all()
 
 
-def test_what_is_not_the_picture_is_never_unpacked() -> None:
+def test_ancillary_chunks_are_never_decompressed() -> None:
     bomb = damage.chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(100_000_000)))
     data = saved(Image.new("L", (SIDE, SIDE), 9))
     assert png.decode(data[:33] + bomb + data[33:]).pixels.max() == 9
@@ -100,13 +100,13 @@ def test_a_pixel_bomb_is_refused_by_its_header(side: int) -> None:
 
 
 @pytest.mark.parametrize("rows", [SIDE - 1, SIDE + 1, 10_000])
-def test_data_that_does_not_fill_the_picture_exactly_is_damage(rows: int) -> None:
+def test_image_data_of_the_wrong_length_is_refused(rows: int) -> None:
     with pytest.raises(InvalidFileFormat, match="does not fill"):
         png.decode(damage.png(SIDE, SIDE, zlib.compress(bytes(rows * (1 + 3 * SIDE)))))
 
 
 @pytest.mark.parametrize("missing", [0, 1, 2])
-def test_a_file_without_one_of_its_critical_chunks_is_damage(missing: int) -> None:
+def test_a_missing_critical_chunk_is_refused(missing: int) -> None:
     data = saved(Image.new("L", (SIDE, SIDE), 9))
     pieces = [data[8:33], data[33:-12], data[-12:]]
     with pytest.raises(InvalidFileFormat):
@@ -155,7 +155,7 @@ def test_sixteen_bits_interlaced_are_kept_whole() -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_every_orientation_is_told_and_turns_back(orientation: int, order: str) -> None:
+def test_every_exif_orientation_is_read_and_undone(orientation: int, order: str) -> None:
     upright = gradient(SIDE, SIDE + 8, 3).astype(np.uint8)
     stored = np.ascontiguousarray(STORED[orientation](upright))
     data = saved(Image.fromarray(stored))
@@ -168,12 +168,12 @@ def test_every_orientation_is_told_and_turns_back(orientation: int, order: str) 
 
 
 @pytest.mark.parametrize("note", [b"", b"MM", b"MM\0*\xff\xff\xff\xff", b"II*\0\x08\0\0\0\xff\xff", b"junk" * 9])
-def test_a_note_that_cannot_be_read_turns_nothing(note: bytes) -> None:
+def test_an_unreadable_exif_orientation_is_ignored(note: bytes) -> None:
     data = saved(Image.new("L", (SIDE, SIDE), 9))
     assert png.decode(data[:33] + damage.chunk(b"eXIf", note) + data[33:]).orientation == 1
 
 
-def test_light_becomes_srgb_and_back() -> None:
+def test_linear_samples_become_srgb_and_back() -> None:
     srgb = np.arange(256) / 255
     light = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     decoded = png_chunks.for_display(np.rint(light * 65535).astype(np.uint16), 65535, 1.0)
@@ -184,7 +184,7 @@ def test_light_becomes_srgb_and_back() -> None:
     ("kinds", "gamma"),
     [({b"gAMA": 100000}, 1.0), ({b"gAMA": 55556}, 0.55556), ({b"gAMA": 100000, b"sRGB": 0}, None), ({}, None)],
 )
-def test_a_curve_is_told_unless_the_file_says_srgb(kinds: dict[bytes, int], gamma: float | None) -> None:
+def test_gama_is_reported_unless_the_file_has_srgb(kinds: dict[bytes, int], gamma: float | None) -> None:
     data = saved(Image.new("L", (SIDE, SIDE), 9))
     more = b"".join(damage.chunk(k, struct.pack(">I", v)) for k, v in kinds.items())
     assert png.decode(data[:33] + more + data[33:]).gamma == gamma

@@ -1,4 +1,4 @@
-"""The checkpoint: a file that others may have written, damaged or put there, and that is never more than numbers."""
+"""The checkpoint file, also damaged or written by others: it holds data only and is validated."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def mesh() -> Mesh:
 
 
 class Pass:
-    """Something that is fitted: as much of a pass as a checkpoint knows of."""
+    """A minimal optimization with the attributes of a pass that a checkpoint uses."""
 
     def __init__(self) -> None:
         tensors = {"offsets": torch.zeros((4, 3)), "light": torch.ones(3)}
@@ -89,7 +89,7 @@ def test_what_was_saved_is_loaded_to_the_last_bit(saved: Path) -> None:
     assert same(checkpoint_read, state()) and note == ""
 
 
-def test_where_nothing_was_saved_there_is_nothing_and_nothing_to_say(tmp_path: Path) -> None:
+def test_without_a_checkpoint_load_is_empty_and_has_no_note(tmp_path: Path) -> None:
     assert loaded(tmp_path / "checkpoint.pt") == ({}, "")
 
 
@@ -172,7 +172,7 @@ def a_picture(_: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("spoil", [zeros, half, one_bit, a_hole, nothing, a_picture])
-def test_a_damaged_one_is_told_and_not_used(saved: Path, spoil: Callable[[bytes], bytes]) -> None:
+def test_a_damaged_checkpoint_is_noted_and_not_used(saved: Path, spoil: Callable[[bytes], bytes]) -> None:
     saved.write_bytes(spoil(saved.read_bytes()))
     assert loaded(saved) == ({}, "The checkpoint checkpoint.pt is damaged, or none at all: the work began anew.")
 
@@ -191,7 +191,7 @@ def test_whatever_is_written_over_it_is_either_noticed_or_harmless(
     assert (checkpoint_read == {} and note) or same(checkpoint_read, state())
 
 
-def test_another_key_is_other_work(saved: Path) -> None:
+def test_a_checkpoint_with_another_key_is_not_used(saved: Path) -> None:
     checkpoint_read, note = loaded(saved, "of other work")
     assert checkpoint_read == {} and "of another version of the program, or of other work" in note
 
@@ -201,7 +201,7 @@ def test_another_version_of_the_format_is_not_used(saved: Path, monkeypatch: pyt
     assert "of another version" in loaded(saved)[1]
 
 
-def test_an_archive_that_swells_is_not_unpacked(saved: Path) -> None:
+def test_a_zip_bomb_is_not_decompressed(saved: Path) -> None:
     with zipfile.ZipFile(saved) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     with zipfile.ZipFile(saved, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -210,7 +210,7 @@ def test_an_archive_that_swells_is_not_unpacked(saved: Path) -> None:
     assert "damaged, or none at all" in loaded(saved)[1]
 
 
-def test_an_array_that_claims_more_than_there_is_is_noticed(tmp_path: Path) -> None:
+def test_an_array_header_larger_than_its_data_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "checkpoint.pt", "w") as archive, archive.open("header.npy", "w") as member:
         shape = {"descr": "|u1", "fortran_order": False, "shape": (1 << 60,)}
         np.lib.format.write_array_header_1_0(member, shape)
@@ -319,7 +319,7 @@ def test_a_pass_goes_on_from_what_was_saved() -> None:
 
 
 @pytest.mark.parametrize("what", MISFITS)
-def test_progress_of_another_pass_is_told_and_the_pass_begins_anew(what: str) -> None:
+def test_progress_of_another_pass_is_noted_and_the_pass_restarts(what: str) -> None:
     history, ran, notes = iterated({"plain_state": MISFITS[what]})
     assert (history, ran) == iterated({})[:2]
     assert notes == ["The checkpoint's plain_state does not fit this pass: it began anew."]
@@ -328,7 +328,7 @@ def test_progress_of_another_pass_is_told_and_the_pass_begins_anew(what: str) ->
 # -- its key ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_key_changes_with_program_libraries_options_and_rung(
+def test_the_key_changes_with_program_libraries_options_and_memory_level(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = Nvdiffrec(out=tmp_path, outputs=tmp_path, scene=tmp_path / "scene")

@@ -1,4 +1,4 @@
-"""The two passes: they find what they are shown, and say so when they cannot."""
+"""The two optimization passes: convergence to known shapes and materials, and errors without it."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_the_first_pass_pulls_a_field_that_is_two_cells_too_large_into_place(
     assert before[1] < 0.95 and after[1] > 0.98
 
 
-def test_a_field_without_an_inside_has_not_converged(job: Finished, views: list[Target]) -> None:
+def test_a_field_without_an_inside_raises_model_convergence_failed(job: Finished, views: list[Target]) -> None:
     loaded = scene.load(job.out / ".sixview" / "scene")
     field, grid = reconstruct.fuse(loaded.views, reconstruct.Settings(grid=40))
     with pytest.raises(ModelConvergenceFailed, match="empty"):
@@ -95,7 +95,7 @@ def test_a_pass_goes_on_from_a_snapshot_as_if_it_had_not_stopped(start: Mesh, vi
 
 
 def test_losses_at_fewer_pixels_do_not_end_the_iterations_at_all_of_them(start: Mesh, views: list[Target]) -> None:
-    """They are lower, since small pictures are blurred: nothing after them would seem to gain."""
+    """Losses at fewer pixels are lower, since small pictures are blurred: early stopping must not compare across resolutions."""
     clock, checkpoint = SimpleNamespace(tick=lambda _=1: None), SimpleNamespace(due=lambda: False)
     job: Any = SimpleNamespace(saved={}, clock=clock, checkpoint=checkpoint)
     optimization = SecondPass(start, 8, views, "cpu")
@@ -108,7 +108,9 @@ def test_losses_at_fewer_pixels_do_not_end_the_iterations_at_all_of_them(start: 
 
 
 @pytest.mark.parametrize(("value", "words"), [(float("nan"), "not numbers"), (10.0, "flew apart")])
-def test_a_mesh_that_breaks_has_not_converged(start: Mesh, views: list[Target], value: float, words: str) -> None:
+def test_a_diverged_mesh_raises_model_convergence_failed(
+    start: Mesh, views: list[Target], value: float, words: str
+) -> None:
     optimization = SecondPass(start, 8, views, "cpu")
     with torch.no_grad():
         optimization.state.offsets[3] = value
@@ -136,12 +138,12 @@ def test_light_and_reflections_are_found_where_the_colours_are_known(start: Mesh
         lit = [replace(view, rgba=render_rgba(optimization.surface(), truth, view, 1)) for view in views]
     first = optimization.lit_from()
     history = [optimization.step(i, lit, 1, 6) for i in range(first, 96)]
-    found = s.light.detach().numpy()
+    light = s.light.detach().numpy()
     assert history[-1] < 0.2 * history[0]
-    assert found[[1, 3], :2] == pytest.approx(light[[1, 3], :2], abs=0.1)  # the duck reflects hardly any blue
+    assert light[[1, 3], :2] == pytest.approx(light[[1, 3], :2], abs=0.1)  # the duck reflects hardly any blue
 
 
-def test_memory_kept_for_the_backward_pass_is_what_the_ladder_predicts(start: Mesh, views: list[Target]) -> None:
+def test_memory_kept_for_the_backward_pass_is_as_estimated(start: Mesh, views: list[Target]) -> None:
     """Counted tensor by tensor, which is the same on any device."""
     optimization, view = SecondPass(start, 8, views, "cpu"), views[0]
     saved_bytes: dict[int, int] = {}
@@ -168,7 +170,7 @@ def test_depth_noise_is_measured_in_pixels() -> None:
     assert depth_noise(depth, np.full((64, 64), 0.1), pixel) == pytest.approx(10 / 12**0.5, rel=0.01)
 
 
-def test_the_laplacian_charges_bends_and_not_shifts() -> None:
+def test_the_laplacian_penalizes_bending_and_not_translation() -> None:
     edges = torch.tensor([[0, 1, 0, 0], [1, 2, 0, 0], [2, 3, 0, 0], [3, 0, 0, 0]])
     shifted = torch.ones((4, 3))
     assert float(losses.laplacian(shifted, edges, 1.0)) == pytest.approx(0, abs=1e-12)
@@ -177,7 +179,7 @@ def test_the_laplacian_charges_bends_and_not_shifts() -> None:
     assert float(losses.laplacian(bent, edges, 3.0)) == pytest.approx(4.5 / 4 / 9)
 
 
-def test_ripples_are_charged_and_shifts_of_all_texels_are_not() -> None:
+def test_texture_smoothness_penalizes_ripples_and_not_a_constant() -> None:
     change = torch.full((4, 4, 3), 0.3)
     assert float(losses.squared_gradient(change)) == 0
     change[1, 1, 0] += 0.5
@@ -213,8 +215,8 @@ def test_where_the_world_s_origin_lies_does_not_matter(job: Finished, start: Mes
     assert overlap > 0.98
 
 
-def test_the_judge_s_score_is_the_gate_s(job: Finished) -> None:
-    """To the last digit: a mesh that the judge keeps as passing cannot miss the gate by what rounding to 8 bits does."""
+def test_the_candidates_psnr_equals_the_gate_s(job: Finished) -> None:
+    """Bit-identical: a candidate that passes here cannot miss the gate through rounding to 8 bits."""
     loaded = scene.load(job.out / ".sixview" / "scene")
     mesh = mesh_files.load(job.out / "reconviagen", loaded.frame)
     gate = json.loads((job.out / "reconviagen" / "quality.json").read_text())["psnr"]

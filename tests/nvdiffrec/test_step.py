@@ -72,7 +72,7 @@ def nvdiffrec(scene: Path, folder: Path, *flags: object) -> subprocess.Popen[byt
 
 @pytest.fixture(scope="module")
 def whole(both: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the undisturbed step leaves."""
+    """The output folder of an uninterrupted step."""
     folder = tmp_path_factory.mktemp("whole")
     assert nvdiffrec(both.out / ".sixview" / "scene", folder).wait(timeout=200) == 0
     return folder
@@ -121,7 +121,7 @@ def _progress(folder: Path) -> int:
         return 0
 
 
-def test_a_gpu_that_is_not_there_is_said_and_nothing_stands_in(both: Finished, tmp_path: Path) -> None:
+def test_a_missing_gpu_is_an_error_and_not_replaced_by_the_cpu(both: Finished, tmp_path: Path) -> None:
     import torch
 
     if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""Workflows of jobs that still run, for tests of what is read from them."""
+"""Workflow objects of running jobs, for tests."""
 
 from __future__ import annotations
 

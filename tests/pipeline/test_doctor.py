@@ -172,7 +172,7 @@ def test_a_quota_that_is_used_up_is_worth_knowing_and_no_fault() -> None:
 
 
 @pytest.mark.parametrize("kind", ["secret", "config_map", "service_account", "priority_class", "node", "deployment"])
-def test_what_may_not_be_read_is_said_to_be_so(kind: str) -> None:
+def test_objects_that_may_not_be_read_are_reported_as_such(kind: str) -> None:
     findings = findings_of(installed(), kind)
     assert not [finding for finding in findings if finding.ok is False]
     assert [

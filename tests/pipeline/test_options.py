@@ -85,7 +85,7 @@ def of_pod(folder: Path, step: str, *words: str) -> Record:
 
 @pytest.fixture
 def ways(tmp_path: Path, service: Service, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> dict[str, Refusal]:
-    """Each way in -> what it answers to an option, its value, and the step that takes it."""
+    """Interface -> function from option, value and step to the failure record."""
 
     def of_form(name: str, value: str, step: str) -> Record:
         response = service.submit(None, options=json.dumps({name: value}))
@@ -161,8 +161,8 @@ def test_the_parser_gives_every_value_its_type() -> None:
 
 
 def test_every_option_is_taken_by_a_step_or_decides_about_the_pods() -> None:
-    taken = {name for step in PODS for name in contract.job_fields(STEPS[step]).values()}
-    assert taken == set(JOB_OPTIONS) - OF_NO_STEP
+    option_names = {name for step in PODS for name in contract.job_fields(STEPS[step]).values()}
+    assert option_names == set(JOB_OPTIONS) - OF_NO_STEP
     templates = str(workflow_template()["spec"]["templates"])
     assert [name for name in JOB_OPTIONS if f"workflow.parameters['{name}']" not in templates.replace("\\", "")] == []
 

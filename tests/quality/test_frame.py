@@ -1,4 +1,4 @@
-"""A result far from the origin and small: judged as if it lay around it, and given back where the user has it."""
+"""Small objects far from the origin: the same scores as around it, and files in the user's coordinates."""
 
 from __future__ import annotations
 
@@ -76,11 +76,11 @@ def test_lengths_in_the_quality_file_are_in_the_user_s_unit_with_digits_enough(c
 def test_every_file_is_where_the_user_has_the_object_and_as_fine_as_around_the_origin(
     name: str, clean: Any, far: Any
 ) -> None:
-    expected, found = (
+    expected, vertices = (
         np.asarray(trimesh.load_mesh(folder / name, process=False).vertices, np.float64) for _, folder in (clean, far)
     )
-    assert len(expected) == len(found)
-    assert np.abs(found - (expected * FACTOR + OFFSET)).max() < 1e-5 * FACTOR
+    assert len(expected) == len(vertices)
+    assert np.abs(vertices - (expected * FACTOR + OFFSET)).max() < 1e-5 * FACTOR
 
 
 def test_a_glb_far_away_is_one_by_khronos_rules(far: Any) -> None:

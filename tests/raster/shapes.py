@@ -1,4 +1,4 @@
-"""Small meshes and scenes for what is differentiated."""
+"""Small meshes and scenes for gradient tests."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def supersampled(vertices: Array, colours: Array, tri: Tensor, size: int, sample
     return many.reshape(1, size, samples, size, samples, -1).mean((2, 4))
 
 
-def likeness(found: Array, expected: Array) -> tuple[float, float]:
+def likeness(result: Array, expected: Array) -> tuple[float, float]:
     """Cosine between two gradients, and the first one's length over the second's."""
-    a, b = found.ravel(), expected.ravel()
+    a, b = result.ravel(), expected.ravel()
     lengths = float(np.linalg.norm(a)), float(np.linalg.norm(b))
     return float(a @ b) / (lengths[0] * lengths[1]), lengths[0] / lengths[1]

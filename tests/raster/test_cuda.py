@@ -107,11 +107,11 @@ def degenerate() -> None:
     spoilt["flat"][:, 1] = 2.5
     for corners, tri in [(plain, faces[:0]), *((c, faces) for c in spoilt.values())]:
         edges = torch.from_numpy(antialias.edges_of(tri.astype(np.int32)))
-        found = []
+        results = []
         for backend in (Cpu(), Cuda()):
             rast = backend.rasterize(torch.from_numpy(corners), torch.from_numpy(tri.astype(np.int32)), 6, 6)
-            found.append((rast.numpy(), backend.find_edge_hits(torch.from_numpy(corners), edges, rast).numpy()))
-        same = all(np.allclose(a, b, atol=1e-5) for a, b in zip(*found, strict=True))
+            results.append((rast.numpy(), backend.find_edge_hits(torch.from_numpy(corners), edges, rast).numpy()))
+        same = all(np.allclose(a, b, atol=1e-5) for a, b in zip(*results, strict=True))
         print("same" if same else "different")
 
 

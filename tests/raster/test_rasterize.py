@@ -1,4 +1,4 @@
-"""The rasterizer's theorems."""
+"""Invariants of the rasterizer: exact coverage, perspective-correct weights, visibility, determinism."""
 
 from __future__ import annotations
 

@@ -56,13 +56,13 @@ def test_moving_and_scaling_a_whole_outline_has_the_true_gradient_on_large_and_s
     x = torch.tensor(vertices, dtype=torch.float32, requires_grad=True)
     (rendered(x, torch.tensor(colours, dtype=torch.float32), tri, SIZE) * weight).sum().backward()
     ways = [np.broadcast_to(axis, vertices.shape) for axis in np.eye(3)] + [vertices]
-    found = np.array([(x.grad.numpy() * way).sum() for way in ways])
+    result = np.array([(x.grad.numpy() * way).sum() for way in ways])
 
     def at(moved: Array) -> float:
         return float((supersampled(moved, colours, tri, SIZE) * weight).double().sum())
 
     expected = np.array([(at(vertices + STEP * way) - at(vertices - STEP * way)) / (2 * STEP) for way in ways])
-    cosine, length = likeness(found, expected)
+    cosine, length = likeness(result, expected)
     assert cosine > 0.95 and abs(length - 1) < 0.10
 
 
@@ -118,7 +118,7 @@ def test_texture_gradients_are_central_differences(filter_mode: str, boundary: s
     for loss, at, step in ((by_tex, tex, 0.1), (by_uv, uv, 1e-4)):
         values = at.clone().requires_grad_(True)
         loss(values).backward()
-        found, expected = [], []
+        result, expected = [], []
         for seed in range(12):
             direction = torch.randn(at.shape, generator=torch.Generator().manual_seed(seed))
             if loss is by_uv:  # a texel's border is a kink: what could cross one stays
@@ -126,9 +126,9 @@ def test_texture_gradients_are_central_differences(filter_mode: str, boundary: s
                 direction = direction * ((grid - grid.round()).abs() > 0.05)
                 direction = direction * ((at * 8 - 0.5 - (at * 8 - 0.5).round()).abs() > 0.05)
                 direction = direction * ((at * 4 - 0.5 - (at * 4 - 0.5).round()).abs() > 0.05)
-            found.append(float((values.grad * direction).sum()))
+            result.append(float((values.grad * direction).sum()))
             expected.append(central(loss, at, direction, step))
-        assert np.linalg.norm(np.subtract(found, expected)) < 1e-3 * np.linalg.norm(expected) + 1e-5
+        assert np.linalg.norm(np.subtract(result, expected)) < 1e-3 * np.linalg.norm(expected) + 1e-5
 
 
 def test_position_gradients_inside_faces_are_central_differences() -> None:
@@ -137,7 +137,7 @@ def test_position_gradients_inside_faces_are_central_differences() -> None:
     tri, weight = torch.from_numpy(faces), waves(SIZE)
     attributes = torch.rand((len(vertices), 3), generator=torch.Generator().manual_seed(0))
     start = torch.tensor(vertices, dtype=torch.float64)
-    found, expected = [], []
+    result, expected = [], []
     for seed in range(8):
         direction = torch.randn(start.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         near = [
@@ -151,9 +151,9 @@ def test_position_gradients_inside_faces_are_central_differences() -> None:
 
         values = start.clone().requires_grad_(True)
         loss(values).backward()
-        found.append(float((values.grad * direction).sum()))
+        result.append(float((values.grad * direction).sum()))
         expected.append(central(loss, start, direction, 1e-4))
-    assert np.linalg.norm(np.subtract(found, expected)) < 1e-3 * np.linalg.norm(expected)
+    assert np.linalg.norm(np.subtract(result, expected)) < 1e-3 * np.linalg.norm(expected)
 
 
 def test_screen_derivatives_are_differences_between_pixels() -> None:
@@ -229,13 +229,13 @@ def test_masks_and_depth_are_those_of_mitsuba() -> None:
     depth = (torch.cat([x, torch.ones_like(x[:, :1])], 1) @ torch.tensor(view.projection[2], dtype=torch.float32))[
         :, None
     ]
-    found = dr.interpolate(depth, rast, torch.from_numpy(faces))[0][0, ..., 0].numpy()
+    result = dr.interpolate(depth, rast, torch.from_numpy(faces))[0][0, ..., 0].numpy()
     ours, theirs = rast[0, ..., 3].numpy() > 0, expected > 0
     assert (ours & theirs).sum() / (ours | theirs).sum() > 0.999
-    assert np.abs(found - expected)[ours & theirs].max() < 1e-3
+    assert np.abs(result - expected)[ours & theirs].max() < 1e-3
 
 
-def test_arguments_that_mean_nothing_are_refused_in_words() -> None:
+def test_invalid_arguments_raise_value_error() -> None:
     with pytest.raises(ValueError, match="no texture filter 'cubic'"):
         dr.texture(torch.zeros((1, 2, 2, 3)), torch.zeros((1, 1, 1, 2)), filter_mode="cubic")
     with pytest.raises(ValueError, match="diff_attrs"):

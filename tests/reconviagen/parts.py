@@ -1,4 +1,4 @@
-"""The stand-in's surroundings: its weights, tiny and random, and what must be set for its program to be found."""
+"""Fixtures of the stand-in package: tiny random weights, and the environment variables to use it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHAPES = {"first.weight": (WIDTH, 3), "first.bias": (WIDTH,), "second.weight": (
 
 
 def environment(**more: str) -> dict[str, str]:
-    """On top of the process's own."""
+    """Environment variables in addition to the process's own."""
     return {"SIXVIEW_RECONVIAGEN_PYTHON": sys.executable, "SIXVIEW_RECONVIAGEN_PATH": str(STANDIN), **more}
 
 
@@ -33,9 +33,9 @@ def write_network(base: Path, seed: int, without: str = "", extra: str = "") -> 
     for name, value in values.items():
         header[name] = {"dtype": "F32", "shape": value.shape, "data_offsets": [at, at + value.nbytes]}
         at += value.nbytes
-    told = json.dumps(header).encode()
+    header_bytes = json.dumps(header).encode()
     base.with_suffix(".safetensors").write_bytes(
-        struct.pack("<Q", len(told)) + told + b"".join(v.tobytes() for v in values.values())
+        struct.pack("<Q", len(header_bytes)) + header_bytes + b"".join(v.tobytes() for v in values.values())
     )
 
 

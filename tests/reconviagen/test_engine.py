@@ -53,8 +53,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, sample_set: Callable[...,
 
 
 def model_json(out: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((out / ".sixview" / "reconviagen" / "mesh" / "model.json").read_text())
-    return found
+    metadata: dict[str, Any] = json.loads((out / ".sixview" / "reconviagen" / "mesh" / "model.json").read_text())
+    return metadata
 
 
 @pytest.mark.slow
@@ -69,7 +69,7 @@ def test_a_whole_job_ends_with_the_mesh_where_the_cameras_say(finished: Path) ->
 
 
 @pytest.mark.slow
-def test_its_stages_are_told_one_by_one(finished: Path) -> None:
+def test_its_stages_are_reported_in_order(finished: Path) -> None:
     stages = [
         s["stage"] for s in json.loads((finished / ".sixview" / "outputs" / "reconviagen" / "stages.json").read_text())
     ]
@@ -124,9 +124,7 @@ def test_a_file_that_is_not_the_manifests_stops_the_job_before_it_is_loaded(tmp_
 
 
 @pytest.mark.slow
-def test_no_gpu_where_one_was_asked_for_is_said_by_the_models_own_torch(
-    tmp_path: Path, scene_of_duck: Path, given: Path
-) -> None:
+def test_a_missing_gpu_is_reported_by_the_models_own_torch(tmp_path: Path, scene_of_duck: Path, given: Path) -> None:
     code, record = step(tmp_path, scene_of_duck, given, "--device", "cuda")
     assert (code, record["code"], record["details"]["pipeline_stage"]) == (23, "GPU_UNAVAILABLE", "weight_loading")
 
@@ -139,11 +137,11 @@ def scene_of_duck(duck: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def step(tmp_path: Path, taken: Path, folder: Path, *words: str, **more: str) -> tuple[int, dict[str, Any]]:
+def step(tmp_path: Path, input_path: Path, folder: Path, *words: str, **more: str) -> tuple[int, dict[str, Any]]:
     """The step alone: its exit code and its record."""
     flags = [
         "--scene",
-        str(taken),
+        str(input_path),
         "--weights",
         str(folder),
         "--engine",
@@ -168,7 +166,7 @@ def step(tmp_path: Path, taken: Path, folder: Path, *words: str, **more: str) ->
         ("killed at inference", "MODEL_OOM", "inference", "ram"),
     ],
 )
-def test_memory_that_does_not_suffice_is_told_with_its_kind_and_stage(
+def test_out_of_memory_is_reported_with_its_kind_and_stage(
     moment: str, code: str, stage: str, oom: str, tmp_path: Path, scene_of_duck: Path, given: Path
 ) -> None:
     _, record = step(tmp_path, scene_of_duck, given, "--device", "cpu", STANDIN_FAILS=moment)
@@ -177,8 +175,8 @@ def test_memory_that_does_not_suffice_is_told_with_its_kind_and_stage(
 
 
 @pytest.mark.slow
-def test_the_ladder_is_gone_down_until_the_memory_suffices(tmp_path: Path, duck: Path, given: Path) -> None:
-    """Six views at a time through the encoder are too many here: the next attempt takes one."""
+def test_the_memory_level_is_lowered_until_the_memory_suffices(tmp_path: Path, duck: Path, given: Path) -> None:
+    """Encoding six views at a time runs out of memory here: the next attempt encodes one at a time."""
     summary = job(tmp_path / "out", duck, given, STANDIN_FAILS="oom at encoding 6")
     assert summary["error"] is None
     assert model_json(tmp_path / "out")["rung"]["stood_on"]["batch"] == 1
@@ -200,7 +198,7 @@ def parameters(**chosen: Any) -> Reconviagen:
     return Reconviagen(out=Path("x"), outputs=Path("x"), scene=Path("x"), **chosen)
 
 
-def test_no_rung_takes_fewer_steps() -> None:
+def test_no_memory_level_takes_fewer_sampler_steps() -> None:
     levels = memory_levels(parameters(refine=True))
     assert levels == [
         MemoryLevel(6, False, True),
@@ -211,7 +209,7 @@ def test_no_rung_takes_fewer_steps() -> None:
     assert memory_levels(parameters(low_vram=True, batch=1)) == [MemoryLevel(1, True, False)]
 
 
-def test_each_attempt_stands_below_those_that_failed_and_the_last_is_the_last() -> None:
+def test_each_attempt_is_one_level_below_those_that_failed_and_the_lowest_is_the_last() -> None:
     levels, book = memory_levels(parameters()), Attempts(None)
     for index, level in enumerate(levels):
         assert book.first(levels) == index
@@ -221,8 +219,7 @@ def test_each_attempt_stands_below_those_that_failed_and_the_last_is_the_last() 
 
 
 def test_framed_pictures_and_cameras_belong_together(scene_of_duck: Path, tmp_path: Path) -> None:
-    """A point of the object falls on the same spot of the object, in the view and in the framed picture, whatever frame the model
-    has chosen."""
+    """A point of the object has the same colour in the view and in the framed picture, for any frame of the model."""
     views = scene.load(scene_of_duck).views
     pictures = [framing.frame_object(view, tmp_path) for view in views]
     to_scene = Similarity(1.7, np.array([[0, 0, 1.0], [1, 0, 0], [0, 1, 0]]), np.array([0.1, -0.2, 0.3]))

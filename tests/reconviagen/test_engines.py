@@ -1,4 +1,4 @@
-"""Which engine of reconviagen runs: never another than was named, never the CPU for whoever asked for a GPU."""
+"""Choice of reconviagen's engine: a requested engine or device is never replaced."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The step's conversation with the model's program: whatever that says, and however either of them ends."""
+"""Protocol between the step and the model's program: events, failure records, and the end of either process."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_an_exception_while_it_works_ends_the_program_and_what_that_has_started(
 
 
 def test_what_the_program_leaves_behind_ends_with_it(program: Program) -> None:
-    """A process of its own that stays would keep the device's memory."""
+    """A remaining child process would keep the device's memory."""
     published = program(f"{FAMILY}time.sleep(0 if child else 60)\nsys.exit(1)")
     with pytest.raises(ModelFailed):
         published.generated()
@@ -95,13 +95,13 @@ def test_what_the_program_leaves_behind_ends_with_it(program: Program) -> None:
         "\0\udcff",
     ],
 )
-def test_a_line_that_is_no_event_costs_nothing(line: str) -> None:
+def test_lines_that_are_no_events_are_dropped(line: str) -> None:
     assert model.event(line) == ("", 0, 0)
 
 
 def test_events_are_passed_on_and_a_half_written_one_waits(program: Program) -> None:
-    told = [{"stage": "inference"}, {"done": 1, "total": 2}]
-    lines = "".join(json.dumps(event) + "\n" for event in told) + '{"stage": "exp'
+    events = [{"stage": "inference"}, {"done": 1, "total": 2}]
+    lines = "".join(json.dumps(event) + "\n" for event in events) + '{"stage": "exp'
     published = program(f"(out / 'events.jsonl').write_text({lines!r}); sys.exit(1)")
     with pytest.raises(ModelFailed, match="exit code 1"):
         published.generated()
@@ -110,7 +110,7 @@ def test_events_are_passed_on_and_a_half_written_one_waits(program: Program) -> 
 
 
 @pytest.mark.parametrize("record", ["{", "7", {"code": "MADE_UP", "message": "x", "details": {}}, {"code": ["x"]}])
-def test_a_record_that_is_none_is_a_failure_of_the_model(program: Program, record: object) -> None:
+def test_a_malformed_failure_record_is_model_failed(program: Program, record: object) -> None:
     text = record if isinstance(record, str) else json.dumps(record)
     published = program(f"(out / 'failure.json').write_text({text!r}); print('last words'); sys.exit(20)")
     with pytest.raises(ModelFailed) as failure:
@@ -127,7 +127,7 @@ def test_details_may_have_any_name(program: Program) -> None:
 
 
 def test_a_sigkill_of_the_step_ends_the_published_model_s_program(tmp_path: Path) -> None:
-    """Outside a container nothing else would take it off the device."""
+    """Outside a container nothing else would end it and free the device."""
     weights = write_weights(tmp_path / "weights")
     parts = {part: part for part in ("pipeline", "vggt", "segmentation", "dinov2")}
     job = {"task": "generate", "out": str(tmp_path / "work"), "weights": str(weights), "parts": parts, "images": []}

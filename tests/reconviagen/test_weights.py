@@ -1,4 +1,4 @@
-"""The manifest of the weights: nothing missing, nothing changed, nothing slipped in."""
+"""The manifest of the weights: missing, changed and additional files are reported."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def folder(tmp_path: Path) -> Path:
     return write_weights(tmp_path / "weights")
 
 
-def test_what_was_locked_is_verified(folder: Path) -> None:
+def test_a_locked_folder_verifies(folder: Path) -> None:
     assert weights_manifest.verify(folder) == []
     manifest = read_json(folder / "weights.json")
     assert {item["part"] for item in manifest["files"]} == set(weights_manifest.PARTS)

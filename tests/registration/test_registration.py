@@ -1,4 +1,4 @@
-"""Any mesh into the frame of six cameras. The full size is `python -m tests.benchmarks registration`."""
+"""Registration of meshes to six views. The full-size version is `python -m tests.benchmarks registration`."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def test_a_thinned_view_has_everything_in_its_place(step: int, folder: Path) -> 
     np.testing.assert_allclose(colours[:, :2], project(points, view.camera)[0], atol=1e-3)
 
 
-def test_how_far_points_are_behind_a_view_s_depth_is_told_along_its_normal(folder: Path) -> None:
+def test_point_to_plane_distances_are_along_the_normal(folder: Path) -> None:
     """Of a tilted plane, whose depth is known everywhere."""
     view = benchmark.registration_view(benchmark.scene_of("mug", SIDE, folder).views[0])
     normal = np.array([0.3, -0.2, 1.0]) / np.linalg.norm([0.3, -0.2, 1.0])
@@ -204,7 +204,7 @@ def _waves(side: int) -> Array:
     return np.repeat(layer[..., None], 3, axis=2)
 
 
-def test_what_is_round_has_an_axis_and_what_is_not_has_none() -> None:
+def test_only_solids_of_revolution_have_a_symmetry_axis() -> None:
     angles, heights = RANDOM.uniform(0, 2 * np.pi, 6000), RANDOM.uniform(-2, 2, 6000)
     tube = np.stack([np.cos(angles), heights, np.sin(angles)], axis=1)
     cloud = pointcloud.PointCloud(tube, tube)

@@ -87,7 +87,7 @@ def refusal(tmp_path: Path, *flags: str) -> tuple[int, dict[str, Any], str]:
 
 
 def test_values_that_cannot_be_taken_are_a_record_of_bad_input_that_names_them_all(tmp_path: Path) -> None:
-    code, record, told = refusal(
+    code, record, stderr = refusal(
         tmp_path, "--grid=9999", "--seed=1..2", "--resolution=--help", "--engine=x", "--deadline-seconds=inf"
     )
     assert (code, record["code"], record["details"]["pipeline_stage"]) == (10, "VALIDATION_FAILED", "weight_loading")
@@ -95,7 +95,7 @@ def test_values_that_cannot_be_taken_are_a_record_of_bad_input_that_names_them_a
     assert sorted(names) == ["deadline-seconds", "engine", "grid", "resolution", "seed"]
     assert "grid may be a whole number from 32 to 768" in record["suggestion"]
     assert (tmp_path / "outputs" / "error-code").read_text() == "VALIDATION_FAILED"
-    assert "usage" not in told and "Traceback" not in told
+    assert "usage" not in stderr and "Traceback" not in stderr
     assert not (tmp_path / "out").exists()
 
 

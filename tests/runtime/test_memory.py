@@ -29,7 +29,7 @@ def test_page_cache_that_can_be_dropped_does_not_count(tmp_path: Path) -> None:
     assert v2(tmp_path, 900 * MIB, str(1000 * MIB), inactive=600 * MIB).working_set() == 300 * MIB
 
 
-def test_the_guard_complains_close_to_the_limit_and_not_before(tmp_path: Path) -> None:
+def test_the_guard_reports_close_to_the_limit_and_not_before(tmp_path: Path) -> None:
     calm = MemoryGuard(0, [v2(tmp_path, 900 * MIB, str(1000 * MIB))])
     assert calm.limit_message(os.getpid()) is None
     tight = MemoryGuard(0, [v2(tmp_path, 970 * MIB, str(1000 * MIB))])

@@ -68,7 +68,7 @@ def test_a_number_is_finite_and_decimal(text: str) -> None:
 
 
 @pytest.mark.parametrize("value", [True, None, [], {}, math.nan, math.inf, 1e400, pytest.param(10**5000, id="huge")])
-def test_what_json_may_hold_besides_is_refused_and_told(value: Any) -> None:
+def test_json_values_of_other_types_are_refused_and_named(value: Any) -> None:
     given = {"grid": value}
     message = refusal(given, wrong(given)).message
     assert message.startswith("grid is ") and len(message) < 2 * MOST_SHOWN

@@ -25,7 +25,7 @@ def shell() -> Iterator[tuple[subprocess.Popen[str], int]]:
         end_session(process.pid)
 
 
-def test_what_is_below_is_found_and_what_is_spared_is_left_out_with_all_below_it(
+def test_descendants_are_listed_without_the_spared_ones_and_theirs(
     shell: tuple[subprocess.Popen[str], int],
 ) -> None:
     process, child = shell

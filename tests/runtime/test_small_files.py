@@ -1,4 +1,4 @@
-"""Small files that steps and jobs leave for each other, and that others may have damaged: each spoils itself and nothing else."""
+"""Small files exchanged by steps and jobs, also damaged ones: each affects its own content only."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ EVERY = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCh
 
 
 @dataclass(frozen=True)
-class Rung:
+class Level:
     batch: int
 
 
@@ -91,10 +91,10 @@ def attempts(folder: Path, text: str) -> Attempts:
 
 
 @pytest.mark.parametrize("text", [t for t in TEXTS if t != "[]"])
-def test_damaged_attempts_are_told_and_count_for_nothing(tmp_path: Path, text: str) -> None:
+def test_damaged_attempts_are_noted_and_ignored(tmp_path: Path, text: str) -> None:
     result = attempts(tmp_path, text)
-    assert result.first([Rung(2), Rung(1)]) == 0 and "attempts.json, was damaged" in result.note
-    with result.recorded(Rung(2), MemoryError, lambda: 5):
+    assert result.first([Level(2), Level(1)]) == 0 and "attempts.json, was damaged" in result.note
+    with result.recorded(Level(2), MemoryError, lambda: 5):
         pass
     again = Attempts(tmp_path / "attempts.json")
     assert [a["outcome"] for a in again.earlier] == [COMPLETED] and again.note == ""
@@ -102,25 +102,25 @@ def test_damaged_attempts_are_told_and_count_for_nothing(tmp_path: Path, text: s
 
 def test_attempts_beside_a_damaged_one_still_count(tmp_path: Path) -> None:
     result = attempts(tmp_path, json.dumps([{"batch": 2, "outcome": OOM}, {"outcome": "?"}, {"batch": 1}, 7]))
-    assert result.first([Rung(2), Rung(1)]) == 1 and result.note
+    assert result.first([Level(2), Level(1)]) == 1 and result.note
 
 
 @EVERY
 @given(some.lists(some.fixed_dictionaries({"outcome": some.sampled_from([OOM, STOPPED]) | JSON, "batch": JSON})) | JSON)
-def test_no_attempts_break_the_ladder(tmp_path: Path, value: Any) -> None:
+def test_no_content_of_attempts_breaks_the_choice_of_a_level(tmp_path: Path, value: Any) -> None:
     try:
-        assert attempts(tmp_path, json.dumps(value)).first([Rung(2), Rung(1)]) in (0, 1)
+        assert attempts(tmp_path, json.dumps(value)).first([Level(2), Level(1)]) in (0, 1)
     except StepError as error:
         assert error.code == OOM
 
 
-def test_no_attempts_are_nothing_to_say(tmp_path: Path) -> None:
+def test_without_attempts_there_is_no_note(tmp_path: Path) -> None:
     assert Attempts(tmp_path / "none.json").note == "" and Attempts(None).note == ""
 
 
 def test_a_folder_in_the_place_of_attempts_is_left_alone(tmp_path: Path) -> None:
     result = Attempts(tmp_path)
-    with result.recorded(Rung(1), MemoryError, lambda: 0):
+    with result.recorded(Level(1), MemoryError, lambda: 0):
         pass
     assert result.note and list(tmp_path.iterdir()) == []
 
@@ -133,7 +133,7 @@ def test_a_folder_in_the_place_of_attempts_is_left_alone(tmp_path: Path) -> None
     JSON
     | some.lists(some.fixed_dictionaries({"stage": JSON | some.just("rig"), "seconds": JSON, "peak_ram_mib": JSON}))
 )
-def test_stages_are_stages(tmp_path: Path, value: Any) -> None:
+def test_malformed_stages_are_left_out(tmp_path: Path, value: Any) -> None:
     (tmp_path / "stages.json").write_text(json.dumps(value))
     for stage in read_stages(tmp_path):
         assert stage["stage"] == "rig" and math.isfinite(stage["seconds"]) and isinstance(stage["peak_ram_mib"], int)
@@ -147,13 +147,13 @@ def test_notes_are_kept_in_their_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "soon", "-1", "nan", "inf", "1e999", "\x00"])
-def test_seconds_that_are_none_count_as_none(tmp_path: Path, text: str) -> None:
+def test_malformed_seconds_count_as_zero(tmp_path: Path, text: str) -> None:
     (tmp_path / "seconds").write_text(text)
     assert runner._seconds(tmp_path) == 0.0
 
 
 @pytest.mark.parametrize("text", ["", "/", "half", "1", "x/2", "1/y", "-1/2", "1.5/2", "1/2/3"])
-def test_progress_that_is_none_is_not_shown(text: str) -> None:
+def test_malformed_progress_is_not_shown(text: str) -> None:
     assert parts(text) == (0, None) and parts("3/8") == (3, 8)
     with Display(quiet=True).step("x") as line:
         line.update("inference", text, "soon")

@@ -1,4 +1,4 @@
-"""A step's life and its ends: every one leaves a readable record and no half-written result."""
+"""The supervisor: every ending of a step leaves a failure record or a complete result."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_a_sigkill_of_everything_leaves_the_last_stage_and_its_meaning(trouble: 
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process still works; one that only waits to be collected does not."""
+    """Whether a process exists and is no zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
@@ -190,7 +190,7 @@ FAMILY = {
 
 
 def family(trouble: Trouble) -> list[int]:
-    """The processes that the working child has left, see trouble.py."""
+    """Process ids that the step's child has started, see trouble.py."""
     path = trouble.out.parent / "family"
     wait_until(path.exists)
     pids = [int(line) for line in path.read_text().split()]

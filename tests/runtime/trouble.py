@@ -92,8 +92,8 @@ def leave_a_child(out: Path, _: Reporter) -> None:
 
 
 def _family(out: Path) -> None:
-    """Leaves four processes at work: a child and its child, one in a session of its own, and a daemon, whose parent has gone.
-    Their ids come to be in the file `family`."""
+    """Starts four processes: a child and its child, one in a session of its own, and a daemon, whose parent has exited. Writes
+    their ids to the file `family`."""
     reader, writer = os.pipe()
 
     def grow(kind: str) -> None:

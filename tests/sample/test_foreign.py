@@ -1,4 +1,4 @@
-"""Objects from files: what they look like is what the file says."""
+"""Sample objects from mesh files: textures, vertex colours, normals and scale."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Views that contradict each other are said to, with the likeliest cause; views that do not, never."""
+"""Consistency of views: contradictions are reported with their most likely cause, without false positives."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _turned(mesh: trimesh.Trimesh, angle: float, axis: tuple[float, ...] = (0, 1
 
 
 def seen(vertices: Array, faces: Array) -> list[DepthView]:
-    """What the canonical cameras see of a mesh, and which pixels it only touches."""
+    """Depth views of a mesh by the canonical cameras, with partially covered pixels unknown."""
     views = []
     for camera in (canonical_camera(view, SIDE, SIDE) for view in VIEW_NAMES):
         depth, finer = (
@@ -66,7 +66,7 @@ def sample(name: str) -> list[DepthView]:
 
 
 @pytest.mark.parametrize("name", OBJECTS)
-def test_what_was_rendered_by_these_cameras_agrees(name: str) -> None:
+def test_renders_of_these_cameras_agree(name: str) -> None:
     result = agreement.compare(sample(name))
     assert result.denied_share < 0.002 and result.distance < 0.004
 
@@ -128,11 +128,9 @@ def validated(folder: Path, out: Path) -> tuple[int, str, Path]:
 
 
 @pytest.mark.parametrize(("name", "background"), [("duck", "transparent"), ("house", "white")])
-def test_of_a_good_set_nothing_is_said(
-    sample_set: Callable[..., Path], tmp_path: Path, name: str, background: str
-) -> None:
-    code, said, outputs = validated(sample_set(name, "--depth-bits", 8, "--background", background), tmp_path)
-    assert code == 0 and "WARNING" not in said
+def test_a_good_set_has_no_warning(sample_set: Callable[..., Path], tmp_path: Path, name: str, background: str) -> None:
+    code, message, outputs = validated(sample_set(name, "--depth-bits", 8, "--background", background), tmp_path)
+    assert code == 0 and "WARNING" not in message
     assert not (outputs / judgement.PICTURE).exists() and not (outputs / "warnings").read_text().strip()
 
 
@@ -149,18 +147,18 @@ PICKED = [
 @pytest.mark.parametrize("case", [c for c in cases.CASES if c.name in PICKED], ids=lambda case: case.name)
 def test_the_likeliest_cause_is_named(case: Case, sample_set: Callable[..., Path], tmp_path: Path) -> None:
     """The others of these cases are for `python -m tests.benchmarks inputs`."""
-    code, said, outputs = validated(case.write(sample_set(case.base[1]), tmp_path / "set"), tmp_path)
+    code, message, outputs = validated(case.write(sample_set(case.base[1]), tmp_path / "set"), tmp_path)
     assert code == 10 if case.code else code in (0, 10)
-    assert all(words in said for words in case.says), said
+    assert all(words in message for words in case.says), message
     if "transposed" not in case.name:  # what is refused by its numbers alone has no picture
         assert (outputs / judgement.PICTURE).is_file()
     if code == 0:
-        assert "WARNING: " in said and (outputs / "warnings").read_text().strip() in said
+        assert "WARNING: " in message and (outputs / "warnings").read_text().strip() in message
 
 
-def test_a_cameras_json_is_never_mended_in_silence(set_copy: Path, tmp_path: Path) -> None:
-    code, said, outputs = validated(cases.exchanged_cameras("left", "right")(set_copy), tmp_path)
-    assert code == 10 and "cameras of left and right are exchanged" in said
+def test_a_cameras_json_is_never_corrected_silently(set_copy: Path, tmp_path: Path) -> None:
+    code, message, outputs = validated(cases.exchanged_cameras("left", "right")(set_copy), tmp_path)
+    assert code == 10 and "cameras of left and right are exchanged" in message
     details = json.loads((outputs / "failure.json").read_text())["details"]
     assert (
         details["agreement"]["denied"] > judgement.FAILURE_SHARE and details["agreement"]["denied_of_each"]["left"] > 0
@@ -178,11 +176,11 @@ def noisy(view: int, levels: float, light: float = 0.0) -> exchanged.PictureSamp
 
 
 @pytest.mark.parametrize("levels", [1.0, 2.0])
-def test_two_sides_that_look_alike_are_no_copies(levels: float) -> None:
+def test_two_similar_sides_are_no_duplicate(levels: float) -> None:
     """Each has its own light and noise."""
     pictures = [noisy(view, levels, 0.02 * view) for view in range(6)]
     evidence = Evidence(sample("bowl"), pictures)
-    cause = causes.of_pictures(evidence, causes.fits_of(evidence))
+    cause = causes.picture_cause(evidence, causes.score_assignments(evidence))
     assert cause is None or "once more" not in cause.sentence
 
 
@@ -220,7 +218,7 @@ def test_a_copy_that_was_a_jpeg_is_named(quality: int, sample_set: Callable[...,
     pictures = over_white(sample_set("duck"))
     pictures[2] = as_jpeg(pictures[3], quality)
     evidence = Evidence(sample("duck"), [exchanged.sample_picture(picture, None) for picture in pictures])
-    cause = causes.of_pictures(evidence, causes.fits_of(evidence))
+    cause = causes.picture_cause(evidence, causes.score_assignments(evidence))
     assert cause is not None and "The picture of left is that of right once more" in cause.sentence
 
 
@@ -233,7 +231,7 @@ def test_one_picture_of_two_sides_that_are_alike_is_no_error() -> None:
     pictures = [ringed(view, np.random.default_rng(k)) for k, view in enumerate(views)]
     assert exchanged.is_copy(pictures[0], pictures[1]) and exchanged.is_copy(pictures[0], pictures[2])
     evidence = Evidence(views, pictures)
-    assert causes.of_pictures(evidence, causes.fits_of(evidence)) is None
+    assert causes.picture_cause(evidence, causes.score_assignments(evidence)) is None
 
 
 def ringed(view: DepthView, rng: np.random.Generator) -> exchanged.PictureSample:
@@ -264,15 +262,15 @@ def test_white_things_over_white_under_a_light_of_each_view_s_own_are_not_exchan
 ) -> None:
     pictures = [white(view, light, 0.0) for view, light in zip(sample("house"), brightness, strict=True)]
     evidence = Evidence(sample("house"), pictures)
-    assert causes.of_pictures(evidence, causes.fits_of(evidence), suspected=False) is None
+    assert causes.picture_cause(evidence, causes.score_assignments(evidence), suspected=False) is None
 
 
-def test_what_is_printed_on_them_tells_that_they_are() -> None:
+def test_prints_on_white_objects_reveal_an_exchange() -> None:
     pictures = [white(view, light, 1.0) for view, light in zip(sample("house"), LIGHT, strict=True)]
     evidence = Evidence(sample("house"), pictures)
-    assert causes.of_pictures(evidence, causes.fits_of(evidence), suspected=False) is None
+    assert causes.picture_cause(evidence, causes.score_assignments(evidence), suspected=False) is None
     exchanged_ = Evidence(sample("house"), [pictures[k] for k in (0, 1, 3, 2, 4, 5)])
-    cause = causes.of_pictures(exchanged_, causes.fits_of(exchanged_), suspected=False)
+    cause = causes.picture_cause(exchanged_, causes.score_assignments(exchanged_), suspected=False)
     assert cause is not None and "left and right are exchanged" in cause.sentence
 
 
@@ -302,9 +300,9 @@ def grey_set(name: str, exposures: tuple[float, ...], print_: float, at_camera: 
 
 
 def said_of(evidence: Evidence, order: tuple[int, ...], suspected: bool = False) -> str:
-    """What is said of the evidence where picture order[k] has the name of view k."""
+    """The sentence of `picture_cause` where picture order[k] is given for view k; "" for none."""
     evidence = replace(evidence, pictures=[evidence.pictures[k] for k in order])
-    cause = causes.of_pictures(evidence, causes.fits_of(evidence), suspected)
+    cause = causes.picture_cause(evidence, causes.score_assignments(evidence), suspected)
     return cause.sentence if cause else ""
 
 
@@ -349,7 +347,7 @@ def test_the_convention_that_would_fit_is_named(says: str) -> None:
         view.with_camera(replace(view.camera, camera_to_world=CONVENTIONS[says](np.array(view.camera.camera_to_world))))
         for view in sample("duck")
     ]
-    cause = causes.of_depth(Evidence(views, [GREY] * 6), agreement.compare(views).denied_share)
+    cause = causes.depth_cause(Evidence(views, [GREY] * 6), agreement.compare(views).denied_share)
     assert cause and says in cause.sentence and cause.left < 0.01
 
 
@@ -391,10 +389,10 @@ def test_an_object_of_even_colour_never_looks_exchanged() -> None:
     assert judgement.judge(Evidence(sample("donut"), [GREY] * 6)).cause is None
 
 
-@pytest.mark.parametrize(("shade", "told"), [(60, True), (235, False)])
-def test_a_white_object_over_white_tells_no_outline_by_its_colour(shade: int, told: bool) -> None:
+@pytest.mark.parametrize(("shade", "has_outline"), [(60, True), (235, False)])
+def test_a_white_object_over_white_tells_no_outline_by_its_colour(shade: int, has_outline: bool) -> None:
     """Its shadow is as clear as its sides."""
     picture = np.full((SIDE, SIDE, 3), 250, np.uint8)
     picture[30:60, 30:60] = shade
     picture[58:62, 30:60] = 150
-    assert (exchanged.object_by_colour(picture, np.full(3, 250 / 255)) is not None) == told
+    assert (exchanged.object_by_colour(picture, np.full(3, 250 / 255)) is not None) == has_outline

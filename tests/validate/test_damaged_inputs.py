@@ -1,4 +1,4 @@
-"""Damaged inputs: the right code, a sentence to act on, no traceback, no hang, no flood of memory."""
+"""Damaged inputs: the right code and advice, without traceback, hang or excessive memory."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def test_numbered_names_stand_for_the_views_in_order(set_copy: Path, names: str)
     for index, name in enumerate(VIEW_NAMES):
         (set_copy / "multi_views" / f"{name}.png").rename(set_copy / "multi_views" / f"{names.format(index)}.PNG")
         (set_copy / "depth_renders" / f"{name}.png").rename(set_copy / "depth_renders" / f"depth_{index}.png")
-    found = check_set(set_copy, None)[0]
-    assert all((a.pixels == b.pixels).all() for a, b in zip(expected.views, found.views, strict=True))
+    pictures = check_set(set_copy, None)[0]
+    assert all((a.pixels == b.pixels).all() for a, b in zip(expected.views, pictures.views, strict=True))
 
 
 def test_files_that_systems_leave_behind_do_not_count(set_copy: Path) -> None:

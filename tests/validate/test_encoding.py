@@ -1,4 +1,4 @@
-"""Sets whose cameras are known: depth of any encoding becomes the same scene, and the report says how it was stored."""
+"""Depth encoding of sets with known cameras: any encoding gives the same scene, and is described in the report."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def decoded(pictures: Pictures, views: list[View]) -> list[Array]:
 
 
 def worst(depths_of_views: list[Array], sample: Path) -> float:
-    """Scene units beside the clean set, but for one pixel in a hundred."""
+    """99th percentile of depth error against the clean set, scene units."""
     pictures, views = input_checks.check_set(sample)
     assert isinstance(views, list)
     clean = decoded(pictures, views)
@@ -71,7 +71,7 @@ def test_an_encoding_that_is_not_said_is_found(name: str, mug: Path, tmp_path: P
     assert "The depth's encoding was found from the pictures" in note
 
 
-def test_depth_saved_through_srgb_is_told_and_undone_and_can_be_given_so(mug: Path, tmp_path: Path) -> None:
+def test_depth_stored_through_srgb_is_recognized_inverted_and_can_be_declared(mug: Path, tmp_path: Path) -> None:
     pictures, given = opened(CASES["depth_srgb_keep"], mug, tmp_path / "set")
     views, note = encoding.check_encoding(pictures, given)
     assert views[0].depth is not None and views[0].depth.curve == "srgb"
@@ -89,7 +89,7 @@ def test_stairs_of_eight_bits_are_not_followed_by_a_curve_without_a_name(mug256:
     assert worst(decoded(pictures, views), mug256) < 0.025  # a level is 0.008 to 0.014
 
 
-def test_depth_stretched_in_every_view_is_told(mug: Path, tmp_path: Path) -> None:
+def test_depth_normalized_per_view_is_reported(mug: Path, tmp_path: Path) -> None:
     pictures, given = opened(CASES["depth_normalised_keep"], mug, tmp_path / "set")
     views, note = encoding.check_encoding(pictures, given)
     assert worst(decoded(pictures, views), mug) < 0.04
@@ -125,7 +125,7 @@ def test_a_right_encoding_stands_however_the_depth_is_spoilt(how: str, mug256: P
 
 
 @pytest.mark.parametrize("how", ["holes", "salt and pepper", "antialiased", "bleeding", "5 mm"])
-def test_for_that_no_other_encoding_is_searched(
+def test_a_given_encoding_that_fits_skips_the_search(
     how: str, mug256: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(depth_search, "find_model", lambda *_: pytest.fail("a search takes many seconds"))
@@ -141,7 +141,7 @@ def test_outlines_without_a_place_in_common_deny_no_encoding(mug: Path) -> None:
     assert encoding.check_encoding(pictures, away) == (away, "")
 
 
-def test_a_wrong_one_is_found_out_beneath_speckles(mug256: Path, tmp_path: Path) -> None:
+def test_a_wrong_encoding_is_detected_beneath_speckles(mug256: Path, tmp_path: Path) -> None:
     spoilt = Case("", lambda folder: SPOILT["holes"](CASES["depth_srgb_keep"].make(folder)))
     pictures, given = opened(spoilt, mug256, tmp_path / "set")
     views, note = encoding.check_encoding(pictures, given)

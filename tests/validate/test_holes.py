@@ -52,8 +52,8 @@ def test_a_plane_s_hole_is_bridged_by_the_plane() -> None:
     rows, columns = np.mgrid[:40, :40]
     depth = (1 / (0.4 + 0.002 * rows + 0.001 * columns)).astype(np.float32)
     unknown = (np.abs(rows - 20) < 6) & (np.abs(columns - 18) < 9)
-    found = inpaint_depth(np.where(unknown, np.float32(0), depth), unknown)
-    assert found == pytest.approx(depth, rel=1e-3) and np.array_equal(found[~unknown], depth[~unknown])
+    bridged = inpaint_depth(np.where(unknown, np.float32(0), depth), unknown)
+    assert bridged == pytest.approx(depth, rel=1e-3) and np.array_equal(bridged[~unknown], depth[~unknown])
 
 
 def test_a_hole_in_the_only_view_that_sees_a_hollow_does_not_fill_the_hollow(bowl: list[DepthView]) -> None:
@@ -67,7 +67,7 @@ def test_a_hole_in_the_only_view_that_sees_a_hollow_does_not_fill_the_hollow(bow
     assert filled > 500 and int(((mended < 0) != (whole < 0)).sum()) < filled / 5
 
 
-def test_a_guess_never_takes_away_what_another_view_sees() -> None:
+def test_inpainted_depth_never_carves_what_another_view_measures() -> None:
     """A block stands on a slab, and the view from above has a hole over it: the guess is the slab, and the sides see more."""
     slab = trimesh.creation.box((1.2, 0.2, 1.2))
     block = trimesh.creation.box((0.2, 0.5, 0.2), transform=trimesh.transformations.translation_matrix((0, 0.3, 0)))
@@ -80,7 +80,7 @@ def test_a_guess_never_takes_away_what_another_view_sees() -> None:
     assert field[tuple(near_its_side)] < 0
 
 
-def test_pixels_that_fly_before_the_object_do_not_coarsen_the_grid(bowl: list[DepthView]) -> None:
+def test_flying_pixels_do_not_enlarge_the_grid(bowl: list[DepthView]) -> None:
     flying = [replace(v, depth=np.where(np.arange(SIZE)[:, None] % 7 == 0, np.float32(1.0), v.depth)) for v in bowl]
     assert grid_around(flying, CELLS).voxel == pytest.approx(grid_around(bowl, CELLS).voxel, rel=0.1)
 
@@ -90,8 +90,8 @@ def test_noise_is_smoothed_within_what_it_allows_and_exact_depth_is_left_alone()
     noisy = np.random.default_rng(0).normal(scale=0.005, size=exact.depth.shape)
     spoilt = replace(exact, depth=np.where(exact.depth > 0, exact.depth + noisy, 0).astype(np.float32))
     known = (exact.depth > 0) & (exact.depth < exact.depth[exact.depth > 0].min() + 0.3)  # seen squarely
-    found = reconstruct.denoise(spoilt, 0.01)
-    assert np.abs(found.depth - exact.depth)[known].mean() < 0.6 * np.abs(noisy[known]).mean()
+    smoothed = reconstruct.denoise(spoilt, 0.01)
+    assert np.abs(smoothed.depth - exact.depth)[known].mean() < 0.6 * np.abs(noisy[known]).mean()
     assert reconstruct.denoise(exact, 0.01) is exact
 
 
@@ -124,7 +124,7 @@ def view_of(coverage: Array, behind: Array | None) -> Picture:
 
 @pytest.mark.parametrize("smeared", [False, True])
 @pytest.mark.parametrize("behind", [None, np.ones(3), np.array([0.1, 0.5, 0.2])], ids=["alpha", "white", "green"])
-def test_a_wall_behind_the_object_is_left_out_and_told(smeared: bool, behind: Array | None) -> None:
+def test_a_wall_behind_the_object_is_removed_with_a_note(smeared: bool, behind: Array | None) -> None:
     depth, coverage = stored(3.4, smeared)
     cleaned, notes = outside.without_surroundings([depth] * 6, [view_of(coverage, behind)] * 6, [None] * 6)
     inside = foreground(cleaned[0], DepthEncoding(background=None))
@@ -133,7 +133,7 @@ def test_a_wall_behind_the_object_is_left_out_and_told(smeared: bool, behind: Ar
     assert notes == [outside.WALL] and "behind the object" in notes[0]
 
 
-def test_a_wall_is_told_by_a_sensor_with_holes_too() -> None:
+def test_a_wall_is_detected_in_depth_with_holes() -> None:
     depth, coverage = stored(3.4, False)
     gaps = np.random.default_rng(0).random((64, 64)) < 0.12
     pixels = np.where(gaps[..., None], 0, depth.pixels).astype(np.uint16)
@@ -167,7 +167,7 @@ def test_outlines_that_are_not_the_depth_s_leave_nothing_out(turn: Callable[[Arr
 
 
 @pytest.mark.parametrize("width", [64, 20], ids=["floor", "plinth"])
-def test_what_the_object_stands_on_is_left_out(width: int) -> None:
+def test_the_ground_below_the_object_is_removed(width: int) -> None:
     depth, coverage = stored(0.0, False)
     pixels = depth.pixels.copy()
     place = np.s_[48:, 32 - width // 2 : 32 + width // 2]
@@ -179,7 +179,7 @@ def test_what_the_object_stands_on_is_left_out(width: int) -> None:
 
 
 @pytest.mark.parametrize(("beside", "is_smeared"), [(range(20, 24), True), (range(20, 38), False)])
-def test_depth_along_the_outline_is_told_from_depth_of_something_else(beside: range, is_smeared: bool) -> None:
+def test_smeared_depth_is_distinguished_from_other_surfaces(beside: range, is_smeared: bool) -> None:
     """What a wrong picture shows, too, lies further away, and it shows that the views are exchanged."""
     depth, coverage = disc(0.0, False)
     rows, columns = np.mgrid[:64, :64] - 31.5
@@ -190,7 +190,7 @@ def test_depth_along_the_outline_is_told_from_depth_of_something_else(beside: ra
     assert (notes == [outside.SMEARS]) == is_smeared and len(notes) == 1
 
 
-def test_the_ringing_of_a_jpeg_is_left_out_and_the_rest_stays() -> None:
+def test_jpeg_ringing_is_removed_and_the_rest_stays() -> None:
     """Eight-bit depth whose rim, some pixels wide, is off by many levels here and there."""
     depth, coverage = disc(0.0, False)
     rows, columns = np.mgrid[:64, :64] - 31.5
@@ -198,12 +198,12 @@ def test_the_ringing_of_a_jpeg_is_left_out_and_the_rest_stays() -> None:
     ringing = np.random.default_rng(0).random(radius.shape) < 0.3
     spoilt = np.where(ringing & (radius > 12) & (radius < 26), np.float32(1.8), np.rint(depth.depth / level) * level)
     cleaned, _ = outside.remove_outside([MetricDepth(spoilt, np.full_like(spoilt, level))] * 6, [coverage] * 6)
-    on_object, found = depth.depth > 0, cleaned[0].depth
-    assert (found == np.float32(1.8)).sum() < 0.1 * (ringing & on_object & (radius > 12)).sum()
-    assert (found[on_object & (spoilt != np.float32(1.8))] > 0).mean() > 0.8
+    on_object, cleaned_depth = depth.depth > 0, cleaned[0].depth
+    assert (cleaned_depth == np.float32(1.8)).sum() < 0.1 * (ringing & on_object & (radius > 12)).sum()
+    assert (cleaned_depth[on_object & (spoilt != np.float32(1.8))] > 0).mean() > 0.8
 
 
-def test_depth_of_the_object_alone_stays_as_it_is_and_nothing_is_told() -> None:
+def test_depth_of_the_object_alone_is_unchanged_without_a_note() -> None:
     depth, coverage = disc(0.0, False)
     cleaned, notes = outside.remove_outside([depth] * 6, [coverage] * 6)
     assert np.array_equal(cleaned[0].depth, depth.depth) and not notes

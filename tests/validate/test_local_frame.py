@@ -1,4 +1,4 @@
-"""Neither the unit nor the place of the origin reaches the steps; what users get is in theirs."""
+"""The local frame: steps are invariant to the user's unit and origin, and results are in the user's."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def test_the_scene_of_a_set_in_another_unit_or_place_is_the_same_to_the_last_bit
     assert loaded.metadata["views"] == clean.metadata["views"]
     for a, b in zip(loaded.views, clean.views, strict=True):
         assert np.array_equal(a.depth(), b.depth()) and np.array_equal(a.step(), b.step())
-    told = " ".join(loaded.metadata["notes"])
-    assert all(word in told for word in case.says) and bool(told) == bool(case.says)
+    notes = " ".join(loaded.metadata["notes"])
+    assert all(word in notes for word in case.says) and bool(notes) == bool(case.says)
 
 
 def test_an_encoding_is_found_as_well_in_any_unit_and_place(duck: Path, tmp_path: Path) -> None:
@@ -101,9 +101,7 @@ def test_the_frame_lies_in_the_middle_of_a_ball_and_has_its_size(
     assert loaded.is_far == (abs(centre[0]) > 100)
 
 
-def test_cameras_very_far_away_are_brought_near_enough_for_their_depth_and_it_is_told(
-    duck: Path, tmp_path: Path
-) -> None:
+def test_very_distant_cameras_are_moved_closer_with_a_note(duck: Path, tmp_path: Path) -> None:
     """As orthographic cameras are approximated: in 32 bits their depth would have steps of a tenth of the object."""
     source = Case("", units.from_afar(1e6)).write(duck, tmp_path / "set")  # the mug, in the duck's place
     each = validated(source, tmp_path)
@@ -121,7 +119,7 @@ def test_cameras_very_far_away_are_brought_near_enough_for_their_depth_and_it_is
         assert across == pytest.approx(np.ptp(truth.vertices @ axis[:, :2], axis=0), rel=0.03)
 
 
-def test_single_depths_that_may_be_anything_do_not_move_the_frame() -> None:
+def test_single_depth_outliers_do_not_move_the_frame() -> None:
     camera, depth = canonical_camera("front", 64, 64), np.zeros((64, 64))
     depth[20:40, 20:40] = 2.4
     plain = frame_around([camera] * 6, [depth] * 6)
@@ -129,7 +127,7 @@ def test_single_depths_that_may_be_anything_do_not_move_the_frame() -> None:
     assert frame_around([camera] * 6, [depth] * 6).scale == pytest.approx(plain.scale, rel=0.05)
 
 
-def test_where_nothing_is_seen_the_user_s_own_frame_stays() -> None:
+def test_without_depth_the_user_s_own_frame_stays() -> None:
     assert frame_around([canonical_camera("front", 8, 8)], [np.zeros((8, 8))]) == Frame()
 
 

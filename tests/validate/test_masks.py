@@ -1,5 +1,5 @@
-"""Which pixels are the object: alpha and background are judged, holes in depth are told from what is behind, pictures are as they
-are to be looked at. Every case is compared with what becomes of the clean set."""
+"""Foreground masks: interpretation of alpha and background, holes in depth, and orientation. Each case is compared with the clean
+set."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ WALLS = [c for c in sensor.CASES if c.name in ("depth_wall", "depth_wall corner"
 
 
 @pytest.mark.parametrize("case", WALLS, ids=lambda c: c.name)
-def test_depth_of_what_is_behind_the_object_is_as_none(case: Case, duck: Path, clean: Scene, tmp_path: Path) -> None:
+def test_depth_behind_the_object_counts_as_none(case: Case, duck: Path, clean: Scene, tmp_path: Path) -> None:
     """And neither the encoding nor the local frame is judged by it."""
     loaded = validated(case.write(duck, tmp_path / "set"), tmp_path)
     assert_says(loaded, case)
@@ -205,7 +205,7 @@ def test_what_smears_into_narrow_margins_is_no_floor(side: int, kind: str) -> No
 
 
 @pytest.mark.parametrize("size", [128, 192])
-def test_a_plinth_in_a_small_picture_is_told(size: int, sample_set: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_plinth_in_a_small_picture_is_detected(size: int, sample_set: Callable[..., Path], tmp_path: Path) -> None:
     """Under a house it nowhere reaches beyond a JPEG's blocks."""
     source = sample_set("house", "--size", size)
     loaded = validated(Case("", lambda f: sensor.floor(f, 0.6)).write(source, tmp_path / "set"), tmp_path)
@@ -217,7 +217,7 @@ def six(view: Picture, inside: Array) -> tuple[list[Picture], list[str]]:
     return alpha.interpret_alpha([view] * 6, [inside.astype(np.float32)] * 6)
 
 
-def test_transparency_against_depth_that_is_everywhere_is_believed() -> None:
+def test_alpha_counts_where_depth_is_everywhere() -> None:
     """A wall behind the object has depth, too."""
     views, notes = six(rgba((0.7, 0.2, 0.2), disc(20)), np.ones((80, 80)))
     assert notes == [] and views[0].alpha == pytest.approx(disc(20), abs=0.003)

@@ -1,4 +1,4 @@
-"""Sets without a cameras.json: the rig is found, or it is said why not."""
+"""Sets without a cameras.json: estimated rigs, and errors where they are ambiguous."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> list[captures.Verdict]
         captures.FOLDER = before
 
 
-def test_no_rig_is_wrong_without_a_word(verdicts: list[captures.Verdict]) -> None:
+def test_no_wrong_rig_is_without_a_warning(verdicts: list[captures.Verdict]) -> None:
     assert [v for v in verdicts if v.silent] == []
 
 
@@ -116,7 +116,7 @@ def box_set(folder: Path) -> Path:
     return folder
 
 
-def test_what_the_pictures_cannot_tell_is_asked_for_and_any_answer_settles_it(tmp_path: Path) -> None:
+def test_an_ambiguous_rig_lists_its_hypotheses_and_any_answer_resolves_it(tmp_path: Path) -> None:
     source = box_set(tmp_path / "box")
     done = sixview("run", source, "--out", tmp_path / "out", "--json")
     assert done.returncode == RigAmbiguous.exit_code
@@ -148,7 +148,7 @@ def validated(source: Path, out: Path, *flags: object) -> Path:
     return out
 
 
-def test_a_lens_that_is_known_is_not_looked_for(capture: Path, tmp_path: Path) -> None:
+def test_a_given_field_of_view_is_not_estimated(capture: Path, tmp_path: Path) -> None:
     lens = tmp_path / "lens.json"
     lens.write_text(json.dumps({"format": "sixview-cameras/1", "rig": {"field_of_view": 52}}))
     scene = validated(capture, tmp_path / "scene", "--cameras", lens)
@@ -212,7 +212,7 @@ def test_cameras_without_an_encoding_get_the_one_that_the_depth_agrees_in(tmp_pa
 # -- backgrounds --------------------------------------------------------------------------------------------------------
 
 
-def test_any_even_background_is_told_and_a_shadow_on_it_is_not_the_object(tmp_path: Path) -> None:
+def test_any_uniform_background_is_recognized_and_a_shadow_on_it_is_not_the_object(tmp_path: Path) -> None:
     sixview("sample", tmp_path / "set", "--object", "duck", "--size", str(SIDE))
     behind = np.array([0.35, 0.55, 0.5])
     coverage = {}
@@ -225,8 +225,8 @@ def test_any_even_background_is_told_and_a_shadow_on_it_is_not_the_object(tmp_pa
     scene = load(validated(tmp_path / "set", tmp_path / "scene"))
     assert scene.background == pytest.approx(behind, abs=0.02)
     for view in scene.views:
-        found, true = view.coverage() > 0.5, coverage[view.camera.name] > 0.5
-        assert (found & true).sum() / (found | true).sum() > 0.985
+        mask, true = view.coverage() > 0.5, coverage[view.camera.name] > 0.5
+        assert (mask & true).sum() / (mask | true).sum() > 0.985
 
 
 def test_white_parts_before_white_keep_the_outline_that_depth_gives_them(tmp_path: Path) -> None:

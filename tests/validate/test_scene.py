@@ -1,4 +1,4 @@
-"""What validate makes of a good set."""
+"""The scene that validate writes for a good set."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_rim_pixels_are_split_between_object_and_background_by_colour() -> None:
     assert masks.refine_rim(np.round(truth), colour, blue) == pytest.approx(truth, abs=1e-5)
 
 
-def test_the_background_s_colour_is_found_and_an_uneven_one_is_said() -> None:
+def test_the_background_colour_is_found_and_a_non_uniform_one_is_noted() -> None:
     inside = np.zeros((64, 64))
     inside[16:48, 16:48] = 1
     grey = np.full((64, 64, 3), 179, np.uint8)

@@ -1,4 +1,4 @@
-"""Views in which the object is too thin to be seen, and depth renders of one value: what is all right, and what is told."""
+"""Views in which the object is thinner than a pixel, and depth renders of one value: accepted and refused cases."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_flat_faces_seen_head_on_have_one_depth_each_and_that_is_no_fault(
 
 
 @pytest.mark.parametrize("name", ["depth blank in one view", "depth that is a mask"])
-def test_depth_that_is_none_is_refused(name: str, sample_set: Callable[..., Path], tmp_path: Path) -> None:
+def test_depth_renders_without_depth_are_refused(name: str, sample_set: Callable[..., Path], tmp_path: Path) -> None:
     case = BY_NAME[name]
     with pytest.raises(BadInput) as caught:
         validated(case.write(sample_set("mug"), tmp_path / "set"), tmp_path)
@@ -109,7 +109,7 @@ def disc(value: int) -> Picture:
     return picture(np.where(np.hypot(x, y) < 12, value, 0))
 
 
-def test_masks_are_told_from_the_faces_of_a_box() -> None:
+def test_masks_are_distinguished_from_the_faces_of_a_box() -> None:
     assert unseen.only_masks([disc(255)] * 6)
     assert not unseen.only_masks([square(90, 10)] * 6)  # a cube
     assert not unseen.only_masks([disc(90)] * 2 + [square(120, 10)] * 4)

@@ -1,1 +1,1 @@
-"""Whether the six views show one and the same object."""
+"""Consistency of the six views: whether all show the same object under the given cameras."""

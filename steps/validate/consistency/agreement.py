@@ -1,4 +1,4 @@
-"""How far the views of a set contradict each other under given cameras.
+"""Multi-view consistency of depth maps under given cameras.
 
 A view denies a point of another view that lies in its free space: in a whole window around the point it shows nothing, or
 something farther (the photo hull's consistency test, Kutulakos and Seitz, "A theory of shape by space carving", 2000, with

@@ -1,4 +1,5 @@
-"""Why views contradict each other: hypotheses, each scored by the same measure of agreement."""
+"""The most likely cause of contradictions between views: hypotheses about cameras, depth renders and pictures, each scored by
+the same measure of agreement."""
 
 from __future__ import annotations
 
@@ -22,19 +23,19 @@ from steps.validate.consistency.agreement import (
     diagonal,
     sample_points,
 )
-from steps.validate.consistency.exchanged import Fits, PictureSample
+from steps.validate.consistency.exchanged import AssignmentScores, PictureSample
 
 SIX = tuple(range(6))
 MAX_REMAINING = 0.3  # of the contradictions, after a hypothesis that is reported
 FEW = 200  # points of each view in the table of all orders
-# absolute and relative decrease of `Fits.cost` from which another order of the pictures is reported
+# absolute and relative decrease of `AssignmentScores.cost` from which another order of the pictures is reported
 LEAST_GAIN, LEAST_RELATIVE_GAIN = 0.03, 0.3
 # the same of contrast, for each picture that stands elsewhere, and relative: a lamp at the camera shades each surface differently
 # in each view, which alone fits other orders better by up to half; white cartons, each view under a light of its own and the rig
 # found by it, fit with four pictures elsewhere better by up to 0.15
 LEAST_CONTRAST_GAIN, LEAST_RELATIVE_CONTRAST_GAIN = 0.05, 0.6
-OUTLINE_GAIN = 0.008  # of `Fits.outline_cost`, where it also becomes less than half of what it was
-RARER = 0.015  # penalty in `Fits.cost` of a rotation of all pictures against an exchange of some
+OUTLINE_GAIN = 0.008  # of `AssignmentScores.outline_cost`, where it also becomes less than half of what it was
+RARER = 0.015  # penalty in `AssignmentScores.cost` of a rotation of all pictures against an exchange of some
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Cause:
-    """sentence: what is most likely wrong and what mends it; left: the contradictions that remain then, as a share."""
+    """sentence: what is most likely wrong, and the correction; left: share of points still denied after it."""
 
     sentence: str
     left: float
@@ -78,51 +79,51 @@ class Cause:
 
 @dataclass(frozen=True)
 class Trial:
-    """One hypothesis: the sentence that says it, and the evidence as it would be."""
+    """One hypothesis: its sentence for the user, and the evidence corrected by it."""
 
     sentence: str
     evidence: Evidence
 
 
-def fits_of(evidence: Evidence) -> Fits:
-    """How the pictures fit the depth renders, each with each."""
+def score_assignments(evidence: Evidence) -> AssignmentScores:
+    """Scores of every assignment of the pictures to the depth renders."""
     samples = [sample_points(view) for view in evidence.views]
-    return exchanged.fits(evidence.pictures, samples, TOLERANCE * diagonal(samples))
+    return exchanged.assignment_scores(evidence.pictures, samples, TOLERANCE * diagonal(samples))
 
 
 # -- depth against depth ------------------------------------------------------------------------------------------------
 
 
-def of_depth(evidence: Evidence, share: float, more: Callable[[], Iterator[Trial]] | None = None) -> Cause | None:
-    """The likeliest cause of depth renders that contradict each other under their cameras; None where no hypothesis mends it.
-    share: what is denied now; more: further hypotheses, tried where none of these fits."""
+def depth_cause(evidence: Evidence, share: float, more: Callable[[], Iterator[Trial]] | None = None) -> Cause | None:
+    """The most likely cause of depth renders that contradict each other under their cameras; None where no hypothesis removes
+    the contradictions. share: denied points as given; more: further hypotheses, tried where none of these fits."""
     same = conventions.duplicate_cameras(evidence.cameras)
     if same:
         pairs = ", ".join(f"{a} and {b}" for a, b in same[:3]) + (", …" if len(same) > 3 else "")
         return Cause(f"Two views have one and the same camera: {pairs}. Give each its own.", 0.0)
     evidence = evidence.subsampled()
-    given = share + fits_of(evidence).cost(SIX)
-    return _best(trials(evidence), share, given) or (_best(more(), share, given) if more else None)
+    cost_as_given = share + score_assignments(evidence).cost(SIX)
+    return _best(trials(evidence), share, cost_as_given) or (_best(more(), share, cost_as_given) if more else None)
 
 
-def of_order(evidence: Evidence, share: float) -> Cause | None:
-    """The same where little is denied: only that depth renders or cameras are exchanged."""
+def order_cause(evidence: Evidence, share: float) -> Cause | None:
+    """As `depth_cause`, with one hypothesis only, exchanged depth renders or cameras: for sets with few denied points."""
     evidence = evidence.subsampled()
-    return _best(_orders(evidence), share, share + fits_of(evidence).cost(SIX))
+    return _best(_orders(evidence), share, share + score_assignments(evidence).cost(SIX))
 
 
-def _best(tried: Iterator[Trial], share: float, given: float) -> Cause | None:
-    """Of the hypotheses that mend it, the one under which depth and colours agree best; of equals the first. given: how badly
-    they agree now."""
-    found: list[tuple[float, Cause]] = []
+def _best(tried: Iterator[Trial], share: float, cost_as_given: float) -> Cause | None:
+    """The hypothesis of lowest cost (denied share plus assignment cost) among those that remove most contradictions, the first
+    among equals; None without any. cost_as_given: the cost of the set as given."""
+    candidates: list[tuple[float, Cause]] = []
     for trial in tried:
         views = trial.evidence.views
         if denied_share(views, FEW) > 0.5 * share or (left := compare(views).denied_share) > MAX_REMAINING * share:
             continue
-        cost = left + fits_of(trial.evidence).cost(SIX)
-        if given - cost > LEAST_GAIN:
-            found.append((round(cost, 2), Cause(trial.sentence, left)))
-    return min(found, key=lambda item: item[0])[1] if found else None
+        cost = left + score_assignments(trial.evidence).cost(SIX)
+        if cost_as_given - cost > LEAST_GAIN:
+            candidates.append((round(cost, 2), Cause(trial.sentence, left)))
+    return min(candidates, key=lambda item: item[0])[1] if candidates else None
 
 
 def trials(evidence: Evidence) -> Iterator[Trial]:
@@ -157,13 +158,13 @@ def with_cameras(evidence: Evidence, cameras: list[Camera]) -> Evidence:
 
 
 def _own_axes(view: DepthView) -> Array:
-    """What a view sees, from its own position."""
+    """Sampled points (n, 3) of a view relative to its camera's position, in world axes."""
     points = sample_points(view, FEW, normals=False).points
     return points - view.camera.position if len(points) else np.zeros((1, 3))
 
 
 def _orders(evidence: Evidence) -> Iterator[Trial]:
-    """The order of the depth renders that fits the cameras best, with the pictures as they stand or exchanged with them."""
+    """A trial of the depth renders' best permutation, with the pictures fixed or permuted alike; none for the identity."""
     order = _best_order(evidence.views)
     if order == SIX:
         return
@@ -171,14 +172,14 @@ def _orders(evidence: Evidence) -> Iterator[Trial]:
     exchanged_views = Evidence(views, [evidence.pictures[p] for p in order])
     what = exchange_words(order, evidence.names)
     alone = replace(evidence, views=views)
-    if fits_of(exchanged_views).cost(SIX) < fits_of(alone).cost(SIX):
+    if score_assignments(exchanged_views).cost(SIX) < score_assignments(alone).cost(SIX):
         yield Trial(f"The cameras of {what}, or view and depth render of each are.", exchanged_views)
     else:
         yield Trial(f"The depth renders of {what}: exchanging them mends it.", alone)
 
 
 def exchange_words(order: tuple[int, ...], names: list[str]) -> str:
-    """`left and right are exchanged`, or where more than two have moved which one stands for which."""
+    """A permutation in words: `left and right are exchanged`, or for more than two views which one has which picture."""
     exchanged_names = [(names[a], names[p]) for a, p in enumerate(order) if a != p]
     if len(exchanged_names) == 2:
         return f"{exchanged_names[0][0]} and {exchanged_names[1][0]} are exchanged"
@@ -187,12 +188,12 @@ def exchange_words(order: tuple[int, ...], names: list[str]) -> str:
 
 
 def _owner(name: str, order: tuple[int, ...], names: list[str]) -> str:
-    """Whose picture stands under this name: the place to which the best order takes it."""
+    """Name of the view to which the best permutation assigns the picture given under `name`."""
     return names[order.index(names.index(name))]
 
 
 def _best_order(views: list[DepthView]) -> tuple[int, ...]:
-    """The assignment of depth renders to cameras with the fewest denied points; the given one among equals."""
+    """The permutation of depth renders over cameras with the fewest denied points; among equals the identity."""
     tolerance = TOLERANCE * diagonal([sample_points(view, FEW, normals=False) for view in views])
     samples = [
         [sample_points(view.with_camera(own.camera), FEW, normals=False) for view in views] for own in views
@@ -220,19 +221,19 @@ def _denied_share(window: Window, one: ViewPoints) -> float:
 # -- pictures against depth ---------------------------------------------------------------------------------------------
 
 
-def of_pictures(evidence: Evidence, fits: Fits, suspected: bool = True) -> Cause | None:
-    """Pictures that are exchanged or duplicated among the depth renders; None where all fit as given. suspected: whether their
-    outlines differ from their depth renders'."""
-    duplicate = _duplicated_picture(evidence, fits)
+def picture_cause(evidence: Evidence, scores: AssignmentScores, suspected: bool = True) -> Cause | None:
+    """The cause where pictures are exchanged, duplicated or turned against their depth renders; None where all fit as given.
+    suspected: whether their outlines differ from their depth renders'."""
+    duplicate = _duplicated_picture(evidence, scores)
     if duplicate:
         return Cause(duplicate, 0.0)
-    order = fits.best()
+    order = scores.best()
     words = exchange_words(order, evidence.names)
     candidates = [
         (
-            fits.cost(order),
-            fits.outline_cost(order),
-            fits.unlit_cost(order),
+            scores.cost(order),
+            scores.outline_cost(order),
+            scores.unlit_cost(order),
             sum(a != p for a, p in enumerate(order)),
             f"The pictures of {words}: exchanging them mends it.",
         )
@@ -243,39 +244,47 @@ def of_pictures(evidence: Evidence, fits: Fits, suspected: bool = True) -> Cause
         pictures = [
             PictureSample(turn(v.colour), None if v.object is None else turn(v.object)) for v in evidence.pictures
         ]
-        turned = fits_of(replace(evidence, pictures=pictures))
+        turned_scores = score_assignments(replace(evidence, pictures=pictures))
         sentence = f"The pictures stand {words} against their depth renders: turning one or the other mends it."
-        candidates.append((turned.cost(SIX) + RARER, turned.outline_cost(SIX), turned.unlit_cost(SIX), 6, sentence))
-    cost, outline, unlit, moved, sentence = min(candidates)
-    return Cause(sentence, 0.0) if _gains(fits, cost, outline, unlit, moved) else None
+        candidates.append(
+            (
+                turned_scores.cost(SIX) + RARER,
+                turned_scores.outline_cost(SIX),
+                turned_scores.unlit_cost(SIX),
+                6,
+                sentence,
+            )
+        )
+    cost, outline, unlit, n_moved, sentence = min(candidates)
+    return Cause(sentence, 0.0) if _gains(scores, cost, outline, unlit, n_moved) else None
 
 
-def _gains(fits: Fits, cost: float, outline: float, unlit: float, moved: int) -> bool:
-    """Whether another order fits significantly better, also in what light does not change: different lighting in each view must
-    not count. moved: pictures that stand elsewhere."""
-    given, now, unlit_now = fits.outline_cost(SIX), fits.cost(SIX), fits.unlit_cost(SIX)
+def _gains(scores: AssignmentScores, cost: float, outline: float, unlit: float, n_moved: int) -> bool:
+    """Whether another assignment costs significantly less, also by lighting-invariant colour: different lighting in each view
+    must not count. n_moved: number of pictures at another depth render."""
+    given, now, unlit_now = scores.outline_cost(SIX), scores.cost(SIX), scores.unlit_cost(SIX)
     least, relative = 0.0, LEAST_RELATIVE_GAIN
-    if fits.is_grey:
-        least, relative = moved * LEAST_CONTRAST_GAIN, LEAST_RELATIVE_CONTRAST_GAIN
+    if scores.is_grey:
+        least, relative = n_moved * LEAST_CONTRAST_GAIN, LEAST_RELATIVE_CONTRAST_GAIN
     in_unlit = unlit_now - unlit > max(least, relative * unlit_now)
     # among grey pictures without outlines the cost is of contrast, too
-    in_cost = now - cost > LEAST_RELATIVE_GAIN * now and not (fits.is_grey and fits.colours is fits.unlit)
+    in_cost = now - cost > LEAST_RELATIVE_GAIN * now and not (scores.is_grey and scores.colours is scores.unlit)
     if now - cost > LEAST_GAIN and (in_cost or in_unlit):
         return True
     return given - outline > OUTLINE_GAIN and outline < given / 2
 
 
-def _duplicated_picture(evidence: Evidence, fits: Fits) -> str:
-    """A sentence about one picture under two names of places that differ; empty where there is none. Two sides of a symmetric
-    object may have one picture: that is no error as long as it fits both places equally."""
-    costs = [_picture_cost(fits, k) for k in SIX]
+def _duplicated_picture(evidence: Evidence, scores: AssignmentScores) -> str:
+    """A sentence about one picture given for two views, empty where there is none. Two sides of a symmetric object may look the
+    same: that is no error where the picture costs equally little at both depth renders."""
+    costs = [_picture_cost(scores, k) for k in SIX]
     for a, b in combinations(SIX, 2):
         if not exchanged.is_copy(evidence.pictures[a], evidence.pictures[b]):
             continue
         if exchanged.is_thin(evidence.pictures[a].object):
             continue
         known = [costs[k] for k in SIX if k not in (a, b) and np.isfinite(costs[k])]
-        usual = float(np.median(known)) if known else np.inf  # of a picture that nothing tells of
+        usual = float(np.median(known)) if known else np.inf  # cost of a picture that has none of its own
         own = {k: usual if np.isnan(costs[k]) else costs[k] for k in (a, b)}
         worse = max((a, b), key=lambda k: (own[k], k))
         other = a if worse == b else b
@@ -285,13 +294,14 @@ def _duplicated_picture(evidence: Evidence, fits: Fits) -> str:
     return ""
 
 
-def _picture_cost(fits: Fits, k: int) -> float:
-    """How badly picture k fits depth render k and the pictures of overlapping views, NaN where neither tells."""
-    outline = 1 - fits.outlines[k, k]
-    weights = fits.weights[k] + fits.weights[:, k]
+def _picture_cost(scores: AssignmentScores, k: int) -> float:
+    """Outline mismatch plus mean colour difference to overlapping views of picture k at depth render k, NaN without either."""
+    outline = 1 - scores.outlines[k, k]
+    weights = scores.weights[k] + scores.weights[:, k]
     total = float(weights.sum())
     pairs = sum(
-        fits.weights[k, b] * fits.colours[k, b, k, b] + fits.weights[b, k] * fits.colours[b, k, b, k] for b in SIX
+        scores.weights[k, b] * scores.colours[k, b, k, b] + scores.weights[b, k] * scores.colours[b, k, b, k]
+        for b in SIX
     )
     if not total:
         return float(outline)

@@ -83,8 +83,8 @@ def _degrees(cameras: list[Camera], poses: list[Array]) -> Iterator[Hypothesis]:
     """Rotations made of angles in degrees taken for radians: each Euler angle is then a multiple of half a degree, modulo a
     turn. With and without the positions rotated along."""
     for sequence in EULER:
-        turned = [_of_degrees(pose[:3, :3], sequence) for pose in poses]
-        rotations = [rotation for rotation in turned if rotation is not None]
+        in_degrees = [_of_degrees(pose[:3, :3], sequence) for pose in poses]
+        rotations = [rotation for rotation in in_degrees if rotation is not None]
         if len(rotations) < len(poses) or all(np.allclose(r, p[:3, :3]) for r, p in zip(rotations, poses, strict=True)):
             continue
         words = "rotations by angles in degrees that were taken for radians"

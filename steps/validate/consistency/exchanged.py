@@ -1,6 +1,6 @@
-"""Which picture belongs to which depth render: by outlines, and by colour consistency where two views overlap.
+"""Assignment of the six pictures to the six depth renders: scored by outlines, and by colour consistency where views overlap.
 
-All 720 orders of six pictures are scored from two small tables."""
+All 720 permutations are scored from two small tables (`AssignmentScores`)."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ BLOCKS = 12  # to a side of a picture, whose means are compared
 
 @dataclass(frozen=True)
 class PictureSample:
-    """A picture, reduced. colour: [SIDE, SIDE, 3] in [0, 1]; object: [SIDE, SIDE] in [0, 1], coverage by the picture itself,
-    None where the picture does not show it."""
+    """A downsampled picture. colour: [SIDE, SIDE, 3] in [0, 1]; object: [SIDE, SIDE] in [0, 1], the object's coverage by the
+    picture alone, None where colour does not tell it from the background."""
 
     colour: Array
     object: Array | None
@@ -49,8 +49,10 @@ class PictureSample:
 
 
 @dataclass(frozen=True)
-class Fits:
-    """outlines: (6, 6), IoU of each picture's object (row) with each depth render's (column), NaN where unknown; colours: (6,
+class AssignmentScores:
+    """Tables from which the cost of every assignment of pictures to depth renders follows.
+
+    outlines: (6, 6), IoU of each picture's object (row) with each depth render's (column), NaN where unknown; colours: (6,
     6, 6, 6), [a, b, p, q]: colour difference, 0 to 1, of picture p at depth render a and picture q at b, at points that both
     see; unlit: the same of what a view's own light leaves as it is, chromaticity or, among grey pictures, contrast; weights: (6,
     6), number of these points; is_grey: whether no picture has any hue."""
@@ -62,7 +64,7 @@ class Fits:
     is_grey: bool = False
 
     def cost(self, order: tuple[int, ...]) -> float:
-        """How badly the pictures fit where picture order[a] lies on depth render a, 0 to 2."""
+        """Mean outline mismatch plus mean colour difference, 0 to 2, of picture order[a] at depth render a."""
         return self.outline_cost(order) + self.colour_cost(order)
 
     def outline_cost(self, order: tuple[int, ...]) -> float:
@@ -70,7 +72,7 @@ class Fits:
         return float(np.nanmean(mismatches)) if np.isfinite(mismatches).any() else 0.0
 
     def colour_cost(self, order: tuple[int, ...]) -> float:
-        """The mean over all points that two views see."""
+        """Mean colour difference, 0 to 1, over all points that two views see."""
         return self._mean(self.colours, order)
 
     def unlit_cost(self, order: tuple[int, ...]) -> float:
@@ -83,13 +85,13 @@ class Fits:
         return float((self.weights[a, b] * differences[a, b, p[a], p[b]]).sum()) / total if total else 0.0
 
     def best(self) -> tuple[int, ...]:
-        """The order of lowest cost; the given one among equals."""
+        """The permutation of lowest cost; among equals the identity."""
         given = tuple(range(6))
         return min([given, *permutations(range(6))], key=self.cost)
 
 
 def sample_picture(colour: Array, object_share: Array | None) -> PictureSample:
-    """Of a picture [H, W, 3] uint8 and its object's share of each pixel [H, W] in [0, 1], None where it does not tell."""
+    """The sample of a picture [H, W, 3] uint8. object_share: [H, W] in [0, 1], the object's coverage, None where unknown."""
     if object_share is None:
         return PictureSample(_resize(colour.astype(np.float32) / 255), None)
     object_coverage = _resize(object_share[..., None])
@@ -98,7 +100,7 @@ def sample_picture(colour: Array, object_share: Array | None) -> PictureSample:
 
 
 def is_copy(one: PictureSample, other: PictureSample) -> bool:
-    """Whether two pictures are one, but for what JPEG changes."""
+    """Whether two pictures are the same up to JPEG compression."""
     difference = one.colour - other.colour
     means = _block_means(difference)
     off = float((means**2).mean())
@@ -109,13 +111,13 @@ def is_copy(one: PictureSample, other: PictureSample) -> bool:
 
 
 def _block_means(image: Array) -> Array:
-    """[BLOCKS, BLOCKS, C]: of an image [SIDE, SIDE, C]."""
+    """Block means [BLOCKS, BLOCKS, C] of an image [SIDE, SIDE, C]."""
     step = SIDE // BLOCKS
     return np.asarray(image.reshape(BLOCKS, step, BLOCKS, step, -1).mean(axis=(1, 3)))
 
 
 def outline(view: DepthView) -> Array:
-    """[SIDE, SIDE]: the share of each pixel in which a depth map has something."""
+    """Coverage [SIDE, SIDE] of a depth map's object: the share of each pixel that has depth."""
     return _resize((view.depth > 0).astype(np.float32)[..., None])[..., 0]
 
 
@@ -144,7 +146,7 @@ def _morphological_opening(mask: Array) -> Array:
 
 
 def differs_from_background(colour: Array, background: Array) -> Array:
-    """[H, W] of an opaque picture [H, W, 3] uint8: 1 where it differs clearly from the background, (3,) in [0, 1]."""
+    """[H, W] float32: 1 where an opaque picture [H, W, 3] uint8 clearly differs from the background, (3,) in [0, 1], else 0."""
     difference = np.abs(colour.astype(np.float32) / 255 - background.astype(np.float32)).max(axis=2)
     return np.asarray(difference > CONTRAST, np.float32)
 
@@ -158,13 +160,13 @@ def object_by_colour(colour: Array, background: Array) -> Array | None:
 
 
 def _resize(image: Array) -> Array:
-    """[SIDE, SIDE, C]: `image` [H, W, C], box-filtered."""
+    """`image` [H, W, C] box-filtered to [SIDE, SIDE, C]."""
     layers = [Image.fromarray(np.ascontiguousarray(layer, np.float32)) for layer in np.moveaxis(image, -1, 0)]
     return np.stack([np.asarray(layer.resize((SIDE, SIDE), Image.Resampling.BOX)) for layer in layers], axis=-1)
 
 
-def fits(pictures: list[PictureSample], samples: list[ViewPoints], tolerance: float) -> Fits:
-    """Scores of each picture at each depth render. tolerance: distance up to which two surfaces are the same, scene units.
+def assignment_scores(pictures: list[PictureSample], samples: list[ViewPoints], tolerance: float) -> AssignmentScores:
+    """The tables for six pictures and depth renders. tolerance: distance up to which two surfaces are the same, scene units.
     Where a picture does not show its outline, only chromaticity is compared: for a white object over white, brightness would
     only show lighting. Grey pictures all have one chromaticity: of these, contrasts are compared."""
     shapes = [outline(one.view) for one in samples]
@@ -185,7 +187,7 @@ def fits(pictures: list[PictureSample], samples: list[ViewPoints], tolerance: fl
             unlit[a, b] = _colour_difference(normalized(here), normalized(there))
             weights[a, b] = len(index)
     without_outline = any(one.object is None for one in pictures)
-    return Fits(outlines, unlit if without_outline else colours, unlit, weights, is_grey)
+    return AssignmentScores(outlines, unlit if without_outline else colours, unlit, weights, is_grey)
 
 
 def _colour_difference(here: Array, there: Array) -> Array:

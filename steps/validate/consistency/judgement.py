@@ -99,7 +99,7 @@ def unknown(depth: Array, coverage: Array) -> Array:
 def judge_given(evidence: Evidence, pictures: Pictures, source: str, reporter: Reporter) -> Findings:
     """Judges the set as given; writes a picture of the contradictions if there are any. source: where the cameras come from.
     Raises ValidationFailed above FAILURE_SHARE."""
-    # an encoding that was found with its cameras is not theirs alone: nobody can leave it out
+    # an encoding that was estimated with the cameras is no input: the advice to leave it out would not apply
     judgement = judge(evidence, lambda: iter(()) if source == "found" else encodings(evidence, pictures))
     words = warnings(judgement, evidence.names, source)
     if words or judgement.agreement.denied_share > FAILURE_SHARE:
@@ -150,18 +150,18 @@ def judge(evidence: Evidence, more: Callable[[], Iterator[Trial]] | None = None)
     """more: further hypotheses, on the depth encoding, tried where those on cameras and order do not explain the
     contradictions."""
     agreement = compare(evidence.views)
-    fits = causes.fits_of(evidence)
+    scores = causes.score_assignments(evidence)
     cause = None
     if agreement.denied_share > WARNING_SHARE:
-        cause = causes.of_depth(evidence, agreement.denied_share, more)
+        cause = causes.depth_cause(evidence, agreement.denied_share, more)
     elif agreement.denied_share > EXCHANGE_SHARE:
-        cause = causes.of_order(evidence, agreement.denied_share)
+        cause = causes.order_cause(evidence, agreement.denied_share)
     outlines = [
         exchanged.outline_mismatch(sampled.object, exchanged.outline(view))
         for sampled, view in zip(evidence.pictures, evidence.views, strict=True)
     ]
-    cause = cause or causes.of_pictures(evidence, fits, max(outlines) > OUTLINE / 3)
-    return Judgement(agreement, outlines, fits.colour_cost(causes.SIX), cause)
+    cause = cause or causes.picture_cause(evidence, scores, max(outlines) > OUTLINE / 3)
+    return Judgement(agreement, outlines, scores.colour_cost(causes.SIX), cause)
 
 
 def warnings(judgement: Judgement, names: list[str], source: str) -> list[str]:

@@ -1,1 +1,1 @@
-"""What the stored depth means, where the cameras are known."""
+"""Depth encoding of a set with known cameras."""

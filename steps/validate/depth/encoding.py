@@ -97,7 +97,7 @@ def check_encoding(pictures: Pictures, views: list[View]) -> tuple[list[View], s
         if change < max(LEAST_CHANGE, LEAST_CHANGE_SIGMAS * fit.noise * ready.problem.pixel):
             return views, ""  # noise makes views deny each other, too, and what fits best is a little off for it
         if factor_between(after, stated):
-            # another unit than the cameras' is for the agreement of the views to tell: which is right, nobody knows
+            # depth in another unit than the cameras is reported by the agreement of the views: either may be the wrong one
             return views, ""
     depths = encodings(fit, ready)
     note = (

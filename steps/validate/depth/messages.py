@@ -1,4 +1,4 @@
-"""What is reported about an estimated depth encoding: its name, likely origin, and advice."""
+"""Report texts about an estimated depth encoding: its name, likely origin, and advice."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ def curve_words(curve: Curve) -> str:
 def _similar_curve(knots: Array) -> str:
     """The named curve within ALIKE of knots (n, 2), up to scale and offset; empty without one."""
     v, w = knots.T
-    named: dict[str, Curve] = {"that of sRGB": "srgb"} | {f"a gamma of {g}": {"gamma": g} for g in GAMMAS}
-    missed = {words: _curve_distance(invert_curve(curve, v)[0], w) for words, curve in named.items()}
+    named_curves: dict[str, Curve] = {"that of sRGB": "srgb"} | {f"a gamma of {g}": {"gamma": g} for g in GAMMAS}
+    missed = {words: _curve_distance(invert_curve(curve, v)[0], w) for words, curve in named_curves.items()}
     nearest = min(missed, key=lambda words: missed[words])
     return nearest if missed[nearest] < ALIKE else ""
 
 
-def _curve_distance(named: Array, w: Array) -> float:
-    line = np.stack([named, np.ones_like(named)], axis=1)
+def _curve_distance(reference: Array, w: Array) -> float:
+    line = np.stack([reference, np.ones_like(reference)], axis=1)
     return float(np.abs(line @ np.linalg.lstsq(line, w, rcond=None)[0] - w).max() / np.ptp(w))
 
 

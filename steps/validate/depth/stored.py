@@ -1,4 +1,4 @@
-"""Stored values of six depth renders, before their meaning is known."""
+"""Stored values of six depth renders, before their encoding is known."""
 
 from __future__ import annotations
 

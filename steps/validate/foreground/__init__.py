@@ -1,1 +1,1 @@
-"""Which pixels are the object, by transparency, depth and colour."""
+"""Foreground segmentation of the object, by transparency, depth and colour."""

@@ -124,8 +124,8 @@ def unpremultiply(views: list[Picture], notes: Notes) -> list[Picture]:
     if as_stored < LEAST_MIXING**2 or as_mixed > MAX_REMAINING * as_stored:
         return views
     what = "black (premultiplied alpha)" if not behind.any() else "#" + "".join(f"{round(255 * c):02x}" for c in behind)
-    named = [name for view, name in zip(views, VIEW_NAMES, strict=True) if view.alpha is not None]
-    for name in named:
+    views_with_alpha = [name for view, name in zip(views, VIEW_NAMES, strict=True) if view.alpha is not None]
+    for name in views_with_alpha:
         notes.add(f"Colours at soft edges were mixed with {what}, which was undone", name)
     return [v if v.alpha is None else _unmix(v, behind) for v in views]
 

@@ -68,7 +68,7 @@ def segment(views: list[Picture], insides: list[Array]) -> Masks:
 
 
 def _stored(view: Picture) -> Array:
-    """The view's alpha, [H, W] uint8."""
+    """The view's alpha channel, [H, W] uint8."""
     assert view.alpha is not None
     return png.to_bytes(view.alpha)
 

@@ -1,4 +1,4 @@
-"""A picture of which pixels were taken for the object: one sheet of the six views."""
+"""A contact sheet of the six views with the segmented object's outlines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STRENGTH = 0.55
 
 
 def sheet(scene: Path) -> Image.Image:
-    """Of the scene's folder, when it is whole."""
+    """The contact sheet of a complete scene folder."""
     canvas = Image.new("RGB", (3 * TILE, 2 * TILE), "white")
     for index, name in enumerate(VIEW_NAMES):
         tile, x, y = _tile(scene, name), TILE * (index % 3), TILE * (index // 3)

@@ -1,1 +1,1 @@
-"""The cameras of a set that came without them."""
+"""Estimates the cameras of a set without a camera file."""

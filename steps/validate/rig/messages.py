@@ -1,4 +1,4 @@
-"""What is reported about a rig: notes, metadata, and the hypotheses that remain."""
+"""Report texts and metadata of an estimated rig, and the error that lists the remaining hypotheses."""
 
 from __future__ import annotations
 

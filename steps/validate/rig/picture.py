@@ -38,7 +38,7 @@ def boards_of(scene: Scene) -> list[Board]:
 
 
 def boards_of_set(pictures: Pictures, views: list[View]) -> list[Board]:
-    """Of a set and the cameras of its depth renders, before there is a scene."""
+    """The boards of an input set, given the cameras of its depth renders, before a scene exists."""
     result = []
     for view, picture, stored in zip(views, pictures.views, pictures.depths, strict=True):
         shape = stored.pixels.shape[:2]
@@ -78,11 +78,11 @@ def _coloured_points(view: Board) -> tuple[Array, Array]:
     return unproject(view.depth, view.camera)[::step], colours[::step]
 
 
-def _splat(canvas: Image.Image, places: Array, colours: Array) -> None:
-    """Every point as a square of two pixels, the nearest last."""
+def _splat(canvas: Image.Image, points: Array, colours: Array) -> None:
+    """Draws points (n, 3) as squares of two pixels, the nearest last; x right, y up from the middle, pixels; z to the viewer."""
     pixels = np.asarray(canvas).copy()
-    order = np.argsort(places[:, 2])
-    column, row = (SIDE / 2 + places[order, 0]).astype(int), (SIDE / 2 - places[order, 1]).astype(int)
+    order = np.argsort(points[:, 2])
+    column, row = (SIDE / 2 + points[order, 0]).astype(int), (SIDE / 2 - points[order, 1]).astype(int)
     for dr in (0, 1):
         for dc in (0, 1):
             pixels[np.clip(row + dr, 0, SIDE - 1), np.clip(column + dc, 0, SIDE - 1)] = colours[order]

@@ -7,7 +7,7 @@ import pytest
 from pipeline.cli import console
 
 
-def test_a_record_gives_the_terminal_no_orders(capsys: pytest.CaptureFixture[str]) -> None:
+def test_control_characters_in_a_record_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     record = {"code": "VALIDATION_FAILED", "message": "a\x1b[2Jb\nc", "suggestion": "\x9b1m", "details": {}}
     console.print_failure(record)
     output = capsys.readouterr().err

@@ -17,7 +17,7 @@ def run_cli(*words: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("name", [name for name in JOB_OPTIONS if name not in ("rig", "priority")])
-def test_a_run_refuses_what_no_job_takes_and_says_what_it_may_be(name: str) -> None:
+def test_run_refuses_invalid_options_and_names_the_valid_ones(name: str) -> None:
     option = JOB_OPTIONS[name]
     for wrong in ("x", "--help", "²", " 1", *([] if option.most is None else [str(option.most + 1), "nan", "1_0"])):
         code, output = run_cli(*RUN, f"--{name}={wrong}")
@@ -35,7 +35,7 @@ def test_help_shows_every_range_and_default() -> None:
 @pytest.mark.parametrize(
     "words", [("--tet-grid", "8"), ("--batch", "7"), ("--structure-steps", "0"), ("--memory-limit-mib", "-1")]
 )
-def test_so_do_the_flags_of_single_steps(words: tuple[str, str]) -> None:
+def test_help_shows_range_and_default_of_step_flags(words: tuple[str, str]) -> None:
     code, output = run_cli(*RUN, *words)
     assert code == 10 and "a whole number" in output
 
@@ -46,7 +46,7 @@ def test_a_submission_has_the_same_choices() -> None:
         assert code == 10 and f"{name} may be {JOB_OPTIONS[name].allowed()}" in output
 
 
-def test_all_that_is_wrong_is_named_at_once() -> None:
+def test_all_invalid_flags_are_named_at_once() -> None:
     code, output = run_cli(*RUN, "--grid", "9999", "--tet-grid", "8", "--seed", "1..2")
     assert code == 10 and all(f"{name} may be a whole number" in output for name in ("grid", "tet-grid", "seed"))
 

@@ -240,14 +240,14 @@ def test_a_malformed_record_says_so_in_its_own_status(store: Store, data: bytes)
 @given(malformed_workflows())
 def test_the_logs_of_any_workflow_have_their_headings(store: Store, wf: Any) -> None:
     try:
-        assert all(isinstance(heading, str) for heading, _ in logs.of_job(Listed(wf), JOB))
+        assert all(isinstance(heading, str) for heading, _ in logs.job_logs(Listed(wf), JOB))
     except StepError as error:
         assert error.suggestion
 
 
 @FUZZ
 @given(odd_values)
-def test_no_pod_s_content_ends_the_reconciler(value: Any) -> None:
+def test_no_malformed_pod_ends_the_reconciler(value: Any) -> None:
     pod = {
         "metadata": {"name": "x", "creationTimestamp": "2026-01-01T00:00:00Z"},
         "spec": {},

@@ -93,13 +93,13 @@ def synced(cluster: Cluster, *rounds: type[Exception] | None) -> JobInformer:
     return informer
 
 
-def named(job: str, version: int = 100) -> dict[str, Any]:
+def workflow_of(job: str, version: int = 100) -> dict[str, Any]:
     return finished(f"sixview-{job}", version)
 
 
 def test_a_workflow_is_read_in_full_only_where_its_metadata_is_not_enough() -> None:
     running = workflow(9)
-    cluster = Cluster(with_record(named("done1111")), named("done2222"), running, events=[[]])
+    cluster = Cluster(with_record(workflow_of("done1111")), workflow_of("done2222"), running, events=[[]])
     informer = synced(cluster, None)
     assert cluster.requests == ["list", "sixview-done2222", "sixview-abc12345", "watch from 200"]
     assert {job: job_status["status"] for job, job_status in informer.jobs.items()} == {
@@ -125,13 +125,17 @@ def test_a_watch_resumes_from_the_last_resource_version() -> None:
 
 def test_a_list_after_one_that_expired_applies_changes_and_deletions() -> None:
     cluster = Cluster(
-        workflow(9), named("stays111"), named("goes1111"), named("changes1"), events=[[Expired("gone")], []]
+        workflow(9),
+        workflow_of("stays111"),
+        workflow_of("goes1111"),
+        workflow_of("changes1"),
+        events=[[Expired("gone")], []],
     )
     informer = synced(cluster, Expired)
     informer.watch_from = ""  # as the thread does
-    informer.apply(named("justmade", 999))  # an answer to our own order, newer than the listing
+    informer.apply(workflow_of("justmade", 999))  # an answer to our own order, newer than the listing
     del cluster.workflows["sixview-goes1111"]
-    cluster.workflows["sixview-changes1"] = named("changes1", 205)
+    cluster.workflows["sixview-changes1"] = workflow_of("changes1", 205)
     cluster.version = 210
     cluster.requests.clear()
     informer._sync()

@@ -80,13 +80,13 @@ def test_a_client_that_sends_nothing_loses_its_place(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("content_type", ["", "text/plain", "multipart/form-data", "application/zip"])
-def test_what_is_no_form_is_refused(content_type: str) -> None:
+def test_a_body_that_is_no_multipart_form_is_refused(content_type: str) -> None:
     with pytest.raises(ValidationFailed):
         uploads.FormParser(content_type)
 
 
 @pytest.mark.parametrize("name", ["../../front.png", "..\\front.png", "/etc/front.png", "a/b/front.png"])
-def test_a_path_in_a_file_name_leads_nowhere(name: str) -> None:
+def test_folders_in_a_file_name_are_ignored(name: str) -> None:
     arrived = uploads.Upload("abc12345")
     part = uploads.Part("views", name)
     with part.file:
@@ -138,7 +138,7 @@ def test_a_token_is_known_by_its_digest_alone(tmp_path: Path) -> None:
         assert known.principal(wrong) is None
 
 
-def test_nobody_is_known_where_the_folder_is_empty_and_everybody_where_there_is_none(tmp_path: Path) -> None:
+def test_an_empty_token_folder_admits_nobody_and_no_folder_everybody(tmp_path: Path) -> None:
     assert tokens.Tokens(tmp_path).principal("Bearer x") is None
     assert tokens.Tokens(None).principal("") is tokens.ANONYMOUS
 

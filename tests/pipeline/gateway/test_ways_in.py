@@ -239,13 +239,13 @@ def test_no_json_request_breaks_the_service(service: Service, data: str) -> None
         assert response.status_code in (400, 404, 413, 422), response.text
 
 
-def test_a_body_that_nobody_asked_for_is_not_held(service: Service) -> None:
+def test_json_bodies_above_the_limit_are_refused(service: Service) -> None:
     body = b'{"confirm": true, "x": "' + b"x" * 200_000 + b'"}'
     response = service.ask("POST", "/jobs/nothing0/cancel", content=body, headers={"Content-Type": "application/json"})
     check_error(response, 413, "REQUEST_TOO_LARGE")
 
 
-def test_a_part_s_header_has_an_end() -> None:
+def test_the_headers_of_a_part_are_limited() -> None:
     with (
         contextlib.closing(uploads.FormParser("multipart/form-data; boundary=x")) as parser,
         pytest.raises(ValidationFailed),
@@ -266,12 +266,12 @@ def test_a_result_that_is_no_zip_is_incomplete(bucket: Bucket) -> None:
         results.member("results/a/result.zip", 7, "reconviagen/mesh.glb")
 
 
-def test_methods_that_clients_invent_get_no_series_of_their_own(service: Service) -> None:
+def test_unknown_http_methods_share_one_metric_label(service: Service) -> None:
     service.ask("BREW", "/jobs")
     assert "BREW" not in metrics.page(Counter()).body.decode()
 
 
-def test_json_has_a_form_for_what_others_wrote() -> None:
+def test_json_responses_replace_nan_and_lone_surrogates() -> None:
     body = errors.SafeJSONResponse({"a": float("nan"), "b": "\ud800", "c": [1.5, "ä"]}).body
     assert json.loads(body) == {"a": None, "b": "\\xd800", "c": [1.5, "ä"]}
 

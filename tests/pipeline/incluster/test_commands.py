@@ -28,9 +28,9 @@ def containers(value: Any) -> Iterator[dict[str, Any]]:
 def test_a_pod_s_arguments_are_those_of_its_command(name: str) -> None:
     command = ["python", "-m", f"pipeline.incluster.{name}"]
     documents = list(yaml.safe_load_all(MANIFESTS.read_text()))
-    found = [c for c in containers(documents) if c["command"] == command]
-    assert found
-    for container in found:
+    matching = [c for c in containers(documents) if c["command"] == command]
+    assert matching
+    for container in matching:
         COMMANDS[name].make_context(name, list(container["args"]))
 
 

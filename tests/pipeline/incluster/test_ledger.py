@@ -196,7 +196,7 @@ def test_another_release_s_jobs_are_left_alone(store: dict[str, Any]) -> None:
         assert (list(store), ledger.other_releases) == (["purged"], {UID})
 
 
-def test_what_cannot_be_read_costs_no_other_job_its_record(store: dict[str, Any]) -> None:
+def test_an_unreadable_entry_affects_its_own_job_only(store: dict[str, Any]) -> None:
     store["open/broken.x.json"] = None
     store["open/other.y.json"] = {"workflow": {"metadata": {}}}
     Ledger(Cluster(job("Running")), "sixview").reconcile()  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What the reconciler makes of a job whose pod does not start: the reason on its workflow, and its end."""
+"""The reconciler on jobs whose pod does not start: annotations, limits, and shutdown."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_fault_ends_the_job_after_the_limit_of_its_kind(wait: Wait, seconds: i
     assert json.loads(annotations[ENDED_BY]) == {"code": wait.code, "reason": wait.reason, "suggestion": wait.advice}
 
 
-def test_what_is_busy_waits_for_ever() -> None:
+def test_a_pod_in_the_queue_for_a_busy_node_has_no_limit() -> None:
     job = Job("sixview-j", {}, "", [GPU_BUSY])
     written(job, NOW)
     assert workflow_patch(job, LIMITS, True, NOW + timedelta(days=7)) is None
@@ -83,7 +83,7 @@ def test_on_nodes_that_are_fixed_what_fits_on_none_ends_at_once() -> None:
     assert not blind.shutdown, "the scheduler's words alone are not enough for that"
 
 
-def test_a_fault_comes_before_what_only_takes_its_time() -> None:
+def test_a_fault_is_reported_before_normal_queueing() -> None:
     job = Job("sixview-j", {}, "", [GPU_BUSY, SECRET])
     assert json.loads(written(job, NOW)[WAITING])["step"] == "validate"
 

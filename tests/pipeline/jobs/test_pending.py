@@ -231,14 +231,14 @@ MISSING = [
 
 
 @pytest.mark.parametrize(("reason", "message", "words"), MISSING)
-def test_a_pod_that_has_a_node_and_no_containers_is_told_by_its_events(reason: str, message: str, words: str) -> None:
+def test_a_scheduled_pod_without_containers_is_explained_by_its_events(reason: str, message: str, words: str) -> None:
     wait = pending.of_pod(pod(node="n1"), [event("Scheduled", "ok", "2026-01-01T11:00:00Z"), event(reason, message)])
     assert wait is not None
     assert wait.code == "CONFIGURATION_ERROR"
     assert words in wait.reason
 
 
-def test_what_was_mended_in_the_meantime_is_past() -> None:
+def test_an_older_event_of_a_corrected_fault_is_ignored() -> None:
     late = event("Pulling", "Pulling image", "2026-01-01T11:05:00Z")
     assert pending.of_pod(pod(node="n1"), [event(*MISSING[0][:2]), late]) is None
 
@@ -294,13 +294,15 @@ def waiting_container(reason: str, message: str) -> dict[str, Any]:
         ("CreateContainerError", "context deadline exceeded", "CONFIGURATION_ERROR", "CreateContainerError"),
     ],
 )
-def test_a_container_that_cannot_be_made_is_told_by_its_state(reason: str, message: str, code: str, words: str) -> None:
+def test_a_container_that_cannot_be_created_is_explained_by_its_state(
+    reason: str, message: str, code: str, words: str
+) -> None:
     wait = pending.of_pod(waiting_container(reason, message))
     assert wait is not None
     assert (wait.code, words in wait.reason) == (code, True)
 
 
-def test_a_pod_on_its_way_waits_for_nothing() -> None:
+def test_a_starting_pod_has_no_reason_to_wait() -> None:
     assert pending.of_pod(waiting_container("PodInitializing", "")) is None
     assert pending.of_pod(waiting_container("ContainerCreating", "")) is None
 

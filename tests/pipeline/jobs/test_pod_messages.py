@@ -154,7 +154,7 @@ def test_a_pod_that_its_node_lost_is_tried_again_and_told_as_lost(message: str) 
 
 
 @pytest.mark.parametrize(("reason", "message"), CONDITIONS)
-def test_what_the_pod_s_own_status_says_is_told(reason: str, message: str) -> None:
+def test_the_reason_in_a_pod_s_status_is_reported(reason: str, message: str) -> None:
     """A drained, tainted or preempted pod has no message of its own: its step ends by SIGTERM, or is killed."""
     pod: dict[str, Any] = {
         "metadata": {"annotations": {"workflows.argoproj.io/node-id": "wf-validate-1"}},

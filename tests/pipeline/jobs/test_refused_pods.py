@@ -82,7 +82,7 @@ def test_a_quota_that_others_use_up_is_waited_for_and_one_that_is_too_small_is_n
     assert "the quota gpus allows requests.nvidia.com/gpu=1 in all" in never.reason
 
 
-def test_what_goes_on_waits_for_nothing() -> None:
+def test_a_running_pod_has_no_reason_to_wait() -> None:
     assert not list(pending.of_workflow(refused("main: Error (exit code 1)")))
     assert not list(pending.of_workflow(refused(REFUSALS[0][0], retry="Succeeded")))
     assert not list(pending.of_workflow({"metadata": {"name": "new"}}))

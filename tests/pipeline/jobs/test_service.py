@@ -42,7 +42,7 @@ def test_the_ids_of_drops_go_on_from_those_of_eight_characters() -> None:
 
 
 @pytest.mark.parametrize("job", ["", "../x", "a/b", "A", "a" * 60, "a.b", "a%2fb", "-a", "a\n", "{{workflow.name}}"])
-def test_what_never_was_an_id_reaches_neither_names_nor_keys(job: str) -> None:
+def test_invalid_ids_reach_neither_names_nor_keys(job: str) -> None:
     with pytest.raises(JobNotFound):
         service.check_id(job)
 
@@ -280,8 +280,8 @@ def test_the_queue_goes_by_priority_and_then_by_age() -> None:
         job("d", "low", "0"),
         job("e", "high", "0", "failed"),
     ]
-    places = {one["job_id"]: status.with_queue(one, queue).get("queue_position") for one in queue}
-    assert places == {"c": 1, "a": 2, "b": 3, "d": 4, "e": None}
+    queue_positions = {one["job_id"]: status.with_queue(one, queue).get("queue_position") for one in queue}
+    assert queue_positions == {"c": 1, "a": 2, "b": 3, "d": 4, "e": None}
 
 
 def test_what_has_not_ended_has_no_result_and_cannot_be_tried_again() -> None:

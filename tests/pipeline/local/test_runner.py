@@ -44,7 +44,7 @@ def test_the_archive_holds_exactly_the_promised_files(job: Finished) -> None:
     assert names == expected | {"report/index.html", "run.json", "manifest.json"}
 
 
-def test_the_manifest_tells_the_truth(job: Finished) -> None:
+def test_the_manifest_s_digests_match_the_archive(job: Finished) -> None:
     with zipfile.ZipFile(job.out / "result.zip") as archive:
         manifest = json.loads(archive.read("manifest.json"))
         assert set(manifest["files"]) == set(archive.namelist()) - {"manifest.json"}
@@ -242,7 +242,7 @@ def test_an_old_result_never_stands_beside_a_new_failure(duck: Path, copied: Pat
     assert not (copied / "result.zip").exists()
 
 
-def test_somebody_s_folder_is_not_touched(duck: Path, tmp_path: Path) -> None:
+def test_a_folder_of_other_files_is_not_touched(duck: Path, tmp_path: Path) -> None:
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "mine.txt").write_text("mine")
     done = sixview("run", duck, "--out", tmp_path)
@@ -250,7 +250,7 @@ def test_somebody_s_folder_is_not_touched(duck: Path, tmp_path: Path) -> None:
     assert (tmp_path / "report" / "mine.txt").exists()
 
 
-def test_an_input_that_is_not_there_is_said_in_words(tmp_path: Path) -> None:
+def test_a_missing_input_is_explained(tmp_path: Path) -> None:
     done = sixview("run", tmp_path / "nothing", "--out", tmp_path / "out")
     assert done.returncode == 10 and "There is no input at" in done.stderr
 

@@ -1,2 +1,2 @@
-"""Stands in for the published package: the same public names, tiny networks. It is no model: what it makes is the hull of the six
-pictures, in a frame of its own, which the networks' random weights dent a little."""
+"""Stand-in for the published package: the same public names, tiny networks. Its mesh is the visual hull of the six pictures, in
+an arbitrary frame, perturbed by the networks' random weights."""

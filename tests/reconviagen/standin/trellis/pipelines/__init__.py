@@ -62,7 +62,7 @@ class MeshExtractResult:
 
 
 def fail_at(moment: str) -> None:
-    """What the tests ask for."""
+    """Runs out of memory, is killed or waits at this moment where STANDIN_FAILS says so."""
     if os.environ.get("STANDIN_FAILS") == f"oom at {moment}":
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
     if os.environ.get("STANDIN_FAILS") == f"killed at {moment}":

@@ -1,4 +1,4 @@
-"""The memory ladder."""
+"""Memory fallback of nvdiffrec: the order of levels, their estimated memory, and the level that an attempt starts at."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ def after(*earlier: dict[str, Any]) -> Attempts:
     return book
 
 
-def test_batch_is_given_up_before_resolution_and_resolution_before_the_lattice() -> None:
+def test_levels_reduce_batch_then_resolution_then_the_lattice() -> None:
     levels = ladder.memory_levels(6, 1024, 64)
     assert levels[:4] == [TOP, MemoryLevel(3, 1024, 64), MemoryLevel(1, 1024, 64), MemoryLevel(1, 512, 64)]
     assert levels[-1] == MemoryLevel(1, 128, 32) and len(set(levels)) == len(levels)
 
 
-def test_every_rung_needs_less_than_the_one_above() -> None:
+def test_each_memory_level_needs_less_than_the_one_above() -> None:
     needs = [ladder.estimate(level, 2048) for level in ladder.memory_levels(6, 1024, 64)]
     assert needs == sorted(needs, reverse=True) and len(set(needs)) == len(needs)
 
 
-def test_the_next_attempt_stands_below_the_last_that_ran_out_of_memory_however_often_it_was_stopped() -> None:
+def test_the_next_attempt_is_one_level_below_the_last_that_ran_out_of_memory_whatever_was_stopped_between() -> None:
     levels = ladder.memory_levels(6, 1024, 64)
     stopped = {**oom(levels[0]), "outcome": "stopped"}
     assert ladder.choose(levels, after(stopped, stopped), 2048, None)[0] == 0
     assert ladder.choose(levels, after(oom(levels[0]), stopped, oom(levels[1]), stopped), 2048, None)[0] == 2
 
 
-def test_the_first_attempt_stands_on_a_rung_that_fits() -> None:
+def test_the_first_attempt_takes_the_highest_level_that_fits() -> None:
     levels = ladder.memory_levels(6, 1024, 64)
     free = ladder.estimate(levels[2], 2048) * 1.2
     index, reason = ladder.choose(levels, after(), 2048, int(free))
@@ -59,9 +59,9 @@ def test_the_first_attempt_stands_on_a_rung_that_fits() -> None:
     assert ladder.choose(levels, after(), 2048, 80 * GIB)[0] == 0
 
 
-def test_an_exhausted_ladder_and_a_device_too_small_are_out_of_memory() -> None:
+def test_exhausted_memory_levels_and_a_device_too_small_raise_model_vram_oom() -> None:
     levels = ladder.memory_levels(2, 256, 32)
-    with pytest.raises(ModelVramOom, match="Every rung"):
+    with pytest.raises(ModelVramOom, match="Every memory level"):
         ladder.choose(levels, after(oom(levels[-1])), 2048, None)
     with pytest.raises(ModelVramOom, match="Even the least"):
         ladder.choose(levels, after(), 2048, 1 << 20)
@@ -70,7 +70,7 @@ def test_an_exhausted_ladder_and_a_device_too_small_are_out_of_memory() -> None:
 @pytest.mark.parametrize(
     ("error", "outcome"), [(torch.OutOfMemoryError("CUDA out of memory."), attempts.OOM), (ValueError("x"), "stopped")]
 )
-def test_an_attempt_leaves_how_it_ended(tmp_path: Path, error: Exception, outcome: str) -> None:
+def test_an_attempt_records_its_outcome_and_peak(tmp_path: Path, error: Exception, outcome: str) -> None:
     file = tmp_path / "attempts" / "nvdiffrec.json"
     file.parent.mkdir()
     write_json(file, [oom(TOP)])
@@ -84,21 +84,23 @@ def test_an_attempt_leaves_how_it_ended(tmp_path: Path, error: Exception, outcom
     assert Attempts(file).earlier[1]["peak_vram_mib"] == 7
 
 
-def test_sixview_run_goes_down_the_ladder_until_the_model_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the GPU would do is played by a stand-in for the step's process: it runs out of memory twice."""
+def test_sixview_run_lowers_the_memory_level_until_the_model_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for the step's process runs out of GPU memory at the first two levels."""
     job = runner.Job(runner.Options(tmp_path, tmp_path / "out", ("nvdiffrec",)), Display(quiet=True))
     file = tmp_path / "out" / ".sixview" / "attempts" / "nvdiffrec.json"
     file.parent.mkdir(parents=True)
-    stood: list[int] = []
+    levels_tried: list[int] = []
 
     def do(task: Task) -> bool:
         book = Attempts(file)
         index, _ = ladder.choose(ladder.memory_levels(6, 1024, 64), book, 2048, None)
-        stood.append(index)
+        levels_tried.append(index)
         level = ladder.memory_levels(6, 1024, 64)[index]
         write_json(file, [*book.earlier, oom(level) if index < 2 else {**asdict(level), "outcome": "completed"}])
         job.outcome.failure = ModelVramOom("CUDA out of memory.").record() if index < 2 else None
         return index >= 2
 
     monkeypatch.setattr(job, "do", do)
-    assert job.made("nvdiffrec") and stood == [0, 1, 2] and job.outcome.failure is None
+    assert job.made("nvdiffrec") and levels_tried == [0, 1, 2] and job.outcome.failure is None
