@@ -1,9 +1,9 @@
 """Real captures, whose cameras nobody knows: is the rig found, and what are the meshes worth?
 
 `python -m tests.benchmarks captures` looks at the first SIXVIEW_CAPTURES seeds, whose depth is stored through each of the curves
-in turn, in 8 or 16 bits, before backgrounds of several kinds. Of SIXVIEW_MESHES of them it fuses a mesh, and another one of the same
-capture with depth that is linear; of the first SIXVIEW_WHOLE_RUNS, one of each object, it makes whole runs with both models, and
-draws them from between the views into out/benchmarks/captures/meshes.png."""
+in turn, in 8 or 16 bits, before backgrounds of several kinds. Of SIXVIEW_MESHES of them it fuses a mesh, and another one of the
+same capture with depth that is linear; of the first SIXVIEW_WHOLE_RUNS, one of each object, it makes whole runs with both models,
+and draws them from between the views into out/benchmarks/captures/meshes.png."""
 
 from __future__ import annotations
 

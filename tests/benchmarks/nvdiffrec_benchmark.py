@@ -92,6 +92,9 @@ class Spoiled:
     def picture(self) -> Array:
         return self.view.picture()
 
+    def behind(self) -> Array:
+        return self.view.behind()
+
     def coverage(self) -> Array:
         reach = np.arange(-self.eaten, self.eaten + 1)
         disc = np.hypot(*np.meshgrid(reach, reach)) <= self.eaten + 0.1
