@@ -62,7 +62,7 @@ class Shape:
 
 QUALITY = (
     "object | PSNR, dB | SSIM | object PSNR, dB | between, dB | between on the object, dB | Chamfer-L1, % | F at 0.5 % | "
-    "closed | whole run, s"
+    "closed"
 )
 CURVES = "curve | captures | right | refused | field of view off, degrees | Chamfer-L1, % | with linear depth, % | worst ratio"
 CASES = "case | PSNR, dB | object, dB | clean object, dB | Chamfer-L1, % | clean Chamfer-L1, % | closed | warnings | ended | is"
