@@ -49,7 +49,8 @@ T = TypeVar("T")
 
 @dataclass
 class Run:
-    """A run of one benchmark, and what it has found so far. chosen: the variables of the environment that changed its size."""
+    """A run of one benchmark, and what it has found so far. chosen: the variables of the environment that changed its size; code:
+    what was there when it began."""
 
     name: str
     smallest: bool = False
@@ -57,6 +58,10 @@ class Run:
     notes: list[str] = field(default_factory=list)
     chosen: dict[str, str] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
+    code: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.code = {"commit": commit(), "source_digest": source_digest(self.name)}
 
     def size(self, full: T, smallest: T) -> T:
         """What the form that runs takes of the two."""
@@ -87,12 +92,11 @@ class Run:
         return {
             "benchmark": self.name,
             "command": " ".join([*variables, "python -m tests.benchmarks", *flags, self.name]),
-            "commit": commit(),
+            **self.code,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "machine": machine(),
             "seconds": round(time.monotonic() - self.began, 1),
             "smallest": self.smallest,
-            "source_digest": source_digest(self.name),
             "tables": self.tables,
             "notes": self.notes,
         }
