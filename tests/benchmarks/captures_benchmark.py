@@ -87,8 +87,8 @@ class Verdict:
 
 
 def main(run: Run) -> None:
-    kind = run.size(Kind(), Kind(256, ("mug", "duck"), ("reconviagen",), 2))
-    count = int(run.variable("SIXVIEW_CAPTURES", run.size(300, 2)))
+    kind = run.size(Kind(), Kind(256, ("mug",), ("reconviagen",), 2))
+    count = int(run.variable("SIXVIEW_CAPTURES", run.size(300, 1)))
     meshes = int(run.variable("SIXVIEW_MESHES", run.size(80, 1)))
     whole = int(run.variable("SIXVIEW_WHOLE_RUNS", run.size(len(kind.names), 1)))
     verdicts = []

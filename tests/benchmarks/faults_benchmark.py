@@ -51,6 +51,7 @@ def main(run: Run) -> None:
         servers.api_server(Path(name)) as config,  # the other one had 12 GB by now
         servers.store(Path(name)) as environment,
     ):
+        copy_template(config)
         fill_drops(drops)
         rows += intake(config, environment)
     title = f"{jobs} jobs of {size / 1000:.0f} kB and {QUEUED} in the queue, {drops} drops"
@@ -214,6 +215,15 @@ def command(config: Path) -> Iterator[Row]:
 
 
 # -- the intake ---------------------------------------------------------------------------------------------------------
+
+
+def copy_template(config: Path) -> None:
+    """The intake looks whether there is the template of its jobs: that of the test cluster."""
+    found = json.loads(kubectl("-n", NAMESPACE, "get", "workflowtemplate", "sixview", "-o", "json").stdout)
+    found["metadata"] = {"name": found["metadata"]["name"]}
+    path = config.with_name("template.json")
+    path.write_text(json.dumps(found))
+    servers.kubectl(config, "-n", NAMESPACE, "create", "-f", str(path))
 
 
 def fill_drops(count: int) -> None:
