@@ -44,6 +44,7 @@ def measured(record: dict[str, Any]) -> str:
     """The line above a benchmark's tables."""
     machine, commit = record["machine"], record["commit"]
     where = f"{machine['processor']}, {machine['cores']} cores, {machine['gpu'] or 'no GPU'}"
+    where += f", beside a load of {machine['load']:g}" if machine["load"] >= 1 else ""
     head, _, dirty = (commit or "").partition("-")
     which = f" at commit {head[:7]}{' with changes' if dirty else ''}" if commit else ""
     kept = f"[record](figures/{record['benchmark']}.json)"

@@ -49,8 +49,8 @@ T = TypeVar("T")
 
 @dataclass
 class Run:
-    """A run of one benchmark, and what it has found so far. chosen: the variables of the environment that changed its size; code:
-    what was there when it began."""
+    """A run of one benchmark, and what it has found so far. chosen: the variables of the environment that changed its size; start:
+    what the code and the machine were when it began."""
 
     name: str
     smallest: bool = False
@@ -58,10 +58,12 @@ class Run:
     notes: list[str] = field(default_factory=list)
     chosen: dict[str, str] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
-    code: dict[str, Any] = field(init=False)
+    start: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.code = {"commit": commit(), "source_digest": source_digest(self.name)}
+        date = datetime.now(UTC).isoformat(timespec="seconds")
+        digest = source_digest(self.name)
+        self.start = {"commit": commit(), "date": date, "machine": machine(), "source_digest": digest}
 
     def size(self, full: T, smallest: T) -> T:
         """What the form that runs takes of the two."""
@@ -92,9 +94,7 @@ class Run:
         return {
             "benchmark": self.name,
             "command": " ".join([*variables, "python -m tests.benchmarks", *flags, self.name]),
-            **self.code,
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "machine": machine(),
+            **self.start,
             "seconds": round(time.monotonic() - self.began, 1),
             "smallest": self.smallest,
             "tables": self.tables,
@@ -167,11 +167,12 @@ def git(*words: str) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores that may be used, Python's version, and the first GPU's name."""
+    """Processor, cores that may be used, how many processes want them already, Python's version, and the first GPU's name."""
     gpus = devices.probe()["gpus"]
     return {
         "processor": processor(),
         "cores": len(os.sched_getaffinity(0)),
+        "load": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
         "gpu": gpus[0]["name"] if gpus else None,
     }

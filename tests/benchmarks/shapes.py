@@ -162,7 +162,7 @@ def complaints(record: dict[str, Any]) -> Iterator[str]:
     if not record["smallest"] or record["source_digest"] != records.source_digest(name):
         yield "it is not the smallest form of today's code"
     if datetime.fromisoformat(record["date"]).utcoffset() is None or not 0 < record["seconds"] < 600:
-        yield f"it took {record['seconds']} s until {record['date']}"
+        yield f"it took {record['seconds']} s from {record['date']} on"
     if name == "gpu" and record["machine"]["gpu"] is None:
         if record["tables"] or "nothing was measured" not in " ".join(record["notes"]):
             yield "it does not say that there is no GPU"

@@ -23,6 +23,7 @@ HEADER = (
     "most memory in a step, MiB",
 )
 STEPS = ("step", "seconds, s", "of that start, s", "of that compiling, s", "most memory, MiB", "stages")
+OF_MODEL = ("reconviagen", "reconviagen.quality", "reconviagen.preview")
 VALUES = ("seconds", "startup-seconds", "compile-seconds", "peak-ram-mib")
 
 
@@ -68,7 +69,7 @@ def whole(steps: dict[str, Any], seconds: float) -> list[float]:
     stages = [stage for step in steps.values() for stage in step["stages"] if stage["stage"] != "weight_loading"]
     imports = sum(float(step["startup-seconds"]) for name, step in steps.items() if name != "reconviagen")
     beyond = seconds - sum(stage["seconds"] for stage in stages) + imports
-    of_steps = [float(steps[name]["seconds"]) for name in ("reconviagen", "quality", "preview")]
+    of_steps = [float(steps[name]["seconds"]) for name in OF_MODEL]
     return [seconds, *of_steps, beyond, max(int(step["peak-ram-mib"]) for step in steps.values())]
 
 
