@@ -49,8 +49,8 @@ T = TypeVar("T")
 
 @dataclass
 class Run:
-    """A run of one benchmark, and what it has found so far. chosen: the variables of the environment that changed its size; start:
-    what the code and the machine were when it began."""
+    """A run of one benchmark, and what it has found so far. chosen: the variables of the environment that changed its size;
+    start: what the code and the machine were when it began."""
 
     name: str
     smallest: bool = False
