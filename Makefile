@@ -36,7 +36,7 @@ lint: $(VENV)/test.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: $(VENV)/docs.stamp  ## write docs/reference from the code, and build docs/ as a site
+docs: $(VENV)/docs.stamp  ## write docs/reference from the code and docs/figures.md from its records, and build docs/ as a site
 	$(BIN)/python -m docs.tools.reference
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir $(OUT)/site
 	$(BIN)/python -m docs.tools.site $(OUT)/site

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from docs.tools import reference, site
+from docs.tools import figures, reference, site
+from tests.benchmarks import records
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -29,6 +30,39 @@ def names(paths: list[Path]) -> list[str]:
 def test_a_reference_is_what_the_code_says(name: str) -> None:
     committed = reference.FOLDER / name
     assert committed.read_text() == reference.pages()[name], "write it anew: python -m docs.tools.reference"
+
+
+def test_the_tables_of_figures_are_what_the_records_say() -> None:
+    text = figures.PAGE.read_text()
+    again = "write it anew: python -m docs.tools.reference"
+    assert figures.without_marks(text) == figures.without_marks(figures.written(text)), again
+
+
+def test_every_benchmark_has_its_figures_from_a_record_or_says_that_they_are_older() -> None:
+    blocks = dict(figures.BLOCK.findall(figures.PAGE.read_text()))
+    assert sorted(blocks) == sorted(records.BENCHMARKS)
+    assert {path.stem for path in records.KEPT.glob("*")} <= set(records.BENCHMARKS)
+    without = [name for name in blocks if not (records.KEPT / f"{name}.json").is_file()]
+    assert [name for name in without if not blocks[name].startswith(figures.WITHOUT)] == []
+
+
+def test_a_figure_older_than_the_code_it_measures_is_marked() -> None:
+    record = records.Run("quality").record()
+    assert figures.CHANGED not in figures.of_record(record)
+    assert figures.CHANGED in figures.of_record(record | {"source_digest": "0" * 64})
+
+
+def test_a_table_that_is_not_the_record_s_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "KEPT", tmp_path)
+    made = records.Run("quality")
+    made.table("16-bit", ("object", "PSNR, dB"), [["mug", 44.561], ["donut", float("nan")]])
+    made.save()
+    text = figures.written("Above.\n<!-- figures: quality -->\n| 40 dB |\n<!-- end -->\nBelow.\n")
+    assert [part in text for part in ("Above.\n", "| mug    | 44.56", "not measured", "Below.\n", "40 dB")] == [
+        True
+    ] * 4 + [False]
+    assert figures.written(text) == text
+    assert figures.written(text.replace("44.56", "45.56")) == text
 
 
 def without_code(text: str) -> str:

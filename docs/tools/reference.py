@@ -1,4 +1,5 @@
-"""Writes docs/reference/ from the code: `python -m docs.tools.reference`. tests/test_docs.py compares it with what is committed.
+"""Writes docs/reference/ from the code, and the tables of docs/figures.md from their records: `python -m docs.tools.reference`.
+tests/test_docs.py compares them with what is committed.
 
 Each page follows from one declaration: the commands of click, the OpenAPI description of the HTTP service, the chart's values
 with their comments and schema, the steps' dataclasses, and the tree of errors.
@@ -17,6 +18,7 @@ from typing import Any
 import click
 import yaml
 
+from docs.tools import figures
 from pipeline.cli.main import main as command_line
 from pipeline.gateway import app, errors
 from pipeline.gateway.dependencies import Options
@@ -371,6 +373,7 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     for name, text in pages().items():
         (FOLDER / name).write_text(text)
+    figures.main()
 
 
 if __name__ == "__main__":

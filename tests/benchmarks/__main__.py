@@ -1,43 +1,32 @@
-"""`python -m tests.benchmarks [NAME ...]`, names as in NAMES below; without any, all of them."""
+"""`python -m tests.benchmarks [--smallest] [NAME ...]`, names as in records.BENCHMARKS; without any, all of them.
+
+Each prints its tables and leaves a record of them (records.py). The smallest form proves in seconds that a benchmark runs; its
+figures say nothing."""
 
 from __future__ import annotations
 
+import argparse
 import importlib
-import os
-import platform
-import sys
 
 from steps.runtime.supervisor import limit_blas_threads
-
-NAMES = (
-    "quality",
-    "captures",
-    "inputs",
-    "registration",
-    "foreign",
-    "open3d",
-    "nvdiffrec",
-    "rasterizer",
-    "gpu",
-    "speed",
-    "damage",
-    "kill",
-    "cluster",
-    "gateway",
-    "faults",
-)
+from tests.benchmarks.records import BENCHMARKS, Run, machine
 
 
-def main(names: list[str]) -> None:
-    unknown = set(names) - set(NAMES)
-    if unknown:
-        raise SystemExit(f"There is no benchmark {', '.join(unknown)}; choose from {', '.join(NAMES)}.")
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks")
+    parser.add_argument("--smallest", action="store_true", help="one small object, few iterations")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
+    given = parser.parse_args()
+    if unknown := set(given.names) - set(BENCHMARKS):
+        parser.error(f"there is no benchmark {', '.join(sorted(unknown))}; choose from {', '.join(BENCHMARKS)}")
+    print(", ".join(f"{key} {value}" for key, value in machine().items()))
     limit_blas_threads()  # as the steps have it
-    for name in names or NAMES:
+    for name in given.names or BENCHMARKS:
         print(f"\n## {name}", flush=True)
-        importlib.import_module(f"tests.benchmarks.{name}_benchmark").main()
+        run = Run(name, given.smallest)
+        importlib.import_module(f"tests.benchmarks.{name}_benchmark").main(run)
+        print(f"\nrecord: {run.save()}", flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

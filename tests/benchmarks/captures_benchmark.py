@@ -1,19 +1,18 @@
 """Real captures, whose cameras nobody knows: is the rig found, and what are the meshes worth?
 
-`python -m tests.benchmarks captures` looks at the first COUNT seeds, whose depth is stored through each of the curves in turn, in
-8 or 16 bits, before backgrounds of several kinds. Of MESHES of them it fuses a mesh, and another one of the same capture with
-depth that is linear; of the first of each object it makes whole runs with both models, and draws them from between the views into
-out/benchmarks/captures/meshes.png."""
+`python -m tests.benchmarks captures` looks at the first SIXVIEW_CAPTURES seeds, whose depth is stored through each of the curves
+in turn, in 8 or 16 bits, before backgrounds of several kinds. Of SIXVIEW_MESHES of them it fuses a mesh, and another one of the
+same capture with depth that is linear; of the first SIXVIEW_WHOLE_RUNS, one of each object, it makes whole runs with both models,
+and draws them from between the views into out/benchmarks/captures/meshes.png."""
 
 from __future__ import annotations
 
 import functools
 import json
-import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,22 +33,28 @@ from steps.sample.render import GroundTruth
 from steps.sample.render import render as true_render
 from steps.validate.rig.messages import hypothesis_json
 from tests.benchmarks import objects
-from tests.benchmarks.common import table
+from tests.benchmarks.common import once, sixview
+from tests.benchmarks.records import Run
 from tests.benchmarks.true_objects import aligned, between
 from tests.benchmarks.true_objects import similarity as similarity  # for who looks for it here
 
 FOLDER = Path("out/benchmarks/captures")
-COUNT = int(os.environ.get("SIXVIEW_CAPTURES", "300"))
-MESHES = int(os.environ.get("SIXVIEW_MESHES", "80"))
-WHOLE = int(os.environ.get("SIXVIEW_WHOLE_RUNS", str(len(objects.NAMES))))
-MODELS = ("reconviagen", "nvdiffrec")
-BETWEEN = 12  # views from random directions that meshes are judged by
 # mean squared difference of colour, on the object and in any place of it, up to which two ways to dress it are the same: a little
 # more than the choice asks for (rig_choice.ALIKE), which sees noisy pictures
 SAME, SAME_EVERYWHERE = 0.012, 0.018
 FAR_OFF = 1.0  # percent of the diagonal: a mesh further from the true one is wrong
 ENOUGH = 64  # levels of depth from which a curve costs little
 UP = np.array([0.0, 1.0, 0.0])
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is captured and made of it. between: views from random directions that meshes are judged by."""
+
+    side: int = 512
+    names: tuple[str, ...] = objects.NAMES
+    models: tuple[str, ...] = ("reconviagen", "nvdiffrec")
+    between: int = 12
 
 
 @dataclass(frozen=True)
@@ -81,60 +86,71 @@ class Verdict:
         return not self.refused and not self.warnings and (wrong or self.chamfer > FAR_OFF)
 
 
-def main() -> None:
+def main(run: Run) -> None:
+    kind = run.size(Kind(), Kind(256, ("mug",), ("reconviagen",), 2))
+    count = int(run.variable("SIXVIEW_CAPTURES", run.size(300, 1)))
+    meshes = int(run.variable("SIXVIEW_MESHES", run.size(80, 1)))
+    whole = int(run.variable("SIXVIEW_WHOLE_RUNS", run.size(len(kind.names), 1)))
     verdicts = []
-    for seed in range(COUNT):
-        verdict = judge_capture(seed)
-        verdicts.append(meshed(verdict) if seed * MESHES // COUNT < (seed + 1) * MESHES // COUNT else verdict)
-        print(described(verdicts[-1]), flush=True)
-    print_verdicts(verdicts)
-    if WHOLE:
-        print_whole_runs()
-
-
-def print_whole_runs() -> None:
-    rows = [[whole_run(seed, model) for model in MODELS] for seed in range(WHOLE)]
-    for model, runs in zip(MODELS, zip(*rows, strict=True), strict=True):
-        print_means(model, list(runs))
-    draw(rows)
+    for seed in range(count):
+        verdict = judge_capture(seed, kind)
+        chosen = seed * meshes // count < (seed + 1) * meshes // count
+        verdicts.append(meshed(verdict, kind) if chosen else verdict)
+        print(described(verdicts[-1], kind), flush=True)
+    report(run, verdicts)
+    if whole:
+        rows = [[whole_run(seed, model, kind) for model in kind.models] for seed in range(whole)]
+        for model, runs in zip(kind.models, zip(*rows, strict=True), strict=True):
+            run.table(f"Whole runs, {model}", WHOLE, of_model(list(runs), kind))
+        draw(rows, kind)
 
 
 # -- rigs ---------------------------------------------------------------------------------------------------------------
 
 
-def described(v: Verdict) -> str:
+def described(v: Verdict, kind: Kind) -> str:
     word = "refused" if v.refused else "right" if v.right else "warned" if v.warned else "WRONG"
     mesh = f", Chamfer {v.chamfer:.2f} % ({v.plain:.2f} % linear)" if np.isfinite(v.chamfer) else ""
     return (
-        f"{v.seed} {name_of(v.seed)} {v.curve}: {word}, field of view {v.off:+.2f} degrees{mesh}, {v.warnings} warnings, "
-        f"{v.seconds:.1f} s"
+        f"{v.seed} {name_of(v.seed, kind.names)} {v.curve}: {word}, field of view {v.off:+.2f} degrees{mesh}, "
+        f"{v.warnings} warnings, {v.seconds:.1f} s"
     )
 
 
-def print_verdicts(verdicts: list[Verdict]) -> None:
+CURVES = (
+    "curve",
+    "captures",
+    "right",
+    "refused",
+    "field of view off, degrees",
+    "Chamfer-L1, %",
+    "with linear depth, %",
+    "worst ratio",
+)
+
+
+def report(run: Run, verdicts: list[Verdict]) -> None:
+    """A table by curve, and what is to be said of all captures together."""
+    run.table("", CURVES, _by_curve(verdicts))
     found = [v for v in verdicts if not v.refused]
     good = [v for v in found if v.right and not v.chamfer > FAR_OFF]
     warned = [v.seed for v in found if v.warned and not v.right]
     far = [v.seed for v in found if abs(v.off) > 3]
     missed = [v.seed for v in found if abs(v.off) > 3 and abs(v.off) > 2 * v.std_error]
-    print(
+    run.note(
         f"{len(verdicts)} captures: {sum(v.right for v in found)} right, refused: {[v.seed for v in verdicts if v.refused]}, "
-        f"silently wrong: {[v.seed for v in verdicts if v.silent]}"
+        f"silently wrong: {[v.seed for v in verdicts if v.silent]}, wrong in a detail with a warning: {warned}."
     )
-    print(f"wrong in a detail, and said so: {warned}")
-    print(f"warnings on good ones: {[v.seed for v in good if v.warnings]} of {len(good)}")
-    print(
-        f"field of view off by {np.mean([abs(v.off) for v in found]):.2f} degrees in the mean, by more than 3 in: {far}, of "
-        f"which by more than twice the error that the report names: {missed}"
+    run.note(f"Warnings on good ones: {[v.seed for v in good if v.warnings]} of {len(good)}.")
+    off = np.mean([abs(v.off) for v in found]) if found else np.nan
+    run.note(
+        f"Field of view off by {off:.2f} degrees in the mean, by more than 3 in {far}, of which by more than twice the error "
+        f"that the report names: {missed}."
     )
     plain = [v for v in found if v.curve in ("linear", "inverse")]
-    print(f"depth encoding as it was in {sum(v.coded for v in plain)} of {len(plain)} without another curve")
+    run.note(f"Depth encoding as it was in {sum(v.coded for v in plain)} of {len(plain)} without another curve.")
     seconds = sorted(v.seconds for v in verdicts)
-    print(f"the whole step validate: median {seconds[len(seconds) // 2]:.1f} s, slowest {seconds[-1]:.1f} s")
-    table(
-        ["curve", "captures", "right", "refused", "field of view off", "Chamfer %", "linear", "worst ratio"],
-        _by_curve(verdicts),
-    )
+    run.note(f"The whole step validate: median {seconds[len(seconds) // 2]:.1f} s, slowest {seconds[-1]:.1f} s.")
 
 
 def _by_curve(verdicts: list[Verdict]) -> list[list[object]]:
@@ -153,7 +169,7 @@ def _by_curve(verdicts: list[Verdict]) -> list[list[object]]:
     return rows
 
 
-def name_of(seed: int, names: tuple[str, ...] = objects.NAMES) -> str:
+def name_of(seed: int, names: tuple[str, ...]) -> str:
     return names[seed % len(names)]
 
 
@@ -162,27 +178,28 @@ def truth_of(name: str) -> GroundTruth:
     return sample.truth_of(objects.source(name))
 
 
-def curve_of(seed: int, names: tuple[str, ...] = objects.NAMES) -> str:
+def curve_of(seed: int, names: tuple[str, ...]) -> str:
     """One after another, and with every round of objects one later, so that each object has each of them."""
     return capture_depth.CURVES[(seed + seed // len(names)) % len(capture_depth.CURVES)]
 
 
-def capture(seed: int, size: int = 512, names: tuple[str, ...] = objects.NAMES, curve: str = "") -> Path:
+def capture(seed: int, kind: Kind, curve: str = "") -> Path:
     """The set of a seed, with the depth's curve (none: as the sample has it); made once."""
-    name = name_of(seed, names)
-    folder = FOLDER / f"{seed}_{name}_{size}{curve and '_'}{curve}"
-    if not (folder / "sample.json").exists():
+    name = name_of(seed, kind.names)
+
+    def make(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        parameters = Sample(out=folder, outputs=folder, object=name, capture="real", seed=seed, size=size)
+        parameters = Sample(out=folder, outputs=folder, object=name, capture="real", seed=seed, size=kind.side)
         taken = realistic.varied_capture(seed, curve) if curve else realistic.random_capture(seed)
         sample.write_settings(truth_of(name), taken, parameters, folder)
-    return folder
+
+    return once(FOLDER / f"{seed}_{name}_{kind.side}{curve and '_'}{curve}", make)
 
 
-def judge_capture(seed: int, size: int = 512, names: tuple[str, ...] = objects.NAMES, curve: str = "") -> Verdict:
+def judge_capture(seed: int, kind: Kind, curve: str = "") -> Verdict:
     """What validate makes of a capture. curve: "" for the one whose turn it is."""
-    curve = curve or curve_of(seed, names)
-    folder = capture(seed, size, names, curve)
+    curve = curve or curve_of(seed, kind.names)
+    folder = capture(seed, kind, curve)
     out = folder.with_suffix(".scene")
     began = time.perf_counter()
     code = _step("validate", "--input", folder, "--out", out, "--outputs", out.with_suffix(".outputs"))
@@ -191,7 +208,7 @@ def judge_capture(seed: int, size: int = 512, names: tuple[str, ...] = objects.N
     if code in (10, 11):
         return Verdict(seed, False, True, 0.0, False, seconds, curve=curve, levels=truth["levels"])
     assert code == 0, (out.with_suffix(".outputs") / "message").read_text()
-    found = compared(seed, name_of(seed, names), json.loads((out / "rig.json").read_text()), truth, seconds)
+    found = compared(seed, name_of(seed, kind.names), json.loads((out / "rig.json").read_text()), truth, seconds)
     notes = json.loads((out / "scene.json").read_text())["notes"]
     return replace(found, curve=curve, levels=truth["levels"], warnings=sum(n.startswith("WARNING") for n in notes))
 
@@ -203,20 +220,20 @@ def _step(name: str, *words: object) -> int:
     ).returncode
 
 
-def meshed(v: Verdict) -> Verdict:
+def meshed(v: Verdict, kind: Kind) -> Verdict:
     """With the Chamfer of the fused mesh, and of the one that the same capture gives where its depth is linear."""
     if v.refused:
         return v
     if v.curve == "linear":
-        own = _chamfer(v.seed, v.curve)
+        own = _chamfer(v.seed, v.curve, kind)
         return replace(v, chamfer=own, plain=own)
-    plain = float("nan") if judge_capture(v.seed, curve="linear").refused else _chamfer(v.seed, "linear")
-    return replace(v, chamfer=_chamfer(v.seed, v.curve), plain=plain)
+    plain = float("nan") if judge_capture(v.seed, kind, "linear").refused else _chamfer(v.seed, "linear", kind)
+    return replace(v, chamfer=_chamfer(v.seed, v.curve, kind), plain=plain)
 
 
-def _chamfer(seed: int, curve: str) -> float:
+def _chamfer(seed: int, curve: str, kind: Kind) -> float:
     """Percent of the true diagonal, of the mesh fused from the scene that `judge_capture` left."""
-    folder = capture(seed, curve=curve)
+    folder = capture(seed, kind, curve)
     scene, out = folder.with_suffix(".scene"), folder.with_suffix(".mesh")
     code = _step(
         "reconviagen", "--scene", scene, "--out", out, "--outputs", out.with_suffix(".outputs"), "--engine", "fusion"
@@ -225,7 +242,7 @@ def _chamfer(seed: int, curve: str) -> float:
         return float("nan")
     mesh = mesh_files.load(out)
     behind = json.loads((folder / "ground_truth" / "capture.json").read_text())["front_is"] == "object"
-    return 100 * aligned(mesh.vertices, mesh.faces, truth_of(name_of(seed)), behind)[1]
+    return 100 * aligned(mesh.vertices, mesh.faces, truth_of(name_of(seed, kind.names)), behind)[1]
 
 
 def compared(seed: int, name: str, found: dict[str, Any], truth: dict[str, Any], seconds: float) -> Verdict:
@@ -288,61 +305,77 @@ class Whole:
         )
 
 
-def whole_run(seed: int, model: str) -> Whole:
-    words = ["run", capture(seed), "--out", run_folder(seed, model), "--model", model, "--restart", "--json"]
-    done = subprocess.run(
-        [sys.executable, "-m", "pipeline.cli.main", *map(str, words)], capture_output=True, text=True, check=False
-    )
-    result = measured(seed, model, json.loads(done.stdout))
-    print(f"capture {seed} ({name_of(seed)}), {model}: {result}", flush=True)
+WHOLE = (
+    "capture",
+    "ended",
+    "PSNR, dB",
+    "SSIM",
+    "object, dB",
+    "Chamfer-L1, %",
+    "between, dB",
+    "whole run, s",
+)
+
+
+def whole_run(seed: int, model: str, kind: Kind) -> Whole:
+    folder, taken = run_folder(seed, model, kind), capture(seed, kind)
+    done = sixview("run", taken, "--out", folder, "--model", model, "--restart", "--json")
+    behind = json.loads((taken / "ground_truth" / "capture.json").read_text())["front_is"] == "object"
+    result = measured(Whole(seed, ""), folder / model, json.loads(done.stdout), behind, kind)
+    print(f"capture {seed} ({name_of(seed, kind.names)}), {model}: {result}", flush=True)
     return result
 
 
-def run_folder(seed: int, model: str) -> Path:
-    return FOLDER / f"{seed}_{name_of(seed)}.{model}"
+def run_folder(seed: int, model: str, kind: Kind) -> Path:
+    return FOLDER / f"{seed}_{name_of(seed, kind.names)}_{kind.side}.{model}"
 
 
-def measured(seed: int, model: str, summary: dict[str, Any]) -> Whole:
+def measured(run: Whole, folder: Path, summary: dict[str, Any], behind: bool, kind: Kind) -> Whole:
+    """A run with what its mesh in `folder` is worth. behind: whether its front is the object's back."""
     code = summary["error"]["code"] if summary["error"] else ""
-    quality_file = run_folder(seed, model) / model / "quality.json"
-    if not quality_file.is_file():
-        return Whole(seed, code)
-    quality = json.loads(quality_file.read_text())
-    mesh = mesh_files.load(run_folder(seed, model) / model)
-    truth = truth_of(name_of(seed))
-    behind = json.loads((capture(seed) / "ground_truth" / "capture.json").read_text())["front_is"] == "object"
+    if not (folder / "quality.json").is_file():
+        return replace(run, code=code)
+    quality = json.loads((folder / "quality.json").read_text())
+    mesh, truth = mesh_files.load(folder), truth_of(name_of(run.seed, kind.names))
     placed, chamfer = aligned(mesh.vertices, mesh.faces, truth, behind)
-    seen = float(np.mean([between(placed, mesh, truth, c) for c in sample.random_cameras(BETWEEN, 384, 3)]))
+    seen = float(np.mean([between(placed, mesh, truth, c) for c in sample.random_cameras(kind.between, 384, 3)]))
     scores = quality["psnr"], quality["ssim"], quality["object"]["psnr"]
-    return Whole(seed, code, *scores, 100 * chamfer, seen, summary["seconds"])
+    return Whole(run.seed, code, *scores, 100 * chamfer, seen, summary["seconds"])
 
 
-def print_means(model: str, runs: list[Whole]) -> None:
-    made = [r for r in runs if np.isfinite(r.psnr)]
-    mean = Whole(-1, "", *(float(np.mean([getattr(r, key) for r in made])) for key in list(Whole.__annotations__)[2:]))
-    print(
-        f"mean of {len(made)} of {len(runs)}, {model}: {mean}; slowest {max(r.seconds for r in made):.0f} s", flush=True
-    )
+def of_model(runs: list[Whole], kind: Kind) -> list[list[object]]:
+    """A row for each run of a model, and one of the means of those that made a mesh."""
+    cells = [list(astuple(run)[2:]) for run in runs]
+    made = [row for row in cells if np.isfinite(row[0])]
+    means = np.mean(made, axis=0).tolist() if made else [np.nan] * len(cells[0])
+    names = [name_of(run.seed, kind.names) for run in runs]
+    rows: list[list[object]] = [
+        [n, run.code or "completed", *row] for n, run, row in zip(names, runs, cells, strict=True)
+    ]
+    return [*rows, ["mean", f"{len(made)} of {len(runs)}", *means]]
 
 
 # -- pictures -----------------------------------------------------------------------------------------------------------
 
 
-def draw(rows: list[list[Whole]]) -> None:
+def draw(rows: list[list[Whole]], kind: Kind) -> None:
     """A row for each capture: its front view, and each model's mesh from two directions between the views."""
-    strips = [np.hstack([_input(runs[0].seed), *(_seen(runs[0].seed, model) for model in MODELS)]) for runs in rows]
+    seeds = [runs[0].seed for runs in rows]
+    strips = [
+        np.hstack([_input(capture(s, kind)), *(_seen(run_folder(s, m, kind) / m) for m in kind.models)]) for s in seeds
+    ]
     Image.fromarray(np.vstack(strips)).save(FOLDER / "meshes.png")
 
 
-def _input(seed: int, side: int = 256) -> Array:
-    picture = Image.open(capture(seed) / "multi_views" / "front.png").convert("RGB")
+def _input(taken: Path, side: int = 256) -> Array:
+    picture = Image.open(taken / "multi_views" / "front.png").convert("RGB")
     return np.asarray(picture.resize((side, side)))
 
 
-def _seen(seed: int, model: str, side: int = 256) -> Array:
-    if not (run_folder(seed, model) / model / "mesh.obj").is_file():
+def _seen(folder: Path, side: int = 256) -> Array:
+    if not (folder / "mesh.obj").is_file():
         return np.full((side, 2 * side, 3), 255, np.uint8)
-    mesh = mesh_files.load(run_folder(seed, model) / model)
+    mesh = mesh_files.load(folder)
     middle = (mesh.vertices.min(axis=0) + mesh.vertices.max(axis=0)) / 2
     centred = replace(mesh, vertices=mesh.vertices - middle)
     radius = float(np.linalg.norm(centred.vertices, axis=1).max())

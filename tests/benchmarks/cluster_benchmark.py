@@ -11,29 +11,34 @@ from typing import Any
 from pipeline.clients import s3
 from pipeline.jobs.nodes import outputs, step_nodes
 from tests.benchmarks.common import sample
+from tests.benchmarks.records import Run
 from tests.cluster import client, images
 from tests.cluster.client import BUCKET, SMALL, finished, moment, submit
 from tests.cluster.node import kubectl, wait_for
 from tests.cluster.places import NAMESPACE
 
-CHAIN = 5
 FULL = 2048
+HEADER = ("step", "pod, s", "step, s", "start, s", "most memory, MiB", "from S3, KiB", "to S3, KiB")
 
 
-def main() -> None:
+def main(run: Run) -> None:
     client.connect_to_store()
-    hops()
+    count = run.size(5, 2)
+    header = ("steps", "wall, s", "their pods, s", "a step, s", "between two pods, s")
+    run.table("A chain of empty steps", header, [hops(count)])
     put(sample("mug", 128), "inputs/benchmark-128")
-    small = finished(submit("sixview", "s3://sixview/inputs/benchmark-128", model="both"))
-    print(f"\nboth models, 128 px: {wall(small):.0f} s")
-    table(small)
-    full_size()
+    models = run.size("both", "reconviagen")
+    small = finished(submit("sixview", "s3://sixview/inputs/benchmark-128", model=models))
+    assert small["status"]["phase"] == "Succeeded", small["status"]
+    run.table(f"128 px, model {models}, in {wall(small):.0f} s", HEADER, rows_of(small))
+    if not run.smallest:
+        full_size(run)
 
 
-def hops() -> None:
-    """A chain of steps that do nothing."""
+def hops(count: int) -> list[float]:
+    """A chain of so many steps that do nothing: seconds of all, of their pods, of a step, and between two pods."""
     name = f"{NAMESPACE}-chain"
-    tasks = [{"name": f"t{i}", "template": "nothing", "depends": f"t{i - 1}" if i else ""} for i in range(CHAIN)]
+    tasks = [{"name": f"t{i}", "template": "nothing", "depends": f"t{i - 1}" if i else ""} for i in range(count)]
     container = {
         "image": f"{images.REGISTRY}/slim:{images.TAG}",
         "imagePullPolicy": "Never",
@@ -55,8 +60,7 @@ def hops() -> None:
     assert found["status"]["phase"] == "Succeeded", found["status"]
     wait_for(lambda: all("terminated" in client.main_state(pod) for pod in client.pods_of(name)), 30, "the pods to end")
     lives = sum(life(pod) for pod in client.pods_of(name))
-    print(f"a chain of {CHAIN} empty steps: {wall(found):.1f} s, of which their pods lived {lives:.1f} s")
-    print(f"per step: {wall(found) / CHAIN:.1f} s; between two pods: {(wall(found) - lives) / CHAIN:.1f} s")
+    return [count, wall(found), lives, wall(found) / count, (wall(found) - lives) / count]
 
 
 def life(pod: dict[str, Any]) -> float:
@@ -70,18 +74,16 @@ def wall(found: dict[str, Any]) -> float:
     return (moment(status["finishedAt"]) - moment(status["startedAt"])).total_seconds()
 
 
-def table(found: dict[str, Any]) -> None:
+def rows_of(found: dict[str, Any]) -> list[list[object]]:
     """Per step: its pod's and its own seconds, memory, and what it got from the store and put there."""
-    print(f"{'step':22} {'pod s':>6} {'own s':>6} {'start s':>7} {'RAM MiB':>7} {'in KiB':>8} {'out KiB':>8}")
+    rows: list[list[object]] = []
     for node in step_nodes(found):
         values, seconds = outputs(node), (moment(node["finishedAt"]) - moment(node["startedAt"])).total_seconds()
         got = carried(node["inputs"].get("artifacts", []), moment(node["startedAt"]))
         put = carried(node["outputs"].get("artifacts", []), moment(node["finishedAt"]))
-        print(
-            f"{node['templateName']:22} {seconds:6.0f} {float(values['seconds']):6.1f} {float(values['startup-seconds']):7.2f} "
-            f"{values['peak-ram-mib']:>7} {got / 1024:8.0f} {put / 1024:8.0f}",
-            flush=True,
-        )
+        own = float(values["seconds"]), float(values["startup-seconds"]), int(values["peak-ram-mib"])
+        rows.append([node["templateName"], seconds, *own, got / 1024, put / 1024])
+    return rows
 
 
 def carried(artifacts: list[dict[str, Any]], when: datetime) -> int:
@@ -95,14 +97,14 @@ def carried(artifacts: list[dict[str, Any]], when: datetime) -> int:
     return total
 
 
-def full_size() -> None:
+def full_size(run: Run) -> None:
     """Six views of 2048 pixels, default settings but for the memory that this node can give."""
     put(sample("mug", FULL), f"inputs/benchmark-{FULL}")
     default = {"grid": 256, "faces": 20000, "iterations": 40}
     assert set(default) == set(SMALL)
     found = finished(submit("sixview-full", f"s3://sixview/inputs/benchmark-{FULL}", model="both", **default), 2400)
-    print(f"\nboth models, {FULL} px, default settings: {found['status']['phase']} in {wall(found):.0f} s")
-    table(found)
+    assert found["status"]["phase"] == "Succeeded", found["status"]
+    run.table(f"{FULL} px, both models, default settings, in {wall(found):.0f} s", HEADER, rows_of(found))
     report = Path(tempfile.mkdtemp()) / "report.html"
     report.write_bytes(client.read_key(found["metadata"]["name"], "report.html"))
     print(f"its report: {report}")

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,47 +28,44 @@ from pipeline.incluster import exit_handler, markers
 from pipeline.jobs import failure, records
 from pipeline.jobs import status as job_status
 from tests.benchmarks import servers
+from tests.benchmarks.records import Run
 from tests.cluster import client
 from tests.cluster.node import kubectl, wait_for
 from tests.cluster.places import NAMESPACE
 from tests.cluster.web import free_port
 
-WORKFLOWS, DROPS = (int(os.environ.get(name) or default) for name, default in (("WORKFLOWS", 5000), ("DROPS", 20000)))
 HEADERS = {"Authorization": f"Bearer {servers.TOKEN}"}
 QUEUED = 50
 REQUESTS, CHANGED = 200, 40
-Row = list[object]
+Row = list[object]  # what is measured, how much, its unit, and how much it may be
 
 
-def main() -> None:
-    real = finished_workflow()
+def main(run: Run) -> None:
+    real = finished_workflow(run.size("both", "reconviagen"))
+    jobs, drops = (int(run.variable(n, run.size(*s))) for n, s in (("WORKFLOWS", (5000, 20)), ("DROPS", (20000, 20))))
     with tempfile.TemporaryDirectory() as name, servers.api_server(Path(name)) as config:
-        fill(config, real)
-        show(["what", "measured", "may have"])
-        show(["---"] * 3)
-        for row in (*gateway(config), *command(config)):
-            show(row)
+        size = fill(config, real, jobs)
+        rows = [*gateway(config, jobs), *command(config)]
     with (
         tempfile.TemporaryDirectory() as name,
         servers.api_server(Path(name)) as config,  # the other one had 12 GB by now
         servers.store(Path(name)) as environment,
     ):
-        fill_drops()
-        show(intake(config, environment))
-
-
-def show(row: Sequence[object]) -> None:
-    print(f"| {' | '.join(map(str, row))} |", flush=True)
+        copy_template(config)
+        fill_drops(drops)
+        rows += intake(config, environment)
+    title = f"{jobs} jobs of {size / 1000:.0f} kB and {QUEUED} in the queue, {drops} drops"
+    run.table(title, ("what", "measured", "unit", "may be"), rows)
 
 
 # -- workflows ----------------------------------------------------------------------------------------------------------
 
 
-def finished_workflow() -> dict[str, Any]:
+def finished_workflow(models: str) -> dict[str, Any]:
     """The largest finished job of the test cluster; one is made where there is none."""
     listed = json.loads(kubectl("-n", NAMESPACE, "get", "workflows", "-l", FINISHED, "-o", "json").stdout)["items"]
     if not listed:
-        name = client.submit(model="both")
+        name = client.submit(model=models)
         listed = [client.finished(name, 1500)]
     return dict(max(listed, key=lambda found: len(json.dumps(found))))
 
@@ -98,16 +95,16 @@ def queued(real: dict[str, Any], number: int) -> dict[str, Any]:
     return found
 
 
-def fill(config: Path, real: dict[str, Any]) -> None:
-    """Copies of a job that has ended, and some that wait."""
+def fill(config: Path, real: dict[str, Any], count: int) -> int:
+    """Copies of a job that has ended, and some that wait. Returns the bytes of one."""
     pattern = json.dumps(record_of(real, "sixview-PLACE000"), separators=(",", ":"))
-    print(f"{WORKFLOWS} workflows of {len(pattern) / 1000:.0f} kB", flush=True)
-    names = [f"a{i:07d}" for i in range(WORKFLOWS)]
+    names = [f"a{i:07d}" for i in range(count)]
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda part: _fill(config, pattern, part), (names[i::4] for i in range(4))))
     line = connection(config)
     for i in range(QUEUED):
         send(line, json.dumps(queued(real, i)))
+    return len(pattern)
 
 
 def _fill(config: Path, pattern: str, names: list[str]) -> None:
@@ -147,20 +144,20 @@ def serving(config: Path) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Clien
         process.wait(timeout=60)
 
 
-def gateway(config: Path) -> Iterator[Row]:
+def gateway(config: Path, jobs: int) -> Iterator[Row]:
     began = time.monotonic()
     with serving(config) as (process, session):
         wait_for(lambda: _lists(session), 600, "the gateway to start", 0.1)
-        yield ["gateway: start until GET /jobs answers", f"{time.monotonic() - began:.1f} s", "30 s"]
-        yield ["its memory at its most", f"{peak(process.pid):.0f} MiB", "200 MiB"]
-        yield [f"GET /jobs, p95 of {REQUESTS}", f"{p95(waits(session, '/jobs')):.0f} ms", "150 ms"]
-        yield ["GET /jobs?limit=1000, p95 of 20", f"{p95(waits(session, '/jobs?limit=1000', 20)):.0f} ms", ""]
-        yield ["GET /jobs/<queued>, with its place, p95", f"{p95(waits(session, '/jobs/queue049')):.0f} ms", ""]
+        yield ["the gateway's start, until GET /jobs answers", time.monotonic() - began, "s", 30]
+        yield ["its memory at its most", peak(process.pid), "MiB", 200]
+        yield [f"GET /jobs, p95 of {REQUESTS}", p95(waits(session, "/jobs")), "ms", 150]
+        yield ["GET /jobs?limit=1000, p95 of 20", p95(waits(session, "/jobs?limit=1000", 20)), "ms", ""]
+        yield ["GET /jobs/{queued}, with its place, p95", p95(waits(session, "/jobs/queue049")), "ms", ""]
         session.get("/health")  # as the probes ask: it looks at the nodes too
-        disturb(config)
+        changed = disturb(config, min(CHANGED, jobs))
         time.sleep(5)
-        yield [f"GET /jobs after {CHANGED} changes, p95", f"{p95(waits(session, '/jobs')):.0f} ms", "150 ms"]
-        yield ["its memory at its most", f"{peak(process.pid):.0f} MiB", "200 MiB"]
+        yield [f"GET /jobs after {changed} changes, p95", p95(waits(session, "/jobs")), "ms", 150]
+        yield ["the gateway's memory at its most since", peak(process.pid), "MiB", 200]
 
 
 def _lists(session: httpx.Client) -> bool:
@@ -169,11 +166,12 @@ def _lists(session: httpx.Client) -> bool:
     return False
 
 
-def disturb(config: Path) -> None:
-    """A change of many workflows within seconds, each an event of the watch with the whole of it."""
-    for i in range(min(CHANGED, WORKFLOWS)):
+def disturb(config: Path, count: int) -> int:
+    """A change of so many workflows within seconds, each an event of the watch with the whole of it."""
+    for i in range(count):
         change = json.dumps({"metadata": {"annotations": {"changed": str(time.time())}}})
         servers.kubectl(config, "-n", NAMESPACE, "patch", "workflow", f"sixview-a{i:07d}", "--type=merge", "-p", change)
+    return count
 
 
 def waits(session: httpx.Client, path: str, count: int = REQUESTS) -> list[float]:
@@ -212,17 +210,26 @@ def measured(words: list[str], **environment: str) -> tuple[float, float]:
 def command(config: Path) -> Iterator[Row]:
     for words in (["list"], ["status", "queue049"]):
         seconds, memory = measured(["-m", "pipeline.cli.main", *words, "-n", NAMESPACE], KUBECONFIG=str(config))
-        yield [f"sixview {' '.join(words)}", f"{seconds:.1f} s, {memory:.0f} MiB", ""]
+        yield [f"sixview {' '.join(words)}", seconds, "s", ""]
+        yield ["its memory at its most", memory, "MiB", ""]
 
 
 # -- the intake ---------------------------------------------------------------------------------------------------------
 
 
-def fill_drops() -> None:
+def copy_template(config: Path) -> None:
+    """The intake looks whether there is the template of its jobs: that of the test cluster."""
+    found = json.loads(kubectl("-n", NAMESPACE, "get", "workflowtemplate", "sixview", "-o", "json").stdout)
+    found["metadata"] = {"name": found["metadata"]["name"]}
+    path = config.with_name("template.json")
+    path.write_text(json.dumps(found))
+    servers.kubectl(config, "-n", NAMESPACE, "create", "-f", str(path))
+
+
+def fill_drops(count: int) -> None:
     """Drops that ended long ago: a marker, its job's record, and a mark."""
-    print(f"{DROPS} drops", flush=True)
     with ThreadPoolExecutor(16) as pool:
-        list(pool.map(_drop, range(DROPS)))
+        list(pool.map(_drop, range(count)))
 
 
 def _drop(number: int) -> None:
@@ -234,12 +241,8 @@ def _drop(number: int) -> None:
     s3.write_json(f"{s3.DROPS}{name}/_DONE.json", {"job_id": drop.job, "status": "completed"})
 
 
-def intake(config: Path, environment: dict[str, str]) -> Row:
+def intake(config: Path, environment: dict[str, str]) -> list[Row]:
     seconds, memory = measured(
         ["-m", "pipeline.incluster.intake", NAMESPACE, "sixview"], KUBECONFIG=str(config), **environment
     )
-    return [f"intake, {DROPS} drops", f"{seconds:.1f} s, {memory:.0f} MiB", "128 MiB"]
-
-
-if __name__ == "__main__":
-    main()
+    return [["the intake, over all drops", seconds, "s", ""], ["its memory at its most", memory, "MiB", 128]]

@@ -9,20 +9,24 @@ from typing import Any
 import numpy as np
 
 from steps.geometry.image_ops import psnr
-from tests.benchmarks.common import NAMES, WORK, job, over_white, sample, table
+from tests.benchmarks.common import NAMES, job_of, over_white, sample
+from tests.benchmarks.records import Run
 from tests.foreign import mitsuba_pictures
 
-
-def main() -> None:
-    rows = [measured(name) for name in NAMES]
-    worst = max(abs(float(row[3])) for row in rows)
-    table(["object", "our rasterizer, dB", "Mitsuba 3, dB", "difference, dB"], [*rows, ["largest", "", "", worst]])
+HEADER = ("object", "our rasterizer, dB", "Mitsuba 3, dB", "difference, dB")
 
 
-def measured(name: str) -> list[Any]:
-    source, out = sample(name), WORK / f"quality_{name}_16"
-    if not (out / "result.zip").exists():
-        job(source, out)
+def main(run: Run) -> None:
+    names, size = run.size(NAMES, NAMES[:1]), run.size(512, 128)
+    rows = [measured(name, size) for name in names]
+    means = np.array([row[1:] for row in rows], float).mean(axis=0).tolist()
+    largest = max((float(row[3]) for row in rows), key=abs)
+    run.table("", HEADER, [*rows, ["mean", *means], ["largest", "", "", largest]])
+
+
+def measured(name: str, size: int) -> list[Any]:
+    source = sample(name, size)
+    out = job_of(source)
     ours = json.loads((out / "reconviagen" / "quality.json").read_text())["psnr"]
     theirs = foreign_psnr(out, source)
     return [name, ours, theirs, theirs - ours]

@@ -21,12 +21,12 @@ from urllib.parse import urlsplit
 import httpx
 
 from pipeline.clients import s3
+from tests.benchmarks.records import Run
 from tests.cluster import client, web
 from tests.cluster.node import kubectl
 from tests.cluster.places import NAMESPACE
 from tests.cluster.web import png
 
-UPLOADS, MEGABYTES, RATE = 100, 2.0, 50
 TEMPLATE = "sixview-idle"
 BOUNDARY = b"----------------sixview"
 CHUNK = 1 << 16
@@ -44,19 +44,19 @@ class Measured:
     waits: list[float] = field(default_factory=list)
 
 
-def main() -> None:
-    measured = measure(UPLOADS, MEGABYTES, RATE)
-    total = UPLOADS * 12 * MEGABYTES
-    print(
-        f"{UPLOADS} uploads of 12 x {MEGABYTES} MB at once: {measured.seconds:.1f} s, {total / measured.seconds:.0f} MB/s"
-    )
-    print(f"accepted {len(measured.jobs)}, refused {len(measured.refused)}, lost {len(measured.lost)}")
-    print(f"the gateway's memory grew by {measured.growth:.1f} MiB")
-    waits = sorted(measured.waits)
-    print(
-        f"GET /jobs/<id>, {len(waits)} at {RATE} a second meanwhile: median {1000 * waits[len(waits) // 2]:.1f} ms, "
-        f"p95 {1000 * waits[int(0.95 * len(waits))]:.1f} ms, slowest {1000 * waits[-1]:.1f} ms"
-    )
+def main(run: Run) -> None:
+    uploads, megabytes, rate = run.size((100, 2.0, 50), (12, 0.2, 20))
+    measured = measure(uploads, megabytes, rate)
+    total, outcome = uploads * 12 * megabytes, (measured.jobs, measured.refused, measured.lost)
+    row = [*map(len, outcome), measured.seconds, total / measured.seconds, measured.growth]
+    run.table(f"{uploads} uploads of 12 x {megabytes:g} MB at once", UPLOADS, [row])
+    waits = sorted(1000 * seconds for seconds in measured.waits)
+    middle = waits[len(waits) // 2], waits[int(0.95 * len(waits))], waits[-1]
+    run.table(f"GET /jobs/{{id}} meanwhile, {rate} times a second", ASKED, [[len(waits), *middle]])
+
+
+UPLOADS = ("accepted", "refused", "lost", "together, s", "speed, MB/s", "the gateway's memory grew by, MiB")
+ASKED = ("questions", "median, ms", "p95, ms", "slowest, ms")
 
 
 def measure(uploads: int, megabytes: float, rate: float) -> Measured:

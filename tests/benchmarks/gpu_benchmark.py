@@ -19,74 +19,69 @@ from steps.nvdiffrec.ladder import SAMPLES, MemoryLevel
 from steps.nvdiffrec.second_pass import SecondPass
 from steps.nvdiffrec.targets import targets
 from steps.runtime.attempts import Attempts
-from steps.runtime.files import write_json
-from tests.benchmarks.common import WORK, job, sample, table
+from tests.benchmarks.common import WORK, job_of, sample
+from tests.benchmarks.records import Run
 
-ITERATIONS = 20
 TOLERANCE = 0.02  # between the losses of CPU and GPU: sums come in another order
 
 
-def main() -> None:
-    """Prints tables; without a GPU says so."""
+def main(run: Run) -> None:
+    """Three tables; without a GPU a sentence that says so."""
     if not torch.cuda.is_available():
-        print("torch finds no CUDA device: nothing was measured.")
+        run.note("torch finds no CUDA device: nothing was measured.")
         return
-    print(torch.cuda.get_device_name())
-    table(
-        ["px", "batch", "iterations/s", "peak MiB", "predicted MiB"],
-        [_speed(s, b) for s in (512, 1024) for b in (6, 3, 1)],
-    )
-    _same_losses()
-    _out_of_memory()
+    iterations, sides = run.size(20, 2), run.size((512, 1024), (128,))
+    speeds = [_speed(side, batch, iterations) for side in sides for batch in (6, 3, 1)]
+    run.table("", ("px", "batch", "iterations a second", "most memory, MiB", "predicted, MiB"), speeds)
+    worst = _difference(run.size(256, 128), iterations)
+    said = "same" if worst < TOLERANCE else "DIFFERENT"
+    run.table("Losses on CPU and GPU", ("largest difference, %", "verdict"), [[100 * worst, said]])
+    run.table("Out of memory", ("batch", "px", "exit code", "ended"), _out_of_memory(sides[0]))
 
 
 def _scene(side: int) -> Path:
-    source, out = sample("mug", side), WORK / "jobs" / f"mug_{side}"
-    if not (out / "outputs.json").exists():
-        job(source, out)
-    return out / ".sixview" / "scene"
+    return job_of(sample("mug", side)) / ".sixview" / "scene"
 
 
-def _second_pass(side: int, device: str) -> tuple[SecondPass, Any]:
+def _second_pass(side: int, device: str, iterations: int) -> tuple[SecondPass, Any]:
     views = scene.load(_scene(side)).views
     mesh, metadata = reconstruct.reconstruct(views, reconstruct.Settings(resolution=side))
     seen = targets(views, side, metadata["voxel"], device)
-    return SecondPass(mesh, 4 * ITERATIONS, seen, device), seen
+    return SecondPass(mesh, 4 * iterations, seen, device), seen
 
 
-def _speed(side: int, batch: int) -> list[object]:
-    optimization, seen = _second_pass(side, "cuda")
+def _speed(side: int, batch: int, iterations: int) -> list[object]:
+    optimization, seen = _second_pass(side, "cuda", iterations)
     optimization.step(0, seen, SAMPLES, batch)  # compiles
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     began = time.perf_counter()
-    for i in range(ITERATIONS):
+    for i in range(iterations):
         optimization.step(i, seen, SAMPLES, batch)
     torch.cuda.synchronize()
     peak = torch.cuda.max_memory_allocated() >> 20
     predicted = ladder.estimate(MemoryLevel(batch, side, 64), len(optimization.mesh.texture)) >> 20
-    return [side, batch, ITERATIONS / (time.perf_counter() - began), peak, predicted]
+    return [side, batch, iterations / (time.perf_counter() - began), peak, predicted]
 
 
-def _same_losses() -> None:
+def _difference(side: int, iterations: int) -> float:
+    """The largest relative difference between a loss on the CPU and on the GPU."""
     curves = []
     for device in ("cpu", "cuda"):
-        optimization, seen = _second_pass(256, device)
-        curves.append([optimization.step(i, seen, SAMPLES, 6) for i in range(ITERATIONS)])
-    worst = max(abs(a - b) / a for a, b in zip(*curves, strict=True))
-    print(
-        f"losses on CPU and GPU differ by at most {100 * worst:.3f} %: {'same' if worst < TOLERANCE else 'DIFFERENT'}"
-    )
+        optimization, seen = _second_pass(side, device, iterations)
+        curves.append([optimization.step(i, seen, SAMPLES, 6) for i in range(iterations)])
+    return max(abs(a - b) / a for a, b in zip(*curves, strict=True))
 
 
-def _out_of_memory() -> None:
-    """The step under a limit on its share of the device that the first rung breaks and a later one keeps."""
+def _out_of_memory(side: int) -> list[list[object]]:
+    """The step's attempts under a limit on its share of the device that the first rung breaks and a later one keeps."""
+    rows: list[list[object]] = []
     folder = WORK / "gpu_oom"
     folder.mkdir(parents=True, exist_ok=True)
     attempts = folder / "attempts.json"
     attempts.unlink(missing_ok=True)
     total = torch.cuda.get_device_properties(0).total_memory
-    share = 0.6 * ladder.estimate(MemoryLevel(6, 512, 64), 1024) / total
+    share = 0.6 * ladder.estimate(MemoryLevel(6, side, 64), 1024) / total
     code = (
         f"import torch; torch.cuda.set_per_process_memory_fraction({share}); "
         "from steps.nvdiffrec import run; run.free_memory = lambda device: None; "  # the prediction must not prevent it
@@ -95,7 +90,7 @@ def _out_of_memory() -> None:
     for _ in range(6):
         words = [
             "--scene",
-            _scene(512),
+            _scene(side),
             "--out",
             folder / "out",
             "--outputs",
@@ -110,7 +105,7 @@ def _out_of_memory() -> None:
         failed = json.loads(record.read_text()) if record.exists() else None
         last = Attempts(attempts).earlier[-1]
         said = f"{failed['code']} in {failed['details']['pipeline_stage']}" if failed else "completed"
-        print(f"batch {last['batch']}, {last['resolution']} px: exit {done.returncode}, {said}")
+        rows.append([last["batch"], last["resolution"], done.returncode, said])
         if not failed:
             break
-    write_json(folder / "summary.json", Attempts(attempts).earlier)
+    return rows

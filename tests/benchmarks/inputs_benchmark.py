@@ -6,9 +6,6 @@ results lie in out/benchmarks/inputs/<case>."""
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +17,25 @@ from scipy.spatial import cKDTree
 from steps.compute.arrays import Array
 from steps.io import mesh_files
 from tests import cases
-from tests.benchmarks.common import WORK, table
+from tests.benchmarks.common import WORK, once, sixview
+from tests.benchmarks.records import Run
 from tests.benchmarks.true_objects import similarity
 from tests.cases.kit import Case
 
 FOLDER = WORK / "inputs"
-HEADER = ["case", "PSNR", "object", "clean", "Chamfer %", "clean", "closed", "warnings", "ended", "is"]
+HEADER = (
+    "case",
+    "PSNR, dB",
+    "object, dB",
+    "clean object, dB",
+    "Chamfer-L1, %",
+    "clean Chamfer-L1, %",
+    "closed",
+    "warnings",
+    "ended",
+    "is",
+)
+SMALLEST = "names upper case fields,cam_wrong zero_fy"  # a mesh and a refusal
 POINTS = 40_000
 NEARLY = 0.05  # dB and percent of the diagonal: what may differ of itself
 
@@ -44,8 +54,8 @@ class Result:
     warnings: int = 0
 
 
-def main() -> None:
-    chosen_names = os.environ.get("SIXVIEW_CASES", "")
+def main(run: Run) -> None:
+    chosen_names = run.variable("SIXVIEW_CASES", run.size("", SMALLEST))
     wanted = {name for name in (chosen_names, *chosen_names.split(",")) if name}  # a name may have a comma
     everything = [(topic, case) for topic, of_topic in cases.by_topic().items() for case in of_topic]
     chosen = [case for topic, case in everything if not wanted or wanted & {topic, case.name}]
@@ -54,14 +64,14 @@ def main() -> None:
     for case in chosen:
         source = sample(case.base)
         if case.base not in clean:
-            clean[case.base] = run(source, FOLDER / f"clean_{source.name}", source)
-        result = run(case.write(source, FOLDER / f"{case.name}.input"), FOLDER / case.name, source, *case.flags)
+            clean[case.base] = tried(source, FOLDER / f"clean_{source.name}", source)
+        result = tried(case.write(source, FOLDER / f"{case.name}.input"), FOLDER / case.name, source, *case.flags)
         verdict = judge_case(case, result, clean[case.base])
         wrong += [case.name] if verdict != "right" else []
         rows.append(row_of(case, result, clean[case.base], verdict))
         print(f"{case.name}: {verdict}", flush=True)
-    table(HEADER, rows)
-    print(f"{len(chosen)} cases, {len(chosen) - len(wrong)} right; not right: {', '.join(wrong) or 'none'}", flush=True)
+    run.table("", HEADER, rows)
+    run.note(f"{len(chosen)} cases, {len(chosen) - len(wrong)} right; not right: {', '.join(wrong) or 'none'}.")
 
 
 def row_of(case: Case, result: Result, clean: Result, verdict: str) -> list[object]:
@@ -88,18 +98,13 @@ def judge_case(case: Case, result: Result, clean: Result) -> str:
 
 def sample(flags: tuple[str, ...]) -> Path:
     """The sample of these flags; made once."""
-    folder = FOLDER / "samples" / "_".join(flag.strip("-").replace("/", "_") for flag in flags)
-    if not (folder / "sample.json").exists():
-        command = [sys.executable, "-m", "pipeline.cli.main", "sample", str(folder), *flags]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return folder
+    name = "_".join(flag.strip("-").replace("/", "_") for flag in flags)
+    return once(FOLDER / "samples" / name, lambda folder: sixview("sample", folder, *flags).check_returncode())
 
 
-def run(source: Path, out: Path, truth: Path, *flags: str) -> Result:
-    words = ["run", source, "--out", out, "--restart", "--json", *flags]
-    done = subprocess.run(
-        [sys.executable, "-m", "pipeline.cli.main", *map(str, words)], capture_output=True, text=True, check=False
-    )
+def tried(source: Path, out: Path, truth: Path, *flags: str) -> Result:
+    """A whole run, judged."""
+    done = sixview("run", source, "--out", out, "--restart", "--json", *flags)
     try:
         summary: dict[str, Any] = json.loads(done.stdout)
     except json.JSONDecodeError:  # it ended before it could say anything

@@ -26,19 +26,29 @@ from steps.runtime.contract import Nvdiffrec
 from steps.runtime.reporter import Reporter
 from tests.benchmarks.common import (
     NAMES,
-    WORK,
     Inputs,
     between,
     in_users_frame,
     inputs,
-    job,
+    job_of,
     sample,
     surface_error,
-    table,
 )
+from tests.benchmarks.records import Run
 
 DEPTH_NOISE, MASK_PIXELS, DEGREES = 0.01, 2, 0.5
 NOISY = ("mug",)
+HEADER = (
+    "PSNR before, dB",
+    "between before, dB",
+    "Chamfer-L1 before, %",
+    "PSNR, dB",
+    "between, dB",
+    "Chamfer-L1, %",
+    "gain, dB",
+    "gain between, dB",
+    "time, s",
+)
 
 
 @dataclass(frozen=True)
@@ -82,6 +92,9 @@ class Spoiled:
     def picture(self) -> Array:
         return self.view.picture()
 
+    def behind(self) -> Array:
+        return self.view.behind()
+
     def coverage(self) -> Array:
         reach = np.arange(-self.eaten, self.eaten + 1)
         disc = np.hypot(*np.meshgrid(reach, reach)) <= self.eaten + 0.1
@@ -96,13 +109,14 @@ class Spoiled:
         return self.view.step()
 
 
-def optimised(loaded: Scene, start_views: Any) -> tuple[Mesh, Mesh, float]:
-    """Start, result and seconds, with the step's own defaults at 512 px."""
+def optimised(loaded: Scene, start_views: Any, smallest: bool) -> tuple[Mesh, Mesh, float]:
+    """Start, result and seconds, with the step's own defaults at 512 px; or in few iterations at 128 px."""
     with tempfile.TemporaryDirectory() as folder:
         here = Path(folder)
         p = Nvdiffrec(out=here, outputs=here, scene=here)
+        p = replace(p, iterations=3, fusion_grid=64, faces=2000) if smallest else p
         clock = Clock(Reporter(here, "weight_loading"), 2 * p.iterations)
-        level, nowhere = MemoryLevel(1, 512, p.grid), Checkpoint(None, "", 30.0)
+        level, nowhere = MemoryLevel(1, 128 if smallest else 512, p.grid), Checkpoint(None, "", 30.0)
         job = reconstruct.Job(loaded, start_views, p, level, "cpu", nowhere, clock, {})
         began = time.monotonic()
         first, metadata = reconstruct.start(job)
@@ -121,35 +135,22 @@ def row(name: str, start: Mesh, mesh: Mesh, seconds: float, loaded: Scene, sourc
     return [*cells, cells[4] - cells[1], cells[5] - cells[2], seconds]  # type: ignore[operator]
 
 
-def main() -> None:
-    """Prints two tables."""
+def main(run: Run) -> None:
+    """Two tables."""
     keep_freed_memory()
-    head = [
-        "PSNR before",
-        "between before",
-        "Chamfer % before",
-        "PSNR",
-        "between",
-        "Chamfer %",
-        "gain",
-        "gain between",
-        "s",
-    ]
     clean, noisy = [], []
-    for name in NAMES:
-        source, out = sample(name), WORK / "jobs" / name
-        if not (out / "outputs.json").exists():
-            job(source, out)
-        loaded, seen = scene.load(out / ".sixview" / "scene"), inputs(out / ".sixview" / "scene")
-        clean.append(row(name, *optimised(loaded, loaded.views), loaded, source, seen))
+    for name in run.size(NAMES, NOISY):
+        source = sample(name, run.size(512, 128))
+        folder = job_of(source) / ".sixview" / "scene"
+        loaded, seen = scene.load(folder), inputs(folder)
+        clean.append(row(name, *optimised(loaded, loaded.views, run.smallest), loaded, source, seen))
         if name in NOISY:
             start = [Spoiled(view, i) for i, view in enumerate(loaded.views)]
-            noisy.append(row(f"{name}, start", *optimised(loaded, start), loaded, source, seen))
+            noisy.append(row(f"{name}, noisy start", *optimised(loaded, start, run.smallest), loaded, source, seen))
             # the depth that the optimisation itself is given is noisy too
             spoiled: Any = [Spoiled(view, i, eaten=0, degrees=0) for i, view in enumerate(loaded.views)]
-            made = optimised(replace(loaded, views=spoiled), spoiled)
-            noisy.append(row(f"{name}, depth all through", *made, loaded, source, seen))
+            made = optimised(replace(loaded, views=spoiled), spoiled, run.smallest)
+            noisy.append(row(f"{name}, noisy depth", *made, loaded, source, seen))
     means = [float(np.mean([line[k] for line in clean])) for k in range(1, 10)]
-    table(["clean", *head], [*clean, ["mean", *means]])
-    print()
-    table(["noisy", *head], noisy)
+    run.table("Clean", ("object", *HEADER), [*clean, ["mean", *means]])
+    run.table("Noisy", ("object", *HEADER), noisy)

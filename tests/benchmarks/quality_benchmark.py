@@ -6,36 +6,38 @@ import json
 
 import numpy as np
 
-from tests.benchmarks.common import NAMES, WORK, between, inputs, job, load, sample, surface_error, table
+from tests.benchmarks.common import NAMES, between, inputs, job, job_folder, load, made, sample, surface_error
+from tests.benchmarks.records import Run
 
-HEADER = [
+HEADER = (
     "object",
-    "PSNR",
+    "PSNR, dB",
     "SSIM",
-    "object PSNR",
-    "between",
-    "between, object",
-    "Chamfer %",
-    "F 0.5 %",
+    "object PSNR, dB",
+    "between, dB",
+    "between on the object, dB",
+    "Chamfer-L1, %",
+    "F at 0.5 %",
     "closed",
-    "seconds",
-]
+)
 
 
-def main() -> None:
+def main(run: Run) -> None:
+    names, size = run.size(NAMES, NAMES[:1]), run.size(512, 128)
     for bits in (16, 8):
-        rows = [measured(name, bits) for name in NAMES]
-        numbers = np.array([[row[i] for i in (1, 2, 3, 4, 5, 6, 7, 9)] for row in rows], float).mean(axis=0).tolist()
-        print(f"\n{bits}-bit depth")
-        table(HEADER, [*rows, ["mean", *numbers[:7], "", numbers[7]]])
+        rows = [measured(name, size, bits) for name in names]
+        numbers = np.array([row[1:8] for row in rows], float).mean(axis=0).tolist()
+        run.table(f"{bits}-bit depth", HEADER, [*rows, ["mean", *numbers, ""]])
 
 
-def measured(name: str, bits: int) -> list[object]:
-    source, out = sample(name, bits=bits), WORK / f"quality_{name}_{bits}"
-    summary = job(source, out)
+def measured(name: str, size: int, bits: int) -> list[object]:
+    source = sample(name, size, bits)
+    out = job_folder(source)
+    job(source, out)
+    made(out)
     report = json.loads((out / "reconviagen" / "quality.json").read_text())
     seen, mesh = inputs(out / ".sixview" / "scene"), load(out)
     full, inner = between(mesh, source, seen)
     chamfer, f_score = surface_error(mesh.vertices, mesh.faces, source, seen)
     scores = [report["psnr"], report["ssim"], report["object"]["psnr"], full, inner, chamfer, f_score]
-    return [name, *scores, "yes" if report["mesh"]["watertight"] else "no", summary["seconds"]]
+    return [name, *scores, "yes" if report["mesh"]["watertight"] else "no"]

@@ -1,8 +1,12 @@
 """Seconds per iteration of differentiable rendering, forward and backward: ours on 1 and on all cores, beside Mitsuba 3 on the
-same scene; and how ours grows with faces and pixels."""
+same scene; and how ours grows with faces and pixels.
+
+Mitsuba's `llvm_ad_rgb` takes the system's LLVM: Debian's libllvm19 does, 14 to 16 do not. The smallest form measures sixview
+alone where there is none that does."""
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -13,42 +17,65 @@ from typing import Any
 
 import numpy as np
 
-from tests.benchmarks.common import WORK, table
+from tests.benchmarks.common import WORK
+from tests.benchmarks.records import Run
 
-REPEATS = 12
 FACES = {5_000: 36, 20_000: 71, 50_000: 111, 100_000: 157, 200_000: 221}  # about: cells of the grid that gives them
 SIDES = (128, 256, 512, 1024)
 TEXTURE = 1024
+INTEGRATORS = {"direct_projective": 4, "prb": 1}  # samples per pixel
 
 
-def main() -> None:
-    """Prints two tables and writes a plot."""
-    cores = len(os.sched_getaffinity(0))
+def main(run: Run) -> None:
+    """Three tables, and a plot in out/benchmarks/scaling.svg."""
+    cores, repeats, faces = len(os.sched_getaffinity(0)), run.size(12, 1), run.size(20_000, 5_000)
+    beside = not run.smallest or llvm_works()
+    if not beside:
+        run.note("No LLVM library that Mitsuba can use is installed: sixview was measured alone.")
     rows: list[list[object]] = []
-    for count in sorted({1, cores}):
-        for side in (256, 512):
-            found = {what: _measured(what, side, 20_000, count) for what in ("ours", "direct_projective", "prb")}
-            ours = found["ours"]
-            times = [f"{found[w] * 1e3:.1f} ms ({found[w] / ours:.1f}x)" for w in ("direct_projective", "prb")]
-            rows.append([count, side, f"{ours * 1e3:.1f} ms", *times])
-    table(["cores", "px", "ours", "Mitsuba direct_projective, 4 spp", "Mitsuba prb, 1 spp"], rows)
-    by_faces = {faces: _measured("ours", 512, faces, cores) for faces in FACES}
-    by_side = {side: _measured("ours", side, 20_000, cores) for side in SIDES}
-    print()
-    table(["faces at 512 px", "ms"], [[faces, seconds * 1e3] for faces, seconds in by_faces.items()])
-    table(["px with 20,000 faces", "ms"], [[side, seconds * 1e3] for side, seconds in by_side.items()])
-    path = WORK / "scaling.svg"
-    path.write_text(plot([("faces, 512 px", by_faces), ("pixels per side, 20,000 faces", by_side)]))
-    print(f"plot: {path}")
+    for count in run.size(sorted({1, cores}), [cores]):
+        for side in run.size((256, 512), (64,)):
+            ours = _measured("ours", (side, faces, repeats), count)
+            theirs = [_measured(w, (side, faces, repeats), count) if beside else math.nan for w in INTEGRATORS]
+            times = [cell for seconds in theirs for cell in (seconds * 1e3, seconds / ours)]
+            rows.append([count, side, ours * 1e3, *times])
+    run.table(f"{faces:,} faces", HEADER, rows)
+    middle = run.size(512, 64)
+    by_faces = {f: _measured("ours", (middle, f, repeats), cores) for f in run.size(tuple(FACES), (5_000, 20_000))}
+    by_side = {s: _measured("ours", (s, faces, repeats), cores) for s in run.size(SIDES, (64, 128))}
+    for title, found in ((f"sixview at {middle} px", by_faces), (f"sixview with {faces:,} faces", by_side)):
+        head = "faces" if found is by_faces else "px"
+        run.table(title, (head, "time per iteration, ms"), [[size, seconds * 1e3] for size, seconds in found.items()])
+    panels = [(f"faces, {middle} px", by_faces), (f"pixels per side, {faces:,} faces", by_side)]
+    (WORK / "scaling.svg").write_text(plot(panels))
 
 
-def _measured(what: str, side: int, faces: int, cores: int) -> float:
-    """Seconds per iteration, in a process of its own on so many cores."""
+HEADER = (
+    "cores",
+    "px",
+    "sixview, ms",
+    "direct_projective with 4 spp, ms",
+    "times sixview's",
+    "prb with 1 spp, ms",
+    "times sixview's again",
+)
+
+
+# what Mitsuba's integrators need of LLVM
+PROBE = "import drjit; from drjit.llvm import Float; drjit.eval(drjit.minimum(Float([0.5, 2.0]), Float(1)))"
+
+
+def llvm_works() -> bool:
+    return subprocess.run([sys.executable, "-c", PROBE], capture_output=True, check=False).returncode == 0
+
+
+def _measured(what: str, size: tuple[int, int, int], cores: int) -> float:
+    """Seconds per iteration, in a process of its own on so many cores. size: pixels per side, faces, repeats."""
     ids = sorted(os.sched_getaffinity(0))[:cores]
     words = [
         sys.executable,
         "-c",
-        f"from tests.benchmarks import rasterizer_benchmark as b; b.child({what!r}, {side}, {faces})",
+        f"from tests.benchmarks import rasterizer_benchmark as b; b.child({what!r}, {size})",
     ]
     done = subprocess.run(
         words, capture_output=True, text=True, check=False, preexec_fn=lambda: os.sched_setaffinity(0, ids)
@@ -58,23 +85,26 @@ def _measured(what: str, side: int, faces: int, cores: int) -> float:
     return float(done.stdout.rpartition("seconds ")[2].split()[0])
 
 
-def child(what: str, side: int, faces: int) -> None:
+def child(what: str, size: tuple[int, int, int]) -> None:
     """Prints the seconds."""
-    print("seconds", ours(side, faces) if what == "ours" else mitsuba(side, faces, what), flush=True)
+    side, faces, repeats = size
+    iteration = ours(side, faces) if what == "ours" else mitsuba(side, faces, what)
+    print("seconds", _timed(iteration, repeats), flush=True)
 
 
-def _timed(iteration: Callable[[], None]) -> float:
+def _timed(iteration: Callable[[], None], repeats: int) -> float:
+    """The median of so many, after three that do not count."""
     for _ in range(3):
         iteration()
     times = []
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         began = time.perf_counter()
         iteration()
         times.append(time.perf_counter() - began)
     return float(np.median(times))
 
 
-def ours(side: int, faces: int) -> float:
+def ours(side: int, faces: int) -> Callable[[], None]:
     """A textured ball: gradients by vertices and texels of a squared error."""
     from steps.nvdiffrec.run import keep_freed_memory
 
@@ -100,10 +130,10 @@ def ours(side: int, faces: int) -> float:
         x.grad = image.grad = None
         loss.backward()
 
-    return _timed(iteration)
+    return iteration
 
 
-def mitsuba(side: int, faces: int, integrator: str) -> float:
+def mitsuba(side: int, faces: int, integrator: str) -> Callable[[], None]:
     """The same ball, shining in its texture, by Mitsuba's own gradients."""
     import drjit as dj
     import mitsuba as mi
@@ -127,7 +157,7 @@ def mitsuba(side: int, faces: int, integrator: str) -> float:
     parameters = mi.traverse(scene)
     names = ["ball.vertex_positions", "ball.emitter.radiance.data"]
     target = mi.TensorXf(np.random.default_rng(0).random((side, side, 3)).astype(np.float32))
-    samples = {"direct_projective": 4, "prb": 1}[integrator]
+    samples = INTEGRATORS[integrator]
     seed = iter(range(10_000))
 
     def iteration() -> None:
@@ -141,7 +171,7 @@ def mitsuba(side: int, faces: int, integrator: str) -> float:
         for name in names:
             dj.disable_grad(parameters[name])
 
-    return _timed(iteration)
+    return iteration
 
 
 def _scene(mi: Any, path: Path, view: Any, side: int, integrator: str) -> dict[str, Any]:

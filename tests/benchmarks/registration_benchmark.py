@@ -6,7 +6,6 @@ undisturbed meshes where registration puts them, beside the engine fusion's own 
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -31,10 +30,11 @@ from steps.registration.refine import FULL_POINTS, Registration, register
 from steps.sample.render import GroundTruth
 from tests.benchmarks import objects
 from tests.benchmarks.captures_benchmark import truth_of
+from tests.benchmarks.common import once
 from tests.benchmarks.disturbed import Disturbed, dense, disturbed
+from tests.benchmarks.records import Run
 
 FOLDER = Path("out/benchmarks/registration")
-COUNT = int(os.environ.get("SIXVIEW_REGISTRATIONS", "300"))
 DEGREES, SHARE, OVERLAP = 1.0, 0.005, 0.97  # what is asked: rotation, mean displacement per diagonal, IoU of the masks
 
 
@@ -54,16 +54,33 @@ class Result:
         return self.turned < DEGREES and self.shifted < SHARE and self.iou >= OVERLAP and self.found.fits
 
 
-def main() -> None:
+def main(run: Run) -> None:
+    names, size = run.size(objects.NAMES, ("mug", "duck")), run.size(512, 192)
     results = []
-    for seed in range(COUNT):
-        name = objects.NAMES[seed % len(objects.NAMES)]
-        results.append(tried(name, seed))
+    for seed in range(int(run.variable("SIXVIEW_REGISTRATIONS", run.size(300, 2)))):
+        name = names[seed % len(names)]
+        results.append(tried(name, seed, size))
         print(f"{seed} {name}: {described(results[-1])}", flush=True)
-    right, seconds = sum(r.right for r in results), sorted(r.seconds for r in results)
-    print(f"{right} of {len(results)} right; median {seconds[len(seconds) // 2]:.1f} s, slowest {seconds[-1]:.1f} s")
-    print_strangers()
-    print_bakes()
+    run.table("Meshes in any pose", HEADER, [summary(results)])
+    run.table("Meshes of other objects", ("meshes", "refused", "taken"), [strangers(names, size)])
+    table_of_bakes(run, names[:1] if run.smallest else names, size)
+
+
+HEADER = (
+    "meshes",
+    "right",
+    "turned at most, degrees",
+    "displaced at most, %",
+    "IoU at least",
+    "median, s",
+    "slowest, s",
+)
+
+
+def summary(results: list[Result]) -> list[object]:
+    seconds = sorted(r.seconds for r in results)
+    worst = max(r.turned for r in results), 100 * max(r.shifted for r in results), min(r.iou for r in results)
+    return [len(results), sum(r.right for r in results), *worst, seconds[len(seconds) // 2], seconds[-1]]
 
 
 def described(r: Result) -> str:
@@ -76,11 +93,12 @@ def described(r: Result) -> str:
 
 def scene_of(name: str, size: int = 512, folder: Path = FOLDER) -> scene.Scene:
     """The object's clean views, through the project's own steps; made once."""
-    out = folder / f"{name}_{size}"
-    if not (out / "scene" / "scene.json").exists():
+
+    def make(out: Path) -> None:
         _step("sample", out / "set", "--object", objects.source(name), "--size", str(size))
         _step("validate", out / "scene", "--input", str(out / "set"))
-    return scene.load(out / "scene")
+
+    return scene.load(once(folder / f"{name}_{size}", make) / "scene")
 
 
 def _step(step: str, out: Path, *words: str) -> None:
@@ -130,37 +148,39 @@ def silhouette_iou(truth: GroundTruth, mesh: Disturbed, pose: Similarity, loaded
     return float(np.mean(found))
 
 
-def print_strangers() -> None:
-    """Every object on the views of every other."""
-    refused, loaded = 0, []
-    for name in objects.NAMES:
+def strangers(names: tuple[str, ...], size: int) -> list[object]:
+    """Every object on the views of every other: how many, how many are refused, and which are taken."""
+    taken, count = [], 0
+    for name in names:
         cloud = cloud_of(disturbed(truth_of(name), 5))
-        for other in objects.NAMES:
+        for other in names:
             if other == name:
                 continue
-            found = register(cloud, [registration_view(view) for view in scene_of(other).views])
-            refused += not found.fits
-            loaded += [f"{name} for {other} ({found.precision:.2f}, {found.recall:.2f})"] if found.fits else []
-    print(f"meshes of other objects: {refused} refused, taken: {', '.join(loaded) or 'none'}", flush=True)
+            found = register(cloud, [registration_view(view) for view in scene_of(other, size).views])
+            count += 1
+            taken += [f"{name} for {other} ({found.precision:.2f}, {found.recall:.2f})"] if found.fits else []
+    return [count, count - len(taken), ", ".join(taken) or "none"]
 
 
 # -- in the photographs' colours ----------------------------------------------------------------------------------------
 
 
-def print_bakes() -> None:
+def table_of_bakes(run: Run, names: tuple[str, ...], size: int) -> None:
     """PSNR at the inputs, in dB, and a picture of each beside the view: out/benchmarks/registration/bakes.png."""
-    rows, gains = [], []
-    for seed, name in enumerate(objects.NAMES):
+    rows, strips = [], []
+    for seed, name in enumerate(names):
         truth = truth_of(name)
-        loaded = scene_of(name)
+        loaded = scene_of(name, size)
         fused, _ = reconstruct.reconstruct(loaded.views, reconstruct.Settings())
         mesh, pictures = rebaked(truth, loaded, seed)
         ours, reference = scored(mesh, loaded), scored(fused, loaded)
-        gains.append(ours - reference)
-        rows.append(pictures)
+        rows.append([name, ours, reference, ours - reference])
+        strips.append(pictures)
         print(f"{name}: baked where it was laid {ours:.2f} dB, fusion's own {reference:.2f} dB", flush=True)
-    Image.fromarray(np.vstack(rows)).save(FOLDER / "bakes.png")
-    print(f"mean difference {np.mean(gains):+.2f} dB")
+    Image.fromarray(np.vstack(strips)).save(FOLDER / "bakes.png")
+    means = np.array([row[1:] for row in rows], float).mean(axis=0).tolist()
+    header = ("object", "laid back and baked, dB", "fusion's own, dB", "difference, dB")
+    run.table("The true meshes, laid back and baked", header, [*rows, ["mean", *means]])
 
 
 def rebaked(truth: GroundTruth, loaded: scene.Scene, seed: int) -> tuple[Any, Array]:

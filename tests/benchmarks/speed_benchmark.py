@@ -9,34 +9,51 @@ from pathlib import Path
 from typing import Any
 
 from steps.runtime.files import read_json
-from tests.benchmarks.common import WORK, job, sample, table
+from tests.benchmarks.common import WORK, job, sample
+from tests.benchmarks.records import Run
 
-HEADER = ["step", "seconds", "of that: start", "compiling", "peak RAM MiB", "stages"]
+INPUTS = ((512, 16), (512, 8), (2048, 16))  # pixels per side, bits of depth
+HEADER = (
+    "input",
+    "whole run, s",
+    "model, s",
+    "quality, s",
+    "preview, s",
+    "beyond the arithmetic, s",
+    "most memory in a step, MiB",
+)
+STEPS = ("step", "seconds, s", "of that start, s", "of that compiling, s", "most memory, MiB", "stages")
+OF_MODEL = ("reconviagen", "reconviagen.quality", "reconviagen.preview")
 VALUES = ("seconds", "startup-seconds", "compile-seconds", "peak-ram-mib")
 
 
-def main() -> None:
-    first_run(sample("mug"))
-    for size, bits in ((512, 16), (512, 8), (2048, 16)):
-        out = WORK / f"speed_{size}_{bits}"
+def main(run: Run) -> None:
+    inputs = run.size(INPUTS, ((128, 16),))
+    first = first_run(sample("mug", *inputs[0]))
+    rows, steps = [], {}
+    for size, bits in inputs:
+        out, name = WORK / f"speed_{size}_{bits}", f"{size} px, {bits}-bit"
         summary = job(sample("mug", size, bits), out)
-        print(f"\nmug, {size} px, {bits}-bit depth: {summary['seconds']} s")
-        print_steps(steps_of(out), summary)
+        steps[name] = steps_of(out)
+        rows.append([name, *whole(steps[name], summary["seconds"])])
+    run.table("", HEADER, rows)
+    run.table("", ("very first run, s", "second run, s", "the first spent compiling, s"), [first])
+    for name, of_run in steps.items():
+        run.table(f"Steps, {name}", STEPS, [row(*step) for step in of_run.items()])
 
 
-def first_run(source: Path) -> None:
-    """With an empty kernel cache, then with the one this leaves."""
-    out = WORK / "speed_first"
+def first_run(source: Path) -> list[float]:
+    """Seconds with an empty kernel cache, then with the one this leaves, and what the first spent compiling."""
+    out, before = WORK / "speed_first", os.environ.get("NUMBA_CACHE_DIR")
     with tempfile.TemporaryDirectory() as cache:
         os.environ["NUMBA_CACHE_DIR"] = cache
         cold = job(source, out)["seconds"]
         compiling = sum(float(step["compile-seconds"]) for step in steps_of(out).values())
         warm = job(source, out)["seconds"]
         del os.environ["NUMBA_CACHE_DIR"]
+    os.environ.update({"NUMBA_CACHE_DIR": before} if before else {})
     shutil.rmtree(out)
-    print(
-        f"first run {cold} s, second {warm} s: the first adds {cold - warm:.1f} s; it spent {compiling:.1f} s compiling"
-    )
+    return [cold, warm, compiling]
 
 
 def steps_of(out: Path) -> dict[str, Any]:
@@ -46,14 +63,14 @@ def steps_of(out: Path) -> dict[str, Any]:
     return {**read_json(out / ".sixview" / "package" / "run.json")["steps"], "package": package}
 
 
-def print_steps(steps: dict[str, Any], summary: dict[str, Any]) -> None:
-    """A row per step, and the time that is neither arithmetic nor writing."""
-    table(HEADER, [row(name, step) for name, step in steps.items()])
+def whole(steps: dict[str, Any], seconds: float) -> list[float]:
+    """A run's row in the first table. Beyond the arithmetic: process starts, imports, checking and linking results."""
     # the model's first stage does nothing but load its engine
     stages = [stage for step in steps.values() for stage in step["stages"] if stage["stage"] != "weight_loading"]
     imports = sum(float(step["startup-seconds"]) for name, step in steps.items() if name != "reconviagen")
-    beyond = summary["seconds"] - sum(stage["seconds"] for stage in stages) + imports
-    print(f"beyond the arithmetic: {beyond:.1f} s (process starts, imports, checking and linking results)")
+    beyond = seconds - sum(stage["seconds"] for stage in stages) + imports
+    of_steps = [float(steps[name]["seconds"]) for name in OF_MODEL]
+    return [seconds, *of_steps, beyond, max(int(step["peak-ram-mib"]) for step in steps.values())]
 
 
 def row(name: str, step: dict[str, Any]) -> list[object]:

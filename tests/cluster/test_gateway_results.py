@@ -173,12 +173,3 @@ def test_other_pages_may_not_use_the_api_unless_they_are_listed(cluster: None) -
     )
     assert "access-control-allow-origin" not in response.headers
     assert "frame-ancestors 'none'" in httpx.get(web.address_of()).headers["content-security-policy"]
-
-
-def test_of_many_uploads_at_once_none_is_lost(cluster: None) -> None:
-    """The small form of `python -m tests.benchmarks gateway`."""
-    from tests.benchmarks.gateway_benchmark import measure
-
-    measured = measure(uploads=12, megabytes=0.2, rate=20)
-    assert (len(measured.jobs), measured.refused, measured.lost) == (12, [], [])
-    assert measured.waits

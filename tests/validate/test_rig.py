@@ -36,7 +36,7 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> list[captures.Verdict]
     before, captures.FOLDER = captures.FOLDER, tmp_path_factory.mktemp("captures")
     try:
         every = zip(SEEDS, capture_depth.CURVES, strict=True)
-        return [captures.judge_capture(seed, SIDE, tuple(OBJECTS), curve) for seed, curve in every]
+        return [captures.judge_capture(seed, captures.Kind(SIDE, tuple(OBJECTS)), curve) for seed, curve in every]
     finally:
         captures.FOLDER = before
 
