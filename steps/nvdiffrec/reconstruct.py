@@ -21,7 +21,7 @@ from steps.nvdiffrec.checkpoint import Checkpoint, same_structure
 from steps.nvdiffrec.clock import Clock
 from steps.nvdiffrec.drawing import Appearance, render_geometry, render_rgba
 from steps.nvdiffrec.first_pass import FirstPass
-from steps.nvdiffrec.ladder import SAMPLES, LevelChoice, MemoryLevel
+from steps.nvdiffrec.memory_levels import SAMPLES, LevelChoice, MemoryLevel
 from steps.nvdiffrec.second_pass import STRONG, WEAK, SecondPass, surface_of
 from steps.nvdiffrec.targets import Target, targets
 from steps.raster.render import render_mesh, samples_for

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from steps.io import mesh_files, scene
-from steps.nvdiffrec import ladder
-from steps.nvdiffrec.ladder import LevelChoice, MemoryLevel
+from steps.nvdiffrec import memory_levels
+from steps.nvdiffrec.memory_levels import LevelChoice, MemoryLevel
 from steps.runtime.attempts import Attempts
 from steps.runtime.contract import START_MESH, Nvdiffrec
 from steps.runtime.errors import GpuUnavailable, ModelFailed
@@ -36,8 +36,8 @@ def run(parameters: Nvdiffrec, out: Path, reporter: Reporter) -> None:
     attempts = Attempts(parameters.attempts)
     if attempts.note:
         reporter.note(attempts.note)
-    levels = ladder.memory_levels(requested.batch, requested.resolution, requested.grid)
-    index, reason = ladder.choose(levels, attempts, size, free_memory(device))
+    levels = memory_levels.levels_of(requested.batch, requested.resolution, requested.grid)
+    index, reason = memory_levels.choose(levels, attempts, size, free_memory(device))
     reporter.value("rungs-left", len(levels) - 1 - index)  # levels below: a public name
     choice = LevelChoice(levels[index], requested, reason)
     with _record_attempt(attempts, choice.level, device, reporter):

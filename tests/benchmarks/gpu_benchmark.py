@@ -1,5 +1,5 @@
-"""nvdiffrec on a CUDA device: speed, memory per rung against the prediction, a real out-of-memory and the rung after it, and the
-same losses as on the CPU."""
+"""nvdiffrec on a CUDA device: speed, memory per level against the prediction, a real out-of-memory and the level after it, and
+the same losses as on the CPU."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import torch
 
 from steps.fusion import reconstruct
 from steps.io import scene
-from steps.nvdiffrec import ladder
-from steps.nvdiffrec.ladder import SAMPLES, MemoryLevel
+from steps.nvdiffrec import memory_levels
+from steps.nvdiffrec.memory_levels import SAMPLES, MemoryLevel
 from steps.nvdiffrec.second_pass import SecondPass
 from steps.nvdiffrec.targets import targets
 from steps.runtime.attempts import Attempts
@@ -60,7 +60,7 @@ def _speed(side: int, batch: int, iterations: int) -> list[object]:
         optimization.step(i, seen, SAMPLES, batch)
     torch.cuda.synchronize()
     peak = torch.cuda.max_memory_allocated() >> 20
-    predicted = ladder.estimate(MemoryLevel(batch, side, 64), len(optimization.mesh.texture)) >> 20
+    predicted = memory_levels.estimate(MemoryLevel(batch, side, 64), len(optimization.mesh.texture)) >> 20
     return [side, batch, iterations / (time.perf_counter() - began), peak, predicted]
 
 
@@ -74,14 +74,14 @@ def _difference(side: int, iterations: int) -> float:
 
 
 def _out_of_memory(side: int) -> list[list[object]]:
-    """The step's attempts under a limit on its share of the device that the first rung breaks and a later one keeps."""
+    """The step's attempts under a limit on its share of the device that the first level breaks and a later one keeps."""
     rows: list[list[object]] = []
     folder = WORK / "gpu_oom"
     folder.mkdir(parents=True, exist_ok=True)
     attempts = folder / "attempts.json"
     attempts.unlink(missing_ok=True)
     total = torch.cuda.get_device_properties(0).total_memory
-    share = 0.6 * ladder.estimate(MemoryLevel(6, side, 64), 1024) / total
+    share = 0.6 * memory_levels.estimate(MemoryLevel(6, side, 64), 1024) / total
     code = (
         f"import torch; torch.cuda.set_per_process_memory_fraction({share}); "
         "from steps.nvdiffrec import run; run.free_memory = lambda device: None; "  # the prediction must not prevent it

@@ -20,7 +20,7 @@ from steps.io.scene import Scene, SceneView
 from steps.nvdiffrec import reconstruct
 from steps.nvdiffrec.checkpoint import Checkpoint
 from steps.nvdiffrec.clock import Clock
-from steps.nvdiffrec.ladder import MemoryLevel
+from steps.nvdiffrec.memory_levels import MemoryLevel
 from steps.nvdiffrec.run import keep_freed_memory
 from steps.runtime.contract import Nvdiffrec
 from steps.runtime.reporter import Reporter

@@ -186,7 +186,7 @@ FAULTS: dict[str, tuple[str, dict[str, object]]] = {
     **{code: ("sixview-cpu", {"source": f"s3://sixview/inputs/{code}"}) for code in DAMAGES},
     # these two succeed in the end
     "hungry": ("sixview-cpu", {"seed": 7009}),
-    "lower_rung": ("sixview-cpu", {"seed": 7010, "model": "nvdiffrec"}),
+    "lower_level": ("sixview-cpu", {"seed": 7010, "model": "nvdiffrec"}),
     "zip": ("sixview-cpu", {"source": "s3://sixview/inputs/mug.zip"}),
 }
 

@@ -51,7 +51,7 @@ def test_a_job_that_ran_out_of_memory_succeeds_with_more_and_says_so(fault: Faul
 
 
 def test_a_job_that_ran_out_of_vram_succeeds_on_the_next_level_and_records_what_was_reduced(fault: Fault) -> None:
-    wf = fault("lower_rung")
+    wf = fault("lower_level")
     assert wf["status"]["phase"] == "Succeeded", describe_nodes(wf)
     first, second = model_attempts(wf, "nvdiffrec")
     assert (outputs(first)["error-code"], outputs(second)["error-code"]) == ("MODEL_VRAM_OOM", "")

@@ -19,7 +19,7 @@ from hypothesis import strategies as some
 from steps.io.mesh_files import Mesh
 from steps.nvdiffrec import checkpoint, reconstruct, run
 from steps.nvdiffrec.checkpoint import Checkpoint
-from steps.nvdiffrec.ladder import MemoryLevel
+from steps.nvdiffrec.memory_levels import MemoryLevel
 from steps.runtime.contract import Nvdiffrec
 
 KEY = "of this work"

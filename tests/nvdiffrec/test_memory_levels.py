@@ -12,8 +12,8 @@ import torch
 from pipeline.local import runner
 from pipeline.local.progress import Display
 from pipeline.local.step_cache import Task
-from steps.nvdiffrec import ladder
-from steps.nvdiffrec.ladder import MemoryLevel
+from steps.nvdiffrec import memory_levels
+from steps.nvdiffrec.memory_levels import MemoryLevel
 from steps.runtime import attempts
 from steps.runtime.attempts import Attempts
 from steps.runtime.errors import ModelVramOom
@@ -34,37 +34,37 @@ def after(*earlier: dict[str, Any]) -> Attempts:
 
 
 def test_levels_reduce_batch_then_resolution_then_the_lattice() -> None:
-    levels = ladder.memory_levels(6, 1024, 64)
+    levels = memory_levels.levels_of(6, 1024, 64)
     assert levels[:4] == [TOP, MemoryLevel(3, 1024, 64), MemoryLevel(1, 1024, 64), MemoryLevel(1, 512, 64)]
     assert levels[-1] == MemoryLevel(1, 128, 32) and len(set(levels)) == len(levels)
 
 
 def test_each_memory_level_needs_less_than_the_one_above() -> None:
-    needs = [ladder.estimate(level, 2048) for level in ladder.memory_levels(6, 1024, 64)]
+    needs = [memory_levels.estimate(level, 2048) for level in memory_levels.levels_of(6, 1024, 64)]
     assert needs == sorted(needs, reverse=True) and len(set(needs)) == len(needs)
 
 
 def test_the_next_attempt_is_one_level_below_the_last_that_ran_out_of_memory_whatever_was_stopped_between() -> None:
-    levels = ladder.memory_levels(6, 1024, 64)
+    levels = memory_levels.levels_of(6, 1024, 64)
     stopped = {**oom(levels[0]), "outcome": "stopped"}
-    assert ladder.choose(levels, after(stopped, stopped), 2048, None)[0] == 0
-    assert ladder.choose(levels, after(oom(levels[0]), stopped, oom(levels[1]), stopped), 2048, None)[0] == 2
+    assert memory_levels.choose(levels, after(stopped, stopped), 2048, None)[0] == 0
+    assert memory_levels.choose(levels, after(oom(levels[0]), stopped, oom(levels[1]), stopped), 2048, None)[0] == 2
 
 
 def test_the_first_attempt_takes_the_highest_level_that_fits() -> None:
-    levels = ladder.memory_levels(6, 1024, 64)
-    free = ladder.estimate(levels[2], 2048) * 1.2
-    index, reason = ladder.choose(levels, after(), 2048, int(free))
+    levels = memory_levels.levels_of(6, 1024, 64)
+    free = memory_levels.estimate(levels[2], 2048) * 1.2
+    index, reason = memory_levels.choose(levels, after(), 2048, int(free))
     assert index == 2 and "free memory" in reason
-    assert ladder.choose(levels, after(), 2048, 80 * GIB)[0] == 0
+    assert memory_levels.choose(levels, after(), 2048, 80 * GIB)[0] == 0
 
 
 def test_exhausted_memory_levels_and_a_device_too_small_raise_model_vram_oom() -> None:
-    levels = ladder.memory_levels(2, 256, 32)
+    levels = memory_levels.levels_of(2, 256, 32)
     with pytest.raises(ModelVramOom, match="Every memory level"):
-        ladder.choose(levels, after(oom(levels[-1])), 2048, None)
+        memory_levels.choose(levels, after(oom(levels[-1])), 2048, None)
     with pytest.raises(ModelVramOom, match="Even the least"):
-        ladder.choose(levels, after(), 2048, 1 << 20)
+        memory_levels.choose(levels, after(), 2048, 1 << 20)
 
 
 @pytest.mark.parametrize(
@@ -95,9 +95,9 @@ def test_sixview_run_lowers_the_memory_level_until_the_model_fits(
 
     def do(task: Task) -> bool:
         book = Attempts(file)
-        index, _ = ladder.choose(ladder.memory_levels(6, 1024, 64), book, 2048, None)
+        index, _ = memory_levels.choose(memory_levels.levels_of(6, 1024, 64), book, 2048, None)
         levels_tried.append(index)
-        level = ladder.memory_levels(6, 1024, 64)[index]
+        level = memory_levels.levels_of(6, 1024, 64)[index]
         write_json(file, [*book.earlier, oom(level) if index < 2 else {**asdict(level), "outcome": "completed"}])
         job.outcome.failure = ModelVramOom("CUDA out of memory.").record() if index < 2 else None
         return index >= 2

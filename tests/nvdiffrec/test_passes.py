@@ -16,7 +16,7 @@ from steps.geometry import pbr
 from steps.geometry.depth_ops import depth_noise
 from steps.io import mesh_files, scene
 from steps.io.mesh_files import Mesh
-from steps.nvdiffrec import ladder, losses
+from steps.nvdiffrec import losses, memory_levels
 from steps.nvdiffrec.drawing import Appearance, render_rgba
 from steps.nvdiffrec.first_pass import FirstPass
 from steps.nvdiffrec.reconstruct import _iterate, agreement, geometric_loss, psnr, restore, snapshot
@@ -153,10 +153,12 @@ def test_memory_kept_for_the_backward_pass_is_as_estimated(start: Mesh, views: l
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        optimization._loss(view, ladder.SAMPLES, False, optimization.state.normal)
+        optimization._loss(view, memory_levels.SAMPLES, False, optimization.state.normal)
     parameters = sum(t.untyped_storage().nbytes() for t in optimization.state.tensors().values())
-    samples = view.camera.width * view.camera.height * ladder.SAMPLES**2
-    assert 0.2 * ladder.PER_SAMPLE < (sum(saved_bytes.values()) - parameters) / samples < ladder.PER_SAMPLE
+    samples = view.camera.width * view.camera.height * memory_levels.SAMPLES**2
+    assert (
+        0.2 * memory_levels.PER_SAMPLE < (sum(saved_bytes.values()) - parameters) / samples < memory_levels.PER_SAMPLE
+    )
 
 
 def test_depth_noise_is_measured_in_pixels() -> None:

@@ -37,7 +37,7 @@ class LevelChoice:
     reason: str
 
 
-def memory_levels(batch: int, resolution: int, grid: int) -> list[MemoryLevel]:
+def levels_of(batch: int, resolution: int, grid: int) -> list[MemoryLevel]:
     """All levels from the requested one down: batch to 1, then resolution and grid to their minima."""
     levels = [MemoryLevel(batch, resolution, grid)]
     while levels[-1].batch > 1:
