@@ -5,11 +5,12 @@ pydantic-settings, of the extra `cluster`: `sixview run` loads nothing of this."
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from steps.runtime.errors import ConfigurationError
 
@@ -25,7 +26,9 @@ def _http_url(text: str) -> str:
     except ValueError:  # brackets that do not close, a port that is no number
         is_url = False
     if text and (not is_url or any(character.isspace() for character in text)):
-        shown = "" if "@" in text else f", {ascii(text[:80])},"  # before an @ there may be a password
+        # a password may stand before an @ or after a ?, and a long word may be a key in the wrong variable
+        is_secret = "@" in text or "?" in text or re.fullmatch(r"[\w+/=-]{16,}", text)
+        shown = "" if is_secret else f", {ascii(text[:80])},"
         raise ValueError(f"its value{shown} is not an http:// or https:// URL. Write it as https://host:port")
     return text
 
@@ -39,6 +42,18 @@ class _FromEnvironment(BaseSettings):
     model_config = SettingsConfigDict(
         alias_generator=str.upper, case_sensitive=True, env_ignore_empty=True, frozen=True
     )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment alone: no files, and half the time."""
+        return (env_settings,)
 
 
 class StoreSettings(_FromEnvironment):

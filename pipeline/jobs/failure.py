@@ -162,11 +162,13 @@ def of_node(node: Node, pods: list[dict[str, Any]], workflow: dict[str, Any]) ->
             | {"details": step_record["details"]}
         )
     timed_out = pod_messages.matches(pod_messages.DEADLINE, message)
+    if step_record and _is_outdated(step_record, message):
+        step_record = None
     if step_record is None or step_record["code"] in ("INTERRUPTED", "KILLED"):
         disruption = pod_messages.disruption(pod)
         if disruption and not timed_out:
             return NodeLost(f"The pod was lost: {disruption.strip().rstrip('.')}.")
-    if step_record and _was_terminated(step_record, message) and not timed_out:  # the job itself was not stopped
+    if step_record and step_record["code"] == "INTERRUPTED" and not timed_out:  # the job itself was not stopped
         return NodeLost("The pod was lost: Kubernetes ended it (SIGTERM) while its step was working.")
     if step_record and step_record["code"] != "INTERRUPTED":
         return step_record
@@ -175,11 +177,14 @@ def of_node(node: Node, pods: list[dict[str, Any]], workflow: dict[str, Any]) ->
     return _of_message(message, node, workflow)
 
 
-def _was_terminated(step_record: Record, message: str) -> bool:
-    """Whether SIGTERM ended the step, by its record or its exit code. The record may still be that of its start, KILLED: where
-    the step had not set its handler yet, or where the wait container was ended at the same time and read it too early."""
-    by_exit_code = re.search(rf"exit code ({Interrupted.exit_code}|{pod_messages.SIGTERMED})\b", message) is not None
-    return step_record["code"] == "INTERRUPTED" or (step_record["code"] == "KILLED" and by_exit_code)
+def _is_outdated(step_record: Record, message: str) -> bool:
+    """Whether a record is still the KILLED that the step wrote when it began, by another cause in the message: the disk had no
+    room for the last one, or the wait container was ended together with the step and read it too early."""
+    if step_record["code"] != Killed.code:
+        return False
+    exit_code = re.search(r"^main: .*\(exit code (\d+)\)", message)
+    is_kill = exit_code is None or int(exit_code[1]) in (Killed.exit_code, pod_messages.SIGKILLED)
+    return not is_kill or pod_messages.matches(pod_messages.DEADLINE, message)
 
 
 def _of_message(message: str, node: Node, workflow: dict[str, Any]) -> StepError:

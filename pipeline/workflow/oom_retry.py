@@ -10,7 +10,7 @@ from pipeline.workflow.resources import GROWTH
 from pipeline.workflow.settings import Settings
 from pipeline.workflow.step_templates import ATTEMPT_PARAMETERS
 from pipeline.workflow.substitution import integer, safe_text, tag
-from steps.runtime.errors import Killed, ModelOom
+from steps.runtime.errors import Killed, ModelOom, ModelVramOom
 
 SECONDS_LEFT = (
     "tasks.again.status == 'Succeeded' ? tasks.again.outputs.parameters['seconds-left'] : "
@@ -24,15 +24,18 @@ def attempts(settings: Settings, model: str) -> DAG:
     raise."""
     outputs = "tasks.attempt.outputs?.parameters?."  # missing where outputs were lost; so is exitCode of a deleted pod
     error_code, exit_code = f"({outputs}['error-code'] ?? '')", "(tasks.attempt.exitCode ?? '')"
-    has_kill_code = f"{exit_code} in ['{Killed.exit_code}', '{SIGKILLED}']"
-    by_exit_code = f"{exit_code} == '{ModelOom.exit_code}' ? '{ModelOom.code}' : {has_kill_code} ? '{Killed.code}' : ''"
-    code = f"({error_code} != '' ? {error_code} : ({by_exit_code}))"
+    killed = f"{exit_code} in ['{Killed.exit_code}', '{SIGKILLED}']"
+    ooms = "".join(f"{exit_code} == '{error.exit_code}' ? '{error.code}' : " for error in (ModelOom, ModelVramOom))
+    by_exit_code = f"({ooms}{killed} ? '{Killed.code}' : '')"
+    # A step writes KILLED when it begins: the exit code knows better where the disk had no room for the last record, or where the
+    # wait container of a pod that is deleted or evicted was ended together with the step and read the first one.
+    code = f"({error_code} in ['', '{Killed.code}'] ? {by_exit_code} : {error_code})"
     seconds_used = f"int(float({outputs}seconds ?? '0'))"
     levels_left = f"int({outputs}['rungs-left'] ?? '0')"
-    # A step writes KILLED when it begins. The wait container of a deleted or evicted pod is ended at the same time, and may
-    # read that before the step writes INTERRUPTED: the node is an Error then, or has another exit code
-    was_killed = f"({code} == '{Killed.code}' && tasks.attempt.status == 'Failed' && {has_kill_code})"
-    is_ram_oom, is_vram_oom = f"({code} == '{ModelOom.code}' || {was_killed})", f"({code} == 'MODEL_VRAM_OOM')"
+    # the node of a deleted pod is an Error. One that an eviction killed before its step could answer (137) cannot be told from an
+    # OOM here, where Argo offers no message: it counts as one, at most ram_retries times
+    is_ram_oom = f"({code} in ['{ModelOom.code}', '{Killed.code}'] && tasks.attempt.status == 'Failed')"
+    is_vram_oom = f"({code} == '{ModelVramOom.code}')"
     memory = "int(inputs.parameters.memory)"
     # `max`: the first attempt's size may exceed the limit for later ones
     next_memory = f"max({memory}, min({settings.most_memory_mib}, {GROWTH} * {memory}))"

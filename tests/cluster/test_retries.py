@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.clients import s3
 from pipeline.jobs.nodes import outputs, step_nodes
-from pipeline.jobs.pod_messages import RETRYABLE, SIGKILLED, matches
+from pipeline.jobs.pod_messages import RETRYABLE, SIGKILLED, SIGTERMED, matches
 from pipeline.workflow.dag import workflow_template
 from pipeline.workflow.settings import Settings
 from steps.runtime.errors import Interrupted, Killed, ModelOom
@@ -75,11 +75,19 @@ def test_an_attempt_whose_outputs_were_lost_is_tried_again_by_its_exit_code(exit
     assert len(step_nodes(wf)) == expected, describe_nodes(wf)
 
 
-def test_a_terminated_pod_s_record_that_was_read_too_early_is_no_oom(inputs: str) -> None:
-    """SIGTERM reaches the step and the wait container at once: what was read is the KILLED that the step wrote when it began."""
+@pytest.mark.parametrize(
+    ("exit_code", "is_retried"),
+    [(Interrupted.exit_code, False), (SIGTERMED, False), (ModelOom.exit_code, True), (SIGKILLED, True)],
+)
+def test_the_exit_code_counts_where_the_record_is_that_of_the_step_s_start(
+    exit_code: int, is_retried: bool, inputs: str
+) -> None:
+    """SIGTERM may end the wait container together with the step: it then reads the KILLED that the step wrote when it began."""
     early = {"name": "error-code", "valueFrom": {"path": "/work/outputs/error-code", "default": Killed.code}}
-    wf = attempts_of_a_pod_that_exits(Interrupted.exit_code, outputs={"parameters": [early]})
-    assert [outputs(node)["error-code"] for node in step_nodes(wf)] == [Killed.code], describe_nodes(wf)
+    wf = attempts_of_a_pod_that_exits(exit_code, outputs={"parameters": [early]})
+    assert {outputs(node)["error-code"] for node in step_nodes(wf)} == {Killed.code}
+    expected = 1 + Settings(name="sixview-cpu").ram_retries * is_retried
+    assert len(step_nodes(wf)) == expected, describe_nodes(wf)
 
 
 def attempts_of_a_pod_that_exits(exit_code: int, **fields: Any) -> dict[str, Any]:

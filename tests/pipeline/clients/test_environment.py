@@ -84,10 +84,11 @@ def test_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_SECRET_ACCESS_KEY", "ARGO_TOKEN", "SIXVIEW_ID_KEY"):
         monkeypatch.setenv(name, "hidden")
     assert "hidden" not in f"{environment.store()!r} {environment.cluster()!r}"
-    monkeypatch.setenv("S3_ENDPOINT", "minio://user:hidden@host")
-    with pytest.raises(ConfigurationError) as error:
-        environment.store()
-    assert "hidden" not in str(error.value.record())
+    for text in ("minio://user:hidden@host", "minio:9000/?token=hidden", "hidden/with+a/key/of/AWS"):
+        monkeypatch.setenv("S3_ENDPOINT", text)
+        with pytest.raises(ConfigurationError) as error:
+            environment.store()
+        assert "hidden" not in str(error.value.record())
 
 
 @pytest.mark.parametrize("words", [["bucket", "setup"], ["serve", "--no-auth"], ["submit", "s3://sixview/x"]])

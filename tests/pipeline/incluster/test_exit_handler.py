@@ -126,15 +126,34 @@ def test_a_kill_that_the_kubelet_calls_out_of_memory_is_that() -> None:
     assert (values["error-code"], values["oom-type"], values["stage"]) == ("MODEL_OOM", "ram", "inference")
     silent = node("nvdiffrec-pod", "Failed", "Error (exit code 137)", failure=killed)
     assert error_code(workflow(silent)) == "KILLED"
-    for code in (30, 143):  # outputs that were read too early, and SIGTERM before the handler
-        early = node("nvdiffrec-pod", "Failed", f"main: Error (exit code {code})", failure=killed)
-        assert error_code(workflow(early)) == "NODE_LOST"
     state = {"name": "main", "state": {"terminated": {"reason": "OOMKilled"}}}
     known = {
         "metadata": {"annotations": {"workflows.argoproj.io/node-id": silent["id"]}},
         "status": {"containerStatuses": [state]},
     }
     assert error_code(workflow(silent), [known]) == "MODEL_OOM"
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("main: Error (exit code 20)", "MODEL_VRAM_OOM"),
+        ("main: Error (exit code 21)", "MODEL_OOM"),
+        ("main: Error (exit code 25)", "DISK_FULL"),
+        ("main: Error (exit code 26)", "KILLED"),
+        ("main: Error (exit code 30)", "NODE_LOST"),
+        ("main: Error (exit code 137)", "KILLED"),
+        ("main: Error (exit code 143)", "NODE_LOST"),
+        ("Pod was active on the node longer than the specified deadline", "MODEL_TIMEOUT"),
+        ("Step exceeded its deadline", "MODEL_TIMEOUT"),
+    ],
+)
+def test_the_record_of_a_step_s_start_yields_to_another_cause(message: str, expected: str) -> None:
+    """The disk had no room for the last record, or Argo read the first one while the step was still ending."""
+    killed = {"code": "KILLED", "message": "m", "suggestion": "s", "details": {"pipeline_stage": "inference"}}
+    pod = node("nvdiffrec-pod", "Failed", message, failure=json.dumps(killed), stage="inference")
+    values = describe(workflow(pod, model="nvdiffrec"), [], "Failed")
+    assert (values["error-code"], values["stage"]) == (expected, "inference")
 
 
 def test_a_stopped_job_is_cancelled_unless_the_reconciler_says_why() -> None:

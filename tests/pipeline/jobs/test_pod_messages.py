@@ -168,9 +168,9 @@ def test_the_reason_in_a_pod_s_status_is_reported(reason: str, message: str) -> 
     own = failed("validate", ModelFailed("A fault."), "main: Error (exit code 1)")
     assert described(own, [pod])["code"] == "MODEL_FAILED"
     pod["status"] = {"phase": "Failed", "reason": "Evicted"}
-    assert described(failed("validate", Killed("Killed.")), [pod])["code"] == "NODE_LOST"
+    assert described(failed("validate", Killed("Killed."), "main: Error (exit code 26)"), [pod])["code"] == "NODE_LOST"
     pod["status"] = {}
-    assert described(failed("validate", Killed("Killed.")), [pod])["code"] == "KILLED"
+    assert described(failed("validate", Killed("Killed."), "main: Error (exit code 26)"), [pod])["code"] == "KILLED"
 
 
 def test_a_step_that_was_told_to_end_in_a_job_that_nobody_stopped_has_lost_its_pod() -> None:
