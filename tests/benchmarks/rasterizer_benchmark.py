@@ -29,6 +29,7 @@ INTEGRATORS = {"direct_projective": 4, "prb": 1}  # samples per pixel
 def main(run: Run) -> None:
     """Three tables, and a plot in out/benchmarks/scaling.svg."""
     cores, repeats, faces = len(os.sched_getaffinity(0)), run.size(12, 1), run.size(20_000, 5_000)
+    WORK.mkdir(parents=True, exist_ok=True)
     beside = not run.smallest or llvm_works()
     if not beside:
         run.note("No LLVM library that Mitsuba can use is installed: sixview was measured alone.")
