@@ -57,7 +57,8 @@ def _mark(folder: Path) -> Path:
 
 @functools.cache
 def _code() -> str:
-    return records.digest_of(*records.sources("steps"))
+    """Over the steps, the commands that run them, and the benchmarks, which say what is made."""
+    return records.digest_of(*records.sources(*records.PRODUCT, records.OWN))
 
 
 def sixview(*words: object) -> subprocess.CompletedProcess[str]:
