@@ -106,8 +106,8 @@ SHAPES = {
     ],
     "inputs": [Shape(CASES, 2, {"is": "right"})],
     "registration": [
-        Shape(POSES[0], 1, {"meshes": 2, "right": 2}),
-        Shape(POSES[1], 1, {"meshes": 2, "refused": 2, "taken": "none"}),
+        Shape(POSES[0], 1, {"meshes": 1, "right": 1}),
+        Shape(POSES[1], 1, {"meshes": 1, "refused": 1, "taken": "none"}),
         Shape(POSES[2], 2),
     ],
     "foreign": [Shape("object | our rasterizer, dB | Mitsuba 3, dB | difference, dB", 3)],
