@@ -6,6 +6,7 @@ results lie in out/benchmarks/inputs/<case>."""
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,9 +92,11 @@ def judge_case(case: Case, result: Result, clean: Result) -> str:
         return f"does not say {unsaid[0]!r}"
     if result.code:
         return "right"
-    if case.loss is not None and result.inner < clean.inner - case.loss - NEARLY:
+    if math.isnan(result.inner + result.chamfer):
+        return "leaves a mesh that was not measured"
+    if case.loss is not None and not result.inner >= clean.inner - case.loss - NEARLY:  # not either of them NaN
         return f"loses {clean.inner - result.inner:.2f} dB of at most {case.loss:g}"
-    if case.ratio is not None and result.chamfer > case.ratio * clean.chamfer + NEARLY / 10:
+    if case.ratio is not None and not result.chamfer <= case.ratio * clean.chamfer + NEARLY / 10:
         return f"Chamfer is {result.chamfer / clean.chamfer:.2f} times the clean one, of at most {case.ratio:g}"
     return "right" if result.closed or not case.closed else "not closed"
 
