@@ -15,11 +15,13 @@ import pytest
 import trimesh
 
 from tests import benchmarks
-from tests.benchmarks import common, records, shapes
+from tests.benchmarks import common, inputs_benchmark, rasterizer_benchmark, records, shapes
+from tests.cases.kit import Case
 
 FOLDER = Path(benchmarks.__file__).parent
 FILES = sorted(FOLDER.glob("*.py"))
 OWN = ("steps", "pipeline", "tests")
+NAN = float("nan")
 UNSEEN = "tests.benchmarks."  # such a module may need what is not installed: of it the source is read
 
 
@@ -119,6 +121,27 @@ def foreign(*numbers: object) -> dict[str, object]:
     return {**made.record(), "seconds": 7.0}
 
 
+def of_cases(*cells: object) -> dict[str, object]:
+    """A record of the smallest form of `inputs`: a refusal, and a case that ended well, with the last of its cells."""
+    made = records.Run("inputs", smallest=True, began=-1.0)
+    refusal = ["a refusal", NAN, NAN, 31.0, NAN, 0.2, "no", 0, "VALIDATION_FAILED", "right"]
+    good = ["a mesh", 30.0, 31.0, 31.0, 0.2, 0.2, "yes", 0, "completed", "right"]
+    made.table("", shapes.SHAPES["inputs"][0].header, [refusal, [*good[: len(good) - len(cells)], *cells]])
+    made.note("2 cases, 2 right; not right: none.")
+    return {**made.record(), "seconds": 7.0}
+
+
+def beside_mitsuba(ours: float, theirs: float, note: str) -> dict[str, object]:
+    """A record of the smallest form of `rasterizer`."""
+    made = records.Run("rasterizer", smallest=True, began=-1.0)
+    first, faces, sides = (shape.header for shape in shapes.SHAPES["rasterizer"])
+    made.table("", first, [[2, 32, ours, theirs, theirs / ours, theirs, theirs / ours]])
+    made.table("", faces, [[5000, 3.0], [20000, 4.0]])
+    made.table("", sides, [[32, 3.0], [64, 4.0]])
+    made.note(note)
+    return {**made.record(), "seconds": 7.0}
+
+
 def test_a_record_that_is_not_as_documented_is_noticed() -> None:
     good = foreign(37.0, 36.9, -0.1)
     (table,) = good["tables"]  # type: ignore[misc]
@@ -126,12 +149,65 @@ def test_a_record_that_is_not_as_documented_is_noticed() -> None:
     assert list(shapes.complaints(foreign(37.0, 370.0, -0.1))) == [
         "Mitsuba 3, dB: 370.0, which is not within (10.0, 60.0)"
     ]
-    assert list(shapes.complaints(foreign(37.0, float("nan"), -0.1))) == ["Mitsuba 3, dB: nothing"]
+    assert list(shapes.complaints(foreign(37.0, NAN, -0.1))) == ["Mitsuba 3, dB: nothing"]
+    for no_number in ("37.0", "", True):
+        said = [f"Mitsuba 3, dB: {no_number}, which is no number"]
+        assert list(shapes.complaints(foreign(37.0, no_number, -0.1))) == said
     assert len(list(shapes.complaints({**good, "tables": []}))) == 1
     assert len(list(shapes.complaints({**good, "smallest": False}))) == 1
     assert len(list(shapes.complaints({**good, "source_digest": "0" * 64}))) == 1
     assert len(list(shapes.complaints({**good, "tables": [{**table, "rows": table["rows"][:2]}]}))) == 1
     assert len(list(shapes.complaints({**good, "tables": [{**table, "header": ["object"]}]}))) == 1
+
+
+def test_only_a_refusal_may_lack_its_numbers() -> None:
+    assert list(shapes.complaints(of_cases())) == []
+    assert list(shapes.complaints(of_cases(0.2, NAN, "yes", 0, "completed", "right"))) == [
+        "clean Chamfer-L1, %: nothing"
+    ]
+    assert list(shapes.complaints(of_cases("not closed"))) == ["is: not closed instead of right"]
+
+
+def test_only_the_times_of_mitsuba_may_be_missing_and_only_where_it_is_said() -> None:
+    said = "No LLVM library that Mitsuba can use is installed: sixview was measured alone."
+    assert list(shapes.complaints(beside_mitsuba(3.0, NAN, said))) == []
+    assert len(list(shapes.complaints(beside_mitsuba(3.0, NAN, "")))) == 4
+    assert list(shapes.complaints(beside_mitsuba(NAN, NAN, said))) == ["sixview, ms: nothing"]
+    assert list(shapes.complaints(beside_mitsuba(3000.0, 9.0, ""))) == []
+
+
+@pytest.mark.parametrize(
+    ("result", "clean"),
+    [
+        (inputs_benchmark.Result("", 30.0, NAN, 0.2, True), inputs_benchmark.Result("", 30.0, 30.0, 0.2, True)),
+        (inputs_benchmark.Result("", 30.0, 30.0, NAN, True), inputs_benchmark.Result("", 30.0, 30.0, 0.2, True)),
+        (inputs_benchmark.Result("", 30.0, 30.0, 0.2, True), inputs_benchmark.Result("", 30.0, NAN, 0.2, True)),
+        (inputs_benchmark.Result("", 30.0, 30.0, 0.2, True), inputs_benchmark.Result("", 30.0, 30.0, NAN, True)),
+    ],
+    ids=("its PSNR", "its Chamfer", "the clean PSNR", "the clean Chamfer"),
+)
+def test_a_case_that_was_not_measured_is_not_right(
+    result: inputs_benchmark.Result, clean: inputs_benchmark.Result
+) -> None:
+    case = Case("any", lambda folder: folder, loss=1.0, ratio=2.0)
+    good = inputs_benchmark.Result("", 30.0, 30.0, 0.2, True)
+    assert inputs_benchmark.judge_case(case, good, good) == "right"
+    assert inputs_benchmark.judge_case(case, result, clean) != "right"
+
+
+def test_a_smallest_form_is_run_without_what_would_change_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*records.VARIABLES, "SIXVIEW_TAG"):
+        monkeypatch.setenv(name, "3")
+    assert not set(records.VARIABLES) & set(shapes.environment())
+    assert shapes.environment()["SIXVIEW_TAG"] == "3"
+
+
+def test_the_plot_of_the_rasterizer_finds_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(rasterizer_benchmark, "llvm_works", lambda: False)
+    monkeypatch.setattr(rasterizer_benchmark, "_measured", lambda what, size, cores: 0.003)
+    rasterizer_benchmark.main(records.Run("rasterizer", smallest=True))
+    assert (common.WORK / "scaling.svg").is_file()
 
 
 # -- records ------------------------------------------------------------------------------------------------------------
@@ -166,6 +242,46 @@ def test_a_digest_changes_with_what_is_measured(tmp_path: Path, monkeypatch: pyt
     other = records.digest_of(*records.sources("steps"))
     file.rename(file.with_name("b.py"))
     assert len({one, other, records.digest_of(*records.sources("steps"))}) == 3
+
+
+@pytest.mark.parametrize("name", records.BENCHMARKS)
+def test_a_digest_has_all_that_a_benchmark_takes_from_the_project(name: str) -> None:
+    found = set(records.sources(*records.BENCHMARKS[name], records.OWN))
+    assert not {path for path in taken_files(FOLDER / f"{name}_benchmark.py") - found if "tests" in path.parts}
+
+
+def taken_files(path: Path) -> set[Path]:
+    """The tests' modules that a file imports, and that these import."""
+    seen, left = set(), [path]
+    while left:
+        file = left.pop()
+        if file in seen:
+            continue
+        seen.add(file)
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tests"):
+                folder = records.ROOT.joinpath(*str(node.module).split("."))
+                left += [
+                    p
+                    for p in (folder.with_suffix(".py"), *(folder / f"{a.name}.py" for a in node.names))
+                    if p.is_file()
+                ]
+    return seen
+
+
+def test_samples_are_made_anew_where_the_steps_the_command_or_the_benchmarks_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "ROOT", tmp_path)
+    files = [tmp_path / part for part in ("steps/a.py", "pipeline/b.py", "tests/benchmarks/common.py")]
+    for file in files:
+        file.parent.mkdir(parents=True)
+        file.write_text("HELD_OUT = 12")
+    codes = {common._code.__wrapped__()}
+    for file in files:
+        file.write_text("HELD_OUT = 13")
+        codes.add(common._code.__wrapped__())
+    assert len(codes) == 4
 
 
 def test_what_other_code_made_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,7 @@ from steps.sample.render import GroundTruth
 from steps.sample.render import render as true_render
 from steps.validate.rig.messages import hypothesis_json
 from tests.benchmarks import objects
-from tests.benchmarks.common import once, sixview
+from tests.benchmarks.common import COARSE, once, sixview
 from tests.benchmarks.records import Run
 from tests.benchmarks.true_objects import aligned, between
 from tests.benchmarks.true_objects import similarity as similarity  # for who looks for it here
@@ -49,12 +49,15 @@ UP = np.array([0.0, 1.0, 0.0])
 
 @dataclass(frozen=True)
 class Kind:
-    """What is captured and made of it. between: views from random directions that meshes are judged by."""
+    """What is captured and made of it. between: views from random directions that meshes are judged by; points: on their
+    surfaces; flags: of the engine fusion."""
 
     side: int = 512
     names: tuple[str, ...] = objects.NAMES
     models: tuple[str, ...] = ("reconviagen", "nvdiffrec")
     between: int = 12
+    points: int = 60_000
+    flags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class Verdict:
 
 
 def main(run: Run) -> None:
-    kind = run.size(Kind(), Kind(256, ("mug",), ("reconviagen",), 2))
+    kind = run.size(Kind(), Kind(256, ("mug",), ("reconviagen",), 1, 6_000, COARSE))
     count = int(run.variable("SIXVIEW_CAPTURES", run.size(300, 1)))
     meshes = int(run.variable("SIXVIEW_MESHES", run.size(80, 1)))
     whole = int(run.variable("SIXVIEW_WHOLE_RUNS", run.size(len(kind.names), 1)))
@@ -235,14 +238,13 @@ def _chamfer(seed: int, curve: str, kind: Kind) -> float:
     """Percent of the true diagonal, of the mesh fused from the scene that `judge_capture` left."""
     folder = capture(seed, kind, curve)
     scene, out = folder.with_suffix(".scene"), folder.with_suffix(".mesh")
-    code = _step(
-        "reconviagen", "--scene", scene, "--out", out, "--outputs", out.with_suffix(".outputs"), "--engine", "fusion"
-    )
+    words = "--scene", scene, "--out", out, "--outputs", out.with_suffix(".outputs"), "--engine", "fusion"
+    code = _step("reconviagen", *words, *kind.flags)
     if code:
         return float("nan")
     mesh = mesh_files.load(out)
     behind = json.loads((folder / "ground_truth" / "capture.json").read_text())["front_is"] == "object"
-    return 100 * aligned(mesh.vertices, mesh.faces, truth_of(name_of(seed, kind.names)), behind)[1]
+    return 100 * aligned(mesh.vertices, mesh.faces, truth_of(name_of(seed, kind.names)), behind, kind.points)[1]
 
 
 def compared(seed: int, name: str, found: dict[str, Any], truth: dict[str, Any], seconds: float) -> Verdict:
@@ -319,7 +321,7 @@ WHOLE = (
 
 def whole_run(seed: int, model: str, kind: Kind) -> Whole:
     folder, taken = run_folder(seed, model, kind), capture(seed, kind)
-    done = sixview("run", taken, "--out", folder, "--model", model, "--restart", "--json")
+    done = sixview("run", taken, "--out", folder, "--model", model, "--restart", "--json", *kind.flags)
     behind = json.loads((taken / "ground_truth" / "capture.json").read_text())["front_is"] == "object"
     result = measured(Whole(seed, ""), folder / model, json.loads(done.stdout), behind, kind)
     print(f"capture {seed} ({name_of(seed, kind.names)}), {model}: {result}", flush=True)
@@ -337,7 +339,7 @@ def measured(run: Whole, folder: Path, summary: dict[str, Any], behind: bool, ki
         return replace(run, code=code)
     quality = json.loads((folder / "quality.json").read_text())
     mesh, truth = mesh_files.load(folder), truth_of(name_of(run.seed, kind.names))
-    placed, chamfer = aligned(mesh.vertices, mesh.faces, truth, behind)
+    placed, chamfer = aligned(mesh.vertices, mesh.faces, truth, behind, kind.points)
     seen = float(np.mean([between(placed, mesh, truth, c) for c in sample.random_cameras(kind.between, 384, 3)]))
     scores = quality["psnr"], quality["ssim"], quality["object"]["psnr"]
     return Whole(run.seed, code, *scores, 100 * chamfer, seen, summary["seconds"])

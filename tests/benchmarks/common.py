@@ -28,8 +28,10 @@ from tests.benchmarks import records
 
 WORK = Path("out/benchmarks")
 HELD_OUT = 12
+# the smallest forms: held-out views, points that distances are measured from, and flags of `sixview run`
+FEW, FEW_POINTS, COARSE = 2, 10_000, ("--grid", "64", "--faces", "2000")
 POINTS = 100_000  # that distances are measured from
-DENSE = 300_000  # and that the nearest faces are looked for by
+DENSE = 3  # times as many the nearest faces are looked for by
 NEAREST = (
     32  # of the points on a surface: of the faces they lie on one is the nearest, up to 0.1 % of the mean distance
 )
@@ -57,7 +59,8 @@ def _mark(folder: Path) -> Path:
 
 @functools.cache
 def _code() -> str:
-    return records.digest_of(*records.sources("steps"))
+    """Over the steps, the commands that run them, and the benchmarks, which say what is made."""
+    return records.digest_of(*records.sources(*records.PRODUCT, records.OWN))
 
 
 def sixview(*words: object) -> subprocess.CompletedProcess[str]:
@@ -67,8 +70,9 @@ def sixview(*words: object) -> subprocess.CompletedProcess[str]:
 
 
 def sample(name: str, size: int = 512, bits: int = 16) -> Path:
-    """The sample's folder; made once."""
-    words = ["--object", name, "--size", size, "--depth-bits", bits, "--held-out", HELD_OUT, "--seed", 3]
+    """The sample's folder; made once. Small ones have few held-out views: no figure is of these."""
+    held_out = HELD_OUT if size >= 512 else FEW
+    words = ["--object", name, "--size", size, "--depth-bits", bits, "--held-out", held_out, "--seed", 3]
     return once(
         WORK / "samples" / f"{name}_{size}_{bits}", lambda folder: sixview("sample", folder, *words).check_returncode()
     )
@@ -86,9 +90,9 @@ def job_folder(source: Path) -> Path:
     return WORK / "jobs" / source.name
 
 
-def job_of(source: Path) -> Path:
-    """The folder of a whole run on a sample; made once."""
-    return once(job_folder(source), lambda out: job(source, out))
+def job_of(source: Path, flags: tuple[str, ...] = ()) -> Path:
+    """The folder of a whole run on a sample; made once: the smallest forms, with COARSE, have samples of their own size."""
+    return once(job_folder(source), lambda out: job(source, out, *flags))
 
 
 def sample_views(source: Path) -> list[tuple[Camera, Array, Array]]:
@@ -147,27 +151,29 @@ def between(mesh: Mesh, source: Path, seen: Inputs) -> tuple[float, float]:
     return float(full), float(inner)
 
 
-def surface_error(vertices: Array, faces: Array, source: Path, seen: Inputs) -> tuple[float, float]:
+def surface_error(
+    vertices: Array, faces: Array, source: Path, seen: Inputs, points: int = POINTS
+) -> tuple[float, float]:
     """Chamfer-L1 in percent of the true diagonal, and the F-score at 0.5 %, both over the seen surface: distances from points on
     each surface to the other."""
     truth = trimesh.load_mesh(source / "ground_truth" / "mesh.ply", process=False)
     diagonal = float(np.linalg.norm(np.ptp(truth.vertices, axis=0)))
     found = trimesh.Trimesh(vertices, faces, process=False)
-    there, here = (seen_distances(a, b, seen) / diagonal for a, b in ((truth, found), (found, truth)))
+    there, here = (seen_distances(a, b, seen, points) / diagonal for a, b in ((truth, found), (found, truth)))
     precision, recall = (here < 0.005).mean(), (there < 0.005).mean()
     return float(50 * (there.mean() + here.mean())), float(2 * precision * recall / (precision + recall))
 
 
-def seen_distances(on: Any, to: Any, seen: Inputs) -> Array:
-    """From seen points on one surface to the other."""
-    points, _ = trimesh.sample.sample_surface(on, POINTS, seed=0)
-    return distances(points[seen.saw(points)], to)
+def seen_distances(on: Any, to: Any, seen: Inputs, count: int) -> Array:
+    """From seen ones of so many points on one surface to the other."""
+    points, _ = trimesh.sample.sample_surface(on, count, seed=0)
+    return distances(points[seen.saw(points)], to, DENSE * count)
 
 
-def distances(points: Array, to: Any) -> Array:
+def distances(points: Array, to: Any, dense: int = DENSE * POINTS) -> Array:
     """From each point (n, 3) to a surface: to the nearest of the faces on which the NEAREST of many of its points lie, among them
     each face's centre."""
-    there, faces = trimesh.sample.sample_surface(to, DENSE, seed=1)
+    there, faces = trimesh.sample.sample_surface(to, dense, seed=1)
     there, faces = np.vstack([there, to.triangles_center]), np.concatenate([faces, np.arange(len(to.faces))])
     candidates = faces[cKDTree(there).query(points, k=NEAREST, workers=-1)[1]]
     least = np.full(len(points), np.inf)

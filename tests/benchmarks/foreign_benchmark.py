@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from steps.geometry.image_ops import psnr
-from tests.benchmarks.common import NAMES, job_of, over_white, sample
+from tests.benchmarks.common import COARSE, NAMES, job_of, over_white, sample
 from tests.benchmarks.records import Run
 from tests.foreign import mitsuba_pictures
 
@@ -17,16 +17,16 @@ HEADER = ("object", "our rasterizer, dB", "Mitsuba 3, dB", "difference, dB")
 
 
 def main(run: Run) -> None:
-    names, size = run.size(NAMES, NAMES[:1]), run.size(512, 128)
-    rows = [measured(name, size) for name in names]
+    names, size = run.size(NAMES, NAMES[:1]), run.size(512, 64)
+    flags = run.size((), COARSE)
+    rows = [measured(name, sample(name, size), flags) for name in names]
     means = np.array([row[1:] for row in rows], float).mean(axis=0).tolist()
     largest = max((float(row[3]) for row in rows), key=abs)
     run.table("", HEADER, [*rows, ["mean", *means], ["largest", "", "", largest]])
 
 
-def measured(name: str, size: int) -> list[Any]:
-    source = sample(name, size)
-    out = job_of(source)
+def measured(name: str, source: Path, flags: tuple[str, ...]) -> list[Any]:
+    out = job_of(source, flags)
     ours = json.loads((out / "reconviagen" / "quality.json").read_text())["psnr"]
     theirs = foreign_psnr(out, source)
     return [name, ours, theirs, theirs - ours]

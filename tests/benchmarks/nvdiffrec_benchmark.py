@@ -25,7 +25,10 @@ from steps.nvdiffrec.run import keep_freed_memory
 from steps.runtime.contract import Nvdiffrec
 from steps.runtime.reporter import Reporter
 from tests.benchmarks.common import (
+    COARSE,
+    FEW_POINTS,
     NAMES,
+    POINTS,
     Inputs,
     between,
     in_users_frame,
@@ -110,13 +113,13 @@ class Spoiled:
 
 
 def optimised(loaded: Scene, start_views: Any, smallest: bool) -> tuple[Mesh, Mesh, float]:
-    """Start, result and seconds, with the step's own defaults at 512 px; or in few iterations at 128 px."""
+    """Start, result and seconds, with the step's own defaults at 512 px; or in few iterations at 64 px."""
     with tempfile.TemporaryDirectory() as folder:
         here = Path(folder)
         p = Nvdiffrec(out=here, outputs=here, scene=here)
-        p = replace(p, iterations=3, fusion_grid=64, faces=2000) if smallest else p
+        p = replace(p, iterations=2, grid=32, fusion_grid=32, faces=1000) if smallest else p
         clock = Clock(Reporter(here, "weight_loading"), 2 * p.iterations)
-        level, nowhere = MemoryLevel(1, 128 if smallest else 512, p.grid), Checkpoint(None, "", 30.0)
+        level, nowhere = MemoryLevel(1, 64 if smallest else 512, p.grid), Checkpoint(None, "", 30.0)
         job = reconstruct.Job(loaded, start_views, p, level, "cpu", nowhere, clock, {})
         began = time.monotonic()
         first, metadata = reconstruct.start(job)
@@ -124,12 +127,15 @@ def optimised(loaded: Scene, start_views: Any, smallest: bool) -> tuple[Mesh, Me
         return first, mesh, time.monotonic() - began
 
 
-def row(name: str, start: Mesh, mesh: Mesh, seconds: float, loaded: Scene, source: Path, seen: Inputs) -> list[object]:
-    """Before and after, side by side."""
+def row(
+    name: str, made: tuple[Mesh, Mesh, float], loaded: Scene, source: Path, seen: Inputs, points: int
+) -> list[object]:
+    """Before and after, side by side. made: what `optimised` returned."""
+    start, mesh, seconds = made
     cells: list[object] = [name]
     for found in (start, mesh):
         in_frame = in_users_frame(found, loaded)
-        chamfer, _ = surface_error(in_frame.vertices, in_frame.faces, source, seen)
+        chamfer, _ = surface_error(in_frame.vertices, in_frame.faces, source, seen, points)
         cells += [reconstruct.psnr(found, loaded), between(in_frame, source, seen)[0], chamfer]
     print(*(f"{cell:.4g}" if isinstance(cell, float) else cell for cell in cells), f"{seconds:.0f} s", flush=True)
     return [*cells, cells[4] - cells[1], cells[5] - cells[2], seconds]  # type: ignore[operator]
@@ -138,19 +144,21 @@ def row(name: str, start: Mesh, mesh: Mesh, seconds: float, loaded: Scene, sourc
 def main(run: Run) -> None:
     """Two tables."""
     keep_freed_memory()
+    points = run.size(POINTS, FEW_POINTS)
     clean, noisy = [], []
     for name in run.size(NAMES, NOISY):
-        source = sample(name, run.size(512, 128))
-        folder = job_of(source) / ".sixview" / "scene"
+        source = sample(name, run.size(512, 64))
+        folder = job_of(source, run.size((), COARSE)) / ".sixview" / "scene"
         loaded, seen = scene.load(folder), inputs(folder)
-        clean.append(row(name, *optimised(loaded, loaded.views, run.smallest), loaded, source, seen))
+        clean.append(row(name, optimised(loaded, loaded.views, run.smallest), loaded, source, seen, points))
         if name in NOISY:
             start = [Spoiled(view, i) for i, view in enumerate(loaded.views)]
-            noisy.append(row(f"{name}, noisy start", *optimised(loaded, start, run.smallest), loaded, source, seen))
+            made = optimised(loaded, start, run.smallest)
+            noisy.append(row(f"{name}, noisy start", made, loaded, source, seen, points))
             # the depth that the optimisation itself is given is noisy too
             spoiled: Any = [Spoiled(view, i, eaten=0, degrees=0) for i, view in enumerate(loaded.views)]
             made = optimised(replace(loaded, views=spoiled), spoiled, run.smallest)
-            noisy.append(row(f"{name}, noisy depth", *made, loaded, source, seen))
+            noisy.append(row(f"{name}, noisy depth", made, loaded, source, seen, points))
     means = [float(np.mean([line[k] for line in clean])) for k in range(1, 10)]
     run.table("Clean", ("object", *HEADER), [*clean, ["mean", *means]])
     run.table("Noisy", ("object", *HEADER), noisy)

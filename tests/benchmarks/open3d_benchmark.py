@@ -23,7 +23,10 @@ from steps.io.mesh_files import Mesh
 from steps.texturing.atlas import unwrap
 from steps.texturing.bake import bake
 from tests.benchmarks.common import (
+    COARSE,
+    FEW_POINTS,
     NAMES,
+    POINTS,
     Array,
     between,
     in_users_frame,
@@ -57,7 +60,7 @@ def main(run: Run) -> None:
     if run.smallest and not importlib.util.find_spec("open3d"):
         run.note("Open3D is not installed: sixview was measured alone.")
         del methods["Open3D"]
-    names, size = run.size(NAMES, NAMES[:1]), run.size(512, 128)
+    names, size = run.size(NAMES, NAMES[:1]), run.size(512, 64)
     if not run.smallest:
         compared(NAMES[0], size, methods)  # once for the caches
     rows = [row for name in names for row in compared(name, size, methods)]
@@ -70,7 +73,8 @@ def main(run: Run) -> None:
 def compared(name: str, size: int, methods: dict[str, Surface]) -> list[list[object]]:
     """The methods on one object, in one process, one after the other."""
     source = sample(name, size)
-    out = job_of(source)
+    small = size < 512
+    out = job_of(source, COARSE if small else ())
     loaded = scene.load(out / ".sixview" / "scene")
     rows: list[list[object]] = []
     for method, surface in methods.items():
@@ -85,7 +89,7 @@ def compared(name: str, size: int, methods: dict[str, Surface]) -> list[list[obj
                 method,
                 surface_seconds,
                 seconds,
-                *score(mesh, source, loaded, out),
+                *score(mesh, source, loaded, out, FEW_POINTS if small else POINTS),
                 "yes" if is_closed(faces) else "no",
             ]
         )
@@ -138,7 +142,7 @@ def textured(loaded: scene.Scene, vertices: Array, faces: Array) -> Mesh:
     return Mesh(baked.vertices.astype(np.float32), cut, uv, normals.astype(np.float32), baked.texture)
 
 
-def score(mesh: Mesh, source: Path, loaded: scene.Scene, out: Path) -> list[float]:
+def score(mesh: Mesh, source: Path, loaded: scene.Scene, out: Path, points: int) -> list[float]:
     """PSNR at the input views, between them, Chamfer and F-score."""
     scores = []
     for view in loaded.views:
@@ -149,5 +153,5 @@ def score(mesh: Mesh, source: Path, loaded: scene.Scene, out: Path) -> list[floa
     return [
         float(np.mean(scores)),
         between(in_frame, source, seen)[0],
-        *surface_error(in_frame.vertices, in_frame.faces, source, seen),
+        *surface_error(in_frame.vertices, in_frame.faces, source, seen, points),
     ]

@@ -6,6 +6,7 @@ alone where there is none that does."""
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import subprocess
@@ -29,20 +30,21 @@ INTEGRATORS = {"direct_projective": 4, "prb": 1}  # samples per pixel
 def main(run: Run) -> None:
     """Three tables, and a plot in out/benchmarks/scaling.svg."""
     cores, repeats, faces = len(os.sched_getaffinity(0)), run.size(12, 1), run.size(20_000, 5_000)
+    WORK.mkdir(parents=True, exist_ok=True)
     beside = not run.smallest or llvm_works()
     if not beside:
         run.note("No LLVM library that Mitsuba can use is installed: sixview was measured alone.")
     rows: list[list[object]] = []
     for count in run.size(sorted({1, cores}), [cores]):
-        for side in run.size((256, 512), (64,)):
+        for side in run.size((256, 512), (32,)):
             ours = _measured("ours", (side, faces, repeats), count)
             theirs = [_measured(w, (side, faces, repeats), count) if beside else math.nan for w in INTEGRATORS]
             times = [cell for seconds in theirs for cell in (seconds * 1e3, seconds / ours)]
             rows.append([count, side, ours * 1e3, *times])
     run.table(f"{faces:,} faces", HEADER, rows)
-    middle = run.size(512, 64)
+    middle = run.size(512, 32)
     by_faces = {f: _measured("ours", (middle, f, repeats), cores) for f in run.size(tuple(FACES), (5_000, 20_000))}
-    by_side = {s: _measured("ours", (s, faces, repeats), cores) for s in run.size(SIDES, (64, 128))}
+    by_side = {s: _measured("ours", (s, faces, repeats), cores) for s in run.size(SIDES, (32, 64))}
     for title, found in ((f"sixview at {middle} px", by_faces), (f"sixview with {faces:,} faces", by_side)):
         head = "faces" if found is by_faces else "px"
         run.table(title, (head, "time per iteration, ms"), [[size, seconds * 1e3] for size, seconds in found.items()])
@@ -69,8 +71,9 @@ def llvm_works() -> bool:
     return subprocess.run([sys.executable, "-c", PROBE], capture_output=True, check=False).returncode == 0
 
 
+@functools.cache
 def _measured(what: str, size: tuple[int, int, int], cores: int) -> float:
-    """Seconds per iteration, in a process of its own on so many cores. size: pixels per side, faces, repeats."""
+    """Seconds per iteration, in a process of its own on so many cores; measured once. size: pixels per side, faces, repeats."""
     ids = sorted(os.sched_getaffinity(0))[:cores]
     words = [
         sys.executable,
@@ -93,8 +96,8 @@ def child(what: str, size: tuple[int, int, int]) -> None:
 
 
 def _timed(iteration: Callable[[], None], repeats: int) -> float:
-    """The median of so many, after three that do not count."""
-    for _ in range(3):
+    """The median of so many, after up to three that do not count."""
+    for _ in range(min(repeats, 3)):
         iteration()
     times = []
     for _ in range(repeats):

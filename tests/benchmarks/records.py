@@ -25,25 +25,37 @@ from steps.validate import devices
 ROOT = Path(__file__).parent.parent.parent
 KEPT = ROOT / "docs" / "figures"
 OTHERS = Path("out/benchmarks/results")
+OWN = "tests/benchmarks"
 STEPS, PRODUCT = ("steps",), ("steps", "pipeline")
-# name -> folders of the code that the benchmark measures
-BENCHMARKS = {
-    "quality": STEPS,
-    "captures": STEPS,
-    "inputs": STEPS,
+CLUSTER = tuple(f"tests/cluster/{name}.py" for name in ("client", "images", "node", "places", "web"))
+# name -> folders and files of the code that the benchmark measures, and of what it measures with beside the benchmarks' own
+BENCHMARKS: dict[str, tuple[str, ...]] = {
+    "quality": PRODUCT,
+    "captures": PRODUCT,
+    "inputs": (*PRODUCT, "tests/cases", "tests/damage.py"),
     "registration": STEPS,
-    "foreign": STEPS,
-    "open3d": STEPS,
-    "nvdiffrec": STEPS,
-    "rasterizer": STEPS,
-    "gpu": STEPS,
+    "foreign": (*PRODUCT, "tests/foreign.py"),
+    "open3d": PRODUCT,
+    "nvdiffrec": PRODUCT,
+    "rasterizer": (*STEPS, "tests/raster/shapes.py"),
+    "gpu": PRODUCT,
     "speed": PRODUCT,
-    "damage": PRODUCT,
-    "kill": PRODUCT,
-    "cluster": PRODUCT,
-    "gateway": PRODUCT,
-    "faults": PRODUCT,
+    "damage": (*PRODUCT, "tests/damage.py"),
+    "kill": (*PRODUCT, "tests/kill.py"),
+    "cluster": (*PRODUCT, *CLUSTER),
+    "gateway": (*PRODUCT, *CLUSTER),
+    "faults": (*PRODUCT, *CLUSTER),
 }
+# of the environment: they change how much is measured
+VARIABLES = (
+    "SIXVIEW_CAPTURES",
+    "SIXVIEW_MESHES",
+    "SIXVIEW_WHOLE_RUNS",
+    "SIXVIEW_CASES",
+    "SIXVIEW_REGISTRATIONS",
+    "WORKFLOWS",
+    "DROPS",
+)
 T = TypeVar("T")
 
 
@@ -70,7 +82,8 @@ class Run:
         return smallest if self.smallest else full
 
     def variable(self, name: str, otherwise: str | int) -> str:
-        """A variable of the environment, where it is given: it changes the run's size."""
+        """One of the VARIABLES of the environment, where it is given: it changes the run's size."""
+        assert name in VARIABLES, name
         value = os.environ.get(name, "")
         if value:
             self.chosen[name] = value
@@ -143,14 +156,17 @@ def digest_of(*paths: Path) -> str:
     return sha256.hexdigest()
 
 
-def sources(*folders: str) -> list[Path]:
-    """The project's own Python files below some of its folders."""
-    return [p for folder in folders for p in (ROOT / folder).rglob("*.py") if "node_modules" not in p.parts]
+def sources(*places: str) -> list[Path]:
+    """Files of the project, and its own Python files below folders of it."""
+    paths = [ROOT / place for place in places]
+    return [
+        p for path in paths for p in ([path] if path.suffix else path.rglob("*.py")) if "node_modules" not in p.parts
+    ]
 
 
 def source_digest(name: str) -> str:
-    """SHA-256 over the code that a benchmark measures, and over the benchmark itself."""
-    return digest_of(*sources(*BENCHMARKS[name]), Path(__file__).parent / f"{name}_benchmark.py")
+    """SHA-256 over the code that a benchmark measures, and over all that it measures with."""
+    return digest_of(*sources(*BENCHMARKS[name], OWN))
 
 
 def commit() -> str | None:

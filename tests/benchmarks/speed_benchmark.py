@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from steps.runtime.files import read_json
-from tests.benchmarks.common import WORK, job, sample
+from tests.benchmarks.common import COARSE, WORK, job, sample
 from tests.benchmarks.records import Run
 
 INPUTS = ((512, 16), (512, 8), (2048, 16))  # pixels per side, bits of depth
@@ -28,12 +28,13 @@ VALUES = ("seconds", "startup-seconds", "compile-seconds", "peak-ram-mib")
 
 
 def main(run: Run) -> None:
-    inputs = run.size(INPUTS, ((128, 16),))
-    first = first_run(sample("mug", *inputs[0]))
+    inputs = run.size(INPUTS, ((64, 16),))
+    flags = run.size((), COARSE)
+    first = first_run(sample("mug", *inputs[0]), flags)
     rows, steps = [], {}
     for size, bits in inputs:
         out, name = WORK / f"speed_{size}_{bits}", f"{size} px, {bits}-bit"
-        summary = job(sample("mug", size, bits), out)
+        summary = job(sample("mug", size, bits), out, *flags)
         steps[name] = steps_of(out)
         rows.append([name, *whole(steps[name], summary["seconds"])])
     run.table("", HEADER, rows)
@@ -42,14 +43,14 @@ def main(run: Run) -> None:
         run.table(f"Steps, {name}", STEPS, [row(*step) for step in of_run.items()])
 
 
-def first_run(source: Path) -> list[float]:
+def first_run(source: Path, flags: tuple[str, ...]) -> list[float]:
     """Seconds with an empty kernel cache, then with the one this leaves, and what the first spent compiling."""
     out, before = WORK / "speed_first", os.environ.get("NUMBA_CACHE_DIR")
     with tempfile.TemporaryDirectory() as cache:
         os.environ["NUMBA_CACHE_DIR"] = cache
-        cold = job(source, out)["seconds"]
+        cold = job(source, out, *flags)["seconds"]
         compiling = sum(float(step["compile-seconds"]) for step in steps_of(out).values())
-        warm = job(source, out)["seconds"]
+        warm = job(source, out, *flags)["seconds"]
         del os.environ["NUMBA_CACHE_DIR"]
     os.environ.update({"NUMBA_CACHE_DIR": before} if before else {})
     shutil.rmtree(out)

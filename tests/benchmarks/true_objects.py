@@ -31,12 +31,14 @@ def between(placed: Array, mesh: mesh_files.Mesh, truth: GroundTruth, camera: Ca
     return psnr(over[0].astype(np.float32), np.clip(lit, 0, 1).astype(np.float32), inside)
 
 
-def aligned(vertices: Array, faces: Array, truth: GroundTruth, behind: bool) -> tuple[Array, float]:
+def aligned(
+    vertices: Array, faces: Array, truth: GroundTruth, behind: bool, points: int = 60_000
+) -> tuple[Array, float]:
     """The vertices in the truth's frame, and Chamfer-L1 as a share of its diagonal there: after the similarity transform that
     fits best (Umeyama 1991, in ICP), since the rig knows no scale, and front may be the back."""
     turned = np.asarray(vertices, np.float64) * ([-1, 1, -1] if behind else [1, 1, 1])
     found, true = (trimesh.Trimesh(v, f, process=False) for v, f in ((turned, faces), (truth.vertices, truth.faces)))
-    a, b = (np.asarray(trimesh.sample.sample_surface(m, 60_000, seed=0)[0]) for m in (found, true))
+    a, b = (np.asarray(trimesh.sample.sample_surface(m, points, seed=0)[0]) for m in (found, true))
     moved = (a - a.mean(axis=0)) * np.linalg.norm(np.ptp(b, axis=0)) / np.linalg.norm(np.ptp(a, axis=0)) + b.mean(
         axis=0
     )

@@ -33,6 +33,7 @@ GROUPS = {
     "succeeded": ("test_access", "test_published", "test_server", "test_success"),
     "http": (
         "test_bad_objects",
+        "test_figures",
         "test_gateway",
         "test_gateway_bodies",
         "test_gateway_results",
