@@ -34,7 +34,9 @@ LEAST_GAIN, LEAST_RELATIVE_GAIN = 0.03, 0.3
 # in each view, which alone fits other orders better by up to half; white cartons, each view under a light of its own and the rig
 # found by it, fit with four pictures elsewhere better by up to 0.15
 LEAST_CONTRAST_GAIN, LEAST_RELATIVE_CONTRAST_GAIN = 0.05, 0.6
-OUTLINE_GAIN = 0.008  # of `AssignmentScores.outline_cost`, where it also becomes less than half of what it was
+# decrease of `AssignmentScores.outline_cost` from which another order is reported, where it also halves; increase from which it
+# is not, whatever the colours say
+OUTLINE_GAIN = 0.008
 RARER = 0.015  # penalty in `AssignmentScores.cost` of a rotation of all pictures against an exchange of some
 
 
@@ -263,6 +265,8 @@ def _gains(scores: AssignmentScores, cost: float, outline: float, unlit: float, 
     """Whether another assignment costs significantly less, also by lighting-invariant colour: different lighting in each view
     must not count. n_moved: number of pictures at another depth render."""
     given, now, unlit_now = scores.outline_cost(SIX), scores.cost(SIX), scores.unlit_cost(SIX)
+    if outline - given > OUTLINE_GAIN:
+        return False  # pictures fit the outlines best at their own depth renders, whatever the light makes of their colours
     least, relative = 0.0, LEAST_RELATIVE_GAIN
     if scores.is_grey:
         least, relative = n_moved * LEAST_CONTRAST_GAIN, LEAST_RELATIVE_CONTRAST_GAIN
