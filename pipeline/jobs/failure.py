@@ -182,8 +182,8 @@ def _is_outdated(step_record: Record, message: str) -> bool:
     room for the last one, or the wait container was ended together with the step and read it too early."""
     if step_record["code"] != Killed.code:
         return False
-    exit_code = re.search(r"^main: .*\(exit code (\d+)\)", message)
-    is_kill = exit_code is None or int(exit_code[1]) in (Killed.exit_code, pod_messages.SIGKILLED)
+    end = _end_of_main(message)
+    is_kill = end is None or end[1] in (Killed.exit_code, pod_messages.SIGKILLED)
     return not is_kill or pod_messages.matches(pod_messages.DEADLINE, message)
 
 
@@ -212,12 +212,18 @@ def _of_message(message: str, node: Node, workflow: dict[str, Any]) -> StepError
     return _of_store(message)
 
 
+def _end_of_main(message: str) -> tuple[str, int] | None:
+    """Reason and exit code of the main container in a failed node's message, None where another cause is named."""
+    match = re.match(r"main: (\w+) \(exit code (\d+)\)", message)
+    return (match[1], int(match[2])) if match else None
+
+
 def _of_exit_code(message: str) -> StepError | None:
     """The error of the step's exit code, for a step whose outputs were lost; None where the code is ambiguous."""
-    match = re.match(r"main: (\w+) \(exit code (\d+)\)", message)
-    if match is None:
+    end = _end_of_main(message)
+    if end is None:
         return None
-    reason, exit_code = match[1], int(match[2])
+    reason, exit_code = end
     if reason == "OOMKilled":
         return ModelOom("The kernel killed the container for want of memory.")
     if exit_code in (Interrupted.exit_code, pod_messages.SIGTERMED):

@@ -115,7 +115,7 @@ SHAPES = {
     ],
     "foreign": [Shape("object | our rasterizer, dB | Mitsuba 3, dB | difference, dB", 3)],
     "open3d": [Shape(OPEN3D, 4 if importlib.util.find_spec("open3d") else 2)],
-    "nvdiffrec": [Shape(f"{OPTIMISED}", 2), Shape(f"{OPTIMISED}", 2)],
+    "nvdiffrec": [Shape(OPTIMISED, 2), Shape(OPTIMISED, 2)],
     "rasterizer": [
         Shape(BESIDE, 1),
         Shape("faces | time per iteration, ms", 2),
