@@ -232,9 +232,8 @@ def _judged(pictures: input_checks.Pictures, seen: Seen, source: str, reporter: 
     # pictures that are exchanged leave out depth that is right: unless it lies along outlines, all is judged
     judged_depths = seen.depths if outside.SMEARS in seen.notes else seen.all_depths
     coverages = [c / np.float32(255) for c in seen.segmentation.coverages]
-    background = seen.segmentation.background if all(b is None for b in seen.segmentation.behind) else None
     evidence = judgement.evidence_of(
-        local_cameras, [d.depth for d in judged_depths], pictures.views, coverages, background
+        local_cameras, [d.depth for d in judged_depths], pictures.views, coverages, seen.segmentation.uniform
     )
     evidence = replace(evidence, users=user_cameras, unit=seen.local.frame.scale)
     return judgement.judge_given(evidence, pictures, source, reporter)

@@ -72,16 +72,16 @@ def evidence_of(
     depths: list[Array],
     pictures: list[png.Picture],
     coverages: list[Array],
-    background: Array | None,
+    backgrounds: list[Array | None],
 ) -> Evidence:
-    """cameras, depths: of the depth maps, [H, W], 0 where nothing is; coverages: of the pictures; background: the colour (3,)
-    behind opaque pictures, None where it is not uniform. For a picture without transparency the outline comes from colour
-    alone, since its coverage comes from depth."""
+    """cameras, depths: of the depth maps, [H, W], 0 where nothing is; coverages: of the pictures; backgrounds: the
+    colour (3,) behind each opaque picture, None where it is not uniform. For a picture without transparency the outline comes
+    from colour alone, since its coverage comes from depth."""
     views = []
     for camera, depth, coverage in zip(cameras, depths, coverages, strict=True):
         views.append(DepthView.of(camera, depth, unknown(depth, masks.resize_mask(coverage, depth.shape))))
     sampled_pictures = []
-    for picture, coverage in zip(pictures, coverages, strict=True):
+    for picture, coverage, background in zip(pictures, coverages, backgrounds, strict=True):
         outline_coverage = coverage if picture.alpha is not None else None
         if outline_coverage is None and background is not None:
             outline_coverage = exchanged.object_by_colour(picture.colour, background)

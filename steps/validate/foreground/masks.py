@@ -27,11 +27,13 @@ RIM_PIXELS = 3  # pixels beside the object that are not asked for the background
 @dataclass(frozen=True)
 class Masks:
     """coverages: [H, W] uint8 each; behind: the background of each view, [H, W, 3] uint8, None where that is `background`,
-    (3,), or nothing; source: what the object was segmented by; notes: for the report."""
+    (3,), or nothing; uniform: the one colour (3,) behind each opaque view, None where it has several; source: what the object
+    was segmented by; notes: for the report."""
 
     coverages: list[Array]
     behind: list[Array | None]
     background: Array
+    uniform: list[Array | None]
     source: str
     notes: list[str] = field(default_factory=list)
 
@@ -40,7 +42,8 @@ def segment(views: list[Picture], insides: list[Array]) -> Masks:
     """The object in each view. insides: [H, W] float at the views' size, where there is depth."""
     opaque = [i for i, view in enumerate(views) if view.alpha is None]
     if not opaque:
-        return Masks([_stored(view) for view in views], [None] * len(views), WHITE, "alpha")
+        nothing: list[Array | None] = [None] * len(views)
+        return Masks([_stored(view) for view in views], nothing, WHITE, nothing, "alpha")
     depths = [insides[i] for i in opaque]
     background, even = background_colour([views[i].colour for i in opaque], depths)
     outlines, notes = depths, []
@@ -50,8 +53,9 @@ def segment(views: list[Picture], insides: list[Array]) -> Masks:
     if completed is not None:
         outlines = completed
         notes.append("Holes in the depth renders that have the object's colours were taken for the object.")
+    own = {i: (background, True) if even else background_colour([views[i].colour], [insides[i]]) for i in opaque}
     if not even:
-        names = _background_names([(VIEW_NAMES[i], views[i].colour, insides[i]) for i in opaque])
+        names = ", ".join(f"{VIEW_NAMES[i]} {_in_hex(colour)}" for i, (colour, _) in own.items())
         notes.append(f"What is behind the object is not of one colour: it was found for each view ({names}).")
     outline = dict(zip(opaque, outlines, strict=True))
     results: list[tuple[Array, Array | None]] = []
@@ -64,7 +68,8 @@ def segment(views: list[Picture], insides: list[Array]) -> Masks:
         coverage = refine_rim(outline[i], colour, behind)
         results.append((png.to_bytes(coverage), None if even else png.to_bytes(behind)))
     coverages, behinds = zip(*results, strict=True)
-    return Masks(list(coverages), list(behinds), background if even else WHITE, "depth and colour", notes)
+    uniform = [own[i][0] if i in own and own[i][1] else None for i in range(len(views))]
+    return Masks(list(coverages), list(behinds), background if even else WHITE, uniform, "depth and colour", notes)
 
 
 def _stored(view: Picture) -> Array:
@@ -73,10 +78,9 @@ def _stored(view: Picture) -> Array:
     return png.to_bytes(view.alpha)
 
 
-def _background_names(views: list[tuple[str, Array, Array]]) -> str:
-    """The most frequent colour of each view's frame, in words."""
-    colours = [(name, background_colour([colour], [inside])[0]) for name, colour, inside in views]
-    return ", ".join(f"{name} #{''.join(f'{round(255 * float(v)):02x}' for v in colour)}" for name, colour in colours)
+def _in_hex(colour: Array) -> str:
+    """A colour (3,) in [0, 1] as #rrggbb."""
+    return f"#{''.join(f'{round(255 * float(v)):02x}' for v in colour)}"
 
 
 def background_polynomial(colour: Array, inside: Array) -> Array:
