@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from pipeline.clients import workflows
@@ -13,10 +14,24 @@ MAX_WARNINGS = 10  # of a job, in its record and its status
 
 
 def step_nodes(workflow: dict[str, Any]) -> list[Node]:
-    """The steps' pod nodes, one per attempt, by startedAt; without the exit handler's."""
+    """The steps' pod nodes, one per attempt, by startedAt, but a step's attempts in their order; without the exit handler's.
+
+    Where an update of the workflow is lost, Argo makes a node anew: an attempt may then have started after the next one."""
     nodes = workflows.read(workflow)["status"]["nodes"].values()
     pods = [node for node in nodes if node["type"] == "Pod" and node["templateName"] != "report"]
-    return sorted(pods, key=lambda node: (node["startedAt"], node["id"]))
+    pods.sort(key=lambda node: (node["startedAt"], node["id"]))
+    attempts: dict[str, list[Node]] = {}
+    for node in pods:
+        attempts.setdefault(node["templateName"], []).append(node)
+    in_order = {template: iter(sorted(same, key=attempt_number)) for template, same in attempts.items()}
+    return [next(in_order[node["templateName"]]) for node in pods]
+
+
+def attempt_number(node: Node) -> tuple[int, int]:
+    """The place of an attempt among those of its step, from the node's name: of the tasks `again` (see `workflow.oom_retry`),
+    and of Argo's retries in each, as in `….again.attempt(1)`."""
+    number = re.search(r"\((\d+)\)$", node["name"])
+    return node["name"].split(".").count("again"), int(number[1]) if number else 0
 
 
 def outputs(node: Node) -> dict[str, str]:

@@ -58,9 +58,12 @@ def annotation(workflow: dict[str, Any], changes: dict[str, Any]) -> str:
 
 
 def write(workflow: dict[str, Any], changes: dict[str, Any] | None = None) -> tuple[dict[str, Any], JobStatus]:
-    """Stores a workflow's final record in S3. changes: as in `record`. Returns the record and the job's status."""
+    """Stores a workflow's final record in S3, and its error as failure.json: the exit handler's artifact may be missing, as where
+    Argo could not reach the store. changes: as in `record`. Returns the record and the job's status."""
     final = record(workflow, changes)
     job_status = status.of_workflow(workflow) | (changes or {})
+    if final["error"]:
+        s3.write_json(s3.key_of(job_status["folder"], "failure.json"), final["error"])
     s3.write_json(s3.record_key(job_status["folder"]), final)
     return final, job_status
 

@@ -244,7 +244,8 @@ def retry(cluster: Cluster, job: str) -> JobStatus:
         NAME_PREFIX + job_status["job_id"],
         from_start=any(s3.head(key) is None for key in retries.kept_artifact_keys(workflow)),
     )
-    s3.remove(f"s3://{s3.bucket()}/{s3.record_key(job_status['folder'])}")
+    for key in (s3.record_key(job_status["folder"]), s3.key_of(job_status["folder"], "failure.json")):
+        s3.remove(f"s3://{s3.bucket()}/{key}")
     return find(cluster, job)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline.clients import s3
 from pipeline.jobs import status
-from pipeline.jobs.nodes import outputs, step_nodes
+from pipeline.jobs.nodes import attempt_number, outputs, step_nodes
 from tests.cluster.node import CGROUP, CGROUPS, kubectl, wait_for
 from tests.cluster.places import BIN, KUBECONFIG, NAMESPACE
 
@@ -157,7 +157,7 @@ def values_of(wf: dict[str, Any], template: str) -> dict[str, str]:
 def record_of(wf: dict[str, Any]) -> dict[str, str]:
     """The output parameters of the node `report`."""
     nodes = [n for n in wf["status"]["nodes"].values() if n.get("templateName") == "report" and n["type"] == "Pod"]
-    return outputs(max(nodes, key=lambda n: n["startedAt"]))
+    return outputs(max(nodes, key=attempt_number))
 
 
 def labels_of(wf: dict[str, Any]) -> dict[str, str]:

@@ -29,7 +29,7 @@ from tests.cluster.client import (
     working_pod,
 )
 from tests.cluster.conftest import DAMAGES
-from tests.cluster.node import kubectl
+from tests.cluster.node import kubectl, wait_for
 from tests.cluster.places import NAMESPACE, SLOWNESS
 
 Fault = Callable[[str], dict[str, Any]]
@@ -53,7 +53,10 @@ def check_record(wf: dict[str, Any], code: str, stage: str, status: str = "faile
 
 
 def check_stored(wf: dict[str, Any]) -> None:
-    assert json.loads(read_key(wf["metadata"]["name"], "failure.json")) == json.loads(record_of(wf)["failure"])
+    """At once, or after the reconciler has looked: the store may have been away for the exit handler and its retries."""
+    name = wf["metadata"]["name"]
+    wait_for(lambda: "failure.json" in keys_of(name), 120, f"failure.json of {name}: {describe_nodes(wf)}")
+    assert json.loads(read_key(name, "failure.json")) == json.loads(record_of(wf)["failure"])
 
 
 def check_ended_soon(wf: dict[str, Any]) -> None:
@@ -143,7 +146,7 @@ def test_a_stopped_job_is_cancelled(inputs: str) -> None:
     working_pod(name, "reconviagen-pod")
     argo("stop", name)
     wf = finished(name)
-    assert values_of(wf, "reconviagen-pod")["error-code"] == "INTERRUPTED"
+    assert values_of(wf, "reconviagen-pod")["error-code"] == "INTERRUPTED", describe_nodes(wf)
     check_record(wf, "CANCELLED", "weight_loading", "cancelled")
     check_stored(wf)
     check_ended_soon(wf)

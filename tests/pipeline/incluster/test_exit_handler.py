@@ -14,7 +14,7 @@ import pytest
 from pipeline.incluster import exit_handler
 from pipeline.jobs import nodes, status
 from pipeline.jobs.failure import ENDED_BY, EXIT_HANDLER_OUTPUTS, describe
-from steps.runtime.errors import ModelConvergenceFailed, StepError
+from steps.runtime.errors import ModelConvergenceFailed, ModelOom, StepError
 
 Node = dict[str, Any]
 
@@ -103,6 +103,19 @@ def test_a_failed_attempt_before_a_successful_one_is_no_failure() -> None:
     first = failed("reconviagen-pod", ModelConvergenceFailed("x"))
     wf = workflow(first, node("reconviagen-pod", number=2), node("reconviagen-quality", "Failed", "pod deleted", 3))
     assert error_code(wf) == "NODE_LOST"
+
+
+def test_the_last_attempt_counts_whatever_argo_says_of_its_start() -> None:
+    """Where an update of the workflow is lost, Argo makes the node of an attempt that has ended anew, with the time of then."""
+    lost = node("reconviagen-pod", "Error", "init: Error (exit code 64): artifact scene failed to load", 9)
+    out_of_memory = failed("reconviagen-pod", ModelOom("x"), number=3)
+    last = failed("reconviagen-pod", ModelConvergenceFailed("No surface."), number=4)
+    names = ("job.reconviagen.attempt(0)", "job.reconviagen.attempt(1)", "job.reconviagen.again.attempt(0)")
+    for attempt, name in zip((lost, out_of_memory, last), names, strict=True):
+        attempt["name"] = name
+    wf = workflow(last, lost, node("package", number=10), out_of_memory)
+    assert [n["name"] for n in nodes.step_nodes(wf)] == [*names, ""]
+    assert error_code(wf) == "MODEL_CONVERGENCE_FAILED"
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,7 @@ def test_a_job_whose_workflow_was_deleted_is_recorded_as_cancelled(store: dict[s
     assert (final["status"], final["error"]["code"], final["owner"]) == ("cancelled", "CANCELLED", "alice")
     assert "deleted" in final["error"]["message"]
     assert {"step", "pipeline_stage", "oom_type", "attempts"} <= set(final["error"]["details"])
+    assert store[s3.key_of("abc12345", "failure.json")] == final["error"]
     assert KEY not in store
     assert "jobs/abc12345" in "".join(store["purged"])  # as of any cancelled job
 

@@ -104,13 +104,19 @@ def test_the_store_decides_whether_a_cancelled_job_can_be_retried(
     }
     monkeypatch.setattr(service.s3, "listed", lambda prefix: iter([k for k in stored if k.startswith(prefix)]))
     monkeypatch.setattr(service.s3, "head", lambda key: {} if key in stored else None)
-    monkeypatch.setattr(service.s3, "remove", lambda address: None)
+    removed: list[str] = []
+    monkeypatch.setattr(service.s3, "bucket", lambda: "sixview")
+    monkeypatch.setattr(service.s3, "remove", lambda address: removed.append(service.s3.split(address)[1]))
     cluster: Any = Stopped(wf)
     if retried is None:
         with pytest.raises(JobExpired, match="nothing lies at s3://sixview/inputs/mug"):
             service.retry(cluster, "abc12345")
     else:
         service.retry(cluster, "abc12345")
+        assert removed == [
+            "records/abc12345.json",
+            "results/abc12345/failure.json",
+        ]  # they say how the earlier try ended
     assert cluster.retried == retried
 
 

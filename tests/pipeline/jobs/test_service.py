@@ -153,6 +153,7 @@ def test_a_cancelled_workflow_takes_no_other_job_s_inputs_away(bucket: Bucket) -
     assert [key for key in bucket.objects if not key.startswith("records/")] == [
         "inputs/abc12345/set.zip",
         "inputs/abc12345.x/set.zip",
+        f"results/abc12345.{UID}/failure.json",
     ]
     stopped["metadata"]["name"] = "sixview-abc12345"
     exit_handler.finalize(stopped)
