@@ -45,6 +45,19 @@ def submit(
     return argo(*words).strip().splitlines()[-1]
 
 
+def listed(selector: str) -> set[str]:
+    """Names of workflows, by `argo list`. Argo counts and lists in two requests: where a workflow is deleted between them, it
+    asks for a page that is not there, and fails."""
+    command = "list", "-l", selector, "-o", "name"
+    for _attempt in range(3):
+        try:
+            return set(argo(*command).split())
+        except RuntimeError as error:
+            if "invalid continue token" not in str(error):
+                raise
+    return set(argo(*command).split())
+
+
 def workflow(name: str) -> dict[str, Any]:
     return dict(json.loads(kubectl("-n", NAMESPACE, "get", "workflow", name, "-o", "json").stdout))
 

@@ -29,6 +29,7 @@ from tests.cluster.client import (
     job,
     keys_of,
     labels_of,
+    listed,
     read_key,
     submit,
     workflow,
@@ -98,8 +99,7 @@ def test_every_way_in_gives_the_same_job(done: dict[str, Any], mug: Path) -> Non
     assert set(keys_of(name)) == set(keys_of(workflow_of(done["job_id"])))
     mine, theirs = labels_of(workflow(workflow_of(done["job_id"]))), labels_of(by_hand)
     assert mine == {**theirs, "source": "cli"}
-    listed = argo("list", "-l", "app.kubernetes.io/name=sixview", "-o", "name").split()
-    assert {name, workflow_of(done["job_id"])} <= set(listed)
+    assert {name, workflow_of(done["job_id"])} <= listed("app.kubernetes.io/name=sixview")
     assert sixview_json("status", job(name))["status"] == "completed"
     assert (s3.find_record(job(name)) or {})["source"] == "argo"
 
@@ -123,7 +123,7 @@ def test_no_name_of_a_workflow_leads_into_another_job_s_folder(inputs: str) -> N
 
 def by_command() -> set[str]:
     """Workflows with the source `cli`: the cluster also creates others, such as the CronWorkflow's."""
-    return set(argo("list", "-l", "sixview.dev/source=cli", "-o", "name").split())
+    return listed("sixview.dev/source=cli")
 
 
 def test_a_bad_set_costs_a_second_and_no_workflow(mug: Path, tmp_path: Path) -> None:
