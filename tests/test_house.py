@@ -221,7 +221,7 @@ def test_the_command_s_help_does_not_even_load_numpy() -> None:
 
 MOST_PARAMETERS, MOST_LINES, MOST_FILES = 7, 400, 12
 # decorators of what numba compiles: kernels take arrays and numbers one by one
-KERNELS = {"kernel", "inlined", "gpu_function", "njit", "cuda.jit"}
+KERNELS = {"kernel", "inlined", "per_device", "on_cuda", "njit", "cuda.jit"}
 
 
 def sources(*folders: str) -> list[Path]:

@@ -38,12 +38,6 @@ inlined = njit(**_OPTIONS, forceinline=True)  # for what is called once per pixe
 
 
 @inlined
-def add(array, index, value):  # type: ignore[no-untyped-def]
-    """array[index] += value. Scattering kernels call this, because on a GPU it must be atomic: see `raster.cuda`."""
-    array[index] += value
-
-
-@inlined
 def project_point(point, m):  # type: ignore[no-untyped-def]
     """`cameras.project` for one point (3,): depth, column, row. m: (3, 4)."""
     x, y, z = point[0], point[1], point[2]
@@ -86,8 +80,9 @@ def floor_int(x):  # type: ignore[no-untyped-def]
 
 
 def check_indices(indices: Array, count: int, what: str = "face") -> None:
-    """Raises ValueError unless all are below `count`: kernels read without bounds checks."""
-    if indices.size and not 0 <= indices.min() <= indices.max() < count:
+    """Raises ValueError unless all are below `count`: kernels read without bounds checks. Indices on a GPU are not looked at:
+    that would wait for it."""
+    if isinstance(indices, np.ndarray) and indices.size and not 0 <= indices.min() <= indices.max() < count:
         raise ValueError(f"A {what} names vertex {indices.max()} or {indices.min()} of {count}.")
 
 

@@ -16,13 +16,15 @@ and then nothing is averaged.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt, maximum_filter
 
 from steps.compute.arrays import Array
-from steps.compute.kernels import blend, cell, for_bands, kernel, parallel_map, within
+from steps.compute.kernels import blend, cell, inlined, kernel, parallel_map, within
+from steps.compute.launch import launch, zeros
 from steps.geometry.cameras import Camera, project, unproject
 from steps.geometry.depth_ops import tangent_planes
 from steps.geometry.image_ops import box_down
@@ -161,26 +163,10 @@ def signed_field(views: list[DepthView], grid: Grid, band: float | None = None) 
     depths = tuple(np.ascontiguousarray(view.depth, np.float32) for view in views)
     halves = tuple(np.ascontiguousarray(view.step / 2, np.float32) for view in views)
     guesses = tuple(np.zeros(v.depth.shape, bool) if v.guessed is None else v.guessed for v in views)
-    field = np.empty(grid.shape, np.float32)
-    for_bands(
-        lambda a, b: _carve(
-            projections,
-            focals,
-            outlines,
-            depths,
-            planes,
-            halves,
-            guesses,
-            grid.origin,
-            grid.voxel,
-            band,
-            np.empty((5, len(views))),
-            field,
-            a,
-            b,
-        ),
-        grid.shape[0],
-    )
+    field = zeros(grid.shape, np.float32, planes[0])
+    lines = grid.shape[0] * grid.shape[1], grid.shape[2]
+    maps = outlines, depths, planes, halves, guesses
+    launch(_carve, lines, projections, focals, *maps, grid.origin, grid.voxel, band, field)
     for axis in range(3):  # close the surface at the grid's border
         layers = np.moveaxis(field, axis, 0)
         layers[0], layers[-1] = np.maximum(layers[0], 0.5), np.maximum(layers[-1], 0.5)
@@ -279,59 +265,67 @@ def _view_weight(plane, x, y):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _consensus_distance(distances, weights, band):  # type: ignore[no-untyped-def]
-    """Weighted mean of the views' signed distances within the band; their maximum where that lies beyond it; nan without any."""
-    total, weight, farthest = 0.0, 0.0, -np.inf
-    for v in range(len(distances)):
-        if distances[v] == distances[v]:
-            farthest = max(farthest, distances[v])
-            if abs(distances[v]) <= band:
-                total += weights[v] * distances[v]
-                weight += weights[v]
-    return farthest if farthest > band or weight == 0.0 else total / weight
-
-
-@kernel
 def _carve(  # type: ignore[no-untyped-def]
-    projections, focals, outlines, depths, planes, halves, guesses, origin, voxel, band, scratch, field, start, stop
+    lines, layers, projections, focals, outlines, depths, planes, halves, guesses, origin, voxel, band, field
 ):
-    views = len(projections)
-    x, y, z, distances, weights = scratch[0], scratch[1], scratch[2], scratch[3], scratch[4]
-    for i in range(start, stop):
-        px = origin[0] + i * voxel
-        for j in range(field.shape[1]):
-            py = origin[1] + j * voxel
-            for k in range(field.shape[2]):
-                pz = origin[2] + k * voxel
-                silhouette_sdf = -TRUNCATION
-                for v in range(views):
-                    m = projections[v]
-                    z[v] = m[2, 0] * px + m[2, 1] * py + m[2, 2] * pz + m[2, 3]
-                    if z[v] <= 0:
-                        continue
-                    x[v] = (m[0, 0] * px + m[0, 1] * py + m[0, 2] * pz + m[0, 3]) / z[v]
-                    y[v] = (m[1, 0] * px + m[1, 1] * py + m[1, 2] * pz + m[1, 3]) / z[v]
-                    silhouette_sdf = max(
-                        silhouette_sdf, _bilinear(outlines[v], x[v], y[v]) * z[v] / (focals[v] * voxel)
-                    )
-                    if silhouette_sdf >= TRUNCATION:
-                        break
-                value = silhouette_sdf
-                if value < TRUNCATION:
-                    guess = -np.inf
-                    for v in range(views):
-                        distances[v] = np.nan
-                        if z[v] > 0:
-                            distances[v] = _free_space(
-                                depths[v], planes[v], halves[v], silhouette_sdf, voxel, x[v], y[v], z[v]
-                            )
-                            weights[v] = _view_weight(planes[v], x[v], y[v])
-                            if distances[v] == distances[v] and guesses[v][int(y[v]), int(x[v])]:
-                                guess = max(guess, distances[v])
-                                distances[v] = np.nan
-                    consensus = _consensus_distance(distances, weights, band)
-                    if not consensus > -TRUNCATION:  # no measured depth has a surface just in front of this point
-                        consensus = guess
-                    if consensus > value:  # false for nan: no depth
-                        value = consensus
-                field[i, j, k] = min(value, TRUNCATION)
+    """lines: over the voxels' x and y; layers: over their z."""
+    for line in range(lines[0], lines[1], lines[2]):
+        i, j = line // field.shape[1], line % field.shape[1]
+        px, py = origin[0] + i * voxel, origin[1] + j * voxel
+        for k in range(layers[0], layers[1], layers[2]):
+            pz = origin[2] + k * voxel
+            value = _silhouette_distance(px, py, pz, projections, focals, outlines, voxel)
+            if value < TRUNCATION:
+                maps = depths, planes, halves, guesses
+                distance = _surface_distance(px, py, pz, projections, maps, value, voxel, band)
+                if distance > value:  # false for nan: no depth
+                    value = distance
+            field[i, j, k] = min(value, TRUNCATION)
+
+
+@inlined
+def _project(m, px, py, pz):  # type: ignore[no-untyped-def]
+    """Pixel coordinates and depth of a point; m: (3, 4)."""
+    z = m[2, 0] * px + m[2, 1] * py + m[2, 2] * pz + m[2, 3]
+    x = (m[0, 0] * px + m[0, 1] * py + m[0, 2] * pz + m[0, 3]) / z
+    return x, (m[1, 0] * px + m[1, 1] * py + m[1, 2] * pz + m[1, 3]) / z, z
+
+
+@inlined
+def _silhouette_distance(px, py, pz, projections, focals, outlines, voxel):  # type: ignore[no-untyped-def]
+    """The largest signed distance to a view's silhouette, voxels; some value from TRUNCATION on where it is at least that."""
+    farthest = -TRUNCATION
+    for v in range(len(projections)):
+        x, y, z = _project(projections[v], px, py, pz)
+        if z <= 0:
+            continue
+        farthest = max(farthest, _bilinear(outlines[v], x, y) * z / (focals[v] * voxel))
+        if farthest >= TRUNCATION:
+            break
+    return farthest
+
+
+@inlined
+def _surface_distance(px, py, pz, projections, maps, silhouette_sdf, voxel, band):  # type: ignore[no-untyped-def]
+    """Signed distance to the surface that the views have measured, voxels: the weighted mean of the views' distances within the
+    band; their maximum where that lies beyond it. Of inpainted depth where no measured one has a surface just in front of the
+    point; nan, or -inf, without any."""
+    depths, planes, halves, guesses = maps
+    total, weight, farthest, guess = 0.0, 0.0, -np.inf, -np.inf
+    for v in range(len(projections)):
+        x, y, z = _project(projections[v], px, py, pz)
+        if not z > 0:
+            continue
+        distance = _free_space(depths[v], planes[v], halves[v], silhouette_sdf, voxel, x, y, z)
+        if math.isnan(distance):
+            continue
+        if guesses[v][int(y), int(x)]:
+            guess = max(guess, distance)
+            continue
+        farthest = max(farthest, distance)
+        if abs(distance) <= band:
+            view_weight = _view_weight(planes[v], x, y)
+            total += view_weight * distance
+            weight += view_weight
+    consensus = farthest if farthest > band or weight == 0.0 else total / weight
+    return consensus if consensus > -TRUNCATION else guess

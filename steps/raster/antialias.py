@@ -8,15 +8,16 @@ edges of faces without a pixel and, with small triangles, most of the gradient. 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from steps.compute.arrays import Array
-from steps.compute.kernels import add, check_indices, for_bands, inlined, kernel, summed_bands
+from steps.compute.kernels import check_indices, inlined, kernel
+from steps.compute.launch import contiguous, copied, full, is_cuda, launch, launch_sums, true_indices, zeros
+from steps.compute.per_device import add
 from steps.geometry.edges import half_edges, opposite_corners, undirected_keys
-from steps.raster.rasterize import LEAST_W, edge_function
+from steps.raster.coverage import LEAST_W, edge_function, side_of, walk_edge
 
 
 @dataclass(frozen=True)
@@ -46,27 +47,28 @@ def edges_of(faces: Array) -> Array:
 def find_edge_hits(corners: Array, edges: Array, rast: Array) -> EdgeHits:
     """Silhouette edges between neighbouring pixels. corners: (n, 4) as for rasterize_homogeneous; rast: its result, packed."""
     _check(edges, corners)
-    height, width = rast.shape[:2]
-    silhouette = np.zeros(len(edges), np.bool_)
-    for_bands(lambda a, b: _mark_band(corners, edges, silhouette, a, b), len(edges))
-    chosen = np.flatnonzero(silhouette).astype(np.int32)
-    across = _walk_axis(corners, edges, chosen, rast, 0, height)
-    return EdgeHits(across, _walk_axis(corners, edges, chosen, rast, 1, width))
+    silhouette = zeros((len(edges),), np.bool_, corners)
+    launch(_mark, (len(edges),), corners, edges, silhouette)
+    chosen = contiguous(true_indices(silhouette), np.int32)
+    return EdgeHits(*(_walk_axis(corners, edges, chosen, rast, axis) for axis in range(2)))
 
 
-def _walk_axis(corners: Array, edges: Array, chosen: Array, rast: Array, axis: int, lines: int) -> Array:
+def _walk_axis(corners: Array, edges: Array, chosen: Array, rast: Array, axis: int) -> Array:
     """The edge hits along one axis."""
-    edge_hits = np.full(rast.shape[:2], -1, np.int32)
-    depths = np.empty(rast.shape[:2], np.float32)
-    for_bands(lambda a, b: _walk_band(corners, edges, chosen, rast, axis, edge_hits, depths, a, b), lines)
-    return edge_hits
+    if is_cuda(corners):
+        from steps.raster.keys import walk_edges
+
+        return walk_edges(corners, edges, chosen, rast, axis)
+    buffers = full(rast.shape[:2], -1, np.int32, rast), zeros(rast.shape[:2], np.float32, rast)
+    launch(_walk_lines, (rast.shape[axis],), corners, edges, chosen, rast, axis, buffers)
+    return buffers[0]
 
 
 def antialias(image: Array, corners: Array, edges: Array, edge_hits: EdgeHits) -> Array:
     """`image` [H, W, C] float32 with its silhouettes blended."""
     _check(edges, corners)
-    out = image.copy()
-    for_bands(lambda a, b: _blend_band(image, corners, edges, edge_hits.across, edge_hits.down, out, a, b), len(image))
+    out = copied(image)
+    launch(_blend, image.shape[:2], image, corners, edges, edge_hits.across, edge_hits.down, out)
     return out
 
 
@@ -75,15 +77,10 @@ def antialias_backward(
 ) -> tuple[Array, Array]:
     """Given a loss's gradient by the result, [H, W, C]: that by `image`, and by the corners' (column * w, row * w, w), (n, 3)."""
     _check(edges, corners)
-    by_image = gradient.copy()
-    across, down = edge_hits.across, edge_hits.down
-    for_bands(lambda a, b: _by_image_band(corners, edges, across, down, gradient, by_image, a, b), len(image))
-    by_corners = summed_bands(
-        lambda out, a, b: _by_corners_band(image, corners, edges, across, down, gradient, out, a, b),
-        len(image),
-        (len(corners), 3),
-    )
-    return by_image, by_corners
+    by_image, shape = copied(gradient), image.shape[:2]
+    where = corners, edges, edge_hits.across, edge_hits.down, gradient
+    launch(_by_image, shape, *where, by_image)
+    return by_image, launch_sums(_by_corners, shape, (len(corners), 3), image, *where)
 
 
 def _check(edges: Array, corners: Array) -> None:
@@ -92,98 +89,28 @@ def _check(edges: Array, corners: Array) -> None:
     check_indices(edges[:, 3] + 1, len(corners) + 1, "edge")  # -1: it has one face
 
 
-@inlined
-def _side(line, p):  # type: ignore[no-untyped-def]
-    return line[0] * p[0] + line[1] * p[1] + line[2] * p[3]
-
-
 @kernel
-def _mark_band(corners, edges, silhouette, start, stop):  # type: ignore[no-untyped-def]
-    for e in range(start, stop):
-        mark_edge(e, corners, edges, silhouette)
+def _mark(items, corners, edges, silhouette):  # type: ignore[no-untyped-def]
+    for e in range(items[0], items[1], items[2]):
+        _mark_edge(e, corners, edges, silhouette)
 
 
 @inlined
-def mark_edge(e, corners, edges, silhouette):  # type: ignore[no-untyped-def]
+def _mark_edge(e, corners, edges, silhouette):  # type: ignore[no-untyped-def]
     """An edge is a silhouette where both its faces project to the same side of it."""
     p, q = corners[edges[e, 0]], corners[edges[e, 1]]
     if p[3] < LEAST_W and q[3] < LEAST_W:
         return
     line = edge_function(p, q)
-    first = _side(line, corners[edges[e, 2]])
-    second = first if edges[e, 3] < 0 else _side(line, corners[edges[e, 3]])
+    first = side_of(line, corners[edges[e, 2]])
+    second = first if edges[e, 3] < 0 else side_of(line, corners[edges[e, 3]])
     silhouette[e] = (first > 0 and second > 0) or (first < 0 and second < 0)
 
 
 @kernel
-def _walk_band(corners, edges, chosen, rast, axis, edge_hits, depths, start, stop):  # type: ignore[no-untyped-def]
+def _walk_lines(lines, corners, edges, chosen, rast, axis, buffers):  # type: ignore[no-untyped-def]
     for e in chosen:
-        walk_edge(e, corners, edges, rast, axis, edge_hits, depths, start, stop)
-
-
-@inlined
-def walk_edge(e, corners, edges, rast, axis, edge_hits, depths, start, stop):  # type: ignore[no-untyped-def]
-    """Follows an edge over the rows (axis 0: it is steep) or columns (axis 1) from start to stop - 1. Of two edges between the
-    same pixels the nearer wins, among equals the first."""
-    p, q = corners[edges[e, 0]], corners[edges[e, 1]]
-    a, b, c = edge_function(p, q)
-    if (abs(a) >= abs(b)) != (axis == 0):
-        return
-    along = 1 - axis  # the coordinate that is walked: y in rows, x in columns
-    t0, z0, t1, z1 = _visible_part(p, q, along)
-    if t0 > t1:
-        t0, z0, t1, z1 = t1, z1, t0, z0
-    if not t0 <= t1:  # not numbers: a corner at infinity, or at the camera
-        return
-    slope = (z1 - z0) / (t1 - t0) if t1 > t0 else 0.0
-    lines, n_along = (rast.shape[0], rast.shape[1]) if axis == 0 else (rast.shape[1], rast.shape[0])
-    inner_side = _side((a, b, c), corners[edges[e, 2]])
-    first, last = max(float(start), t0 - 0.5), min(float(stop), t1 - 0.5)
-    for line in range(int(math.ceil(min(first, float(stop)))), int(math.ceil(max(last, float(start))))):
-        middle = line + 0.5
-        place = -(b * middle + c) / a if axis == 0 else -(a * middle + c) / b
-        if not 0.5 <= place < n_along - 0.5:
-            continue
-        at = int(math.floor(place - 0.5))
-        z = z0 + slope * (middle - t0)
-        r0, c0 = (line, at) if axis == 0 else (at, line)
-        r1, c1 = (line, at + 1) if axis == 0 else (at + 1, line)
-        if ((a if axis == 0 else b) > 0) == (inner_side > 0):  # the face lies on the far side: that pixel is inside
-            shown = _is_visible(rast, r1, c1, r0, c0, z)
-        else:
-            shown = _is_visible(rast, r0, c0, r1, c1, z)
-        if shown and z == z:
-            nearest_edge_test(edge_hits, depths, r0, c0, e, z)
-
-
-@inlined
-def nearest_edge_test(edge_hits, depths, row, column, e, z):  # type: ignore[no-untyped-def]
-    """Keeps the nearest edge, among equals the first. Not atomic: `cuda` has another."""
-    if edge_hits[row, column] < 0 or z < depths[row, column]:
-        edge_hits[row, column], depths[row, column] = e, z
-
-
-@inlined
-def _visible_part(p, q, along):  # type: ignore[no-untyped-def]
-    """Screen coordinates of an edge's ends along one axis, and z / w there; clipped where it crosses the camera plane."""
-    begin, end = 0.0, 1.0
-    if p[3] < LEAST_W:
-        begin = (LEAST_W - p[3]) / (q[3] - p[3])
-    if q[3] < LEAST_W:
-        end = (LEAST_W - p[3]) / (q[3] - p[3])
-    w0, w1 = p[3] + begin * (q[3] - p[3]), p[3] + end * (q[3] - p[3])
-    t0, t1 = p[along] + begin * (q[along] - p[along]), p[along] + end * (q[along] - p[along])
-    z0, z1 = p[2] + begin * (q[2] - p[2]), p[2] + end * (q[2] - p[2])
-    return t0 / w0, z0 / w0, t1 / w1, z1 / w1
-
-
-@inlined
-def _is_visible(rast, r_in, c_in, r_out, c_out, z):  # type: ignore[no-untyped-def]
-    """Whether an edge at z is visible between the pixel inside its face and the one outside: the inside pixel has a face, and
-    what the outside one has is farther than both the edge and the inside."""
-    if rast[r_in, c_in, 3] == 0:
-        return False
-    return rast[r_out, c_out, 3] == 0 or (rast[r_out, c_out, 2] > z and rast[r_out, c_out, 2] > rast[r_in, c_in, 2])
+        walk_edge(e, corners, edges, rast, axis, buffers, lines[0], lines[1])
 
 
 @inlined
@@ -206,10 +133,10 @@ def _blend_weights(row, column, axis, corners, edges, edge_hits):  # type: ignor
 
 
 @kernel
-def _blend_band(image, corners, edges, across, down, out, start, stop):  # type: ignore[no-untyped-def]
-    for row in range(start, stop):
-        for column in range(image.shape[1]):
-            blend_pixel(row, column, image, corners, edges, across, down, out)
+def _blend(rows, columns, image, corners, edges, across, down, out):  # type: ignore[no-untyped-def]
+    for row in range(rows[0], rows[1], rows[2]):
+        for column in range(columns[0], columns[1], columns[2]):
+            _blend_pixel(row, column, image, corners, edges, across, down, out)
 
 
 @inlined
@@ -220,7 +147,7 @@ def _add_blend(row, column, r, c, share, image, out):  # type: ignore[no-untyped
 
 
 @inlined
-def blend_pixel(row, column, image, corners, edges, across, down, out):  # type: ignore[no-untyped-def]
+def _blend_pixel(row, column, image, corners, edges, across, down, out):  # type: ignore[no-untyped-def]
     for axis in range(2):
         edge_hits = across if axis == 0 else down
         r, c = (row, column - 1) if axis == 0 else (row - 1, column)
@@ -233,10 +160,10 @@ def blend_pixel(row, column, image, corners, edges, across, down, out):  # type:
 
 
 @kernel
-def _by_image_band(corners, edges, across, down, gradient, out, start, stop):  # type: ignore[no-untyped-def]
-    for row in range(start, stop):
-        for column in range(gradient.shape[1]):
-            by_image_pixel(row, column, corners, edges, across, down, gradient, out)
+def _by_image(rows, columns, corners, edges, across, down, gradient, out):  # type: ignore[no-untyped-def]
+    for row in range(rows[0], rows[1], rows[2]):
+        for column in range(columns[0], columns[1], columns[2]):
+            _by_image_pixel(row, column, corners, edges, across, down, gradient, out)
 
 
 @inlined
@@ -247,7 +174,7 @@ def _add_blend_gradient(row, column, r, c, received, given, gradient, out):  # t
 
 
 @inlined
-def by_image_pixel(row, column, corners, edges, across, down, gradient, out):  # type: ignore[no-untyped-def]
+def _by_image_pixel(row, column, corners, edges, across, down, gradient, out):  # type: ignore[no-untyped-def]
     for axis in range(2):
         edge_hits = across if axis == 0 else down
         r, c = (row, column - 1) if axis == 0 else (row - 1, column)
@@ -260,14 +187,14 @@ def by_image_pixel(row, column, corners, edges, across, down, gradient, out):  #
 
 
 @kernel
-def _by_corners_band(image, corners, edges, across, down, gradient, out, start, stop):  # type: ignore[no-untyped-def]
-    for row in range(start, stop):
-        for column in range(image.shape[1]):
-            by_corners_pixel(row, column, image, corners, edges, across, down, gradient, out)
+def _by_corners(rows, columns, image, corners, edges, across, down, gradient, out):  # type: ignore[no-untyped-def]
+    for row in range(rows[0], rows[1], rows[2]):
+        for column in range(columns[0], columns[1], columns[2]):
+            _by_corners_pixel(row, column, image, corners, edges, across, down, gradient, out)
 
 
 @inlined
-def by_corners_pixel(row, column, image, corners, edges, across, down, gradient, out):  # type: ignore[no-untyped-def]
+def _by_corners_pixel(row, column, image, corners, edges, across, down, gradient, out):  # type: ignore[no-untyped-def]
     """The crossing at x on the line P x Q moves by -(Q x q) / a for a change of P, with q = (x, y, 1), and likewise for Q."""
     for axis in range(2):
         e = across[row, column] if axis == 0 else down[row, column]

@@ -5,15 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from steps.compute.arrays import Array
-from steps.compute.kernels import add, check_indices, for_bands, inlined, kernel, summed_bands
+from steps.compute.kernels import check_indices, inlined, kernel
+from steps.compute.launch import launch, launch_sums, zeros
+from steps.compute.per_device import add
 from steps.raster.rasterize import face_of
 
 
 def interpolate(attributes: Array, faces: Array, rast: Array) -> Array:
     """`attributes` (n, C) at each pixel of `rast` (see `rasterize.pack_fragments`), [H, W, C] float32; 0 where there is none."""
     check_indices(faces, len(attributes))
-    out = np.zeros((*rast.shape[:2], attributes.shape[1]), np.float32)
-    for_bands(lambda a, b: _forward_band(attributes, faces, rast, out, a, b), len(out))
+    out = zeros((*rast.shape[:2], attributes.shape[1]), np.float32, rast)
+    launch(_forward, rast.shape[:2], attributes, faces, rast, out)
     return out
 
 
@@ -21,32 +23,28 @@ def interpolate_backward(attributes: Array, faces: Array, rast: Array, gradient:
     """Given a loss's gradient by the pixels, [H, W, C]: that by the attributes, (n, C) float64, and by `rast`, [H, W, 4], of
     which only the weights' is not 0."""
     check_indices(faces, len(attributes))
-    by_rast = np.zeros_like(rast)
-    by_attributes = summed_bands(
-        lambda out, a, b: _backward_band(attributes, faces, rast, gradient, out, by_rast, a, b),
-        len(by_rast),
-        attributes.shape,
-    )
+    by_rast = zeros(rast.shape, np.float32, rast)
+    by_attributes = launch_sums(_backward, rast.shape[:2], attributes.shape, attributes, faces, rast, gradient, by_rast)
     return by_attributes, by_rast
 
 
 def screen_derivatives(attributes: Array, faces: Array, rast: Array, bary_derivatives: Array) -> Array:
     """Screen-space derivatives of attributes: [H, W, 2 C] float32, d/dx and d/dy of each in turn."""
     check_indices(faces, len(attributes))
-    out = np.zeros((*rast.shape[:2], 2 * attributes.shape[1]), np.float32)
-    for_bands(lambda a, b: _derivatives_band(attributes, faces, rast, bary_derivatives, out, a, b), len(out))
+    out = zeros((*rast.shape[:2], 2 * attributes.shape[1]), np.float32, rast)
+    launch(_derivatives, rast.shape[:2], attributes, faces, rast, bary_derivatives, out)
     return out
 
 
 @kernel
-def _forward_band(attributes, faces, rast, out, start, stop):  # type: ignore[no-untyped-def]
-    for row in range(start, stop):
-        for column in range(rast.shape[1]):
-            forward_pixel(row, column, attributes, faces, rast, out)
+def _forward(rows, columns, attributes, faces, rast, out):  # type: ignore[no-untyped-def]
+    for row in range(rows[0], rows[1], rows[2]):
+        for column in range(columns[0], columns[1], columns[2]):
+            _forward_pixel(row, column, attributes, faces, rast, out)
 
 
 @inlined
-def forward_pixel(row, column, attributes, faces, rast, out):  # type: ignore[no-untyped-def]
+def _forward_pixel(row, column, attributes, faces, rast, out):  # type: ignore[no-untyped-def]
     f = face_of(rast, row, column, len(faces))
     if f < 0:
         return
@@ -58,14 +56,14 @@ def forward_pixel(row, column, attributes, faces, rast, out):  # type: ignore[no
 
 
 @kernel
-def _backward_band(attributes, faces, rast, gradient, out, by_rast, start, stop):  # type: ignore[no-untyped-def]
-    for row in range(start, stop):
-        for column in range(rast.shape[1]):
-            backward_pixel(row, column, attributes, faces, rast, gradient, out, by_rast)
+def _backward(rows, columns, attributes, faces, rast, gradient, by_rast, out):  # type: ignore[no-untyped-def]
+    for row in range(rows[0], rows[1], rows[2]):
+        for column in range(columns[0], columns[1], columns[2]):
+            _backward_pixel(row, column, attributes, faces, rast, gradient, by_rast, out)
 
 
 @inlined
-def backward_pixel(row, column, attributes, faces, rast, gradient, out, by_rast):  # type: ignore[no-untyped-def]
+def _backward_pixel(row, column, attributes, faces, rast, gradient, by_rast, out):  # type: ignore[no-untyped-def]
     f = face_of(rast, row, column, len(faces))
     if f < 0:
         return
@@ -85,14 +83,14 @@ def backward_pixel(row, column, attributes, faces, rast, gradient, out, by_rast)
 
 
 @kernel
-def _derivatives_band(attributes, faces, rast, bary_derivatives, out, start, stop):  # type: ignore[no-untyped-def]
-    for row in range(start, stop):
-        for column in range(rast.shape[1]):
-            derivatives_pixel(row, column, attributes, faces, rast, bary_derivatives, out)
+def _derivatives(rows, columns, attributes, faces, rast, bary_derivatives, out):  # type: ignore[no-untyped-def]
+    for row in range(rows[0], rows[1], rows[2]):
+        for column in range(columns[0], columns[1], columns[2]):
+            _derivatives_pixel(row, column, attributes, faces, rast, bary_derivatives, out)
 
 
 @inlined
-def derivatives_pixel(row, column, attributes, faces, rast, bary_derivatives, out):  # type: ignore[no-untyped-def]
+def _derivatives_pixel(row, column, attributes, faces, rast, bary_derivatives, out):  # type: ignore[no-untyped-def]
     f = face_of(rast, row, column, len(faces))
     if f < 0:
         return

@@ -17,13 +17,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from steps.compute.arrays import Array
-from steps.compute.kernels import add, check_indices, for_bands, inlined, kernel, summed_bands
+from steps.compute.kernels import check_indices, inlined, kernel
+from steps.compute.launch import contiguous, full, is_cuda, launch, launch_sums, zeros
+from steps.compute.per_device import add
 from steps.geometry.cameras import Camera
+from steps.raster.coverage import LEAST_W, draw_face, edge_function
 
 NEAR = 1e-4  # of the farthest corner's depth: the near plane
 # relative determinant below which a face is degenerate and has no gradient
 DEGENERATE = 1e-12
-LEAST_W = 1e-9  # w below which a corner counts as behind the camera
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def rasterize(positions: Array, faces: Array, camera: Camera) -> Fragments:
     corners = np.concatenate([projected[:, :2], np.full((len(projected), 1), -1.0), projected[:, 2:]], axis=1)
     lowest = -1.0 / (NEAR * farthest) if farthest > 0 else -np.inf
     fragments = rasterize_homogeneous(corners, faces, camera.width, camera.height, lowest)
-    for_bands(lambda a, b: _to_depth(fragments.face, fragments.depth, a, b), camera.height)
+    launch(_to_depth, fragments.face.shape, fragments.face, fragments.depth)
     return fragments
 
 
@@ -55,22 +57,30 @@ def rasterize_homogeneous(
     """`rasterize` of projected corners (n, 4) float64: (column * w, row * w, z, w). The smallest z / w is nearest; z / w is
     clipped to [lowest, highest]; faces with a non-finite corner are dropped. Raises ValueError for a face index out of
     range."""
-    face = np.full((height, width), -1, np.int32)
-    bary = np.zeros((height, width, 2), np.float32)
-    depth = np.zeros((height, width), np.float32)
+    fragments = Fragments(
+        full((height, width), -1, np.int32, corners),
+        zeros((height, width, 2), np.float32, corners),
+        zeros((height, width), np.float32, corners),
+    )
     check_indices(faces, len(corners))
-    corners = np.ascontiguousarray(corners, np.float64)
-    faces = np.ascontiguousarray(faces, np.int32)
-    bounds = np.empty((len(faces), 4), np.int32)
-    for_bands(lambda a, b: _pixel_bounds(corners, faces, width, height, bounds, a, b), len(faces))
-    for_bands(lambda a, b: _rasterize_band(corners, faces, bounds, lowest, highest, face, bary, depth, a, b), height)
-    return Fragments(face, bary, depth)
+    corners, faces = contiguous(corners, np.float64), contiguous(faces, np.int32)
+    bounds = zeros((len(faces), 4), np.int32, corners)
+    launch(_pixel_bounds, (len(faces),), corners, faces, width, height, bounds)
+    if is_cuda(corners):
+        from steps.raster.keys import draw
+
+        draw(corners, faces, bounds, (lowest, highest), fragments)
+    else:
+        buffers = fragments.face, fragments.bary, fragments.depth
+        launch(_draw_rows, (height,), corners, faces, bounds, lowest, highest, buffers)
+    return fragments
 
 
 def pack_fragments(fragments: Fragments) -> Array:
     """The fragments in one array, [H, W, 4] float32: both weights, z / w, and face + 1, 0 for none."""
-    out = np.empty((*fragments.face.shape, 4), np.float32)
-    for_bands(lambda a, b: _pack(fragments.face, fragments.bary, fragments.depth, out, a, b), len(out))
+    shape = fragments.face.shape
+    out = zeros((*shape, 4), np.float32, fragments.face)
+    launch(_pack, shape, fragments.face, fragments.bary, fragments.depth, out)
     return out
 
 
@@ -78,34 +88,33 @@ def rasterize_backward(corners: Array, faces: Array, rast: Array, gradient: Arra
     """Gradient (n, 3) float64 of a loss by each corner's (column * w, row * w, w), given that by `rast`, of which only the
     weights' part counts. Visibility is taken as constant: its gradient comes from antialiasing."""
     check_indices(faces, len(corners))
-    shape = (len(corners), 3)
-    return summed_bands(lambda out, a, b: _backward_band(corners, faces, rast, gradient, out, a, b), len(rast), shape)
+    return launch_sums(_backward, rast.shape[:2], (len(corners), 3), corners, faces, rast, gradient)
 
 
 @kernel
-def _pack(face, bary, depth, out, start, stop):  # type: ignore[no-untyped-def]
-    for row in range(start, stop):
-        for column in range(face.shape[1]):
+def _pack(rows, columns, face, bary, depth, out):  # type: ignore[no-untyped-def]
+    for row in range(rows[0], rows[1], rows[2]):
+        for column in range(columns[0], columns[1], columns[2]):
             out[row, column, 0], out[row, column, 1] = bary[row, column, 0], bary[row, column, 1]
             out[row, column, 2], out[row, column, 3] = depth[row, column], face[row, column] + 1
 
 
 @kernel
-def _to_depth(face, depth, start, stop):  # type: ignore[no-untyped-def]
-    for row in range(start, stop):
-        for column in range(face.shape[1]):
+def _to_depth(rows, columns, face, depth):  # type: ignore[no-untyped-def]
+    for row in range(rows[0], rows[1], rows[2]):
+        for column in range(columns[0], columns[1], columns[2]):
             if face[row, column] >= 0:
                 depth[row, column] = np.float32(-1.0) / depth[row, column]
 
 
 @kernel
-def _pixel_bounds(corners, faces, width, height, bounds, start, stop):  # type: ignore[no-untyped-def]
-    for f in range(start, stop):
-        face_bounds(f, corners, faces, width, height, bounds)
+def _pixel_bounds(items, corners, faces, width, height, bounds):  # type: ignore[no-untyped-def]
+    for f in range(items[0], items[1], items[2]):
+        _face_bounds(f, corners, faces, width, height, bounds)
 
 
 @inlined
-def face_bounds(f, corners, faces, width, height, bounds):  # type: ignore[no-untyped-def]
+def _face_bounds(f, corners, faces, width, height, bounds):  # type: ignore[no-untyped-def]
     """Bounding box of the pixel centres that a face may cover: first column, last column, first row, last row (inclusive)."""
     left, right, top, bottom = np.inf, -np.inf, np.inf, -np.inf
     behind, finite = 0, True
@@ -129,75 +138,19 @@ def face_bounds(f, corners, faces, width, height, bounds):  # type: ignore[no-un
     bounds[f, 3] = int(math.floor(min(max(bottom - 0.5, -1.0), height - 1.0)))
 
 
-@inlined
-def fill_rule(a, b, c):  # type: ignore[no-untyped-def]
-    """Whether points on the directed edge a x + b y + c = 0 belong to the face to its left."""
-    return a > 0 or (a == 0 and b > 0) or (a == 0 and b == 0 and c > 0)
-
-
-@inlined
-def edge_function(p, q):  # type: ignore[no-untyped-def]
-    """Coefficients of the edge function of the line through two corners (X, Y, Z, W): the cross product without Z."""
-    return p[1] * q[3] - p[3] * q[1], p[3] * q[0] - p[0] * q[3], p[0] * q[1] - p[1] * q[0]
-
-
 @kernel
-def _rasterize_band(corners, faces, bounds, lowest, highest, face, bary, depth, start, stop):  # type: ignore[no-untyped-def]
+def _draw_rows(rows, corners, faces, bounds, lowest, highest, buffers):  # type: ignore[no-untyped-def]
     for f in range(len(faces)):
-        draw_face(f, corners, faces, bounds, lowest, highest, face, bary, depth, start, stop)
-
-
-@inlined
-def depth_test(face, bary, depth, row, column, f, z, u, v):  # type: ignore[no-untyped-def]
-    """Z-buffer update: the nearest face wins, among equals the first. Not atomic: `cuda` has another."""
-    if face[row, column] < 0 or z < depth[row, column]:
-        face[row, column] = f
-        depth[row, column] = z
-        bary[row, column, 0] = u
-        bary[row, column, 1] = v
-
-
-@inlined
-def draw_face(f, corners, faces, bounds, lowest, highest, face, bary, depth, start, stop):  # type: ignore[no-untyped-def]
-    """Rasterizes a face into the rows from start to stop - 1."""
-    first, last = max(bounds[f, 2], start), min(bounds[f, 3], stop - 1)
-    if first > last or bounds[f, 0] > bounds[f, 1]:
-        return
-    p, q, r = corners[faces[f, 0]], corners[faces[f, 1]], corners[faces[f, 2]]
-    a0, b0, c0 = edge_function(q, r)
-    a1, b1, c1 = edge_function(r, p)
-    a2, b2, c2 = edge_function(p, q)
-    determinant = a0 * p[0] + b0 * p[1] + c0 * p[3]
-    if determinant == 0.0:
-        return
-    if determinant < 0.0:
-        a0, b0, c0, a1, b1, c1, a2, b2, c2 = -a0, -b0, -c0, -a1, -b1, -c1, -a2, -b2, -c2
-        determinant = -determinant
-    inclusive0, inclusive1, inclusive2 = fill_rule(a0, b0, c0), fill_rule(a1, b1, c1), fill_rule(a2, b2, c2)
-    scale = 1.0 / determinant
-    for row in range(first, last + 1):
-        y = row + 0.5
-        # a x + (b y + c): for a neighbour's negated coefficients every rounding is negated too
-        r0, r1, r2 = b0 * y + c0, b1 * y + c1, b2 * y + c2
-        for column in range(bounds[f, 0], bounds[f, 1] + 1):
-            x = column + 0.5
-            e0, e1, e2 = a0 * x + r0, a1 * x + r1, a2 * x + r2
-            if e0 < 0 or e1 < 0 or e2 < 0:
-                continue
-            if (e0 == 0 and not inclusive0) or (e1 == 0 and not inclusive1) or (e2 == 0 and not inclusive2):
-                continue
-            total = e0 + e1 + e2  # determinant / w
-            z = (e0 * p[2] + e1 * q[2] + e2 * r[2]) * scale  # z / w
-            if total > 0.0 and lowest <= z <= highest:
-                reciprocal = 1.0 / total
-                depth_test(face, bary, depth, row, column, f, z, e0 * reciprocal, e1 * reciprocal)
+        first, last = max(bounds[f, 2], rows[0]), min(bounds[f, 3], rows[1] - 1)
+        if first <= last and bounds[f, 0] <= bounds[f, 1]:
+            draw_face(f, corners, faces, lowest, highest, buffers, (first, last), (bounds[f, 0], bounds[f, 1]))
 
 
 @kernel
-def _backward_band(corners, faces, rast, gradient, out, start, stop):  # type: ignore[no-untyped-def]
-    for row in range(start, stop):
-        for column in range(rast.shape[1]):
-            backward_pixel(row, column, corners, faces, rast, gradient, out)
+def _backward(rows, columns, corners, faces, rast, gradient, out):  # type: ignore[no-untyped-def]
+    for row in range(rows[0], rows[1], rows[2]):
+        for column in range(columns[0], columns[1], columns[2]):
+            _backward_pixel(row, column, corners, faces, rast, gradient, out)
 
 
 @inlined
@@ -208,7 +161,7 @@ def face_of(rast, row, column, count):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def backward_pixel(row, column, corners, faces, rast, gradient, out):  # type: ignore[no-untyped-def]
+def _backward_pixel(row, column, corners, faces, rast, gradient, out):  # type: ignore[no-untyped-def]
     """With M = [p q r] the corners without Z, the weights are M^-1 (x, y, 1) over their sum, so that the gradient by corner k
     is -weight_k M^-T (g - g . weights). It needs neither the pixel's place nor its w."""
     f = face_of(rast, row, column, len(faces))
@@ -238,20 +191,20 @@ def backward_pixel(row, column, corners, faces, rast, gradient, out):  # type: i
 def derivatives(corners: Array, faces: Array, rast: Array) -> Array:
     """Screen-space derivatives of the weights: [H, W, 4] float32, du/dx, du/dy, dv/dx, dv/dy per pixel, y down."""
     check_indices(faces, len(corners))
-    out = np.zeros_like(rast)
-    for_bands(lambda a, b: _derivatives_band(corners, faces, rast, out, a, b), len(out))
+    out = zeros(rast.shape, np.float32, rast)
+    launch(_derivatives, rast.shape[:2], corners, faces, rast, out)
     return out
 
 
 @kernel
-def _derivatives_band(corners, faces, rast, out, start, stop):  # type: ignore[no-untyped-def]
-    for row in range(start, stop):
-        for column in range(rast.shape[1]):
-            derivatives_pixel(row, column, corners, faces, rast, out)
+def _derivatives(rows, columns, corners, faces, rast, out):  # type: ignore[no-untyped-def]
+    for row in range(rows[0], rows[1], rows[2]):
+        for column in range(columns[0], columns[1], columns[2]):
+            _derivatives_pixel(row, column, corners, faces, rast, out)
 
 
 @inlined
-def derivatives_pixel(row, column, corners, faces, rast, out):  # type: ignore[no-untyped-def]
+def _derivatives_pixel(row, column, corners, faces, rast, out):  # type: ignore[no-untyped-def]
     f = face_of(rast, row, column, len(faces))
     if f < 0:
         return

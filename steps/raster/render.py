@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 
 from steps.compute.arrays import Array
-from steps.compute.kernels import blend, cell, check_indices, for_bands, kernel
+from steps.compute.kernels import blend, cell, check_indices, kernel
+from steps.compute.launch import contiguous, launch, zeros
 from steps.geometry.cameras import Camera
 from steps.geometry.image_ops import box_down
 from steps.geometry.pbr import Material, MetallicRoughness
@@ -94,17 +96,17 @@ def shade(fragments: Fragments, faces: Array, uv: Array, texture: Array) -> Arra
     """The texture's colour, bilinear, at each fragment: [H, W, 4] float32, alpha 1 on the surface, all 0 elsewhere. Raises
     ValueError for an index out of range."""
     check_indices(faces, len(uv))
-    out = np.zeros((*fragments.face.shape, 4), np.float32)
-    texture = np.ascontiguousarray(texture, np.float32)
-    for_bands(lambda a, b: _shade(fragments.face, fragments.bary, faces, uv, texture, out, a, b), len(out))
+    shape = fragments.face.shape
+    out = zeros((*shape, 4), np.float32, fragments.face)
+    launch(_shade, shape, fragments.face, fragments.bary, faces, uv, contiguous(texture, np.float32), out)
     return out
 
 
 @kernel
-def _shade(face, bary, faces, uv, texture, out, start, stop):  # type: ignore[no-untyped-def]
+def _shade(rows, columns, face, bary, faces, uv, texture, out):  # type: ignore[no-untyped-def]
     height, width = texture.shape[:2]
-    for row in range(start, stop):
-        for column in range(face.shape[1]):
+    for row in range(rows[0], rows[1], rows[2]):
+        for column in range(columns[0], columns[1], columns[2]):
             f = face[row, column]
             if f < 0:
                 continue
@@ -133,19 +135,16 @@ def wireframe(vertices: Array, faces: Array, camera: Camera, samples: int = 3) -
     normals = np.cross(vertices[faces[:, 1]] - vertices[faces[:, 0]], vertices[faces[:, 2]] - vertices[faces[:, 0]])
     axis = np.asarray(camera.camera_to_world)[:3, 2]
     light = np.abs(normals @ axis) / np.maximum(np.linalg.norm(normals, axis=1), 1e-20)
-    out = np.zeros((*fragments.face.shape, 4), np.float32)
-    half = LINE * samples / 2
-    for_bands(
-        lambda a, b: _draw_wireframe(fragments.face, corners[:, :2] / corners[:, 2:], faces, light, half, out, a, b),
-        len(out),
-    )
+    out = zeros((*fragments.face.shape, 4), np.float32, fragments.face)
+    points, half = corners[:, :2] / corners[:, 2:], LINE * samples / 2
+    launch(_draw_wireframe, fragments.face.shape, fragments.face, points, faces, light, half, out)
     return box_down(out, samples)
 
 
 @kernel
-def _draw_wireframe(face, points, faces, light, half, out, start, stop):  # type: ignore[no-untyped-def]
-    for row in range(start, stop):
-        for column in range(face.shape[1]):
+def _draw_wireframe(rows, columns, face, points, faces, light, half, out):  # type: ignore[no-untyped-def]
+    for row in range(rows[0], rows[1], rows[2]):
+        for column in range(columns[0], columns[1], columns[2]):
             f = face[row, column]
             if f < 0:
                 continue
@@ -153,7 +152,7 @@ def _draw_wireframe(face, points, faces, light, half, out, start, stop):  # type
             for k in range(3):
                 p, q = points[faces[f, k]], points[faces[f, (k + 1) % 3]]
                 dx, dy = q[0] - p[0], q[1] - p[1]
-                length = np.sqrt(dx * dx + dy * dy)
+                length = math.sqrt(dx * dx + dy * dy)
                 if abs(dx * (row + 0.5 - p[1]) - dy * (column + 0.5 - p[0])) < half * length:
                     value = 0.15
             out[row, column, 0] = value

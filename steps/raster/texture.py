@@ -10,7 +10,9 @@ import numpy as np
 
 from steps.compute.arrays import Array
 from steps.compute.cores import core_count
-from steps.compute.kernels import add, floor_int, for_bands, inlined, kernel
+from steps.compute.kernels import floor_int, for_bands, inlined, kernel
+from steps.compute.launch import is_cuda, launch, zeros
+from steps.compute.per_device import add
 
 BOUNDARIES = ("wrap", "clamp", "zero")
 NEAREST, LINEAR, MIPMAP_NEAREST, MIPMAP_LINEAR = range(4)
@@ -20,8 +22,8 @@ FILTERS = ("nearest", "linear", "linear-mipmap-nearest", "linear-mipmap-linear")
 def lookup(texels: Array, table: Array, uv: Array, level: Array, filter_mode: int, boundary: int) -> Array:
     """The texture sampled at `uv` [H, W, 2] float32: [H, W, C] float32. level: [H, W] float32, mip level of each pixel;
     filter_mode and boundary: indices into FILTERS and BOUNDARIES."""
-    out = np.zeros((*uv.shape[:2], texels.shape[1]), np.float32)
-    for_bands(lambda a, b: _forward_band(texels, table, uv, level, filter_mode, boundary, out, a, b), len(out))
+    out = zeros((*uv.shape[:2], texels.shape[1]), np.float32, uv)
+    launch(_forward, uv.shape[:2], texels, table, uv, level, filter_mode, boundary, out)
     return out
 
 
@@ -30,16 +32,18 @@ def lookup_backward(
 ) -> tuple[Array, Array]:
     """Given a loss's gradient by the pixels [H, W, C]: that by the texels (t, C) and by `uv` [H, W, 2], both float32.
 
-    Each thread has a range of texels and visits all pixels in order, so that no two threads add to one texel and sums
-    round the same with any number of threads."""
-    by_texels, by_uv = np.zeros_like(texels), np.zeros_like(uv)
-    bounds = np.linspace(0, len(texels), core_count() + 1).astype(np.int64)
-    for_bands(
-        lambda a, b: _scatter_band(table, uv, level, filter_mode, boundary, gradient, by_texels, bounds[a], bounds[b]),
-        core_count(),
-        1,
-    )
-    for_bands(lambda a, b: _by_uv_band(texels, table, uv, level, filter_mode, boundary, gradient, by_uv, a, b), len(uv))
+    On a CPU each thread has a range of texels and visits all pixels in order, so that no two threads add to one texel and sums
+    round the same with any number of threads; on CUDA they come in no fixed order."""
+    by_texels, by_uv = zeros(texels.shape, np.float32, texels), zeros(uv.shape, np.float32, uv)
+    where = table, uv, level, filter_mode, boundary, gradient
+    height, width = uv.shape[:2]
+    if is_cuda(texels):
+        launch(_scatter, (height, width), *where, 0, len(texels), by_texels)
+    else:
+        ends = np.linspace(0, len(texels), core_count() + 1).astype(np.int64)
+        whole = (0, height, 1), (0, width, 1)
+        for_bands(lambda a, b: _scatter(*whole, *where, ends[a], ends[b], by_texels), core_count(), 1)
+    launch(_by_uv, (height, width), texels, *where, by_uv)
     return by_texels, by_uv
 
 
@@ -89,14 +93,14 @@ def _mip_blend(level, filter_mode, count):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _forward_band(texels, table, uv, level, filter_mode, boundary, out, start, stop):  # type: ignore[no-untyped-def]
-    for row in range(start, stop):
-        for column in range(uv.shape[1]):
-            forward_pixel(row, column, texels, table, uv, level, filter_mode, boundary, out)
+def _forward(rows, columns, texels, table, uv, level, filter_mode, boundary, out):  # type: ignore[no-untyped-def]
+    for row in range(rows[0], rows[1], rows[2]):
+        for column in range(columns[0], columns[1], columns[2]):
+            _forward_pixel(row, column, texels, table, uv, level, filter_mode, boundary, out)
 
 
 @inlined
-def forward_pixel(row, column, texels, table, uv, level, filter_mode, boundary, out):  # type: ignore[no-untyped-def]
+def _forward_pixel(row, column, texels, table, uv, level, filter_mode, boundary, out):  # type: ignore[no-untyped-def]
     low, high, high_weight = _mip_blend(level[row, column], filter_mode, len(table))
     for second in range(2):
         which, weight = (high, high_weight) if second else (low, np.float32(1) - high_weight)
@@ -113,14 +117,14 @@ def forward_pixel(row, column, texels, table, uv, level, filter_mode, boundary, 
 
 
 @kernel
-def _scatter_band(table, uv, level, filter_mode, boundary, gradient, out, first, last):  # type: ignore[no-untyped-def]
-    for row in range(uv.shape[0]):
-        for column in range(uv.shape[1]):
-            scatter_pixel(row, column, table, uv, level, filter_mode, boundary, gradient, out, first, last)
+def _scatter(rows, columns, table, uv, level, filter_mode, boundary, gradient, begin, end, out):  # type: ignore[no-untyped-def]
+    for row in range(rows[0], rows[1], rows[2]):
+        for column in range(columns[0], columns[1], columns[2]):
+            _scatter_pixel(row, column, table, uv, level, filter_mode, boundary, gradient, begin, end, out)
 
 
 @inlined
-def scatter_pixel(row, column, table, uv, level, filter_mode, boundary, gradient, out, begin, end):  # type: ignore[no-untyped-def]
+def _scatter_pixel(row, column, table, uv, level, filter_mode, boundary, gradient, begin, end, out):  # type: ignore[no-untyped-def]
     """Adds the pixel's gradient to its texels from begin to end - 1."""
     some = False
     for k in range(gradient.shape[2]):
@@ -144,10 +148,10 @@ def scatter_pixel(row, column, table, uv, level, filter_mode, boundary, gradient
 
 
 @kernel
-def _by_uv_band(texels, table, uv, level, filter_mode, boundary, gradient, out, start, stop):  # type: ignore[no-untyped-def]
-    for row in range(start, stop):
-        for column in range(uv.shape[1]):
-            by_uv_pixel(row, column, texels, table, uv, level, filter_mode, boundary, gradient, out)
+def _by_uv(rows, columns, texels, table, uv, level, filter_mode, boundary, gradient, out):  # type: ignore[no-untyped-def]
+    for row in range(rows[0], rows[1], rows[2]):
+        for column in range(columns[0], columns[1], columns[2]):
+            _by_uv_pixel(row, column, texels, table, uv, level, filter_mode, boundary, gradient, out)
 
 
 @inlined
@@ -156,7 +160,7 @@ def _texel(texels, first, width, r, c, k):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def by_uv_pixel(row, column, texels, table, uv, level, filter_mode, boundary, gradient, out):  # type: ignore[no-untyped-def]
+def _by_uv_pixel(row, column, texels, table, uv, level, filter_mode, boundary, gradient, out):  # type: ignore[no-untyped-def]
     if filter_mode == 0:
         return
     low, high, high_weight = _mip_blend(level[row, column], filter_mode, len(table))

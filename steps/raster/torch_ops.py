@@ -23,11 +23,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from steps.compute.arrays import Array
+from steps.raster import antialias as edge_ops
+from steps.raster import interpolate as attribute_ops
+from steps.raster import rasterize as visibility
 from steps.raster import texture as lookups
-from steps.raster.antialias import edges_of
-from steps.raster.backends import backend_of
+from steps.raster.antialias import EdgeHits
 
 Context = Any
+
+
+def _in(tensor: Tensor) -> Any:
+    """What kernels take: the tensor itself on CUDA, its memory as a numpy array on the CPU. Raises ValueError elsewhere."""
+    tensor = tensor.detach().contiguous()
+    if tensor.device.type == "cpu":
+        return tensor.numpy()
+    if tensor.device.type != "cuda":
+        raise ValueError(f"The rasterizer runs on the CPU and on CUDA, not on {tensor.device}.")
+    return tensor
+
+
+def _out(array: Array | Tensor) -> Tensor:
+    return array if isinstance(array, Tensor) else torch.from_numpy(array)
 
 
 def rasterize(pos: Tensor, tri: Tensor, resolution: tuple[int, int], with_db: bool = True) -> tuple[Tensor, Tensor]:
@@ -46,9 +63,10 @@ def interpolate(
     out = _Interpolate.apply(attr, rast, tri)
     if diff_attrs is None or rast_db is None:
         return out, out.new_zeros((*out.shape[:3], 0))
-    backend = backend_of(attr)
-    with torch.no_grad():
-        layers = [backend.screen_derivatives(attr[i % len(attr)], tri, rast[i], rast_db[i]) for i in range(len(rast))]
+    layers = [
+        _out(attribute_ops.screen_derivatives(_in(attr[i % len(attr)]), _in(tri), _in(rast[i]), _in(rast_db[i])))
+        for i in range(len(rast))
+    ]
     return out, _stack(layers)
 
 
@@ -93,7 +111,7 @@ def antialias(
 
 def antialias_construct_topology_hash(tri: Tensor) -> Tensor:
     """The edges of `tri`, [E, 4] int32: see `steps.raster.antialias.edges_of`."""
-    return torch.from_numpy(edges_of(tri.cpu().numpy())).to(tri.device)
+    return torch.from_numpy(edge_ops.edges_of(tri.cpu().numpy())).to(tri.device)
 
 
 def mip_levels(tex: Tensor, coarsest: int | None = None) -> list[Tensor]:
@@ -161,12 +179,13 @@ class _Rasterize(torch.autograd.Function):
     def forward(
         ctx: Context, pos: Tensor, tri: Tensor, resolution: tuple[int, int], with_db: bool
     ) -> tuple[Tensor, Tensor]:
-        backend, (height, width) = backend_of(pos), resolution
-        corners = [_corners(p, height, width) for p in pos]
-        rast = _stack([backend.rasterize(c, tri, height, width) for c in corners])
+        (height, width), faces = resolution, _in(tri)
+        corners = [_in(_corners(p, height, width)) for p in pos]
+        packed = [visibility.pack_fragments(visibility.rasterize_homogeneous(c, faces, width, height)) for c in corners]
+        rast = _stack([_out(p) for p in packed])
         rast_db = rast.new_zeros((*rast.shape[:3], 0))
         if with_db:
-            rast_db = _stack([backend.derivatives(c, tri, r) for c, r in zip(corners, rast, strict=True)])
+            rast_db = _stack([_out(visibility.derivatives(c, faces, p)) for c, p in zip(corners, packed, strict=True)])
         ctx.save_for_backward(pos, tri, rast)
         ctx.mark_non_differentiable(rast_db)
         return rast, rast_db
@@ -174,28 +193,30 @@ class _Rasterize(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Context, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         pos, tri, rast = ctx.saved_tensors
-        backend, height, width = backend_of(pos), rast.shape[1], rast.shape[2]
-        by_pos = [
-            _to_clip(backend.rasterize_backward(_corners(p, height, width), tri, r, g), height, width)
+        height, width = rast.shape[1], rast.shape[2]
+        by_corners = [
+            visibility.rasterize_backward(_in(_corners(p, height, width)), _in(tri), _in(r), _in(g))
             for p, r, g in zip(pos, rast, gradients[0], strict=True)
         ]
-        return _stack(by_pos), None, None, None
+        return _stack([_to_clip(_out(one), height, width) for one in by_corners]), None, None, None
 
 
 class _Interpolate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Context, attr: Tensor, rast: Tensor, tri: Tensor) -> Tensor:
         ctx.save_for_backward(attr, rast, tri)
-        backend = backend_of(attr)
-        return _stack([backend.interpolate(attr[i % len(attr)], tri, rast[i]) for i in range(len(rast))])
+        layers = [attribute_ops.interpolate(_in(attr[i % len(attr)]), _in(tri), _in(rast[i])) for i in range(len(rast))]
+        return _stack([_out(layer) for layer in layers])
 
     @staticmethod
     def backward(ctx: Context, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         attr, rast, tri = ctx.saved_tensors
-        back = backend_of(attr).interpolate_backward
-        gradient_pairs = [back(attr[i % len(attr)], tri, rast[i], gradients[0][i]) for i in range(len(rast))]
-        by_attr = _sum_by_index([one for one, _ in gradient_pairs], len(attr)).float()
-        return by_attr, _stack([one for _, one in gradient_pairs]), None
+        gradient_pairs = [
+            attribute_ops.interpolate_backward(_in(attr[i % len(attr)]), _in(tri), _in(rast[i]), _in(gradients[0][i]))
+            for i in range(len(rast))
+        ]
+        by_attr = _sum_by_index([_out(one) for one, _ in gradient_pairs], len(attr)).float()
+        return by_attr, _stack([_out(one) for _, one in gradient_pairs]), None
 
 
 class _Texture(torch.autograd.Function):
@@ -205,45 +226,48 @@ class _Texture(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(texels, table, uv, level)
         ctx.mode = mode, boundary
-        lookup = backend_of(uv).lookup
-        layers = [lookup(texels[i % len(texels)], table, uv[i], level[i], mode, boundary) for i in range(len(uv))]
-        return _stack(layers)
+        layers = [
+            lookups.lookup(_in(texels[i % len(texels)]), _in(table), _in(uv[i]), _in(level[i]), mode, boundary)
+            for i in range(len(uv))
+        ]
+        return _stack([_out(layer) for layer in layers])
 
     @staticmethod
     def backward(ctx: Context, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         texels, table, uv, level = ctx.saved_tensors
         (mode, boundary), count = ctx.mode, len(texels)
-        backward = backend_of(uv).lookup_backward
-        gradient_pairs = [
-            backward(texels[i % count], table, uv[i], level[i], mode, boundary, gradients[0][i]) for i in range(len(uv))
-        ]
-        by_uv = _stack([one for _, one in gradient_pairs])
-        return _sum_by_index([one for one, _ in gradient_pairs], len(texels)), None, by_uv, None, None, None
+        gradient_pairs = []
+        for i in range(len(uv)):
+            where = _in(texels[i % count]), _in(table), _in(uv[i]), _in(level[i]), mode, boundary
+            gradient_pairs.append(lookups.lookup_backward(*where, _in(gradients[0][i])))
+        by_uv = _stack([_out(one) for _, one in gradient_pairs])
+        return _sum_by_index([_out(one) for one, _ in gradient_pairs], len(texels)), None, by_uv, None, None, None
 
 
 class _Antialias(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Context, color: Tensor, rast: Tensor, pos: Tensor, edges: Tensor, boost: float) -> Tensor:
-        backend, height, width = backend_of(color), rast.shape[1], rast.shape[2]
-        edge_hits = [
-            backend.find_edge_hits(_corners(p, height, width), edges, r) for p, r in zip(pos, rast, strict=True)
-        ]
-        ctx.save_for_backward(color, pos, edges, _stack(edge_hits))
+        (height, width), topology = rast.shape[1:3], _in(edges)
+        corners = [_in(_corners(p, height, width)) for p in pos]
+        edge_hits = [edge_ops.find_edge_hits(c, topology, _in(r)) for c, r in zip(corners, rast, strict=True)]
+        stacked = [torch.stack([_out(hits.across), _out(hits.down)]) for hits in edge_hits]
+        ctx.save_for_backward(color, pos, edges, _stack(stacked))
         ctx.boost = boost
-        return _stack(
-            [
-                backend.antialias(c, _corners(p, height, width), edges, f)
-                for c, p, f in zip(color, pos, edge_hits, strict=True)
-            ]
-        )
+        layers = [
+            edge_ops.antialias(_in(one), c, topology, hits)
+            for one, c, hits in zip(color, corners, edge_hits, strict=True)
+        ]
+        return _stack([_out(layer) for layer in layers])
 
     @staticmethod
     def backward(ctx: Context, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         color, pos, edges, edge_hits = ctx.saved_tensors
-        backend, height, width = backend_of(color), color.shape[1], color.shape[2]
+        height, width = color.shape[1:3]
         both = [
-            backend.antialias_backward(c, _corners(p, height, width), edges, f, g)
-            for c, p, f, g in zip(color, pos, edge_hits, gradients[0], strict=True)
+            edge_ops.antialias_backward(
+                _in(c), _in(_corners(p, height, width)), _in(edges), EdgeHits(_in(hits[0]), _in(hits[1])), _in(g)
+            )
+            for c, p, hits, g in zip(color, pos, edge_hits, gradients[0], strict=True)
         ]
-        by_pos = _stack([_to_clip(one * ctx.boost, height, width) for _, one in both])
-        return _stack([one for one, _ in both]), None, by_pos, None, None
+        by_pos = _stack([_to_clip(_out(one) * ctx.boost, height, width) for _, one in both])
+        return _stack([_out(one) for one, _ in both]), None, by_pos, None, None

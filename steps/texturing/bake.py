@@ -6,6 +6,7 @@ slightly misregistered would show detail twice."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,16 +15,8 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter, maximum_filte
 from scipy.spatial import cKDTree
 
 from steps.compute.arrays import Array
-from steps.compute.kernels import (
-    check_indices,
-    floor_int,
-    for_bands,
-    inlined,
-    kernel,
-    parallel_map,
-    project_point,
-    within,
-)
+from steps.compute.kernels import check_indices, floor_int, inlined, kernel, parallel_map, project_point, within
+from steps.compute.launch import launch
 from steps.geometry.cameras import Camera
 from steps.geometry.image_ops import inpaint
 from steps.geometry.uv_mesh import UvMesh
@@ -149,30 +142,10 @@ def _seen_photo(mesh: UvMesh, photo: Photo) -> SeenPhoto:
 def _add_photo(seen: SeenPhoto, fragments: Fragments, mesh: UvMesh, blend: Blend, sums: Sums) -> None:
     """Adds a photograph to the sums, in place."""
     layers, camera, max_distance = _frequency_bands(seen.photo), seen.photo.camera, _max_distance(mesh.vertices)
-    projection, eye = camera.projection, camera.position
-    for_bands(
-        lambda a, b: _accumulate(
-            layers,
-            seen.depth,
-            seen.confidence,
-            projection,
-            eye,
-            max_distance,
-            fragments.face,
-            fragments.bary,
-            mesh.vertices,
-            mesh.faces,
-            mesh.normals,
-            np.empty((2, 3)),
-            float(blend.slow),
-            float(blend.detail),
-            sums.bands,
-            sums.weight,
-            a,
-            b,
-        ),
-        len(fragments.face),
-    )
+    where = camera.projection, camera.position, max_distance, fragments.face, fragments.bary
+    surface = mesh.vertices, mesh.faces, mesh.normals
+    exponents, target = (float(blend.slow), float(blend.detail)), (sums.bands, sums.weight)
+    launch(_accumulate, fragments.face.shape, layers, seen.depth, seen.confidence, *where, surface, exponents, target)
 
 
 def _frequency_bands(photo: Photo) -> Array:
@@ -205,7 +178,7 @@ def _project_texel(p, n, m, eye, max_distance, depth):  # type: ignore[no-untype
     if depth[r, c] <= 0 or z > depth[r, c] + OCCLUSION * min(z, max_distance):
         return 0.0, 0.0, 0.0
     ex, ey, ez = eye[0] - p[0], eye[1] - p[1], eye[2] - p[2]
-    cosine = (n[0] * ex + n[1] * ey + n[2] * ez) / np.sqrt(
+    cosine = (n[0] * ex + n[1] * ey + n[2] * ez) / math.sqrt(
         (ex * ex + ey * ey + ez * ez) * (n[0] * n[0] + n[1] * n[1] + n[2] * n[2])
     )
     return x, y, cosine
@@ -229,37 +202,21 @@ def _add_bicubic(layers, x, y, slow_weight, detail_weight, bands):  # type: igno
 
 @kernel
 def _accumulate(  # type: ignore[no-untyped-def]
-    layers,
-    depth,
-    confidence,
-    m,
-    eye,
-    max_distance,
-    face,
-    bary,
-    vertices,
-    faces,
-    normals,
-    scratch,
-    slow,
-    detail,
-    bands,
-    weight,
-    start,
-    stop,
+    rows, columns, layers, depth, confidence, m, eye, max_distance, face, bary, surface, exponents, sums
 ):
-    p, n = scratch[0], scratch[1]
-    for row in range(start, stop):
-        for column in range(face.shape[1]):
+    """surface: vertices, faces, normals; exponents: of `Blend`; sums: of `Sums`."""
+    vertices, faces, normals = surface
+    slow, detail = exponents
+    bands, weight = sums
+    for row in range(rows[0], rows[1], rows[2]):
+        for column in range(columns[0], columns[1], columns[2]):
             f = face[row, column]
             if f < 0:
                 continue
             b0, b1 = bary[row, column, 0], bary[row, column, 1]
-            b2 = 1.0 - b0 - b1
-            i, j, k = faces[f, 0], faces[f, 1], faces[f, 2]
-            for a in range(3):
-                p[a] = b0 * vertices[i, a] + b1 * vertices[j, a] + b2 * vertices[k, a]
-                n[a] = b0 * normals[i, a] + b1 * normals[j, a] + b2 * normals[k, a]
+            weights = b0, b1, 1.0 - b0 - b1
+            corners = faces[f, 0], faces[f, 1], faces[f, 2]
+            p, n = _at(vertices, corners, weights), _at(normals, corners, weights)
             x, y, cosine = _project_texel(p, n, m, eye, max_distance, depth)
             if not cosine > LEAST_COSINE:  # nan, too: a normal without a length
                 continue
@@ -271,6 +228,18 @@ def _accumulate(  # type: ignore[no-untyped-def]
             _add_bicubic(layers, x, y, slow_weight, detail_weight, bands[row, column])
             weight[row, column, 0] += slow_weight
             weight[row, column, 1] += detail_weight
+
+
+@inlined
+def _at(values, corners, weights):  # type: ignore[no-untyped-def]
+    """The values (n, 3) of a face's corners, weighted: a tuple of three."""
+    i, j, k = corners
+    b0, b1, b2 = weights
+    return (
+        b0 * values[i, 0] + b1 * values[j, 0] + b2 * values[k, 0],
+        b0 * values[i, 1] + b1 * values[j, 1] + b2 * values[k, 1],
+        b0 * values[i, 2] + b1 * values[j, 2] + b2 * values[k, 2],
+    )
 
 
 def _positions(fragments: Fragments, where: Array, vertices: Array, faces: Array) -> Array:

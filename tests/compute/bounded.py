@@ -278,7 +278,7 @@ def reduced(seed: int, scale: int, rough: float, target: int) -> None:
 def modules() -> list[Any]:
     """All modules with array code, except those that need a GPU or torch: see `test_cuda`."""
     names = [m.name for layer in LAYERS for m in pkgutil.iter_modules(layer.__path__, f"{layer.__name__}.")]
-    return [importlib.import_module(n) for n in names if n.rpartition(".")[2] not in ("cuda", "torch_ops", "backends")]
+    return [importlib.import_module(n) for n in names if n.rpartition(".")[2] not in ("cuda", "keys", "torch_ops")]
 
 
 def every_kernel() -> dict[str, Dispatcher]:

@@ -26,10 +26,13 @@ def test_every_kernel_stays_within_bounds_over_degenerate_meshes_and_cameras(pyt
     assert not [line for line in lines if line.startswith("missed")], "kernels without a case in bounded.py"
 
 
+COMPILERS = ("compute/kernels.py", "compute/per_device.py", "compute/cuda.py")
+
+
 def test_kernels_are_compiled_only_where_that_test_looks_for_them() -> None:
     for path in (ROOT / "steps").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
             if any(name.split(".")[0] == "numba" for name in names):
-                assert path.relative_to(ROOT / "steps").as_posix() in ("compute/kernels.py", "raster/cuda.py"), path
+                assert path.relative_to(ROOT / "steps").as_posix() in COMPILERS, path

@@ -1,0 +1,83 @@
+"""What `launch` needs of numba-cuda: kernels over a grid, arrays of a device, torch's stream. Only loaded where a GPU is used."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import numba
+
+from steps.compute.per_device import ON_CUDA, add
+
+cuda: Any = importlib.import_module("numba.cuda")  # it has no type hints
+IS_SIMULATOR = bool(vars(numba.config)["ENABLE_CUDASIM"])  # in which Python runs kernels, and arrays lie in memory
+
+
+@functools.cache
+def grid_of(kernel: Callable[..., None], dimensions: int) -> Any:
+    """A CUDA kernel whose threads each run `kernel` for one element. It takes the shape and a tuple of the arguments."""
+    return _line(kernel) if dimensions == 1 else _plane(kernel)
+
+
+def _line(kernel: Any) -> Any:
+    @cuda.jit
+    def one_element(count, arguments):  # type: ignore[no-untyped-def]
+        i = cuda.grid(1)
+        if i < count:
+            kernel((i, count, count), *arguments)
+
+    return one_element
+
+
+def _plane(kernel: Any) -> Any:
+    @cuda.jit
+    def one_pixel(height, width, arguments):  # type: ignore[no-untyped-def]
+        column, row = cuda.grid(2)
+        if row < height and column < width:
+            kernel((row, height, height), (column, width, width), *arguments)
+
+    return one_pixel
+
+
+def device_array(argument: Any) -> Any:
+    """An argument as numba-cuda takes it: what lies on the device without a copy; numbers as they are."""
+    if isinstance(argument, tuple):
+        return tuple(map(device_array, argument))
+    if not hasattr(argument, "__cuda_array_interface__") or IS_SIMULATOR:
+        return argument
+    return cuda.as_cuda_array(argument)
+
+
+def stream() -> tuple[Any, ...]:
+    """Torch's current stream, as a part of a launch's configuration; nothing in numba's simulator."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return ()
+    return (cuda.external_stream(torch.cuda.current_stream().cuda_stream),)
+
+
+def on_cuda(by_device: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorates what a function by `per_device.per_device` is on CUDA."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        ON_CUDA[by_device] = function
+        if not IS_SIMULATOR:
+            extending: Any = importlib.import_module("numba.cuda.extending")
+            extending.overload(by_device, target="cuda", strict=False)(lambda *_types: function)
+        return function
+
+    return decorate
+
+
+@on_cuda(add)
+def _atomic_add(array, index, value):  # type: ignore[no-untyped-def]
+    cuda.atomic.add(array, index, value)
+
+
+@cuda.jit(device=True)
+def atomic_min(array, index, value):  # type: ignore[no-untyped-def]
+    """array[index] = min(array[index], value), atomically."""
+    cuda.atomic.min(array, index, value)
