@@ -120,7 +120,7 @@ def attempts_of_a_pod_that_exits(exit_code: int, **fields: Any) -> dict[str, Any
 
 def test_a_preempted_job_goes_on_from_its_checkpoint(inputs: str) -> None:
     """The checkpoint is in the store: the lost pod took its files with it."""
-    name = submit(model="nvdiffrec", iterations=200)
+    name = submit(model="nvdiffrec", iterations=500)  # enough not to end, on an idle node, before its pod is taken away
     first = running_pod(name, "nvdiffrec-pod")
     time.sleep(12)  # Argo simply makes a pod anew that is lost in its first ten seconds
     wait_for(lambda: "nvdiffrec/checkpoint.pt" in keys_of(name), 240, "a checkpoint in the store")
