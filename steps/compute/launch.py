@@ -25,7 +25,6 @@ import numpy as np
 from steps.compute.kernels import for_bands, summed_bands
 
 THREADS = {1: (128,), 2: (32, 4)}  # of a block, columns first
-Span = tuple[int, int, int]
 
 
 def launch(kernel: Callable[..., None], shape: tuple[int, ...], *arguments: Any) -> None:

@@ -23,7 +23,7 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt, maximum_filter
 
 from steps.compute.arrays import Array
-from steps.compute.kernels import blend, cell, inlined, kernel, parallel_map, within
+from steps.compute.kernels import blend, cell, inlined, kernel, parallel_map, project_point, within
 from steps.compute.launch import launch, zeros
 from steps.geometry.cameras import Camera, project, unproject
 from steps.geometry.depth_ops import tangent_planes
@@ -284,19 +284,11 @@ def _carve(  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _project(m, px, py, pz):  # type: ignore[no-untyped-def]
-    """Pixel coordinates and depth of a point; m: (3, 4)."""
-    z = m[2, 0] * px + m[2, 1] * py + m[2, 2] * pz + m[2, 3]
-    x = (m[0, 0] * px + m[0, 1] * py + m[0, 2] * pz + m[0, 3]) / z
-    return x, (m[1, 0] * px + m[1, 1] * py + m[1, 2] * pz + m[1, 3]) / z, z
-
-
-@inlined
 def _silhouette_distance(px, py, pz, projections, focals, outlines, voxel):  # type: ignore[no-untyped-def]
     """The largest signed distance to a view's silhouette, voxels; some value from TRUNCATION on where it is at least that."""
     farthest = -TRUNCATION
     for v in range(len(projections)):
-        x, y, z = _project(projections[v], px, py, pz)
+        z, x, y = project_point((px, py, pz), projections[v])
         if z <= 0:
             continue
         farthest = max(farthest, _bilinear(outlines[v], x, y) * z / (focals[v] * voxel))
@@ -313,7 +305,7 @@ def _surface_distance(px, py, pz, projections, maps, silhouette_sdf, voxel, band
     depths, planes, halves, guesses = maps
     total, weight, farthest, guess = 0.0, 0.0, -np.inf, -np.inf
     for v in range(len(projections)):
-        x, y, z = _project(projections[v], px, py, pz)
+        z, x, y = project_point((px, py, pz), projections[v])
         if not z > 0:
             continue
         distance = _free_space(depths[v], planes[v], halves[v], silhouette_sdf, voxel, x, y, z)

@@ -64,14 +64,15 @@ def span_array(span: tuple[float, float], like: Any) -> Any:
 
 
 @inlined
-def _tiles_across(bounds, f):  # type: ignore[no-untyped-def]
-    return max(bounds[f, 1] - bounds[f, 0] + TILE, 0) // TILE
+def _tiles(first, last):  # type: ignore[no-untyped-def]
+    """Number of tiles over the pixels from first to last, along one axis."""
+    return max(last - first + TILE, 0) // TILE
 
 
 @kernel
 def _count_tiles(items, bounds, counts):  # type: ignore[no-untyped-def]
     for f in range(items[0], items[1], items[2]):
-        counts[f] = _tiles_across(bounds, f) * (max(bounds[f, 3] - bounds[f, 2] + TILE, 0) // TILE)
+        counts[f] = _tiles(bounds[f, 0], bounds[f, 1]) * _tiles(bounds[f, 2], bounds[f, 3])
 
 
 @kernel
@@ -87,7 +88,7 @@ def _draw_tile(items, ends, corners, faces, bounds, lowest, highest, buffers):  
                 low = middle + 1
         f = low
         number = item - (ends[f - 1] if f > 0 else 0)
-        across = _tiles_across(bounds, f)
+        across = _tiles(bounds[f, 0], bounds[f, 1])
         top, left = bounds[f, 2] + number // across * TILE, bounds[f, 0] + number % across * TILE
         rows = top, min(top + TILE - 1, bounds[f, 3])
         columns = left, min(left + TILE - 1, bounds[f, 1])
