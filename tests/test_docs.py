@@ -3,6 +3,7 @@ names exist, and the commands of the first page run."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -36,6 +37,10 @@ def test_the_tables_of_figures_are_what_the_records_say() -> None:
     text = figures.PAGE.read_text()
     again = "write it anew: python -m docs.tools.reference"
     assert figures.without_marks(text) == figures.without_marks(figures.written(text)), again
+
+
+def test_no_figure_is_of_a_smallest_form_or_a_rehearsal() -> None:
+    assert [path.name for path in records.KEPT.glob("*") if json.loads(path.read_text())["smallest"]] == []
 
 
 def test_every_benchmark_has_its_figures_from_a_record_or_says_that_they_are_older() -> None:

@@ -28,6 +28,7 @@ OTHERS = Path("out/benchmarks/results")
 OWN = "tests/benchmarks"
 STEPS, PRODUCT = ("steps",), ("steps", "pipeline")
 CLUSTER = tuple(f"tests/cluster/{name}.py" for name in ("client", "images", "node", "places", "web"))
+KERNELS = ("comparison", "launches", "scenes")
 # name -> folders and files of the code that the benchmark measures, and of what it measures with beside the benchmarks' own
 BENCHMARKS: dict[str, tuple[str, ...]] = {
     "quality": PRODUCT,
@@ -38,7 +39,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "open3d": PRODUCT,
     "nvdiffrec": PRODUCT,
     "rasterizer": (*STEPS, "tests/raster/shapes.py"),
-    "gpu": PRODUCT,
+    "gpu": (*PRODUCT, "tests/gpu", *(f"tests/compute/{name}.py" for name in KERNELS), "tests/raster/shapes.py"),
     "speed": PRODUCT,
     "damage": (*PRODUCT, "tests/damage.py"),
     "kill": (*PRODUCT, "tests/kill.py"),

@@ -145,7 +145,7 @@ def _file(folder: Path, scene: str, side: int) -> Path:
 
 
 def _save(scene: str, at: scenes.Place, side: int, folder: Path) -> None:
-    results = {name: scenes.host(array) for name, array in scenes.SCENES[scene](at, side)}
+    results: dict[str, Any] = {name: scenes.host(array) for name, array in scenes.SCENES[scene](at, side)}
     np.savez(_file(folder, scene, side), **results)
 
 

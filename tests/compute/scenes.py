@@ -236,7 +236,7 @@ def baked(at: Place, side: int) -> Results:
     launch(bake._accumulate, (texels, texels), *arrays, surface, (2.0, 24.0), sums)
     yield from (("colours", sums[0]), ("weights", sums[1]))
     weight = host(sums[1])
-    yield "share of each face", np.array([(weight[face == f] > 0).mean() for f in range(3)])
+    yield "texels of each face", np.array([(weight[face == f] > 0).sum() for f in range(3)])
 
 
 SCENES: dict[str, Callable[[Place, int], Results]] = {
