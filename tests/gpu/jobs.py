@@ -15,7 +15,7 @@ from typing import Any
 
 from tests.gpu.kit import Kit
 
-OBJECTS, SIDE, REHEARSED_SIDE = ("mug", "donut", "duck", "bowl", "house"), 512, 64
+OBJECTS, SIDE, REHEARSED_SIDE = ("mug", "donut", "duck", "bowl", "house"), 512, 32
 TOLERANCE = 0.05  # dB between the PSNR on the CPU and on the GPU
 DECISIONS = ("passed", "engine")
 COARSE = ("--grid", "64", "--faces", "2000")  # of a rehearsal
