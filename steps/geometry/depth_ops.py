@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from steps.compute.arrays import Array
 from steps.compute.kernels import kernel
+from steps.compute.launch import launch, zeros
 from steps.geometry.cameras import Camera
 from steps.geometry.image_ops import inpaint
 
@@ -87,10 +90,10 @@ def _relax_membrane(values, unknown, colour):  # type: ignore[no-untyped-def]
 
 
 def tangent_planes(depth: Array, camera: Camera) -> Array:
-    """Tangent plane of each pixel, [H, W, 3] float32: derivative of depth per column and per row, and the factor from a
-    difference in depth along the pixel's ray to the distance from the plane. Zero where depth is."""
-    planes = np.zeros((*depth.shape, 3), np.float32)
-    _tangent_planes(depth, camera.fx, camera.fy, camera.cx, camera.cy, planes)
+    """Tangent plane of each pixel, [H, W, 3] float32, on the depth's device: derivative of depth per column and per row, and the
+    factor from a difference in depth along the pixel's ray to the distance from the plane. Zero where depth is."""
+    planes: Array = zeros((*depth.shape, 3), np.float32, depth)
+    launch(_tangent_planes, depth.shape, depth, camera.fx, camera.fy, camera.cx, camera.cy, planes)
     return planes
 
 
@@ -108,10 +111,10 @@ def _one_sided(before, here, after):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _tangent_planes(depth, fx, fy, cx, cy, planes):  # type: ignore[no-untyped-def]
+def _tangent_planes(rows, columns, depth, fx, fy, cx, cy, planes):  # type: ignore[no-untyped-def]
     height, width = depth.shape
-    for r in range(height):
-        for c in range(width):
+    for r in range(rows[0], rows[1], rows[2]):
+        for c in range(columns[0], columns[1], columns[2]):
             z = depth[r, c]
             if z <= 0:
                 continue
@@ -124,7 +127,7 @@ def _tangent_planes(depth, fx, fy, cx, cy, planes):  # type: ignore[no-untyped-d
             nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
             planes[r, c, 0] = dx
             planes[r, c, 1] = dy
-            planes[r, c, 2] = abs(nx * x + ny * y + nz) / np.sqrt(nx * nx + ny * ny + nz * nz)
+            planes[r, c, 2] = abs(nx * x + ny * y + nz) / math.sqrt(nx * nx + ny * ny + nz * nz)
 
 
 def surface_normals(x: Array, y: Array, depth: Array, slopes: tuple[Array, Array], camera: Camera) -> Array:

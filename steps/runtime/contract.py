@@ -138,7 +138,7 @@ class Reconviagen(Step):
 
     scene: Path = required("folder that validate wrote")
     engine: str = job_option_field(
-        "engine", "reconviagen: the published model; fusion: depth fusion on the CPU; auto: the model where it can run"
+        "engine", "reconviagen: the published model; fusion: depth fusion; auto: the model where it can run"
     )
     device: str = job_option_field("device", "where to compute")
     weights: Path | None = option(None, "folder with the reconviagen engine's weights and their weights.json")
@@ -204,6 +204,7 @@ class Quality(Step):
 
     scene: Path = required("folder that validate wrote")
     mesh: Path = required("folder that a model wrote")
+    device: str = job_option_field("device", "where to compute")
     held_out: Path | None = option(None, "folder with held_out.json and views that no model saw, to judge by as well")
     psnr_threshold: float = job_option_field("psnr-threshold", "mean full-frame PSNR in dB below which the job fails")
     ssim_threshold: float = job_option_field("ssim-threshold", "mean full-frame SSIM below which the job fails")
@@ -217,6 +218,7 @@ class Preview(Step):
 
     scene: Path = required("folder that validate wrote")
     mesh: Path = required("folder that a model wrote")
+    device: str = job_option_field("device", "where to compute")
     size: int = option(512, "side of the previews in pixels", least=16, most=4096)
 
 

@@ -13,20 +13,11 @@ import numpy as np
 import pytest
 
 from steps.compute.arrays import Array
+from tests.compute.on_device import OnDevice
 
 SIZE = 20
 # in the simulator Python runs kernels, and so whatever they call
 SIMULATOR = {"NUMBA_ENABLE_CUDASIM": "1", "NUMBA_DISABLE_JIT": "1"}
-
-
-class OnDevice(np.ndarray):
-    """An array that says that it lies on a GPU: one of the simulator's."""
-
-    __cuda_ndarray__ = True
-
-    @property
-    def __cuda_array_interface__(self) -> Any:
-        return self.__array_interface__
 
 
 def run(what: str, *words: object, **environment: str) -> str:
@@ -58,7 +49,7 @@ def test_the_nearest_face_wins_up_to_the_far_plane(tmp_path: Path) -> None:
 
 def test_every_kernel_compiles_for_a_device() -> None:
     lines = run("compile_all").splitlines()
-    assert len(lines) == 24 and all(int(line.split()[1]) > 1000 for line in lines)
+    assert len(lines) == 25 and all(int(line.split()[1]) > 1000 for line in lines)
     atomic = {line.split()[0] for line in lines if "atomic" in line}
     assert atomic == {"_draw_tile", "_scatter", "_walk", "_backward", "_by_corners"}
 
@@ -161,13 +152,13 @@ def carved() -> list[Array]:
     guesses = [on_device(random.random(size) < 0.3) for size in sizes]
     outlines = [random.uniform(-6, 2, size) for size in sizes]
     maps = [outlines, depths, planes, [0.01 * depth for depth in depths]]
-    on = [tuple(on_device(one.astype(np.float32)) for one in kind) for kind in maps]
+    on = tuple(tuple(on_device(one.astype(np.float32)) for one in kind) for kind in maps)
     views = np.stack([c.projection for c in cameras]), np.array([c.fx for c in cameras])
     fields = []
     for band in (0.0, 2.0):
         field = on_device(np.zeros((6, 5, 4), np.float32))
-        grid = on_device(np.full(3, -0.5)), 0.2, band, field
-        launch(sf._carve, (30, 4), *map(on_device, views), *on, tuple(guesses), *grid)
+        place = np.full(3, -0.5), 0.2, 0
+        launch(sf._carve, (30, 4), *views, (*on, tuple(guesses)), place, band, field)
         fields.append(field)
     return [*fields, *(np.array([(f < 0).mean(), (f >= sf.TRUNCATION).mean()]) for f in fields)]
 
@@ -207,6 +198,7 @@ def compile_all() -> None:
     dispatcher.get_current_device = lambda: device  # device functions ask the driver, which is not there
     from steps.compute.cuda import grid_of
     from steps.fusion import signed_field
+    from steps.geometry import depth_ops
     from steps.raster import antialias as a
     from steps.raster import interpolate as i
     from steps.raster import keys as k
@@ -220,6 +212,7 @@ def compile_all() -> None:
     f2, f3, b2 = t.float32[:, ::1], t.float32[:, :, ::1], t.boolean[:, ::1]
     i2, n1, n2, b1, c1 = t.int32[:, ::1], t.int64[::1], t.int64[:, ::1], t.boolean[::1], t.int32[::1]
     keys = t.Tuple((n2, d1))
+    maps = t.Tuple(tuple(t.UniTuple(one, 6) for one in (f2, f2, f3, f2, b2)))
     kernels: list[tuple[Any, int, tuple[Any, ...]]] = [
         (r._pixel_bounds, 1, (d2, i2, n, n, i2)),
         (k._count_tiles, 1, (i2, n1)),
@@ -243,7 +236,8 @@ def compile_all() -> None:
         (a._by_corners, 2, (f3, d2, i2, i2, i2, f3, d2)),
         (render._shade, 2, (i2, f3, i2, d2, f3, f3)),
         (render._draw_wireframe, 2, (i2, d2, i2, d1, d, f3)),
-        (signed_field._carve, 2, (d3, d1, *(t.UniTuple(one, 6) for one in (f2, f2, f3, f2, b2)), d1, d, d, f3)),
+        (depth_ops._tangent_planes, 2, (f2, d, d, d, d, f3)),
+        (signed_field._carve, 2, (d3, d1, maps, t.Tuple((d1, d, n)), d, f3)),
         (
             bake._accumulate,
             2,

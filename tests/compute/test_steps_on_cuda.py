@@ -1,0 +1,143 @@
+"""The steps' computations with arrays that say they lie on a GPU, in numba's simulator, against the CPU's: the same functions as
+in a job, from views to scores and pictures."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from steps.compute.arrays import Array
+from steps.geometry.cameras import Camera
+from tests.compute.on_device import simulate
+from tests.compute.test_cuda import SIMULATOR
+
+SIDE = 14
+
+
+@pytest.mark.parametrize("work", ["fused", "textured", "scored", "drawn"])
+def test_in_the_simulator_a_step_computes_what_it_does_on_the_cpu(work: str, tmp_path: Path) -> None:
+    files = [tmp_path / f"{name}.npz" for name in ("cpu", "cuda")]
+    for file, environment in zip(files, ({}, SIMULATOR), strict=True):
+        code = f"from tests.compute import test_steps_on_cuda as t; t.save({work!r}, {str(file)!r})"
+        command = [sys.executable, "-W", "ignore", "-c", code]
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=300, env={**os.environ, **environment}, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    expected, found = map(np.load, files)
+    assert expected.files == found.files and len(found.files) >= 2
+    for name in found.files:
+        assert np.ptp(expected[name]) > 0
+        assert np.allclose(found[name], expected[name], atol=2e-5 * max(1.0, float(np.abs(expected[name]).max()))), name
+
+
+# -- in a process of its own --------------------------------------------------------------------------------------------
+
+
+def save(work: str, path: str) -> None:
+    """Writes what the work gives, on the simulated device where numba's simulator is on."""
+    on_cuda = "NUMBA_ENABLE_CUDASIM" in os.environ
+    if on_cuda:
+        simulate()
+    np.savez(path, *map(np.asarray, globals()[work]("cuda" if on_cuda else "cpu")))
+
+
+def ball_depth(seen_by: Camera, radius: float = 0.8) -> Array:
+    """Depth [H, W] float32 of a ball around the origin, 0 beside it."""
+    x = (np.arange(SIDE) + 0.5 - seen_by.cx) / seen_by.fx
+    far, x2 = float(np.linalg.norm(seen_by.position)), x[None] ** 2 + x[:, None] ** 2 + 1
+    root = far**2 - x2 * (far**2 - radius**2)
+    return np.where(root > 0, (far - np.sqrt(np.maximum(root, 0))) / x2, 0).astype(np.float32)
+
+
+def views() -> list[Any]:
+    """Depth views of a ball from five sides; a part of one is guessed."""
+    from steps.fusion.signed_field import DepthView
+    from tests.raster.shapes import camera
+
+    seen = []
+    for number, angle in enumerate((0.1, 1.4, 2.7, 4.0, 5.2)):
+        one = camera(SIDE, 2.2 * np.sin(angle), 0.8 * (-1) ** number, 2.2 * np.cos(angle))
+        depth = ball_depth(one)
+        guessed = np.zeros(depth.shape, bool)
+        guessed[5:7, 5:7] = number == 0
+        coverage = (depth > 0).astype(np.float32)
+        coverage[:, 1:][(coverage[:, 1:] == 0) & (coverage[:, :-1] == 1)] = 0.3
+        seen.append(DepthView(one, depth, coverage, np.full_like(depth, 0.01), guessed))
+    return seen
+
+
+def fused(where: str) -> list[Array]:
+    from steps.fusion import signed_field as sf
+
+    grid = sf.Grid(np.full(3, -0.75), 0.25, (7, 7, 7))
+    sf.SLAB = 3 * 49  # so that the grid takes several
+    return [sf.signed_field(views(), grid, band, where) for band in (0.0, 2.0)]
+
+
+def uv_ball() -> Any:
+    from steps.fusion.isosurface import vertex_normals
+    from steps.geometry.uv_mesh import UvMesh
+    from tests.raster.shapes import ball
+
+    vertices, faces = ball(6)
+    uv = (0.5 + vertices[:, :2] * 0.6).astype(np.float32)
+    return UvMesh(vertices, faces, uv, vertex_normals(vertices, faces))
+
+
+def textured(where: str) -> list[Array]:
+    from steps.texturing.bake import ROUGH, Photo, bake
+
+    random = np.random.default_rng(5)
+    photos = [Photo(v.camera, random.random((SIDE, SIDE, 3)).astype(np.float32), v.coverage) for v in views()[:2]]
+    baked = bake(uv_ball(), photos, SIDE, ROUGH, device=where)
+    return [baked.texture, baked.unseen_at.astype(float)]
+
+
+def painted_mesh(where: str) -> Any:
+    """A mesh with a random texture, and a material that is not plain."""
+    from steps.geometry import pbr
+    from steps.io.mesh_files import Mesh
+
+    mesh, random = uv_ball(), np.random.default_rng(8)
+    tangents = pbr.tangents_of(mesh.vertices, mesh.faces, mesh.uv, mesh.normals)
+    texture, *images = (random.random((5, 5, 3)).astype(np.float32) for _ in range(3))
+    light = pbr.WHITE + 0.1 * random.standard_normal((9, 3)).astype(np.float32)
+    material = pbr.Material(images[0], images[1], tangents, 0.5, light)
+    vertices, normals = (a.astype(np.float32) for a in (mesh.vertices, mesh.normals))
+    return Mesh(vertices, mesh.faces, mesh.uv, normals, texture, material).on(where)
+
+
+def scored(where: str) -> list[Array]:
+    """Every number that the step quality writes of a view."""
+    from steps.geometry.frame import Frame
+    from steps.quality import run
+    from steps.raster import render
+
+    mesh, seen = painted_mesh(where), views()[1]
+    random = np.random.default_rng(9)
+    picture = random.random((SIDE, SIDE, 3)).astype(np.float32)
+    view = SimpleNamespace(camera=seen.camera, depth_camera=seen.camera, picture=lambda: picture)
+    view.coverage, view.depth = (lambda: seen.coverage), (lambda: seen.depth * np.float32(1.01))
+    view.behind = lambda: np.array([0.2, 0.4, 0.9], np.float32)
+    run.samples_for = lambda camera: 2
+    render.STRIP = 8
+    scores = run.score_view(mesh, view, Frame())  # type: ignore[arg-type]
+    numbers = [scores["psnr"], scores["ssim"], *scores["object"].values(), *scores["blank"].values(), scores["iou"]]
+    return [np.array(numbers), np.array(list(scores["depth_error"].values()))]
+
+
+def drawn(where: str) -> list[Array]:
+    """The pictures of the step preview."""
+    from steps.preview.run import draw
+
+    mesh, seen = painted_mesh(where), views()[2]
+    view = SimpleNamespace(behind=lambda: np.zeros(3, np.float32))
+    return [picture.astype(float) / 255 for picture in draw(mesh, view, seen.camera)]  # type: ignore[arg-type]
