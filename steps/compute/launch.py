@@ -43,6 +43,14 @@ def launch(kernel: Callable[..., None], shape: tuple[int, ...], *arguments: Any)
     for_bands(lambda start, stop: kernel((start, stop, 1), *whole, *arguments), shape[0])
 
 
+def launch_by_one(kernel: Callable[..., None], shape: tuple[int, ...], *arguments: Any) -> None:
+    """`launch`, but on a CPU by the calling thread alone: for short kernels of callers that already run on all cores."""
+    if is_cuda(*arguments):
+        launch(kernel, shape, *arguments)
+    else:
+        kernel(*((0, n, 1) for n in shape), *arguments)
+
+
 def launch_sums(kernel: Callable[..., None], shape: tuple[int, ...], sums: tuple[int, ...], *arguments: Any) -> Any:
     """What a kernel adds up with `add` in its last argument, float64 of the shape `sums`. On a CPU the same on any number of
     cores; on CUDA in no fixed order."""

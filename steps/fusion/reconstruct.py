@@ -11,7 +11,9 @@ from PIL import Image
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
 from steps.compute.arrays import Array
+from steps.compute.device import to_device, to_host
 from steps.compute.kernels import parallel_map
+from steps.compute.launch import map_on
 from steps.fusion import thin_parts
 from steps.fusion.isosurface import extract, vertex_normals
 from steps.fusion.signed_field import DepthView, Grid, downsample, grid_around, signed_field
@@ -117,7 +119,7 @@ def _shell_note(before: Surface, after: Surface) -> str:
 def surface_of(field: Array, grid: Grid, views: list[DepthView], settings: Settings) -> Surface:
     """The surface of a field, and what it misses of the views."""
     try:
-        vertices, triangles = extract(field, grid, settings.faces)
+        vertices, triangles = extract(field, grid, settings.faces, settings.device)
     except ModelConvergenceFailed:
         vertices, triangles = np.zeros((0, 3)), np.zeros((0, 3), np.int32)
     mesh, device = (vertices, triangles, grid.voxel), settings.device
@@ -191,7 +193,8 @@ def fuse(views: list[SceneView], settings: Settings) -> tuple[Array, Grid]:
     ):  # views that show nothing end no surface, and at the rim a pixel's outline is all that the others say
         raw = [extend_to_outline(view) for view in raw]
     grid = grid_around(raw, settings.grid)
-    smooth = parallel_map(lambda view: denoise(fill_holes(view), grid.voxel), raw)
+    device = settings.device
+    smooth = map_on(device, lambda view: denoise(fill_holes(view, device), grid.voxel, device), raw)
     return signed_field(smooth, grid, device=settings.device), grid
 
 
@@ -214,28 +217,30 @@ def extend_to_outline(view: DepthView) -> DepthView:
     return replace(view, depth=depth, step=step)
 
 
-def fill_holes(view: DepthView) -> DepthView:
+def fill_holes(view: DepthView, device: str = "cpu") -> DepthView:
     """The view with depth inpainted inside the silhouette, and marked as guessed. Not along the outline, where a pixel's centre
-    may lie outside."""
+    may lie outside. device: computes it."""
     unknown = (view.depth <= 0) & (view.coverage >= 0.5)
     unknown &= binary_erosion(view.coverage > 0, np.ones((3, 3)), border_value=1)
     if not unknown.any():
         return view
     step = np.where(unknown, float(np.median(view.step[view.depth > 0])), view.step).astype(np.float32)
-    return replace(view, depth=inpaint_depth(view.depth, unknown), step=step, guessed=unknown)
+    depth = to_host(inpaint_depth(to_device(view.depth, device), to_device(unknown, device)))
+    return replace(view, depth=depth, step=step, guessed=unknown)
 
 
-def denoise(view: DepthView, voxel: float) -> DepthView:
+def denoise(view: DepthView, voxel: float, device: str = "cpu") -> DepthView:
     """The view with quantization and noise smoothed: the smoothest depth within the interval that either allows, where that is
-    coarse against a voxel."""
+    coarse against a voxel. device: computes it."""
+    depth = to_device(view.depth, device)
     noise = depth_noise(view.depth, np.zeros_like(view.depth), np.ones_like(view.depth))
     known = view.step[view.depth > 0]
     if len(known) and noise > max(LEAST_NOISE * voxel, float(np.median(known))):
         band = np.where(view.depth > 0, np.maximum(view.step, BAND_SIGMAS * noise), 0).astype(np.float32)
-        return replace(view, depth=dequantize(view.depth, band, NOISE_PASSES, 1.0))
+        return replace(view, depth=to_host(dequantize(depth, to_device(band, device), NOISE_PASSES, 1.0)))
     if float(np.median(known)) < SMOOTH_LEVEL * voxel:
         return view
-    return replace(view, depth=dequantize(view.depth, view.step))
+    return replace(view, depth=to_host(dequantize(depth, to_device(view.step, device))))
 
 
 def texture_size(views: list[SceneView], side: int) -> int:

@@ -29,7 +29,7 @@ def run(parameters: Nvdiffrec, out: Path, reporter: Reporter) -> None:
     reporter.value("engine", "nvdiffrec")
     keep_freed_memory()
     device = device_for(parameters.device, reporter.note)
-    limit_threads()
+    set_up_torch(device)
     reporter.value("device", device)
     loaded = scene.load(parameters.scene)
     requested = requested_level(parameters, loaded, device)
@@ -104,13 +104,17 @@ def device_for(wanted: str, note: Callable[[str], None] = lambda sentence: None)
     return choose(wanted, note)
 
 
-def limit_threads() -> None:
-    """Limits torch to the container's cores: by default it counts the machine's."""
+def set_up_torch(device: str) -> None:
+    """Limits torch to the container's cores (by default it counts the machine's), and makes its results on a CPU the same every
+    time: its threads would add up the gradient of an index in the order in which they come. On CUDA, where our own kernels'
+    sums come in no fixed order, that would cost time for nothing."""
     import torch
 
     from steps.compute.cores import core_count
 
     torch.set_num_threads(min(torch.get_num_threads(), core_count()))
+    torch.use_deterministic_algorithms(device == "cpu")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # all is written before it is read
 
 
 def device_name(device: str) -> str:

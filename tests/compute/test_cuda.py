@@ -49,7 +49,7 @@ def test_the_nearest_face_wins_up_to_the_far_plane(tmp_path: Path) -> None:
 
 def test_every_kernel_compiles_for_a_device() -> None:
     lines = run("compile_all").splitlines()
-    assert len(lines) == 25 and all(int(line.split()[1]) > 1000 for line in lines)
+    assert len(lines) == 28 and all(int(line.split()[1]) > 1000 for line in lines)
     atomic = {line.split()[0] for line in lines if "atomic" in line}
     assert atomic == {"_draw_tile", "_scatter", "_walk", "_backward", "_by_corners"}
 
@@ -197,7 +197,7 @@ def compile_all() -> None:
     device = types.SimpleNamespace(compute_capability=(9, 0))
     dispatcher.get_current_device = lambda: device  # device functions ask the driver, which is not there
     from steps.compute.cuda import grid_of
-    from steps.fusion import signed_field
+    from steps.fusion import isosurface, signed_field
     from steps.geometry import depth_ops
     from steps.raster import antialias as a
     from steps.raster import interpolate as i
@@ -237,6 +237,9 @@ def compile_all() -> None:
         (render._shade, 2, (i2, f3, i2, d2, f3, f3)),
         (render._draw_wireframe, 2, (i2, d2, i2, d1, d, f3)),
         (depth_ops._tangent_planes, 2, (f2, d, d, d, d, f3)),
+        (depth_ops._relax, 2, (f2, f2, f2, n, t.float32)),
+        (depth_ops._relax_membrane, 2, (f2, b2, n)),
+        (isosurface._smooth, 1, (c1, c1, f2, t.float32, f2)),
         (signed_field._carve, 2, (d3, d1, maps, t.Tuple((d1, d, n)), d, f3)),
         (
             bake._accumulate,

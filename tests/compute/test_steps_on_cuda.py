@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from steps.compute.arrays import Array
+from steps.compute.device import to_device
 from steps.geometry.cameras import Camera
 from tests.compute.on_device import simulate
 from tests.compute.test_cuda import SIMULATOR
@@ -21,7 +22,7 @@ from tests.compute.test_cuda import SIMULATOR
 SIDE = 14
 
 
-@pytest.mark.parametrize("work", ["fused", "textured", "scored", "drawn"])
+@pytest.mark.parametrize("work", ["denoised", "fused", "smoothed", "textured", "scored", "drawn"])
 def test_in_the_simulator_a_step_computes_what_it_does_on_the_cpu(work: str, tmp_path: Path) -> None:
     files = [tmp_path / f"{name}.npz" for name in ("cpu", "cuda")]
     for file, environment in zip(files, ({}, SIMULATOR), strict=True):
@@ -72,6 +73,30 @@ def views() -> list[Any]:
         coverage[:, 1:][(coverage[:, 1:] == 0) & (coverage[:, :-1] == 1)] = 0.3
         seen.append(DepthView(one, depth, coverage, np.full_like(depth, 0.01), guessed))
     return seen
+
+
+def denoised(where: str) -> list[Array]:
+    """Depth in coarse levels with a hole: inpainted, then dequantized."""
+    from dataclasses import replace
+
+    from steps.fusion import reconstruct
+    from steps.geometry import depth_ops
+
+    depth_ops.RELAXATIONS = 3
+    view = views()[1]
+    levels = np.round(view.depth / 0.1).astype(np.float32) * np.float32(0.1)
+    levels[6:8, 6:8] = 0
+    holed = replace(view, depth=levels, step=np.where(levels > 0, np.float32(0.1), 0), guessed=None)
+    filled = reconstruct.fill_holes(holed, where)
+    return [filled.depth, depth_ops.dequantize(*(to_device(a, where) for a in (filled.depth, filled.step)), 2)]
+
+
+def smoothed(where: str) -> list[Array]:
+    from steps.fusion.isosurface import taubin
+    from tests.raster.shapes import ball
+
+    vertices, faces = ball(6, rough=0.1)
+    return [taubin(vertices, faces, passes, where) for passes in (1, 3)]
 
 
 def fused(where: str) -> list[Array]:
