@@ -2,7 +2,7 @@
 
 Around each launch of a kernel of ours, and around each iteration of an optimization, whose kernels are mostly torch's. Nothing
 waits for a pair: it is added up when it has passed. A launch or an iteration that compiled a kernel is left out, since its pair
-also spans the compiler's time; so does one whose stream was idle span the few microseconds of the launch itself.
+also spans the compiler's time. On a stream that was idle a pair also spans the launch itself, some microseconds.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ class GpuTimer:
         self._new_event = new_event
         self._lock = threading.Lock()  # held during a launch: pairs of two threads on one stream would overlap
         self._pending: deque[tuple[Any, Any]] = deque()
+        self._free: list[Any] = []  # events whose pair was added up
         self._seconds = 0.0
         self._spans = 0  # that are open: they count what is launched within
         self._has_compiled = False  # within the open span
@@ -73,7 +74,7 @@ class GpuTimer:
         if self._has_failed:
             return None
         try:
-            event = self._new_event()
+            event = self._free.pop() if self._free else self._new_event()
             event.record(*stream)
             return event
         except Exception:
@@ -96,7 +97,7 @@ class GpuTimer:
                 elif not end.query():
                     break
                 self._seconds += start.elapsed_time(end) / 1000
-                self._pending.popleft()
+                self._free += self._pending.popleft()
         except Exception:  # after an error of a GPU every call fails: the step's own is the one to report
             self._give_up()
 

@@ -18,7 +18,7 @@ DRIVERS = (Path("/dev/nvidiactl"), Path("/proc/driver/nvidia"), Path("/dev/dxg")
 GIVEN = "NVIDIA_VISIBLE_DEVICES"
 NO_DEVICE = ("", "all", "none", "void")  # of GIVEN: none, or (`all`, as our images set it) none in particular
 IN_POD = "KUBERNETES_SERVICE_HOST"
-ANSWER_SECONDS = 3.0  # that the driver may take at a step's end, where it has not answered before
+ANSWER_SECONDS = 1.0  # that the driver may take at a step's end, where it has not answered before
 WRITE_SECONDS = 5.0  # between two records of a step that runs
 
 

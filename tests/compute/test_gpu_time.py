@@ -7,7 +7,7 @@ import sys
 import threading
 import types
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -20,6 +20,7 @@ class Gpu:
     def __init__(self) -> None:
         self.clock = self.now = 0.0
         self.events = 0
+        self.streams: list[tuple[Any, ...]] = []
         self.is_broken = False
 
     def event(self) -> Any:
@@ -40,8 +41,9 @@ class EventDouble:
         self.gpu, self.at = gpu, -1.0
         gpu.events += 1
 
-    def record(self, *_stream: Any) -> None:
+    def record(self, *stream: Any) -> None:
         self._check()
+        self.gpu.streams.append(stream)
         self.at = self.gpu.clock
 
     def query(self) -> bool:
@@ -168,7 +170,7 @@ def test_ten_thousand_launches_keep_a_few_events() -> None:
     for _ in range(10 * MOST_PENDING):
         launch(timer, gpu, 0.5)
         gpu.finish()
-    assert len(timer._pending) <= MOST_PENDING
+    assert gpu.events <= 2 * (MOST_PENDING + 1)
     assert timer.busy_seconds() == pytest.approx(10 * MOST_PENDING * 0.5e-3)
 
 
@@ -190,6 +192,39 @@ def test_what_another_process_measured_is_added() -> None:
     timer = GpuTimer(Gpu().event)
     timer.add(12.5)
     assert timer.busy_seconds() == 12.5
+
+
+def test_the_launch_layer_measures_each_launch_on_the_stream_that_it_is_launched_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from steps.compute import cuda, gpu_time, launch
+
+    gpu, launched = Gpu(), []
+
+    class GridDouble:
+        overloads: ClassVar[dict[str, str]] = {"a signature": "code"}
+
+        def __getitem__(self, configuration: tuple[Any, ...]) -> Any:
+            def run(*arguments: Any) -> None:
+                launched.append((configuration, arguments))
+                gpu.run(40)
+
+            return run
+
+    class OnGpu:
+        shape, __cuda_array_interface__ = (300,), None
+
+    timer, array = GpuTimer(gpu.event), OnGpu()
+    monkeypatch.setattr(cuda, "IS_SIMULATOR", False)
+    monkeypatch.setattr(cuda, "grid_of", lambda _kernel, _dimensions: GridDouble())
+    monkeypatch.setattr(cuda, "stream", lambda: STREAM)
+    monkeypatch.setattr(cuda, "device_array", lambda argument: argument)
+    monkeypatch.setattr(gpu_time, "_timer", timer)
+    for _ in range(3):
+        launch.launch(lambda *_: None, (300,), array, 0.5)
+    assert launched == 3 * [(((3,), (128,), *STREAM), (300, (array, 0.5)))]
+    assert gpu.streams == 6 * [STREAM]
+    assert timer.busy_seconds(wait=True) == pytest.approx(0.12)
 
 
 def test_on_a_cpu_nothing_of_cuda_is_loaded_and_no_time_passes() -> None:
