@@ -68,13 +68,13 @@ def is_cuda(*arguments: Any) -> bool:
 
 
 def _launch_on_cuda(kernel: Any, shape: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
-    from steps.compute import cuda  # it loads the CUDA driver
+    from steps.compute import cuda, gpu_time  # they load the CUDA driver
 
     threads = THREADS[len(shape)]
     blocks = tuple(-(-n // t) for n, t in zip(shape[::-1], threads, strict=True))
-    cuda.grid_of(kernel, len(shape))[(blocks, threads, *cuda.stream())](
-        *shape, tuple(map(cuda.device_array, arguments))
-    )
+    grid, stream, arrays = cuda.grid_of(kernel, len(shape)), cuda.stream(), tuple(map(cuda.device_array, arguments))
+    with gpu_time.measured(grid, stream):
+        grid[(blocks, threads, *stream)](*shape, arrays)
 
 
 def map_on(device: str, function: Callable[[T], R], items: Iterable[T]) -> list[R]:

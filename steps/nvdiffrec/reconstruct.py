@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
 
+from steps.compute import gpu_time
 from steps.compute.device import release_memory, to_device
 from steps.compute.launch import map_on
 from steps.fusion import reconstruct
@@ -224,7 +225,8 @@ def _iterate(job: Job, optimization: Any, name: str, stop: int, step: Any, first
     while iteration < stop and (iteration <= restart or not _stalled(history)):
         if iteration == restart:
             history.clear()
-        history.append(step(iteration))
+        with gpu_time.iteration(job.device):
+            history.append(step(iteration))
         iteration += 1
         job.clock.tick()
         if job.checkpoint.due():

@@ -36,6 +36,7 @@ def page(job: Job) -> str:
         scored=[m for m in models if m["q"]],
         has_between=any(m["q"].get("between") for m in models if m["q"]),
         steps=job.steps,
+        gpu=job.gpu,
         chart=Markup(chart.svg(job.steps)),
         facts=job_facts(job),
         rig=job.scene.get("found"),

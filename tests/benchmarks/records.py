@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from steps.validate import devices
+from steps.runtime import devices
 
 ROOT = Path(__file__).parent.parent.parent
 KEPT = ROOT / "docs" / "figures"

@@ -67,6 +67,15 @@ def killed(out: Path, _: Reporter) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def killed_after_computing(out: Path, reporter: Reporter) -> None:
+    gpu_time: Any = types.ModuleType("steps.compute.gpu_time")  # a double: there may be no GPU here
+    gpu_time.busy_seconds = lambda: 2.5
+    sys.modules["steps.compute.gpu_time"] = gpu_time
+    reporter.stage("export")
+    reporter.stage("inference")
+    killed(out, reporter)
+
+
 def crash(out: Path, _: Reporter) -> None:
     os.kill(os.getpid(), signal.SIGSEGV)
 
