@@ -50,10 +50,8 @@ def memory_error(out: Path, _: Reporter) -> None:
 
 
 def vram(out: Path, _: Reporter) -> None:
-    torch: Any = types.ModuleType("torch")
-    torch.OutOfMemoryError = type("OutOfMemoryError", (RuntimeError,), {})
-    sys.modules["torch"] = torch
-    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+    torch_error = type("OutOfMemoryError", (RuntimeError,), {"__module__": "torch"})  # a double, of torch's names
+    raise torch_error("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
 
 
 def fill_disk(out: Path, _: Reporter) -> None:
