@@ -20,6 +20,7 @@ STEPS = ["validate", "reconviagen", "nvdiffrec", "quality", "preview", "package"
 ALLOWED = {
     "runtime.attempts": {"runtime.errors", "runtime.files"},
     "runtime.contract": {"runtime.errors", "runtime.options"},
+    "runtime.devices": {"runtime.errors", "runtime.files"},
     "runtime.errors": set(),
     "runtime.files": set(),
     "runtime.memory": set(),
@@ -28,6 +29,7 @@ ALLOWED = {
     "runtime.reporter": {"runtime.contract", "runtime.errors", "runtime.files", "runtime.memory"},
     "runtime.supervisor": {
         "runtime.contract",
+        "runtime.devices",
         "runtime.errors",
         "runtime.files",
         "runtime.memory",
@@ -41,6 +43,7 @@ ALLOWED = {
         "runtime.files",
         "io",
         "compute.arrays",
+        "compute.device",
         "geometry.cameras",
         "geometry.depth_curve",
         "geometry.frame",
@@ -48,7 +51,7 @@ ALLOWED = {
         "geometry.pbr",
         "geometry.uv_mesh",
     },
-    "compute": {"compute"},
+    "compute": {"compute", "runtime.errors"},
     "geometry": {"compute", "geometry"},
     "raster": {"compute", "geometry", "raster"},
     "calibration": {"compute", "geometry", "calibration"},
@@ -60,6 +63,7 @@ ALLOWED = {
         step: {
             "runtime.attempts",
             "runtime.contract",
+            "runtime.devices",
             "runtime.errors",
             "runtime.files",
             "runtime.reporter",
@@ -164,13 +168,18 @@ def test_pipeline_imports_only_the_light_layers_of_steps() -> None:
 @pytest.mark.parametrize("file", sorted((ROOT / "steps" / "runtime").glob("*.py")), ids=lambda file: file.stem)
 def test_what_every_pod_loads_first_needs_the_standard_library_alone(file: Path) -> None:
     names = {n.split(".")[0] for n in imports(file)}
-    assert names <= set(sys.stdlib_module_names) | {"steps"}
+    binding = {"pynvml"} if file.stem == "devices" else set()  # loaded where there is a driver to ask
+    assert names <= set(sys.stdlib_module_names) | {"steps"} | binding
 
 
 def loaded_by(statement: str) -> set[str]:
     code = f"{statement}; import sys; print(' '.join(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     return set(done.stdout.split())
+
+
+def test_no_step_loads_the_driver_s_binding_by_beginning() -> None:
+    assert "pynvml" not in loaded_by("import steps.runtime.supervisor, steps.package.run, steps.quality.run")
 
 
 @pytest.mark.parametrize("module", ["steps.validate.run", "steps.package.run", "pipeline.cli.main"])

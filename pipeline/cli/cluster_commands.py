@@ -167,10 +167,14 @@ def status_line(job_status: dict[str, Any]) -> str:
 
 
 def print_status(job_status: dict[str, Any]) -> None:
+    from pipeline.jobs import gpu_time
+
     click.echo(status_line(job_status))
     engine = f" ({job_status['engine']})" if job_status["engine"] else ""
     click.echo(f"model:    {job_status['model_type']}{engine}")
     click.echo(f"created:  {job_status['created_at']}\nupdated:  {job_status['updated_at']}")
+    for line in gpu_time.lines(job_status["gpu"]):
+        click.echo(line)
     if job_status["note"]:
         click.echo(job_status["note"])
     for warning in job_status["warnings"]:

@@ -116,6 +116,15 @@ def integer(value: Any, default: int = 0, limit: int = 10**15) -> int:
     return min(int(digits), limit) if digits.isascii() and digits.isdigit() else default
 
 
+def seconds(value: Any) -> float:
+    """A duration, rounded to milliseconds; 0 for what is none, or longer than thirty years."""
+    try:
+        number = float(text(value, 40))
+    except ValueError:
+        return 0.0
+    return round(number, 3) if 0 < number < 1e9 else 0.0
+
+
 def parse_time(value: Any) -> datetime | None:
     """An ISO 8601 timestamp in UTC, which is also assumed where it has no zone; None where it cannot be parsed."""
     try:

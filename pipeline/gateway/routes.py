@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, Response, StreamingResponse
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.clients import s3
 from pipeline.clients.workflows import NAME_PREFIX
@@ -38,6 +38,16 @@ class Confirmation(BaseModel):
     confirm: bool = False
 
 
+class StepGpuTime(BaseModel):
+    held_seconds: float = Field(description="For which its pods held a GPU")
+    busy_seconds: float = Field(description="Of these the ones in which it computed")
+
+
+class GpuTime(StepGpuTime):
+    name: str = Field(description="Of the GPU, or of each kind of them")
+    steps: dict[str, StepGpuTime] = Field(description="The same of each step: reconviagen, reconviagen.quality, …")
+
+
 class Status(BaseModel):
     job_id: str
     status: str
@@ -52,6 +62,7 @@ class Status(BaseModel):
     error: dict[str, Any] | None
     note: str | None
     warnings: list[str]
+    gpu: GpuTime | None
     links: dict[str, str]
 
 

@@ -46,6 +46,11 @@ def warnings_of(steps: list[Node]) -> list[str]:
     return list(dict.fromkeys(lines))[:MAX_WARNINGS]
 
 
+def step_name(node: Node) -> str:
+    """Name of a pod node's step, as in the report: validate, reconviagen, reconviagen.quality."""
+    return str(node.get("templateName", "")).removesuffix("-pod").replace("-", ".")
+
+
 def step_of(node: Node) -> str:
     """Step of a pod node, from its template: reconviagen-pod -> reconviagen, reconviagen-quality -> quality."""
     return str(node.get("templateName", "")).removesuffix("-pod").rpartition("-")[2]

@@ -22,6 +22,7 @@ FIELDS = (
     "ended_at",
     "error",
     "warnings",
+    "gpu",
     "owner",
     "source",
     "priority",

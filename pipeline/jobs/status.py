@@ -8,6 +8,7 @@ from typing import Any
 from pipeline.clients import reading, workflows
 from pipeline.clients.reading import EPOCH, mapping, parse_time, text
 from pipeline.clients.workflows import NAME_PREFIX
+from pipeline.jobs import gpu_time
 from pipeline.jobs.failure import ENDED_BY, describe
 from pipeline.jobs.nodes import MAX_WARNINGS, model_of, outputs, step_nodes, step_of, tasks_phase, warnings_of
 from steps.runtime.contract import MODELS
@@ -58,9 +59,9 @@ def is_job(workflow: Workflow) -> bool:
 
 def of_workflow(workflow: Workflow) -> JobStatus:
     """A job's status: job_id, status, progress (0-100), current_model, stage, engine, model_type, queue_position, created_at,
-    updated_at, ended_at, error (failure record or None), note, warnings (sentences), owner, source, priority, workflow (name),
-    folder (in the bucket). Times are ISO 8601 in UTC. Never raises: `note` names fields that cannot be parsed. For a finished
-    workflow its metadata is enough, see `of_annotation`."""
+    updated_at, ended_at, error (failure record or None), note, warnings (sentences), gpu (see `gpu_time`), owner, source,
+    priority, workflow (name), folder (in the bucket). Times are ISO 8601 in UTC. Never raises: `note` names fields that cannot be
+    parsed. For a finished workflow its metadata is enough, see `of_annotation`."""
     workflow = workflows.read(workflow)
     return of_annotation(workflow) or _from_nodes(workflow)
 
@@ -87,6 +88,7 @@ def _from_nodes(workflow: workflows.Workflow) -> JobStatus:
         "error": record,
         "note": note(workflow, status in ("queued", "processing")),
         "warnings": warnings_of(steps),
+        "gpu": gpu_time.of_nodes(steps),
         "owner": workflow["metadata"]["labels"].get(OWNER, ""),
         "source": workflow["metadata"]["labels"].get(SOURCE, "argo"),
         "priority": text(arguments.get("priority", "normal"), MAX_WORD),
@@ -278,6 +280,7 @@ def of_record(content: Any) -> JobStatus:
         "error": error,
         "note": None,
         "warnings": reading.texts(record.get("warnings"), MAX_WARNINGS),
+        "gpu": gpu_time.of_record(record.get("gpu")),
         "owner": text(record.get("owner"), MAX_WORD),
         "source": text(record.get("source"), MAX_WORD),
         "priority": text(record.get("priority"), MAX_WORD) or "normal",

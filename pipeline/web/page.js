@@ -221,6 +221,7 @@ function facts(job) {
     Progress: `${job.progress} %`,
     Model: model,
     Stage: job.stage,
+    GPU: job.gpu && `held ${Math.round(job.gpu.held_seconds)} s, computed ${Math.round(job.gpu.busy_seconds)} s`,
     Note: job.note,
     Warnings: job.warnings.join(" "),
   };

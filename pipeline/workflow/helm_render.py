@@ -15,6 +15,8 @@ import yaml
 from pipeline.workflow.dag import workflow_template
 from pipeline.workflow.resources import Size
 from pipeline.workflow.settings import PODS, Settings
+from pipeline.workflow.step_templates import DEVICE
+from steps.runtime.contract import flag
 
 TEXT_PLACEHOLDERS = {
     "@NAME@": '{{ include "sixview.fullname" . }}',
@@ -59,6 +61,8 @@ OPTIONAL_FIELDS = """\
   {{- end }}
 """
 AFFINITY = r"\1{{- if .Values.retries.anotherNode }}\n\1affinity: {nodeAntiAffinity: {}}\n\1{{- end }}\n"
+# a step whose pod requests no GPU computes on the CPU, whatever the job wants
+GPUS = r"\1{{- if .Values.steps.\2.gpus }}\n\3\1{{- else }}\n\1- --device=cpu\n\1{{- end }}\n"
 HEADER = "# Written by `sixview render --chart` from pipeline/workflow/dag.py: change it there.\n"
 MEMORY_PLACEHOLDERS = {step: 910001 + i for i, step in enumerate(PODS)}
 
@@ -116,6 +120,7 @@ def chart_template() -> str:
         text = text.replace(str(number), expression)
     text = re.sub(r"'?@RESOURCES ([a-z]+)@'?", r'{{ include "sixview.resources" (list . "\1") }}', text)
     text = re.sub(r"( *)affinity: '@AFFINITY@'\n", AFFINITY, text)
+    text = re.sub(r"( *)- '@GPUS ([a-z]+)@'\n(.*\n)", GPUS, text)
     return HEADER + text + OPTIONAL_FIELDS
 
 
@@ -123,7 +128,11 @@ def _insert_placeholders(template: dict[str, Any]) -> None:
     """Replaces fields of a template that are neither text nor a number, such as `resources`, by placeholders. In place."""
     step = template.get("metadata", {}).get("annotations", {}).get("sixview.dev/step", "")
     if step and step != "report":
-        template["container"]["resources"] = f"@RESOURCES {step.removesuffix('-pod').rpartition('-')[2]}@"
+        step = step.removesuffix("-pod").rpartition("-")[2]
+        template["container"]["resources"] = f"@RESOURCES {step}@"
+        template["container"]["args"] = [
+            word for arg in template["container"]["args"] for word in _with_marked_device(arg, step)
+        ]
         template["retryStrategy"]["affinity"] = "@AFFINITY@"
     if "volumes" in template:
         template["volumes"] = "@WEIGHTS@"
@@ -133,6 +142,11 @@ def _insert_placeholders(template: dict[str, Any]) -> None:
     for artifact in template.get("inputs", {}).get("artifacts", []):
         if "endpoint" in artifact.get("s3", {}):
             artifact["s3"]["insecure"] = "@INSECURE@"
+
+
+def _with_marked_device(argument: str, step: str) -> list[str]:
+    """An argument of a step, after a placeholder where it is the device."""
+    return [f"@GPUS {step}@", argument] if argument.startswith(flag(DEVICE)) else [argument]
 
 
 def write(root: Path) -> None:

@@ -45,6 +45,7 @@ MODEL_FLAGS: dict[str, Any] = {
     "earlier_attempts": tag(safe_text("earlier")),
 }
 MEMORY = integer("memory") + "Mi"
+DEVICE = "device"  # the flag of a step, and the job's option
 ATTEMPT_PARAMETERS = ("memory", "deadline", "earlier")  # passed from the DAG of attempts to the pod
 CHECKPOINT = "nvdiffrec/checkpoint.pt"
 REQUESTED_MODELS = tag(
@@ -105,7 +106,7 @@ def pod(
 ) -> Container:
     """A container template that runs `python -m steps.<step>`. name: of the template; flags: fields of the step's contract that
     are no options of the job; options: fields of Container."""
-    parameters = STEPS[step](outputs=f"{WORK}/outputs", **job_flags(step), **flags)  # type: ignore[arg-type]
+    parameters = STEPS[step](outputs=f"{WORK}/outputs", **job_flags(step, settings.gpus[step]), **flags)  # type: ignore[arg-type]
     return Container(
         name=name,
         image=settings.image(step),
@@ -125,13 +126,16 @@ def pod(
     )
 
 
-def job_flags(step: str) -> dict[str, str]:
-    """Flags of a step that are options of the job. In validate, which checks all options by `options_file`, the default replaces
-    a value that could not be passed on, so that it can start."""
+def job_flags(step: str, gpus: int = 1) -> dict[str, str]:
+    """Flags of a step that are options of the job. gpus: that its pod requests; without one it computes on the CPU, whatever the
+    job wants. In validate, which checks all options by `options_file`, and in package, which then reports, the default replaces a
+    value that could not be passed on, so that they can start."""
     names = job_fields(STEPS[step])
-    if step == "validate":
-        return {field: option(name, default=str(JOB_OPTIONS[name].default)) for field, name in names.items()}
-    return {field: option(name) for field, name in names.items()}
+    if step in ("validate", "package"):
+        flags = {field: option(name, default=str(JOB_OPTIONS[name].default)) for field, name in names.items()}
+    else:
+        flags = {field: option(name) for field, name in names.items()}
+    return flags if gpus else flags | {DEVICE: "cpu"}
 
 
 def retry_strategy(settings: Settings) -> argo.RetryStrategy:

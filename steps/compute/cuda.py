@@ -1,14 +1,17 @@
-"""What `launch` needs of numba-cuda: kernels over a grid, arrays of a device, torch's stream. Only loaded where a GPU is used."""
+"""What `launch` needs of numba-cuda: kernels over a grid, arrays of a device, the stream. Only loaded where a GPU is used."""
 
 from __future__ import annotations
 
 import functools
 import importlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import numba
+import numpy as np
 
+from steps.compute.arrays import Array
 from steps.compute.per_device import ON_CUDA, add
 
 cuda: Any = importlib.import_module("numba.cuda")  # it has no type hints
@@ -42,19 +45,28 @@ def _plane(kernel: Any) -> Any:
 
 
 def device_array(argument: Any) -> Any:
-    """An argument as numba-cuda takes it: what lies on the device without a copy; numbers as they are."""
+    """An argument as numba-cuda takes it: what lies on the device without a copy; numpy's arrays copied there, to be read only;
+    numbers as they are."""
     if isinstance(argument, tuple):
         return tuple(map(device_array, argument))
-    if not hasattr(argument, "__cuda_array_interface__") or IS_SIMULATOR:
-        return argument
-    return cuda.as_cuda_array(argument)
+    if hasattr(argument, "__cuda_array_interface__"):  # CuPy says its stream, which is this one: nothing to wait for
+        return argument if IS_SIMULATOR else cuda.as_cuda_array(argument, sync=False)
+    if isinstance(argument, np.ndarray):
+        return _read_only(argument) if IS_SIMULATOR else cuda.to_device(np.ascontiguousarray(argument))
+    return argument
+
+
+def _read_only(array: Array) -> Array:
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def stream() -> tuple[Any, ...]:
-    """Torch's current stream, as a part of a launch's configuration; nothing in numba's simulator."""
-    import torch
-
-    if not torch.cuda.is_available():
+    """Torch's current stream, as a part of a launch's configuration; none where torch is not used: the default one, on which CuPy
+    computes."""
+    torch = sys.modules.get("torch")
+    if IS_SIMULATOR or torch is None or not torch.cuda.is_initialized():
         return ()
     return (cuda.external_stream(torch.cuda.current_stream().cuda_stream),)
 

@@ -1,8 +1,8 @@
 """Signed field to a closed, manifold mesh of a target size.
 
 Components are scipy's. The edges between faces are found here, since trimesh's `graph.face_adjacency` gives the same in 1.4 times
-the time, and importing it takes a second. Taubin's smoothing is own code, in float32: trimesh's, in float64, gives vertices that
-differ by up to 1e-4 voxels, and is no faster. `tests/geometry/test_soundness.py` compares them."""
+the time, and importing it takes a second. Taubin's smoothing is a kernel, for CPU and GPU: trimesh's, in float64, gives vertices
+that differ by up to 1e-4 voxels. `tests/geometry/test_soundness.py` compares them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from scipy.sparse.csgraph import connected_components
 from skimage.measure import marching_cubes
 
 from steps.compute.arrays import Array
+from steps.compute.device import to_device, to_host
+from steps.compute.kernels import kernel
+from steps.compute.launch import copied, launch
 from steps.fusion.marching_tetrahedra import march
 from steps.fusion.signed_field import Grid
 from steps.geometry.collapse import decimate_safely
@@ -22,26 +25,27 @@ from steps.geometry.soundness import is_closed, soundness
 from steps.runtime.errors import ModelConvergenceFailed
 
 SPECK = 0.01  # share of the faces below which a component is noise
+TOWARDS, AWAY = 0.5, -0.53  # shares of the way to the neighbours' mean in Taubin's two steps
 SMOOTHING = 10  # Taubin passes: removes the grain that 8-bit depth leaves, which would otherwise use up the faces
 # voxels: least magnitude of the field at lattice points, so that no two vertices coincide
 LEAST_MAGNITUDE = 1e-3
 TARGET_FACTORS = 1.0, 0.97, 1.05  # factors on the target, tried in turn where rounding to 32 bits makes faces intersect
 
 
-def extract(field: Array, grid: Grid, target_faces: int) -> tuple[Array, Array]:
+def extract(field: Array, grid: Grid, target_faces: int, device: str = "cpu") -> tuple[Array, Array]:
     """The zero level of `field` [nx, ny, nz]: vertices (n, 3) float64 in the world, faces (m, 3) int32, m about target_faces at
     most.
 
     Marching cubes (Lewiner et al. 2003), small components dropped, Taubin smoothing, decimation; marching tetrahedra where
     marching cubes are not manifold. The mesh is sound (see `soundness`) in float32. Raises ModelConvergenceFailed where the
-    field has no surface, or every one intersects itself."""
+    field has no surface, or every one intersects itself. device: smooths."""
     if not (field.min() < 0 < field.max()):
         raise ModelConvergenceFailed("The fused depth encloses nothing: the views do not agree on any solid.")
     nonzero = np.where(np.abs(field) < LEAST_MAGNITUDE, np.copysign(np.float32(LEAST_MAGNITUDE), field), field)
     for surface_of in (_by_cubes, _by_tetrahedra):
         unsmoothed, faces = without_specks(*surface_of(nonzero))
         if len(faces) and is_closed(faces):
-            smooth = taubin(unsmoothed, faces, SMOOTHING)
+            smooth = taubin(unsmoothed, faces, SMOOTHING, device)
             wanted, safe = (points * grid.voxel + grid.origin for points in (smooth.astype(np.float64), unsmoothed))
             if mesh := sound_mesh(wanted, safe, faces, target_faces):
                 return mesh
@@ -73,19 +77,34 @@ def _by_tetrahedra(field: Array) -> tuple[Array, Array]:
     return first * (1 - fraction) + second * fraction, faces
 
 
-def taubin(vertices: Array, faces: Array, passes: int, down: float = 0.5, up: float = -0.53) -> Array:
-    """Vertices (n, 3) smoothed without shrinking: alternate steps towards (down) and away from (up) the neighbours' mean
-    (Taubin, "A signal processing approach to fair surface design", 1995)."""
-    edges = half_edges(faces)
-    ones = np.ones(len(edges), np.float32)
-    links = coo_array(
-        (ones, (edges[:, 0], edges[:, 1])), shape=(len(vertices),) * 2
-    ).tocsr()  # closed: each edge both ways
-    inverse_degree = 1.0 / np.maximum(np.bincount(edges[:, 0], minlength=len(vertices)), 1)[:, None].astype(np.float32)
-    points = vertices.astype(np.float32)
-    for i in range(2 * passes):
-        points = points + np.float32(up if i % 2 else down) * ((links @ points) * inverse_degree - points)
-    return points
+def taubin(vertices: Array, faces: Array, passes: int, device: str = "cpu") -> Array:
+    """Vertices (n, 3) float32 of a closed mesh smoothed without shrinking: alternate steps towards and away from the neighbours'
+    mean (Taubin, "A signal processing approach to fair surface design", 1995). device: computes it."""
+    edges = half_edges(faces)  # each edge both ways
+    ones = np.ones(len(edges), np.int8)
+    links = coo_array((ones, (edges[:, 0], edges[:, 1])), shape=(len(vertices),) * 2).tocsr()
+    starts, neighbours = (to_device(a.astype(np.int32), device) for a in (links.indptr, links.indices))
+    points = to_device(vertices.astype(np.float32), device)
+    out = copied(points)
+    for _ in range(passes):
+        for share in (TOWARDS, AWAY):
+            launch(_smooth, (len(points),), starts, neighbours, points, np.float32(share), out)
+            points, out = out, points
+    return to_host(points)
+
+
+@kernel
+def _smooth(items, starts, neighbours, points, share, out):  # type: ignore[no-untyped-def]
+    """Moves each point by a share of the way to its neighbours' mean. neighbours: of point i from starts[i] to starts[i + 1]."""
+    for i in range(items[0], items[1], items[2]):
+        x, y, z = np.float32(0), np.float32(0), np.float32(0)
+        for at in range(starts[i], starts[i + 1]):
+            j = neighbours[at]
+            x, y, z = x + points[j, 0], y + points[j, 1], z + points[j, 2]
+        inverse_degree = np.float32(1) / np.float32(max(starts[i + 1] - starts[i], 1))
+        out[i, 0] = points[i, 0] + share * (x * inverse_degree - points[i, 0])
+        out[i, 1] = points[i, 1] + share * (y * inverse_degree - points[i, 1])
+        out[i, 2] = points[i, 2] + share * (z * inverse_degree - points[i, 2])
 
 
 def decimate(vertices: Array, faces: Array, target_faces: int) -> tuple[Array, Array]:

@@ -11,7 +11,9 @@ from PIL import Image
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
 from steps.compute.arrays import Array
+from steps.compute.device import to_device, to_host
 from steps.compute.kernels import parallel_map
+from steps.compute.launch import map_on
 from steps.fusion import thin_parts
 from steps.fusion.isosurface import extract, vertex_normals
 from steps.fusion.signed_field import DepthView, Grid, downsample, grid_around, signed_field
@@ -41,13 +43,14 @@ PARTS = 4  # of the work, for the progress
 class Settings:
     """resolution: longest side in pixels of the views worked on, 0 for as given; grid: voxels along the longest side; faces:
     target number of triangles; texture_size: side in texels, 0 for what the views can fill; exact: whether views are known
-    to be registered and lit alike."""
+    to be registered and lit alike; device: `cpu` or `cuda`."""
 
     resolution: int = 0
     grid: int = 256
     faces: int = 20000
     texture_size: int = 0
     exact: bool = True
+    device: str = "cpu"
 
 
 def reconstruct(
@@ -81,10 +84,10 @@ def with_thin_parts(field: Array, grid: Grid, views: list[SceneView], settings: 
     """The surface of a field, and notes. Where thin parts are missing, from a finer grid if that keeps more of them; what is
     too thin for any grid gets a shell. Raises ModelConvergenceFailed."""
     sides = [depth_view(view, SAMPLES_PER_VOXEL * max(grid.shape)) for view in views]
-    best, grid_size, notes = surface_of(field, grid, sides, settings.faces), settings.grid, list[str]()
+    best, grid_size, notes = surface_of(field, grid, sides, settings), settings.grid, list[str]()
     finer_size = int(grid_size * min(2.0, (MAX_VOXELS / float(np.prod(grid.shape))) ** (1 / 3)))
     if best.lost > FINER_GRID_LOSS and finer_size >= LEAST_REFINEMENT * grid_size:
-        other = surface_of(*fuse(views, replace(settings, grid=finer_size)), sides, settings.faces)
+        other = surface_of(*fuse(views, replace(settings, grid=finer_size)), sides, settings)
         if other.lost < best.lost or other.lost == best.lost > WARNING_LOSS:
             best = other
             notes.append(
@@ -92,7 +95,7 @@ def with_thin_parts(field: Array, grid: Grid, views: list[SceneView], settings: 
             )
     if best.lost > FINER_GRID_LOSS and any(whole.any() for whole in best.whole):
         shelled = thin_parts.with_shells(best.field, best.grid, sides, best.whole)
-        other = surface_of(shelled, best.grid, sides, settings.faces)
+        other = surface_of(shelled, best.grid, sides, settings)
         if other.lost < best.lost:
             notes.append(_shell_note(best, other))
             best = other
@@ -113,13 +116,14 @@ def _shell_note(before: Surface, after: Surface) -> str:
     )
 
 
-def surface_of(field: Array, grid: Grid, views: list[DepthView], faces: int) -> Surface:
+def surface_of(field: Array, grid: Grid, views: list[DepthView], settings: Settings) -> Surface:
     """The surface of a field, and what it misses of the views."""
     try:
-        vertices, triangles = extract(field, grid, faces)
+        vertices, triangles = extract(field, grid, settings.faces, settings.device)
     except ModelConvergenceFailed:
         vertices, triangles = np.zeros((0, 3)), np.zeros((0, 3), np.int32)
-    lost = [thin_parts.missing_pixels(vertices, triangles, grid.voxel, view, views) for view in views]
+    mesh, device = (vertices, triangles, grid.voxel), settings.device
+    lost = [thin_parts.missing_pixels(*mesh, view, views, device) for view in views]
     n_object_pixels = sum(int((view.coverage >= 0.5).sum()) for view in views)
     lost_fraction = sum(int(pixels.sum()) for pixels, _ in lost) / max(1, n_object_pixels)
     return Surface(vertices, triangles, field, grid, lost_fraction, [whole for _, whole in lost])
@@ -142,7 +146,8 @@ def texture_mesh(
     photos = [photo(view, settings.resolution) for view in views]
     visible = [p for p in photos if (p.coverage >= 0.5).any()]
     blend = EXACT if settings.exact else ROUGH
-    baked = bake(UvMesh(vertices[index], cut, uv, normals), visible, size, blend, own_colours)
+    mesh_uv = UvMesh(vertices[index], cut, uv, normals)
+    baked = bake(mesh_uv, visible, size, blend, own_colours, settings.device)
     metadata = {
         "resolution": [photos[0].camera.width, photos[0].camera.height],
         "texture_size": size,
@@ -188,8 +193,9 @@ def fuse(views: list[SceneView], settings: Settings) -> tuple[Array, Grid]:
     ):  # views that show nothing end no surface, and at the rim a pixel's outline is all that the others say
         raw = [extend_to_outline(view) for view in raw]
     grid = grid_around(raw, settings.grid)
-    smooth = parallel_map(lambda view: denoise(fill_holes(view), grid.voxel), raw)
-    return signed_field(smooth, grid), grid
+    device = settings.device
+    smooth = map_on(device, lambda view: denoise(fill_holes(view, device), grid.voxel, device), raw)
+    return signed_field(smooth, grid, device=settings.device), grid
 
 
 def depth_view(view: SceneView, side: int) -> DepthView:
@@ -211,28 +217,30 @@ def extend_to_outline(view: DepthView) -> DepthView:
     return replace(view, depth=depth, step=step)
 
 
-def fill_holes(view: DepthView) -> DepthView:
+def fill_holes(view: DepthView, device: str = "cpu") -> DepthView:
     """The view with depth inpainted inside the silhouette, and marked as guessed. Not along the outline, where a pixel's centre
-    may lie outside."""
+    may lie outside. device: computes it."""
     unknown = (view.depth <= 0) & (view.coverage >= 0.5)
     unknown &= binary_erosion(view.coverage > 0, np.ones((3, 3)), border_value=1)
     if not unknown.any():
         return view
     step = np.where(unknown, float(np.median(view.step[view.depth > 0])), view.step).astype(np.float32)
-    return replace(view, depth=inpaint_depth(view.depth, unknown), step=step, guessed=unknown)
+    depth = to_host(inpaint_depth(to_device(view.depth, device), to_device(unknown, device)))
+    return replace(view, depth=depth, step=step, guessed=unknown)
 
 
-def denoise(view: DepthView, voxel: float) -> DepthView:
+def denoise(view: DepthView, voxel: float, device: str = "cpu") -> DepthView:
     """The view with quantization and noise smoothed: the smoothest depth within the interval that either allows, where that is
-    coarse against a voxel."""
+    coarse against a voxel. device: computes it."""
+    depth = to_device(view.depth, device)
     noise = depth_noise(view.depth, np.zeros_like(view.depth), np.ones_like(view.depth))
     known = view.step[view.depth > 0]
     if len(known) and noise > max(LEAST_NOISE * voxel, float(np.median(known))):
         band = np.where(view.depth > 0, np.maximum(view.step, BAND_SIGMAS * noise), 0).astype(np.float32)
-        return replace(view, depth=dequantize(view.depth, band, NOISE_PASSES, 1.0))
+        return replace(view, depth=to_host(dequantize(depth, to_device(band, device), NOISE_PASSES, 1.0)))
     if float(np.median(known)) < SMOOTH_LEVEL * voxel:
         return view
-    return replace(view, depth=dequantize(view.depth, view.step))
+    return replace(view, depth=to_host(dequantize(depth, to_device(view.step, device))))
 
 
 def texture_size(views: list[SceneView], side: int) -> int:

@@ -20,16 +20,18 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt, maximum_filter
+from scipy.ndimage import maximum_filter
 
 from steps.compute.arrays import Array
+from steps.compute.device import ndimage_of, to_device, to_host
 from steps.compute.kernels import blend, cell, inlined, kernel, parallel_map, project_point, within
-from steps.compute.launch import launch, zeros
+from steps.compute.launch import launch, map_on
 from steps.geometry.cameras import Camera, project, unproject
 from steps.geometry.depth_ops import tangent_planes
 from steps.geometry.image_ops import box_down
 from steps.runtime.errors import ModelConvergenceFailed
 
+SLAB = 1 << 26  # voxels that a GPU computes at a time: 256 MiB
 TRUNCATION = 4.0  # voxels: the field is clipped there
 MAX_SLOPE = 6.0  # depth per width, of one surface: pixels of a block that differ by more see two
 # standard deviations in the half width of the consensus band; a band of fewer voxels than LEAST_BAND is none
@@ -130,21 +132,22 @@ def _blocks(image: Array, factor: int) -> Array:
 
 
 def silhouette_sdf(coverage: Array) -> Array:
-    """Signed distance to the silhouette, pixels [H, W] float32, positive outside. Sub-pixel for axis-aligned edges: a pixel
-    with partial coverage gives the distance of the outline from its centre, and the others take the nearest such pixel's."""
+    """Signed distance to the silhouette, pixels [H, W] float32, positive outside, on the array's device. Sub-pixel for
+    axis-aligned edges: a pixel with partial coverage gives the distance of the outline from its centre, and the others take the
+    nearest such pixel's."""
     inside = coverage >= 0.5
     partial = (coverage > 0) & (coverage < 1)
     seeds = partial | _boundary(inside & ~partial, ~inside & ~partial)
     if not seeds.any():
         return np.where(inside, -1.0, 1.0).astype(np.float32) * max(coverage.shape)
-    distance, nearest = distance_transform_edt(~seeds, return_indices=True)
-    offset = 0.5 - coverage[tuple(nearest)]
-    return np.asarray(np.where(inside, -distance, distance) + offset, np.float32)
+    distance, nearest = ndimage_of(coverage).distance_transform_edt(~seeds, return_indices=True)
+    sdf: Array = np.where(inside, -distance, distance) + (0.5 - coverage[tuple(nearest)])
+    return sdf.astype(np.float32)
 
 
 def _boundary(full: Array, empty: Array) -> Array:
     """[H, W] bool: full pixels next to empty ones, and the reverse."""
-    boundary = np.zeros(full.shape, bool)
+    boundary = np.zeros_like(full)
     for a, b in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
         hard = (full[a] & empty[b]) | (empty[a] & full[b])
         boundary[a] |= hard
@@ -152,25 +155,35 @@ def _boundary(full: Array, empty: Array) -> Array:
     return boundary
 
 
-def signed_field(views: list[DepthView], grid: Grid, band: float | None = None) -> Array:
+def signed_field(views: list[DepthView], grid: Grid, band: float | None = None, device: str = "cpu") -> Array:
     """Carved signed field at the voxel centres, voxels [nx, ny, nz] float32, negative inside, clipped to TRUNCATION. band: half
-    width of the consensus band, None to measure it (`consensus_band`)."""
+    width of the consensus band, None to measure it (`consensus_band`); device: computes it, a GPU in slabs of SLAB voxels."""
     band = consensus_band(views, grid.voxel) if band is None else band
     projections = np.stack([view.camera.projection for view in views])
     focals = np.array([(view.camera.fx + view.camera.fy) / 2 for view in views])
-    outlines = tuple(parallel_map(lambda view: silhouette_sdf(view.coverage), views))
-    planes = tuple(parallel_map(lambda view: tangent_planes(view.depth, view.camera), views))
-    depths = tuple(np.ascontiguousarray(view.depth, np.float32) for view in views)
-    halves = tuple(np.ascontiguousarray(view.step / 2, np.float32) for view in views)
-    guesses = tuple(np.zeros(v.depth.shape, bool) if v.guessed is None else v.guessed for v in views)
-    field = zeros(grid.shape, np.float32, planes[0])
-    lines = grid.shape[0] * grid.shape[1], grid.shape[2]
-    maps = outlines, depths, planes, halves, guesses
-    launch(_carve, lines, projections, focals, *maps, grid.origin, grid.voxel, band, field)
+    maps = tuple(zip(*map_on(device, lambda view: _field_maps(view, device), views), strict=True))
+    field = np.empty(grid.shape, np.float32)
+    layers = grid.shape[0] if device == "cpu" else max(1, SLAB // (grid.shape[1] * grid.shape[2]))
+    for first in range(0, grid.shape[0], layers):
+        slab = to_device(field[first : first + layers], device)
+        place = grid.origin, grid.voxel, first
+        launch(_carve, (slab.shape[0] * slab.shape[1], slab.shape[2]), projections, focals, maps, place, band, slab)
+        if device != "cpu":
+            field[first : first + layers] = to_host(slab)
     for axis in range(3):  # close the surface at the grid's border
-        layers = np.moveaxis(field, axis, 0)
-        layers[0], layers[-1] = np.maximum(layers[0], 0.5), np.maximum(layers[-1], 0.5)
+        border = np.moveaxis(field, axis, 0)
+        border[0], border[-1] = np.maximum(border[0], 0.5), np.maximum(border[-1], 0.5)
     return field
+
+
+def _field_maps(view: DepthView, device: str) -> tuple[Array, ...]:
+    """What `_carve` reads of a view: distances to its silhouette, depth, tangent planes, half levels, where depth is guessed."""
+    guessed = np.zeros(view.depth.shape, bool) if view.guessed is None else view.guessed
+    coverage, depth, half, guessed = (
+        to_device(np.ascontiguousarray(array), device)
+        for array in (view.coverage, np.asarray(view.depth, np.float32), np.asarray(view.step / 2, np.float32), guessed)
+    )
+    return silhouette_sdf(coverage), depth, tangent_planes(depth, view.camera), half, guessed
 
 
 def consensus_band(views: list[DepthView], voxel: float) -> float:
@@ -265,19 +278,19 @@ def _view_weight(plane, x, y):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _carve(  # type: ignore[no-untyped-def]
-    lines, layers, projections, focals, outlines, depths, planes, halves, guesses, origin, voxel, band, field
-):
-    """lines: over the voxels' x and y; layers: over their z."""
+def _carve(lines, layers, projections, focals, maps, place, band, field):  # type: ignore[no-untyped-def]
+    """lines: over the voxels' x and y; layers: over their z; place: of the grid, and the first x of this slab of it."""
+    outlines, depths, planes, halves, guesses = maps
+    origin, voxel, first = place
     for line in range(lines[0], lines[1], lines[2]):
         i, j = line // field.shape[1], line % field.shape[1]
-        px, py = origin[0] + i * voxel, origin[1] + j * voxel
+        px, py = origin[0] + (first + i) * voxel, origin[1] + j * voxel
         for k in range(layers[0], layers[1], layers[2]):
             pz = origin[2] + k * voxel
             value = _silhouette_distance(px, py, pz, projections, focals, outlines, voxel)
             if value < TRUNCATION:
-                maps = depths, planes, halves, guesses
-                distance = _surface_distance(px, py, pz, projections, maps, value, voxel, band)
+                measured = depths, planes, halves, guesses
+                distance = _surface_distance(px, py, pz, projections, measured, value, voxel, band)
                 if distance > value:  # false for nan: no depth
                     value = distance
             field[i, j, k] = min(value, TRUNCATION)

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.ndimage import binary_dilation, binary_opening, map_coordinates
 
 from steps.compute.arrays import Array
+from steps.compute.device import to_device, to_host
 from steps.compute.kernels import kernel
 from steps.fusion.signed_field import TRUNCATION, DepthView, Grid, inside_silhouettes, silhouette_sdf
 from steps.geometry.cameras import project, unproject
@@ -23,12 +24,15 @@ OPPOSITE = -0.5  # cosine between two views' axes, below which they see opposite
 
 
 def missing_pixels(
-    vertices: Array, faces: Array, voxel: float, view: DepthView, views: list[DepthView]
+    vertices: Array, faces: Array, voxel: float, view: DepthView, views: list[DepthView], device: str = "cpu"
 ) -> tuple[Array, Array]:
     """Pixels [H, W] bool of thin parts that the mesh does not have: narrow in the picture, or with another view's surface close
-    behind; and the subset of these that is more than a rim beside the mesh. faces may be empty."""
+    behind; and the subset of these that is more than a rim beside the mesh. faces may be empty; device: draws the mesh."""
     inside = view.coverage >= 0.5
-    rendered = rasterize(vertices, faces, view.camera).face >= 0 if len(faces) else np.zeros(inside.shape, bool)
+    rendered = np.zeros(inside.shape, bool)
+    if len(faces):
+        mesh = to_device(vertices, device), to_device(faces, device)
+        rendered = to_host(rasterize(*mesh, view.camera).face >= 0)
     missing = inside & ~rendered
     if not missing.any():
         return missing, missing

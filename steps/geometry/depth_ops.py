@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from steps.compute.arrays import Array
 from steps.compute.kernels import kernel
+from steps.compute.launch import launch, launch_by_one, zeros
 from steps.geometry.cameras import Camera
 from steps.geometry.image_ops import inpaint
 
@@ -19,21 +22,27 @@ def dequantize(depth: Array, step: Array, passes: int = 120, over_relaxation: fl
     Over-relaxed Gauss-Seidel towards the neighbours' mean, each pixel clamped to half a level around its stored value, so
     that no information is lost and 16-bit depth does not change. Neighbours further than three levels away lie across an
     edge and do not count. step: [H, W] float, size of one level, scene units; over_relaxation: 1.6 converges fastest, 1 for
-    few passes."""
+    few passes. Computed where the arrays lie."""
     smooth = depth.astype(np.float32, copy=True)
     for _ in range(passes):
         for colour in range(2):
-            _relax(depth, step, smooth, colour, np.float32(over_relaxation))
+            launch_by_one(_relax, _half(depth), depth, step, smooth, colour, np.float32(over_relaxation))
     return smooth
 
 
+def _half(image: Array) -> tuple[int, int]:
+    """Rows, and pixels of one colour of a chequerboard in a row."""
+    return image.shape[0], (image.shape[1] + 1) // 2
+
+
 @kernel
-def _relax(stored, step, smooth, colour, over_relaxation):  # type: ignore[no-untyped-def]
+def _relax(rows, pairs, stored, step, smooth, colour, over_relaxation):  # type: ignore[no-untyped-def]
     """One over-relaxed sweep over the pixels of one colour of a chequerboard (red-black Gauss-Seidel)."""
     height, width = stored.shape
-    for r in range(height):
-        for c in range((r + colour) & 1, width, 2):
-            if stored[r, c] <= 0:
+    for r in range(rows[0], rows[1], rows[2]):
+        for pair in range(pairs[0], pairs[1], pairs[2]):
+            c = 2 * pair + ((r + colour) & 1)
+            if c >= width or stored[r, c] <= 0:
                 continue
             total, count = np.float32(0), 0
             max_difference = 3 * step[r, c]
@@ -54,7 +63,7 @@ def _relax(stored, step, smooth, colour, over_relaxation):  # type: ignore[no-un
 
 def inpaint_depth(depth: Array, unknown: Array) -> Array:
     """The depth [H, W] with `unknown` pixels [H, W] bool filled by a membrane, in inverse depth, in which planes are linear:
-    started from a pyramid, then relaxed."""
+    started from a pyramid, then relaxed. Computed where the arrays lie."""
     known = (depth > 0) & ~unknown
     if not unknown.any() or not known.any():
         return depth
@@ -63,18 +72,20 @@ def inpaint_depth(depth: Array, unknown: Array) -> Array:
     membrane = np.where(unknown, first, inverse).astype(np.float32)
     for _ in range(RELAXATIONS):
         for colour in range(2):
-            _relax_membrane(membrane, unknown, colour)
-    return np.asarray(np.where(unknown, 1.0 / np.maximum(membrane, 1e-30), depth), np.float32)
+            launch_by_one(_relax_membrane, _half(depth), membrane, unknown, colour)
+    filled: Array = np.where(unknown, 1.0 / np.maximum(membrane, 1e-30), depth)
+    return filled.astype(np.float32)
 
 
 @kernel
-def _relax_membrane(values, unknown, colour):  # type: ignore[no-untyped-def]
+def _relax_membrane(rows, pairs, values, unknown, colour):  # type: ignore[no-untyped-def]
     """One over-relaxed sweep over the unknown pixels of one colour of a chequerboard, towards the mean of their neighbours with
     a value."""
     height, width = values.shape
-    for r in range(height):
-        for c in range((r + colour) & 1, width, 2):
-            if not unknown[r, c]:
+    for r in range(rows[0], rows[1], rows[2]):
+        for pair in range(pairs[0], pairs[1], pairs[2]):
+            c = 2 * pair + ((r + colour) & 1)
+            if c >= width or not unknown[r, c]:
                 continue
             total, count = np.float32(0), 0
             for dr, dc in ((0, 1), (1, 0), (0, -1), (-1, 0)):
@@ -87,10 +98,10 @@ def _relax_membrane(values, unknown, colour):  # type: ignore[no-untyped-def]
 
 
 def tangent_planes(depth: Array, camera: Camera) -> Array:
-    """Tangent plane of each pixel, [H, W, 3] float32: derivative of depth per column and per row, and the factor from a
-    difference in depth along the pixel's ray to the distance from the plane. Zero where depth is."""
-    planes = np.zeros((*depth.shape, 3), np.float32)
-    _tangent_planes(depth, camera.fx, camera.fy, camera.cx, camera.cy, planes)
+    """Tangent plane of each pixel, [H, W, 3] float32, on the depth's device: derivative of depth per column and per row, and the
+    factor from a difference in depth along the pixel's ray to the distance from the plane. Zero where depth is."""
+    planes: Array = zeros((*depth.shape, 3), np.float32, depth)
+    launch(_tangent_planes, depth.shape, depth, camera.fx, camera.fy, camera.cx, camera.cy, planes)
     return planes
 
 
@@ -108,10 +119,10 @@ def _one_sided(before, here, after):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _tangent_planes(depth, fx, fy, cx, cy, planes):  # type: ignore[no-untyped-def]
+def _tangent_planes(rows, columns, depth, fx, fy, cx, cy, planes):  # type: ignore[no-untyped-def]
     height, width = depth.shape
-    for r in range(height):
-        for c in range(width):
+    for r in range(rows[0], rows[1], rows[2]):
+        for c in range(columns[0], columns[1], columns[2]):
             z = depth[r, c]
             if z <= 0:
                 continue
@@ -124,7 +135,7 @@ def _tangent_planes(depth, fx, fy, cx, cy, planes):  # type: ignore[no-untyped-d
             nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
             planes[r, c, 0] = dx
             planes[r, c, 1] = dy
-            planes[r, c, 2] = abs(nx * x + ny * y + nz) / np.sqrt(nx * nx + ny * ny + nz * nz)
+            planes[r, c, 2] = abs(nx * x + ny * y + nz) / math.sqrt(nx * nx + ny * ny + nz * nz)
 
 
 def surface_normals(x: Array, y: Array, depth: Array, slopes: tuple[Array, Array], camera: Camera) -> Array:

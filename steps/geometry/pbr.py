@@ -1,5 +1,5 @@
 """Physically based shading: glTF's metallic-roughness material under distant light in spherical harmonics. The same code runs on
-numpy arrays and torch tensors (`xp` is the module).
+arrays (`xp` is numpy, for CuPy's as well) and torch tensors.
 
 The light is nine coefficients per channel (l <= 2) rather than a filtered environment map with split sums: irradiance from
 distant light lies in them to within 1 % (Ramamoorthi and Hanrahan, "An efficient representation for irradiance environment
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from steps.compute.arrays import Array
+from steps.compute.device import beside, to_device
 
 Values = Any  # an array or a tensor
 WHITE = np.concatenate([np.ones((1, 3)), np.zeros((8, 3))]).astype(np.float32)
@@ -41,7 +42,18 @@ class Material:
     @property
     def is_plain(self) -> bool:
         """Whether shading leaves the base colour unchanged in all directions."""
-        return self.specular == 0 and bool((self.light == WHITE).all()) and bool((self.orm[..., 2] == 0).all())
+        return (
+            self.specular == 0
+            and bool((self.light == beside(WHITE, self.light)).all())
+            and bool((self.orm[..., 2] == 0).all())
+        )
+
+    def on(self, device: str) -> Material:
+        """The material on `cpu` or `cuda`."""
+        orm, normal, tangents, light = (
+            to_device(a, device) for a in (self.orm, self.normal, self.tangents, self.light)
+        )
+        return Material(orm, normal, tangents, self.specular, light)
 
 
 class MetallicRoughness(NamedTuple):
@@ -106,7 +118,11 @@ def shade(surface: MetallicRoughness, normal: Values, view: Values, light: Value
 def _bands(per_band: tuple[float, float, float], like: Values, xp: Any) -> Values:
     """One factor for each of the nine harmonics."""
     factors = [per_band[band] for band in BANDS]
-    return np.array(factors, np.float32) if xp is np else xp.tensor(factors, dtype=like.dtype, device=like.device)
+    return (
+        beside(np.array(factors, np.float32), like)
+        if xp is np
+        else xp.tensor(factors, dtype=like.dtype, device=like.device)
+    )
 
 
 def _environment(roughness: Values, cosine: Values, xp: Any) -> tuple[Values, Values]:

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from steps.compute.arrays import Array
+from steps.compute.device import to_device
 from steps.geometry.frame import Frame
 from steps.geometry.pbr import Material
 from steps.geometry.uv_mesh import UvMesh
@@ -47,6 +48,13 @@ class Mesh:
     def geometry(self) -> UvMesh:
         """The mesh without its textures."""
         return UvMesh(self.vertices, self.faces, self.uv, self.normals)
+
+    def on(self, device: str) -> Mesh:
+        """The mesh on `cpu` or `cuda`."""
+        vertices, faces, uv, normals, texture = (
+            to_device(a, device) for a in (self.vertices, self.faces, self.uv, self.normals, self.texture)
+        )
+        return Mesh(vertices, faces, uv, normals, texture, self.material and self.material.on(device))
 
 
 def save(folder: Path, mesh: Mesh, frame: Frame = _OWN) -> None:

@@ -127,4 +127,5 @@ def as_stored(rgba: Array, background: Array) -> Array:
 
 def over_premultiplied(rgba: Array, background: Array) -> Array:
     """Premultiplied RGBA [H, W, 4] over a background (3,) or [H, W, 3]."""
-    return np.asarray(rgba[..., :3] + background * (1.0 - rgba[..., 3:]), np.float32)
+    over: Array = rgba[..., :3] + background * (1.0 - rgba[..., 3:])
+    return over.astype(np.float32, copy=False)

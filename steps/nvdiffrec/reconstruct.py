@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
 
-from steps.compute.kernels import parallel_map
+from steps.compute import gpu_time
+from steps.compute.device import release_memory, to_device
+from steps.compute.launch import map_on
 from steps.fusion import reconstruct
 from steps.fusion.isosurface import sound_mesh, taubin, without_specks
 from steps.geometry import image_ops
@@ -52,7 +54,7 @@ class Job:
     @property
     def settings(self) -> reconstruct.Settings:
         p = self.parameters
-        return reconstruct.Settings(p.resolution, p.fusion_grid, p.faces, p.texture_size, self.scene.exact)
+        return reconstruct.Settings(p.resolution, p.fusion_grid, p.faces, p.texture_size, self.scene.exact, self.device)
 
 
 def start(job: Job) -> tuple[Mesh, dict[str, Any]]:
@@ -60,6 +62,7 @@ def start(job: Job) -> tuple[Mesh, dict[str, Any]]:
     if "start" in job.saved:
         return job.saved["start"], job.saved["facts"]
     mesh, metadata = reconstruct.reconstruct(job.start_views, job.settings)
+    release_memory()  # which torch has no part in
     job.saved.update(start=mesh, facts=metadata)
     job.checkpoint.save(**job.saved)
     return mesh, metadata
@@ -67,10 +70,10 @@ def start(job: Job) -> tuple[Mesh, dict[str, Any]]:
 
 def optimize(job: Job, first: Mesh, voxel: float) -> tuple[Mesh, dict[str, Any]]:
     """The best mesh by PSNR at the input views, never one below `first`; and metadata."""
-    before = psnr(first, job.scene)
+    before = psnr(first, job.scene, job.device)
     first_pass_mesh, first_pass = run_first_pass(job, first, voxel)
     candidates, second_pass = run_second_pass(job, first_pass_mesh, voxel)
-    scores = {name: psnr(mesh, job.scene) for name, mesh in candidates.items()}
+    scores = {name: psnr(mesh, job.scene, job.device) for name, mesh in candidates.items()}
     candidates["start"], scores["start"] = first, before
     best = max(scores, key=lambda name: scores[name] + (MARGIN if name != "lit" else 0.0))
     metadata = {
@@ -86,16 +89,16 @@ def optimize(job: Job, first: Mesh, voxel: float) -> tuple[Mesh, dict[str, Any]]
 MARGIN = 0.02  # dB that light and material must gain to be kept over plain colour
 
 
-def psnr(mesh: Mesh, loaded: Scene) -> float:
+def psnr(mesh: Mesh, loaded: Scene, device: str) -> float:
     """Mean PSNR in dB at the input views, as the quality step's gate computes it."""
-
-    written = as_stored(mesh, loaded.frame)
+    written = as_stored(mesh, loaded.frame).on(device)
 
     def one(view: SceneView) -> float:
         rgba = render_mesh(written, view.camera, samples_for(view.camera))
-        return image_ops.psnr(view.picture(), scene.as_stored(rgba, view.behind()))
+        picture, behind = (to_device(array, device) for array in (view.picture(), view.behind()))
+        return image_ops.psnr(picture, scene.as_stored(rgba, behind))
 
-    return float(np.mean(parallel_map(one, loaded.views)))
+    return float(np.mean(map_on(device, one, loaded.views)))
 
 
 # -- the first pass -----------------------------------------------------------------------------------------------------
@@ -133,7 +136,7 @@ def run_first_pass(job: Job, first: Mesh, voxel: float) -> tuple[Mesh, dict[str,
 def _fit_lattice(job: Job, views: list[Target]) -> Mesh | None:
     """The fitted lattice's mesh; None where it cannot be had without self-intersections."""
     p = job.parameters
-    field, grid = reconstruct.fuse(job.start_views, reconstruct.Settings(grid=job.level.grid))
+    field, grid = reconstruct.fuse(job.start_views, reconstruct.Settings(grid=job.level.grid, device=job.device))
     if max(view.noise for view in views) > NOISY_DEPTH:
         field = gaussian_filter(field, 1.0)
     optimization = FirstPass(field, grid, p.iterations, views, job.device)
@@ -222,7 +225,8 @@ def _iterate(job: Job, optimization: Any, name: str, stop: int, step: Any, first
     while iteration < stop and (iteration <= restart or not _stalled(history)):
         if iteration == restart:
             history.clear()
-        history.append(step(iteration))
+        with gpu_time.iteration(job.device):
+            history.append(step(iteration))
         iteration += 1
         job.clock.tick()
         if job.checkpoint.due():

@@ -7,12 +7,13 @@ import ctypes
 import hashlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
+from steps.compute.device import choose
 from steps.io import mesh_files, scene
 from steps.nvdiffrec import memory_levels
 from steps.nvdiffrec.memory_levels import LevelChoice, MemoryLevel
@@ -27,8 +28,8 @@ def run(parameters: Nvdiffrec, out: Path, reporter: Reporter) -> None:
     """Writes mesh.obj, .mtl, .ply, .glb, texture.png, texture_orm.png, texture_normal.png, START_MESH and model.json to `out`."""
     reporter.value("engine", "nvdiffrec")
     keep_freed_memory()
-    device = device_for(parameters.device)
-    limit_threads()
+    device = device_for(parameters.device, reporter.note)
+    set_up_torch(device)
     reporter.value("device", device)
     loaded = scene.load(parameters.scene)
     requested = requested_level(parameters, loaded, device)
@@ -87,27 +88,33 @@ def _run_level(
     checkpoint.clear()
 
 
-def device_for(wanted: str) -> str:
-    """cpu or cuda. Raises GpuUnavailable where cuda was wanted and is not there, ModelFailed where torch is not installed."""
+def device_for(wanted: str, note: Callable[[str], None] = lambda sentence: None) -> str:
+    """cpu or cuda. note: see `compute.device.choose`. Raises GpuUnavailable where cuda was wanted and is not there, ModelFailed
+    where torch is not installed."""
     try:
         import torch
     except ImportError:
         raise ModelFailed(
             "The model nvdiffrec needs torch, which is not installed.", "Install it: make run MODEL=nvdiffrec does."
         ) from None
-    has_cuda = torch.cuda.is_available()
-    if wanted == "cuda" and not has_cuda:
-        raise GpuUnavailable("A GPU was asked for, and torch finds none.")
-    return "cuda" if has_cuda and wanted != "cpu" else "cpu"
+    if wanted != "cpu" and not torch.cuda.is_available():
+        if wanted == "cuda":
+            raise GpuUnavailable("A GPU was asked for, and torch finds none.")
+        return "cpu"
+    return choose(wanted, note)
 
 
-def limit_threads() -> None:
-    """Limits torch to the container's cores: by default it counts the machine's."""
+def set_up_torch(device: str) -> None:
+    """Limits torch to the container's cores (by default it counts the machine's), and makes its results on a CPU the same every
+    time: its threads would add up the gradient of an index in the order in which they come. On CUDA, where our own kernels'
+    sums come in no fixed order, that would cost time for nothing."""
     import torch
 
     from steps.compute.cores import core_count
 
     torch.set_num_threads(min(torch.get_num_threads(), core_count()))
+    torch.use_deterministic_algorithms(device == "cpu")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # all is written before it is read
 
 
 def device_name(device: str) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from steps.runtime.contract import OUTPUTS, VIEW_NAMES
+from steps.runtime.devices import gpu_text
 from steps.runtime.errors import as_record
 from steps.runtime.files import read_json, read_text
 from steps.runtime.reporter import read_notes, read_stages, read_warnings
@@ -60,6 +62,17 @@ class StepRun:
     notes: list[str]
     warnings: list[str]
 
+    @property
+    def gpu_seconds(self) -> tuple[float, float]:
+        """For which the step held a GPU, and in which that computed."""
+        return _seconds(self.values["gpu-held-seconds"]), _seconds(self.values["gpu-busy-seconds"])
+
+    @property
+    def gpu(self) -> str:
+        """What the report says of it; "" where none was held."""
+        held, busy = self.gpu_seconds
+        return gpu_text(held, busy) if held else ""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -77,6 +90,15 @@ class Job:
     def failure(self) -> dict[str, Any] | None:
         """The first failure in the order of the steps."""
         return next((step.failure for step in self.steps if step.failure), None)
+
+    @property
+    def gpu(self) -> str:
+        """The GPU time of all steps, and the GPUs' names; "" where none was held."""
+        holders = [step for step in self.steps if step.gpu]
+        if not holders:
+            return ""
+        held, busy = (sum(seconds) for seconds in zip(*(step.gpu_seconds for step in holders), strict=True))
+        return f"{gpu_text(held, busy)} ({', '.join(dict.fromkeys(step.values['gpu'] for step in holders))})"
 
 
 def gather(job: Path, models: list[str]) -> Job:
@@ -101,6 +123,15 @@ def _step(folder: Path) -> StepRun:
     values = {name: read_text(folder / name, default) for name, default in OUTPUTS.items()}
     failure = as_record(read_json(folder / "failure.json"))
     return StepRun(folder.name, values, read_stages(folder), failure, read_notes(folder), read_warnings(folder))
+
+
+def _seconds(text: str) -> float:
+    """A duration; 0 for what is none."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        return 0.0
+    return seconds if 0 <= seconds < math.inf else 0.0
 
 
 def _quality(path: Path) -> dict[str, Any]:

@@ -36,6 +36,7 @@ def page(job: Job) -> str:
         scored=[m for m in models if m["q"]],
         has_between=any(m["q"].get("between") for m in models if m["q"]),
         steps=job.steps,
+        gpu=job.gpu,
         chart=Markup(chart.svg(job.steps)),
         facts=job_facts(job),
         rig=job.scene.get("found"),
@@ -90,6 +91,7 @@ def job_facts(job: Job) -> list[tuple[str, str]]:
             for key, value in _flat(settings).items()
             if key != "model"
         ]
+        rows += [(f"{model.name}: scored on", model.quality.get("scored_on", ""))]
     rows += [(f"{step.name}: earlier attempts", step.values.get("earlier-attempts", "")) for step in job.steps]
     rows += [(f"{step.name}: notes", " ".join(step.notes)) for step in job.steps]
     rows += [(f"option {key}", str(value)) for key, value in job.options.items()]

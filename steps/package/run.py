@@ -9,6 +9,7 @@ from typing import Any
 
 from steps.package import archive, report
 from steps.package.evidence import Job, gather
+from steps.runtime import devices
 from steps.runtime.contract import Package
 from steps.runtime.errors import IncompleteResults
 from steps.runtime.files import write_atomically, write_json
@@ -18,8 +19,12 @@ from steps.runtime.reporter import Reporter
 def run(parameters: Package, out: Path, reporter: Reporter) -> None:
     """Writes report/index.html, run.json and result.zip to `out`; no result.zip where a step that failed left nothing to pack.
 
-    Raises IncompleteResults where required files are missing and no step says why; the report is still written."""
+    Raises IncompleteResults where required files are missing and no step says why; the report is still written. Raises
+    GpuUnavailable where no step has failed and `device` is cuda without a usable GPU."""
     job = gather(parameters.job, parameters.models.split(","))
+    # after a failure, which may be of this very GPU, the report of it is what is wanted: nothing of a package that fails is kept
+    if parameters.device == "cuda" and not job.failure:
+        devices.preflight(parameters.device)
     (out / "report").mkdir()
     write_atomically(out / "report" / "index.html", report.page(job))
     write_json(out / "run.json", run_facts(job))

@@ -10,7 +10,9 @@ import numpy as np
 from PIL import Image
 
 from steps.compute.arrays import Array
+from steps.compute.device import to_device
 from steps.compute.kernels import parallel_map
+from steps.compute.launch import map_on
 from steps.geometry.cameras import Camera, project, unproject
 from steps.geometry.image_ops import psnr
 from steps.io.mesh_files import Mesh
@@ -68,11 +70,12 @@ def _visible(points: Array, loaded: Scene) -> Array:
     return visible
 
 
-def score(mesh: Mesh, views: list[HeldOut], background: Array) -> float:
-    """Mean PSNR in dB over the views."""
+def score(mesh: Mesh, views: list[HeldOut], background: Array, device: str = "cpu") -> float:
+    """Mean PSNR in dB over the views, computed on the device."""
+    placed = mesh.on(device)
 
     def one(view: HeldOut) -> float:
-        rgba = render_mesh(mesh, view.camera)
-        return psnr(view.picture, np.clip(over_premultiplied(rgba, background), 0, 1), view.counts)
+        picture, behind, counts = (to_device(a, device) for a in (view.picture, background, view.counts))
+        return psnr(picture, np.clip(over_premultiplied(render_mesh(placed, view.camera), behind), 0, 1), counts)
 
-    return float(np.mean(parallel_map(one, views)))
+    return float(np.mean(map_on(device, one, views)))

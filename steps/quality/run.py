@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from steps.compute.kernels import parallel_map
+from steps.compute import device
+from steps.compute.device import beside
+from steps.compute.launch import map_on
 from steps.geometry import image_ops
 from steps.geometry.frame import Frame
 from steps.geometry.soundness import soundness
@@ -34,10 +36,12 @@ def run(parameters: Quality, out: Path, reporter: Reporter) -> None:
     mesh = mesh_files.load(parameters.mesh, loaded.frame)
     start_file = parameters.mesh / START_MESH
     start = mesh_files.load_glb(start_file, loaded.frame) if start_file.is_file() else None
-    views = parallel_map(lambda view: score_view(mesh, view, loaded), loaded.views)
+    where = device.choose(parameters.device, reporter.note)
+    views = scores(mesh, loaded, where)
     report = summary(views, mesh, model_metadata, parameters, loaded.frame)
-    report["before"] = before(start, loaded) if start else None
-    report["between"] = between_views(mesh, start, loaded, parameters.held_out)
+    report["scored_on"] = where
+    report["before"] = before(start, loaded, where) if start else None
+    report["between"] = between_views(mesh, start, loaded, parameters.held_out, where)
     report["rig"] = loaded.rig
     agreement = loaded.metadata.get("agreement", {})
     warnings = judgement.warnings(report, agreement)
@@ -60,12 +64,21 @@ def run(parameters: Quality, out: Path, reporter: Reporter) -> None:
         raise failure(report)
 
 
-def score_view(mesh: Mesh, view: SceneView, loaded: Scene) -> dict[str, Any]:
-    """All scores of one view; None for those of an object too thin to be seen in it."""
-    reference, inside = view.picture(), view.coverage() >= 0.5
+def scores(mesh: Mesh, loaded: Scene, where: str) -> list[dict[str, Any]]:
+    """`score_view` of all views, on the device `where`."""
+    placed = mesh.on(where)
+    return map_on(where, lambda view: score_view(placed, view, loaded.frame), loaded.views)
+
+
+def score_view(mesh: Mesh, view: SceneView, frame: Frame) -> dict[str, Any]:
+    """All scores of one view, computed on the mesh's device; None for those of an object too thin to be seen in it."""
+    reference, coverage, behind, view_depth = (
+        beside(array, mesh.vertices) for array in (view.picture(), view.coverage(), view.behind(), view.depth())
+    )
+    inside = coverage >= 0.5
     rgba = render_mesh(mesh, view.camera, samples_for(view.camera))
-    picture = scene.as_stored(rgba, view.behind())
-    blank = np.broadcast_to(view.behind(), picture.shape).astype(np.float32)
+    picture = scene.as_stored(rgba, behind)
+    blank = np.broadcast_to(behind, picture.shape).astype(np.float32)
     full_ssim, object_ssim = metrics.ssim(reference, picture, inside)
     blank_ssim, _ = metrics.ssim(reference, blank, inside)
     depth = rasterize(mesh.vertices, mesh.faces, view.depth_camera).depth
@@ -76,7 +89,7 @@ def score_view(mesh: Mesh, view: SceneView, loaded: Scene) -> dict[str, Any]:
         "object": {"psnr": image_ops.psnr(reference, picture, inside), "ssim": object_ssim} if inside.any() else None,
         "blank": {"psnr": image_ops.psnr(reference, blank), "ssim": blank_ssim},
         "iou": image_ops.iou(inside, rgba[..., 3] >= 0.5) if inside.any() else None,
-        "depth_error": {k: loaded.frame.length_out(v) for k, v in metrics.depth_error(view.depth(), depth).items()},
+        "depth_error": {k: frame.length_out(v) for k, v in metrics.depth_error(view_depth, depth).items()},
     }
 
 
@@ -118,20 +131,22 @@ def summary(
     }
 
 
-def before(start: Mesh, loaded: Scene) -> dict[str, Any]:
+def before(start: Mesh, loaded: Scene, where: str) -> dict[str, Any]:
     """The scores of the mesh that the model started from."""
-    views = parallel_map(lambda view: score_view(start, view, loaded), loaded.views)
-    scores = {"psnr": _mean(views, "psnr"), "ssim": _mean(views, "ssim")}
-    return {**scores, "object": {key: _mean(views, "object", key) for key in scores}}
+    views = scores(start, loaded, where)
+    means = {"psnr": _mean(views, "psnr"), "ssim": _mean(views, "ssim")}
+    return {**means, "object": {key: _mean(views, "object", key) for key in means}}
 
 
-def between_views(mesh: Mesh, start: Mesh | None, loaded: Scene, folder: Path | None) -> dict[str, Any] | None:
+def between_views(
+    mesh: Mesh, start: Mesh | None, loaded: Scene, folder: Path | None, where: str
+) -> dict[str, Any] | None:
     """Scores at held-out views; None without any."""
     if folder is None:
         return None
     views = between.load(folder, loaded)
-    earlier = between.score(start, views, loaded.background) if start else None
-    return {"views": len(views), "psnr": between.score(mesh, views, loaded.background), "before": earlier}
+    earlier = between.score(start, views, loaded.background, where) if start else None
+    return {"views": len(views), "psnr": between.score(mesh, views, loaded.background, where), "before": earlier}
 
 
 def _mean(views: list[dict[str, Any]], *keys: str) -> float:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from steps.compute.arrays import Array
+from steps.compute.device import beside
 from steps.compute.kernels import check_indices, inlined, kernel
 from steps.compute.launch import contiguous, full, is_cuda, launch, launch_sums, zeros
 from steps.compute.per_device import add
@@ -40,11 +41,13 @@ class Fragments:
 
 
 def rasterize(positions: Array, faces: Array, camera: Camera) -> Fragments:
-    """Rasterizes positions (n, 3) and faces (m, 3) for `camera`, without backface culling."""
-    projected = np.asarray(positions, np.float64) @ camera.projection[:, :3].T + camera.projection[:, 3]
-    farthest = float(np.max(projected[:, 2], where=np.isfinite(projected[:, 2]), initial=0.0))
+    """Rasterizes positions (n, 3) and faces (m, 3) for `camera`, without backface culling, on the device of these arrays."""
+    projection = beside(camera.projection, positions)
+    projected = positions.astype(np.float64, copy=False) @ projection[:, :3].T + projection[:, 3]
+    depth = projected[:, 2:]
+    farthest = max(float(np.where(np.isfinite(depth), depth, 0.0).max()), 0.0) if len(depth) else 0.0
     # with z = -1 the buffer holds -1 / depth, which is linear on the screen as a z-buffer's values have to be
-    corners = np.concatenate([projected[:, :2], np.full((len(projected), 1), -1.0), projected[:, 2:]], axis=1)
+    corners = np.concatenate([projected[:, :2], np.full_like(depth, -1.0), depth], axis=1)
     lowest = -1.0 / (NEAR * farthest) if farthest > 0 else -np.inf
     fragments = rasterize_homogeneous(corners, faces, camera.width, camera.height, lowest)
     launch(_to_depth, fragments.face.shape, fragments.face, fragments.depth)

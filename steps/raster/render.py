@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from steps.compute.arrays import Array
+from steps.compute.device import beside
 from steps.compute.kernels import blend, cell, check_indices, kernel
 from steps.compute.launch import contiguous, launch, zeros
 from steps.geometry.cameras import Camera
@@ -27,8 +28,8 @@ def samples_for(camera: Camera) -> int:
 
 
 def render(mesh: UvMesh, texture: Array, camera: Camera, samples: int = 3, material: Material | None = None) -> Array:
-    """The mesh rendered, [H, W, 4] float32, premultiplied RGBA, samples^2 samples per pixel. Unlit, unless a material that is
-    not plain is given: then under its light."""
+    """The mesh rendered, [H, W, 4] float32, premultiplied RGBA, samples^2 samples per pixel, on the mesh's device. Unlit, unless
+    a material that is not plain is given: then under its light."""
     out = []
     for row in range(0, camera.height, STRIP):
         strip = _strip(camera, row, samples)
@@ -68,7 +69,7 @@ def _light(shaded: Array, fragments: Fragments, mesh: UvMesh, material: Material
         shade(fragments, mesh.faces, mesh.uv, image)[visible][:, :3] for image in (material.orm, material.normal)
     )
     normal = apply_normal_map(_unit(normal), _unit(tangent[:, :3]), np.sign(tangent[:, 3:]), mapped * 2 - 1)
-    view = _unit(camera.position - point)
+    view = _unit(beside(camera.position, point) - point)
     surface = MetallicRoughness(shaded[visible][:, :3], orm[:, 1:2], orm[:, 2:3], material.specular)
     shaded[visible, :3] = lit(surface, normal, view, material.light, np).clip(0, 1)
 
@@ -79,7 +80,8 @@ def apply_normal_map(normal: Array, tangent: Array, sign: Array, mapped: Array) 
 
 
 def _unit(vectors: Array) -> Array:
-    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12))
+    unit: Array = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+    return unit
 
 
 STRIP = 256  # rows of the finished picture drawn at a time: what is held in memory does not grow with its height
@@ -128,17 +130,21 @@ LINE = 0.6  # width of a wireframe's lines in pixels of the finished picture
 
 
 def wireframe(vertices: Array, faces: Array, camera: Camera, samples: int = 3) -> Array:
-    """The mesh's edges in dark on faces in light grey, lit from the camera: [H, W, 4] float32, premultiplied RGBA."""
-    fine = camera.resized(camera.width * samples, camera.height * samples)
-    fragments = rasterize(vertices, faces, fine)
-    corners = vertices @ fine.projection[:, :3].T + fine.projection[:, 3]
+    """The mesh's edges in dark on faces in light grey, lit from the camera: [H, W, 4] float32, premultiplied RGBA, on the mesh's
+    device."""
     normals = np.cross(vertices[faces[:, 1]] - vertices[faces[:, 0]], vertices[faces[:, 2]] - vertices[faces[:, 0]])
-    axis = np.asarray(camera.camera_to_world)[:3, 2]
+    axis = beside(np.asarray(camera.camera_to_world)[:3, 2], vertices)
     light = np.abs(normals @ axis) / np.maximum(np.linalg.norm(normals, axis=1), 1e-20)
-    out = zeros((*fragments.face.shape, 4), np.float32, fragments.face)
-    points, half = corners[:, :2] / corners[:, 2:], LINE * samples / 2
-    launch(_draw_wireframe, fragments.face.shape, fragments.face, points, faces, light, half, out)
-    return box_down(out, samples)
+    strips = []
+    for row in range(0, camera.height, STRIP):
+        strip = _strip(camera, row, samples)
+        face = rasterize(vertices, faces, strip).face
+        projection, half = beside(strip.projection, vertices), LINE * samples / 2
+        corners = vertices @ projection[:, :3].T + projection[:, 3]
+        out = zeros((*face.shape, 4), np.float32, face)
+        launch(_draw_wireframe, face.shape, face, corners[:, :2] / corners[:, 2:], faces, light, half, out)
+        strips.append(box_down(out, samples))
+    return np.concatenate(strips)
 
 
 @kernel

@@ -25,6 +25,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -99,12 +100,27 @@ def work(job: dict[str, Any], events: Events) -> None:
     if job["low_vram"]:
         one_at_a_time(pipe, torch, job["device"])
     events.tell(stage="inference")
-    outputs = generate(pipe, images, job, torch) if job["task"] == "generate" else refine(pipe, images, job, torch)
+    with gpu_timed(job, torch):
+        outputs = generate(pipe, images, job, torch) if job["task"] == "generate" else refine(pipe, images, job, torch)
     events.tell(stage="export")
     saved(outputs, job["out"])
     peak = int(torch.cuda.max_memory_allocated() >> 20) if job["device"] == "cuda" else 0
     name = torch.cuda.get_device_name() if job["device"] == "cuda" else "CPU"
     write(job["out"], "result.json", {"torch": torch.__version__, "device_name": name, "peak_vram_mib": peak})
+
+
+@contextlib.contextmanager
+def gpu_timed(job: dict[str, Any], torch: Any) -> Iterator[None]:
+    """Leaves gpu_seconds.json: the time between two events in the GPU's stream, around what it computes meanwhile."""
+    if job["device"] != "cuda":
+        yield
+        return
+    begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begun.record()
+    yield
+    ended.record()
+    ended.synchronize()
+    write(job["out"], "gpu_seconds.json", begun.elapsed_time(ended) / 1000)
 
 
 def torch_for(device: str) -> Any:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from steps.compute import device
 from steps.io import weights_manifest
 from steps.runtime.contract import Reconviagen
 from steps.runtime.errors import GpuUnavailable, ModelFailed, StepError, ValidationFailed, WeightsMissing
@@ -24,25 +26,22 @@ class Choice:
     reason: str
 
 
-def choose(parameters: Reconviagen) -> Choice:
-    """The engine for these parameters. Raises WeightsMissing, ModelFailed, GpuUnavailable or ValidationFailed where the requested
-    one cannot run."""
+def choose(parameters: Reconviagen, note: Callable[[str], None] = lambda sentence: None) -> Choice:
+    """The engine for these parameters. note: see `device.choose`. Raises WeightsMissing, ModelFailed, GpuUnavailable or
+    ValidationFailed where the requested one cannot run."""
     if parameters.engine == "fusion":
-        if parameters.device == "cuda":
-            raise ValidationFailed(
-                "The engine fusion computes on the CPU, and a GPU was asked for.", "Use --device cpu or auto."
-            )
-        return Choice("fusion", "cpu", "asked for by name")
+        return Choice("fusion", device.choose(parameters.device, note), "asked for by name")
     missing = _missing_requirement(parameters)
     is_requested = parameters.engine == "reconviagen"
     if missing is None:
-        device = "cpu" if parameters.device == "cpu" else "cuda"
+        where = "cpu" if parameters.device == "cpu" else "cuda"
         return Choice(
-            "reconviagen", device, "asked for by name" if is_requested else "chosen by auto: its weights were given"
+            "reconviagen", where, "asked for by name" if is_requested else "chosen by auto: its weights were given"
         )
-    if is_requested or parameters.device == "cuda":
-        raise missing  # fusion would run on the CPU, which --device cuda excludes
-    return Choice("fusion", "cpu", f"chosen by auto: {missing.message[0].lower()}{missing.message[1:]}")
+    if is_requested:
+        raise missing
+    reason = f"chosen by auto: {missing.message[0].lower()}{missing.message[1:]}"
+    return Choice("fusion", device.choose(parameters.device, note), reason)
 
 
 def _missing_requirement(parameters: Reconviagen) -> StepError | None:
@@ -53,7 +52,7 @@ def _missing_requirement(parameters: Reconviagen) -> StepError | None:
     ):  # a pod has an empty one where there is no claim
         return WeightsMissing(
             "No weights for the engine reconviagen were given.",
-            "Give their folder with --weights, or use --engine fusion, which computes on the CPU.",
+            "Give their folder with --weights, or use --engine fusion.",
         )
     if not (folder / weights_manifest.FILE).is_file():
         return WeightsMissing(

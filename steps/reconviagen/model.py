@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from steps.compute import gpu_time
 from steps.compute.arrays import Array
 from steps.io import weights_manifest
 from steps.io.scene import SceneView
@@ -109,7 +110,7 @@ class Model:
         }
 
     def _run_task(self, task: dict[str, Any], first: int, last: int) -> GeneratedMesh:
-        for name in ("events.jsonl", "failure.json", "result.json"):
+        for name in ("events.jsonl", "failure.json", "result.json", "gpu_seconds.json"):
             (self.folder / name).unlink(missing_ok=True)
         parts = self.manifest["parts"]
         job = {
@@ -163,6 +164,7 @@ class Model:
             raise self._failure(child.returncode, tail)
         self.peak_vram_mib = max(self.peak_vram_mib, read_json(self.folder / "result.json", {}).get("peak_vram_mib", 0))
         self.reporter.value("peak-vram-mib", self.peak_vram_mib)
+        gpu_time.add(read_json(self.folder / "gpu_seconds.json", 0.0))
 
     def _relay_events(self, n_lines: int, first: int, last: int) -> int:
         """Passes new events of the program on to the reporter; lines that are no event are dropped. Returns the number of lines

@@ -23,7 +23,7 @@ def run(parameters: Reconviagen, out: Path, reporter: Reporter) -> None:
     """Writes mesh.obj, .mtl, .ply, .glb, texture.png and model.json to `out`, and with the published model coverage.png."""
     if parameters.engine == "reconviagen":
         reporter.value("engine", "reconviagen")  # asked for by name: a failure must name it, too
-    choice = choose(parameters)
+    choice = choose(parameters, reporter.note)
     reporter.value("engine", choice.engine)
     reporter.value("device", choice.device)
     loaded = scene.load(parameters.scene)
@@ -47,7 +47,7 @@ def run_fusion(p: Reconviagen, choice: Choice, loaded: scene.Scene, reporter: Re
     from steps.fusion import reconstruct  # only now: an engine that cannot run is refused without loading kernels
 
     reporter.stage("inference")
-    settings = reconstruct.Settings(p.resolution, p.grid, p.faces, p.texture_size, loaded.exact)
+    settings = reconstruct.Settings(p.resolution, p.grid, p.faces, p.texture_size, loaded.exact, choice.device)
     parts = reconstruct.PARTS + 1
     result = reconstruct.reconstruct(loaded.views, settings, lambda part: reporter.progress(part, parts))
     reporter.stage("export")
@@ -77,7 +77,7 @@ def run_published_model(p: Reconviagen, choice: Choice, loaded: scene.Scene, rep
             if levels[index].refine:
                 generated = published.refined(registration.pose)
                 registration = placing.register_mesh(generated, loaded.views)
-            settings = reconstruct.Settings(p.resolution, p.grid, p.faces, p.texture_size, loaded.exact)
+            settings = reconstruct.Settings(p.resolution, p.grid, p.faces, p.texture_size, loaded.exact, choice.device)
             mesh, metadata, unseen = placing.texture_registered(generated, registration, loaded.views, settings)
             placing.write_coverage(mesh, unseen, out / COVERAGE)
         registration_metadata = {

@@ -49,6 +49,9 @@ OUTPUTS = {
     "compile-seconds": "0",
     "peak-ram-mib": "0",
     "peak-vram-mib": "0",
+    "gpu": "",  # name of the GPU that the step held
+    "gpu-held-seconds": "0",
+    "gpu-busy-seconds": "0",  # of these the ones in which it computed
     "seconds-left": "",
     "earlier-attempts": "",  # how attempts of the same step ended before this one
     "rungs-left": "0",  # number of memory levels below this attempt's; the name is public, so it keeps the old word
@@ -138,7 +141,7 @@ class Reconviagen(Step):
 
     scene: Path = required("folder that validate wrote")
     engine: str = job_option_field(
-        "engine", "reconviagen: the published model; fusion: depth fusion on the CPU; auto: the model where it can run"
+        "engine", "reconviagen: the published model; fusion: depth fusion; auto: the model where it can run"
     )
     device: str = job_option_field("device", "where to compute")
     weights: Path | None = option(None, "folder with the reconviagen engine's weights and their weights.json")
@@ -204,6 +207,7 @@ class Quality(Step):
 
     scene: Path = required("folder that validate wrote")
     mesh: Path = required("folder that a model wrote")
+    device: str = job_option_field("device", "where to compute; auto: a GPU where there is one")
     held_out: Path | None = option(None, "folder with held_out.json and views that no model saw, to judge by as well")
     psnr_threshold: float = job_option_field("psnr-threshold", "mean full-frame PSNR in dB below which the job fails")
     ssim_threshold: float = job_option_field("ssim-threshold", "mean full-frame SSIM below which the job fails")
@@ -217,6 +221,7 @@ class Preview(Step):
 
     scene: Path = required("folder that validate wrote")
     mesh: Path = required("folder that a model wrote")
+    device: str = job_option_field("device", "where to compute; auto: a GPU where there is one")
     size: int = option(512, "side of the previews in pixels", least=16, most=4096)
 
 
@@ -228,6 +233,9 @@ class Package(Step):
         "folder with scene/, <model>/{mesh,quality,preview}/ and outputs/<step>/, as `sixview run` keeps it"
     )
     models: str = option("reconviagen", "the models that were asked for, comma-separated")
+    device: str = job_option_field(
+        "device", "the device that the job wants; cuda fails here where no usable GPU is found"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,12 +47,20 @@ class Reporter:
             self.stages[-1].update(seconds=round(now - self._started, 3), peak_ram_mib=peak)
             write_json(self.outputs / "stages.json", self.stages)
         self._started = now
+        self._tell_gpu_time()
+
+    def _tell_gpu_time(self) -> None:
+        """The seconds in which a GPU has computed, where this process has made one compute: only then the module is loaded."""
+        gpu_time = sys.modules.get("steps.compute.gpu_time")
+        if gpu_time is not None and (seconds := gpu_time.busy_seconds()):
+            self.value("gpu-busy-seconds", f"{seconds:.3f}")
 
     def progress(self, done: int, total: int) -> None:
         """`done` of `total` parts of this step are finished. Also for Argo, where ARGO_PROGRESS_FILE names a file."""
         for path in (str(self.outputs / "progress"), os.environ.get("ARGO_PROGRESS_FILE")):
             if path:
                 write_atomically(Path(path), f"{done}/{total}\n")
+        self._tell_gpu_time()
 
     def value(self, name: str, value: object) -> None:
         """Sets an output of the contract."""

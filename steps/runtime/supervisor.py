@@ -17,6 +17,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,6 +32,7 @@ from steps.runtime.contract import (
     parse,
     parser,
 )
+from steps.runtime.devices import HeldGpu
 from steps.runtime.errors import (
     OOM_TYPES,
     DiskFull,
@@ -56,6 +58,7 @@ from steps.runtime.reporter import NOTES, Reporter, read_stages
 POLL_SECONDS = 0.1
 EOF_SECONDS = 0.005
 DRAIN_SECONDS = 1.0  # to read what the child wrote before it ended
+CUDA_OUT_OF_MEMORY = 2  # the driver's CUDA_ERROR_OUT_OF_MEMORY
 _RESULT = ".result.json"  # how the child ended, for the parent
 
 
@@ -131,6 +134,7 @@ def supervise(step: str, parameters: Step) -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda received, _frame: signals.append(received))
     guard = MemoryGuard(parameters.memory_limit_mib, own_cgroups())
+    gpu = held_gpu(parameters)
     others = descendants(os.getpid())  # of a shell that exec'ed this process: not ours to end
     reader, writer = os.pipe()
     with open(reader, "rb", buffering=0) as pipe, open(parameters.outputs / "log.txt", "wb") as log:
@@ -139,8 +143,14 @@ def supervise(step: str, parameters: Step) -> int:
             pipe.close()
             os._exit(run_child(step, parameters, writer))
         os.close(writer)
+        gpu.ask()
+
+        def reason_to_kill() -> StepError | None:
+            gpu.write_now_and_then(parameters.outputs)
+            return _reason_to_kill(pid, guard, signals, started + parameters.deadline_seconds)
+
         try:
-            verdict, status, usage = _watch(pid, pipe, log, guard, signals, started + parameters.deadline_seconds)
+            verdict, status, usage = _watch(pid, pipe, log, reason_to_kill)
         finally:
             if not end_descendants(others):
                 print("Some processes that the step has started could not be ended.", file=sys.stderr)
@@ -149,14 +159,19 @@ def supervise(step: str, parameters: Step) -> int:
     peak = max([usage.ru_maxrss * 1024 // MIB, *(stage["peak_ram_mib"] for stage in stages)])
     with contextlib.suppress(OSError):
         write_atomically(parameters.outputs / "peak-ram-mib", str(peak))
-    return finalize(step, parameters, _failure_record(verdict, status, parameters.outputs, guard), started)
+    return finalize(step, parameters, _failure_record(verdict, status, parameters.outputs, guard), started, gpu)
+
+
+def held_gpu(parameters: Step) -> HeldGpu:
+    """What tells of the GPU that this step holds."""
+    return HeldGpu(getattr(parameters, "device", "cpu"))
 
 
 def _watch(
-    pid: int, pipe: BinaryIO, log: BinaryIO, guard: MemoryGuard, signals: list[int], deadline: float
+    pid: int, pipe: BinaryIO, log: BinaryIO, reason_to_kill: Callable[[], StepError | None]
 ) -> tuple[StepError | None, int, Any]:
-    """Copies the child's output until it ends; kills it on a signal, at the deadline and at the memory limit. Returns the
-    reason, wait status and resource usage."""
+    """Copies the child's output until it ends; kills it where there is a reason to. Returns the reason, wait status and resource
+    usage."""
     verdict: StepError | None = None
     while True:
         _copy(pipe, log, POLL_SECONDS)
@@ -164,13 +179,14 @@ def _watch(
         if done:
             return verdict, status, usage
         if verdict is None:
-            verdict = _reason_to_kill(pid, guard, signals, deadline)
+            verdict = reason_to_kill()
         if verdict is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
 
 
 def _reason_to_kill(pid: int, guard: MemoryGuard, signals: list[int], deadline: float) -> StepError | None:
+    """A signal, the deadline or the memory limit."""
     if signals:
         return Interrupted(f"The step was stopped by {signal.Signals(signals[0]).name}.")
     if time.monotonic() > deadline:
@@ -216,7 +232,7 @@ def _failure_record(verdict: StepError | None, status: int, outputs: Path, guard
     return as_record(result.get("failure")) or silent_exit.record()
 
 
-def finalize(step: str, parameters: Step, record: Record | None, started: float) -> int:
+def finalize(step: str, parameters: Step, record: Record | None, started: float, gpu: HeldGpu | None = None) -> int:
     """Moves the results into place or discards them, writes failure.json and prints the failure. Returns the exit code."""
     staging = staging_folder(parameters.out)
     error = by_code()[record["code"]] if record else None
@@ -231,6 +247,7 @@ def finalize(step: str, parameters: Step, record: Record | None, started: float)
     with contextlib.suppress(OSError):  # on a full disk the record written at the start stays
         write_atomically(parameters.outputs / "seconds", f"{time.monotonic() - started:.3f}")
         _write_end(parameters.outputs, step, record)
+        (gpu or held_gpu(parameters)).write(parameters.outputs)
     if record and error:
         print(f"{record['code']}: {record['message']}\n{record['suggestion']}", file=sys.stderr)
         return error.exit_code
@@ -322,15 +339,25 @@ def as_step_error(error: BaseException, step: str, parameters: Step) -> StepErro
     """Maps any exception to an error of the contract."""
     if isinstance(error, StepError):
         return error
+    if is_vram_oom(error):  # before MemoryError, which CuPy's is, too
+        return ModelVramOom(str(error).splitlines()[0])
     if isinstance(error, MemoryError):
         return ModelOom(f"The system has no more memory for the step. {error}".strip())
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(error, torch.OutOfMemoryError):
-        return ModelVramOom(str(error).splitlines()[0])
     if isinstance(error, OSError) and _disk_is_full(error, parameters):
         return DiskFull(f"There is no space left for results in {parameters.out.parent}.")
     kind = ModelFailed if step in MODELS else UnknownError
     return kind(f"{type(error).__name__}: {error}".splitlines()[0], log=str(parameters.outputs / "log.txt"))
+
+
+def is_vram_oom(error: BaseException) -> bool:
+    """Whether torch, CuPy or numba says that a device's memory ran out. By name: none of them is loaded here."""
+    for kind in type(error).__mro__:
+        match f"{kind.__module__.partition('.')[0]}.{kind.__name__}":
+            case "torch.OutOfMemoryError" | "cupy.OutOfMemoryError":
+                return True
+            case "numba.CudaAPIError":
+                return getattr(error, "code", 0) == CUDA_OUT_OF_MEMORY
+    return False
 
 
 def _disk_is_full(error: OSError, parameters: Step) -> bool:

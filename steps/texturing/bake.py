@@ -11,12 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt, gaussian_filter, maximum_filter, minimum_filter
 from scipy.spatial import cKDTree
 
 from steps.compute.arrays import Array
-from steps.compute.kernels import check_indices, floor_int, inlined, kernel, parallel_map, project_point, within
-from steps.compute.launch import launch
+from steps.compute.device import beside, ndimage_of, to_device, to_host
+from steps.compute.kernels import check_indices, floor_int, inlined, kernel, project_point, within
+from steps.compute.launch import launch, map_on, zeros
 from steps.geometry.cameras import Camera
 from steps.geometry.image_ops import inpaint
 from steps.geometry.uv_mesh import UvMesh
@@ -79,13 +79,15 @@ class TexturedMesh:
 
 def texel_fragments(faces: Array, uv: Array, size: int) -> Fragments:
     """Face and barycentric coordinates of each texel [size, size]."""
-    flat = np.stack([uv[:, 0] * size, (1.0 - uv[:, 1]) * size, np.zeros(len(uv)), np.ones(len(uv))], axis=1)
+    x, y = uv[:, 0] * size, (1.0 - uv[:, 1]) * size
+    flat = np.stack([x, y, np.zeros_like(x), np.ones_like(x)], axis=1)
     return rasterize_homogeneous(flat, faces, size, size)
 
 
 @dataclass(frozen=True)
 class SeenPhoto:
-    """A photograph with the mesh's depth in it [H, W], and a weight per pixel [H, W] in (0, 1] that fades towards edges."""
+    """A photograph with the mesh's depth in it [H, W], and a weight per pixel [H, W] in (0, 1] that fades towards edges; both on
+    the device that bakes."""
 
     photo: Photo
     depth: Array
@@ -107,15 +109,14 @@ def bake(
     size: int,
     blend: Blend = EXACT,
     own_colours: Callable[[Array], Array] | None = None,
+    device: str = "cpu",
 ) -> TexturedMesh:
     """Bakes `photos` into a texture of size x size. Unseen texels are inpainted from the nearest seen ones; or, given
-    own_colours, take the mesh's own colours at points (n, 3), matched to the photographs' tone and without a seam."""
+    own_colours, take the mesh's own colours at points (n, 3), matched to the photographs' tone and without a seam. device: of
+    all but the nearest neighbours' search."""
     check_indices(mesh.faces, min(len(mesh.vertices), len(mesh.normals)))
-    fragments = texel_fragments(mesh.faces, mesh.uv, size)
-    bands = np.zeros((size, size, 6), np.float32)
-    weight = np.zeros((size, size, 2), np.float32)
-    for seen_photo in parallel_map(lambda p: _seen_photo(mesh, p), photos):
-        _add_photo(seen_photo, fragments, mesh, blend, Sums(bands, weight))
+    fragments, sums = _sums_over_photos(mesh, photos, size, blend, device)
+    bands, weight = sums.bands, sums.weight
     surface, seen = fragments.face >= 0, weight[..., 0] > 0
     bands[seen] /= np.repeat(weight[seen], 3, axis=1)
     colour = bands[..., :3] + bands[..., 3:]
@@ -123,8 +124,21 @@ def bake(
     unseen = surface & ~seen
     _inpaint_unseen(colour, base, unseen, surface & seen, fragments, mesh)
     seen_fraction = float(seen.sum() / max(1, surface.sum()))
-    texture = np.clip(inpaint(colour, surface), 0, 1)
+    texture = np.clip(to_host(inpaint(to_device(colour, device), to_device(surface, device))), 0, 1)
     return TexturedMesh(mesh.vertices, mesh.faces, mesh.uv, mesh.normals, texture, seen_fraction, unseen)
+
+
+def _sums_over_photos(
+    mesh: UvMesh, photos: list[Photo], size: int, blend: Blend, device: str
+) -> tuple[Fragments, Sums]:
+    """The texels' fragments, and the photographs' sums over them: computed on the device, returned as numpy's arrays."""
+    placed = UvMesh(*(to_device(a, device) for a in (mesh.vertices, mesh.faces, mesh.uv, mesh.normals)))
+    fragments = texel_fragments(placed.faces, placed.uv, size)
+    sums = Sums(*(zeros((size, size, n), np.float32, fragments.face) for n in (6, 2)))
+    for seen_photo in map_on(device, lambda p: _seen_photo(placed, p), photos):
+        _add_photo(seen_photo, fragments, placed, blend, sums)
+    host = (to_host(a) for a in (fragments.face, fragments.bary, fragments.depth))
+    return Fragments(*host), Sums(to_host(sums.bands), to_host(sums.weight))
 
 
 def _max_distance(vertices: Array) -> float:
@@ -133,28 +147,31 @@ def _max_distance(vertices: Array) -> float:
 
 def _seen_photo(mesh: UvMesh, photo: Photo) -> SeenPhoto:
     depth = rasterize(mesh.vertices, mesh.faces, photo.camera).depth
-    distance = max(min(float(depth.max()), _max_distance(mesh.vertices)), 1e-9)
-    jump = maximum_filter(depth, 3) - minimum_filter(depth, 3) > OCCLUSION * 2 * distance
-    edge = jump | (photo.coverage < 0.999) | (depth <= 0)
-    return SeenPhoto(photo, depth, np.clip(distance_transform_edt(~edge) / EDGE_FADE, 1e-3, 1.0).astype(np.float32))
+    distance, ndimage = max(min(float(depth.max()), _max_distance(mesh.vertices)), 1e-9), ndimage_of(depth)
+    jump = ndimage.maximum_filter(depth, 3) - ndimage.minimum_filter(depth, 3) > OCCLUSION * 2 * distance
+    edge = jump | (beside(photo.coverage, depth) < 0.999) | (depth <= 0)
+    confidence = np.clip(ndimage.distance_transform_edt(~edge) / EDGE_FADE, 1e-3, 1.0).astype(np.float32)
+    return SeenPhoto(photo, depth, confidence)
 
 
 def _add_photo(seen: SeenPhoto, fragments: Fragments, mesh: UvMesh, blend: Blend, sums: Sums) -> None:
     """Adds a photograph to the sums, in place."""
-    layers, camera, max_distance = _frequency_bands(seen.photo), seen.photo.camera, _max_distance(mesh.vertices)
+    layers, camera = _frequency_bands(seen.photo, seen.depth), seen.photo.camera
+    max_distance = _max_distance(mesh.vertices)
     where = camera.projection, camera.position, max_distance, fragments.face, fragments.bary
     surface = mesh.vertices, mesh.faces, mesh.normals
     exponents, target = (float(blend.slow), float(blend.detail)), (sums.bands, sums.weight)
     launch(_accumulate, fragments.face.shape, layers, seen.depth, seen.confidence, *where, surface, exponents, target)
 
 
-def _frequency_bands(photo: Photo) -> Array:
-    """[H, W, 6] float32: low and high frequencies, both extended beyond the outline."""
-    whole_pixels = photo.coverage > 0.999
+def _frequency_bands(photo: Photo, like: Array) -> Array:
+    """[H, W, 6] float32: low and high frequencies, both extended beyond the outline; on the device of `like`."""
+    colour, coverage = beside(photo.colour, like), beside(photo.coverage, like)
+    whole_pixels = coverage > 0.999
     if not whole_pixels.any():  # thinner than a pixel everywhere
-        whole_pixels = photo.coverage >= 0.5
-    clean = inpaint(photo.colour, whole_pixels).astype(np.float32)
-    blur = max(clean.shape) / BLUR
+        whole_pixels = coverage >= 0.5
+    clean = inpaint(colour, whole_pixels).astype(np.float32)
+    blur, gaussian_filter = max(clean.shape) / BLUR, ndimage_of(clean).gaussian_filter
     slow = np.stack([gaussian_filter(clean[..., k], blur, mode="nearest") for k in range(3)], axis=-1)
     return np.concatenate([slow, clean - slow], axis=2)
 

@@ -13,11 +13,12 @@ from steps.geometry.cameras import ray_to_z
 from steps.io import cameras_json, input_checks, png, scene, unseen
 from steps.io.cameras_json import Arrangement, Given, View
 from steps.io.depth_encoding import DepthEncoding, MetricDepth, foreground, metric_depth
+from steps.runtime import devices
 from steps.runtime.contract import OUTLINES, PRESETS, VIEW_NAMES, Validate
 from steps.runtime.errors import RigAmbiguous, ValidationFailed
 from steps.runtime.files import write_json
 from steps.runtime.reporter import Reporter
-from steps.validate import devices, placement
+from steps.validate import placement
 
 if TYPE_CHECKING:  # they load scipy and kernels, which a faulty set must not wait for
     from steps.validate.consistency.judgement import Findings

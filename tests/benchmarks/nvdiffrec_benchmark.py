@@ -136,7 +136,7 @@ def row(
     for found in (start, mesh):
         in_frame = in_users_frame(found, loaded)
         chamfer, _ = surface_error(in_frame.vertices, in_frame.faces, source, seen, points)
-        cells += [reconstruct.psnr(found, loaded), between(in_frame, source, seen)[0], chamfer]
+        cells += [reconstruct.psnr(found, loaded, "cpu"), between(in_frame, source, seen)[0], chamfer]
     print(*(f"{cell:.4g}" if isinstance(cell, float) else cell for cell in cells), f"{seconds:.0f} s", flush=True)
     return [*cells, cells[4] - cells[1], cells[5] - cells[2], seconds]  # type: ignore[operator]
 

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from steps.validate import devices
+from steps.runtime import devices
 
 ROOT = Path(__file__).parent.parent.parent
 KEPT = ROOT / "docs" / "figures"
@@ -28,7 +28,7 @@ OTHERS = Path("out/benchmarks/results")
 OWN = "tests/benchmarks"
 STEPS, PRODUCT = ("steps",), ("steps", "pipeline")
 CLUSTER = tuple(f"tests/cluster/{name}.py" for name in ("client", "images", "node", "places", "web"))
-KERNELS = ("comparison", "launches", "scenes")
+KERNELS = ("comparison", "launches", "on_device", "scenes", "step_scenes")
 # name -> folders and files of the code that the benchmark measures, and of what it measures with beside the benchmarks' own
 BENCHMARKS: dict[str, tuple[str, ...]] = {
     "quality": PRODUCT,

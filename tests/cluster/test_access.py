@@ -136,6 +136,15 @@ def test_every_scenario_passes_helm_s_argo_s_and_the_api_server_s_checks(
     kubectl("-n", "dry", "apply", "--dry-run=server", "-f", "-", given=everything)
 
 
+def test_thrift_is_a_gpu_for_the_models_and_the_cpu_for_the_rest(cluster: None) -> None:
+    documents = [d for d in yaml.safe_load_all(rendered("-f", str(CHART / "ci/thrift-values.yaml"))) if d]
+    spec = next(d for d in documents if d["kind"] == "WorkflowTemplate")["spec"]
+    pods = {t["name"]: t["container"] for t in spec["templates"] if t.get("container") and t["name"] != "report"}
+    with_gpu = {name for name, main in pods.items() if "nvidia.com/gpu" in main["resources"]["limits"]}
+    assert with_gpu == {"reconviagen-pod", "nvdiffrec-pod"}
+    assert {name for name, main in pods.items() if "--device=cpu" not in main["args"]} == with_gpu
+
+
 def test_chart_values_outside_the_schema_are_refused(cluster: None) -> None:
     for wrong in (
         "device=gpu",

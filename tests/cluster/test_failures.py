@@ -152,6 +152,20 @@ def test_a_stopped_job_is_cancelled(inputs: str) -> None:
     check_ended_soon(wf)
 
 
+def test_a_job_that_wants_a_gpu_says_at_once_and_by_name_that_it_does_not_work(inputs: str) -> None:
+    """With the chart's default device: the GPU of the test's node is only the scheduler's. With device=cpu the same job passes
+    (test_success)."""
+    wf = finished(submit("sixview", device="cuda"))
+    attempts = [node for node in step_nodes(wf) if node["templateName"] == "validate"]
+    assert len(attempts) == 2, describe_nodes(wf)  # another node's GPU might work: the values allow one more
+    for attempt in attempts:
+        assert outputs(attempt)["error-code"] == "GPU_UNAVAILABLE" and "NVIDIA driver" in outputs(attempt)["message"]
+        assert float(outputs(attempt)["seconds"]) < 10 * SLOWNESS
+    check_record(wf, "GPU_UNAVAILABLE", "validation")
+    check_ended_soon(wf)
+    assert {node["templateName"] for node in step_nodes(wf)} <= {"validate", "package"}
+
+
 def test_a_terminated_job_says_so_to_whoever_asks(inputs: str) -> None:
     """No exit handler runs: the workflow itself is all there is, until the reconciler labels it (test_endings)."""
     name = submit(seed=7002)

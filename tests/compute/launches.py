@@ -16,7 +16,7 @@ from steps.compute import launch
 
 STEPS = Path(__file__).parents[2] / "steps"
 ONLY_ON_A_CPU = {"steps.raster.rasterize._draw_rows", "steps.raster.antialias._walk_lines"}  # keys.py is there instead
-LAUNCHERS = {"launch", "launch_sums"}
+LAUNCHERS = {"launch", "launch_by_one", "launch_sums"}
 
 
 @dataclass(frozen=True)

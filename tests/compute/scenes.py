@@ -14,6 +14,9 @@ from typing import Any
 import numpy as np
 
 from steps.compute.arrays import Array
+from steps.compute.device import to_device
+from tests.compute import step_scenes
+from tests.compute.on_device import OnDevice, simulate
 
 SIDE = 20  # the side at which a scene's own sizes below are as written
 LEAST_CELLS, MOST_CELLS = 4, 48  # to a side of the lattice of a ball
@@ -23,43 +26,34 @@ Results = Iterator[tuple[str, Any]]
 
 @dataclass(frozen=True)
 class Place:
-    """Where the arrays of a scene lie. array: takes numpy's arrays there; tensor: takes torch's there."""
+    """Where the arrays of a scene lie. device: as the steps name it; array: takes numpy's arrays there; tensor: takes torch's
+    there."""
 
+    device: str
     array: Callable[[Array], Any]
     tensor: Callable[[Any], Any]
 
 
-class OnDevice(np.ndarray):
-    """An array that says that it lies on a GPU: one of the simulator's."""
-
-    __cuda_ndarray__ = True
-
-    @property
-    def __cuda_array_interface__(self) -> Any:
-        return self.__array_interface__
-
-
 def cpu() -> Place:
-    return Place(lambda array: array, lambda tensor: tensor)
+    return Place("cpu", lambda array: array, lambda tensor: tensor)
 
 
 def simulator() -> Place:
     """numba's simulator of CUDA, where NUMBA_ENABLE_CUDASIM has this process run kernels in Python."""
     import torch
 
+    simulate()
     from steps.raster import torch_ops
 
     assert "NUMBA_ENABLE_CUDASIM" in os.environ
     torch_ops._in = lambda tensor: tensor.detach().contiguous().numpy().view(OnDevice)
     torch_ops._out = lambda array: torch.from_numpy(np.asarray(array))
-    return Place(lambda array: array.view(OnDevice), lambda tensor: tensor)
+    return Place("cuda", lambda array: array.view(OnDevice), lambda tensor: tensor)
 
 
 def cuda() -> Place:
     """A GPU: CuPy's arrays, and torch's tensors."""
-    import cupy  # type: ignore[import-not-found, import-untyped, unused-ignore]
-
-    return Place(cupy.asarray, lambda tensor: tensor.to("cuda"))
+    return Place("cuda", lambda array: to_device(array, "cuda"), lambda tensor: tensor.to("cuda"))
 
 
 PLACES = {"cpu": cpu, "simulator": simulator, "cuda": cuda}
@@ -196,13 +190,13 @@ def carved(at: Place, side: int) -> Results:
     guesses = [at.array(random.random(size) < 0.3) for size in sizes]
     outlines = [random.uniform(-6, 2, size) for size in sizes]
     maps = [outlines, depths, planes, [0.01 * depth for depth in depths]]
-    on = [tuple(at.array(one.astype(np.float32)) for one in kind) for kind in maps]
+    on = tuple(tuple(at.array(one.astype(np.float32)) for one in kind) for kind in maps)
     views = np.stack([c.projection for c in cameras]), np.array([c.fx for c in cameras])
     shape = of(side, 6), of(side, 5), of(side, 4)
     for band in (0.0, 2.0):
         field = at.array(np.zeros(shape, np.float32))
-        grid = at.array(np.full(3, -0.5)), 0.2 * SIDE / side, band, field
-        launch(sf._carve, (shape[0] * shape[1], shape[2]), *map(at.array, views), *on, tuple(guesses), *grid)
+        place = np.full(3, -0.5), 0.2 * SIDE / side, 0
+        launch(sf._carve, (shape[0] * shape[1], shape[2]), *views, (*on, tuple(guesses)), place, band, field)
         yield from ((f"field, band {band:g}", field), (f"its kinds, band {band:g}", kinds(field)))
 
 
@@ -239,6 +233,18 @@ def baked(at: Place, side: int) -> Results:
     yield "texels of each face", np.array([(weight[face == f] > 0).sum() for f in range(3)])
 
 
+def of_step(work: Callable[[str], list[Array]]) -> Callable[[Place, int], Results]:
+    """A scene of what a step computes."""
+
+    def scene(at: Place, side: int) -> Results:
+        step_scenes.SIDE = max(of(side, 14), step_scenes.LEAST_SIDE)
+        yield from ((f"result {number}", array) for number, array in enumerate(work(at.device), 1))
+
+    return scene
+
+
+OF_KERNELS = far_plane, degenerate, over_many_tiles, shaded, gradients, carved, baked
 SCENES: dict[str, Callable[[Place, int], Results]] = {
-    scene.__name__: scene for scene in (far_plane, degenerate, over_many_tiles, shaded, gradients, carved, baked)
+    **{scene.__name__: scene for scene in OF_KERNELS},
+    **{work.__name__: of_step(work) for work in step_scenes.WORKS},
 }

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.compute import comparison, machine_code, scenes
+from tests.compute import comparison, machine_code, scenes, step_scenes
 from tests.compute.comparison import Compared
 from tests.compute.launches import ONLY_ON_A_CPU, launched_in_steps
 from tests.conftest import need
@@ -32,13 +33,19 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Simulated:
 @pytest.mark.parametrize("scene", scenes.SCENES)
 def test_in_the_simulator_the_results_are_the_cpu_s(scene: str, simulated: Simulated) -> None:
     found = [one for one in simulated.results if one.scene == scene]
-    assert len(found) >= 3, simulated.results[-1]
+    assert len(found) >= 2, simulated.results[-1]
     assert [one for one in found if not one.right] == []
 
 
 def test_every_kernel_runs_in_a_scene(simulated: Simulated) -> None:
     ran = {kernel for one in simulated.results for kernel in one.kernels}
     assert ran | ONLY_ON_A_CPU == launched_in_steps() and not ran & ONLY_ON_A_CPU
+
+
+@pytest.mark.parametrize("work", step_scenes.WORKS, ids=lambda work: work.__name__)
+def test_what_a_step_computes_in_a_scene_is_not_the_same_everywhere(work: Any, simulated: Simulated) -> None:
+    with np.load(simulated.folder / f"{work.__name__}_{scenes.SIDE}.npz") as results:
+        assert min(np.ptp(result) for result in results.values()) > 0
 
 
 def test_the_nearest_face_wins_up_to_the_far_plane(simulated: Simulated) -> None:

@@ -75,7 +75,7 @@ def ball_with_fin(thickness: float) -> trimesh.Trimesh:
 def test_a_thin_fin_that_the_usual_grid_loses_is_kept_by_a_finer_one() -> None:
     views = views_of(ball_with_fin(0.022))  # a voxel of the usual grid is 0.026
     lost = reconstruct.surface_of(
-        *reconstruct.fuse(views, Settings(grid=CELLS)), [reconstruct.depth_view(v, SIZE) for v in views], 20000
+        *reconstruct.fuse(views, Settings(grid=CELLS)), [reconstruct.depth_view(v, SIZE) for v in views], Settings()
     )
     surface_found, notes = surface(views)
     assert overlap(lost, views) < 0.8 and overlap(surface_found, views) > 0.95

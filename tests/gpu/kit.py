@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 
 from docs.tools import figures
-from steps.validate import devices
+from steps.runtime import devices
 from tests.benchmarks.records import Run
 
 PACKAGES = ("torch", "numba", "numba-cuda", "cupy-cuda13x", "numpy", "scipy", "nvidia-ml-py")

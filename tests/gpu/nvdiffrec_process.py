@@ -83,12 +83,12 @@ def step(_folder: str, memory: str, *_flags: str) -> None:
     raise SystemExit(supervisor.main("nvdiffrec"))
 
 
-def limited_to(most: int, device_for: Callable[[str], str]) -> Callable[[str], str]:
+def limited_to(most: int, device_for: Callable[..., str]) -> Callable[..., str]:
     """The choice of the device, after which this process may allocate so many bytes of it. It is made in the step's child: CUDA
     that its parent had begun with would not work there."""
 
-    def chosen(wanted: str) -> str:
-        device = device_for(wanted)
+    def chosen(*words: Any) -> str:
+        device = device_for(*words)
         torch.cuda.set_per_process_memory_fraction(most / torch.cuda.get_device_properties(0).total_memory)
         return device
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -20,10 +21,30 @@ from steps.nvdiffrec import losses, memory_levels
 from steps.nvdiffrec.drawing import Appearance, render_rgba
 from steps.nvdiffrec.first_pass import FirstPass
 from steps.nvdiffrec.reconstruct import _iterate, agreement, geometric_loss, psnr, restore, snapshot
+from steps.nvdiffrec.run import set_up_torch
 from steps.nvdiffrec.second_pass import STRONG, WEAK, Regularization, SecondPass
 from steps.nvdiffrec.targets import Target, targets
 from steps.runtime.errors import ModelConvergenceFailed
 from tests.conftest import Finished
+
+
+@pytest.fixture(scope="module", autouse=True)
+def torch_as_in_the_step() -> Iterator[None]:
+    set_up_torch("cpu")
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def test_gradients_are_the_same_every_time() -> None:
+    """Of an index, which torch's threads add up in the order in which they come, unless they are told not to."""
+    random = torch.Generator().manual_seed(0)
+    faces = torch.randint(0, 12_000, (20_000, 3), generator=random)
+    weights, positions = (torch.randn(shape, generator=random) for shape in ((20_000, 3, 3), (12_000, 3)))
+    positions.requires_grad_(True)
+    gradients = {
+        torch.autograd.grad((positions[faces] * weights).sum(), positions)[0].numpy().tobytes() for _ in range(40)
+    }
+    assert len(gradients) == 1
 
 
 @pytest.fixture(scope="module")
@@ -222,4 +243,4 @@ def test_the_candidates_psnr_equals_the_gate_s(job: Finished) -> None:
     loaded = scene.load(job.out / ".sixview" / "scene")
     mesh = mesh_files.load(job.out / "reconviagen", loaded.frame)
     gate = json.loads((job.out / "reconviagen" / "quality.json").read_text())["psnr"]
-    assert round(psnr(mesh, loaded), 6) == gate
+    assert round(psnr(mesh, loaded, "cpu"), 6) == gate

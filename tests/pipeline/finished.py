@@ -44,6 +44,7 @@ VIEW_TYPES: dict[str, tuple[type, ...]] = {
     "error": (dict, type(None)),
     "note": (str, type(None)),
     "warnings": (list,),
+    "gpu": (dict, type(None)),
     "owner": (str,),
     "source": (str,),
     "priority": (str,),

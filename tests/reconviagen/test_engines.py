@@ -28,8 +28,8 @@ def test_auto_takes_fusion_and_says_why(device: str) -> None:
     ("engine", "device", "code"),
     [
         ("reconviagen", "auto", "WEIGHTS_MISSING"),
-        ("auto", "cuda", "WEIGHTS_MISSING"),
-        ("fusion", "cuda", "VALIDATION_FAILED"),
+        ("auto", "cuda", "GPU_UNAVAILABLE"),
+        ("fusion", "cuda", "GPU_UNAVAILABLE"),
     ],
 )
 def test_what_cannot_run_as_asked_does_not_run(engine: str, device: str, code: str) -> None:

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from steps.reconviagen import model
+from steps.compute import gpu_time
+from steps.reconviagen import adapter, model
 from steps.runtime.contract import Reconviagen
 from steps.runtime.errors import ModelFailed, ModelVramOom
+from steps.runtime.files import read_text
 from steps.runtime.reporter import Reporter
 from tests.reconviagen.parts import environment, write_weights
 from tests.runtime.test_supervisor import is_running, wait_until
@@ -124,6 +126,45 @@ def test_details_may_have_any_name(program: Program) -> None:
     with pytest.raises(ModelVramOom) as failure:
         published.generated()
     assert failure.value.message == "Too much." and failure.value.details == record["details"]
+
+
+class TorchDouble:
+    """Torch on a GPU whose stream takes 1500 ms for what is computed between two events."""
+
+    class cuda:  # noqa: N801 - as torch has it
+        class Event:
+            def __init__(self, enable_timing: bool) -> None:
+                assert enable_timing
+
+            def record(self) -> None:
+                pass
+
+            def synchronize(self) -> None:
+                pass
+
+            def elapsed_time(self, _later: object) -> float:
+                return 1500.0
+
+
+def test_the_program_measures_how_long_a_gpu_computed_for_it(tmp_path: Path) -> None:
+    for device in ("cuda", "cpu"):
+        (tmp_path / device).mkdir()
+        with adapter.gpu_timed({"device": device, "out": tmp_path / device}, TorchDouble):
+            pass
+    assert json.loads((tmp_path / "cuda" / "gpu_seconds.json").read_text()) == 1.5
+    assert not list((tmp_path / "cpu").iterdir())
+
+
+@pytest.mark.parametrize(("content", "seconds"), [("12.5", "12.500"), ("{", ""), ('"x"', "")])
+def test_and_the_step_tells_it(program: Program, monkeypatch: pytest.MonkeyPatch, content: str, seconds: str) -> None:
+    timer = gpu_time.GpuTimer(lambda: None)
+    monkeypatch.setattr(gpu_time, "add", timer.add)
+    monkeypatch.setattr(gpu_time, "busy_seconds", timer.busy_seconds)
+    published = program(f"(out / 'gpu_seconds.json').write_text({content!r})")
+    with pytest.raises(FileNotFoundError, match=r"mesh\.npz"):  # this program makes none
+        published.generated()
+    published.reporter.stage("export")
+    assert read_text(published.reporter.outputs / "gpu-busy-seconds") == seconds
 
 
 def test_a_sigkill_of_the_step_ends_the_published_model_s_program(tmp_path: Path) -> None:

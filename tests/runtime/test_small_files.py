@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import sys
+import types
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -171,6 +173,21 @@ def test_a_failure_that_cannot_be_read_is_an_unknown_one(tmp_path: Path, text: s
 @given(some.dictionaries(some.sampled_from(["key", "results"]), JSON))
 def test_a_damaged_note_of_a_finished_step_means_doing_it_again(tmp_path: Path, done: Any) -> None:
     assert not is_done(done, "key", tmp_path / "nothing")
+
+
+def test_progress_and_each_stage_s_end_tell_how_long_a_gpu_has_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed = types.SimpleNamespace(
+        busy_seconds=lambda: seconds
+    )  # a double of the module, which only a GPU's use loads
+    monkeypatch.setitem(sys.modules, "steps.compute.gpu_time", computed)
+    seconds = 0.0
+    reporter = Reporter(tmp_path, "weight_loading")
+    assert not (tmp_path / "gpu-busy-seconds").exists()
+    for seconds, tell in ((1.5, lambda: reporter.progress(1, 2)), (2.25, reporter.close)):
+        tell()
+        assert (tmp_path / "gpu-busy-seconds").read_text() == f"{seconds:.3f}"
 
 
 # -- the report ---------------------------------------------------------------------------------------------------------

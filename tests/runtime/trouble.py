@@ -50,10 +50,8 @@ def memory_error(out: Path, _: Reporter) -> None:
 
 
 def vram(out: Path, _: Reporter) -> None:
-    torch: Any = types.ModuleType("torch")
-    torch.OutOfMemoryError = type("OutOfMemoryError", (RuntimeError,), {})
-    sys.modules["torch"] = torch
-    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+    torch_error = type("OutOfMemoryError", (RuntimeError,), {"__module__": "torch"})  # a double, of torch's names
+    raise torch_error("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
 
 
 def fill_disk(out: Path, _: Reporter) -> None:
@@ -65,6 +63,15 @@ def fill_disk(out: Path, _: Reporter) -> None:
 
 def killed(out: Path, _: Reporter) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def killed_after_computing(out: Path, reporter: Reporter) -> None:
+    gpu_time: Any = types.ModuleType("steps.compute.gpu_time")  # a double: there may be no GPU here
+    gpu_time.busy_seconds = lambda: 2.5
+    sys.modules["steps.compute.gpu_time"] = gpu_time
+    reporter.stage("export")
+    reporter.stage("inference")
+    killed(out, reporter)
 
 
 def crash(out: Path, _: Reporter) -> None:

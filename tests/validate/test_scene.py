@@ -13,8 +13,8 @@ import pytest
 
 from steps.geometry.cameras import VIEW_NAMES, unproject
 from steps.io import cameras_json, scene
+from steps.runtime import devices
 from steps.runtime.errors import GpuUnavailable
-from steps.validate import devices
 from steps.validate.foreground import masks
 from tests.conftest import sixview
 

@@ -80,6 +80,48 @@ def test_every_pod_requests_a_gpu_and_has_the_restricted_security_context(name: 
     assert STEP_PODS[name]["activeDeadlineSeconds"] == 7500
 
 
+def device_of(template: dict[str, Any]) -> str:
+    """What stands for the device in a pod's command."""
+    return next(word for word in template["container"]["args"] if word.startswith("--device=")).partition("=")[2]
+
+
+def test_every_pod_computes_on_the_device_that_the_job_wants() -> None:
+    for name, template in STEP_PODS.items():
+        assert "workflow.parameters['device'] == 'cuda' ? 'cuda'" in device_of(template), name
+
+
+@pytest.mark.parametrize("step", PODS)
+def test_a_pod_that_requests_no_gpu_computes_on_the_cpu_whatever_the_job_wants(step: str) -> None:
+    spec = workflow_template(Settings(gpus={**Settings().gpus, step: 0}))["spec"]
+    pods = {t["name"]: t for t in spec["templates"] if t["name"] in STEP_PODS}
+    without = {name for name, t in pods.items() if "nvidia.com/gpu" not in t["container"]["resources"]["limits"]}
+    assert without == {name for name, t in pods.items() if t["container"]["command"][-1] == f"steps.{step}"} != set()
+    assert {name for name, t in pods.items() if device_of(t) == "cpu"} == without
+
+
+def test_the_chart_decides_so_for_each_step() -> None:
+    text = helm_render.chart_template()
+    for step in PODS:
+        pods = sum(t["container"]["command"][-1] == f"steps.{step}" for t in STEP_PODS.values())
+        choices = re.findall(
+            rf"{{{{- if \.Values\.steps\.{step}\.gpus }}}}\n.*\n *{{{{- else }}}}\n *- --device=cpu\n", text
+        )
+        assert len(choices) == pods
+
+
+def test_the_thrifty_installation_requests_gpus_for_the_models_alone() -> None:
+    values = yaml.safe_load((ROOT / "charts/sixview/ci/thrift-values.yaml").read_text())
+    defaults = yaml.safe_load((ROOT / "charts/sixview/values.yaml").read_text())
+    gpus = {step: (size | values["steps"].get(step, {}))["gpus"] for step, size in defaults["steps"].items()}
+    assert gpus == {step: int(step in MODELS) for step in PODS}
+
+
+@pytest.mark.parametrize("name", ["validate", "package"])
+def test_what_runs_in_every_job_begins_whatever_device_was_asked_for(name: str) -> None:
+    """validate refuses a device that there is not, and package reports it: both have to understand their own flags."""
+    assert device_of(STEP_PODS[name]).endswith(" : 'auto'}}")
+
+
 @pytest.mark.parametrize("name", [*STEP_PODS, "report"])
 def test_no_attempt_s_time_counts_against_the_next(name: str) -> None:
     """Argo's maxDuration runs from the first attempt's creation, while it waits for a GPU and works, and ends the next one."""

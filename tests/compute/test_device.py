@@ -1,0 +1,83 @@
+"""Where a step computes: what was asked for, or an error; a GPU that cannot be used is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from steps.compute import device
+from steps.quality import metrics
+from steps.runtime import supervisor
+from steps.runtime.errors import GpuUnavailable
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+def test_the_cpu_is_taken_without_looking_for_a_gpu(monkeypatch: pytest.MonkeyPatch, said: list[str]) -> None:
+    monkeypatch.setattr(device, "has_driver", lambda: pytest.fail("a driver was looked for"))
+    assert device.choose("cpu", said.append) == "cpu" and not said
+
+
+def test_auto_takes_the_cpu_without_a_word_where_there_is_no_driver(
+    monkeypatch: pytest.MonkeyPatch, said: list[str]
+) -> None:
+    monkeypatch.setattr(device, "has_driver", lambda: False)
+    assert device.choose("auto", said.append) == "cpu" and not said
+
+
+@pytest.mark.parametrize("requested", ["auto", "cuda"])
+def test_a_gpu_that_can_be_used_is_used(monkeypatch: pytest.MonkeyPatch, said: list[str], requested: str) -> None:
+    monkeypatch.setattr(device, "has_driver", lambda: True)
+    monkeypatch.setattr(device, "problem_with_cuda", lambda: "")
+    assert device.choose(requested, said.append) == "cuda" and not said
+
+
+def test_a_gpu_that_cannot_be_used_fails_where_it_was_asked_for_and_is_told_with_auto(
+    monkeypatch: pytest.MonkeyPatch, said: list[str]
+) -> None:
+    monkeypatch.setattr(device, "has_driver", lambda: True)
+    monkeypatch.setattr(device, "problem_with_cuda", lambda: "CUDA finds no GPU.")
+    with pytest.raises(GpuUnavailable, match="none can be used. CUDA finds no GPU"):
+        device.choose("cuda", said.append)
+    assert device.choose("auto", said.append) == "cpu"
+    assert said == ["There is an NVIDIA driver, but the CPU computed. CUDA finds no GPU."]
+
+
+def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "has_driver", lambda: True)
+    monkeypatch.setattr(device, "PACKAGES", ("no_such_package",))
+    assert "the extra `cuda`: No module named 'no_such_package'" in device.problem_with_cuda()
+
+
+def error_like(module: str, name: str, base: type[Exception], **attributes: Any) -> Exception:
+    """A double of another package's error: of its name and its base."""
+    return type(name, (base,), {"__module__": module, **attributes})("out of memory")
+
+
+@pytest.mark.parametrize(
+    ("error", "is_vram"),
+    [
+        (error_like("torch", "OutOfMemoryError", RuntimeError), True),
+        (error_like("cupy.cuda.memory", "OutOfMemoryError", MemoryError), True),
+        (error_like("numba.cuda.cudadrv.driver", "CudaAPIError", Exception, code=2), True),
+        (error_like("numba.cuda.cudadrv.driver", "CudaAPIError", Exception, code=700), False),
+        (MemoryError("no more"), False),
+    ],
+)
+def test_only_a_device_s_memory_is_vram(error: Exception, is_vram: bool) -> None:
+    assert supervisor.is_vram_oom(error) == is_vram
+
+
+@pytest.mark.parametrize("contrast", [0.0, 0.01, 1.0])
+def test_similarity_by_filters_is_scikit_image_s(contrast: float) -> None:
+    random = np.random.default_rng(0)
+    reference = 0.5 + contrast * (random.random((40, 30, 3)).astype(np.float32) - 0.5)
+    noise = 0.1 * random.standard_normal(reference.shape)
+    picture = np.clip(reference + noise, 0, 1).astype(np.float32)
+    expected, found = metrics.similarity(reference, picture), metrics.similarity_by_filters(reference, picture)
+    assert np.abs(expected - found).max() < 1e-4
