@@ -24,7 +24,7 @@ test: lint tests/gltf/node_modules pipeline/web/vendor  ## install what the test
 	$(BIN)/python -m $(if $(ARGS),pytest $(ARGS),tests)
 
 # those that need neither jobs nor a cluster
-CHECKS := tests/runtime tests/io tests/pipeline tests/test_house.py tests/test_benchmarks.py tests/test_docs.py \
+CHECKS := tests/runtime tests/io tests/package tests/pipeline tests/test_house.py tests/test_benchmarks.py tests/test_docs.py \
 	tests/nvdiffrec/test_checkpoint.py tests/nvdiffrec/test_memory_levels.py tests/reconviagen/test_engines.py \
 	tests/reconviagen/test_model.py tests/reconviagen/test_weights.py
 

@@ -16,7 +16,7 @@ from pipeline.workflow.dag import workflow_template
 from pipeline.workflow.resources import Size
 from pipeline.workflow.settings import PODS, Settings
 from pipeline.workflow.step_templates import DEVICE
-from steps.runtime.contract import flag
+from steps.runtime.contract import MODELS, flag
 
 TEXT_PLACEHOLDERS = {
     "@NAME@": '{{ include "sixview.fullname" . }}',
@@ -61,7 +61,7 @@ OPTIONAL_FIELDS = """\
   {{- end }}
 """
 AFFINITY = r"\1{{- if .Values.retries.anotherNode }}\n\1affinity: {nodeAntiAffinity: {}}\n\1{{- end }}\n"
-# a step whose pod requests no GPU computes on the CPU, whatever the job wants
+# a step beside the models whose pod requests no GPU computes on the CPU, whatever the job wants
 GPUS = r"\1{{- if .Values.steps.\2.gpus }}\n\3\1{{- else }}\n\1- --device=cpu\n\1{{- end }}\n"
 HEADER = "# Written by `sixview render --chart` from pipeline/workflow/dag.py: change it there.\n"
 MEMORY_PLACEHOLDERS = {step: 910001 + i for i, step in enumerate(PODS)}
@@ -145,8 +145,9 @@ def _insert_placeholders(template: dict[str, Any]) -> None:
 
 
 def _with_marked_device(argument: str, step: str) -> list[str]:
-    """An argument of a step, after a placeholder where it is the device."""
-    return [f"@GPUS {step}@", argument] if argument.startswith(flag(DEVICE)) else [argument]
+    """An argument of a step, after a placeholder where it is a device that depends on whether the pod has a GPU."""
+    is_marked = argument.startswith(flag(DEVICE)) and step not in MODELS
+    return [f"@GPUS {step}@", argument] if is_marked else [argument]
 
 
 def write(root: Path) -> None:

@@ -128,14 +128,15 @@ def pod(
 
 def job_flags(step: str, gpus: int = 1) -> dict[str, str]:
     """Flags of a step that are options of the job. gpus: that its pod requests; without one it computes on the CPU, whatever the
-    job wants. In validate, which checks all options by `options_file`, and in package, which then reports, the default replaces a
-    value that could not be passed on, so that they can start."""
+    job wants, but for the models, which are never given another device than was asked for. In validate, which checks all options
+    by `options_file`, and in package, which then reports, the default replaces a value that could not be passed on, so that they
+    can start."""
     names = job_fields(STEPS[step])
     if step in ("validate", "package"):
         flags = {field: option(name, default=str(JOB_OPTIONS[name].default)) for field, name in names.items()}
     else:
         flags = {field: option(name) for field, name in names.items()}
-    return flags if gpus else flags | {DEVICE: "cpu"}
+    return flags if gpus or step in MODELS else flags | {DEVICE: "cpu"}
 
 
 def retry_strategy(settings: Settings) -> argo.RetryStrategy:
