@@ -133,7 +133,7 @@ SHAPES = {
     ],
     "gpu": [
         Shape(GPU[0], 10),
-        Shape(GPU[1], 26, RIGHT),
+        Shape(GPU[1], 13, RIGHT),
         Shape(GPU[2], 1, RIGHT),
         Shape(GPU[3], 5),
         Shape(GPU[4], 7),

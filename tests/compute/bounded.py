@@ -20,7 +20,7 @@ from steps import calibration, compute, fusion, geometry, raster, registration, 
 from steps.calibration import observations, rig_model, rig_residuals, solver
 from steps.compute import kernels
 from steps.compute.arrays import Array
-from steps.fusion import signed_field, thin_parts
+from steps.fusion import isosurface, signed_field, thin_parts
 from steps.fusion.marching_tetrahedra import march
 from steps.geometry import collapse, crossings, depth_ops
 from steps.geometry.cameras import Camera
@@ -248,6 +248,12 @@ def shelled(seed: int, shape: tuple[int, int, int], bad: int) -> None:
     random = np.random.default_rng(seed)
     points = spoilt(random, random.normal(2, 4, (9, 3)), bad).astype(np.float32)
     thin_parts._carve_balls(points, thin_parts.RADIUS, np.zeros(shape, np.float32))
+
+
+@case({"mesh": meshes(), "bad": few})
+def smoothed(mesh: Any, bad: int) -> None:
+    vertices, faces, random = mesh
+    isosurface.taubin(spoilt(random, vertices, bad), faces, 2)
 
 
 @case({"seed": seeds, "shape": st.tuples(*[st.integers(1, 4)] * 3), "more": st.integers(-1, 1)})

@@ -124,7 +124,7 @@ def main() -> None:
     )
     given = parser.parse_args()
     kernel, _, least = given.double.partition("@")
-    wrong, launches = WrongKernel(kernel, int(least)), Launches()
+    wrong, launches = WrongKernel(kernel, int(least)), Launches(given.place == "simulator")
     launches.after = wrong.spoil
     launches.watch()
     at = scenes.PLACES[given.place]()
@@ -136,7 +136,7 @@ def main() -> None:
                 _save(scene, at, side, given.folder)
             elif not _compare(scene, at, side, given, launches):
                 return
-    if given.place != "cpu":
+    if launches.with_types:
         (given.folder / LAUNCHED).write_bytes(pickle.dumps(list(dict.fromkeys(launches.seen))))
 
 

@@ -30,8 +30,10 @@ class Launched:
 
 @dataclass
 class Launches:
-    """The launches on CUDA since `watch`. after: called with a kernel's name and arguments when it has been launched."""
+    """The launches on CUDA since `watch`. with_types: whether with the types of the arguments; after: called with a
+    kernel's name and arguments when it has been launched."""
 
+    with_types: bool = False
     after: Callable[[str, tuple[Any, ...]], None] = lambda _kernel, _arguments: None
     seen: list[Launched] = field(default_factory=list)
 
@@ -41,7 +43,8 @@ class Launches:
 
         def watched(kernel: Any, shape: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
             name = name_of(kernel)
-            self.seen.append(Launched(name, len(shape), tuple(map(type_of, arguments))))
+            of_arguments = tuple(map(type_of, arguments)) if self.with_types else ()
+            self.seen.append(Launched(name, len(shape), of_arguments))
             plain(kernel, shape, arguments)
             self.after(name, arguments)
 
@@ -63,11 +66,9 @@ def name_of(kernel: Any) -> str:
 
 
 def type_of(argument: Any) -> Any:
-    """The type by which numba-cuda compiles for an argument: arrays can be written to, wherever they come from."""
+    """The type by which numba-cuda compiles for an argument of the simulator's: arrays can be written to, wherever they lie."""
     if isinstance(argument, tuple):
         return types.Tuple(tuple(map(type_of, argument)))
-    if hasattr(argument, "__cuda_array_interface__") and not isinstance(argument, np.ndarray):
-        return numba.typeof(np.empty((0,) * len(argument.shape), argument.__cuda_array_interface__["typestr"]))
     found = numba.typeof(np.asarray(argument) if isinstance(argument, np.ndarray) else argument)
     return found.copy(readonly=False) if isinstance(found, types.Array) else found
 

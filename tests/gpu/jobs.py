@@ -57,14 +57,19 @@ class Jobs:
 
     def get(self, name: str, side: int, on_gpu: bool, reserve: float = 0.0) -> Job | None:
         """A sample's job on the GPU or on the CPU; None where it no longer fits into the time, less a reserve. In a rehearsal
-        both run on the CPU."""
+        both are one, on the CPU."""
+        on_gpu = on_gpu and not self.kit.rehearsal
         key = (name, side, on_gpu)
         what = f"the job of the {name} at {side} px on the {'GPU' if on_gpu else 'CPU'}"
         if key not in self.done and self.kit.fits(what, self._guess(side, on_gpu) + reserve):
             if not self.done and not self.kit.rehearsal:
                 self._run(name, REHEARSED_SIDE, False)  # compiles the CPU's kernels, which are kept
-            self.done[key] = self._run(name, side, on_gpu)
-            self.slowest[on_gpu] = max(self.slowest.get(on_gpu, 0.0), self.done[key].seconds / side)
+            job = self._run(name, side, on_gpu)
+            if not job.summary and self.kit.is_over:
+                self.kit.skipped.append(f"{what}, which took too long")
+                return None
+            self.done[key] = job
+            self.slowest[on_gpu] = max(self.slowest.get(on_gpu, 0.0), job.seconds / side)
         return self.done.get(key)
 
     def prepare(self, names: Sequence[str], sides: Sequence[int]) -> None:

@@ -51,6 +51,11 @@ class Kit:
         """Seconds until its time is over, at least a little: for timeouts."""
         return max(1.0, self.ends - time.monotonic())
 
+    @property
+    def is_over(self) -> bool:
+        """Whether its time is over: what ended now may have been ended by that."""
+        return time.monotonic() >= self.ends
+
     def fits(self, what: str, seconds: float) -> bool:
         """Whether something that takes about so long still fits; if not, the record will say that it was not run."""
         if self.left() >= seconds:

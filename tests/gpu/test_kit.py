@@ -51,8 +51,8 @@ def test_an_unknown_section_is_refused() -> None:
 
 
 def test_it_ends_at_a_kernel_that_is_wrong_with_the_smallest_case(tmp_path: Path) -> None:
-    """The kernel is a double's, which is wrong from side 6 on."""
-    done = command("rehearse", "--out", tmp_path, "--double", "steps.raster.interpolate._forward@6", "--commit", "abc")
+    """The kernel is a double's."""
+    done = command("rehearse", "--out", tmp_path, "--double", "steps.raster.interpolate._forward@5", "--commit", "abc")
     assert done.returncode == 1, done.stderr
     record = json.loads((tmp_path / "gpu.json").read_text())
     assert record["commit"] == "abc" and [table["title"].split(": ")[1] for table in record["tables"]] == [
@@ -60,9 +60,9 @@ def test_it_ends_at_a_kernel_that_is_wrong_with_the_smallest_case(tmp_path: Path
         "Kernels against the CPU",
     ]
     rows = record["tables"][1]["rows"]
-    assert rows[-1][:2] == ["gradients", 6] and [row[-1] for row in rows] == ["right"] * (len(rows) - 1) + ["WRONG"]
+    assert rows[-1][:2] == ["gradients", 5] and [row[-1] for row in rows] == ["right"] * (len(rows) - 1) + ["WRONG"]
     (wrong,) = [note for note in record["notes"] if note.startswith("WRONG")]
-    assert "uv of the scene gradients at side 6" in wrong and "steps.raster.interpolate._forward" in wrong
+    assert "uv of the scene gradients at side 5" in wrong and "steps.raster.interpolate._forward" in wrong
     assert any("jobs; times; nvdiffrec" in note for note in record["notes"] if note.startswith("Not run"))
     page = (tmp_path / "gpu.md").read_text()
     assert "Rehearsal, without a GPU: Kernels" in page and "at commit abc" in page and "no GPU" in page
@@ -81,6 +81,19 @@ def test_what_no_longer_fits_is_not_run_and_the_record_says_so(tmp_path: Path) -
     for what in ("the job of the house at 512 px on the GPU", "the job of the mug at 2048 px", "nvdiffrec's losses"):
         assert what in said
     assert not (tmp_path / "jobs").exists()
+
+
+def test_a_job_that_the_end_of_the_time_ended_is_not_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = rehearsed(tmp_path)
+
+    def ended(*_given: Any) -> Job:
+        one.ends = time.monotonic()
+        return Job(tmp_path, {}, 1.0)
+
+    monkeypatch.setattr(jobs.Jobs, "_run", ended)
+    monkeypatch.setattr(jobs.Jobs, "prepare", lambda *_given: None)
+    jobs.section(one)
+    assert one.wrong == [] and one.skipped[0] == "the job of the mug at 32 px on the CPU, which took too long"
 
 
 def test_a_section_that_fails_is_wrong_and_leaves_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
