@@ -195,22 +195,24 @@ def consensus_band(views: list[DepthView], voxel: float) -> float:
 def depth_sigma(views: list[DepthView]) -> float:
     """Robust standard deviation (1.4826 MAD) of point-to-plane distances between overlapping views, scene units; 0 without
     overlap."""
-    cameras = [view.camera for view in views]
-    pointclouds = [unproject(view.seen, camera) for view, camera in zip(views, cameras, strict=True)]
+    pointclouds = parallel_map(lambda view: unproject(view.seen, view.camera), views)
     if not any(map(len, pointclouds)):
         return 0.0
     max_distance = SAME_SURFACE * float(np.linalg.norm(np.ptp(np.concatenate(pointclouds), axis=0)))
     planes = parallel_map(lambda view: tangent_planes(view.depth, view.camera), views)
-    residuals = []
-    for i, (pointcloud, planes_of_view) in enumerate(zip(pointclouds, planes, strict=True)):
-        cosine = planes_of_view[views[i].seen > 0][:, 2]
+
+    def residuals_of(i: int) -> list[Array]:
+        """Of samples of view i, to each other view."""
+        cosine = planes[i][views[i].seen > 0][:, 2]
         step = max(1, int((cosine > LEAST_COSINE).sum()) // N_SAMPLES)
-        points, cosines = pointcloud[cosine > LEAST_COSINE][::step], cosine[cosine > LEAST_COSINE][::step]
-        residuals += [
+        points, cosines = pointclouds[i][cosine > LEAST_COSINE][::step], cosine[cosine > LEAST_COSINE][::step]
+        return [
             _point_to_plane_residuals(points, cosines, views[i].camera, view, plane, max_distance)
             for j, (view, plane) in enumerate(zip(views, planes, strict=True))
             if j != i and len(points)
         ]
+
+    residuals = [part for parts in parallel_map(residuals_of, range(len(views))) for part in parts]
     all_residuals = np.concatenate(residuals) if residuals else np.empty(0)
     return float(1.4826 * np.median(np.abs(all_residuals))) if len(all_residuals) >= N_SAMPLES // 10 else 0.0
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import cProfile
 import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from steps.fusion import reconstruct
+from steps.io import mesh_files, scene
 from steps.runtime.files import read_json
 from tests.benchmarks.common import COARSE, WORK, job, sample
 from tests.benchmarks.records import Run
@@ -24,6 +27,20 @@ HEADER = (
 )
 STEPS = ("step", "seconds, s", "of that start, s", "of that compiling, s", "most memory, MiB", "stages")
 OF_MODEL = ("reconviagen", "reconviagen.quality", "reconviagen.preview")
+# of a fusion: function, what it does, and what can compute it
+PARTS = (
+    ("signed_field", "signed field", "CPU, CUDA"),
+    ("consensus_band", "of that: how far the views disagree", "CPU"),
+    ("marching_cubes", "marching cubes (scikit-image)", "CPU"),
+    ("without_specks", "components (SciPy)", "CPU"),
+    ("taubin", "smoothing", "CPU, CUDA"),
+    ("resolve_crossings", "faces that cross", "CPU"),
+    ("decimate_safely", "decimation (fast-simplification, own collapse)", "CPU"),
+    ("unwrap", "atlas (xatlas)", "CPU"),
+    ("bake", "texture", "CPU, CUDA"),
+    ("_inpaint_unseen", "of that: texels that no view saw (SciPy's k-d tree)", "CPU"),
+    ("save", "files", "CPU"),
+)
 VALUES = ("seconds", "startup-seconds", "compile-seconds", "peak-ram-mib")
 
 
@@ -41,6 +58,10 @@ def main(run: Run) -> None:
     run.table("", ("very first run, s", "second run, s", "the first spent compiling, s"), [first])
     for name, of_run in steps.items():
         run.table(f"Steps, {name}", STEPS, [row(*step) for step in of_run.items()])
+    parts = [parts_of_fusion(WORK / f"speed_{size}_{bits}") for size, bits in inputs]
+    header = ("part of fusion", "computed on", *(f"{name}, s" for name in steps))
+    seconds = zip(*parts, strict=True)
+    run.table("Parts of fusion", header, [[what, on, *s] for (_, what, on), s in zip(PARTS, seconds, strict=True)])
 
 
 def first_run(source: Path, flags: tuple[str, ...]) -> list[float]:
@@ -55,6 +76,22 @@ def first_run(source: Path, flags: tuple[str, ...]) -> list[float]:
     os.environ.update({"NUMBA_CACHE_DIR": before} if before else {})
     shutil.rmtree(out)
     return [cold, warm, compiling]
+
+
+def parts_of_fusion(out: Path) -> list[float]:
+    """Seconds of each of PARTS, on the CPU, with all that it calls. out: of a run."""
+    loaded, profile = scene.load(out / ".sixview" / "scene"), cProfile.Profile()
+    reconstruct.reconstruct(loaded.views, reconstruct.Settings(grid=64))  # loads the kernels
+    with tempfile.TemporaryDirectory() as folder:
+        profile.enable()
+        mesh, _ = reconstruct.reconstruct(loaded.views, reconstruct.Settings(exact=loaded.exact))
+        mesh_files.save(Path(folder), mesh, loaded.frame)
+        profile.disable()
+    seconds: dict[str, float] = {}
+    for function in profile.getstats():
+        name = getattr(function.code, "co_name", "")
+        seconds[name] = seconds.get(name, 0.0) + function.totaltime
+    return [seconds.get(name, 0.0) for name, _, _ in PARTS]
 
 
 def steps_of(out: Path) -> dict[str, Any]:

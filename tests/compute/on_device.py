@@ -1,10 +1,15 @@
-"""The simulated device's arrays: as unkind as CuPy's, which take no part with numpy's."""
+"""The simulated device's arrays: as unkind as CuPy's, which take no part with numpy's, and know fewer functions."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib
+import inspect
 from typing import Any
 
+import cupy  # without a GPU it has everything but arrays
+import cupyx.scipy.ndimage
 import numpy as np
 
 from steps.compute import device
@@ -21,13 +26,25 @@ class OnDevice(np.ndarray):
         return self.__array_interface__
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        if not hasattr(cupy, ufunc.__name__):
+            raise TypeError(f"CuPy has no {ufunc.__name__}.")
         return _wrapped(getattr(ufunc, method)(*_unwrapped(inputs), **_unwrapped(options)))
 
     def __array_function__(self, function: Any, types: Any, arguments: Any, options: Any) -> Any:
+        module = functools.reduce(getattr, function.__module__.split(".")[1:], cupy)
+        _check(module, function, arguments, options)
         return _wrapped(function(*_unwrapped(arguments), **_unwrapped(options)))
 
     def get(self) -> Any:
         return np.array(self)
+
+
+def _check(module: Any, function: Any, arguments: Any, options: Any) -> None:
+    """Raises TypeError where CuPy's module has no such function, or not with these parameters."""
+    if not hasattr(module, function.__name__):
+        raise TypeError(f"CuPy has no {function.__name__}.")
+    with contextlib.suppress(ValueError):  # of functions without a signature
+        inspect.signature(getattr(module, function.__name__)).bind(*arguments, **options)
 
 
 def _unwrapped(value: Any) -> Any:
@@ -52,7 +69,12 @@ class _ImageFilters:
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(importlib.import_module("scipy.ndimage"), name)
-        return lambda *arguments, **options: _wrapped(function(*_unwrapped(arguments), **_unwrapped(options)))
+
+        def checked(*arguments: Any, **options: Any) -> Any:
+            _check(cupyx.scipy.ndimage, function, arguments, options)
+            return _wrapped(function(*_unwrapped(arguments), **_unwrapped(options)))
+
+        return checked
 
 
 def simulate() -> None:

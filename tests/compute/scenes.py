@@ -224,7 +224,8 @@ def baked(at: Place, side: int) -> Results:
     vertices = random.uniform(-0.3, 0.3, (9, 3))
     vertices[3:6] -= 2 * seen_by.position / np.linalg.norm(seen_by.position)
     normals = np.repeat(seen_by.position * [[1.0], [1.0], [-1.0]], 3, axis=0)
-    surface = tuple(map(at.array, (vertices, np.arange(9, dtype=np.int32).reshape(3, 3), normals)))
+    corners = np.arange(9, dtype=np.int32).reshape(3, 3)
+    surface = at.array(vertices), at.array(corners), at.array(normals)
     sums = tuple(at.array(np.zeros((texels, texels, n), np.float32)) for n in (6, 2))
     arrays = [at.array(a) if isinstance(a, np.ndarray) else a for a in (*photo, *where, face, bary)]
     launch(bake._accumulate, (texels, texels), *arrays, surface, (2.0, 24.0), sums)

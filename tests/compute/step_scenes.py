@@ -53,7 +53,8 @@ def denoised(where: str) -> list[Array]:
     levels[6:8, 6:8] = 0
     holed = replace(view, depth=levels, step=np.where(levels > 0, np.float32(0.1), 0), guessed=None)
     filled = reconstruct.fill_holes(holed, where)
-    return [filled.depth, depth_ops.dequantize(*(to_device(a, where) for a in (filled.depth, filled.step)), 2)]
+    depth, step = (to_device(a, where) for a in (filled.depth, filled.step))
+    return [filled.depth, depth_ops.dequantize(depth, step, 2)]
 
 
 def smoothed(where: str) -> list[Array]:
@@ -117,7 +118,7 @@ def scored(where: str) -> list[Array]:
     view = SimpleNamespace(camera=seen.camera, depth_camera=seen.camera, picture=lambda: picture)
     view.coverage, view.depth = (lambda: seen.coverage), (lambda: seen.depth * np.float32(1.01))
     view.behind = lambda: np.array([0.2, 0.4, 0.9], np.float32)
-    run.samples_for = lambda camera: 2
+    run.samples_for = lambda camera: 2  # type: ignore[attr-defined]
     render.STRIP = 8
     scores = run.score_view(mesh, view, Frame())  # type: ignore[arg-type]
     numbers = [scores["psnr"], scores["ssim"], *scores["object"].values(), *scores["blank"].values(), scores["iou"]]
