@@ -38,10 +38,9 @@ PYTHON = "3.12"
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 # what the kit and the steps import; of these the machine has all but CARRIED
 NEEDED = (
-    *("click", "fast_simplification", "jinja2", "jsonschema", "markupsafe", "numba", "numba_cuda", "numpy"),
+    *("click", "cupy", "fast_simplification", "jinja2", "jsonschema", "markupsafe", "numba", "numba_cuda", "numpy"),
     *("PIL", "pynvml", "rich", "scipy", "skimage", "torch", "trimesh", "xatlas"),
 )
-ONLY_ON_A_GPU = ("cupy",)
 
 
 def carry(folder: Path) -> int:
