@@ -12,7 +12,7 @@ from steps.compute.arrays import Array
 from steps.compute.device import to_device
 from steps.geometry.cameras import Camera
 
-SIDE, LEAST_SIDE = 14, 8  # of the pictures; a scene's side changes it
+SIDE = LEAST_SIDE = 14  # of the pictures; a larger scene's side changes it
 
 
 def ball_depth(seen_by: Camera, radius: float = 0.8) -> Array:

@@ -40,8 +40,6 @@ def measure(given: argparse.Namespace) -> int:
     rehearsal = given.what == "rehearse"
     if not rehearsal and (problem := kit.no_gpu()):
         return refused(problem)
-    if not rehearsal and (missing := wheels.missing(wheels.ONLY_ON_A_GPU)):
-        return refused(f"Python does not find {', '.join(missing)}, in which the steps keep their arrays on a GPU.")
     run = kit.Run("gpu", smallest=rehearsal)
     run.start["commit"] = given.commit or run.start["commit"]
     command = " ".join(["python -m tests.gpu", *sys.argv[1:]])

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,14 @@ def test_only_wheels_of_what_is_not_installed_are_unpacked(tmp_path: Path) -> No
         assert [path.name for path in folder.iterdir()] == ["sixview_absent_carried.py"]
         assert str(folder) in sys.path
     assert str(folder) not in sys.path and not folder.exists()
+
+
+def test_the_project_need_not_be_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the command asks of the installation lies with the wheels."""
+    monkeypatch.setattr(wheels, "is_installed", lambda _name: False)
+    wheels.name_project(tmp_path)
+    (found,) = metadata.distributions(path=[str(tmp_path)])
+    assert (found.name, found.version) == ("sixview", metadata.version("sixview"))
 
 
 @pytest.mark.parametrize("name", wheels.CARRIED)
