@@ -12,10 +12,15 @@ import numba
 import numpy as np
 
 from steps.compute.arrays import Array
+from steps.compute.kernels import time_compiler
 from steps.compute.per_device import ON_CUDA, add
 
 cuda: Any = importlib.import_module("numba.cuda")  # it has no type hints
 IS_SIMULATOR = bool(vars(numba.config)["ENABLE_CUDASIM"])  # in which Python runs kernels, and arrays lie in memory
+if not IS_SIMULATOR:
+    config: Any = importlib.import_module("numba.cuda.core.config")
+    config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # a small picture is a small grid
+    time_compiler(importlib.import_module("numba.cuda.core.event"))
 
 
 @functools.cache
@@ -42,6 +47,23 @@ def _plane(kernel: Any) -> Any:
             kernel((row, height, height), (column, width, width), *arguments)
 
     return one_pixel
+
+
+def try_out() -> None:
+    """Computes a little by each library that steps compute with, as a GPU can be there and not work. Raises what they raise."""
+    cupy = importlib.import_module("cupy")
+    numbers = cupy.arange(4.0).reshape(2, 2)
+    product = numbers @ numbers + 1  # by cuBLAS, and by a kernel that CuPy compiles
+    _add_one[1, 4](cuda.as_cuda_array(product.reshape(4), sync=False))
+    if product.tolist() != [[4.0, 5.0], [8.0, 13.0]]:
+        raise ValueError(f"the GPU gives {product.tolist()} for [[4, 5], [8, 13]]")
+
+
+@cuda.jit
+def _add_one(array):  # type: ignore[no-untyped-def]
+    i = cuda.grid(1)
+    if i < len(array):
+        array[i] += 1.0
 
 
 def device_array(argument: Any) -> Any:

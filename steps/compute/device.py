@@ -5,16 +5,18 @@ CuPy is a part of the extra `cuda`, and loaded only where a GPU is used; kernels
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from steps.compute.arrays import Array
 from steps.runtime.errors import GpuUnavailable
 
 PACKAGES = "numba.cuda", "cupy", "cupyx.scipy.ndimage"
+LEAST_FREE = 1 << 30  # bytes of a GPU's memory without which `auto` takes the CPU
 
 
 def choose(requested: str, note: Callable[[str], None] = lambda sentence: None) -> str:
@@ -24,7 +26,7 @@ def choose(requested: str, note: Callable[[str], None] = lambda sentence: None) 
         return "cpu"
     if requested == "auto" and not has_driver():
         return "cpu"
-    problem = problem_with_cuda()
+    problem = problem_with_cuda() or (little_memory() if requested == "auto" else "")
     if not problem:
         return "cuda"
     if requested == "cuda":
@@ -54,7 +56,21 @@ def problem_with_cuda() -> str:
         count = int(loaded["cupy"].cuda.runtime.getDeviceCount())
     except loaded["cupy"].cuda.runtime.CUDARuntimeError as error:
         return f"CUDA answers: {error}."
-    return "" if count else "CUDA finds no GPU."
+    if not count:
+        return "CUDA finds no GPU."
+    try:
+        importlib.import_module("steps.compute.cuda").try_out()
+    except (
+        Exception
+    ) as error:  # of a compiler that does not know the GPU, of a GPU that others have to themselves, and the like
+        return f"A first computation failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}."
+    return ""
+
+
+def little_memory() -> str:
+    """A sentence where less of the GPU's memory is free than steps need; else empty."""
+    free, _ = importlib.import_module("cupy").cuda.runtime.memGetInfo()
+    return f"Only {free >> 20} MiB of the GPU's memory are free." if free < LEAST_FREE else ""
 
 
 def to_device(array: Array, device: str) -> Any:
@@ -86,7 +102,19 @@ def ndimage_of(array: Any) -> Any:
     return importlib.import_module("scipy.ndimage" if is_on_host(array) else "cupyx.scipy.ndimage")
 
 
-def release_memory() -> None:
-    """Gives memory that CuPy holds, and no array uses, back to the device."""
-    if cupy := sys.modules.get("cupy"):
-        cupy.get_default_memory_pool().free_all_blocks()
+@contextlib.contextmanager
+def memory_shared_with_torch(device: str) -> Iterator[None]:
+    """Around computing with CuPy beside torch: before it torch gives unused memory back to the GPU, after it CuPy does."""
+    torch = sys.modules.get("torch")
+    if device == "cuda" and torch is not None:
+        torch.cuda.empty_cache()
+    try:
+        yield
+    finally:
+        if device == "cuda":
+            importlib.import_module("cupy").get_default_memory_pool().free_all_blocks()
+
+
+def peak_memory_mib(device: str) -> int:
+    """The most GPU memory that CuPy has held, as it keeps what it frees; 0 on a CPU."""
+    return int(importlib.import_module("cupy").get_default_memory_pool().total_bytes()) >> 20 if device == "cuda" else 0

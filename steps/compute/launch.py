@@ -29,6 +29,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 THREADS = {1: (128,), 2: (32, 4)}  # of a block, columns first
+MOST_BLOCKS = 65535  # of rows in a launch, CUDA's limit
+MOST_ROWS = MOST_BLOCKS * THREADS[2][1]
 
 
 def launch(kernel: Callable[..., None], shape: tuple[int, ...], *arguments: Any) -> None:
@@ -72,6 +74,8 @@ def _launch_on_cuda(kernel: Any, shape: tuple[int, ...], arguments: tuple[Any, .
 
     threads = THREADS[len(shape)]
     blocks = tuple(-(-n // t) for n, t in zip(shape[::-1], threads, strict=True))
+    if len(blocks) == 2 and blocks[1] > MOST_BLOCKS:  # which numba's simulator would not say
+        raise ValueError(f"CUDA runs {MOST_ROWS} rows of a kernel at a time, not {shape[0]}.")
     grid, stream, arrays = cuda.grid_of(kernel, len(shape)), cuda.stream(), tuple(map(cuda.device_array, arguments))
     with gpu_time.measured(grid, stream):
         grid[(blocks, threads, *stream)](*shape, arrays)

@@ -25,7 +25,7 @@ from scipy.ndimage import maximum_filter
 from steps.compute.arrays import Array
 from steps.compute.device import ndimage_of, to_device, to_host
 from steps.compute.kernels import blend, cell, inlined, kernel, parallel_map, project_point, within
-from steps.compute.launch import launch, map_on
+from steps.compute.launch import MOST_ROWS, launch, map_on
 from steps.geometry.cameras import Camera, project, unproject
 from steps.geometry.depth_ops import tangent_planes
 from steps.geometry.image_ops import box_down
@@ -163,7 +163,7 @@ def signed_field(views: list[DepthView], grid: Grid, band: float | None = None, 
     focals = np.array([(view.camera.fx + view.camera.fy) / 2 for view in views])
     maps = tuple(zip(*map_on(device, lambda view: _field_maps(view, device), views), strict=True))
     field = np.empty(grid.shape, np.float32)
-    layers = grid.shape[0] if device == "cpu" else max(1, SLAB // (grid.shape[1] * grid.shape[2]))
+    layers = grid.shape[0] if device == "cpu" else layers_of_slab(grid)
     for first in range(0, grid.shape[0], layers):
         slab = to_device(field[first : first + layers], device)
         place = grid.origin, grid.voxel, first
@@ -174,6 +174,12 @@ def signed_field(views: list[DepthView], grid: Grid, band: float | None = None, 
         border = np.moveaxis(field, axis, 0)
         border[0], border[-1] = np.maximum(border[0], 0.5), np.maximum(border[-1], 0.5)
     return field
+
+
+def layers_of_slab(grid: Grid) -> int:
+    """Along x, of the part of the grid that a GPU computes at a time: within SLAB voxels and the rows of a launch."""
+    _, ny, nz = grid.shape
+    return max(1, min(SLAB // (ny * nz), MOST_ROWS // ny))
 
 
 def _field_maps(view: DepthView, device: str) -> tuple[Array, ...]:

@@ -23,7 +23,8 @@ def iou(a: Array, b: Array) -> float:
 
 def box_down(image: Array, factor: int) -> Array:
     """The mean over factor x factor blocks of `image` [H, W] or [H, W, C]; H and W must be multiples of factor."""
-    total = np.zeros_like(image[::factor, ::factor], order="C")
+    height, width = (n // factor * factor for n in image.shape[:2])
+    total = np.zeros_like(image[:height:factor, :width:factor], order="C")
     for row in range(factor):  # adding whole layers is several times faster than a mean over two axes of length two
         for column in range(factor):
             total += image[row::factor, column::factor]

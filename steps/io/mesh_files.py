@@ -50,7 +50,9 @@ class Mesh:
         return UvMesh(self.vertices, self.faces, self.uv, self.normals)
 
     def on(self, device: str) -> Mesh:
-        """The mesh on `cpu` or `cuda`."""
+        """The mesh on `cpu` or `cuda`, where kernels do not check indices. Raises ValueError for one with a `fault_of`."""
+        if device != "cpu" and (fault := fault_of(self)):
+            raise ValueError(f"The mesh {fault}.")
         vertices, faces, uv, normals, texture = (
             to_device(a, device) for a in (self.vertices, self.faces, self.uv, self.normals, self.texture)
         )

@@ -10,7 +10,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from steps.compute import gpu_time
-from steps.compute.device import release_memory, to_device
+from steps.compute.device import memory_shared_with_torch, to_device
 from steps.compute.launch import map_on
 from steps.fusion import reconstruct
 from steps.fusion.isosurface import sound_mesh, taubin, without_specks
@@ -61,8 +61,8 @@ def start(job: Job) -> tuple[Mesh, dict[str, Any]]:
     """The fused mesh: initial value, and baseline of the comparison."""
     if "start" in job.saved:
         return job.saved["start"], job.saved["facts"]
-    mesh, metadata = reconstruct.reconstruct(job.start_views, job.settings)
-    release_memory()  # which torch has no part in
+    with memory_shared_with_torch(job.device):
+        mesh, metadata = reconstruct.reconstruct(job.start_views, job.settings)
     job.saved.update(start=mesh, facts=metadata)
     job.checkpoint.save(**job.saved)
     return mesh, metadata
@@ -98,7 +98,8 @@ def psnr(mesh: Mesh, loaded: Scene, device: str) -> float:
         picture, behind = (to_device(array, device) for array in (view.picture(), view.behind()))
         return image_ops.psnr(picture, scene.as_stored(rgba, behind))
 
-    return float(np.mean(map_on(device, one, loaded.views)))
+    with memory_shared_with_torch(device):
+        return float(np.mean(map_on(device, one, loaded.views)))
 
 
 # -- the first pass -----------------------------------------------------------------------------------------------------
@@ -136,18 +137,20 @@ def run_first_pass(job: Job, first: Mesh, voxel: float) -> tuple[Mesh, dict[str,
 def _fit_lattice(job: Job, views: list[Target]) -> Mesh | None:
     """The fitted lattice's mesh; None where it cannot be had without self-intersections."""
     p = job.parameters
-    field, grid = reconstruct.fuse(job.start_views, reconstruct.Settings(grid=job.level.grid, device=job.device))
+    with memory_shared_with_torch(job.device):
+        field, grid = reconstruct.fuse(job.start_views, reconstruct.Settings(grid=job.level.grid, device=job.device))
     if max(view.noise for view in views) > NOISY_DEPTH:
         field = gaussian_filter(field, 1.0)
     optimization = FirstPass(field, grid, p.iterations, views, job.device)
     _iterate(job, optimization, "first_pass_state", p.iterations, lambda i: optimization.step(i, views))
     vertices, unshifted, faces = optimization.mesh()
     vertex_pairs, faces = without_specks(np.hstack([vertices, unshifted]), faces)
-    smooth = taubin(vertex_pairs[:, :3], faces, SMOOTHING).astype(np.float64)
+    smooth = taubin(vertex_pairs[:, :3], faces, SMOOTHING, job.device).astype(np.float64)
     mesh_arrays = sound_mesh(smooth, vertex_pairs[:, 3:], faces, p.faces)
     if mesh_arrays is None:
         return None
-    mesh, *_ = reconstruct.texture_mesh(*mesh_arrays, job.scene.views, job.settings)
+    with memory_shared_with_torch(job.device):
+        mesh, *_ = reconstruct.texture_mesh(*mesh_arrays, job.scene.views, job.settings)
     return mesh
 
 

@@ -156,10 +156,8 @@ def peak_vram_mib(device: str) -> int:
 @contextlib.contextmanager
 def _record_attempt(attempts: Attempts, level: MemoryLevel, device: str, reporter: Reporter) -> Iterator[None]:
     """Records whether the device's memory sufficed at this level, and its peak."""
-    import torch
-
     try:
-        with attempts.recorded(level, torch.OutOfMemoryError, lambda: peak_vram_mib(device)):
+        with attempts.recorded(level, lambda: peak_vram_mib(device)):
             yield
     finally:
         reporter.value("peak-vram-mib", peak_vram_mib(device))

@@ -10,7 +10,6 @@ from PIL import Image
 from steps.compute import device
 from steps.compute.arrays import Array
 from steps.compute.device import beside, to_host
-from steps.compute.kernels import parallel_map
 from steps.compute.launch import map_on
 from steps.geometry.cameras import Camera, look_at
 from steps.io import mesh_files, png, scene
@@ -33,10 +32,11 @@ def run(parameters: Preview, out: Path, reporter: Reporter) -> None:
     mesh = mesh_files.load(parameters.mesh, loaded.frame)
     where = device.choose(parameters.device, reporter.note)
     placed, views = mesh.on(where), loaded.views
-    pictures = map_on(where, lambda view: draw(placed, view, resized_camera(view.camera, parameters.size)), views)
-    parallel_map(lambda i: write_view(pictures[i], views[i], i, out), range(len(views)))
+    cameras = [resized_camera(view.camera, parameters.size) for view in views]
+    map_on(where, lambda i: write_view(draw(placed, views[i], cameras[i]), views[i], i, out), range(len(views)))
     reporter.progress(1, 2)
     write_turntable(placed, where, out / "turntable.webp")
+    reporter.value("peak-vram-mib", device.peak_memory_mib(where))
     names = [view.camera.name for view in views]
     write_json(out / "preview.json", {"views": names, "size": parameters.size, "frames": FRAMES, "drawn_on": where})
     reporter.progress(2, 2)

@@ -57,6 +57,7 @@ def run(parameters: Quality, out: Path, reporter: Reporter) -> None:
     for name in ("psnr", "ssim"):
         reporter.value(name, f"{report[name]:.4f}")
     reporter.value("passed", str(report["passed"]).lower())
+    reporter.value("peak-vram-mib", device.peak_memory_mib(where))
     for warning in warnings:
         reporter.warn(warning)
     reporter.progress(1, 1)

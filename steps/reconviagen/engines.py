@@ -19,29 +19,32 @@ PYTHON, PATHS = "SIXVIEW_RECONVIAGEN_PYTHON", "SIXVIEW_RECONVIAGEN_PATH"
 
 @dataclass(frozen=True)
 class Choice:
-    """engine: reconviagen or fusion; device: where it computes; reason: a sentence for the report."""
+    """engine: reconviagen or fusion; device: where it computes; reason: a sentence for the report; texturing: the device of the
+    texture's bake, which is not the published model's own."""
 
     engine: str
     device: str
     reason: str
+    texturing: str
 
 
 def choose(parameters: Reconviagen, note: Callable[[str], None] = lambda sentence: None) -> Choice:
     """The engine for these parameters. note: see `device.choose`. Raises WeightsMissing, ModelFailed, GpuUnavailable or
     ValidationFailed where the requested one cannot run."""
     if parameters.engine == "fusion":
-        return Choice("fusion", device.choose(parameters.device, note), "asked for by name")
+        where = device.choose(parameters.device, note)
+        return Choice("fusion", where, "asked for by name", where)
     missing = _missing_requirement(parameters)
     is_requested = parameters.engine == "reconviagen"
     if missing is None:
         where = "cpu" if parameters.device == "cpu" else "cuda"
-        return Choice(
-            "reconviagen", where, "asked for by name" if is_requested else "chosen by auto: its weights were given"
-        )
+        reason = "asked for by name" if is_requested else "chosen by auto: its weights were given"
+        return Choice("reconviagen", where, reason, device.choose(parameters.device, note))
     if is_requested:
         raise missing
     reason = f"chosen by auto: {missing.message[0].lower()}{missing.message[1:]}"
-    return Choice("fusion", device.choose(parameters.device, note), reason)
+    where = device.choose(parameters.device, note)
+    return Choice("fusion", where, reason, where)
 
 
 def _missing_requirement(parameters: Reconviagen) -> StepError | None:

@@ -7,11 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from steps.compute.device import peak_memory_mib
 from steps.io import mesh_files, scene
 from steps.reconviagen.engines import Choice, choose
 from steps.runtime.attempts import Attempts
 from steps.runtime.contract import Reconviagen
-from steps.runtime.errors import ModelVramOom
 from steps.runtime.files import write_json
 from steps.runtime.reporter import Reporter
 
@@ -34,6 +34,7 @@ def run(parameters: Reconviagen, out: Path, reporter: Reporter) -> None:
         "engine": choice.engine,
         "engine_reason": choice.reason,
         "device": choice.device,
+        "textured_on": choice.texturing,
         "seed": parameters.seed,
     }
     write_json(
@@ -47,9 +48,10 @@ def run_fusion(p: Reconviagen, choice: Choice, loaded: scene.Scene, reporter: Re
     from steps.fusion import reconstruct  # only now: an engine that cannot run is refused without loading kernels
 
     reporter.stage("inference")
-    settings = reconstruct.Settings(p.resolution, p.grid, p.faces, p.texture_size, loaded.exact, choice.device)
+    settings = reconstruct.Settings(p.resolution, p.grid, p.faces, p.texture_size, loaded.exact, choice.texturing)
     parts = reconstruct.PARTS + 1
     result = reconstruct.reconstruct(loaded.views, settings, lambda part: reporter.progress(part, parts))
+    reporter.value("peak-vram-mib", peak_memory_mib(choice.device))
     reporter.stage("export")
     mesh, metadata = result
     for note in metadata["notes"]:
@@ -70,14 +72,16 @@ def run_published_model(p: Reconviagen, choice: Choice, loaded: scene.Scene, rep
     reporter.value("rungs-left", len(levels) - 1 - index)  # levels below: a public name
     with tempfile.TemporaryDirectory(prefix="reconviagen-") as folder:
         published = model.Model(p, choice.device, levels[index], loaded.views, Path(folder), reporter)
-        with attempts.recorded(levels[index], ModelVramOom, lambda: published.peak_vram_mib):
+        with attempts.recorded(levels[index], lambda: published.peak_vram_mib):
             generated = published.generated()
             registration = placing.register_mesh(generated, loaded.views)
             reporter.progress(model.PLACE, 100)
             if levels[index].refine:
                 generated = published.refined(registration.pose)
                 registration = placing.register_mesh(generated, loaded.views)
-            settings = reconstruct.Settings(p.resolution, p.grid, p.faces, p.texture_size, loaded.exact, choice.device)
+            settings = reconstruct.Settings(
+                p.resolution, p.grid, p.faces, p.texture_size, loaded.exact, choice.texturing
+            )
             mesh, metadata, unseen = placing.texture_registered(generated, registration, loaded.views, settings)
             placing.write_coverage(mesh, unseen, out / COVERAGE)
         registration_metadata = {

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from steps.runtime.errors import ModelVramOom
+from steps.runtime.errors import ModelVramOom, is_vram_oom
 from steps.runtime.files import read_json, write_json
 
 OOM, COMPLETED, STOPPED = ModelVramOom.code, "completed", "stopped"  # the last: whatever ends a process without a word
@@ -39,15 +39,15 @@ class Attempts:
         return index
 
     @contextlib.contextmanager
-    def recorded(self, level: Any, out_of_memory: type[Exception], peak_mib: Callable[[], int]) -> Iterator[None]:
-        """Records this attempt's level and outcome: with `out_of_memory` or otherwise."""
+    def recorded(self, level: Any, peak_mib: Callable[[], int]) -> Iterator[None]:
+        """Records this attempt's level, peak and outcome: whether it ran out of a GPU's memory."""
         self._write(level, STOPPED, 0)
         outcome = STOPPED
         try:
             yield
             outcome = COMPLETED
-        except out_of_memory:
-            outcome = OOM
+        except Exception as error:
+            outcome = OOM if is_vram_oom(error) else STOPPED
             raise
         finally:
             self._write(level, outcome, peak_mib())

@@ -36,6 +36,7 @@ StepError
 
 from __future__ import annotations
 
+import re
 from typing import Any, ClassVar
 
 Record = dict[str, Any]
@@ -272,3 +273,16 @@ def as_record(value: Any) -> Record | None:
 
 OOM_TYPES = {"MODEL_VRAM_OOM": "vram", "MODEL_OOM": "ram"}  # every other code: "none"
 STAGES = ("validation", "rig", "weight_loading", "inference", "export", "quality_metrics", "preview", "packaging")
+
+
+GPU_LIBRARIES = ("torch", "cupy", "cupy_backends", "numba", "cuda")
+NO_VRAM = re.compile(r"OUT_OF_MEMORY|MemoryAllocation|ALLOC_FAILED")  # in CUDA's names of errors
+
+
+def is_vram_oom(error: BaseException) -> bool:
+    """Whether a library says that a GPU's memory ran out, in its own exception or by CUDA's name of the error. None of them is
+    loaded here."""
+    if isinstance(error, ModelVramOom):
+        return True
+    kinds = [kind for kind in type(error).__mro__ if kind.__module__.partition(".")[0] in GPU_LIBRARIES]
+    return any(kind.__name__ == "OutOfMemoryError" for kind in kinds) or bool(kinds and NO_VRAM.search(str(error)))

@@ -48,6 +48,7 @@ from steps.runtime.errors import (
     ValidationFailed,
     as_record,
     by_code,
+    is_vram_oom,
 )
 from steps.runtime.files import move_into_place, read_json, write_atomically, write_json
 from steps.runtime.memory import MIB, MemoryGuard, own_cgroups
@@ -58,7 +59,6 @@ from steps.runtime.reporter import NOTES, Reporter, read_stages
 POLL_SECONDS = 0.1
 EOF_SECONDS = 0.005
 DRAIN_SECONDS = 1.0  # to read what the child wrote before it ended
-CUDA_OUT_OF_MEMORY = 2  # the driver's CUDA_ERROR_OUT_OF_MEMORY
 _RESULT = ".result.json"  # how the child ended, for the parent
 
 
@@ -340,24 +340,13 @@ def as_step_error(error: BaseException, step: str, parameters: Step) -> StepErro
     if isinstance(error, StepError):
         return error
     if is_vram_oom(error):  # before MemoryError, which CuPy's is, too
-        return ModelVramOom(str(error).splitlines()[0])
+        return ModelVramOom((str(error).splitlines() or ["The GPU's memory ran out."])[0])
     if isinstance(error, MemoryError):
         return ModelOom(f"The system has no more memory for the step. {error}".strip())
     if isinstance(error, OSError) and _disk_is_full(error, parameters):
         return DiskFull(f"There is no space left for results in {parameters.out.parent}.")
     kind = ModelFailed if step in MODELS else UnknownError
     return kind(f"{type(error).__name__}: {error}".splitlines()[0], log=str(parameters.outputs / "log.txt"))
-
-
-def is_vram_oom(error: BaseException) -> bool:
-    """Whether torch, CuPy or numba says that a device's memory ran out. By name: none of them is loaded here."""
-    for kind in type(error).__mro__:
-        match f"{kind.__module__.partition('.')[0]}.{kind.__name__}":
-            case "torch.OutOfMemoryError" | "cupy.OutOfMemoryError":
-                return True
-            case "numba.CudaAPIError":
-                return getattr(error, "code", 0) == CUDA_OUT_OF_MEMORY
-    return False
 
 
 def _disk_is_full(error: OSError, parameters: Step) -> bool:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+import cupy
 import numpy as np
 import pytest
+import torch
+from numba.cuda.cudadrv.driver import CudaAPIError
 
-from steps.compute import device
+from steps.compute import device, launch
+from steps.fusion.signed_field import Grid, layers_of_slab
 from steps.quality import metrics
-from steps.runtime import supervisor
-from steps.runtime.errors import GpuUnavailable
+from steps.runtime.errors import GpuUnavailable, ModelVramOom, is_vram_oom
 
 
 @pytest.fixture
@@ -54,23 +55,34 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "the extra `cuda`: No module named 'no_such_package'" in device.problem_with_cuda()
 
 
-def error_like(module: str, name: str, base: type[Exception], **attributes: Any) -> Exception:
-    """A double of another package's error: of its name and its base."""
-    return type(name, (base,), {"__module__": module, **attributes})("out of memory")
+def error_like(module: str, name: str, message: str) -> Exception:
+    """A double of another package's error."""
+    return type(name, (Exception,), {"__module__": module})(message)
 
 
 @pytest.mark.parametrize(
     ("error", "is_vram"),
     [
-        (error_like("torch", "OutOfMemoryError", RuntimeError), True),
-        (error_like("cupy.cuda.memory", "OutOfMemoryError", MemoryError), True),
-        (error_like("numba.cuda.cudadrv.driver", "CudaAPIError", Exception, code=2), True),
-        (error_like("numba.cuda.cudadrv.driver", "CudaAPIError", Exception, code=700), False),
+        (torch.OutOfMemoryError("CUDA out of memory."), True),
+        (cupy.cuda.memory.OutOfMemoryError(2, 1), True),
+        (CudaAPIError(2, "Call to cuMemAlloc results in CUDA_ERROR_OUT_OF_MEMORY"), True),
+        (CudaAPIError(700, "Call to cuLaunchKernel results in CUDA_ERROR_ILLEGAL_ADDRESS"), False),
+        (error_like("cuda.core._utils.cuda_utils", "CUDAError", "CUDA_ERROR_OUT_OF_MEMORY: no more"), True),
+        (error_like("cupy_backends.cuda.api.runtime", "CUDARuntimeError", "cudaErrorMemoryAllocation: no more"), True),
+        (error_like("cupy_backends.cuda.libs.cublas", "CUBLASError", "CUBLAS_STATUS_ALLOC_FAILED"), True),
         (MemoryError("no more"), False),
+        (ValueError("OUT_OF_MEMORY"), False),
+        (ModelVramOom("The published model ran out of memory."), True),
     ],
 )
-def test_only_a_device_s_memory_is_vram(error: Exception, is_vram: bool) -> None:
-    assert supervisor.is_vram_oom(error) == is_vram
+def test_only_a_gpu_s_memory_is_vram(error: Exception, is_vram: bool) -> None:
+    assert is_vram_oom(error) == is_vram
+
+
+def test_a_launch_beyond_cuda_s_limit_is_refused_and_a_slab_stays_within_it() -> None:
+    for shape in ((512, 512, 152), (600, 600, 120), (768, 768, 8), (2, 262_140, 1)):
+        layers = layers_of_slab(Grid(np.zeros(3), 1.0, shape))
+        assert layers >= 1 and layers * shape[1] <= launch.MOST_ROWS
 
 
 @pytest.mark.parametrize("contrast", [0.0, 0.01, 1.0])

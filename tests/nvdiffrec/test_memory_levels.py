@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import cupy
 import pytest
 import torch
 
@@ -68,7 +69,12 @@ def test_exhausted_memory_levels_and_a_device_too_small_raise_model_vram_oom() -
 
 
 @pytest.mark.parametrize(
-    ("error", "outcome"), [(torch.OutOfMemoryError("CUDA out of memory."), attempts.OOM), (ValueError("x"), "stopped")]
+    ("error", "outcome"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), attempts.OOM),
+        (cupy.cuda.memory.OutOfMemoryError(2, 1), attempts.OOM),
+        (ValueError("x"), "stopped"),
+    ],
 )
 def test_an_attempt_records_its_outcome_and_peak(tmp_path: Path, error: Exception, outcome: str) -> None:
     file = tmp_path / "attempts" / "nvdiffrec.json"
@@ -76,7 +82,7 @@ def test_an_attempt_records_its_outcome_and_peak(tmp_path: Path, error: Exceptio
     write_json(file, [oom(TOP)])
     with (
         pytest.raises(type(error)),
-        Attempts(file).recorded(MemoryLevel(3, 1024, 64), torch.OutOfMemoryError, lambda: 7),
+        Attempts(file).recorded(MemoryLevel(3, 1024, 64), lambda: 7),
     ):
         assert Attempts(file).earlier[1]["outcome"] == "stopped"  # what a killed process leaves
         raise error

@@ -96,7 +96,7 @@ def attempts(folder: Path, text: str) -> Attempts:
 def test_damaged_attempts_are_noted_and_ignored(tmp_path: Path, text: str) -> None:
     result = attempts(tmp_path, text)
     assert result.first([Level(2), Level(1)]) == 0 and "attempts.json, was damaged" in result.note
-    with result.recorded(Level(2), MemoryError, lambda: 5):
+    with result.recorded(Level(2), lambda: 5):
         pass
     again = Attempts(tmp_path / "attempts.json")
     assert [a["outcome"] for a in again.earlier] == [COMPLETED] and again.note == ""
@@ -122,7 +122,7 @@ def test_without_attempts_there_is_no_note(tmp_path: Path) -> None:
 
 def test_a_folder_in_the_place_of_attempts_is_left_alone(tmp_path: Path) -> None:
     result = Attempts(tmp_path)
-    with result.recorded(Level(1), MemoryError, lambda: 0):
+    with result.recorded(Level(1), lambda: 0):
         pass
     assert result.note and list(tmp_path.iterdir()) == []
 
