@@ -20,7 +20,9 @@ IS_SIMULATOR = bool(vars(numba.config)["ENABLE_CUDASIM"])  # in which Python run
 if not IS_SIMULATOR:
     config: Any = importlib.import_module("numba.cuda.core.config")
     config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # a small picture is a small grid
-    time_compiler(importlib.import_module("numba.cuda.core.event"))
+    time_compiler(
+        importlib.import_module("numba.cuda.core.event"), "numba-cuda:compiler_lock"
+    )  # it tells of no compilation
 
 
 @functools.cache

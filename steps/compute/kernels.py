@@ -136,13 +136,14 @@ def summed_bands(body: Callable[[Array, int, int], None], rows: int, shape: tupl
 _clocks: list[Any] = []
 
 
-def time_compiler(events: Any) -> None:
-    """Counts what a compiler takes in `compile_seconds`. events: its module of events: numba's, or numba-cuda's own."""
+def time_compiler(events: Any, kind: str) -> None:
+    """Counts what a compiler takes in `compile_seconds`. events: its module of events, numba's or numba-cuda's own; kind: of the
+    event that spans a compilation."""
     _clocks.append(events.TimingListener())
-    events.register("numba:compile", _clocks[-1])
+    events.register(kind, _clocks[-1])
 
 
-time_compiler(event)
+time_compiler(event, "numba:compile")
 
 
 def compile_seconds() -> float:

@@ -35,6 +35,7 @@ def test_auto_takes_the_cpu_without_a_word_where_there_is_no_driver(
 def test_a_gpu_that_can_be_used_is_used(monkeypatch: pytest.MonkeyPatch, said: list[str], requested: str) -> None:
     monkeypatch.setattr(device, "has_driver", lambda: True)
     monkeypatch.setattr(device, "problem_with_cuda", lambda: "")
+    monkeypatch.setattr(device, "little_memory", lambda: "")
     assert device.choose(requested, said.append) == "cuda" and not said
 
 
@@ -47,6 +48,15 @@ def test_a_gpu_that_cannot_be_used_fails_where_it_was_asked_for_and_is_told_with
         device.choose("cuda", said.append)
     assert device.choose("auto", said.append) == "cpu"
     assert said == ["There is an NVIDIA driver, but the CPU computed. CUDA finds no GPU."]
+
+
+def test_auto_takes_the_cpu_where_others_fill_the_gpu(monkeypatch: pytest.MonkeyPatch, said: list[str]) -> None:
+    monkeypatch.setattr(device, "has_driver", lambda: True)
+    monkeypatch.setattr(device, "problem_with_cuda", lambda: "")
+    monkeypatch.setattr(cupy.cuda.runtime, "memGetInfo", lambda: (300 << 20, 8 << 30))
+    assert device.choose("cuda") == "cuda"
+    assert device.choose("auto", said.append) == "cpu"
+    assert said == ["There is an NVIDIA driver, but the CPU computed. Only 300 MiB of the GPU's memory are free."]
 
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

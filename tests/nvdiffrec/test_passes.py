@@ -118,7 +118,7 @@ def test_a_pass_goes_on_from_a_snapshot_as_if_it_had_not_stopped(start: Mesh, vi
 def test_losses_at_fewer_pixels_do_not_end_the_iterations_at_all_of_them(start: Mesh, views: list[Target]) -> None:
     """Losses at fewer pixels are lower, since small pictures are blurred: early stopping must not compare across resolutions."""
     clock, checkpoint = SimpleNamespace(tick=lambda _=1: None), SimpleNamespace(due=lambda: False)
-    job: Any = SimpleNamespace(saved={}, clock=clock, checkpoint=checkpoint)
+    job: Any = SimpleNamespace(saved={}, clock=clock, checkpoint=checkpoint, device="cpu")
     optimization = SecondPass(start, 8, views, "cpu")
 
     def loss(iteration: int) -> float:
