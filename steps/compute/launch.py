@@ -18,11 +18,13 @@ with `per_device.per_device`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
 
+from steps.compute.cores import core_count
 from steps.compute.kernels import for_bands, parallel_map, summed_bands
 
 T = TypeVar("T")
@@ -84,6 +86,15 @@ def _launch_on_cuda(kernel: Any, shape: tuple[int, ...], arguments: tuple[Any, .
 def map_on(device: str, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
     """`[function(item) for item in items]`: on all cores of a CPU; one after the other on a GPU, whose memory one may need."""
     return parallel_map(function, items) if device == "cpu" else [function(item) for item in items]
+
+
+def iterate_on(device: str, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """As `map_on`, each result as soon as it and those before it are there: not all of them are held at a time."""
+    if device == "cpu":
+        with ThreadPoolExecutor(core_count()) as pool:
+            yield from pool.map(function, items)
+    else:
+        yield from map(function, items)
 
 
 # -- arrays of a device: numpy's, CuPy's or torch's ------------------------------------------------------------------------

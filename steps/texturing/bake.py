@@ -16,7 +16,7 @@ from scipy.spatial import cKDTree
 from steps.compute.arrays import Array
 from steps.compute.device import beside, ndimage_of, to_device, to_host
 from steps.compute.kernels import check_indices, floor_int, inlined, kernel, project_point, within
-from steps.compute.launch import launch, map_on, zeros
+from steps.compute.launch import iterate_on, launch, zeros
 from steps.geometry.cameras import Camera
 from steps.geometry.image_ops import inpaint
 from steps.geometry.uv_mesh import UvMesh
@@ -86,10 +86,11 @@ def texel_fragments(faces: Array, uv: Array, size: int) -> Fragments:
 
 @dataclass(frozen=True)
 class SeenPhoto:
-    """A photograph with the mesh's depth in it [H, W], and a weight per pixel [H, W] in (0, 1] that fades towards edges; both on
-    the device that bakes."""
+    """A photograph on the device that bakes. layers: [H, W, 6] float32, its low and high frequencies; depth: [H, W], the mesh's;
+    confidence: [H, W] in (0, 1], a weight that fades towards edges."""
 
-    photo: Photo
+    camera: Camera
+    layers: Array
     depth: Array
     confidence: Array
 
@@ -135,7 +136,7 @@ def _sums_over_photos(
     placed = UvMesh(*(to_device(a, device) for a in (mesh.vertices, mesh.faces, mesh.uv, mesh.normals)))
     fragments = texel_fragments(placed.faces, placed.uv, size)
     sums = Sums(*(zeros((size, size, n), np.float32, fragments.face) for n in (6, 2)))
-    for seen_photo in map_on(device, lambda p: _seen_photo(placed, p), photos):
+    for seen_photo in iterate_on(device, lambda p: _seen_photo(placed, p), photos):
         _add_photo(seen_photo, fragments, placed, blend, sums)
     host = (to_host(a) for a in (fragments.face, fragments.bary, fragments.depth))
     return Fragments(*host), Sums(to_host(sums.bands), to_host(sums.weight))
@@ -151,17 +152,16 @@ def _seen_photo(mesh: UvMesh, photo: Photo) -> SeenPhoto:
     jump = ndimage.maximum_filter(depth, 3) - ndimage.minimum_filter(depth, 3) > OCCLUSION * 2 * distance
     edge = jump | (beside(photo.coverage, depth) < 0.999) | (depth <= 0)
     confidence = np.clip(ndimage.distance_transform_edt(~edge) / EDGE_FADE, 1e-3, 1.0).astype(np.float32)
-    return SeenPhoto(photo, depth, confidence)
+    return SeenPhoto(photo.camera, _frequency_bands(photo, depth), depth, confidence)
 
 
 def _add_photo(seen: SeenPhoto, fragments: Fragments, mesh: UvMesh, blend: Blend, sums: Sums) -> None:
     """Adds a photograph to the sums, in place."""
-    layers, camera = _frequency_bands(seen.photo, seen.depth), seen.photo.camera
-    max_distance = _max_distance(mesh.vertices)
-    where = camera.projection, camera.position, max_distance, fragments.face, fragments.bary
+    where = seen.camera.projection, seen.camera.position, _max_distance(mesh.vertices), fragments.face, fragments.bary
     surface = mesh.vertices, mesh.faces, mesh.normals
     exponents, target = (float(blend.slow), float(blend.detail)), (sums.bands, sums.weight)
-    launch(_accumulate, fragments.face.shape, layers, seen.depth, seen.confidence, *where, surface, exponents, target)
+    maps = seen.layers, seen.depth, seen.confidence
+    launch(_accumulate, fragments.face.shape, *maps, *where, surface, exponents, target)
 
 
 def _frequency_bands(photo: Photo, like: Array) -> Array:

@@ -180,7 +180,8 @@ def baked(mesh: Any, camera: Camera, size: tuple[int, int], bad: int) -> None:
     bands, weight = np.zeros((8, 8, 6), np.float32), np.zeros((8, 8, 2), np.float32)
     seen, confidence = (spoilt(random, random.random(size) * 3, bad).astype(np.float32) for _ in range(2))
     surface = UvMesh(vertices, faces, uv, normals)
-    bake._add_photo(bake.SeenPhoto(photo, seen, confidence), at, surface, bake.ROUGH, bake.Sums(bands, weight))
+    seen_photo = bake.SeenPhoto(photo_camera, random.random((*size, 6)).astype(np.float32), seen, confidence)
+    bake._add_photo(seen_photo, at, surface, bake.ROUGH, bake.Sums(bands, weight))
     bake.bake(surface, [photo], 8)
 
 
