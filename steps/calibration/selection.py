@@ -26,6 +26,9 @@ from steps.compute.kernels import parallel_map
 # a hypothesis whose cost is at most so many times the best one's, plus this, fits as well
 SHAPE_TIE, SHAPE_NOISE = 1.15, 0.06
 PER_VIEW_TIE = 1.5  # the same where each view has a range of its own, and the cost is that of finer errors
+NAMED = (
+    1.5  # times the limit of a tie up to which a hypothesis is named that would give the same mesh: it decides nothing
+)
 COLOUR_TIE, COLOUR_NOISE = 1.4, 0.0003  # the same for the disagreement of colours
 EDGE_TIE, EDGE_NOISE = 1.1, 0.0002  # the same for colours on both sides of edges
 # least correlation along edges that is evidence, and by how much another hypothesis must be below it
@@ -66,8 +69,8 @@ class Scored:
 @dataclass(frozen=True)
 class Choice:
     """chosen: with refined parameters; scored: all that tie by shape; equivalent: hypotheses that give the same mesh up to its
-    symmetry; near_equivalent: those that change a detail; undecided: those that change more, so that nothing may be decided;
-    runner_up: the lowest cost that does not tie; fits: whether any candidate does."""
+    symmetry, also of those that fit the shape a little worse; near_equivalent: those that change a detail; undecided: those that
+    change more, so that nothing may be decided; runner_up: the lowest cost that does not tie; fits: whether any does."""
 
     chosen: Candidate
     scored: list[Scored]
@@ -92,8 +95,11 @@ def choose(observations: Observations, candidates: list[Candidate], maps: list[A
     scored = parallel_map(lambda c: _score(observations, c, maps), tied)
     best = _best(scored)
     scored.sort(key=lambda j: j is not best)
-    others = list(zip(scored[1:], _appearance_differences(observations, best, scored[1:], maps), strict=True))
-    equivalent = [j.candidate.hypothesis for j, difference in others if _is_equivalent(difference)]
+    worse = [c for c in candidates if limit < c.fit.cost <= NAMED * limit]
+    every = [*(j.candidate for j in scored[1:]), *worse]
+    differences = _appearance_differences(observations, best, every, maps)
+    equivalent = [c.hypothesis for c, difference in zip(every, differences, strict=True) if _is_equivalent(difference)]
+    others = list(zip(scored[1:], differences, strict=False))  # those that tie
     rivals = [
         (j.candidate, difference) for j, difference in others if not _is_equivalent(difference) and not best.excludes(j)
     ]
@@ -124,11 +130,11 @@ def _score(observations: Observations, candidate: Candidate, maps: list[Array]) 
 
 
 def _appearance_differences(
-    observations: Observations, best: Scored, others: list[Scored], maps: list[Array]
+    observations: Observations, best: Scored, others: list[Candidate], maps: list[Array]
 ) -> list[AppearanceDifference]:
     masks = [(v >= 0).astype(np.float64) for v in observations.values]
     normals, axes = search.normals(observations, best.candidate), axes_of(best.candidate.hypothesis)
-    return appearance_differences(maps, masks, normals, axes, [axes_of(j.candidate.hypothesis) for j in others])
+    return appearance_differences(maps, masks, normals, axes, [axes_of(c.hypothesis) for c in others])
 
 
 def _is_equivalent(difference: AppearanceDifference) -> bool:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from steps.compute.arrays import Array
+from steps.compute.device import memory_shared_with_torch
 from steps.fusion import reconstruct
 from steps.geometry.cameras import Camera
 from steps.geometry.depth_ops import depth_noise, surface_normals, tangent_planes
@@ -42,12 +43,13 @@ class Target:
 
 def targets(views: list[SceneView], side: int, voxel: float, device: str) -> list[Target]:
     """The views with their longest side at most `side` pixels. voxel: size against which coarse depth levels are smoothed."""
-    return [_target(view, side, voxel, device) for view in views]
+    with memory_shared_with_torch(device):
+        return [_target(view, side, voxel, device) for view in views]
 
 
 def _target(view: SceneView, side: int, voxel: float, device: str) -> Target:
     photo = _downsample(reconstruct.photo(view, 0), side)
-    depth_view = reconstruct.denoise(reconstruct.depth_view(view, side or WHOLE), voxel)
+    depth_view = reconstruct.denoise(reconstruct.depth_view(view, side or WHOLE), voxel, device)
     camera = photo.camera
     depth, step = _resize_nearest(depth_view.depth, camera), _resize_nearest(depth_view.step, camera)
     normal = normals(depth, camera)
