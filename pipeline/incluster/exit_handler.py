@@ -20,6 +20,7 @@ from pipeline.clients import reading, workflows
 from pipeline.incluster import markers
 from pipeline.jobs import records
 from pipeline.jobs.failure import describe
+from pipeline.jobs.status import labels_of_template
 
 LABELS = ("status", "error-code", "stage", "oom-type", "model", "engine")
 LABEL_PREFIX = "sixview.dev/"
@@ -31,13 +32,15 @@ def label_value(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]", "_", text)[:63].strip("_.-")
 
 
-def label_workflow(values: dict[str, str], record: str, namespace: str, name: str, api: Any) -> None:
-    """Sets the workflow's labels and annotations. values: of EXIT_HANDLER_OUTPUTS; record: `records.annotation`; api:
-    CustomObjectsApi."""
-    labels = {LABEL_PREFIX + key: label_value(values[key]) or None for key in LABELS}
+def label_workflow(values: dict[str, str], record: str, namespace: str, workflow: dict[str, Any], api: Any) -> None:
+    """Sets the workflow's labels, also those of its template if Argo has lost them, and annotations. values: of
+    EXIT_HANDLER_OUTPUTS; record: `records.annotation`; api: CustomObjectsApi."""
+    labels: dict[str, str | None] = dict(labels_of_template(workflow))
+    labels |= {LABEL_PREFIX + key: label_value(values[key]) or None for key in LABELS}
     labels[WARNINGS] = str(len(values["warnings"].splitlines())) if values["warnings"] else None
     annotations = {LABEL_PREFIX + "record": record or None, WARNINGS: values["warnings"] or None}
     patch = {"metadata": {"labels": labels, "annotations": annotations}}
+    name = workflows.read(workflow)["metadata"]["name"]
     api.patch_namespaced_custom_object("argoproj.io", "v1alpha1", namespace, "workflows", name, patch)
 
 
@@ -71,7 +74,7 @@ def main(namespace: str, name: str, status: str, folder: Path) -> None:
     print(json.dumps(values), flush=True)
     write_outputs(values, folder)
     changes = ending(values)
-    label_workflow(values, records.annotation(workflow, changes), namespace, name, api)
+    label_workflow(values, records.annotation(workflow, changes), namespace, workflow, api)
     try:
         finalize(workflow, changes)
     except (

@@ -102,8 +102,8 @@ class Ledger:
         values = failure.describe(workflow, [], nodes.tasks_phase(workflow))
         changes = exit_handler.ending(values, workflow["status"]["finishedAt"] or timestamp())
         exit_handler.finalize(workflow, changes)
-        name, annotation = workflow["metadata"]["name"], records.annotation(workflow, changes)
-        exit_handler.label_workflow(values, annotation, self.cluster.namespace, name, self.cluster.custom)
+        annotation = records.annotation(workflow, changes)
+        exit_handler.label_workflow(values, annotation, self.cluster.namespace, workflow, self.cluster.custom)
 
 
 def entry_workflow(workflow: Workflow) -> Workflow:

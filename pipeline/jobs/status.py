@@ -47,8 +47,22 @@ def folder_of(workflow: Workflow) -> str:
     """A workflow's folder below results/, jobs/ and the other prefixes; see `clients.s3`."""
     metadata = workflows.read(workflow)["metadata"]
     name, uid = metadata["name"], metadata["uid"]
-    is_old = FOLDER not in metadata["labels"] and name.startswith(NAME_PREFIX)
+    is_old = FOLDER not in metadata["labels"] and name.startswith(NAME_PREFIX) and not _keys_have_uid(workflow)
     return job_of(name) if is_old or not uid else f"{job_of(name)}.{uid}"
+
+
+def _keys_have_uid(workflow: Workflow) -> bool:
+    """Whether an artifact's key has the workflow's uid. Argo has been seen to lose the labels that a template gives."""
+    workflow = workflows.read(workflow)
+    return any(
+        f".{workflow['metadata']['uid']}/" in str(n.get("outputs")) for n in workflow["status"]["nodes"].values()
+    )
+
+
+def labels_of_template(workflow: Workflow) -> dict[str, str]:
+    """The labels that the template gives to the workflow, and by which it is found."""
+    has_uid = folder_of(workflow) != job_of(workflows.read(workflow)["metadata"]["name"])
+    return {"app.kubernetes.io/name": "sixview"} | ({FOLDER: "uid"} if has_uid else {})
 
 
 def is_job(workflow: Workflow) -> bool:

@@ -39,8 +39,8 @@ def choose(parameters: Reconviagen, note: Callable[[str], None] = lambda sentenc
     if missing is None:
         where = "cpu" if parameters.device == "cpu" else "cuda"
         reason = "asked for by name" if is_requested else "chosen by auto: its weights were given"
-        return Choice("reconviagen", where, reason, device.choose(parameters.device, note))
-    if is_requested:
+        return Choice("reconviagen", where, reason, device.choose("cpu" if where == "cpu" else "auto", note))
+    if is_requested or (parameters.device == "cuda" and _has_weights(parameters)):
         raise missing
     reason = f"chosen by auto: {missing.message[0].lower()}{missing.message[1:]}"
     where = device.choose(parameters.device, note)
@@ -50,9 +50,7 @@ def choose(parameters: Reconviagen, note: Callable[[str], None] = lambda sentenc
 def _missing_requirement(parameters: Reconviagen) -> StepError | None:
     """What the published model lacks to run, as the error; None where it can."""
     folder = parameters.weights
-    if folder is None or (
-        folder.is_dir() and not any(folder.iterdir())
-    ):  # a pod has an empty one where there is no claim
+    if folder is None or not _has_weights(parameters):
         return WeightsMissing(
             "No weights for the engine reconviagen were given.",
             "Give their folder with --weights, or use --engine fusion.",
@@ -83,6 +81,12 @@ def _missing_requirement(parameters: Reconviagen) -> StepError | None:
             "Use --engine fusion, or a machine with a GPU.",
         )
     return None
+
+
+def _has_weights(parameters: Reconviagen) -> bool:
+    """Whether a folder was given that is not empty, as a pod's is where there is no claim."""
+    folder = parameters.weights
+    return folder is not None and not (folder.is_dir() and not any(folder.iterdir()))
 
 
 def _has_gpu() -> bool:

@@ -89,6 +89,7 @@ SPEED = (
     "input | whole run, s | model, s | quality, s | preview, s | beyond the arithmetic, s | most memory in a step, MiB",
     "very first run, s | second run, s | the first spent compiling, s",
     "step | seconds, s | of that start, s | of that compiling, s | most memory, MiB | stages",
+    "part of fusion | computed on | 64 px, 16-bit, s",
 )
 GPU = (
     "what | version",
@@ -141,7 +142,7 @@ SHAPES = {
         Shape(GPU[6], 1, RIGHT),
         Shape(GPU[7], 2),
     ],
-    "speed": [Shape(SPEED[0], 1), Shape(SPEED[1], 1), Shape(SPEED[2], 5)],
+    "speed": [Shape(SPEED[0], 1), Shape(SPEED[1], 1), Shape(SPEED[2], 5), Shape(SPEED[3], 11)],
     "damage": [
         Shape("damaged sets | kinds | not as promised | slowest, s | most memory, MiB", 1, {"not as promised": 0}),
         Shape("code | sets", 2),

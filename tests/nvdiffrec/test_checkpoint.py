@@ -308,7 +308,7 @@ def iterated(saved: dict[str, Any]) -> tuple[list[float], int, list[str]]:
     """The losses of four iterations, how many ran, and what was noted."""
     notes: list[str] = []
     clock = SimpleNamespace(tick=lambda _=1: None, reporter=SimpleNamespace(note=notes.append))
-    job: Any = SimpleNamespace(saved=saved, clock=clock, checkpoint=SimpleNamespace(due=lambda: False))
+    job: Any = SimpleNamespace(saved=saved, clock=clock, checkpoint=SimpleNamespace(due=lambda: False), device="cpu")
     optimization = Pass()
     ran = reconstruct._iterate(job, optimization, "plain_state", 4, optimization.step, restart=-1)
     return job.saved["plain_state"]["history"], ran, notes

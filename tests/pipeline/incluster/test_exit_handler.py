@@ -76,10 +76,10 @@ def test_warnings_are_listed_once_each_and_counted_in_a_label() -> None:
             self.patch = words[-1]["metadata"]
 
     api = Api()
-    exit_handler.label_workflow(values, "", "sixview", "sixview-a", api)
+    exit_handler.label_workflow(values, "", "sixview", wf, api)
     assert api.patch["labels"]["sixview.dev/warnings"] == "2"
     assert api.patch["annotations"]["sixview.dev/warnings"] == warnings
-    exit_handler.label_workflow({**values, "warnings": ""}, "", "sixview", "sixview-a", api)
+    exit_handler.label_workflow({**values, "warnings": ""}, "", "sixview", wf, api)
     assert api.patch["labels"]["sixview.dev/warnings"] is None
 
 

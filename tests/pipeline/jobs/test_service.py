@@ -124,10 +124,20 @@ def test_no_name_of_a_workflow_leads_into_another_job_s_folder() -> None:
     assert status.folder_of(theirs) == f"abc12345.1{UID[1:]}"
 
 
+def test_a_job_whose_labels_argo_has_lost_is_found_by_its_artifacts_and_gets_them_back() -> None:
+    lost = copy.deepcopy(WORKFLOW)
+    lost["metadata"]["uid"] = UID
+    key = {"name": "mesh", "s3": {"key": f"jobs/abc12345.{UID}/nvdiffrec/mesh.tgz"}}
+    lost["status"]["nodes"]["x"] = {"name": "x", "outputs": {"artifacts": [key]}}
+    assert status.folder_of(lost) == f"abc12345.{UID}"
+    assert status.labels_of_template(lost) == {"app.kubernetes.io/name": "sixview", status.FOLDER: "uid"}
+
+
 def test_what_a_template_without_uids_made_is_found_where_it_lies() -> None:
     old = copy.deepcopy(WORKFLOW)
     old["metadata"]["uid"] = UID
     assert status.of_workflow(old)["folder"] == "abc12345"
+    assert status.FOLDER not in status.labels_of_template(old)
 
 
 def test_a_job_s_record_is_the_newest_of_its_own_workflow(bucket: Bucket) -> None:
