@@ -31,7 +31,8 @@ def attempts(settings: Settings, model: str) -> DAG:
     # wait container of a pod that is deleted or evicted was ended together with the step and read the first one.
     code = f"({error_code} in ['', '{Killed.code}'] ? {by_exit_code} : {error_code})"
     seconds_used = f"int(float({outputs}seconds ?? '0'))"
-    levels_left = f"int({outputs}['rungs-left'] ?? '0')"
+    # where outputs were lost, the next attempt knows: it reads all earlier ones, and ends at once where no level is left
+    levels_left = f"int({outputs}['rungs-left'] ?? '1')"
     # the node of a deleted pod is an Error. One that an eviction killed before its step could answer (137) cannot be told from an
     # OOM here, where Argo offers no message: it counts as one, at most ram_retries times
     is_ram_oom = f"({code} in ['{ModelOom.code}', '{Killed.code}'] && tasks.attempt.status == 'Failed')"
