@@ -20,9 +20,8 @@ IS_SIMULATOR = bool(vars(numba.config)["ENABLE_CUDASIM"])  # in which Python run
 if not IS_SIMULATOR:
     config: Any = importlib.import_module("numba.cuda.core.config")
     config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # a small picture is a small grid
-    time_compiler(
-        importlib.import_module("numba.cuda.core.event"), "numba-cuda:compiler_lock"
-    )  # it tells of no compilation
+    # its compiler tells of no compilation, but of its lock
+    time_compiler(importlib.import_module("numba.cuda.core.event"), "numba-cuda:compiler_lock")
 
 
 @functools.cache

@@ -58,11 +58,9 @@ def problem_with_cuda() -> str:
         return f"CUDA answers: {error}."
     if not count:
         return "CUDA finds no GPU."
-    try:
+    try:  # a compiler may not know the GPU, others may have it to themselves, and the like
         importlib.import_module("steps.compute.cuda").try_out()
-    except (
-        Exception
-    ) as error:  # of a compiler that does not know the GPU, of a GPU that others have to themselves, and the like
+    except Exception as error:
         return f"A first computation failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}."
     return ""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
@@ -30,15 +31,15 @@ def samples_for(camera: Camera) -> int:
 def render(mesh: UvMesh, texture: Array, camera: Camera, samples: int = 3, material: Material | None = None) -> Array:
     """The mesh rendered, [H, W, 4] float32, premultiplied RGBA, samples^2 samples per pixel, on the mesh's device. Unlit, unless
     a material that is not plain is given: then under its light."""
-    out = []
-    for row in range(0, camera.height, STRIP):
-        strip = _strip(camera, row, samples)
+
+    def draw(strip: Camera) -> Array:
         fragments = rasterize(mesh.vertices, mesh.faces, strip)
         shaded = shade(fragments, mesh.faces, mesh.uv, texture)
         if material is not None and not material.is_plain:
             _light(shaded, fragments, mesh, material, camera)
-        out.append(box_down(shaded, samples))
-    return np.concatenate(out)
+        return shaded
+
+    return _in_strips(camera, samples, draw)
 
 
 class TexturedMesh(Protocol):
@@ -85,6 +86,12 @@ def _unit(vectors: Array) -> Array:
 
 
 STRIP = 256  # rows of the finished picture drawn at a time: what is held in memory does not grow with its height
+
+
+def _in_strips(camera: Camera, samples: int, draw: Callable[[Camera], Array]) -> Array:
+    """The picture of a camera. draw: gives a strip of it, `samples` times finer, by that strip's camera."""
+    rows = range(0, camera.height, STRIP)
+    return np.concatenate([box_down(draw(_strip(camera, row, samples)), samples) for row in rows])
 
 
 def _strip(camera: Camera, row: int, samples: int) -> Camera:
@@ -135,16 +142,16 @@ def wireframe(vertices: Array, faces: Array, camera: Camera, samples: int = 3) -
     normals = np.cross(vertices[faces[:, 1]] - vertices[faces[:, 0]], vertices[faces[:, 2]] - vertices[faces[:, 0]])
     axis = beside(np.asarray(camera.camera_to_world)[:3, 2], vertices)
     light = np.abs(normals @ axis) / np.maximum(np.linalg.norm(normals, axis=1), 1e-20)
-    strips = []
-    for row in range(0, camera.height, STRIP):
-        strip = _strip(camera, row, samples)
+
+    def draw(strip: Camera) -> Array:
         face = rasterize(vertices, faces, strip).face
         projection, half = beside(strip.projection, vertices), LINE * samples / 2
         corners = vertices @ projection[:, :3].T + projection[:, 3]
-        out = zeros((*face.shape, 4), np.float32, face)
+        out: Array = zeros((*face.shape, 4), np.float32, face)
         launch(_draw_wireframe, face.shape, face, corners[:, :2] / corners[:, 2:], faces, light, half, out)
-        strips.append(box_down(out, samples))
-    return np.concatenate(strips)
+        return out
+
+    return _in_strips(camera, samples, draw)
 
 
 @kernel
